@@ -1,0 +1,216 @@
+//! The one error type of the library.
+//!
+//! Invariant kept here: every message says what was found, where, what was expected and what to do
+//! next. Library code returns these and never panics on input.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong. Positions and lengths are in items unless said otherwise.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A range or item lies outside `0..=len`, or starts after its end.
+    OutOfRange {
+        /// First item asked for.
+        start: u64,
+        /// End of the range asked for (exclusive).
+        end: u64,
+        /// Length of the map, in items.
+        len: u64,
+    },
+    /// A reset that would clear a partly covered granule, and so forget dirt.
+    Unaligned {
+        /// First item asked for.
+        start: u64,
+        /// End of the range asked for (exclusive).
+        end: u64,
+        /// Items per granule.
+        granule: u64,
+        /// Length of the map, in items.
+        len: u64,
+    },
+    /// A length or granularity that no map can have.
+    Geometry {
+        /// Length asked for, in items.
+        len: u64,
+        /// log2 of the items per granule asked for.
+        granularity: u32,
+        /// Which limit it breaks.
+        why: &'static str,
+    },
+    /// `max_len` was zero.
+    ZeroLength,
+    /// Two maps that cannot be combined.
+    Mismatch {
+        /// What differs: `"len"` or `"granularity"`.
+        what: &'static str,
+        /// The destination's value.
+        ours: u64,
+        /// The source's value.
+        theirs: u64,
+    },
+    /// Memory for the map could not be had.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: u64,
+    },
+    /// The operating system refused an operation.
+    Io {
+        /// What was being done, for instance `"open"`.
+        op: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not a dirtymap.
+    NotDirtymap {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        found: String,
+    },
+    /// A dirtymap that this version must not touch: its version or feature bits are newer.
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+        /// What this version handles.
+        expected: String,
+    },
+    /// The file is a dirtymap, but no usable state could be derived from it.
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        place: String,
+        /// What was found.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// Another process (or another map of this process) has the file open.
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Which lock was not to be had.
+        what: &'static str,
+    },
+    /// The file exists already; creating never overwrites.
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A write to a map that was opened read-only.
+    ReadOnly,
+    /// The map cannot be used any more: inherited by a forked child, or its session was taken over.
+    Unusable {
+        /// Why.
+        why: &'static str,
+    },
+    /// What was asked for cannot be done on this file system or system.
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do instead.
+        why: String,
+    },
+}
+
+impl Error {
+    /// A short, stable, machine-readable name for the kind of error.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::OutOfRange { .. } => "out-of-range",
+            Error::Unaligned { .. } => "unaligned",
+            Error::Geometry { .. } => "geometry",
+            Error::ZeroLength => "zero-length",
+            Error::Mismatch { .. } => "mismatch",
+            Error::OutOfMemory { .. } => "out-of-memory",
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => "not-found",
+                io::ErrorKind::PermissionDenied => "permission",
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no-space",
+                io::ErrorKind::IsADirectory => "is-a-directory",
+                _ => "io",
+            },
+            Error::NotDirtymap { .. } => "not-a-dirtymap",
+            Error::Unsupported { .. } => "unsupported",
+            Error::Corrupt { .. } => "corrupt",
+            Error::Locked { .. } => "locked",
+            Error::Exists { .. } => "exists",
+            Error::ReadOnly => "read-only",
+            Error::Unusable { .. } => "unusable",
+            Error::Refused { .. } => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::OutOfRange { start, end, len } if start > end => {
+                write!(f, "range {start}..{end} starts after its end; give a range inside 0..{len}")
+            }
+            Error::OutOfRange { start, end, len } => {
+                write!(f, "range {start}..{end} reaches past the map's end; give a range inside 0..{len}")
+            }
+            Error::Unaligned { start, end, granule, len } => write!(
+                f,
+                "reset of {start}..{end} would clear granules of {granule} that it covers only in part; \
+                 start and end must be multiples of {granule} (the end may be {len}), or use reset_within or \
+                 reset_covering"
+            ),
+            Error::Geometry { len, granularity, why } => {
+                write!(f, "no map can have length {len} with granularity 2^{granularity}: {why}")
+            }
+            Error::ZeroLength => write!(f, "a maximal length of 0 was given; it must be at least 1"),
+            Error::Mismatch { what, ours, theirs } => {
+                write!(f, "the two maps differ in {what}: {ours} here, {theirs} there; it must be the same")
+            }
+            Error::OutOfMemory { bytes } => write!(
+                f,
+                "{bytes} bytes of memory for the map were not to be had; use a larger granularity or a smaller length"
+            ),
+            Error::Io { op, path, source } => write!(f, "{}: {op}: {source}", path.display()),
+            Error::NotDirtymap { path, found } => {
+                write!(f, "{}: not a dirtymap file: {found}", path.display())
+            }
+            Error::Unsupported { path, found, expected } => write!(
+                f,
+                "{}: made by a newer dirtymap: found {found}, this version handles {expected}; use a newer version",
+                path.display()
+            ),
+            Error::Corrupt { path, place, found, expected } => write!(
+                f,
+                "{}: {place}: found {found}, expected {expected}; nothing was changed; run `dirtymap check` for \
+                 all findings, and take a full backup with a new map if it cannot be repaired",
+                path.display()
+            ),
+            Error::Locked { path, what } => {
+                write!(f, "{}: in use: {what}; try again when it has ended, or wait for it", path.display())
+            }
+            Error::Exists { path } => {
+                write!(f, "{}: exists already and is not overwritten; choose another name", path.display())
+            }
+            Error::ReadOnly => write!(f, "the map was opened read-only; open it for writing to change it"),
+            Error::Unusable { why } => write!(f, "the map cannot be used any more: {why}; open it again"),
+            Error::Refused { path, why } => write!(f, "{}: {why}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Arrays of `u64` as the level algorithms see them, in two flavours: plain (exclusive, for
+//! [`Bitmap`](crate::Bitmap)) and atomic (shared between threads and processes, for
+//! [`DirtyMap`](crate::DirtyMap)).
+//!
+//! Invariant kept here: every atomic access is sequentially consistent. The crash and sharing
+//! protocol is proved for that order and for no weaker one.
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::AtomicU64;
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::AtomicU64;
+
+#[cfg(loom)]
+use loom::sync::atomic::Ordering::SeqCst;
+#[cfg(not(loom))]
+use std::sync::atomic::Ordering::SeqCst;
+
+/// Bits in a word.
+pub(crate) const WORD_BITS: u64 = u64::BITS as u64;
+
+/// An array of words that can be read.
+pub(crate) trait Words {
+    /// How many words there are.
+    fn len(&self) -> usize;
+    /// The word at `i`, which must be less than `len()`.
+    fn load(&self, i: usize) -> u64;
+}
+
+/// An array of words that can be changed.
+pub(crate) trait WordsMut: Words {
+    /// Replaces word `i`.
+    fn store(&mut self, i: usize, value: u64);
+    /// Sets the bits of `mask` in word `i`; returns the word as it was.
+    fn or(&mut self, i: usize, mask: u64) -> u64;
+    /// Keeps only the bits of `mask` in word `i`; returns the word as it was.
+    fn and(&mut self, i: usize, mask: u64) -> u64;
+}
+
+impl Words for Vec<u64> {
+    #[inline]
+    fn len(&self) -> usize {
+        Vec::len(self)
+    }
+    #[inline]
+    fn load(&self, i: usize) -> u64 {
+        self[i]
+    }
+}
+
+impl WordsMut for Vec<u64> {
+    #[inline]
+    fn store(&mut self, i: usize, value: u64) {
+        self[i] = value;
+    }
+    #[inline]
+    fn or(&mut self, i: usize, mask: u64) -> u64 {
+        let old = self[i];
+        self[i] = old | mask;
+        old
+    }
+    #[inline]
+    fn and(&mut self, i: usize, mask: u64) -> u64 {
+        let old = self[i];
+        self[i] = old & mask;
+        old
+    }
+}
+
+/// Words that several threads and processes may change at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a>(pub(crate) &'a [AtomicU64]);
+
+impl Words for Shared<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    #[inline]
+    fn load(&self, i: usize) -> u64 {
+        self.0[i].load(SeqCst)
+    }
+}
+
+impl WordsMut for Shared<'_> {
+    #[inline]
+    fn store(&mut self, i: usize, value: u64) {
+        self.0[i].store(value, SeqCst);
+    }
+    /// A read-modify-write only when it would change something: a hot word stays shared between
+    /// caches. Reading the bits as set orders like setting them: both are sequentially consistent.
+    #[inline]
+    fn or(&mut self, i: usize, mask: u64) -> u64 {
+        let old = self.0[i].load(SeqCst);
+        if old & mask == mask { old } else { self.0[i].fetch_or(mask, SeqCst) }
+    }
+    #[inline]
+    fn and(&mut self, i: usize, mask: u64) -> u64 {
+        let old = self.0[i].load(SeqCst);
+        if old & !mask == 0 { old } else { self.0[i].fetch_and(mask, SeqCst) }
+    }
+}
