@@ -3,6 +3,8 @@
 mod error;
 #[allow(dead_code, reason = "its users come with the next commits")]
 mod geometry;
+#[allow(dead_code)]
+mod sys;
 #[allow(dead_code, reason = "its users come with the next commits")]
 mod words;
 

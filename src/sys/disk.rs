@@ -1,0 +1,68 @@
+//! [`Disk`]: everything the store does to its file, so that a simulated disk can stand in for it.
+//!
+//! Invariant kept here: there is no way to write a durable byte but [`Disk::write_durable`], and
+//! what it wrote counts only after it returned `Ok`.
+
+use super::Mapping;
+use std::io;
+use std::ops::Range;
+
+/// Bytes to be written at an offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    /// Offset in the file.
+    pub offset: u64,
+    /// What to write there.
+    pub bytes: &'a [u8],
+}
+
+/// The two byte-range locks. Both die with their holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// Held for every decision about opening, closing, being alone and truncating.
+    Gate,
+    /// Held for every commit.
+    Update,
+}
+
+/// What identifies the file on this machine, in this boot, in this mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Boot of the machine; zeros when unknown.
+    pub boot_id: [u8; 16],
+    /// Device of the file.
+    pub device: u64,
+    /// Inode of the file.
+    pub inode: u64,
+    /// Unique id of the mount; 0 when the system has none.
+    pub mount: u64,
+}
+
+/// A file as the store sees it. Offsets and lengths are in bytes.
+pub(crate) trait Disk: Send + Sync {
+    /// Length of the file.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `buf` from `offset`. Bytes past the end of the file read as zeros.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The first stretch of `range` that may hold anything but zeros.
+    fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>>;
+    /// Writes all parts. After `Ok` all of them survive a power cut; after an error or a crash inside, any
+    /// subset of their sectors may be old, new, or torn. Costs one device sync in the usual case.
+    fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()>;
+    /// Makes sure that storing into a mapping of `range` cannot fail for want of space. Keeps the content.
+    fn allocate(&self, range: Range<u64>) -> io::Result<()>;
+    /// Frees `range`: it reads as zeros afterwards. Not durable.
+    fn punch(&self, range: Range<u64>) -> io::Result<()>;
+    /// Makes the file at least `len` bytes long. Not durable.
+    fn grow(&self, len: u64) -> io::Result<()>;
+    /// Maps `range` shared and writable.
+    fn map(&self, range: Range<u64>) -> io::Result<Mapping>;
+    /// Takes a lock, waiting for it.
+    fn lock(&self, lock: Lock) -> io::Result<()>;
+    /// Lets go of a lock.
+    fn unlock(&self, lock: Lock);
+    /// Makes writes before now by anybody durable, and reports any write-back error not yet reported.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Who this file is.
+    fn identity(&self) -> io::Result<Identity>;
+}

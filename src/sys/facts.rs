@@ -1,0 +1,243 @@
+//! Facts about files, file systems and the machine, and the steps of making a file.
+//!
+//! Invariant kept here: a fact that cannot be had is an error or says "unknown"; it is never guessed.
+
+use super::disk::Identity;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the system says of a disk image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageFacts {
+    pub block_device: bool,
+    pub size: u64,
+    pub mtime_seconds: i64,
+    pub mtime_nanos: u32,
+    pub inode: u64,
+    pub device: u64,
+}
+
+/// File systems that need care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FsKind {
+    Btrfs,
+    Other,
+}
+
+/// Opens an existing file. Never blocks on a FIFO; refuses what is not a regular file.
+pub(crate) fn open(path: &Path, write: bool) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    }
+    if !kind.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Whether something is at `path`, be it only a dangling link.
+pub(crate) fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// A new, empty file beside `path` under a name that nobody has.
+pub(crate) fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    for _ in 0..16 {
+        let mut temp = OsString::from(".");
+        temp.push(name);
+        temp.push(OsStr::new(&format!(".{:016x}.tmp", u64::from_le_bytes(random()?))));
+        let temp = path.with_file_name(temp);
+        match OpenOptions::new().read(true).write(true).create_new(true).open(&temp) {
+            Ok(file) => return Ok((file, temp)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::AlreadyExists))
+}
+
+/// Gives `temp` its name, which nobody may have, and makes the name durable.
+pub(crate) fn publish(temp: &Path, path: &Path) -> io::Result<()> {
+    let from = CString::new(temp.as_os_str().as_bytes())?;
+    let to = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: both are valid C strings; the flag is plain.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    };
+    if r != 0 {
+        let e = io::Error::last_os_error();
+        if !matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
+            return Err(e);
+        }
+        // A file system without the flag: a hard link does not replace either.
+        std::fs::hard_link(temp, path)?;
+        std::fs::remove_file(temp)?;
+    }
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    File::open(dir)?.sync_all()
+}
+
+/// What kind of file system `file` is on.
+pub(crate) fn fs_kind(file: &File) -> io::Result<FsKind> {
+    // SAFETY: statfs is a plain C struct for which all-zero bytes are valid; the descriptor is open.
+    let magic = unsafe {
+        let mut s: libc::statfs = std::mem::zeroed();
+        if libc::fstatfs(file.as_raw_fd(), &mut s) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        s.f_type as i64
+    };
+    const BTRFS: i64 = 0x9123_683E;
+    Ok(if magic == BTRFS { FsKind::Btrfs } else { FsKind::Other })
+}
+
+const FS_NOCOW_FL: libc::c_long = 0x0080_0000;
+
+/// Whether the file is marked to be written in place (btrfs).
+pub(crate) fn is_nocow(file: &File) -> io::Result<bool> {
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the request writes one long (or int, which fits) to flags.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &mut flags) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(flags & FS_NOCOW_FL != 0)
+}
+
+/// Marks an empty file to be written in place (btrfs).
+pub(crate) fn set_nocow(file: &File) -> io::Result<()> {
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the requests read or write one long (or int, which fits) at flags.
+    unsafe {
+        if libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &mut flags) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        flags |= FS_NOCOW_FL;
+        if libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &flags) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Facts about a disk image: a regular file or a block device.
+pub(crate) fn image(file: &File) -> io::Result<ImageFacts> {
+    let m = file.metadata()?;
+    if m.file_type().is_block_device() {
+        let size = {
+            use std::io::{Seek, SeekFrom};
+            let mut f = file;
+            let here = f.stream_position()?;
+            let end = f.seek(SeekFrom::End(0))?;
+            f.seek(SeekFrom::Start(here))?;
+            end
+        };
+        // The node's own inode and times say nothing about the device's content.
+        let device = m.rdev();
+        return Ok(ImageFacts { block_device: true, size, mtime_seconds: 0, mtime_nanos: 0, inode: 0, device });
+    }
+    if !m.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a block device"));
+    }
+    Ok(ImageFacts {
+        block_device: false,
+        size: m.len(),
+        mtime_seconds: m.mtime(),
+        mtime_nanos: m.mtime_nsec().clamp(0, 999_999_999) as u32,
+        inode: m.ino(),
+        device: m.dev(),
+    })
+}
+
+/// Who a file is, on this machine, now.
+pub(crate) fn identity(file: &File) -> io::Result<Identity> {
+    let m = file.metadata()?;
+    Ok(Identity { boot_id: boot_id(), device: m.dev(), inode: m.ino(), mount: mount_id(file) })
+}
+
+/// The unique id of the mount that `file` was opened through; 0 when the kernel (before 6.8) has none.
+fn mount_id(file: &File) -> u64 {
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    // SAFETY: statx is a plain C struct for which all-zero bytes are valid; the path is an empty C string.
+    unsafe {
+        let mut s: libc::statx = std::mem::zeroed();
+        let r = libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, &mut s);
+        if r == 0 && s.stx_mask & STATX_MNT_ID_UNIQUE != 0 { s.stx_mnt_id } else { 0 }
+    }
+}
+
+/// The boot of this machine; zeros when it cannot be had from a real procfs.
+fn boot_id() -> [u8; 16] {
+    read_boot_id().unwrap_or_default()
+}
+
+fn read_boot_id() -> Option<[u8; 16]> {
+    use std::io::Read;
+    const PROC: i64 = 0x9fa0;
+    let mut file = File::open("/proc/sys/kernel/random/boot_id").ok()?;
+    // SAFETY: statfs is a plain C struct for which all-zero bytes are valid; the descriptor is open.
+    let real = unsafe {
+        let mut s: libc::statfs = std::mem::zeroed();
+        libc::fstatfs(file.as_raw_fd(), &mut s) == 0 && s.f_type as i64 == PROC
+    };
+    if !real {
+        return None;
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    let digits: Vec<u8> = text.bytes().filter_map(|b| (b as char).to_digit(16).map(|d| d as u8)).collect();
+    let mut id = [0; 16];
+    if digits.len() != 32 {
+        return None;
+    }
+    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    Some(id)
+}
+
+/// Random bytes from the system.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0u8; N];
+    let mut done = 0;
+    while done < N {
+        // SAFETY: the pointer and length describe the rest of the array.
+        let n = unsafe { libc::getrandom(bytes[done..].as_mut_ptr().cast(), N - done, 0) };
+        if n < 0 {
+            let e = io::Error::last_os_error();
+            if e.kind() != io::ErrorKind::Interrupted {
+                return Err(e);
+            }
+        } else {
+            done += n as usize;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Seconds since 1970, for information only.
+pub(crate) fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,243 @@
+//! [`FileDisk`]: a [`Disk`] that is a real file.
+//!
+//! Invariant kept here: `write_durable` returns `Ok` only after the kernel said that exactly the
+//! named ranges are on the device; it never pushes the mapped (volatile) part of the file.
+
+use super::disk::{Disk, Identity, Lock, Part};
+use super::{Mapping, facts};
+use memmap2::{MmapOptions, MmapRaw};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// First of the two bytes that are locked, far behind every file's end. In FORMAT.md.
+const LOCK_BASE: i64 = 1 << 62;
+
+/// A real file, its locks and its mappings. The locks live as long as this and every mapping of it.
+#[derive(Debug)]
+pub(crate) struct FileDisk {
+    file: File,
+    writable: bool,
+    /// Start and end of the volatile region, which no sync may span.
+    volatile: (AtomicU64, AtomicU64),
+    /// A read-only view of the whole file, through which ranges of it are synced. Never read from.
+    syncer: Mutex<Option<MmapRaw>>,
+}
+
+impl FileDisk {
+    /// Takes over an open file. `writable` says how it was opened.
+    pub(crate) fn new(file: File, writable: bool) -> FileDisk {
+        FileDisk { file, writable, volatile: (AtomicU64::new(u64::MAX), AtomicU64::new(0)), syncer: Mutex::new(None) }
+    }
+
+    /// Tells where the volatile region lies, so that no sync spans it.
+    pub(crate) fn set_volatile(&self, range: &Range<u64>) {
+        self.volatile.0.store(range.start, SeqCst);
+        self.volatile.1.store(range.end, SeqCst);
+    }
+
+    /// The file itself, for facts about it and for the attach lock.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Takes the attach lock, shared or exclusive; `false` when somebody holds it otherwise.
+    pub(crate) fn try_attach(&self, exclusive: bool) -> io::Result<bool> {
+        let taken = if exclusive {
+            fs2::FileExt::try_lock_exclusive(&self.file)
+        } else {
+            fs2::FileExt::try_lock_shared(&self.file)
+        };
+        match taken {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Lets go of the attach lock. Explicit, since a forked child may still hold the descriptor.
+    pub(crate) fn detach(&self) {
+        // Nothing to be done about an error: closing the file lets go as well.
+        let _ = fs2::FileExt::unlock(&self.file);
+    }
+
+    /// Takes a lock if it is free. Read-only files take it shared: they only keep writers out.
+    pub(crate) fn try_lock(&self, lock: Lock) -> io::Result<bool> {
+        let kind = if self.writable { libc::F_WRLCK } else { libc::F_RDLCK };
+        match self.fcntl_lock(libc::F_OFD_SETLK, kind, lock) {
+            Ok(()) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn fcntl_lock(&self, command: libc::c_int, kind: libc::c_int, lock: Lock) -> io::Result<()> {
+        let byte = LOCK_BASE + i64::from(lock == Lock::Update);
+        // SAFETY: flock is a plain C struct for which all-zero bytes are valid.
+        let mut l: libc::flock = unsafe { std::mem::zeroed() };
+        l.l_type = kind as libc::c_short;
+        l.l_whence = libc::SEEK_SET as libc::c_short;
+        l.l_start = byte;
+        l.l_len = 1;
+        loop {
+            // SAFETY: the descriptor is open and l is a valid flock.
+            if unsafe { libc::fcntl(self.file.as_raw_fd(), command, &l) } == 0 {
+                return Ok(());
+            }
+            let e = io::Error::last_os_error();
+            if e.kind() != io::ErrorKind::Interrupted {
+                return Err(e);
+            }
+        }
+    }
+
+    fn fallocate(&self, mode: libc::c_int, range: &Range<u64>) -> io::Result<()> {
+        let too_big = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+        let offset = i64::try_from(range.start).map_err(too_big)?;
+        let len = i64::try_from(range.end.saturating_sub(range.start)).map_err(too_big)?;
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            // SAFETY: plain integers and an open descriptor.
+            if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, len) } == 0 {
+                return Ok(());
+            }
+            let e = io::Error::last_os_error();
+            if e.kind() != io::ErrorKind::Interrupted {
+                return Err(e);
+            }
+        }
+    }
+
+    /// Makes one range durable: the kernel's `vfs_fsync_range` with datasync, which is what a write with
+    /// RWF_DSYNC ends in too, but for several writes at once. msync(MS_SYNC) of a shared mapping is the call
+    /// that names a range without writing to it.
+    fn sync_range(&self, range: Range<u64>) -> io::Result<()> {
+        let mut syncer = self.syncer.lock().unwrap_or_else(|e| e.into_inner());
+        let end = usize::try_from(range.end).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let covers = |m: &MmapRaw| m.len() >= end;
+        if !syncer.as_ref().is_some_and(covers) {
+            let len = usize::try_from(self.len()?.max(range.end)).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            let raw = MmapOptions::new().len(len).map_raw_read_only(&self.file)?;
+            raw.advise(memmap2::Advice::DontFork)?;
+            *syncer = Some(raw);
+        }
+        match &*syncer {
+            Some(m) => m.flush_range(range.start as usize, end - range.start as usize),
+            None => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
+        }
+    }
+
+    /// The ranges to be synced for these parts: as few as possible, none spanning the volatile region.
+    fn spans(&self, parts: &[Part<'_>]) -> Vec<Range<u64>> {
+        let volatile = self.volatile.0.load(SeqCst)..self.volatile.1.load(SeqCst);
+        let mut spans: Vec<Range<u64>> =
+            parts.iter().map(|p| p.offset..p.offset.saturating_add(p.bytes.len() as u64)).collect();
+        spans.sort_by_key(|r| r.start);
+        spans.dedup_by(|next, kept| {
+            let apart = kept.end <= volatile.start && next.start >= volatile.end;
+            if !apart {
+                kept.end = kept.end.max(next.end);
+            }
+            !apart
+        });
+        spans
+    }
+}
+
+impl Disk for FileDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => {
+                    buf[done..].fill(0);
+                    return Ok(());
+                }
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
+        let len = self.len()?;
+        let end = range.end.min(len);
+        if range.start >= end {
+            return Ok(None);
+        }
+        let Some(start) = seek(&self.file, range.start, libc::SEEK_DATA)? else { return Ok(None) };
+        if start >= end {
+            return Ok(None);
+        }
+        let hole = seek(&self.file, start, libc::SEEK_HOLE)?.unwrap_or(len);
+        Ok(Some(start..hole.min(end).max(start)))
+    }
+
+    fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        for part in parts {
+            self.file.write_all_at(part.bytes, part.offset)?;
+        }
+        for span in self.spans(parts) {
+            self.sync_range(span)?;
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        self.fallocate(0, &range)
+    }
+
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, &range)
+    }
+
+    fn grow(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len { self.file.set_len(len) } else { Ok(()) }
+    }
+
+    fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
+        Mapping::of_file(&self.file, range)
+    }
+
+    fn lock(&self, lock: Lock) -> io::Result<()> {
+        self.fcntl_lock(libc::F_OFD_SETLKW, libc::F_WRLCK, lock)
+    }
+
+    fn unlock(&self, lock: Lock) {
+        // Unlocking an open descriptor does not fail.
+        let _ = self.fcntl_lock(libc::F_OFD_SETLK, libc::F_UNLCK, lock);
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        facts::identity(&self.file)
+    }
+}
+
+fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+    let from = i64::try_from(from).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    // SAFETY: plain integers and an open descriptor. The file position is used by nothing else.
+    let at = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
+    if at >= 0 {
+        return Ok(Some(at as u64));
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        e => Err(e),
+    }
+}

@@ -1,0 +1,75 @@
+//! Memory shared with a file, seen as atomic words.
+//!
+//! Invariant kept here: mapped memory is only ever accessed as `AtomicU64`, through a reference that
+//! lives no longer than the mapping. A mapping is not inherited by a forked child.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+
+use super::fork;
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
+
+/// A mapping of part of a file, or of nothing (anonymous, for maps that are only read).
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    // `None` only while dropping.
+    raw: Option<MmapRaw>,
+    born: fork::Generation,
+}
+
+impl Mapping {
+    /// Maps `range` of `file` shared and writable. `range` must start at a multiple of the host's page
+    /// size. Touching a hole that the file system cannot fill kills the process, so allocate first.
+    pub(crate) fn of_file(file: &File, range: Range<u64>) -> io::Result<Mapping> {
+        let len = length(&range)?;
+        let raw = MmapOptions::new().offset(range.start).len(len).map_raw(file)?;
+        Mapping::guarded(raw)
+    }
+
+    /// `len` zero bytes that belong to no file; memory is only used where it is written.
+    pub(crate) fn anonymous(len: u64) -> io::Result<Mapping> {
+        let len = length(&(0..len))?;
+        let map: MmapMut = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
+        Mapping::guarded(MmapRaw::from(map))
+    }
+
+    fn guarded(raw: MmapRaw) -> io::Result<Mapping> {
+        raw.advise(memmap2::Advice::DontFork)?;
+        Ok(Mapping { raw: Some(raw), born: fork::generation()? })
+    }
+
+    /// The words of a byte range of the mapping. An empty slice when the range is not wholly inside or not
+    /// aligned to words, which is a defect of the caller.
+    pub(crate) fn words(&self, bytes: Range<usize>) -> &[AtomicU64] {
+        let Some(raw) = &self.raw else { return &[] };
+        let fits = bytes.start <= bytes.end && bytes.end <= raw.len();
+        let aligned = bytes.start.is_multiple_of(8) && bytes.end.is_multiple_of(8);
+        debug_assert!(fits && aligned, "{bytes:?} of {}", raw.len());
+        if !fits || !aligned {
+            return &[];
+        }
+        // SAFETY: start is inside the mapping, which is page-aligned, so the pointer is valid and aligned for
+        // u64. The memory stays mapped as long as self is borrowed, and everything in this process accesses it
+        // as AtomicU64 only; other processes' stores are atomic too, as far as memory on this machine goes.
+        unsafe {
+            let first = raw.as_mut_ptr().add(bytes.start).cast::<AtomicU64>();
+            std::slice::from_raw_parts(first, (bytes.end - bytes.start) / 8)
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if !self.born.is_current() {
+            // In a forked child these addresses were never mapped, or belong to somebody else by now.
+            std::mem::forget(self.raw.take());
+        }
+    }
+}
+
+fn length(range: &Range<u64>) -> io::Result<usize> {
+    let len = range.end.checked_sub(range.start).unwrap_or(0);
+    usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))
+}

@@ -1,0 +1,17 @@
+//! The only door to the operating system, and the only place with `unsafe`.
+//!
+//! Invariant kept here: nothing in this module knows what the bytes mean. Whoever imports it gets
+//! durable writes, mappings, locks and file facts, and can be run over a simulated disk instead.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod alloc;
+pub(crate) mod disk;
+pub(crate) mod facts;
+pub(crate) mod file;
+pub(crate) mod fork;
+pub(crate) mod mapping;
+
+pub(crate) use disk::{Disk, Lock, Part};
+pub(crate) use file::FileDisk;
+pub(crate) use mapping::Mapping;
