@@ -66,10 +66,12 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
     }
 
     /// Moves forward to the granule of `item`: what lies before is not yielded any more. Does nothing if the
-    /// iterator is there or further already; an item past the end exhausts it. Cost: O(1).
+    /// iterator is there or further already; an item past the map's end exhausts it. Cost: O(1).
     pub fn advance_to(&mut self, item: u64) {
-        let bit = self.map.geometry().bit_of(item).min(self.bits.end);
-        self.bits.start = self.bits.start.max(bit);
+        let g = self.map.geometry();
+        // An item past the end can share the number of the last, partial granule.
+        let bit = if item < g.len() { g.bit_of(item) } else { self.bits.end };
+        self.bits.start = self.bits.start.max(bit).min(self.bits.end);
         self.seen &= mask_in(self.index, &self.bits);
     }
 }
