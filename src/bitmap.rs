@@ -1,0 +1,518 @@
+//! `Bitmap`: the complete dirty bitmap in memory.
+//!
+//! Invariant kept here: the summaries are exact, `count` is the number of bits set, and every bit past
+//! the last granule is zero on every level. No operation panics on any input; one that returns an error has
+//! changed nothing.
+
+use crate::error::{Error, Result};
+use crate::geometry::{BOTTOM, Geometry, LEVELS};
+use crate::iter::{Areas, Granules, WordsIter};
+use crate::levels::Levels;
+use crate::read::Search;
+use crate::sys::alloc::zeroed_words;
+use std::alloc::{Layout, handle_alloc_error};
+use std::fmt;
+use std::ops::Range;
+
+/// A dirty bitmap in memory: which granules of an image have been written.
+///
+/// Positions and lengths are in *items* (for a disk image, bytes). `1 << granularity` items, a *granule*, share one bit; a
+/// granule is dirty or clean as a whole, and the last one may be partial. Ranges are half open, and must
+/// lie inside `0..=len` with `start <= end`; anything else is [`Error::OutOfRange`]. An empty range is
+/// legal: it finds nothing, changes nothing and needs no alignment. Answers are clamped to the range asked for.
+///
+/// ```
+/// use dirtymap::Bitmap;
+///
+/// let mut map = Bitmap::new(1 << 40, 16)?; // 1 TiB in granules of 64 KiB
+/// map.set(70_000..70_001)?;
+/// map.set(1 << 30..3 << 30)?;
+/// assert_eq!(map.count(), 1 + (2 << 30) / 65536);
+/// assert_eq!(map.next_dirty(0..map.len())?, Some(65536));
+/// for area in &map {
+///     println!("copy {} bytes at {}", area.end - area.start, area.start);
+/// }
+/// map.reset(0..131_072)?; // whole granules only
+/// assert_eq!(map.next_area(0..map.len(), 1 << 20)?, Some(1 << 30..(1 << 30) + (1 << 20)));
+/// # Ok::<(), dirtymap::Error>(())
+/// ```
+///
+/// # What it costs
+/// One bit per granule and 1/63 of that for the summaries: 2 MiB for 1 TiB at 64 KiB, 33 MiB for 1 TiB at 4 KiB.
+/// This much address space is reserved at once. Physical memory is used only for the pages (of 4 KiB:
+/// 32,768 granules each) that had a bit set, so that a sparse map is cheap however large; it is given back when the map is dropped,
+/// not by resetting.
+///
+/// Going from one set bit to the next costs O(levels), with seven levels in all; setting `m` granules
+/// costs O(m / 64 + levels), resetting them at most that and O(levels) per nonzero word; counting is O(1).
+///
+/// # Threads
+/// Any number of threads may read a shared `&Bitmap`; changing one takes `&mut`. A map that several threads or processes
+/// change at once is the persistent map's business.
+pub struct Bitmap {
+    geometry: Geometry,
+    levels: Levels<Vec<u64>>,
+    /// Bits set.
+    count: u64,
+}
+
+/// Zeroed levels of so many words each.
+fn zeroed_levels(words: [u64; LEVELS]) -> Result<[Vec<u64>; LEVELS]> {
+    let mut levels = [const { Vec::new() }; LEVELS];
+    // The bottom first: if one is refused, it is that one.
+    for (level, n) in levels.iter_mut().zip(words).rev() {
+        let zeros = usize::try_from(n).ok().and_then(zeroed_words);
+        *level = zeros.ok_or_else(|| Error::OutOfMemory { bytes: words.iter().sum::<u64>() * 8 })?;
+    }
+    Ok(levels)
+}
+
+/// Making one, and what shape it has.
+impl Bitmap {
+    /// A clean map of `len` items with `1 << granularity` items behind each bit.
+    ///
+    /// `len` may be 0; such a map is both empty and full. Cost: constant, see [above](Self#what-it-costs).
+    ///
+    /// # Errors
+    /// [`Error::Geometry`] when `len`, `granularity` or the number of granules is over its limit
+    /// ([`MAX_LEN`](crate::MAX_LEN), [`MAX_GRANULARITY`](crate::MAX_GRANULARITY), [`MAX_BITS`](crate::MAX_BITS)), and
+    /// [`Error::OutOfMemory`] when the system refuses the memory; never an abort.
+    pub fn new(len: u64, granularity: u32) -> Result<Bitmap> {
+        let geometry = Geometry::new(len, granularity)?;
+        let levels = Levels::new(zeroed_levels(geometry.level_words())?, geometry.bits());
+        Ok(Bitmap { geometry, levels, count: 0 })
+    }
+
+    /// A map from a bottom level, which must have `geometry.words()` words: builds the summaries and counts.
+    ///
+    /// Bits past the end are dropped; whoever must report them looks first. Cost: one read per word.
+    #[allow(dead_code, reason = "for the store and the loading phase")]
+    pub(crate) fn from_words(geometry: Geometry, bottom: Vec<u64>) -> Result<Bitmap> {
+        if bottom.len() as u64 != geometry.words() {
+            let (ours, theirs) = (geometry.words(), bottom.len() as u64);
+            return Err(Error::Mismatch { what: "words", ours, theirs });
+        }
+        let mut words = geometry.level_words();
+        words[BOTTOM] = 0;
+        let mut levels = Levels::new(zeroed_levels(words)?, geometry.bits());
+        *levels.bottom_mut() = bottom;
+        let mut map = Bitmap { geometry, levels, count: 0 };
+        map.finish(std::iter::once(0..geometry.words()));
+        Ok(map)
+    }
+
+    /// Ends a phase of writing to the bottom directly: trims the tail, rebuilds the summaries and the
+    /// count. `extents` as for [`Levels::finish`].
+    #[allow(dead_code, reason = "for the store and the loading phase")]
+    pub(crate) fn finish(&mut self, extents: impl IntoIterator<Item = Range<u64>>) {
+        let last = self.geometry.words() - 1;
+        self.levels.bottom_mut()[last as usize] &= self.geometry.word_mask(last);
+        self.levels.finish(extents);
+        self.count = self.count_bits(0..self.geometry.bits());
+    }
+
+    /// A copy, whose memory may be refused. Cost: O(levels) per nonzero word; pages without
+    /// dirt stay untouched.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn try_clone(&self) -> Result<Bitmap> {
+        let mut copy = Bitmap::new(self.len(), self.granularity())?;
+        copy.merge(self)?;
+        Ok(copy)
+    }
+
+    /// Length in items.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "is_empty is there, and asks for dirt, as in other bitmaps")]
+    pub fn len(&self) -> u64 {
+        self.geometry.len()
+    }
+
+    /// log2 of the items per granule.
+    #[inline]
+    pub fn granularity(&self) -> u32 {
+        self.geometry.granularity()
+    }
+
+    /// Length and granularity, and what follows from them.
+    #[inline]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The bottom level: bit `i % 64` of word `i / 64` is granule `i`; bits past the last granule are zero. At
+    /// least one word, also for a map without items.
+    #[inline]
+    pub fn bottom_words(&self) -> &[u64] {
+        self.levels.bottom()
+    }
+
+    /// Checks the summaries, the count and the tail against the bits; says what is wrong. Finds nothing unless there is
+    /// a bug in this crate; for its tests. Cost: every word of every level.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) -> std::result::Result<(), String> {
+        self.levels.check(true)?;
+        let counted: u64 = self.bottom_words().iter().map(|word| u64::from(word.count_ones())).sum();
+        if counted == self.count { Ok(()) } else { Err(format!("{counted} bits set, {} counted", self.count)) }
+    }
+}
+
+/// Changing it. All return how many *bits* (granules) changed.
+impl Bitmap {
+    /// Marks every granule that the range touches as dirty; returns how many were clean.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let mut map = Bitmap::new(16, 1)?;
+    /// assert_eq!(map.set(0..9)?, 5);
+    /// assert_eq!(map.set(9..11)?, 1);
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; nothing has changed then.
+    #[inline]
+    pub fn set(&mut self, range: Range<u64>) -> Result<u64> {
+        self.geometry.check(&range)?;
+        Ok(self.set_bits(self.geometry.touched(&range)))
+    }
+
+    /// Marks the granules of the range as clean; returns how many were dirty.
+    ///
+    /// The range must be made of whole granules: a start that is a multiple of the granule, and an end that is
+    /// one or is [`len`](Self::len). Clearing a granule that is covered only in part would forget the dirt beside the range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::Unaligned`]; nothing has changed then.
+    #[inline]
+    pub fn reset(&mut self, range: Range<u64>) -> Result<u64> {
+        self.geometry.check(&range)?;
+        let bits = self.geometry.exact(&range)?;
+        Ok(self.reset_bits(bits))
+    }
+
+    /// Marks those granules as clean that lie wholly inside the range, of which there may be none; returns how many were
+    /// dirty. The last granule counts as whole when the range reaches [`len`](Self::len).
+    ///
+    /// Forgets nothing beside the range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; nothing has changed then.
+    pub fn reset_within(&mut self, range: Range<u64>) -> Result<u64> {
+        self.geometry.check(&range)?;
+        Ok(self.reset_bits(self.geometry.within(&range)))
+    }
+
+    /// Marks every granule as clean that the range touches, also those that it covers only in part; returns how
+    /// many were dirty.
+    ///
+    /// **This can lose dirt**: up to a granule less one item on either side of the range is
+    /// forgotten with it. A write that dirtied only that part would be left out of the next backup. Use it where
+    /// the granules at the ends are known to hold nothing else, otherwise [`reset`](Self::reset) or
+    /// [`reset_within`](Self::reset_within).
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let mut map = Bitmap::new(16, 1)?;
+    /// map.set(0..9)?;
+    /// map.reset_covering(1..4)?; // clears 0..4: item 0 is forgotten
+    /// assert_eq!(map.next_area(0..16, 16)?, Some(4..10));
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; nothing has changed then.
+    pub fn reset_covering(&mut self, range: Range<u64>) -> Result<u64> {
+        self.geometry.check(&range)?;
+        Ok(self.reset_bits(self.geometry.touched(&range)))
+    }
+
+    /// Marks everything as dirty; returns how many granules were clean. Uses the memory of the whole map.
+    pub fn set_all(&mut self) -> u64 {
+        self.set_bits(0..self.geometry.bits())
+    }
+
+    /// Marks everything as clean; returns how many granules were dirty. Cost: O(levels) per nonzero word.
+    pub fn reset_all(&mut self) -> u64 {
+        self.reset_bits(0..self.geometry.bits())
+    }
+
+    /// Whether `other` can be merged into this map: both have the same length and granularity.
+    pub fn can_merge(&self, other: &Bitmap) -> bool {
+        self.mergeable(other).is_ok()
+    }
+
+    /// Marks everything as dirty that is dirty in `other`; returns how many granules were clean here.
+    /// Cost: O(levels) per nonzero word of `other`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when length or granularity differ; nothing has changed then.
+    pub fn merge(&mut self, other: &Bitmap) -> Result<u64> {
+        self.mergeable(other)?;
+        let mut changed = 0;
+        for (i, word) in WordsIter::over(other, 0..other.geometry.bits()) {
+            changed += u64::from(self.levels.or_word(i, word).count_ones());
+        }
+        self.count += changed;
+        Ok(changed)
+    }
+
+    fn mergeable(&self, other: &Bitmap) -> Result<()> {
+        let (ours, theirs) = (self.geometry, other.geometry);
+        if ours.len() != theirs.len() {
+            return Err(Error::Mismatch { what: "len", ours: ours.len(), theirs: theirs.len() });
+        }
+        if ours.granularity() != theirs.granularity() {
+            let (ours, theirs) = (ours.granularity().into(), theirs.granularity().into());
+            return Err(Error::Mismatch { what: "granularity", ours, theirs });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn set_bits(&mut self, bits: Range<u64>) -> u64 {
+        // A single granule is the common case, and does without counting bits.
+        let changed =
+            if bits.end - bits.start == 1 { u64::from(self.levels.set_bit(bits.start)) } else { self.levels.set(bits) };
+        self.count += changed;
+        changed
+    }
+
+    #[inline]
+    fn reset_bits(&mut self, bits: Range<u64>) -> u64 {
+        let changed = if bits.end - bits.start == 1 {
+            u64::from(self.levels.reset_bit(bits.start))
+        } else {
+            self.levels.reset(bits)
+        };
+        self.count -= changed;
+        changed
+    }
+}
+
+/// Reading it.
+impl Bitmap {
+    /// Whether `item`'s granule is dirty.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if `item >= len`.
+    #[inline]
+    pub fn get(&self, item: u64) -> Result<bool> {
+        Search::get(self, item)
+    }
+
+    /// How many granules are dirty. Cost: O(1).
+    #[inline]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many items are covered by dirty granules, the partial last granule counted as what it is. Cost: O(1).
+    pub fn dirty_len(&self) -> u64 {
+        Search::dirty_len(self)
+    }
+
+    /// How many dirty granules the range touches. Cost: O(levels) per nonzero word.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn count_range(&self, range: Range<u64>) -> Result<u64> {
+        Search::count_range(self, range)
+    }
+
+    /// Whether nothing is dirty. (Not whether `len` is 0; but a map of length 0 is empty, and full.) Cost: O(1).
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether everything is dirty. Cost: O(1).
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.count == self.geometry.bits()
+    }
+
+    /// Whether any item of the range is dirty; false for an empty range. Cost: O(levels).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn any(&self, range: Range<u64>) -> Result<bool> {
+        Search::any(self, range)
+    }
+
+    /// Whether all items of the range are dirty; true for an empty range. Cost: one step per 64 granules.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn all(&self, range: Range<u64>) -> Result<bool> {
+        Search::all(self, range)
+    }
+
+    /// The first dirty item of the range: its start, if that lies in a dirty granule, else the first item of a granule.
+    /// Cost: O(levels).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    #[inline]
+    pub fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
+        Search::next_dirty(self, range)
+    }
+
+    /// The first clean item of the range. Cost: one step per 64 dirty granules passed.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
+        Search::next_clean(self, range)
+    }
+
+    /// The first dirty area of the range: a maximal run of dirty items, cut at `max_len` items and at the range's ends.
+    /// Cost: O(levels) to find it, and one step per 64 granules of it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::ZeroLength`] if `max_len` is 0.
+    pub fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
+        Search::next_area(self, range, max_len)
+    }
+
+    /// Whether the range starts dirty, and how many of its items have the same state from there on; `None` for an empty
+    /// range. Cost: O(levels) if clean, one step per 64 granules if dirty.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let mut map = Bitmap::new(100, 3)?;
+    /// map.set(20..30)?; // granules 2 and 3: items 16 to 31
+    /// assert_eq!(map.run(0..100)?, Some((false, 16)));
+    /// assert_eq!(map.run(18..100)?, Some((true, 14)));
+    /// assert_eq!(map.run(18..25)?, Some((true, 7)));
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
+        Search::run(self, range)
+    }
+
+    /// SHA-256 over the bottom level as little-endian bytes, `max(1, ceil(bits / 64))` words: equal for equal bits,
+    /// and the same on every system. Length and granularity are not part of it. Cost: one hash over 1/8 byte per granule.
+    pub fn sha256(&self) -> [u8; 32] {
+        Search::sha256(self)
+    }
+
+    /// The first item of each dirty granule that the range touches, ascending. A range that starts in the middle
+    /// of a dirty granule yields that one first.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let mut map = Bitmap::new(100, 3)?;
+    /// map.set(20..30)?;
+    /// assert!(map.granules(0..100)?.eq([16, 24]));
+    /// assert!(map.granules(18..20)?.eq([16]));
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_>> {
+        Search::granules(self, range)
+    }
+
+    /// The dirty areas of the range, ascending, clamped to it.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let mut map = Bitmap::new(100, 3)?;
+    /// map.set(20..30)?;
+    /// map.set(99..100)?;
+    /// assert!(map.areas(18..100)?.eq([18..32, 96..100]));
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_>> {
+        Search::areas(self, range)
+    }
+
+    /// The nonzero words of the bottom level that the range touches, as `(word index, word)`; the first and the last
+    /// show only the granules that the range touches.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_>> {
+        Search::words(self, range)
+    }
+}
+
+impl Search for Bitmap {
+    const STABLE: bool = true;
+
+    #[inline]
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+    #[inline]
+    fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+        self.levels.next_set(bits)
+    }
+    #[inline]
+    fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+        self.levels.next_clear(bits)
+    }
+    #[inline]
+    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+        self.levels.next_nonzero_word(words)
+    }
+    #[inline]
+    fn word(&self, i: u64) -> u64 {
+        self.levels.bottom()[i as usize]
+    }
+    fn dirty_len(&self) -> u64 {
+        let bits = self.geometry.bits();
+        self.items_in(self.count, bits > 0 && self.bit(bits - 1))
+    }
+}
+
+/// The dirty areas of the whole map.
+impl<'a> IntoIterator for &'a Bitmap {
+    type Item = Range<u64>;
+    type IntoIter = Areas<'a>;
+
+    fn into_iter(self) -> Areas<'a> {
+        Areas::over(self, 0..self.len())
+    }
+}
+
+/// Equal: the same length, granularity and bits.
+impl PartialEq for Bitmap {
+    fn eq(&self, other: &Bitmap) -> bool {
+        let all = 0..self.geometry.bits();
+        self.geometry == other.geometry
+            && self.count == other.count
+            && WordsIter::over(self, all.clone()).eq(WordsIter::over(other, all))
+    }
+}
+
+impl Eq for Bitmap {}
+
+impl Clone for Bitmap {
+    /// Aborts like any other allocation when memory is refused; see [`try_clone`](Bitmap::try_clone).
+    fn clone(&self) -> Bitmap {
+        self.try_clone().unwrap_or_else(|_| {
+            handle_alloc_error(Layout::array::<u64>(self.bottom_words().len()).unwrap_or(Layout::new::<u64>()))
+        })
+    }
+}
+
+impl fmt::Debug for Bitmap {
+    /// Shape and count, not the bits, of which there may be very many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bitmap")
+            .field("len", &self.len())
+            .field("granularity", &self.granularity())
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}

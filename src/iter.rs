@@ -1,0 +1,245 @@
+//! Iterators over dirty granules, dirty areas and nonzero words.
+//!
+//! Invariant kept here: an iterator only moves forward, so nothing is yielded twice, whatever
+//! happens to the bits meanwhile. What is remembered of bits not yet yielded is at most what
+//! [`Granules::peek`] or [`Areas::peek`] has shown, unless the map cannot change
+//! ([`Search::STABLE`]). An exhausted iterator stays exhausted.
+
+use crate::bitmap::Bitmap;
+use crate::geometry::mask_in;
+use crate::levels::words_touched;
+use crate::read::Search;
+use crate::words::WORD_BITS;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::Range;
+
+/// The first item of each dirty granule, ascending.
+///
+/// Started from the middle of a dirty granule, it yields that granule first, by its first item, which is then below
+/// the start of the range asked for. Cost: O(levels) from one to the next.
+///
+/// On a map that changes meanwhile: bits set may be missed; bits reset and not yet reached (yielded or
+/// [peeked](Self::peek) at) are not yielded; nothing is yielded twice.
+///
+/// Made by [`Bitmap::granules`].
+pub struct Granules<'a, S: ?Sized = Bitmap> {
+    map: &'a S,
+    /// Bits not yet yielded. When `seen` is not zero, none below its first is dirty.
+    bits: Range<u64>,
+    /// Set bits of word `index`, all inside `bits`, that will be yielded next: for a stable map all that are left in that
+    /// word, else at most one, which has been peeked at.
+    seen: u64,
+    index: u64,
+}
+
+impl<'a, S: Search + ?Sized> Granules<'a, S> {
+    /// Over a checked range of bits.
+    pub(crate) fn over(map: &'a S, bits: Range<u64>) -> Self {
+        Granules { map, bits, seen: 0, index: 0 }
+    }
+
+    /// The next dirty bit, without advancing.
+    #[inline]
+    fn peek_bit(&mut self) -> Option<u64> {
+        if self.seen == 0 {
+            let Some(bit) = self.map.next_set(self.bits.clone()) else {
+                self.bits.start = self.bits.end;
+                return None;
+            };
+            self.bits.start = bit;
+            self.index = bit / WORD_BITS;
+            self.seen = if S::STABLE {
+                self.map.word(self.index) & mask_in(self.index, &self.bits)
+            } else {
+                1 << (bit % WORD_BITS)
+            };
+        }
+        Some(self.index * WORD_BITS + u64::from(self.seen.trailing_zeros()))
+    }
+
+    /// What [`next`](Iterator::next) is going to yield. It is remembered, so the next call of `next` yields this same
+    /// item, also when its bit has been reset in between.
+    pub fn peek(&mut self) -> Option<u64> {
+        let bit = self.peek_bit()?;
+        Some(self.map.geometry().item_of(bit))
+    }
+
+    /// Moves forward to the granule of `item`: what lies before is not yielded any more. Does nothing if the
+    /// iterator is there or further already; an item past the map's end exhausts it. Cost: O(1).
+    pub fn advance_to(&mut self, item: u64) {
+        let g = self.map.geometry();
+        // An item past the end can share the number of the last, partial granule.
+        let bit = if item < g.len() { g.bit_of(item) } else { self.bits.end };
+        self.bits.start = self.bits.start.max(bit).min(self.bits.end);
+        self.seen &= mask_in(self.index, &self.bits);
+    }
+}
+
+impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        let bit = self.peek_bit()?;
+        self.seen &= self.seen - 1;
+        self.bits.start = bit + 1;
+        Some(self.map.geometry().item_of(bit))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.seen.count_ones() as usize, upper_bound(self.bits.end - self.bits.start))
+    }
+}
+
+/// The dirty areas of a range, ascending, as ranges of items clamped to the range asked for.
+///
+/// Cost: O(levels) from one to the next, and one step per 64 granules of a long one. On a map that
+/// changes meanwhile the same holds as for [`Granules`], item by item; an area that grew after it was yielded may be
+/// followed by one that starts where it ended.
+///
+/// Made by [`Bitmap::areas`].
+pub struct Areas<'a, S: ?Sized = Bitmap> {
+    map: &'a S,
+    /// Items not yet yielded.
+    items: Range<u64>,
+    /// An area that has been peeked at.
+    seen: Option<Range<u64>>,
+}
+
+impl<'a, S: Search + ?Sized> Areas<'a, S> {
+    /// Over a checked range of items.
+    pub(crate) fn over(map: &'a S, items: Range<u64>) -> Self {
+        Areas { map, items, seen: None }
+    }
+
+    fn search(&mut self) -> Option<Range<u64>> {
+        let area = self.map.area(self.items.clone(), u64::MAX);
+        self.items.start = area.as_ref().map_or(self.items.end, |area| area.start);
+        area
+    }
+
+    /// What [`next`](Iterator::next) is going to yield. It is remembered, so the next call of `next` yields this same
+    /// area, also when bits of it have been reset in between.
+    pub fn peek(&mut self) -> Option<Range<u64>> {
+        if self.seen.is_none() {
+            self.seen = self.search();
+        }
+        self.seen.clone()
+    }
+
+    /// Moves forward to `item`: what lies before is not yielded any more, and an area around it yields what is
+    /// left of it. Does nothing if the iterator is there or further already; an item past the end
+    /// exhausts it. Cost: O(1).
+    pub fn advance_to(&mut self, item: u64) {
+        self.items.start = self.items.start.max(item.min(self.items.end));
+        self.seen = self.seen.take().map(|area| area.start.max(self.items.start)..area.end).filter(|a| a.start < a.end);
+    }
+}
+
+impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
+    type Item = Range<u64>;
+
+    fn next(&mut self) -> Option<Range<u64>> {
+        let area = match self.seen.take() {
+            Some(area) => area,
+            None => self.search()?,
+        };
+        self.items.start = area.end;
+        Some(area)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let bits = self.map.geometry().touched(&self.items);
+        (self.seen.iter().len(), upper_bound((bits.end - bits.start).div_ceil(2).max(self.seen.iter().len() as u64)))
+    }
+}
+
+/// The nonzero words of the bottom level that a range touches: `(word index, word)`, ascending. Bit `b` of
+/// word `i` is granule `64 * i + b`; the first and the last word show only the granules that the range touches.
+///
+/// Cost: O(levels) from one to the next. On a map that changes meanwhile each word is looked at once, when it is
+/// reached.
+///
+/// Made by [`Bitmap::words`].
+pub struct WordsIter<'a, S: ?Sized = Bitmap> {
+    map: &'a S,
+    /// Bits not yet yielded.
+    bits: Range<u64>,
+}
+
+impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
+    /// Over a checked range of bits.
+    pub(crate) fn over(map: &'a S, bits: Range<u64>) -> Self {
+        WordsIter { map, bits }
+    }
+}
+
+impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
+    type Item = (u64, u64);
+
+    #[inline]
+    fn next(&mut self) -> Option<(u64, u64)> {
+        // More than once only if the range's part of its first word is clear and another part is not.
+        while let Some((i, word)) = self.map.next_nonzero_word(words_touched(&self.bits)) {
+            let word = word & mask_in(i, &self.bits);
+            self.bits.start = self.bits.end.min((i + 1) * WORD_BITS);
+            if word != 0 {
+                return Some((i, word));
+            }
+        }
+        self.bits.start = self.bits.end;
+        None
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let words = words_touched(&self.bits);
+        (0, upper_bound(words.end - words.start))
+    }
+}
+
+/// An upper bound as `size_hint` wants it: none if it does not fit.
+fn upper_bound(n: u64) -> Option<usize> {
+    usize::try_from(n).ok()
+}
+
+impl<S: Search + ?Sized> FusedIterator for Granules<'_, S> {}
+impl<S: Search + ?Sized> FusedIterator for Areas<'_, S> {}
+impl<S: Search + ?Sized> FusedIterator for WordsIter<'_, S> {}
+
+// By hand, because deriving would ask the same of the map.
+impl<S: ?Sized> Clone for Granules<'_, S> {
+    fn clone(&self) -> Self {
+        Granules { bits: self.bits.clone(), ..*self }
+    }
+}
+
+impl<S: ?Sized> Clone for Areas<'_, S> {
+    fn clone(&self) -> Self {
+        Areas { map: self.map, items: self.items.clone(), seen: self.seen.clone() }
+    }
+}
+
+impl<S: ?Sized> Clone for WordsIter<'_, S> {
+    fn clone(&self) -> Self {
+        WordsIter { map: self.map, bits: self.bits.clone() }
+    }
+}
+
+impl<S: ?Sized> fmt::Debug for Granules<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Granules").field("bits", &self.bits).finish_non_exhaustive()
+    }
+}
+
+impl<S: ?Sized> fmt::Debug for Areas<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Areas").field("items", &self.items).finish_non_exhaustive()
+    }
+}
+
+impl<S: ?Sized> fmt::Debug for WordsIter<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WordsIter").field("bits", &self.bits).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,391 @@
+//! The hierarchy of summaries above the bits, over any [`Words`].
+//!
+//! Invariant kept here: where a word is not zero, its summary bit is set, on every level. The
+//! exclusive flavour (`Levels<Vec<u64>>`) also keeps the converse: a zero word's summary bit is clear.
+//! With words that others share a summary bit may be stale, that is set above a zero word; every search
+//! here then looks, finds nothing and goes on, so staleness costs time and never an answer.
+//!
+//! Positions are in bits or words of a level, never in items. Level 0 is the top and a single word,
+//! level [`BOTTOM`] holds the map's own bits. Ranges are clamped to the map; nothing here panics as long
+//! as the levels have the lengths that [`Geometry::level_words`](crate::Geometry::level_words) gives.
+
+use crate::geometry::{BOTTOM, LEVELS, mask_in};
+use crate::words::{WORD_BITS, Words, WordsMut};
+use std::ops::Range;
+
+/// Seven levels of words, and how many bits of the bottom one count.
+///
+/// A view: with [`Shared`](crate::words::Shared) words, building one costs seven copies of a slice, and
+/// one is built per operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Levels<W> {
+    level: [W; LEVELS],
+    bits: u64,
+}
+
+/// The word that bit `bit` lies in, and its mask there.
+#[inline]
+fn place(bit: u64) -> (u64, u64) {
+    (bit / WORD_BITS, 1 << (bit % WORD_BITS))
+}
+
+/// The words that a range of bits touches; empty for an empty range.
+#[inline]
+pub(crate) fn words_touched(bits: &Range<u64>) -> Range<u64> {
+    if bits.start < bits.end { bits.start / WORD_BITS..(bits.end - 1) / WORD_BITS + 1 } else { 0..0 }
+}
+
+impl<W> Levels<W> {
+    /// Levels, the top one first, above a bottom of `bits` bits. Looks at nothing.
+    pub(crate) fn new(level: [W; LEVELS], bits: u64) -> Self {
+        Levels { level, bits }
+    }
+
+    /// Bits of the bottom level.
+    #[inline]
+    pub(crate) fn bits(&self) -> u64 {
+        self.bits
+    }
+
+    /// Level `k`, of which 0 is the top.
+    pub(crate) fn level(&self, k: usize) -> &W {
+        &self.level[k]
+    }
+
+    /// The bottom level.
+    #[inline]
+    pub(crate) fn bottom(&self) -> &W {
+        &self.level[BOTTOM]
+    }
+
+    /// The bottom level, to be changed. The caller owes the summaries.
+    #[inline]
+    pub(crate) fn bottom_mut(&mut self) -> &mut W {
+        &mut self.level[BOTTOM]
+    }
+}
+
+impl<W: Words> Levels<W> {
+    /// The first set bit of `bits`. Cost: O(levels), and one look more per stale summary bit passed.
+    pub(crate) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+        self.seek(BOTTOM, bits.start, bits.end.min(self.bits)).map(|(bit, _)| bit)
+    }
+
+    /// The first clear bit of `bits`. Cost: one step per full word passed.
+    pub(crate) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+        let end = bits.end.min(self.bits);
+        let mut at = bits.start;
+        while at < end {
+            let word = at / WORD_BITS;
+            let clear = !self.bottom().load(word as usize) & (u64::MAX << (at % WORD_BITS));
+            if clear != 0 {
+                let bit = word * WORD_BITS + u64::from(clear.trailing_zeros());
+                return (bit < end).then_some(bit);
+            }
+            at = (word + 1) * WORD_BITS;
+        }
+        None
+    }
+
+    /// The first nonzero bottom word among `words`: its index, and the whole of it as it was when it was
+    /// seen. Cost: as [`next_set`](Self::next_set).
+    pub(crate) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+        let end = words.end.min(self.bottom().len() as u64);
+        if words.start >= end {
+            return None;
+        }
+        // The start is the first bit of a word, so seek has masked nothing off.
+        self.seek(BOTTOM, words.start * WORD_BITS, end * WORD_BITS).map(|(bit, word)| (bit / WORD_BITS, word))
+    }
+
+    /// The first set bit in `start..end` of level `target`, and the word it was seen in without the bits
+    /// below `start`.
+    ///
+    /// Everything between `start` and bit `bit` of level `k` is known to be clear. A word without a bit from
+    /// there on sends the search up and one to the right; a set bit sends it down. A stale bit sends it
+    /// down to a zero word, and so up again, past it. No word is looked at twice at the same position, so it ends.
+    #[inline]
+    fn seek(&self, target: usize, start: u64, end: u64) -> Option<(u64, u64)> {
+        if start >= end {
+            return None;
+        }
+        let (mut k, mut bit) = (target, start);
+        loop {
+            let word = bit / WORD_BITS;
+            if word >= self.level[k].len() as u64 {
+                return None;
+            }
+            let rest = self.level[k].load(word as usize) & (u64::MAX << (bit % WORD_BITS));
+            if rest == 0 {
+                if k == 0 {
+                    return None;
+                }
+                k -= 1;
+                bit = word + 1;
+                continue;
+            }
+            bit = word * WORD_BITS + u64::from(rest.trailing_zeros());
+            // The first bit of the target level that lies under this one.
+            if bit << (6 * (target - k)) >= end {
+                return None;
+            }
+            if k == target {
+                return Some((bit, rest));
+            }
+            k += 1;
+            bit *= WORD_BITS;
+        }
+    }
+
+    /// Checks the invariants; cost: every word of every level. With `exact`, stale summary bits are findings too.
+    pub(crate) fn check(&self, exact: bool) -> Result<(), String> {
+        for k in 0..LEVELS {
+            let bits = if k == BOTTOM { self.bits } else { self.level[k + 1].len() as u64 };
+            for word in 0..self.level[k].len() as u64 {
+                let found = self.level[k].load(word as usize);
+                let stray = found & !mask_in(word, &(0..bits));
+                if stray != 0 {
+                    return Err(format!("level {k}, word {word}: {stray:#x} set past the end"));
+                }
+                let wanted = if k == BOTTOM { found } else { self.summary(k, word) };
+                if wanted & !found != 0 || exact && found != wanted {
+                    return Err(format!("level {k}, word {word}: {found:#x}, and {wanted:#x} below"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What word `word` of upper level `k` should be: one bit for each nonzero word below it.
+    fn summary(&self, k: usize, word: u64) -> u64 {
+        let below = &self.level[k + 1];
+        let first = word * WORD_BITS;
+        let end = (first + WORD_BITS).min(below.len() as u64);
+        (first..end).fold(0, |sum, i| sum | u64::from(below.load(i as usize) != 0) << (i - first))
+    }
+}
+
+impl<W: WordsMut> Levels<W> {
+    /// Makes sure that the summary bit of bottom word `word` is set on every level.
+    ///
+    /// It does not stop at a bit that is set already: whoever set that one may have been killed before
+    /// it got to the levels above. Bottom word first, then this, is the order that
+    /// [`unsummarise`](Self::unsummarise) relies on.
+    pub(crate) fn summarise(&mut self, word: u64) {
+        self.raise(BOTTOM, word);
+    }
+
+    /// Sets the summary bits of word `word` of level `k`, on every level above it, upwards.
+    fn raise(&mut self, k: usize, mut word: u64) {
+        for k in (0..k).rev() {
+            let (up, mask) = place(word);
+            self.level[k].or(up as usize, mask);
+            word = up;
+        }
+    }
+
+    /// Bottom word `word` has become zero: clears its summary bit, and those of the words above that become
+    /// zero by it.
+    ///
+    /// For one clearer at a time, with readers held off (a reader in between could miss a bit, for the time
+    /// until the repair below). Setters may run: they set the bottom word first, then the
+    /// summary bits from the bottom up, each on every level. Why no set bit ends up without summaries:
+    ///
+    /// Call the summary bit cleared last B, and the word it stands for C. C is read again after B was cleared.
+    /// - C is zero then. Nobody but this clearer takes bits out of C, so whatever a setter puts there, it
+    ///   puts there later. After that it looks at B, later still, finds it clear, and sets it.
+    /// - C is not zero. Its setter may have seen B before it was cleared, and be done. So B is
+    ///   set again, and the bits on all levels above, which that setter also believes to be set.
+    ///
+    /// A setter that finds its bit in C already set, and so stores nothing, is no exception: if it
+    /// looked before this clearer cleared that bit in C, then its own store one level lower was earlier still,
+    /// and the second reading one level lower, which came after the clearing, found it and turned back.
+    ///
+    /// **Not covered**: a clearer that is killed between clearing B and setting it again, when others live
+    /// on. The map's summaries must then be rebuilt ([`finish`](Self::finish)) before anybody searches.
+    pub(crate) fn unsummarise(&mut self, mut word: u64) {
+        for k in (0..BOTTOM).rev() {
+            let (up, mask) = place(word);
+            let left = self.level[k].and(up as usize, !mask) & !mask;
+            if self.level[k + 1].load(word as usize) != 0 {
+                return self.raise(k + 1, word);
+            }
+            if left != 0 {
+                return;
+            }
+            word = up;
+        }
+    }
+
+    /// Rebuilds the upper levels from the bottom, where the bottom may have anything in it: `extents` are
+    /// ascending, disjoint ranges of bottom words. Words outside of them must be zero and without
+    /// summaries. One extent over all words rebuilds everything. Nobody else may be writing.
+    ///
+    /// An upper word that is touched is computed anew from all of its up to 64 words below, so stale bits go, and
+    /// what an extent shares with its neighbours comes out right. Cost: one read per word of the
+    /// extents, rounded outward to 64 words, plus 1/64 of that per level.
+    pub(crate) fn finish(&mut self, extents: impl IntoIterator<Item = Range<u64>>) {
+        let len = self.bottom().len() as u64;
+        let mut extents: Vec<_> =
+            extents.into_iter().map(|e| e.start..e.end.min(len)).filter(|e| e.start < e.end).collect();
+        for k in (0..BOTTOM).rev() {
+            let mut above: Vec<Range<u64>> = Vec::new();
+            for extent in &extents {
+                let mut words = words_touched(extent);
+                // Two extents may meet in one upper word: that one is done.
+                if let Some(last) = above.last_mut() {
+                    words.start = words.start.max(last.end);
+                    if words.start <= last.end {
+                        last.end = last.end.max(words.end);
+                    }
+                }
+                for word in words.clone() {
+                    let sum = self.summary(k, word);
+                    self.level[k].store(word as usize, sum);
+                }
+                if above.last().is_none_or(|last| last.end < words.end) {
+                    above.push(words);
+                }
+            }
+            extents = above;
+        }
+    }
+}
+
+/// The exclusive flavour: nobody else looks or writes, so summaries are kept exact, and work stops at
+/// the first level where nothing changed.
+impl Levels<Vec<u64>> {
+    /// Sets one bit; whether it was clear.
+    #[inline]
+    pub(crate) fn set_bit(&mut self, bit: u64) -> bool {
+        let (word, mask) = place(bit);
+        self.or_word(word, mask) != 0
+    }
+
+    /// Resets one bit; whether it was set.
+    #[inline]
+    pub(crate) fn reset_bit(&mut self, bit: u64) -> bool {
+        let (i, mask) = place(bit);
+        let word = &mut self.level[BOTTOM][i as usize];
+        if *word & mask == 0 {
+            return false;
+        }
+        *word &= !mask;
+        if *word == 0 {
+            self.cleared(i);
+        }
+        true
+    }
+
+    /// Sets the bits of `mask` in bottom word `i`; returns those that were clear.
+    #[inline]
+    pub(crate) fn or_word(&mut self, i: u64, mask: u64) -> u64 {
+        let word = &mut self.level[BOTTOM][i as usize];
+        let old = *word;
+        let new = mask & !old;
+        if new != 0 {
+            *word = old | mask;
+            if old == 0 {
+                self.risen(i);
+            }
+        }
+        new
+    }
+
+    /// Bottom word `word` is no longer zero.
+    fn risen(&mut self, mut word: u64) {
+        for k in (0..BOTTOM).rev() {
+            let (up, mask) = place(word);
+            if self.level[k].or(up as usize, mask) != 0 {
+                return;
+            }
+            word = up;
+        }
+    }
+
+    /// Bottom word `word` is zero now.
+    fn cleared(&mut self, mut word: u64) {
+        for k in (0..BOTTOM).rev() {
+            let (up, mask) = place(word);
+            if self.level[k].and(up as usize, !mask) & !mask != 0 {
+                return;
+            }
+            word = up;
+        }
+    }
+
+    /// Sets all `bits`; returns how many were clear. Cost: O(m / 64 + levels) for m bits.
+    pub(crate) fn set(&mut self, bits: Range<u64>) -> u64 {
+        let mut span = bits.start..bits.end.min(self.bits);
+        let changed = fill(&mut self.level[BOTTOM], &span);
+        let mut news = changed;
+        for k in (0..BOTTOM).rev() {
+            // No word on the level below was touched for the first time: the summaries stand.
+            if news == 0 {
+                break;
+            }
+            span = words_touched(&span);
+            news = fill(&mut self.level[k], &span);
+        }
+        changed
+    }
+
+    /// Resets all `bits`; returns how many were set. Cost: O(levels) per nonzero word in the range; zero
+    /// words are skipped, and memory that was never written stays untouched.
+    pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
+        let mut span = bits.start..bits.end.min(self.bits);
+        let changed = self.clear(BOTTOM, &span);
+        let mut gone = changed;
+        for k in (0..BOTTOM).rev() {
+            if gone == 0 {
+                break;
+            }
+            // All words inside the span are zero now, only the outermost may have bits beside it.
+            let below = &self.level[k + 1];
+            span = words_touched(&span);
+            if below[span.start as usize] != 0 {
+                span.start += 1;
+            }
+            if span.start < span.end && below[span.end as usize - 1] != 0 {
+                span.end -= 1;
+            }
+            gone = self.clear(k, &span);
+        }
+        changed
+    }
+
+    /// Clears `bits` of level `k`, finding them through the levels above; returns how many were set.
+    fn clear(&mut self, k: usize, bits: &Range<u64>) -> u64 {
+        let mut changed = 0;
+        let mut at = bits.start;
+        while let Some((bit, _)) = self.seek(k, at, bits.end) {
+            let i = bit / WORD_BITS;
+            let mask = mask_in(i, bits);
+            let word = &mut self.level[k][i as usize];
+            changed += u64::from((*word & mask).count_ones());
+            *word &= !mask;
+            at = (i + 1) * WORD_BITS;
+        }
+        changed
+    }
+}
+
+/// Sets `bits` in `words`; returns how many were clear.
+fn fill(words: &mut [u64], bits: &Range<u64>) -> u64 {
+    let Range { start: first, end } = words_touched(bits);
+    let mut changed = 0;
+    let mut or = |word: &mut u64, mask: u64| {
+        changed += u64::from((mask & !*word).count_ones());
+        *word |= mask;
+    };
+    match &mut words[first as usize..end as usize] {
+        [] => {}
+        [only] => or(only, mask_in(first, bits)),
+        [head, inner @ .., tail] => {
+            or(head, mask_in(first, bits));
+            or(tail, mask_in(end - 1, bits));
+            inner.iter_mut().for_each(|word| or(word, u64::MAX));
+        }
+    }
+    changed
+}

@@ -1,0 +1,204 @@
+//! Reading a map in items, written once for every kind of map.
+//!
+//! Invariant kept here: no answer depends on the bits standing still. A map that others change
+//! meanwhile may give an answer that is already out of date, but each is made from looks at words that
+//! were true when taken: positions are inside the range asked for, areas are not empty, no granule is counted
+//! twice.
+
+use crate::error::{Error, Result};
+use crate::geometry::Geometry;
+use crate::iter::{Areas, Granules, WordsIter};
+use crate::words::WORD_BITS;
+use sha2::{Digest, Sha256};
+use std::ops::Range;
+
+/// Bytes hashed at a time; a multiple of 8.
+const BLOCK: usize = 4096;
+const BLOCK_WORDS: u64 = BLOCK as u64 / 8;
+
+/// What a map must be able to do so that it can be read: a few searches over bits and words. Everything
+/// else is provided, in items.
+///
+/// Public so that the iterators can name it in their bounds; not reachable from outside, and so sealed.
+pub trait Search {
+    /// Whether the bits cannot change as long as the map is borrowed.
+    const STABLE: bool;
+    /// The map's shape.
+    fn geometry(&self) -> &Geometry;
+    /// The first set bit of `bits`.
+    fn next_set(&self, bits: Range<u64>) -> Option<u64>;
+    /// The first clear bit of `bits`.
+    fn next_clear(&self, bits: Range<u64>) -> Option<u64>;
+    /// The first nonzero bottom word among `words`: its index and its value, both from the same look.
+    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
+    /// Bottom word `i`, which must be below `geometry().words()`.
+    fn word(&self, i: u64) -> u64;
+
+    /// Whether bit `bit` is set.
+    #[inline]
+    fn bit(&self, bit: u64) -> bool {
+        self.word(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 != 0
+    }
+
+    /// Whether `item`'s granule is dirty.
+    #[inline]
+    fn get(&self, item: u64) -> Result<bool> {
+        self.geometry().check_item(item)?;
+        Ok(self.bit(self.geometry().bit_of(item)))
+    }
+
+    /// Bits set.
+    fn count(&self) -> u64 {
+        self.count_bits(0..self.geometry().bits())
+    }
+
+    /// Bits set among `bits`.
+    fn count_bits(&self, bits: Range<u64>) -> u64 {
+        WordsIter::over(self, bits).map(|(_, word)| u64::from(word.count_ones())).sum()
+    }
+
+    /// Items of dirty granules.
+    fn dirty_len(&self) -> u64 {
+        let bits = self.geometry().bits();
+        // In one pass, so that the last bit is counted and measured by the same look.
+        let (mut count, mut last) = (0, false);
+        for (i, word) in WordsIter::over(self, 0..bits) {
+            count += u64::from(word.count_ones());
+            last |= i == (bits - 1) / WORD_BITS && word >> ((bits - 1) % WORD_BITS) & 1 != 0;
+        }
+        self.items_in(count, last)
+    }
+
+    /// Items of `count` granules; `last` tells whether the map's last one, which may be partial, is among them.
+    fn items_in(&self, count: u64, last: bool) -> u64 {
+        let g = self.geometry();
+        // Below 2^64: `count` whole granules exceed `len` by less than one granule.
+        let whole = count << g.granularity();
+        let missing = if last { g.bits() * g.granule() - g.len() } else { 0 };
+        whole - missing
+    }
+
+    /// Dirty granules that the range touches.
+    fn count_range(&self, range: Range<u64>) -> Result<u64> {
+        self.geometry().check(&range)?;
+        Ok(self.count_bits(self.geometry().touched(&range)))
+    }
+
+    /// Whether no bit is set.
+    fn is_empty(&self) -> bool {
+        self.next_set(0..self.geometry().bits()).is_none()
+    }
+
+    /// Whether every bit is set.
+    fn is_full(&self) -> bool {
+        self.next_clear(0..self.geometry().bits()).is_none()
+    }
+
+    /// Whether any item of the range is dirty.
+    fn any(&self, range: Range<u64>) -> Result<bool> {
+        Ok(self.next_dirty(range)?.is_some())
+    }
+
+    /// Whether all items of the range are dirty.
+    fn all(&self, range: Range<u64>) -> Result<bool> {
+        Ok(self.next_clean(range)?.is_none())
+    }
+
+    /// The first dirty item of the range.
+    fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
+        let g = self.geometry();
+        g.check(&range)?;
+        Ok(self.next_set(g.touched(&range)).map(|bit| g.item_of(bit).max(range.start)))
+    }
+
+    /// The first clean item of the range.
+    fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
+        let g = self.geometry();
+        g.check(&range)?;
+        Ok(self.next_clear(g.touched(&range)).map(|bit| g.item_of(bit).max(range.start)))
+    }
+
+    /// The first dirty area of the range, of at most `max_len` items.
+    fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
+        self.geometry().check(&range)?;
+        if max_len == 0 {
+            return Err(Error::ZeroLength);
+        }
+        Ok(self.area(range, max_len))
+    }
+
+    /// [`next_area`](Self::next_area) without its checks.
+    fn area(&self, range: Range<u64>, max_len: u64) -> Option<Range<u64>> {
+        let g = self.geometry();
+        let first = self.next_set(g.touched(&range))?;
+        let start = g.item_of(first).max(range.start);
+        let end = range.end.min(start.saturating_add(max_len));
+        // From the next bit on: this one was set when seen, and the area must not come out empty if it
+        // has been reset since.
+        let stop = self.next_clear(first + 1..g.touched(&(start..end)).end);
+        Some(start..stop.map_or(end, |bit| g.item_of(bit)))
+    }
+
+    /// Whether the range starts dirty, and how many of its items have the same state from there on.
+    fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
+        let g = self.geometry();
+        g.check(&range)?;
+        if range.start == range.end {
+            return Ok(None);
+        }
+        let bits = g.touched(&range);
+        let dirty = self.bit(bits.start);
+        let rest = bits.start + 1..bits.end;
+        let stop = if dirty { self.next_clear(rest) } else { self.next_set(rest) };
+        Ok(Some((dirty, stop.map_or(range.end, |bit| g.item_of(bit)) - range.start)))
+    }
+
+    /// The first item of each dirty granule that the range touches.
+    fn granules(&self, range: Range<u64>) -> Result<Granules<'_, Self>> {
+        self.geometry().check(&range)?;
+        Ok(Granules::over(self, self.geometry().touched(&range)))
+    }
+
+    /// The dirty areas of the range.
+    fn areas(&self, range: Range<u64>) -> Result<Areas<'_, Self>> {
+        self.geometry().check(&range)?;
+        Ok(Areas::over(self, range))
+    }
+
+    /// The nonzero words of the range.
+    fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, Self>> {
+        self.geometry().check(&range)?;
+        Ok(WordsIter::over(self, self.geometry().touched(&range)))
+    }
+
+    /// SHA-256 over all bottom words as little-endian bytes.
+    fn sha256(&self) -> [u8; 32] {
+        let words = self.geometry().words();
+        let mut sha = Sha256::new();
+        let mut block = [0; BLOCK];
+        let mut at = 0;
+        // Blocks start at nonzero words; what lies between them is zeros that nobody needs to fetch.
+        while let Some((first, _)) = self.next_nonzero_word(at..words) {
+            hash_zeros(&mut sha, first - at);
+            at = words.min(first + BLOCK_WORDS);
+            let mut used = 0;
+            for (i, bytes) in (first..at).zip(block.chunks_exact_mut(8)) {
+                bytes.copy_from_slice(&self.word(i).to_le_bytes());
+                used += 8;
+            }
+            sha.update(&block[..used]);
+        }
+        hash_zeros(&mut sha, words - at);
+        sha.finalize().into()
+    }
+}
+
+/// Feeds `words` zero words to a hash.
+fn hash_zeros(sha: &mut Sha256, mut words: u64) {
+    const ZEROS: [u8; BLOCK] = [0; BLOCK];
+    while words > 0 {
+        let n = words.min(BLOCK_WORDS);
+        sha.update(&ZEROS[..n as usize * 8]);
+        words -= n;
+    }
+}
