@@ -1,6 +1,7 @@
 //! A persistent, memory-mapped, hierarchical dirty bitmap for disk images.
 
 mod error;
+pub mod format;
 #[allow(dead_code, reason = "its users come with the next commits")]
 mod geometry;
 #[allow(dead_code, reason = "its users come with the next commits")]
