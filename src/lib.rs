@@ -2,6 +2,7 @@
 
 mod bitmap;
 mod error;
+pub mod format;
 #[allow(dead_code, reason = "its users come with the next commits")]
 mod geometry;
 mod iter;

@@ -1,0 +1,182 @@
+//! Which of the four header copies is the header.
+//!
+//! Invariants kept here: a copy of another map is never taken for this one's; nothing that a newer version may
+//! have committed is passed over; and where two copies both have a claim, everything that either of
+//! them calls armed is armed.
+
+use super::{COPIES, Header, HeaderProblem, ProblemClass, Runs, Uuid};
+use std::fmt;
+
+/// The header of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// The copy that it was found in: the first one, if several are the same.
+    pub copy: usize,
+    /// What that copy says.
+    pub header: &'a Header,
+    /// The words to treat as armed: the header's list. Where another copy has the same sequence number
+    /// and a different content: both lists if they differ in nothing else (which can be more than a header
+    /// holds, see [`Runs::coarsen`]), and all words if they do. Whoever opens such a file for writing commits this
+    /// list, with a new sequence number, to the other pair before anything else.
+    pub armed: Runs,
+    /// Copies that do not agree with it, other than by being older or invalid. Empty unless something went wrong.
+    pub disagreements: Vec<Disagreement>,
+}
+
+/// A valid copy that should not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disagreement {
+    /// A copy that belongs to another map.
+    Foreign {
+        /// The copy.
+        copy: usize,
+        /// The map that it belongs to.
+        uuid: Uuid,
+    },
+    /// A copy with the header's sequence number and another content.
+    Rival {
+        /// The copy.
+        copy: usize,
+        /// The sequence number of both.
+        sequence: u64,
+    },
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Disagreement::Foreign { copy, uuid } => write!(f, "header copy {copy} belongs to another map, {uuid}"),
+            Disagreement::Rival { copy, sequence } => {
+                write!(f, "header copy {copy} is a different commit with the same sequence number, {sequence}")
+            }
+        }
+    }
+}
+
+/// Why no copy is the header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoHeader<'a> {
+    /// No copy is valid. This is the most telling problem: a newer version before nonsense, rot, somebody
+    /// else's file and zeros.
+    Invalid {
+        /// The copy that has it.
+        copy: usize,
+        /// What is wrong.
+        problem: &'a HeaderProblem,
+    },
+    /// A newer version has committed something that no valid copy is newer than.
+    Newer {
+        /// The copy that says so.
+        copy: usize,
+        /// What is not known here.
+        problem: &'a HeaderProblem,
+    },
+    /// As many copies belong to one map as to another.
+    TwoMaps {
+        /// One of them.
+        first: Uuid,
+        /// The other.
+        second: Uuid,
+    },
+}
+
+impl fmt::Display for NoHeader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoHeader::Invalid { copy, problem } => write!(f, "no valid header; copy {copy}: {problem}"),
+            NoHeader::Newer { copy, problem } => write!(f, "header copy {copy} is newer: {problem}"),
+            NoHeader::TwoMaps { first, second } => {
+                write!(f, "as many header copies belong to map {first} as to map {second}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for NoHeader<'_> {}
+
+/// The header among the four copies of a file, in the order that they have there.
+///
+/// The map is the one that most copies belong to (of those whose checksum holds); of its copies, the one with
+/// the highest sequence number is the header. If that is a newer version's, it is not passed over.
+///
+/// # Errors
+/// No valid copy; the newest is a newer version's; two maps with equally many copies.
+pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice<'_>, NoHeader<'_>> {
+    // Map and sequence number of every copy that has a say: the valid ones, and those of newer versions.
+    let claims: [Option<(Uuid, u64)>; COPIES] = std::array::from_fn(|i| match &copies[i] {
+        Ok(header) => Some((header.uuid, header.sequence)),
+        Err(problem) if problem.is_newer() => problem.identity,
+        Err(_) => None,
+    });
+    let votes = |uuid: Uuid| claims.iter().flatten().filter(|claim| claim.0 == uuid).count();
+    let Some(&(uuid, _)) = claims.iter().flatten().max_by_key(|claim| votes(claim.0)) else {
+        return Err(most_telling(copies));
+    };
+    if let Some(&(other, _)) = claims.iter().flatten().find(|claim| claim.0 != uuid && votes(claim.0) == votes(uuid)) {
+        return Err(NoHeader::TwoMaps { first: uuid.min(other), second: uuid.max(other) });
+    }
+    let newest = claims.iter().flatten().filter(|claim| claim.0 == uuid).map(|claim| claim.1).max().unwrap_or(0);
+    let mut choice: Option<Choice<'_>> = None;
+    let mut disagreements = Vec::new();
+    for (copy, (content, claim)) in copies.iter().zip(claims).enumerate() {
+        match (content, claim) {
+            (_, None) => {}
+            (_, Some((foreign, _))) if foreign != uuid => {
+                disagreements.push(Disagreement::Foreign { copy, uuid: foreign });
+            }
+            (_, Some((_, sequence))) if sequence < newest => {}
+            (Err(problem), _) => return Err(NoHeader::Newer { copy, problem }),
+            (Ok(header), Some((_, sequence))) => match &mut choice {
+                None => {
+                    choice = Some(Choice { copy, header, armed: header.runs.clone(), disagreements: Vec::new() });
+                }
+                Some(chosen) if chosen.header == header => {}
+                Some(chosen) => {
+                    disagreements.push(Disagreement::Rival { copy, sequence });
+                    join(&mut chosen.armed, chosen.header, header);
+                }
+            },
+        }
+    }
+    match choice {
+        Some(choice) => Ok(Choice { disagreements, ..choice }),
+        None => Err(most_telling(copies)),
+    }
+}
+
+/// Adds to `armed` what a rival of the header calls for.
+fn join(armed: &mut Runs, header: &Header, rival: &Header) {
+    let as_rival = Header { runs: rival.runs.clone(), ..header.clone() };
+    if as_rival == *rival {
+        armed.union(&rival.runs);
+    } else {
+        armed.insert(0..header.geometry.words());
+    }
+}
+
+/// The problem to report when no copy is valid.
+fn most_telling(copies: &[Result<Header, HeaderProblem>; COPIES]) -> NoHeader<'_> {
+    let rank = |class| match class {
+        ProblemClass::Feature | ProblemClass::Version => 4,
+        ProblemClass::Impossible => 3,
+        ProblemClass::Checksum => 2,
+        ProblemClass::NotDirtymap => 1,
+        ProblemClass::Blank => 0,
+    };
+    const NOTHING: &HeaderProblem = &HeaderProblem {
+        class: ProblemClass::Blank,
+        place: String::new(),
+        offset: 0,
+        found: String::new(),
+        expected: String::new(),
+        identity: None,
+    };
+    let (copy, problem) = copies
+        .iter()
+        .enumerate()
+        .filter_map(|(copy, content)| content.as_ref().err().map(|problem| (copy, problem)))
+        .rev() // the first of equals
+        .max_by_key(|(_, problem)| rank(problem.class))
+        .unwrap_or((0, NOTHING));
+    NoHeader::Invalid { copy, problem }
+}

@@ -1,0 +1,151 @@
+//! Where every byte of the file is: the tables of FORMAT.md, as constants.
+//!
+//! Invariant kept here: offsets and sizes appear in this file and nowhere else. Each offset is the end of the
+//! field before it, totals are asserted at compile time, and a test compares all of them with the tables in
+//! FORMAT.md, both ways.
+
+/// A field of a fixed table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name in FORMAT.md.
+    pub name: &'static str,
+    /// Bytes from the start of its table.
+    pub offset: usize,
+    /// Bytes.
+    pub size: usize,
+}
+
+impl Field {
+    /// The first byte behind the field.
+    pub const fn end(self) -> usize {
+        self.offset + self.size
+    }
+}
+
+/// Makes a module with a constant per field, each starting where the one before it ends, and lists them.
+macro_rules! table {
+    ($(#[$doc:meta])* $module:ident: $total:expr; $($NAME:ident $name:literal $size:expr;)*) => {
+        $(#[$doc])*
+        pub mod $module {
+            use super::Field;
+            table!(@field 0; $($NAME $name $size;)*);
+            /// All fields, in order.
+            pub const ALL: &[Field] = &[$($NAME),*];
+            /// Bytes of the table.
+            pub const SIZE: usize = $total;
+            const _: () = assert!(ALL[ALL.len() - 1].end() == SIZE);
+        }
+    };
+    (@field $at:expr;) => {};
+    (@field $at:expr; $NAME:ident $name:literal $size:expr; $($rest:tt)*) => {
+        #[doc = concat!("`", $name, "`")]
+        pub const $NAME: Field = Field { name: $name, offset: $at, size: $size };
+        table!(@field $NAME.end(); $($rest)*);
+    };
+}
+
+table! {
+    /// A header copy, up to and including its last possible run.
+    header: super::super::COPY_BYTES;
+    MAGIC "magic" 8;
+    FORMAT_VERSION "format_version" 4;
+    USED "used" 4;
+    COMPATIBLE "compatible" 8;
+    RO_COMPATIBLE "ro_compatible" 8;
+    INCOMPATIBLE "incompatible" 8;
+    UUID "uuid" 16;
+    SEQUENCE "sequence" 8;
+    NONCE "nonce" 16;
+    STATE "state" 4;
+    DURABILITY "durability" 4;
+    LEN "len" 8;
+    GRANULARITY "granularity" 4;
+    LEVEL_COUNT "level_count" 4;
+    LEVEL_WORDS "level_words" 8 * crate::LEVELS;
+    TABLE_OFFSET "table_offset" 8;
+    TABLE_LENGTH "table_length" 8;
+    BOTTOM_OFFSET "bottom_offset" 8;
+    BOTTOM_LENGTH "bottom_length" 8;
+    VOLATILE_OFFSET "volatile_offset" 8;
+    VOLATILE_LENGTH "volatile_length" 8;
+    VOLATILE_LAYOUT "volatile_layout" 4;
+    RESERVED_1 "reserved" 4;
+    FILE_LENGTH "file_length" 8;
+    CHECKPOINT_STATE "checkpoint_state" 4;
+    RESERVED_2 "reserved" 4;
+    CHECKPOINT_UUID "checkpoint_uuid" 16;
+    COMMITTED_UUID "committed_uuid" 16;
+    COMMITTED_TIME "committed_time" 8;
+    IMAGE "image" super::stamp::SIZE;
+    TARGET "target" super::stamp::SIZE;
+    BACKUP_TIME "backup_time" 8;
+    DIRT_REASONS "dirt_reasons" 4;
+    RESERVED_3 "reserved" 4;
+    DIRT_TIME "dirt_time" 8;
+    CREATED "created" 8;
+    LAST_CLEAN "last_clean" 8;
+    LAST_OPEN "last_open" 8;
+    CLEAN_DIRTY_BITS "clean_dirty_bits" 8;
+    BOOT_ID "boot_id" 16;
+    SESSION_DEVICE "session_device" 8;
+    SESSION_INODE "session_inode" 8;
+    SESSION_MOUNT "session_mount" 8;
+    SESSION_FLAGS "session_flags" 4;
+    RESERVED_4 "reserved" 4;
+    LABEL_LENGTH "label_length" 4;
+    LABEL "label" super::super::MAX_LABEL;
+    POINT_COUNT "point_count" 4;
+    RUN_COUNT "run_count" 4;
+    RESERVED_5 "reserved" 284;
+    CRC "crc" 4;
+    POINTS "points" super::super::MAX_POINTS * super::point::SIZE;
+    RUNS "runs" super::super::MAX_RUNS * super::run::SIZE;
+}
+
+table! {
+    /// What is remembered of an image or a target.
+    stamp: 48;
+    FLAGS "flags" 4;
+    KIND "kind" 4;
+    BYTES "size" 8;
+    MTIME_SECONDS "mtime_seconds" 8;
+    MTIME_NANOS "mtime_nanos" 4;
+    RESERVED "reserved" 4;
+    INODE "inode" 8;
+    DEVICE "device" 8;
+}
+
+table! {
+    /// A frozen set of dirty bits.
+    point: 128;
+    UUID "uuid" 16;
+    TIME "time" 8;
+    FLAGS "flags" 4;
+    NAME_LENGTH "name_length" 4;
+    TABLE_OFFSET "table_offset" 8;
+    BOTTOM_OFFSET "bottom_offset" 8;
+    RESERVED "reserved" 16;
+    NAME "name" super::super::MAX_POINT_NAME;
+}
+
+table! {
+    /// An entry of the armed list.
+    run: 16;
+    FIRST "first" 8;
+    COUNT "count" 8;
+}
+
+table! {
+    /// The used part of the runtime page of a volatile region.
+    runtime: 32;
+    NONCE "nonce" 16;
+    PUBLISHED "published" 8;
+    DEGRADED "degraded" 8;
+}
+
+// Fixed for all time, also in later versions of the format: what tells one from the other.
+const _: () = assert!(header::MAGIC.offset == 0 && header::FORMAT_VERSION.offset == 8 && header::USED.offset == 12);
+const _: () = assert!(header::UUID.offset == 40 && header::SEQUENCE.offset == 56 && header::CRC.offset == 1020);
+const _: () = assert!(header::POINTS.offset == 1024);
+const _: () = assert!(header::RUNS.offset == super::FIXED_BYTES);
+const _: () = assert!(header::RUNS.end() == super::COPY_BYTES);

@@ -1,0 +1,114 @@
+//! Where the regions of a file are, and the parts of the volatile region.
+//!
+//! Invariant kept here: lengths follow from the geometry alone, and no arithmetic overflows, whatever the
+//! offsets are.
+
+use super::{ALIGN, ENTRY_BYTES, HEADER_REGION};
+use crate::geometry::{BOTTOM, Geometry, LEVELS, MAX_BITS, PAGE_BYTES};
+use std::ops::Range;
+
+// All lengths below are sums of a few multiples of the bottom level's bytes.
+const _: () = assert!((MAX_BITS / 8).checked_mul(64).is_some());
+
+/// Rounds up to [`ALIGN`]; exact for everything below 2^64 − 65536.
+const fn aligned(bytes: u64) -> u64 {
+    bytes.div_ceil(ALIGN).saturating_mul(ALIGN)
+}
+
+/// Bytes of the page-table region.
+pub fn table_length(geometry: &Geometry) -> u64 {
+    aligned(ENTRY_BYTES * geometry.pages())
+}
+
+/// Bytes of the bottom region.
+pub fn bottom_length(geometry: &Geometry) -> u64 {
+    aligned(PAGE_BYTES * geometry.pages())
+}
+
+/// `length` bytes from `offset` on; saturates, and what saturates is found out of bounds.
+pub(super) fn region(offset: u64, length: u64) -> Range<u64> {
+    offset..offset.saturating_add(length)
+}
+
+/// The regions that every file has, as byte ranges in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Layout {
+    /// One entry per page of the bottom.
+    pub table: Range<u64>,
+    /// The durable bottom level.
+    pub bottom: Range<u64>,
+    /// What is mapped and shared while the map is open.
+    pub volatile: Range<u64>,
+}
+
+impl Layout {
+    /// The regions of a new file: in order, without holes.
+    pub fn initial(geometry: &Geometry) -> Layout {
+        let table = region(HEADER_REGION, table_length(geometry));
+        let bottom = region(table.end, bottom_length(geometry));
+        let volatile = region(bottom.end, VolatileLayout::new(geometry).length);
+        Layout { table, bottom, volatile }
+    }
+}
+
+/// The lowest aligned offset behind the headers at which `length` bytes (rounded up to [`ALIGN`]) are free of
+/// all of `taken`. O(n log n) in the regions taken.
+pub fn free_offset(taken: impl IntoIterator<Item = Range<u64>>, length: u64) -> u64 {
+    let mut taken: Vec<_> = taken.into_iter().filter(|range| range.start < range.end).collect();
+    taken.sort_unstable_by_key(|range| range.start);
+    let mut free = HEADER_REGION;
+    for range in taken {
+        if range.start.saturating_sub(free) >= aligned(length) {
+            break;
+        }
+        free = free.max(aligned(range.end));
+    }
+    free
+}
+
+/// The parts of a volatile region of layout 1, as byte ranges from the start of the region.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VolatileLayout {
+    /// The runtime page.
+    pub runtime: Range<u64>,
+    /// One bit per bottom word.
+    pub armed: Range<u64>,
+    /// One bit per bottom word.
+    pub touched: Range<u64>,
+    /// All levels above the bottom.
+    pub upper: Range<u64>,
+    /// Each of them, the top one first, inside `upper` (exact, not rounded up).
+    pub levels: [Range<u64>; BOTTOM],
+    /// The bottom level as everybody sees it.
+    pub live: Range<u64>,
+    /// The bottom level as it is known to be on the disk.
+    pub durable: Range<u64>,
+    /// Bytes of the whole region.
+    pub length: u64,
+}
+
+impl VolatileLayout {
+    /// The parts for a map of this shape.
+    pub fn new(geometry: &Geometry) -> VolatileLayout {
+        let words: [u64; LEVELS] = geometry.level_words();
+        let mut end = 0;
+        let mut part = |bytes: u64| {
+            let range = region(end, aligned(bytes));
+            end = range.end;
+            range
+        };
+        let runtime = part(ALIGN);
+        let armed = part(8 * words[BOTTOM - 1]);
+        let touched = part(8 * words[BOTTOM - 1]);
+        let upper = part(8 * words[..BOTTOM].iter().sum::<u64>());
+        let live = part(8 * words[BOTTOM]);
+        let durable = part(8 * words[BOTTOM]);
+        let mut level = upper.start;
+        let levels = std::array::from_fn(|k| {
+            let range = region(level, 8 * words[k]);
+            level = range.end;
+            range
+        });
+        VolatileLayout { runtime, armed, touched, upper, levels, live, durable, length: end }
+    }
+}

@@ -1,0 +1,213 @@
+//! The small types of a header: identities, states, reasons, points.
+//!
+//! Invariant kept here: a value of one of these types is one that the format knows. What bytes may carry beyond
+//! that (bits for diagnosis, reserved bytes) is kept as it was found.
+
+use super::codec::{array_at, put};
+use super::layout::{bottom_length, region, table_length};
+use crate::geometry::Geometry;
+use std::fmt;
+use std::ops::{BitOr, BitOrAssign, Range};
+
+/// The identity of a map, point, boot or session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Uuid(pub [u8; 16]);
+
+impl Uuid {
+    /// All zeros: no identity.
+    pub const NIL: Uuid = Uuid([0; 16]);
+
+    /// Whether this is [`Uuid::NIL`].
+    pub fn is_nil(&self) -> bool {
+        *self == Uuid::NIL
+    }
+}
+
+/// The usual form, `01234567-89ab-cdef-0123-456789abcdef`: the bytes in the order they have in the file.
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that this version gives no meaning. They are kept as they were found, because a feature that this
+/// version may ignore can live in them; new ones are zeros (`Default`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reserved<const N: usize>([u8; N]);
+
+impl<const N: usize> Reserved<N> {
+    pub(super) fn at(bytes: &[u8], at: usize) -> Reserved<N> {
+        Reserved(array_at(bytes, at))
+    }
+
+    pub(super) fn put(&self, bytes: &mut [u8], at: usize) {
+        put(bytes, at, &self.0);
+    }
+
+    /// Whether they are all zeros, as this version makes them.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|byte| *byte == 0)
+    }
+}
+
+impl<const N: usize> Default for Reserved<N> {
+    fn default() -> Reserved<N> {
+        Reserved([0; N])
+    }
+}
+
+impl<const N: usize> fmt::Debug for Reserved<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_zero() { f.write_str("zeros") } else { write!(f, "{:02x?}", self.0) }
+    }
+}
+
+/// Whether the map was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Closed: the bottom holds everything, except what the armed list names.
+    Clean = 1,
+    /// In use, or left behind by a crash.
+    Open = 2,
+}
+
+/// What the map promises to survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Everything, a power cut included.
+    PowerLoss = 1,
+    /// The death of processes; after anything worse, everything is dirty.
+    Process = 2,
+}
+
+/// How far the outstanding checkpoint has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CheckpointState {
+    /// There is none.
+    Normal = 0,
+    /// The bits are being moved to the point; it is no backup's work list yet.
+    Freezing = 1,
+    /// The backup works.
+    Frozen = 2,
+    /// The bits are being put back.
+    Aborting = 3,
+}
+
+/// Why dirt was added that nobody asked for: a set of bits. Unknown ones are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reasons(pub u32);
+
+impl Reasons {
+    /// Recovery after a crash made the armed words dirty.
+    pub const CRASH: Reasons = Reasons(1);
+    /// A page did not match its entry or could not be read.
+    pub const DAMAGED_PAGE: Reasons = Reasons(2);
+    /// The image was changed while no tracker had the map open.
+    pub const IMAGE_CHANGED: Reasons = Reasons(4);
+    /// The page cache could not be trusted after an unclean end.
+    pub const CACHE_NOT_TRUSTED: Reasons = Reasons(8);
+    /// A repair made everything dirty.
+    pub const REPAIR: Reasons = Reasons(16);
+
+    /// The names that FORMAT.md gives the bits.
+    pub const NAMES: [(Reasons, &'static str); 5] = [
+        (Reasons::CRASH, "crash"),
+        (Reasons::DAMAGED_PAGE, "damaged page"),
+        (Reasons::IMAGE_CHANGED, "image changed untracked"),
+        (Reasons::CACHE_NOT_TRUSTED, "page cache not trusted"),
+        (Reasons::REPAIR, "repair"),
+    ];
+
+    /// No reason.
+    pub const NONE: Reasons = Reasons(0);
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self == Reasons::NONE
+    }
+
+    /// Whether all of `other` are among these.
+    pub fn contains(self, other: Reasons) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for Reasons {
+    type Output = Reasons;
+    fn bitor(self, other: Reasons) -> Reasons {
+        Reasons(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Reasons {
+    fn bitor_assign(&mut self, other: Reasons) {
+        self.0 |= other.0;
+    }
+}
+
+/// Where and by which boot of which machine the file was last opened for writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// The boot; nil when unknown.
+    pub boot_id: Uuid,
+    /// Device of the file.
+    pub device: u64,
+    /// Inode of the file.
+    pub inode: u64,
+    /// Unique mount id; 0 when unknown.
+    pub mount: u64,
+    /// [`Session::DEGRADED`], and bits of later versions. Any bit at all means that the page cache is not to be
+    /// trusted after this session.
+    pub flags: u32,
+}
+
+impl Session {
+    /// A durable write failed in this session.
+    pub const DEGRADED: u32 = 1;
+}
+
+/// What a point is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PointRole {
+    /// It is the outstanding checkpoint.
+    Outstanding,
+    /// Its checkpoint was committed, and it is kept by its name.
+    Kept,
+}
+
+/// A frozen set of dirty bits, in regions of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Its identity; not nil.
+    pub uuid: Uuid,
+    /// When it was frozen.
+    pub time: i64,
+    /// What for.
+    pub role: PointRole,
+    /// Unique among the points; empty only while outstanding. At most 64 bytes.
+    pub name: String,
+    /// Where its page table is, in bytes from the start of the file.
+    pub table_offset: u64,
+    /// Where its bottom is, in bytes from the start of the file.
+    pub bottom_offset: u64,
+    /// Bytes without a meaning in this version.
+    pub reserved: Reserved<16>,
+}
+
+impl Point {
+    /// Its page table in the file. It has the length of the map's.
+    pub fn table(&self, geometry: &Geometry) -> Range<u64> {
+        region(self.table_offset, table_length(geometry))
+    }
+
+    /// Its bottom in the file. It has the length of the map's.
+    pub fn bottom(&self, geometry: &Geometry) -> Range<u64> {
+        region(self.bottom_offset, bottom_length(geometry))
+    }
+}
