@@ -1,20 +1,56 @@
-//! A persistent, memory-mapped, hierarchical dirty bitmap for disk images.
+//! A persistent, memory-mapped, hierarchical dirty bitmap for disk images that survives any crash.
+//!
+//! A [`DirtyMap`] is one file beside a disk image. It records which blocks of the image were written, and keeps
+//! one promise:
+//!
+//! > **Coverage.** Once [`DirtyMap::set`] has returned `Ok`, every granule of the range reads dirty after any
+//! > crash and any recovery, until someone resets it. Recovery may add dirt, within a stated bound. It never
+//! > loses any.
+//!
+//! So a tracker sets first and writes its data then. That costs a device sync when a region turns hot, and
+//! one load while it stays hot.
+//!
+//! ```
+//! use dirtymap::{DirtyMap, Options};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().join("disk.map");
+//! // A map for an image of 10 GiB, one bit per 64 KiB.
+//! let map = Options::new().granularity(16).create(&path, 10 << 30)?;
+//! map.set(4096..8192)?; // first this,
+//! // ... and then write bytes 4096..8192 of the image.
+//! assert_eq!(map.next_area(0..map.len(), u64::MAX)?, Some(0..65536));
+//! map.close()?;
+//!
+//! let map = DirtyMap::open(&path)?;
+//! assert_eq!(map.dirty_len(), 65536);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Bitmap`] is the same hierarchy in memory, for one owner, with exact counts.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("dirtymap needs Linux: open-file-description locks, ranged syncs and hole punching");
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("dirtymap needs 64-bit addresses: it maps files that are larger than 32 bits allow");
 
 mod bitmap;
 mod error;
 pub mod format;
-#[allow(dead_code, reason = "its users come with the next commits")]
 mod geometry;
 mod iter;
-#[allow(dead_code, reason = "the store uses what the bitmap does not")]
 mod levels;
 mod read;
-#[allow(dead_code, unused_imports, reason = "its users come with the next commits")]
+mod store;
 mod sys;
-#[allow(dead_code, reason = "its users come with the next commits")]
 mod words;
 
 pub use bitmap::Bitmap;
 pub use error::{Error, Result};
+pub use format::Durability;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
+pub use store::{
+    DirtyMap, FileState, Finding, ImageStamp, Info, Options, Recovery, Report, Severity, Stats, Verdict, check, inspect,
+};

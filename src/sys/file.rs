@@ -34,17 +34,6 @@ impl FileDisk {
         FileDisk { file, writable, volatile: (AtomicU64::new(u64::MAX), AtomicU64::new(0)), syncer: Mutex::new(None) }
     }
 
-    /// Tells where the volatile region lies, so that no sync spans it.
-    pub(crate) fn set_volatile(&self, range: &Range<u64>) {
-        self.volatile.0.store(range.start, SeqCst);
-        self.volatile.1.store(range.end, SeqCst);
-    }
-
-    /// The file itself, for facts about it and for the attach lock.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Takes the attach lock, shared or exclusive; `false` when somebody holds it otherwise.
     pub(crate) fn try_attach(&self, exclusive: bool) -> io::Result<bool> {
         let taken = if exclusive {
@@ -208,6 +197,9 @@ impl Disk for FileDisk {
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
+        // What is mapped for writing is the volatile part: no sync may span it.
+        self.volatile.0.store(range.start, SeqCst);
+        self.volatile.1.store(range.end, SeqCst);
         Mapping::of_file(&self.file, range)
     }
 

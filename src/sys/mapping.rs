@@ -35,6 +35,12 @@ impl Mapping {
         Mapping::guarded(MmapRaw::from(map))
     }
 
+    /// Whether this process made the mapping, and did not inherit it.
+    #[inline]
+    pub(crate) fn is_ours(&self) -> bool {
+        self.born.is_current()
+    }
+
     fn guarded(raw: MmapRaw) -> io::Result<Mapping> {
         raw.advise(memmap2::Advice::DontFork)?;
         Ok(Mapping { raw: Some(raw), born: fork::generation()? })
@@ -70,6 +76,6 @@ impl Drop for Mapping {
 }
 
 fn length(range: &Range<u64>) -> io::Result<usize> {
-    let len = range.end.checked_sub(range.start).unwrap_or(0);
+    let len = range.end.saturating_sub(range.start);
     usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))
 }

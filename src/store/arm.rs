@@ -1,0 +1,198 @@
+//! `set` off its fast path, and arming: naming words in a durable header before their bits are set.
+//!
+//! Invariant kept here: `armed[w]` is set only under the update lock and after a header that lists
+//! *w* is durable (rule 1), and a setter looks at it again after its store (rule 2).
+
+use super::core::{Core, Locked};
+use super::view::flag;
+use super::weak::{Weak, weak};
+use crate::error::Result;
+use crate::format::{Header, MAX_RUNS, Runs};
+use crate::geometry::{PAGE_WORDS, words_of};
+use crate::words::{Shared, WordsMut};
+use std::ops::Range;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// Words of the live level whose volatile space is allocated together: 64 KiB of it.
+pub(super) const CHUNK_WORDS: u64 = 65536 / 8;
+
+impl Core {
+    /// Marks a range of bits. One load per word for those that are durable already.
+    #[inline]
+    pub(crate) fn set_bits(&self, bits: Range<u64>) -> Result<()> {
+        let durable = self.view.durable();
+        let end = bits.end.div_ceil(64);
+        for (w, mask) in words_of(bits) {
+            if durable[w as usize].load(SeqCst) & mask != mask {
+                self.set_word(w, mask, end)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the bits of one word. `end` is the word behind the last one that the caller will need.
+    #[cold]
+    fn set_word(&self, w: u64, mask: u64, end: u64) -> Result<()> {
+        self.counters.slow_sets.fetch_add(1, Relaxed);
+        let armed = self.view.armed();
+        let mut levels = self.view.levels();
+        loop {
+            if !flag(armed, w) {
+                self.arm(w..end)?;
+            }
+            self.view.live()[w as usize].fetch_or(mask, SeqCst);
+            levels.summarise(w);
+            if !weak(Weak::Untouched) {
+                Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            }
+            // A flush may have taken the word off the list between the look at armed and the store. If it is
+            // still armed now, that flush is yet to come, and will find the word touched.
+            if flag(armed, w) || weak(Weak::NoRecheck) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes sure that the first of the wanted words is armed, and as many of the others as there is room for.
+    fn arm(&self, wanted: Range<u64>) -> Result<()> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(wanted.clone());
+        let mut lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        if flag(self.view.armed(), wanted.start) && header.runs.contains(wanted.start) {
+            return Ok(()); // Somebody armed it for us while we waited.
+        }
+        let mut add = self.choose(&mut lock, &header, &wanted);
+        if !self.fits(&header.runs, &add) {
+            lock.flush()?;
+            header = lock.adopt()?;
+            if !self.fits(&header.runs, &add) {
+                add = Runs::one(wanted.start..wanted.start + 1);
+            }
+        }
+        for run in add.iter() {
+            lock.allocate(run.range())?;
+        }
+        let redo = self.left_behind(&header.runs, &add);
+        if weak(Weak::PublishEarly) {
+            self.mark_armed(&add);
+        }
+        let mut list = header.runs.clone();
+        list.union(&add);
+        if list != header.runs {
+            header.runs = list;
+            lock.commit(&mut header)?;
+            self.counters.arms.fetch_add(1, Relaxed);
+        }
+        if !weak(Weak::ArmNoTouch) {
+            for (i, mask) in redo {
+                Shared(self.view.touched()).or(i, mask);
+            }
+        }
+        self.mark_armed(&add);
+        Ok(())
+    }
+
+    fn mark_armed(&self, add: &Runs) {
+        for run in add.iter() {
+            for (i, mask) in words_of(run.range()) {
+                Shared(self.view.armed()).or(i as usize, mask);
+            }
+        }
+    }
+
+    /// Words that are listed but not armed: left by a flush that died or failed after it had disarmed and
+    /// untouched them. Once they are armed again nothing else tells that they must be redone, so the caller
+    /// touches them first (found by the model with two flushers, docs/model.md).
+    fn left_behind(&self, list: &Runs, add: &Runs) -> Vec<(usize, u64)> {
+        if self.lists_all {
+            return Vec::new(); // A flush of such a map disarms nothing.
+        }
+        let mut redo = Vec::new();
+        for run in add.iter() {
+            for (i, mask) in words_of(run.range()) {
+                let unarmed = mask & !self.view.armed()[i as usize].load(SeqCst);
+                let listed = unarmed & super::view::named(list, i);
+                if listed != 0 {
+                    redo.push((i as usize, listed));
+                }
+            }
+        }
+        redo
+    }
+
+    fn fits(&self, list: &Runs, add: &Runs) -> bool {
+        if self.lists_all {
+            return true;
+        }
+        let mut all = list.clone();
+        all.union(add);
+        // Half the room for runs is left to flushes, which list what was reset and not set.
+        all.len() <= MAX_RUNS / 2 && all.words() <= self.armed_bound
+    }
+
+    /// What to arm: the caller's words, those that other threads of this process wait for, and words ahead of a
+    /// writer that goes through the map in order; within the bound.
+    fn choose(&self, lock: &mut Locked<'_>, header: &Header, wanted: &Range<u64>) -> Runs {
+        let words = self.geometry().words();
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.lists_all {
+            // Everything is listed: arming only means that the space is allocated.
+            let first = wanted.start / CHUNK_WORDS * CHUNK_WORDS;
+            return Runs::one(first..(first + CHUNK_WORDS).min(words));
+        }
+        let room = self.armed_bound.max(1);
+        let clip = |r: &Range<u64>| r.start..r.end.min(r.start + room).min(words);
+        let own = clip(wanted);
+        let ahead = lock.ahead_of(&own).min(self.ahead_bound);
+        let mut add = Runs::one(own.clone());
+        for range in waiting.iter().filter(|r| *r != wanted) {
+            let mut more = add.clone();
+            more.union(&Runs::one(clip(range)));
+            if more.words() <= room && more.len() <= MAX_RUNS / 4 && !header.runs.contains(range.start) {
+                add = more;
+            }
+        }
+        if ahead > 0 && add.words() + ahead <= room {
+            add.union(&Runs::one(own.end..(own.end + ahead).min(words)));
+        }
+        add
+    }
+}
+
+impl Locked<'_> {
+    /// How many words to arm ahead: none for a writer seen for the first time, and twice as many each time it
+    /// needs the word behind what was armed for it last.
+    fn ahead_of(&mut self, own: &Range<u64>) -> u64 {
+        let bound = self.core.ahead_bound;
+        let known = self.state.streams.iter().position(|&(next, _)| next == own.start && next != 0);
+        let (slot, ahead) = match known {
+            Some(i) => (i, (self.state.streams[i].1 * 2).clamp(1, bound.max(1))),
+            None => {
+                let i = self.state.next_stream;
+                self.state.next_stream = (i + 1) % self.state.streams.len();
+                (i, 0)
+            }
+        };
+        let ahead = ahead.min(bound);
+        self.state.streams[slot] = (own.end + ahead, ahead);
+        ahead
+    }
+
+    /// Allocates the volatile space behind some words, so that storing there cannot fail for want of space.
+    pub(super) fn allocate(&mut self, words: Range<u64>) -> Result<()> {
+        let core = self.core;
+        for chunk in words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS) {
+            if !self.state.allocated.contains(&chunk) {
+                let range = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(core.geometry().words());
+                super::volatile::allocate(&*core.disk, &core.layout, core.geometry(), range)
+                    .map_err(core.io("allocate space for the volatile part"))?;
+                self.state.allocated.insert(chunk);
+            }
+        }
+        Ok(())
+    }
+}
+
+// A page's words are the bits of one word of the armed and touched arrays.
+const _: () = assert!(PAGE_WORDS == 64);

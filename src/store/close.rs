@@ -1,0 +1,203 @@
+//! Leaving a map: the clean close, records of image and backup target, and the flusher thread.
+//!
+//! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
+//! durable write of the session failed.
+
+use super::core::Core;
+use super::image::ImageStamp;
+use super::weak::{Weak, weak};
+use super::{DirtyMap, Inner, Live, attach};
+use crate::error::{Error, Result};
+use crate::format::{Header, Reasons, Runs, Stamp, State, Uuid};
+use crate::sys::facts;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A thread that flushes now and then.
+pub(super) struct Flusher {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+    born: crate::sys::fork::Generation,
+}
+
+impl Flusher {
+    /// Starts it; `None` if the system has no thread for it, which only means larger dirt after a crash.
+    pub(super) fn start(core: &Arc<Core>, every: Duration) -> Option<Flusher> {
+        let born = crate::sys::fork::generation().ok()?;
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let (weak_core, stopped) = (Arc::downgrade(core), stop.clone());
+        let run = move || {
+            loop {
+                let guard = stopped.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let wait = stopped.1.wait_timeout_while(guard, every, |stop| !*stop);
+                let guard = wait.unwrap_or_else(PoisonError::into_inner).0;
+                if *guard {
+                    return;
+                }
+                drop(guard);
+                let Some(core) = weak_core.upgrade() else { return };
+                // An error stays in the map (rule 7): the next flush or the close meets it.
+                let _ = core.flush();
+            }
+        };
+        let thread = std::thread::Builder::new().name("dirtymap-flush".into()).spawn(run).ok()?;
+        Some(Flusher { stop, thread: Some(thread), born })
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if !self.born.is_current() {
+            return; // The thread is the parent's.
+        }
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        // It does not panic; and if it did, there would be nothing left to do.
+        let _ = thread.join();
+    }
+}
+
+/// What a clean close records beside the bits.
+#[derive(Default)]
+pub(super) enum Image {
+    /// The image was not looked at: its stamp becomes what it was when the map was opened.
+    #[default]
+    AsBefore,
+    /// The image as it is now.
+    Now(Stamp),
+}
+
+impl Core {
+    /// Flushes and commits CLEAN. The caller is alone. `Ok(false)`: everything is flushed, but a write of this
+    /// session failed earlier, and the file stays to be verified by the next open.
+    pub(super) fn close(&self, image: Image, dirty_bits: u64, before: Option<&Stamp>) -> Result<bool> {
+        let mut lock = self.lock()?;
+        lock.flush()?;
+        let mut header = lock.adopt()?;
+        let empty = header.runs.is_empty() || self.lists_all || weak(Weak::CleanAnyway);
+        if !empty || self.degraded() {
+            return Ok(false);
+        }
+        header.runs = Runs::new();
+        header.state = State::Clean;
+        header.nonce = Uuid::NIL;
+        header.last_clean = facts::now();
+        header.clean_dirty_bits = dirty_bits;
+        match image {
+            Image::Now(stamp) => header.image = Some(stamp),
+            Image::AsBefore => set_exact(&mut header, before.is_some_and(|s| s.exact)),
+        }
+        lock.commit(&mut header)?;
+        self.view.set_nonce(&[0; 16]);
+        drop(lock);
+        // The volatile part means nothing now. Best effort: it only takes space.
+        let _ = self.disk.punch(self.layout.volatile.clone());
+        Ok(true)
+    }
+
+    /// Changes the header outside of arming and flushing.
+    fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        change(&mut header);
+        lock.commit(&mut header)
+    }
+}
+
+/// Whether the recorded modification time of the image counts.
+pub(super) fn set_exact(header: &mut Header, exact: bool) {
+    if let Some(stamp) = &mut header.image {
+        stamp.exact = exact;
+    }
+}
+
+impl DirtyMap {
+    /// Flushes, and leaves the file clean. After an error the map is gone as well, and the next open recovers:
+    /// nothing is lost.
+    ///
+    /// If the map [belongs to an image](crate::Options::image) that this session has written to, use
+    /// [`close_with_image`](Self::close_with_image), or the next open of the image will find it changed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the flush fails; [`Error::Unusable`] in a forked child. Closing a map that was opened for
+    /// reading always succeeds.
+    pub fn close(self) -> Result<()> {
+        self.close_as(Image::AsBefore)
+    }
+
+    /// [`close`](Self::close), recording the image as `now`: taken after the last tracked write, and after the image
+    /// was synced if it must match after a power cut. Only for maps that belong to an image; for others it is a
+    /// plain close.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub fn close_with_image(self, now: &ImageStamp) -> Result<()> {
+        let bound = self.image_at_open().is_some();
+        self.close_as(if bound { Image::Now(now.0) } else { Image::AsBefore })
+    }
+
+    fn image_at_open(&self) -> Option<Stamp> {
+        match &self.inner {
+            Inner::Live(live) => live.core.image_before,
+            Inner::Loaded(loaded) => loaded.1.image,
+        }
+    }
+
+    fn close_as(mut self, image: Image) -> Result<()> {
+        let before = self.image_at_open();
+        let Inner::Live(live) = &mut self.inner else { return Ok(()) };
+        live.core.usable()?;
+        live.flusher.take();
+        let Live { core, disk, .. } = live;
+        let _gate = attach::gate(disk, &core.path, Duration::ZERO)?;
+        core.flush()?;
+        let core = core.clone();
+        let dirty_bits = core.steadily(|| core.count());
+        if core.close(image, dirty_bits, before.as_ref())? {
+            return Ok(());
+        }
+        Err(Error::Io {
+            op: "close cleanly",
+            path: core.path.clone(),
+            source: std::io::Error::other(
+                "a durable write failed earlier in this session; nothing is lost, and the next open verifies the file",
+            ),
+        })
+    }
+
+    /// Records that a backup is about to write `target`, so that it is known again should the backup be interrupted.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn begin_backup(&self, target: &ImageStamp) -> Result<()> {
+        self.core()?.amend(|header| header.target = Some(Stamp { exact: false, ..target.0 }))
+    }
+
+    /// Records that a backup to `target` (as it is now) is complete: flushes, and forgets what recovery had added.
+    /// The caller has reset what was copied, after syncing the target.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn complete_backup(&self, target: &ImageStamp) -> Result<()> {
+        let core = self.core()?;
+        core.flush()?;
+        core.amend(|header| {
+            header.target = Some(target.0);
+            header.backup_time = facts::now();
+            header.dirt_reasons = Reasons::NONE;
+            header.dirt_time = 0;
+        })
+    }
+
+    /// Whether `target` is what the last backup of this map wrote: `None` when there was none, else what differs,
+    /// which is empty when nothing does.
+    pub fn backup_target_differs(&self, target: &ImageStamp) -> Result<Option<String>> {
+        let header = match &self.inner {
+            Inner::Live(live) => super::headers::newest(&*live.disk, &self.path)?.header,
+            Inner::Loaded(loaded) => loaded.1.clone(),
+        };
+        Ok(header.target.map(|recorded| target.differs_from(Some(&recorded)).unwrap_or_default()))
+    }
+}

@@ -1,0 +1,210 @@
+//! [`Core`]: an open map as all its threads share it, and the update lock.
+//!
+//! Invariant kept here: whoever holds the [`Update`] guard is alone, among all threads and processes,
+//! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
+
+use super::headers::{self, Published};
+use super::view::{View, runtime};
+use super::weak::{Weak, weak};
+use crate::error::{Error, Result};
+use crate::format::{Header, Layout, Session, Stamp, State, Uuid};
+use crate::geometry::Geometry;
+use crate::sys::{Disk, Lock, fork};
+use std::collections::HashSet;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An open, writable map.
+pub(crate) struct Core {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) path: PathBuf,
+    pub(super) view: View,
+    pub(super) uuid: Uuid,
+    pub(super) layout: Layout,
+    /// The session that this map belongs to.
+    pub(super) nonce: Uuid,
+    /// One run over everything is listed for as long as the map is open.
+    pub(super) lists_all: bool,
+    /// Most words that the list may name, unless it lists all.
+    pub(super) armed_bound: u64,
+    /// Most words that are armed ahead of a sequential writer.
+    pub(super) ahead_bound: u64,
+    /// Odd while summaries are being cleared; readers look again. Only in a map that is opened alone.
+    pub(super) clearing: AtomicU64,
+    /// Held while that is odd.
+    pub(super) quiet: Mutex<()>,
+    pub(super) counters: Counters,
+    born: fork::Generation,
+    state: Mutex<Update>,
+    /// Words that threads of this process wait to have armed.
+    pub(super) waiting: Mutex<Vec<Range<u64>>>,
+    /// A reset of everything was done, and recovery's dirt is forgotten with the next flush.
+    pub(super) all_reset: AtomicBool,
+    /// The image as it was recorded when the map was opened.
+    pub(super) image_before: Option<Stamp>,
+}
+
+/// What one holder of the update lock leaves for the next in this process. Only hints: nothing in it is needed
+/// to be right for coverage.
+#[derive(Debug, Default)]
+pub(crate) struct Update {
+    /// Chunks of the live level whose volatile space is known to be allocated.
+    pub(super) allocated: HashSet<u64>,
+    /// Where writers that go through the map in order will need the next word, and how far to arm ahead of them.
+    pub(super) streams: [(u64, u64); 8],
+    pub(super) next_stream: usize,
+}
+
+/// Work done since the map was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub arms: AtomicU64,
+    pub syncs: AtomicU64,
+    pub flushes: AtomicU64,
+    pub bytes_written: AtomicU64,
+    pub slow_sets: AtomicU64,
+}
+
+/// The update lock, held.
+pub(crate) struct Locked<'a> {
+    pub(super) core: &'a Core,
+    pub(super) state: MutexGuard<'a, Update>,
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.core.disk.unlock(Lock::Update);
+    }
+}
+
+/// What [`Core::new`] needs to know beside the header.
+pub(crate) struct Parts {
+    pub disk: Arc<dyn Disk>,
+    pub path: PathBuf,
+    pub view: View,
+    pub nonce: Uuid,
+    pub lists_all: bool,
+    pub armed_bound: u64,
+    pub ahead_bound: u64,
+    pub allocated: HashSet<u64>,
+    pub image_before: Option<Stamp>,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
+        let Parts { disk, path, view, nonce, lists_all, armed_bound, ahead_bound, allocated, image_before } = parts;
+        Ok(Core {
+            disk,
+            path,
+            view,
+            uuid: header.uuid,
+            layout: header.layout.clone(),
+            nonce,
+            lists_all,
+            armed_bound,
+            ahead_bound,
+            clearing: AtomicU64::new(0),
+            quiet: Mutex::default(),
+            counters: Counters::default(),
+            born: fork::generation()?,
+            state: Mutex::new(Update { allocated, ..Update::default() }),
+            waiting: Mutex::default(),
+            all_reset: AtomicBool::new(false),
+            image_before,
+        })
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        self.view.geometry()
+    }
+
+    /// Whether this process may use the map: not after a fork.
+    #[inline]
+    pub(crate) fn usable(&self) -> Result<()> {
+        if self.born.is_current() { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
+    }
+
+    pub(crate) fn io(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
+        move |source| Error::Io { op, path: self.path.clone(), source }
+    }
+
+    /// Takes the update lock, waiting for it.
+    pub(crate) fn lock(&self) -> Result<Locked<'_>> {
+        self.usable()?;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.disk.lock(Lock::Update).map_err(self.io("take the update lock"))?;
+        Ok(Locked { core: self, state })
+    }
+
+    /// Whether a durable write has failed in this session.
+    pub(crate) fn degraded(&self) -> bool {
+        self.view.runtime()[runtime::DEGRADED].load(SeqCst) != 0
+    }
+
+    /// Remembers for the rest of the session that a durable write failed.
+    pub(super) fn degrade(&self) {
+        self.view.runtime()[runtime::DEGRADED].store(1, SeqCst);
+    }
+
+    /// Dirty granules.
+    pub(super) fn count(&self) -> u64 {
+        let levels = self.view.levels();
+        let (mut count, mut at, end) = (0, 0, self.geometry().words());
+        while let Some((w, word)) = levels.next_nonzero_word(at..end) {
+            count += u64::from(word.count_ones());
+            at = w + 1;
+        }
+        count
+    }
+
+    pub(super) fn published(&self) -> Published {
+        Published::unpack(self.view.runtime()[runtime::PUBLISHED].load(SeqCst))
+    }
+}
+
+impl Locked<'_> {
+    /// The newest valid header of the file, made durable if its writer died or failed before it was (rule 5).
+    pub(super) fn adopt(&self) -> Result<Header> {
+        let core = self.core;
+        let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
+        let known = core.published();
+        if header.sequence < known.sequence {
+            return Err(Error::Corrupt {
+                path: core.path.clone(),
+                place: "header copies".into(),
+                found: format!("sequence number {} as the newest", header.sequence),
+                expected: format!("at least {}, which was written durably", known.sequence),
+            });
+        }
+        if header.uuid != core.uuid || header.nonce != core.nonce || header.state != State::Open {
+            return Err(Error::Unusable { why: "its session was ended by somebody else" });
+        }
+        if (rivals || header.sequence != known.sequence) && !weak(Weak::TrustNewest) {
+            self.commit(&mut header)?;
+        }
+        Ok(header)
+    }
+
+    /// Commits `header`, which must come from [`adopt`](Self::adopt) in this hold of the lock.
+    pub(super) fn commit(&self, header: &mut Header) -> Result<()> {
+        let core = self.core;
+        if core.degraded() {
+            header.session.flags |= Session::DEGRADED;
+        }
+        core.counters.syncs.fetch_add(1, Relaxed);
+        core.counters.bytes_written.fetch_add(2 * header.used() as u64, Relaxed);
+        match headers::commit(&*core.disk, header, core.published()) {
+            Ok(published) => {
+                core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
+                Ok(())
+            }
+            Err(e) => {
+                core.degrade();
+                Err(core.io("write the header")(e))
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Making a new map file.
+//!
+//! Invariant kept here: the name appears only when everything behind it is durable, and never in
+//! place of another file.
+
+use super::Options;
+use super::flush::coalesce;
+use super::headers;
+use crate::error::{Error, Result};
+use crate::format::{self, ENTRY_BYTES, Header, Uuid};
+use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::sys::{Disk, facts};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// A file under its temporary name, removed again unless it is published.
+pub(super) struct Unnamed {
+    pub file: File,
+    temp: PathBuf,
+    published: bool,
+}
+
+impl Unnamed {
+    pub(super) fn beside(path: &Path) -> Result<Unnamed> {
+        let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+        if facts::exists(path) {
+            return Err(Error::Exists { path: path.to_path_buf() });
+        }
+        let (file, temp) = facts::create_beside(path).map_err(io("create a file beside it"))?;
+        let unnamed = Unnamed { file, temp, published: false };
+        if facts::fs_kind(&unnamed.file).map_err(io("look at the file system"))? == facts::FsKind::Btrfs {
+            facts::set_nocow(&unnamed.file).map_err(io("switch copy-on-write off (needed on btrfs)"))?;
+        }
+        Ok(unnamed)
+    }
+
+    pub(super) fn publish(mut self, path: &Path) -> Result<()> {
+        match facts::publish(&self.temp, path) {
+            Ok(()) => {
+                self.published = true;
+                Ok(())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists { path: path.to_path_buf() }),
+            Err(source) => Err(Error::Io { op: "give the new file its name", path: path.to_path_buf(), source }),
+        }
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort: a file with a temporary name is in nobody's way.
+            let _ = std::fs::remove_file(&self.temp);
+        }
+    }
+}
+
+/// Writes a whole new map, closed cleanly, into an empty file, durably.
+pub(super) fn write_new(disk: &dyn Disk, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
+    let io = |source| Error::Io { op: "write the new map", path: path.to_path_buf(), source };
+    write_parts(disk, geometry, options).map_err(io)
+}
+
+fn write_parts(disk: &dyn Disk, geometry: Geometry, options: &Options) -> std::io::Result<()> {
+    let mut header = Header::new(random_uuid()?, geometry, options.durability);
+    disk.grow(header.file_length())?;
+    header.label.clone_from(&options.label);
+    header.created = facts::now();
+    header.image = options.image.map(|i| i.0);
+    if options.dirty {
+        header.clean_dirty_bits = geometry.bits();
+        write_all_dirty(disk, &header)?;
+    }
+    for (sequence, pair) in [(1, 0), (2, 1)] {
+        header.sequence = sequence;
+        headers::write_pair(disk, &header, pair)?;
+    }
+    disk.sync_all()
+}
+
+/// A random identity, marked as such (RFC 9562, version 4).
+fn random_uuid() -> std::io::Result<Uuid> {
+    let mut bytes: [u8; 16] = facts::random()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Ok(Uuid(bytes))
+}
+
+fn write_all_dirty(disk: &dyn Disk, header: &Header) -> std::io::Result<()> {
+    const BATCH: u64 = 16384;
+    let geometry = &header.geometry;
+    let pages = geometry.pages();
+    let mut at = 0;
+    while at < pages {
+        let batch = at..(at + BATCH).min(pages);
+        let mut bytes = Vec::with_capacity(((batch.end - at) * PAGE_BYTES) as usize);
+        let mut entries = Vec::with_capacity((batch.end - at) as usize * ENTRY_BYTES as usize);
+        for index in batch.clone() {
+            let words = std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
+            let page_bytes = format::page_from_words(&words);
+            entries.extend(format::page_entry(&header.uuid, index, &page_bytes).to_le_bytes());
+            bytes.extend(page_bytes);
+        }
+        let mut parts = Vec::new();
+        coalesce(&mut parts, batch.clone(), header.layout.bottom.start, &bytes, PAGE_BYTES as usize);
+        coalesce(&mut parts, batch.clone(), header.layout.table.start, &entries, ENTRY_BYTES as usize);
+        disk.write_durable(&parts)?;
+        at = batch.end;
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! Bringing the durable bottom up to date, and taking words off the armed list.
+//!
+//! Invariant kept here: a word leaves the list only after, in one hold of the update lock, it was
+//! disarmed, untouched, snapshotted, and its page and page-table entry were made durable (rule 3).
+
+use super::core::{Core, Locked};
+use super::view::runtime;
+use super::weak::{Weak, weak};
+use crate::error::Result;
+use crate::format::{self, ENTRY_BYTES, MAX_RUNS, Reasons, Runs};
+use crate::geometry::{PAGE_BYTES, PAGE_WORDS, words_of};
+use crate::sys::Part;
+use crate::words::{Shared, WordsMut};
+use std::ops::Range;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// Most pages written with one sync: 32 MiB of them.
+const BATCH_PAGES: usize = 65536;
+
+/// A page and the words of it that are written anew from the live level.
+type Redo = (u64, u64);
+
+impl Core {
+    /// Makes the durable bottom what the live level is. See [`DirtyMap::flush`](crate::DirtyMap::flush).
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.lock()?.flush()
+    }
+
+    /// Touched words among those of a page.
+    fn touched_in(&self, page: u64) -> u64 {
+        self.view.touched()[page as usize].load(SeqCst)
+    }
+}
+
+impl Locked<'_> {
+    pub(super) fn flush(&mut self) -> Result<()> {
+        let core = self.core;
+        core.counters.flushes.fetch_add(1, Relaxed);
+        loop {
+            let mut header = self.adopt()?;
+            let (also, more) = self.touched_unlisted(&header.runs)?;
+            let handled = if core.lists_all {
+                also
+            } else {
+                if !also.is_empty() {
+                    header.runs.union(&also);
+                    self.commit(&mut header)?;
+                }
+                header.runs.clone()
+            };
+            let clears_reasons = !more && core.all_reset.load(SeqCst) && header.dirt_reasons != Reasons::NONE;
+            if handled.is_empty() && !clears_reasons {
+                break;
+            }
+            if weak(Weak::EarlyDrop) {
+                header.runs.subtract(&handled);
+                self.commit(&mut header)?;
+            }
+            let redo = self.disarm(&handled);
+            for batch in redo.chunks(BATCH_PAGES) {
+                if let Err(e) = self.write_pages(batch)
+                    && !weak(Weak::ForgetError)
+                {
+                    // Nothing leaves the list. What is listed and not armed is redone by the next flush; a
+                    // map that lists all needs the touch for that.
+                    for &(page, words) in &redo {
+                        Shared(core.view.touched()).or(page as usize, words);
+                    }
+                    return Err(e);
+                }
+            }
+            if clears_reasons {
+                header.dirt_reasons = Reasons::NONE;
+                header.dirt_time = 0;
+            }
+            if !core.lists_all || clears_reasons {
+                if !core.lists_all {
+                    header.runs.subtract(&handled);
+                }
+                self.commit(&mut header)?;
+            }
+            if !more {
+                break;
+            }
+        }
+        self.forget_reset_window();
+        core.all_reset.store(false, SeqCst);
+        Ok(())
+    }
+
+    /// Disarms and untouches the words; says which of them must be written again: those touched, and those
+    /// that were not armed, which somebody left who died or failed half-way.
+    fn disarm(&self, handled: &Runs) -> Vec<Redo> {
+        let view = &self.core.view;
+        let mut redo: Vec<Redo> = Vec::new();
+        let mut parts: Vec<(u64, u64)> = Vec::new();
+        for run in handled.iter() {
+            parts.extend(words_of(run.range()));
+        }
+        if !self.core.lists_all {
+            for &(page, words) in &parts {
+                let armed = Shared(view.armed()).and(page as usize, !words);
+                let left = if weak(Weak::SkipUnarmed) { 0 } else { words & !armed };
+                redo.push((page, left));
+            }
+        } else {
+            redo.extend(parts.iter().map(|&(page, _)| (page, 0)));
+        }
+        // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
+        // written finds the word disarmed.
+        for (&(page, words), redo) in parts.iter().zip(&mut redo) {
+            redo.1 |= words & Shared(view.touched()).and(page as usize, !words);
+        }
+        // Several runs may lie in one page.
+        redo.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1 |= next.1;
+            }
+            same
+        });
+        redo.retain(|&(_, words)| words != 0);
+        redo
+    }
+
+    /// Writes pages and their entries durably, then takes their new words for durable.
+    fn write_pages(&self, batch: &[Redo]) -> Result<()> {
+        let core = self.core;
+        let mut snapshot: Vec<[u64; PAGE_WORDS as usize]> = Vec::with_capacity(batch.len());
+        for &(page, redo) in batch {
+            snapshot.push(self.page_content(page, redo));
+        }
+        let bytes: Vec<[u8; PAGE_BYTES as usize]> = snapshot.iter().map(format::page_from_words).collect();
+        let entries: Vec<[u8; 4]> = batch
+            .iter()
+            .zip(&bytes)
+            .map(|(&(page, _), bytes)| format::page_entry(&core.uuid, page, bytes).to_le_bytes())
+            .collect();
+        if !weak(Weak::NoPageWrite) {
+            write_pages_durably(core, batch.iter().map(|&(page, _)| page), &bytes, &entries)?;
+        }
+        let mut levels = core.view.levels();
+        for (&(page, redo), words) in batch.iter().zip(&snapshot) {
+            for i in ones(redo) {
+                let w = page * PAGE_WORDS + i;
+                if words[i as usize] != 0 {
+                    levels.summarise(w);
+                }
+                core.view.durable()[w as usize].store(words[i as usize], SeqCst);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a page is to hold: the live words that are redone, the others as they are in the bottom.
+    fn page_content(&self, page: u64, redo: u64) -> [u64; PAGE_WORDS as usize] {
+        let view = &self.core.view;
+        let first = (page * PAGE_WORDS) as usize;
+        let mut words = [0; PAGE_WORDS as usize];
+        let inside = view.live().len().min(first + PAGE_WORDS as usize);
+        for (i, w) in (first..inside).enumerate() {
+            let from = if redo & 1 << i != 0 { view.live() } else { view.durable() };
+            words[i] = from[w].load(SeqCst);
+        }
+        words
+    }
+
+    /// Words that were touched and are not listed, because they were reset and not set; as few runs as the
+    /// list has room for, and whether some were left for another round.
+    fn touched_unlisted(&self, list: &Runs) -> Result<(Runs, bool)> {
+        let core = self.core;
+        let (none, window) = ((Runs::new(), false), self.reset_window());
+        if window.is_empty() && !core.lists_all {
+            return Ok(none);
+        }
+        let pages = if core.lists_all { 0..core.geometry().pages() } else { window };
+        let mut found = Vec::new();
+        let mut more = false;
+        super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), pages, &mut |page| {
+            let touched = core.touched_in(page);
+            let new = if core.lists_all { touched } else { touched & !super::view::named(list, page) };
+            if new != 0 && found.len() < BATCH_PAGES {
+                found.extend(ones(new).map(|i| (page * PAGE_WORDS + i)..(page * PAGE_WORDS + i + 1)));
+            } else if new != 0 {
+                more = true;
+            }
+        })
+        .map_err(core.io("look for changed words"))?;
+        let words = Runs::from_iter(found);
+        if core.lists_all {
+            return Ok((words, more));
+        }
+        let room = MAX_RUNS - list.len();
+        let (fitting, left) = fit(words, list, room, core.geometry().words());
+        Ok((fitting, more || left))
+    }
+
+    /// Pages in which something may have been reset since the last flush.
+    fn reset_window(&self) -> Range<u64> {
+        let r = self.core.view.runtime();
+        let (first, end) = (r[runtime::RESET_FIRST].load(SeqCst), r[runtime::RESET_END].load(SeqCst));
+        let pages = self.core.geometry().pages();
+        if first < end { first.min(pages)..end.min(pages) } else { 0..0 }
+    }
+
+    /// Widens that window, before anything is reset.
+    pub(super) fn widen_reset_window(&self, pages: Range<u64>) {
+        let r = self.core.view.runtime();
+        let old = self.reset_window();
+        let new = if old.is_empty() { pages } else { old.start.min(pages.start)..old.end.max(pages.end) };
+        r[runtime::RESET_FIRST].store(new.start, SeqCst);
+        r[runtime::RESET_END].store(new.end, SeqCst);
+    }
+
+    fn forget_reset_window(&self) {
+        let r = self.core.view.runtime();
+        r[runtime::RESET_END].store(0, SeqCst);
+        r[runtime::RESET_FIRST].store(0, SeqCst);
+    }
+}
+
+/// Makes `words` fit beside `list` in `room` more runs: word by word if possible, else whole pages (which are
+/// rewritten anyway), else only the first of those.
+fn fit(words: Runs, list: &Runs, room: usize, end: u64) -> (Runs, bool) {
+    let union_len = |add: &Runs| {
+        let mut all = list.clone();
+        all.union(add);
+        all.len().saturating_sub(list.len())
+    };
+    if union_len(&words) <= room {
+        return (words, false);
+    }
+    let whole = |w: u64| w / PAGE_WORDS * PAGE_WORDS;
+    let paged = Runs::from_iter(words.iter().map(|r| whole(r.first)..(whole(r.end() - 1) + PAGE_WORDS).min(end)));
+    if union_len(&paged) <= room {
+        return (paged, false);
+    }
+    let mut some = Runs::from_iter(paged.iter().take(room / 2).map(|r| r.range()));
+    if union_len(&some) > room {
+        some = Runs::new();
+    }
+    (some, true)
+}
+
+/// The positions of the bits that are set.
+pub(super) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
+    std::iter::from_fn(move || {
+        let i = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (i < 64).then_some(u64::from(i))
+    })
+}
+
+fn write_pages_durably(
+    core: &Core,
+    pages: impl Iterator<Item = u64> + Clone,
+    bytes: &[[u8; PAGE_BYTES as usize]],
+    entries: &[[u8; 4]],
+) -> Result<()> {
+    let mut parts = Vec::new();
+    coalesce(&mut parts, pages.clone(), core.layout.bottom.start, bytes.as_flattened(), PAGE_BYTES as usize);
+    coalesce(&mut parts, pages, core.layout.table.start, entries.as_flattened(), ENTRY_BYTES as usize);
+    core.counters.syncs.fetch_add(1, Relaxed);
+    core.counters.bytes_written.fetch_add(parts.iter().map(|p| p.bytes.len() as u64).sum(), Relaxed);
+    core.disk.write_durable(&parts).map_err(|e| {
+        core.degrade();
+        core.io("write the bottom level")(e)
+    })
+}
+
+/// One part for each stretch of neighbouring items of `size` bytes, item *i* of which belongs at `base + i * size`.
+pub(super) fn coalesce<'a>(
+    parts: &mut Vec<Part<'a>>,
+    items: impl Iterator<Item = u64>,
+    base: u64,
+    bytes: &'a [u8],
+    size: usize,
+) {
+    let mut from = 0; // where the current stretch starts in bytes
+    let mut stretch: Option<Range<u64>> = None;
+    for (k, i) in items.enumerate() {
+        match &mut stretch {
+            Some(s) if s.end == i => s.end += 1,
+            other => {
+                if let Some(s) = other.replace(i..i + 1) {
+                    parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..k * size] });
+                    from = k * size;
+                }
+            }
+        }
+    }
+    if let Some(s) = stretch {
+        parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..] });
+    }
+}

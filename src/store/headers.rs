@@ -1,0 +1,125 @@
+//! Reading and committing the header copies.
+//!
+//! Invariant kept here: a commit writes both copies of the pair that does not hold the newest header
+//! known to be durable, and starts from the newest valid header in the file.
+
+use super::weak::{Weak, weak};
+use crate::error::{Error, Result};
+use crate::format::{
+    self, COPIES, COPY_BYTES, Disagreement, HEADER_REGION, Header, HeaderProblem, NoHeader, ProblemClass,
+};
+use crate::sys::{Disk, Part};
+use std::path::Path;
+
+/// The newest header known to be durable: its sequence number and the pair that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub sequence: u64,
+    pub pair: usize,
+}
+
+impl Published {
+    /// As one word of the runtime page.
+    pub(crate) fn pack(self) -> u64 {
+        self.sequence << 1 | self.pair as u64
+    }
+
+    pub(crate) fn unpack(word: u64) -> Published {
+        Published { sequence: word >> 1, pair: (word & 1) as usize }
+    }
+}
+
+/// All copies, as far as they are valid.
+pub(crate) type Copies = [std::result::Result<Header, HeaderProblem>; COPIES];
+
+/// Reads and parses the copies. A copy that the device does not give back counts as all zeros.
+pub(crate) fn read_copies(disk: &dyn Disk) -> Copies {
+    let mut region = vec![0; HEADER_REGION as usize];
+    if disk.read_at(&mut region, 0).is_err() {
+        for sector in region.chunks_exact_mut(512).enumerate() {
+            if disk.read_at(sector.1, sector.0 as u64 * 512).is_err() {
+                sector.1.fill(0);
+            }
+        }
+    }
+    let copy = |i: usize| &region[format::copy_offset(i) as usize..][..COPY_BYTES];
+    std::array::from_fn(|i| Header::parse(copy(i)))
+}
+
+/// The header of the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Newest {
+    /// What it says, with the list that is to be taken for armed.
+    pub header: Header,
+    /// The pair that holds it.
+    pub pair: usize,
+    /// Another commit with the same sequence number is there as well: write it anew before anything else.
+    pub rivals: bool,
+}
+
+/// The header of the file: the newest valid copy.
+pub(crate) fn newest(disk: &dyn Disk, path: &Path) -> Result<Newest> {
+    choose(&read_copies(disk), path, disk.len().unwrap_or(0))
+}
+
+/// The header among some copies of a file that is `len` bytes long.
+pub(crate) fn choose(copies: &Copies, path: &Path, len: u64) -> Result<Newest> {
+    match format::choose(copies) {
+        Ok(choice) => Ok(Newest {
+            header: Header { runs: choice.armed.clone(), ..choice.header.clone() },
+            pair: format::pair_of(choice.copy),
+            rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Rival { .. })),
+        }),
+        Err(none) => Err(no_header(path, &none, len)),
+    }
+}
+
+/// Says why no copy is usable.
+fn no_header(path: &Path, none: &NoHeader<'_>, len: u64) -> Error {
+    let path = path.to_path_buf();
+    let NoHeader::Invalid { copy, problem } = none else {
+        return match none {
+            NoHeader::Newer { problem, .. } => {
+                let found = format!("{} {}", problem.place, problem.found);
+                Error::Unsupported { path, found, expected: problem.expected.clone() }
+            }
+            _ => Error::Corrupt {
+                path,
+                place: "header copies".into(),
+                found: none.to_string(),
+                expected: "copies of one map".into(),
+            },
+        };
+    };
+    let found = format!("{} is {}, not {}", problem.place, problem.found, problem.expected);
+    match problem.class {
+        _ if len == 0 => Error::NotDirtymap { path, found: "the file is empty".into() },
+        ProblemClass::Blank => Error::NotDirtymap { path, found: "nothing but zeros where a header should be".into() },
+        ProblemClass::NotDirtymap => Error::NotDirtymap { path, found },
+        ProblemClass::Version | ProblemClass::Feature => {
+            let found = format!("{} {}", problem.place, problem.found);
+            Error::Unsupported { path, found, expected: problem.expected.clone() }
+        }
+        ProblemClass::Checksum | ProblemClass::Impossible => Error::Corrupt {
+            path,
+            place: format!("no header copy is valid; copy {copy}, {}", problem.place),
+            found: problem.found.clone(),
+            expected: problem.expected.clone(),
+        },
+    }
+}
+
+/// Writes a header to both copies of a pair, durably.
+pub(crate) fn write_pair(disk: &dyn Disk, header: &Header, pair: usize) -> std::io::Result<()> {
+    let bytes = header.encode().map_err(|problem| std::io::Error::new(std::io::ErrorKind::InvalidInput, problem))?;
+    let parts = format::copies_of(pair).map(|copy| Part { offset: format::copy_offset(copy), bytes: &bytes });
+    disk.write_durable(&parts)
+}
+
+/// Commits `header` with the next sequence number to the pair that does not hold `known`.
+pub(crate) fn commit(disk: &dyn Disk, header: &mut Header, known: Published) -> std::io::Result<Published> {
+    header.sequence += 1;
+    let pair = if weak(Weak::Parity) { (header.sequence % 2) as usize } else { 1 - known.pair };
+    write_pair(disk, header, pair)?;
+    Ok(Published { sequence: header.sequence, pair })
+}

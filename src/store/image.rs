@@ -1,0 +1,70 @@
+//! The disk image that a map belongs to, as far as the system can tell it from others.
+//!
+//! Invariant kept here: "the same image" is only said when everything that was recorded is equal.
+
+use crate::error::{Error, Result};
+use crate::format::{Reserved, Stamp, StampKind};
+use crate::sys::facts;
+use std::fs::File;
+use std::path::Path;
+
+/// What the system says of a disk image at one moment: kind, size in bytes, modification time, inode and device.
+/// Two equal stamps of a regular file mean that nobody wrote to it in between, as far as the file system's
+/// time resolution goes. A block device has no usable modification time: only its size and number count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageStamp(pub(super) Stamp);
+
+impl ImageStamp {
+    /// Takes the stamp of the image at `path`: a regular file or a block device.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be opened for reading or is neither.
+    pub fn of_path(path: &Path) -> Result<ImageStamp> {
+        let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+        let file = File::open(path).map_err(io("open the image"))?;
+        ImageStamp::of(&file).map_err(io("look at the image"))
+    }
+
+    /// Takes the stamp of an open image.
+    ///
+    /// # Errors
+    /// Whatever the system says when asked, or `InvalidInput` for neither a regular file nor a block device.
+    pub fn of(file: &File) -> std::io::Result<ImageStamp> {
+        let f = facts::image(file)?;
+        Ok(ImageStamp(Stamp {
+            exact: !f.block_device,
+            kind: if f.block_device { StampKind::BlockDevice } else { StampKind::File },
+            size: f.size,
+            mtime_seconds: f.mtime_seconds,
+            mtime_nanos: f.mtime_nanos,
+            inode: f.inode,
+            device: f.device,
+            reserved: Reserved::default(),
+        }))
+    }
+
+    /// Size of the image in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    /// How the image differs from what was recorded; `None` when it does not, or nothing was recorded.
+    pub(super) fn differs_from(&self, recorded: Option<&Stamp>) -> Option<String> {
+        let (now, recorded) = (&self.0, recorded?);
+        let mut found = Vec::new();
+        let mut compare = |what: &str, was: String, is: String| {
+            if was != is {
+                found.push(format!("{what} was {was}, is {is}"));
+            }
+        };
+        compare("kind", format!("{:?}", recorded.kind), format!("{:?}", now.kind));
+        compare("size", recorded.size.to_string(), now.size.to_string());
+        compare("device", recorded.device.to_string(), now.device.to_string());
+        compare("inode", recorded.inode.to_string(), now.inode.to_string());
+        if recorded.exact {
+            let time = |s: &Stamp| format!("{}.{:09}", s.mtime_seconds, s.mtime_nanos);
+            compare("modification time", time(recorded), time(now));
+        }
+        (!found.is_empty()).then(|| found.join("; "))
+    }
+}

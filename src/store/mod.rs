@@ -1,0 +1,470 @@
+//! [`DirtyMap`]: the map in a file.
+//!
+//! Invariant kept here: coverage. What `set` has returned `Ok` for reads dirty after any crash and any
+//! recovery, until someone resets it. docs/design.md tells why it holds, `weak` lists the steps it hangs on.
+
+mod arm;
+mod attach;
+mod check;
+mod close;
+mod core;
+mod create;
+mod flush;
+mod headers;
+mod image;
+mod open;
+mod options;
+mod reset;
+mod scan;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod sim_tests;
+mod view;
+mod volatile;
+mod weak;
+
+pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};
+pub use image::ImageStamp;
+pub use open::Recovery;
+pub use options::Options;
+
+use self::core::Core;
+use crate::error::{Error, Result};
+use crate::format::{Durability, Header};
+use crate::geometry::Geometry;
+use crate::iter::{Areas, Granules, WordsIter};
+use crate::read::Search;
+use crate::sys::FileDisk;
+use crate::words::Words;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use view::View;
+
+/// A dirty map in a file: which granules of a disk image were written, surviving any crash.
+///
+/// Positions and lengths are in items (bytes, for a disk image), ranges are half-open and must lie inside
+/// `0..=len`.
+///
+/// **Coverage.** Once [`set`](Self::set) has returned `Ok`, every granule of its range reads dirty after any crash
+/// and any recovery, until someone resets it. So call `set` *before* writing the data. After an error from `set`
+/// the data must not be written.
+///
+/// **Threads** share a map by reference. Setting bits that are durable already takes one load a word; setting new bits
+/// in an armed word takes no lock; arming a word, resetting and flushing take a lock and a device sync.
+/// Reading takes no lock. **Processes**: this version opens a file for one writer at a time, or for readers
+/// while nobody writes. A forked child must not use an inherited map: it gets [`Error::Unusable`].
+///
+/// **Space**: 2 bits of disk and of mapped memory per granule while open, where the map is not all clean, and 1
+/// bit of disk when closed; at 64 KiB granularity that is 2 MiB of file per TiB of image.
+///
+/// Dropping a map without [closing](Self::close) it loses nothing, but the next open recovers.
+pub struct DirtyMap {
+    inner: Inner,
+    path: PathBuf,
+    recovery: Recovery,
+}
+
+enum Inner {
+    /// Open for writing.
+    Live(Live),
+    /// Loaded for reading.
+    Loaded(Box<(View, Header)>),
+}
+
+struct Live {
+    // Dropped in this order: the flusher ends before the locks go.
+    flusher: Option<close::Flusher>,
+    core: Arc<Core>,
+    disk: Arc<FileDisk>,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.flusher.take();
+        if self.core.usable().is_ok() {
+            self.disk.detach();
+        }
+    }
+}
+
+/// Work that a map has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Headers committed to arm words.
+    pub arms: u64,
+    /// Durable writes after opening, each of which costs a device sync.
+    pub syncs: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Bytes written durably after opening.
+    pub bytes_written: u64,
+    /// Words that `set` could not just look at.
+    pub slow_sets: u64,
+}
+
+impl DirtyMap {
+    /// Opens the map at `path` for writing, alone, with default [`Options`].
+    ///
+    /// # Errors
+    /// See [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<DirtyMap> {
+        Options::new().open(path)
+    }
+
+    /// How to open or create otherwise.
+    pub fn options() -> Options {
+        Options::new()
+    }
+
+    fn live(core: Arc<Core>, disk: Arc<FileDisk>, recovery: Recovery, options: &Options) -> DirtyMap {
+        let flusher = options.flush_interval.and_then(|every| close::Flusher::start(&core, every));
+        let path = core.path.clone();
+        DirtyMap { inner: Inner::Live(Live { flusher, core, disk }), path, recovery }
+    }
+
+    fn loaded(path: &Path, view: View, header: Header, recovery: Recovery) -> DirtyMap {
+        DirtyMap { inner: Inner::Loaded(Box::new((view, header))), path: path.to_path_buf(), recovery }
+    }
+
+    fn view(&self) -> &View {
+        match &self.inner {
+            Inner::Live(live) => &live.core.view,
+            Inner::Loaded(loaded) => &loaded.0,
+        }
+    }
+
+    fn core(&self) -> Result<&Core> {
+        match &self.inner {
+            Inner::Live(live) => {
+                live.core.usable()?;
+                Ok(&live.core)
+            }
+            Inner::Loaded(_) => Err(Error::ReadOnly),
+        }
+    }
+
+    /// Fails in a forked child, where the memory of the map is not there.
+    fn readable(&self) -> Result<&Self> {
+        match &self.inner {
+            Inner::Live(live) => live.core.usable()?,
+            Inner::Loaded(loaded) => loaded.0.usable()?,
+        }
+        Ok(self)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length in items.
+    #[allow(clippy::len_without_is_empty, reason = "is_empty asks for dirt, as in Bitmap")]
+    pub fn len(&self) -> u64 {
+        self.geometry().len()
+    }
+
+    /// log2 of the items per granule.
+    pub fn granularity(&self) -> u32 {
+        self.geometry().granularity()
+    }
+
+    /// The map's shape.
+    pub fn geometry(&self) -> &Geometry {
+        self.view().geometry()
+    }
+
+    /// What opening found.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Marks every granule that `range` touches. When it has returned `Ok`, no crash takes that back.
+    ///
+    /// Cost: one load a word of 64 granules for those that are dirty and flushed already; no lock for words that are
+    /// armed; else one device sync for as many words as the [bound](Options::armed_bound) allows.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], and nothing is changed. [`Error::ReadOnly`]. [`Error::Io`] when the disk is full or
+    /// fails: then **do not write the data**; some of the granules may be marked.
+    #[inline]
+    pub fn set(&self, range: Range<u64>) -> Result<()> {
+        let core = self.core()?;
+        let geometry = core.geometry();
+        geometry.check(&range)?;
+        core.set_bits(geometry.touched(&range))
+    }
+
+    /// Marks everything.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn set_all(&self) -> Result<()> {
+        let core = self.core()?;
+        core.set_bits(0..core.geometry().bits())
+    }
+
+    /// Clears whole granules. Only when the data that they stand for is durable elsewhere: sync first.
+    ///
+    /// Durable after the next [`flush`](Self::flush); a crash before that brings the dirt back.
+    /// A `set` of the same granules that runs at the same time may be undone or not.
+    /// Cost: the dirty words of the range, under the update lock.
+    ///
+    /// # Errors
+    /// [`Error::Unaligned`] when the range covers a granule only in part, [`Error::OutOfRange`]; then nothing is
+    /// changed. [`Error::ReadOnly`], [`Error::Io`].
+    pub fn reset(&self, range: Range<u64>) -> Result<()> {
+        let core = self.core()?;
+        core.geometry().check(&range)?;
+        core.reset_bits(core.geometry().exact(&range)?)
+    }
+
+    /// Clears the granules that lie wholly inside `range`; the last one counts as whole when the range reaches the end.
+    /// Else as [`reset`](Self::reset).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::ReadOnly`], [`Error::Io`].
+    pub fn reset_within(&self, range: Range<u64>) -> Result<()> {
+        let core = self.core()?;
+        core.geometry().check(&range)?;
+        core.reset_bits(core.geometry().within(&range))
+    }
+
+    /// Clears every granule that `range` touches. **Loses dirt**: a write outside the range, but in a granule at one of
+    /// its ends, is forgotten. Right only where nothing but the range was written. Else as [`reset`](Self::reset).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::ReadOnly`], [`Error::Io`].
+    pub fn reset_covering(&self, range: Range<u64>) -> Result<()> {
+        let core = self.core()?;
+        core.geometry().check(&range)?;
+        core.reset_bits(core.geometry().touched(&range))
+    }
+
+    /// Clears everything, and with the next flush what recovery added is forgotten as well: the verdict becomes
+    /// [`Verdict::Exact`]. Else as [`reset`](Self::reset).
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn reset_all(&self) -> Result<()> {
+        let core = self.core()?;
+        core.reset_bits(0..core.geometry().bits())?;
+        core.all_reset.store(true, SeqCst);
+        Ok(())
+    }
+
+    /// Brings the durable bottom level up to date and empties the armed list: makes resets durable, and a crash
+    /// after it adds no dirt for what was set before it. Words that are set again afterwards are armed again,
+    /// which costs a sync each. Cost: up to three device syncs, and the changed pages.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when writing fails. Nothing is lost then: what could not be written stays armed, is written again
+    /// by the next flush, and the map does not close as clean.
+    pub fn flush(&self) -> Result<()> {
+        self.core()?.flush()
+    }
+
+    /// Whether `item`'s granule is dirty.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for an item that is not in the map.
+    pub fn get(&self, item: u64) -> Result<bool> {
+        Search::get(self.readable()?, item)
+    }
+
+    /// Granules that are dirty. Cost: their words.
+    pub fn count(&self) -> u64 {
+        Search::count(self)
+    }
+
+    /// Items of dirty granules, the partial last granule counted as what it is. Cost: as [`count`](Self::count).
+    pub fn dirty_len(&self) -> u64 {
+        Search::dirty_len(self)
+    }
+
+    /// Dirty granules among those that `range` touches.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn count_range(&self, range: Range<u64>) -> Result<u64> {
+        Search::count_range(self.readable()?, range)
+    }
+
+    /// Whether nothing is dirty.
+    pub fn is_empty(&self) -> bool {
+        Search::is_empty(self)
+    }
+
+    /// Whether everything is dirty.
+    pub fn is_full(&self) -> bool {
+        Search::is_full(self)
+    }
+
+    /// Whether any item of `range` is dirty; `false` for an empty range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn any(&self, range: Range<u64>) -> Result<bool> {
+        Search::any(self.readable()?, range)
+    }
+
+    /// Whether all items of `range` are dirty; `true` for an empty range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn all(&self, range: Range<u64>) -> Result<bool> {
+        Search::all(self.readable()?, range)
+    }
+
+    /// The first dirty item of `range`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
+        Search::next_dirty(self.readable()?, range)
+    }
+
+    /// The first clean item of `range`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
+        Search::next_clean(self.readable()?, range)
+    }
+
+    /// The first dirty area of `range`, cut at `max_len` items and at the range's ends.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::ZeroLength`].
+    pub fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
+        Search::next_area(self.readable()?, range, max_len)
+    }
+
+    /// Whether `range.start` is dirty, and how many items from there on are in the same state; `None` for an
+    /// empty range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
+        Search::run(self.readable()?, range)
+    }
+
+    /// SHA-256 over the bottom level's words as little-endian bytes, as [`Bitmap::sha256`](crate::Bitmap::sha256).
+    pub fn sha256(&self) -> [u8; 32] {
+        Search::sha256(self)
+    }
+
+    /// The first item of each dirty granule that `range` touches, ascending. May run while others set and reset.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_, DirtyMap>> {
+        Search::granules(self.readable()?, range)
+    }
+
+    /// The dirty areas of `range`, ascending. May run while others set and reset.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_, DirtyMap>> {
+        Search::areas(self.readable()?, range)
+    }
+
+    /// The nonzero words of the bottom level, with their indices; the first and last masked to `range`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, DirtyMap>> {
+        Search::words(self.readable()?, range)
+    }
+
+    /// What is known of the map and its file now.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Corrupt`] when the header cannot be read back.
+    pub fn info(&self) -> Result<Info> {
+        self.readable()?;
+        let header = match &self.inner {
+            Inner::Live(live) => headers::newest(&*live.disk, &self.path)?.header,
+            Inner::Loaded(loaded) => loaded.1.clone(),
+        };
+        Ok(Info::of_map(self, &header, matches!(self.inner, Inner::Live(_))))
+    }
+
+    /// Work done since the map was opened; zeros for a map that was opened for reading.
+    pub fn stats(&self) -> Stats {
+        match &self.inner {
+            Inner::Live(live) => {
+                let c = &live.core.counters;
+                Stats {
+                    arms: c.arms.load(Relaxed),
+                    syncs: c.syncs.load(Relaxed),
+                    flushes: c.flushes.load(Relaxed),
+                    bytes_written: c.bytes_written.load(Relaxed),
+                    slow_sets: c.slow_sets.load(Relaxed),
+                }
+            }
+            Inner::Loaded(_) => Stats::default(),
+        }
+    }
+}
+
+impl Search for DirtyMap {
+    const STABLE: bool = false;
+
+    fn geometry(&self) -> &Geometry {
+        self.view().geometry()
+    }
+
+    fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+        self.search(|view| view.levels().next_set(bits.clone()))
+    }
+
+    fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+        self.search(|view| view.levels().next_clear(bits.clone()))
+    }
+
+    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+        self.search(|view| view.levels().next_nonzero_word(words.clone()))
+    }
+
+    fn word(&self, i: u64) -> u64 {
+        self.search(|view| Some(view.levels().bottom().load(i as usize))).unwrap_or(0)
+    }
+}
+
+impl DirtyMap {
+    /// Runs a search over the levels; finds nothing in a forked child.
+    #[inline]
+    fn search<R>(&self, f: impl Fn(&View) -> Option<R>) -> Option<R> {
+        match &self.inner {
+            Inner::Live(live) => {
+                live.core.usable().ok()?;
+                live.core.steadily(|| f(&live.core.view))
+            }
+            Inner::Loaded(loaded) => {
+                loaded.0.usable().ok()?;
+                f(&loaded.0)
+            }
+        }
+    }
+
+    /// What the map survives.
+    pub fn durability(&self) -> Durability {
+        match &self.inner {
+            Inner::Live(live) if live.core.lists_all => Durability::Process,
+            Inner::Live(_) => Durability::PowerLoss,
+            Inner::Loaded(loaded) => loaded.1.durability,
+        }
+    }
+}
+
+impl fmt::Debug for DirtyMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirtyMap").field("path", &self.path).field("geometry", self.geometry()).finish_non_exhaustive()
+    }
+}

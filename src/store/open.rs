@@ -1,0 +1,460 @@
+//! Opening a map alone: read, verify, recover, rebuild the volatile part, commit OPEN.
+//!
+//! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
+//! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
+
+use super::arm::CHUNK_WORDS;
+use super::core::{Core, Parts};
+use super::flush::coalesce;
+use super::headers::{self, Newest, Published};
+use super::image::ImageStamp;
+use super::scan::{Page, PageFault, Scan};
+use super::view::{View, named, runtime};
+use super::weak::{Weak, weak};
+use super::{Options, volatile};
+use crate::error::{Error, Result};
+use crate::format::{
+    self, Durability, ENTRY_BYTES, Header, Layout, MAX_RUNS, Reasons, Runs, Session, State, Uuid, VolatileLayout,
+};
+use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::sys::disk::Identity;
+use crate::sys::{Disk, Mapping, facts};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// What opening a map found and, in a map opened for writing, mended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The file was not closed cleanly.
+    pub unclean: bool,
+    /// Items behind the armed words that became dirty because nobody can know whether they were written.
+    pub armed_items: u64,
+    /// Pages whose rewriting was interrupted; each became all dirty.
+    pub interrupted_pages: u64,
+    /// Pages that did not verify although nobody was rewriting them; each became all dirty.
+    pub damaged_pages: u64,
+    /// Header copies that should be valid and are not.
+    pub damaged_headers: u64,
+    /// Why everything became dirty: the image is not as it was when the map was closed.
+    pub image_changed: Option<String>,
+    /// For a `Process` map after an unclean end: whether the page cache could be trusted.
+    pub cache_trusted: Option<bool>,
+}
+
+impl Recovery {
+    /// Whether dirt may have been added beyond what an undisturbed run would hold.
+    pub fn added_dirt(&self) -> bool {
+        self.reasons() != Reasons::NONE
+    }
+
+    /// Whether something was found that a crash does not explain.
+    pub fn damaged(&self) -> bool {
+        self.damaged_pages > 0 || self.damaged_headers > 0
+    }
+
+    pub(super) fn reasons(&self) -> Reasons {
+        let mut r = Reasons::NONE;
+        if self.cache_trusted == Some(false) {
+            r |= Reasons::CACHE_NOT_TRUSTED;
+        }
+        if self.unclean && self.cache_trusted != Some(true)
+            || self.interrupted_pages > 0 && self.cache_trusted != Some(true)
+        {
+            r |= Reasons::CRASH;
+        }
+        if self.damaged_pages > 0 {
+            r |= Reasons::DAMAGED_PAGE;
+        }
+        if self.image_changed.is_some() {
+            r |= Reasons::IMAGE_CHANGED;
+        }
+        r
+    }
+}
+
+/// A view filled with the recovered bits, and what has to be written to make them durable.
+pub(super) struct Loaded {
+    pub view: View,
+    pub header: Header,
+    pub pair: usize,
+    pub recovery: Recovery,
+    /// Pages that did not verify.
+    failed: Runs,
+    /// Words that are dirty for want of knowledge.
+    dirty: Runs,
+    /// Pages whose recovered content is not what the bottom holds.
+    rewrite: Runs,
+    allocated: HashSet<u64>,
+}
+
+/// Reads and checks the header, without changing anything.
+pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Newest, u64)> {
+    let copies = headers::read_copies(disk);
+    let newest = headers::choose(&copies, path, disk.len().unwrap_or(0))?;
+    if writing && let Err(not) = newest.header.writable() {
+        return Err(Error::Unsupported { path: path.to_path_buf(), found: not.found, expected: not.expected });
+    }
+    let damaged = super::check::damaged_copies(&copies, &newest).len() as u64;
+    Ok((newest, damaged))
+}
+
+/// Loads the recovered bits into anonymous memory. Writes nothing.
+pub(super) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
+    let (Newest { header, pair, .. }, damaged) = header_of(disk, path, false)?;
+    let v = VolatileLayout::new(&header.geometry);
+    let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
+    let trusted = saved_live(disk, path, &header)?;
+    let view = View::new(header.geometry, &v, mapping)?;
+    load(disk, path, (header, pair, damaged), view, image, trusted, &mut |_, _| Ok(()))
+}
+
+/// Fills an all-zero view from the durable bottom and the list.
+fn load(
+    disk: &dyn Disk,
+    path: &Path,
+    (header, pair, damaged_headers): (Header, usize, u64),
+    view: View,
+    image: Option<&ImageStamp>,
+    saved: Option<Vec<SavedPage>>,
+    allocate: &mut dyn FnMut(&Layout, Range<u64>) -> Result<()>,
+) -> Result<Loaded> {
+    let geometry = header.geometry;
+    let mut recovery = Recovery { unclean: header.state == State::Open, damaged_headers, ..Recovery::default() };
+    recovery.image_changed = image.and_then(|now| now.differs_from(header.image.as_ref()));
+    let process = header.durability == Durability::Process && recovery.unclean;
+    recovery.cache_trusted = process.then_some(saved.is_some());
+    let dirty = if recovery.image_changed.is_some() {
+        all_words(&geometry)
+    } else if saved.is_some() || weak(Weak::IgnoreList) {
+        Runs::new()
+    } else {
+        header.runs.clone()
+    };
+    recovery.armed_items = items_in(&geometry, &dirty);
+
+    let mut pages: Vec<Range<u64>> = Vec::new();
+    let mut good: Vec<u64> = Vec::new();
+    let mut failed: Vec<Range<u64>> = Vec::new();
+    let mut trouble = Ok(());
+    let mut prepare = |index: u64| -> bool {
+        if trouble.is_ok() {
+            let words = words_of_page(&geometry, index);
+            trouble = allocate(&header.layout, words.clone());
+            pages.push(words);
+        }
+        trouble.is_ok()
+    };
+    let scan = Scan { disk, path, header: &header };
+    scan.run(
+        |index, found| match found {
+            Page::Good(words) => {
+                if prepare(index) {
+                    good.push(index);
+                    store_page(&view, index, words, true);
+                }
+            }
+            Page::Failed(fault) => {
+                let named = named(&header.runs, index) != 0;
+                if named && fault != PageFault::StrayBits {
+                    recovery.interrupted_pages += 1;
+                } else {
+                    recovery.damaged_pages += 1;
+                }
+                if !weak(Weak::IgnoreMismatch) {
+                    failed.push(index..index + 1);
+                }
+            }
+        },
+        |_| {},
+    )?;
+    let failed = Runs::from_iter(failed);
+    let mut rewrite = failed.clone();
+    match saved {
+        // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
+        Some(saved) => {
+            for &index in &good {
+                words_of_page(&geometry, index).for_each(|w| view.live()[w as usize].store(0, SeqCst));
+            }
+            rewrite.union(&Runs::from_iter(good.iter().map(|&index| index..index + 1)));
+            for (index, words) in &saved {
+                if prepare(*index) {
+                    store_page(&view, *index, words, false);
+                }
+            }
+            rewrite.union(&Runs::from_iter(saved.iter().map(|&(index, _)| index..index + 1)));
+        }
+        None => {
+            for page in failed.iter().flat_map(|r| r.range()) {
+                if prepare(page) {
+                    fill(&view, words_of_page(&geometry, page));
+                }
+            }
+        }
+    }
+    for run in dirty.iter() {
+        let words = run.range();
+        let touched = words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS);
+        if touched.clone().all(&mut prepare) {
+            fill(&view, words);
+        }
+        rewrite.union(&Runs::one(touched));
+    }
+    trouble?;
+    let extents = Runs::from_iter(pages);
+    view.levels().finish(extents.iter().map(|r| r.range()));
+    Ok(Loaded { view, header, pair, recovery, failed, dirty, rewrite, allocated: HashSet::new() })
+}
+
+fn all_words(geometry: &Geometry) -> Runs {
+    Runs::one(0..geometry.words())
+}
+
+/// Items behind the words that some runs name.
+pub(super) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
+    let bit = |w: u64| (w * 64).min(geometry.bits());
+    runs.iter().map(|r| geometry.items_of(&(bit(r.first)..bit(r.end())))).map(|items| items.end - items.start).sum()
+}
+
+fn words_of_page(geometry: &Geometry, index: u64) -> Range<u64> {
+    index * PAGE_WORDS..((index + 1) * PAGE_WORDS).min(geometry.words())
+}
+
+fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
+    for (w, &word) in words_of_page(view.geometry(), index).zip(words) {
+        view.live()[w as usize].store(word, SeqCst);
+        if durable {
+            view.durable()[w as usize].store(word, SeqCst);
+        }
+    }
+}
+
+fn fill(view: &View, words: Range<u64>) {
+    for w in words {
+        view.live()[w as usize].store(view.geometry().word_mask(w), SeqCst);
+    }
+}
+
+/// A nonzero page of the live level, taken from the page cache.
+type SavedPage = (u64, [u64; PAGE_WORDS as usize]);
+
+/// The facts of a session as the header keeps them.
+fn session_of(identity: &Identity, flags: u32) -> Session {
+    let Identity { boot_id, device, inode, mount } = *identity;
+    Session { boot_id: Uuid(boot_id), device, inode, mount, flags }
+}
+
+/// The live level that a killed process left in the page cache; `None` when that is not to be trusted, which
+/// a `PowerLoss` map never does.
+fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
+    if header.durability != Durability::Process || header.state != State::Open {
+        return Ok(None);
+    }
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    let now = disk.identity().map_err(io("identify the file"))?;
+    let same = session_of(&now, 0) == header.session && now.boot_id != [0; 16] && now.mount != 0;
+    if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
+        return Ok(None);
+    }
+    let v = VolatileLayout::new(&header.geometry);
+    let base = header.layout.volatile.start;
+    let mut page = [0; 48];
+    if disk.read_at(&mut page, base + v.runtime.start).is_err() || page[..16] != header.nonce.0 {
+        return Ok(None);
+    }
+    let degraded = page[runtime::DEGRADED * 8..][..8] != [0; 8];
+    if degraded || disk.sync_all().is_err() {
+        return Ok(None);
+    }
+    read_live(disk, base + v.live.start, &header.geometry).map_err(io("read the live level")).map(Some)
+}
+
+fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
+    let mut saved = Vec::new();
+    let pages = geometry.pages();
+    let mut at = 0;
+    while at < pages {
+        let Some(data) = disk.next_data(base + at * PAGE_BYTES..base + pages * PAGE_BYTES)? else { break };
+        let first = ((data.start - base) / PAGE_BYTES).max(at);
+        let end = (data.end - base).div_ceil(PAGE_BYTES).clamp(first + 1, pages);
+        for index in first..end {
+            let mut bytes = [0; PAGE_BYTES as usize];
+            disk.read_at(&mut bytes, base + index * PAGE_BYTES)?;
+            let mut words = format::words_from_page(&bytes);
+            for (i, w) in words.iter_mut().enumerate() {
+                *w &= geometry.word_mask(index * PAGE_WORDS + i as u64);
+            }
+            if words.iter().any(|&w| w != 0) {
+                saved.push((index, words));
+            }
+        }
+        at = end;
+    }
+    Ok(saved)
+}
+
+/// Opens a map for writing. The caller holds the gate and the exclusive attach lock.
+pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) -> Result<(Core, Recovery)> {
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    let (Newest { header, pair, rivals }, damaged) = header_of(&*disk, path, true)?;
+    let image_before = header.image;
+    let v = VolatileLayout::new(&header.geometry);
+    let nonce = Uuid(facts::random().map_err(io("get random bytes"))?);
+    let volatile_region = header.layout.volatile.clone();
+    let saved = saved_live(&*disk, path, &header)?;
+
+    // From here on the volatile part is written, and nothing else until the bits are loaded.
+    disk.grow(header.file_length()).map_err(io("grow the file"))?;
+    let mapping = disk.map(volatile_region.clone()).map_err(io("map the volatile part"))?;
+    disk.punch(volatile_region).map_err(io("clear the volatile part (needs a file system with holes)"))?;
+    let view = View::new(header.geometry, &v, mapping)?;
+    let mut allocated = HashSet::new();
+    let (d, geometry) = (disk.clone(), header.geometry);
+    let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
+        let chunk = words.start / CHUNK_WORDS;
+        if allocated.insert(chunk) {
+            let words = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(geometry.words());
+            volatile::allocate(&*d, layout, &geometry, words).map_err(io("allocate space for the volatile part"))?;
+        }
+        Ok(())
+    };
+    // The runtime page is written in any case.
+    allocate(&header.layout, 0..1)?;
+    let found = (header, pair, damaged);
+    let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, &mut allocate)?;
+    loaded.allocated = allocated;
+    commit_open(&*disk, path, &mut loaded, &nonce, rivals).and_then(|published| {
+        let Loaded { view, header, recovery, allocated, .. } = loaded;
+        let rt = view.runtime();
+        rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
+        let geometry = header.geometry;
+        let parts = Parts {
+            disk: disk.clone(),
+            path: path.to_path_buf(),
+            view,
+            nonce,
+            lists_all: header.durability == Durability::Process,
+            armed_bound: options.armed_words(&geometry),
+            ahead_bound: options.ahead_words(&geometry),
+            allocated,
+            image_before,
+        };
+        let core = Core::new(parts, &header).map_err(io("prepare for forks"))?;
+        core.view.set_nonce(&nonce.0);
+        Ok((core, recovery))
+    })
+}
+
+/// Makes the recovered bits durable and commits the new session.
+fn commit_open(disk: &dyn Disk, path: &Path, loaded: &mut Loaded, nonce: &Uuid, rivals: bool) -> Result<Published> {
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    let write = "write the header";
+    let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
+    let geometry = header.geometry;
+    let mut known = Published { sequence: header.sequence, pair: *pair };
+    // Rivals cannot be rewritten in place: identical bytes are what makes that safe. Either of them, or the union
+    // of their lists, is as good as the other, and the commits below replace both.
+    if !weak(Weak::NoRewrite) && !rivals {
+        headers::write_pair(disk, header, *pair).map_err(io(write))?;
+    }
+    let trusted = recovery.cache_trusted == Some(true);
+    let reasons = recovery.reasons();
+    if reasons != Reasons::NONE {
+        header.dirt_reasons |= reasons;
+        header.dirt_time = facts::now();
+    }
+    let identity = disk.identity().map_err(io("identify the file"))?;
+    header.session = session_of(&identity, 0);
+    header.state = State::Open;
+    header.nonce = *nonce;
+    header.last_open = facts::now();
+    super::close::set_exact(header, false);
+    let all = if header.durability == Durability::Process { all_words(&geometry) } else { Runs::new() };
+
+    let mut left = rewrite.clone();
+    loop {
+        // The pages of this round: all of them, unless the list has no room to name every failed one.
+        let (round, rest) = take_round(&left, dirty, failed);
+        let mut list = all.clone();
+        list.union(&words_in(&geometry, &round, failed));
+        if !trusted {
+            list.union(dirty);
+        }
+        let first = left == *rewrite;
+        if weak(Weak::RecoverEarlyDrop) {
+            list = all.clone();
+        }
+        list.coarsen(MAX_RUNS);
+        header.runs = list;
+        let commits = if first && !weak(Weak::NoOpen) { 2 } else { 1 };
+        for _ in 0..commits {
+            known = headers::commit(disk, header, known).map_err(io(write))?;
+        }
+        if round.is_empty() && header.runs == all {
+            break;
+        }
+        write_recovered(disk, header, view, &round).map_err(io("write recovered pages"))?;
+        left = rest;
+        if left.is_empty() {
+            header.runs = all.clone();
+            known = headers::commit(disk, header, known).map_err(io(write))?;
+            break;
+        }
+    }
+    Ok(known)
+}
+
+/// Splits off as many pages as one list has room for.
+fn take_round(left: &Runs, dirty: &Runs, failed: &Runs) -> (Runs, Runs) {
+    let room = MAX_RUNS.saturating_sub(dirty.len()) / 2;
+    let few = failed.len() <= room;
+    if few {
+        return (left.clone(), Runs::new());
+    }
+    let round = Runs::from_iter(left.iter().take(room.max(1)).map(|r| r.range()));
+    let mut rest = left.clone();
+    rest.subtract(&round);
+    (round, rest)
+}
+
+/// The words of those pages of a round that failed.
+fn words_in(geometry: &Geometry, round: &Runs, failed: &Runs) -> Runs {
+    let mut pages = failed.clone();
+    let mut outside = failed.clone();
+    outside.subtract(round);
+    pages.subtract(&outside);
+    Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
+}
+
+/// Writes pages of the live level and their entries durably, and takes them for durable then.
+fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &Runs) -> std::io::Result<()> {
+    const BATCH: usize = 16384;
+    let geometry = &header.geometry;
+    let mut pages = pages.iter().flat_map(|r| r.range()).peekable();
+    while pages.peek().is_some() {
+        let batch: Vec<u64> = pages.by_ref().take(BATCH).collect();
+        let mut bytes = Vec::with_capacity(batch.len() * PAGE_BYTES as usize);
+        let mut entries = Vec::with_capacity(batch.len() * ENTRY_BYTES as usize);
+        for &index in &batch {
+            let mut words = [0; PAGE_WORDS as usize];
+            for (to, w) in words.iter_mut().zip(words_of_page(geometry, index)) {
+                *to = view.live()[w as usize].load(SeqCst);
+            }
+            let page_bytes = format::page_from_words(&words);
+            entries.extend(format::page_entry(&header.uuid, index, &page_bytes).to_le_bytes());
+            bytes.extend(page_bytes);
+        }
+        let mut parts = Vec::new();
+        coalesce(&mut parts, batch.iter().copied(), header.layout.bottom.start, &bytes, PAGE_BYTES as usize);
+        coalesce(&mut parts, batch.iter().copied(), header.layout.table.start, &entries, ENTRY_BYTES as usize);
+        disk.write_durable(&parts)?;
+        for w in batch.iter().flat_map(|&index| words_of_page(geometry, index)) {
+            let word = view.live()[w as usize].load(SeqCst);
+            view.durable()[w as usize].store(word, SeqCst);
+        }
+    }
+    Ok(())
+}

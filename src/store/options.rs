@@ -1,0 +1,182 @@
+//! How to create and open maps.
+//!
+//! Invariant kept here: an option that does not apply to an operation has no effect on it.
+
+use super::create::{self, Unnamed};
+use super::image::ImageStamp;
+use super::{DirtyMap, attach};
+use crate::error::{Error, Result};
+use crate::format::{Durability, MAX_LABEL};
+use crate::geometry::Geometry;
+use crate::sys::FileDisk;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Items per granule of a new map unless told otherwise: 2^16, 64 KiB for a disk image.
+pub(super) const DEFAULT_GRANULARITY: u32 = 16;
+/// Most dirt that the armed list may name unless told otherwise: 1 GiB of a disk image.
+pub(super) const DEFAULT_ARMED_BOUND: u64 = 1 << 30;
+/// Most items that are armed ahead of a sequential writer: 128 MiB of a disk image, and at most a quarter of the bound.
+const AHEAD: u64 = 128 << 20;
+/// How often the flusher thread flushes unless told otherwise.
+const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How to create or open a map. All settings have defaults; see each method.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(super) granularity: u32,
+    pub(super) label: String,
+    pub(super) durability: Durability,
+    pub(super) dirty: bool,
+    pub(super) image: Option<ImageStamp>,
+    pub(super) read_only: bool,
+    pub(super) armed_bound: u64,
+    pub(super) flush_interval: Option<Duration>,
+    pub(super) wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options::new()
+    }
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new() -> Options {
+        Options {
+            granularity: DEFAULT_GRANULARITY,
+            label: String::new(),
+            durability: Durability::PowerLoss,
+            dirty: false,
+            image: None,
+            read_only: false,
+            armed_bound: DEFAULT_ARMED_BOUND,
+            flush_interval: Some(DEFAULT_FLUSH_INTERVAL),
+            wait: Duration::ZERO,
+        }
+    }
+
+    /// log2 of the items behind each bit, 0 to 63; 16 (64 KiB) by default. For creating.
+    pub fn granularity(mut self, granularity: u32) -> Options {
+        self.granularity = granularity;
+        self
+    }
+
+    /// Free text that is kept in the file: at most 252 bytes of UTF-8. Empty by default. For creating.
+    pub fn label(mut self, label: impl Into<String>) -> Options {
+        self.label = label.into();
+        self
+    }
+
+    /// What the map survives: everything ([`Durability::PowerLoss`], the default), or only the death of the
+    /// process ([`Durability::Process`]): then no `set` ever waits for a sync, and a power cut makes everything
+    /// dirty. For creating.
+    pub fn durability(mut self, durability: Durability) -> Options {
+        self.durability = durability;
+        self
+    }
+
+    /// Whether a new map starts all dirty. Not by default. For creating.
+    pub fn dirty(mut self, dirty: bool) -> Options {
+        self.dirty = dirty;
+        self
+    }
+
+    /// The image that the map belongs to, as it is now.
+    ///
+    /// When creating, it is recorded, and the map belongs to that image from then on. When opening, it is
+    /// compared with what was recorded at the last clean close: if the image is another one or was changed since,
+    /// everything becomes dirty ([`Recovery::image_changed`](crate::Recovery::image_changed) says why). None by
+    /// default: then nothing is compared.
+    pub fn image(mut self, image: ImageStamp) -> Options {
+        self.image = Some(image);
+        self
+    }
+
+    /// Whether to open for reading only: nothing is written, recovery happens in memory, and no lock is kept.
+    /// Memory: the dirty part of the map. Not by default. For opening.
+    pub fn read_only(mut self, read_only: bool) -> Options {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Most items that a crash may add as dirt for words that were armed: 2^30 (1 GiB of an image) by default.
+    /// At least one word (64 granules) is always armed. A larger bound means fewer syncs for writers all over
+    /// the image. No effect on [`Durability::Process`]. For opening and creating.
+    pub fn armed_bound(mut self, items: u64) -> Options {
+        self.armed_bound = items;
+        self
+    }
+
+    /// How often a small thread flushes, so that what is no longer written leaves the armed list: every 30 s by
+    /// default. `None`: no thread; flush when you like. For opening and creating.
+    pub fn flush_interval(mut self, interval: Option<Duration>) -> Options {
+        self.flush_interval = interval;
+        self
+    }
+
+    /// How long to wait for somebody else who has the file open: not at all by default. For opening.
+    pub fn wait(mut self, wait: Duration) -> Options {
+        self.wait = wait;
+        self
+    }
+
+    /// Makes a new map of `len` items at `path` and opens it for writing. The name appears only when
+    /// everything is on the device. Cost: a few syncs; with [`dirty`](Self::dirty), writing the whole bottom level.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is anything at `path`; [`Error::Geometry`] for a length or granularity that no map
+    /// can have; [`Error::Refused`] for a label that is too long; [`Error::Io`].
+    pub fn create(&self, path: impl AsRef<Path>, len: u64) -> Result<DirtyMap> {
+        let path = path.as_ref();
+        // Arguments first: a wrong one leaves no trace.
+        let geometry = Geometry::new(len, self.granularity)?;
+        self.check_label(path)?;
+        let unnamed = Unnamed::beside(path)?;
+        let file = unnamed.file.try_clone();
+        let file = file.map_err(|source| Error::Io { op: "create", path: path.to_path_buf(), source })?;
+        let disk = Arc::new(FileDisk::new(file, true));
+        create::write_new(&*disk, path, geometry, self)?;
+        let attached = attach::alone(disk, path, self)?;
+        unnamed.publish(path)?;
+        attached.open(path, self)
+    }
+
+    /// Opens the map at `path`: for writing, alone, after recovering it if need be; or [for reading
+    /// only](Self::read_only). Cost: reading the allocated part of the bottom level, and a few syncs.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if somebody else has it open; [`Error::NotDirtymap`], [`Error::Unsupported`],
+    /// [`Error::Corrupt`] for what cannot be used; [`Error::Io`]. After an error no header, page or page-table byte
+    /// has changed, unless writing one is what failed.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<DirtyMap> {
+        let path = path.as_ref();
+        if self.read_only {
+            return attach::reading(path, self);
+        }
+        let disk = attach::open_file(path, true)?;
+        attach::alone(Arc::new(disk), path, self)?.open(path, self)
+    }
+
+    fn check_label(&self, path: &Path) -> Result<()> {
+        if self.label.len() <= MAX_LABEL && !self.label.contains('\0') {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            path: path.to_path_buf(),
+            why: format!("the label has {} bytes; it may have at most {MAX_LABEL}, and no zero byte", self.label.len()),
+        })
+    }
+
+    /// The bound in words.
+    pub(super) fn armed_words(&self, geometry: &Geometry) -> u64 {
+        (self.armed_bound >> geometry.granularity() >> 6).max(1)
+    }
+
+    /// The bound on arming ahead, in words.
+    pub(super) fn ahead_words(&self, geometry: &Geometry) -> u64 {
+        (AHEAD >> geometry.granularity() >> 6).min(self.armed_words(geometry) / 4)
+    }
+}

@@ -1,0 +1,95 @@
+//! Taking dirt away, always under the update lock.
+//!
+//! Invariant kept here: a reset touches the word, then clears the durable level, then the live one (rule 4), and summaries
+//! only in a map that is opened alone, where readers look again.
+
+use super::core::{Core, Locked};
+use super::weak::{Weak, weak};
+use crate::error::Result;
+use crate::geometry::{PAGE_WORDS, mask_in};
+use crate::words::{Shared, WordsMut};
+use std::ops::Range;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// Words reset in one hold of the lock, so that setters are not kept waiting.
+const BATCH: usize = 4096;
+
+impl Core {
+    /// Clears a range of bits. Cost: the nonzero words in it.
+    pub(crate) fn reset_bits(&self, bits: Range<u64>) -> Result<()> {
+        let mut at = bits.start / 64;
+        let end = bits.end.div_ceil(64);
+        while at < end && bits.start < bits.end {
+            at = self.lock()?.reset_batch(at..end, &bits);
+        }
+        Ok(())
+    }
+
+    /// Runs a search until no summary was being cleared meanwhile. Lock-free but for a reader that is
+    /// unlucky many times: it then waits for the clearer's lock.
+    pub(crate) fn steadily<R>(&self, search: impl Fn() -> R) -> R {
+        for _ in 0..64 {
+            let before = self.clearing.load(SeqCst);
+            if before.is_multiple_of(2) {
+                let found = search();
+                if self.clearing.load(SeqCst) == before {
+                    return found;
+                }
+            }
+            std::hint::spin_loop();
+        }
+        let _still = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        search()
+    }
+}
+
+impl Locked<'_> {
+    /// Resets up to [`BATCH`] words; returns where to go on.
+    fn reset_batch(&self, words: Range<u64>, bits: &Range<u64>) -> u64 {
+        let core = self.core;
+        let view = &core.view;
+        let mut found = Vec::new();
+        let mut at = words.start;
+        let levels = view.levels();
+        while found.len() < BATCH {
+            match levels.next_nonzero_word(at..words.end) {
+                Some((w, _)) => {
+                    found.push(w);
+                    at = w + 1;
+                }
+                None => {
+                    at = words.end;
+                    break;
+                }
+            }
+        }
+        let (Some(&first), Some(&last)) = (found.first(), found.last()) else { return at };
+        self.widen_reset_window(first / PAGE_WORDS..last / PAGE_WORDS + 1);
+        for &w in &found {
+            let keep = !mask_in(w, bits);
+            // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
+            // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
+            Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            if !weak(Weak::KeepDurable) {
+                Shared(view.durable()).and(w as usize, keep);
+            }
+            Shared(view.live()).and(w as usize, keep);
+        }
+        self.clear_summaries(&found);
+        at
+    }
+
+    fn clear_summaries(&self, words: &[u64]) {
+        let core = self.core;
+        let _quiet = core.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        core.clearing.fetch_add(1, SeqCst);
+        let mut levels = core.view.levels();
+        for &w in words {
+            if core.view.live()[w as usize].load(SeqCst) == 0 {
+                levels.unsummarise(w);
+            }
+        }
+        core.clearing.fetch_add(1, SeqCst);
+    }
+}

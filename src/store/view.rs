@@ -1,0 +1,129 @@
+//! The volatile part of a map as slices of words: runtime page, armed and touched bits, levels.
+//!
+//! Invariant kept here: a view's slices are as long as the geometry says, whatever the mapping is.
+
+use crate::error::{Error, Result};
+use crate::format::{Runs, VolatileLayout};
+use crate::geometry::{BOTTOM, Geometry, LEVELS, PAGE_WORDS, mask_in};
+use crate::levels::Levels;
+use crate::sys::Mapping;
+use crate::words::{AtomicU64, Shared};
+use std::ops::Range;
+use std::sync::atomic::Ordering::SeqCst;
+
+type Bytes = Range<usize>;
+
+/// Words of the runtime page. Offsets in FORMAT.md, as words.
+pub(crate) mod runtime {
+    pub(crate) const NONCE: usize = 0;
+    pub(crate) const PUBLISHED: usize = 2;
+    pub(crate) const DEGRADED: usize = 3;
+    pub(crate) const RESET_FIRST: usize = 4;
+    pub(crate) const RESET_END: usize = 5;
+}
+
+/// A mapping of the volatile region, or of anonymous memory laid out like one.
+#[derive(Debug)]
+pub(crate) struct View {
+    geometry: Geometry,
+    mapping: Mapping,
+    runtime: Bytes,
+    armed: Bytes,
+    touched: Bytes,
+    upper: [Bytes; BOTTOM],
+    live: Bytes,
+    durable: Bytes,
+}
+
+fn bytes(range: &Range<u64>) -> Result<Bytes> {
+    let narrow = |v: u64| usize::try_from(v).map_err(|_| Error::OutOfMemory { bytes: range.end });
+    Ok(narrow(range.start)?..narrow(range.end)?)
+}
+
+impl View {
+    /// Lays a view over `mapping`, which must be as long as the layout demands.
+    pub(crate) fn new(geometry: Geometry, layout: &VolatileLayout, mapping: Mapping) -> Result<View> {
+        let mut upper: [Bytes; BOTTOM] = Default::default();
+        for (to, from) in upper.iter_mut().zip(&layout.levels) {
+            *to = bytes(from)?;
+        }
+        let words = geometry.words() * 8;
+        let bits = geometry.level_words()[BOTTOM - 1] * 8;
+        let exactly = |range: &Range<u64>, len: u64| bytes(&(range.start..range.start + len));
+        Ok(View {
+            geometry,
+            mapping,
+            runtime: bytes(&layout.runtime)?,
+            armed: exactly(&layout.armed, bits)?,
+            touched: exactly(&layout.touched, bits)?,
+            upper,
+            live: exactly(&layout.live, words)?,
+            durable: exactly(&layout.durable, words)?,
+        })
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn words(&self, bytes: &Bytes) -> &[AtomicU64] {
+        self.mapping.words(bytes.clone())
+    }
+
+    pub(crate) fn runtime(&self) -> &[AtomicU64] {
+        self.words(&self.runtime)
+    }
+
+    /// One bit per bottom word: listed in a durable header.
+    pub(crate) fn armed(&self) -> &[AtomicU64] {
+        self.words(&self.armed)
+    }
+
+    /// One bit per bottom word: changed since it was last written to the bottom.
+    pub(crate) fn touched(&self) -> &[AtomicU64] {
+        self.words(&self.touched)
+    }
+
+    /// The dirty bits as everybody sees them.
+    pub(crate) fn live(&self) -> &[AtomicU64] {
+        self.words(&self.live)
+    }
+
+    /// What of them is known to be in the durable bottom.
+    pub(crate) fn durable(&self) -> &[AtomicU64] {
+        self.words(&self.durable)
+    }
+
+    /// The hierarchy over the live level.
+    pub(crate) fn levels(&self) -> Levels<Shared<'_>> {
+        let level: [Shared<'_>; LEVELS] =
+            std::array::from_fn(|k| Shared(self.words(if k == BOTTOM { &self.live } else { &self.upper[k] })));
+        Levels::new(level, self.geometry.bits())
+    }
+
+    /// Fails in a forked child, where the memory is not there.
+    #[inline]
+    pub(crate) fn usable(&self) -> Result<()> {
+        if self.mapping.is_ours() { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
+    }
+
+    pub(crate) fn set_nonce(&self, nonce: &[u8; 16]) {
+        for (bytes, word) in nonce.chunks_exact(8).zip(&self.runtime()[runtime::NONCE..]) {
+            let mut b = [0; 8];
+            b.copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(b), SeqCst);
+        }
+    }
+}
+
+/// Whether bit `word` is set in an array of one bit per bottom word.
+#[inline]
+pub(crate) fn flag(flags: &[AtomicU64], word: u64) -> bool {
+    flags[(word / 64) as usize].load(SeqCst) & 1 << (word % 64) != 0
+}
+
+/// The words of a page that a list names, as bits.
+pub(crate) fn named(list: &Runs, page: u64) -> u64 {
+    let words = page * PAGE_WORDS..(page + 1) * PAGE_WORDS;
+    list.within(words.clone()).fold(0, |mask, run| mask | mask_in(page, &run.range()))
+}

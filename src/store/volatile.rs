@@ -1,0 +1,64 @@
+//! Space of the volatile region: allocated before it is touched, freed when the map is closed.
+//!
+//! Invariant kept here: whoever stores into the mapping of a live-level chunk has allocated the space
+//! of it and of everything that a change in it can touch.
+
+use crate::format::{ALIGN, Layout, VolatileLayout};
+use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
+use crate::sys::Disk;
+use std::io;
+use std::ops::Range;
+
+/// Allocates what changing the bits of some bottom words can touch.
+pub(super) fn allocate(disk: &dyn Disk, layout: &Layout, geometry: &Geometry, words: Range<u64>) -> io::Result<()> {
+    let v = VolatileLayout::new(geometry);
+    let mut ranges = vec![v.runtime.clone()];
+    let mut add = |base: u64, items: &Range<u64>| ranges.push(base + items.start * 8..base + items.end * 8);
+    add(v.live.start, &words);
+    add(v.durable.start, &words);
+    let mut items = words;
+    for k in (0..BOTTOM).rev() {
+        items = items.start / 64..items.end.div_ceil(64);
+        if k == BOTTOM - 1 {
+            add(v.armed.start, &items);
+            add(v.touched.start, &items);
+        }
+        add(v.levels[k].start, &items);
+    }
+    for r in &mut ranges {
+        // Outward to what the largest host page can hold: a store into a mapping dirties a whole page.
+        *r = r.start / ALIGN * ALIGN..r.end.div_ceil(ALIGN) * ALIGN;
+    }
+    ranges.sort_by_key(|r| r.start);
+    ranges.dedup_by(|next, kept| {
+        let joined = next.start <= kept.end;
+        if joined {
+            kept.end = kept.end.max(next.end);
+        }
+        joined
+    });
+    let base = layout.volatile.start;
+    ranges.iter().try_for_each(|r| disk.allocate(base + r.start..base + r.end))
+}
+
+/// Calls `f` for every page whose touched bits may be set: those whose part of the array is not a hole.
+pub(super) fn for_data(
+    disk: &dyn Disk,
+    layout: &Layout,
+    geometry: &Geometry,
+    pages: Range<u64>,
+    f: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let base = layout.volatile.start + VolatileLayout::new(geometry).touched.start;
+    let mut at = pages.start;
+    while at < pages.end {
+        let Some(data) = disk.next_data(base + at * 8..base + pages.end * 8)? else { break };
+        let first = ((data.start - base) / 8).max(at);
+        let end = (data.end - base).div_ceil(8).clamp(first + 1, pages.end);
+        (first..end).for_each(&mut *f);
+        at = end;
+    }
+    Ok(())
+}
+
+const _: () = assert!(PAGE_WORDS == 64);

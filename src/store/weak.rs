@@ -1,0 +1,71 @@
+//! Switches that turn single steps of the protocol off, in tests only.
+//!
+//! Invariant kept here: outside `cfg(test)` every switch is a constant `false`. A check that cannot
+//! fail is no check, so the crash tests run once with each of these on and must then fail.
+
+/// A step that a weakened build leaves out. The names are those of the protocol's rules in docs/design.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) enum Weak {
+    /// Rule 1: `armed` is set before the header that lists the word is durable.
+    PublishEarly,
+    /// Rule 2: no second look at `armed` after the store.
+    NoRecheck,
+    /// Rule 2: `touched` is not set.
+    Untouched,
+    /// Rule 3: the list forgets words before their pages are written.
+    EarlyDrop,
+    /// Rule 3: pages are not written at all before the list forgets them.
+    NoPageWrite,
+    /// Rule 4: a reset leaves the durable level as it was.
+    KeepDurable,
+    /// Rule 5: a newest header that is not known to be durable is taken as it is.
+    TrustNewest,
+    /// Rule 5: an unarmed word of the list is not redone.
+    SkipUnarmed,
+    /// Rule 5: arming a listed word does not touch it.
+    ArmNoTouch,
+    /// Rule 7: a failed page write is taken for a success.
+    ForgetError,
+    /// Recovery does not make listed words dirty.
+    IgnoreList,
+    /// Recovery takes a page that does not match its entry as it is.
+    IgnoreMismatch,
+    /// Recovery forgets the list before the pages are written.
+    RecoverEarlyDrop,
+    /// Opening does not write the newest header again.
+    NoRewrite,
+    /// OPEN is not committed before the first change.
+    NoOpen,
+    /// Commits alternate by the parity of the sequence number.
+    Parity,
+    /// A clean close does not look whether the list is empty.
+    CleanAnyway,
+}
+
+#[cfg(test)]
+thread_local! {
+    static OFF: std::cell::Cell<Option<Weak>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether the step is switched off in this (test) thread.
+#[inline(always)]
+pub(crate) fn weak(_step: Weak) -> bool {
+    #[cfg(test)]
+    {
+        OFF.with(|off| off.get() == Some(_step))
+    }
+    #[cfg(not(test))]
+    {
+        false
+    }
+}
+
+/// Runs `f` with a step switched off in this thread.
+#[cfg(test)]
+pub(crate) fn with<R>(step: Option<Weak>, f: impl FnOnce() -> R) -> R {
+    OFF.with(|off| off.set(step));
+    let r = f();
+    OFF.with(|off| off.set(None));
+    r
+}

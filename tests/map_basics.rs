@@ -1,0 +1,89 @@
+//! The life of a map in a file: create, set, reset, flush, close, open, read only.
+
+use dirtymap::{DirtyMap, FileState, Options, Verdict, inspect};
+use std::path::PathBuf;
+
+fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.map");
+    (dir, path)
+}
+
+#[test]
+fn what_was_set_is_there_after_a_clean_close() {
+    let (_dir, path) = scratch();
+    let map = Options::new().create(&path, 10 << 30).unwrap();
+    map.set(4096..8192).unwrap();
+    map.set((5 << 30)..(6 << 30)).unwrap();
+    assert_eq!(map.count(), 1 + (1 << 14));
+    let hash = map.sha256();
+    map.close().unwrap();
+
+    let info = inspect(&path).unwrap();
+    assert_eq!((info.state, info.verdict), (FileState::Clean, Verdict::Exact));
+    let map = DirtyMap::open(&path).unwrap();
+    assert!(!map.recovery().added_dirt());
+    assert_eq!(map.sha256(), hash);
+    let areas: Vec<_> = map.areas(0..map.len()).unwrap().collect();
+    assert_eq!(areas, [0..65536, (5 << 30)..(6 << 30)]);
+    map.close().unwrap();
+}
+
+#[test]
+fn what_was_set_is_there_after_a_drop_and_what_was_reset_and_flushed_is_not() {
+    let (_dir, path) = scratch();
+    let map = Options::new().flush_interval(None).create(&path, 10 << 30).unwrap();
+    map.set(0..1 << 20).unwrap();
+    map.flush().unwrap();
+    map.reset(0..1 << 19).unwrap();
+    map.flush().unwrap();
+    map.set((3 << 30)..(3 << 30) + 1).unwrap();
+    drop(map);
+
+    assert_eq!(inspect(&path).unwrap().state, FileState::Unclean);
+    let read = Options::new().read_only(true).open(&path).unwrap();
+    let before = read.sha256();
+    let map = DirtyMap::open(&path).unwrap();
+    assert_eq!(map.sha256(), before, "recovery in memory and in the file differ");
+    assert!(map.recovery().unclean);
+    assert!(!map.any(0..1 << 19).unwrap());
+    assert!(map.all((1 << 19)..(1 << 20)).unwrap());
+    assert!(map.get(3 << 30).unwrap());
+    // The whole word that was armed, 64 granules of 64 KiB, and nothing else.
+    assert_eq!(map.count(), 8 + 64);
+    map.close().unwrap();
+}
+
+#[test]
+fn one_writer_at_a_time_and_no_reader_beside_it() {
+    let (_dir, path) = scratch();
+    let map = Options::new().create(&path, 1 << 30).unwrap();
+    assert_eq!(DirtyMap::open(&path).unwrap_err().kind(), "locked");
+    assert_eq!(Options::new().read_only(true).open(&path).unwrap_err().kind(), "locked");
+    let info = inspect(&path).unwrap();
+    assert_eq!((info.state, info.dirty), (FileState::Open, None));
+    drop(map);
+    let one = Options::new().read_only(true).open(&path).unwrap();
+    let _two = Options::new().read_only(true).open(&path).unwrap();
+    assert_eq!(one.set(0..1).unwrap_err().kind(), "read-only");
+    DirtyMap::open(&path).unwrap().close().unwrap();
+}
+
+#[test]
+fn a_process_map_trusts_the_page_cache_and_adds_no_dirt_after_a_drop() {
+    let (_dir, path) = scratch();
+    let map = Options::new().durability(dirtymap::Durability::Process).create(&path, 10 << 30).unwrap();
+    map.set(0..1).unwrap();
+    map.set((7 << 30)..(7 << 30) + 1).unwrap();
+    let syncs = map.stats().syncs;
+    assert_eq!(syncs, 0, "a set waited for a sync");
+    map.flush().unwrap();
+    map.set((8 << 30)..(8 << 30) + 1).unwrap();
+    drop(map);
+    let map = DirtyMap::open(&path).unwrap();
+    assert_eq!(map.recovery().cache_trusted, Some(true));
+    assert_eq!(map.count(), 3);
+    assert_eq!(map.info().unwrap().verdict, Verdict::Exact);
+    map.close().unwrap();
+    assert_eq!(DirtyMap::open(&path).unwrap().count(), 3);
+}
