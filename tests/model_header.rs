@@ -367,6 +367,11 @@ fn some_header_is_as_new_as_owed_with_two_failed_syncs() {
     holds("three commits, two faults", &Faults { variant: Variant::Ok, last: 3, fails: 2 }, 9211);
 }
 
+#[test]
+fn some_header_is_as_new_as_owed_with_three_failed_syncs() {
+    holds("six commits, three faults", &Faults { variant: Variant::Ok, last: 6, fails: 3 }, 250_915);
+}
+
 /// Numbering from the known header gives the number of a failed commit away a second time, in the same pair. The
 /// promise is kept, which is about numbers. The protocol numbers from the newest header in the file all the same:
 /// a number that has been seen is then never another header's.
