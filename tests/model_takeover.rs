@@ -17,7 +17,8 @@
 //! it is dirty in `live`, and it is dirty after recovery from any mixture of what is on disk and what is in the
 //! page cache.
 //!
-//! Not modelled: weak memory, as everywhere; checksums (a torn page reads all dirty, which loses nothing).
+//! Not modelled: weak memory, as everywhere; several words at once; checkpoints; the standing run of a map
+//! without power-loss protection; checksums (a torn page reads all dirty, which loses nothing).
 
 #[path = "model/explore.rs"]
 mod explore;
