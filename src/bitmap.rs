@@ -516,3 +516,36 @@ impl fmt::Debug for Bitmap {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_words_trims_counts_and_summarises() {
+        for (bits, words) in [(0, 1), (1, 1), (64, 1), (65, 2), (64 * 64 * 3 + 1, 193)] {
+            let geometry = Geometry::new(bits, 0).unwrap();
+            let map = Bitmap::from_words(geometry, vec![u64::MAX; words]).unwrap();
+            map.check_invariants().unwrap();
+            assert!(map.is_full() && map.count() == bits);
+            let mut filled = Bitmap::new(bits, 0).unwrap();
+            filled.set_all();
+            assert_eq!(map, filled);
+            for wrong in [words - 1, words + 1] {
+                let refused = Bitmap::from_words(geometry, vec![0; wrong]);
+                assert!(matches!(refused, Err(Error::Mismatch { what: "words", .. })));
+            }
+        }
+    }
+
+    #[test]
+    fn finish_after_writing_to_the_bottom() {
+        let mut map = Bitmap::new(1 << 20, 0).unwrap();
+        map.levels.bottom_mut()[100..200].fill(5);
+        map.levels.bottom_mut()[9000] = 1 << 63;
+        map.finish([100..150, 150..200, 9000..9001]);
+        map.check_invariants().unwrap();
+        assert_eq!(map.count(), 201);
+        assert_eq!(map.next_dirty(20_000..1 << 20).unwrap(), Some(9000 * 64 + 63));
+    }
+}

@@ -243,3 +243,6 @@ impl<S: ?Sized> fmt::Debug for WordsIter<'_, S> {
         f.debug_struct("WordsIter").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

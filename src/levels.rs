@@ -1,9 +1,10 @@
 //! The hierarchy of summaries above the bits, over any [`Words`].
 //!
-//! Invariant kept here: where a word is not zero, its summary bit is set, on every level. The
-//! exclusive flavour (`Levels<Vec<u64>>`) also keeps the converse: a zero word's summary bit is clear.
-//! With words that others share a summary bit may be stale, that is set above a zero word; every search
-//! here then looks, finds nothing and goes on, so staleness costs time and never an answer.
+//! Invariant kept here: where a bottom word is not zero, its summary bit is set on every level. The exclusive flavour
+//! (`Levels<Vec<u64>>`) keeps the summaries exact: the bit of a word, on any level, is set just when
+//! that word is not zero. With words that others share a summary bit may be stale, that is set above
+//! nothing, or without those above it; every search here then looks, finds nothing and goes on, so
+//! staleness costs time and never an answer.
 //!
 //! Positions are in bits or words of a level, never in items. Level 0 is the top and a single word,
 //! level [`BOTTOM`] holds the map's own bits. Ranges are clamped to the map; nothing here panics as long
@@ -137,7 +138,7 @@ impl<W: Words> Levels<W> {
         }
     }
 
-    /// Checks the invariants; cost: every word of every level. With `exact`, stale summary bits are findings too.
+    /// Checks the invariants; with `exact`, stale summary bits are findings too. Cost: every word of every level.
     pub(crate) fn check(&self, exact: bool) -> Result<(), String> {
         for k in 0..LEVELS {
             let bits = if k == BOTTOM { self.bits } else { self.level[k + 1].len() as u64 };
@@ -147,10 +148,19 @@ impl<W: Words> Levels<W> {
                 if stray != 0 {
                     return Err(format!("level {k}, word {word}: {stray:#x} set past the end"));
                 }
-                let wanted = if k == BOTTOM { found } else { self.summary(k, word) };
-                if wanted & !found != 0 || exact && found != wanted {
-                    return Err(format!("level {k}, word {word}: {found:#x}, and {wanted:#x} below"));
+                if exact && k != BOTTOM && found != self.summary(k, word) {
+                    let wanted = self.summary(k, word);
+                    return Err(format!("level {k}, word {word}: {found:#x}, should be {wanted:#x}"));
                 }
+            }
+        }
+        for word in 0..self.bottom().len() as u64 {
+            let below = |k: usize| word >> (6 * (BOTTOM - 1 - k));
+            let missing = |&k: &usize| self.level[k].load(place(below(k)).0 as usize) & place(below(k)).1 == 0;
+            if self.bottom().load(word as usize) != 0
+                && let Some(k) = (0..BOTTOM).find(missing)
+            {
+                return Err(format!("bottom word {word} is not zero, and has no summary on level {k}"));
             }
         }
         Ok(())
@@ -389,3 +399,6 @@ fn fill(words: &mut [u64], bits: &Range<u64>) -> u64 {
     }
     changed
 }
+
+#[cfg(test)]
+mod tests;
