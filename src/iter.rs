@@ -58,11 +58,17 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
         Some(self.index * WORD_BITS + u64::from(self.seen.trailing_zeros()))
     }
 
+    /// The first item of a granule that there is; `item_of` would also answer for the end, at some cost.
+    #[inline]
+    fn item(&self, bit: u64) -> u64 {
+        bit << self.map.geometry().granularity()
+    }
+
     /// What [`next`](Iterator::next) is going to yield. It is remembered, so the next call of `next` yields this same
     /// item, also when its bit has been reset in between.
     pub fn peek(&mut self) -> Option<u64> {
         let bit = self.peek_bit()?;
-        Some(self.map.geometry().item_of(bit))
+        Some(self.item(bit))
     }
 
     /// Moves forward to the granule of `item`: what lies before is not yielded any more. Does nothing if the
@@ -84,7 +90,7 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
         let bit = self.peek_bit()?;
         self.seen &= self.seen - 1;
         self.bits.start = bit + 1;
-        Some(self.map.geometry().item_of(bit))
+        Some(self.item(bit))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

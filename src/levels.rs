@@ -263,13 +263,23 @@ impl<W: WordsMut> Levels<W> {
 }
 
 /// The exclusive flavour: nobody else looks or writes, so summaries are kept exact, and work stops at
-/// the first level where nothing changed.
+/// the first level where nothing changed. Single bits are inlined into the caller, what is rarer is kept out of line.
 impl Levels<Vec<u64>> {
     /// Sets one bit; whether it was clear.
     #[inline]
     pub(crate) fn set_bit(&mut self, bit: u64) -> bool {
-        let (word, mask) = place(bit);
-        self.or_word(word, mask) != 0
+        let (i, mask) = place(bit);
+        let word = &mut self.level[BOTTOM][i as usize];
+        let old = *word;
+        // Without a store, so that setting a hot bit again is a read.
+        if old & mask != 0 {
+            return false;
+        }
+        *word = old | mask;
+        if old == 0 {
+            self.risen(i);
+        }
+        true
     }
 
     /// Resets one bit; whether it was set.
@@ -277,11 +287,12 @@ impl Levels<Vec<u64>> {
     pub(crate) fn reset_bit(&mut self, bit: u64) -> bool {
         let (i, mask) = place(bit);
         let word = &mut self.level[BOTTOM][i as usize];
-        if *word & mask == 0 {
+        let old = *word;
+        if old & mask == 0 {
             return false;
         }
-        *word &= !mask;
-        if *word == 0 {
+        *word = old & !mask;
+        if old == mask {
             self.cleared(i);
         }
         true
@@ -303,6 +314,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Bottom word `word` is no longer zero.
+    #[inline(never)]
     fn risen(&mut self, mut word: u64) {
         for k in (0..BOTTOM).rev() {
             let (up, mask) = place(word);
@@ -314,6 +326,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Bottom word `word` is zero now.
+    #[inline(never)]
     fn cleared(&mut self, mut word: u64) {
         for k in (0..BOTTOM).rev() {
             let (up, mask) = place(word);
@@ -325,6 +338,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Sets all `bits`; returns how many were clear. Cost: O(m / 64 + levels) for m bits.
+    #[inline(never)]
     pub(crate) fn set(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
         let changed = fill(&mut self.level[BOTTOM], &span);
@@ -342,6 +356,7 @@ impl Levels<Vec<u64>> {
 
     /// Resets all `bits`; returns how many were set. Cost: O(levels) per nonzero word in the range; zero
     /// words are skipped, and memory that was never written stays untouched.
+    #[inline(never)]
     pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
         let changed = self.clear(BOTTOM, &span);

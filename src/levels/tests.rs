@@ -205,13 +205,15 @@ fn unsummarise_stops_below_a_word_that_has_other_bits() {
     assert_eq!(levels.level[0][0], 0);
 }
 
+/// The bit that a setter sets, how many of its steps it has done, and at what moments it does how many.
+type Setter = (u64, usize, Vec<(u32, usize)>);
+
 /// All the words of a map, and setters that run between the clearer's accesses.
 struct Scene {
     level: [Vec<u64>; LEVELS],
     /// Accesses of the clearer so far.
     now: u32,
-    /// Per setter: the bit it sets, how many of its steps it has done, and when it does `(at, steps)`.
-    setters: Vec<(u64, usize, Vec<(u32, usize)>)>,
+    setters: Vec<Setter>,
 }
 
 impl Scene {
