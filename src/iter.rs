@@ -27,8 +27,8 @@ pub struct Granules<'a, S: ?Sized = Bitmap> {
     map: &'a S,
     /// Bits not yet yielded. When `seen` is not zero, none below its first is dirty.
     bits: Range<u64>,
-    /// Set bits of word `index`, all inside `bits`, that will be yielded next: for a stable map all that are left in that
-    /// word, else at most one, which has been peeked at.
+    /// Set bits of word `index`, all inside `bits`, that will be yielded next: for a stable map all that are
+    /// left in that word, else at most one, which has been peeked at.
     seen: u64,
     index: u64,
 }

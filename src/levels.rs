@@ -204,8 +204,8 @@ impl<W: WordsMut> Levels<W> {
     /// Call the summary bit cleared last B, and the word it stands for C. C is read again after B was cleared.
     /// - C is zero then. Nobody but this clearer takes bits out of C, so whatever a setter puts there, it
     ///   puts there later. After that it looks at B, later still, finds it clear, and sets it.
-    /// - C is not zero. Its setter may have seen B before it was cleared, and be done. So B is
-    ///   set again, and the bits on all levels above, which that setter also believes to be set.
+    /// - C is not zero. Its setter may have seen B before it was cleared, and be done. So B is set again. The
+    ///   bits above it have not been touched; they are looked at as well, which costs loads and leaves less to argue.
     ///
     /// A setter that finds its bit in C already set, and so stores nothing, is no exception: if it
     /// looked before this clearer cleared that bit in C, then its own store one level lower was earlier still,

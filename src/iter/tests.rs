@@ -104,6 +104,15 @@ fn what_was_peeked_at_is_yielded() {
     assert_eq!((granules.clone().next(), areas.clone().next()), (Some(3), Some(3..5)));
     assert_eq!((granules.next(), areas.next()), (Some(3), Some(3..5)));
     assert_eq!((granules.next(), areas.next()), (Some(70), Some(70..71)));
+    // Moving to where one is, or back, changes nothing.
+    map.put(75, true);
+    assert_eq!((granules.peek(), areas.peek()), (Some(75), Some(75..76)));
+    map.put(75, false);
+    for item in [0, 3, 75] {
+        granules.advance_to(item);
+        areas.advance_to(item);
+    }
+    assert_eq!((granules.next(), areas.next()), (Some(75), Some(75..76)));
     // Moved past, it is forgotten.
     map.put(80, true);
     assert_eq!((granules.peek(), areas.peek()), (Some(80), Some(80..81)));
@@ -177,14 +186,21 @@ proptest! {
                 let mut it = map.granules(0..len).unwrap();
                 std::iter::from_fn(|| { let p = it.peek(); assert_eq!(p, it.next()); p }).map(|i| i / 4).collect()
             }
-            2 => map.areas(0..len).unwrap().flat_map(|a| { assert!(a.start < a.end && a.end <= len); a.start / 4..a.end / 4 }).collect(),
+            2 => map.areas(0..len).unwrap().flat_map(|a| {
+                assert!(a.start < a.end && a.end <= len);
+                a.start / 4..a.end / 4
+            }).collect(),
             3 => map.words(0..len).unwrap().flat_map(|(i, w)| {
                 assert!(w != 0 && w & !mask_in(i, &(0..bits)) == 0);
                 (0..64).filter(move |b| w >> b & 1 != 0).map(move |b| i * 64 + b)
             }).collect(),
             _ => {
                 let (low, high) = (always.len() as u64, ever.len() as u64);
-                let count = match kind { 4 => Search::count(&map), 5 => Search::dirty_len(&map) / 4, _ => map.count_range(0..len).unwrap() };
+                let count = match kind {
+                    4 => Search::count(&map),
+                    5 => Search::dirty_len(&map) / 4,
+                    _ => map.count_range(0..len).unwrap(),
+                };
                 prop_assert!(low <= count && count <= high);
                 let run = map.run(1..len).unwrap();
                 prop_assert!(run.is_some_and(|(_, n)| n >= 1 && n < len));
