@@ -183,6 +183,8 @@ mod tests {
         assert_eq!(free_offset(taken.clone(), ALIGN + 1), unit(3));
         assert_eq!(free_offset(taken.clone(), unit(3)), unit(3));
         assert_eq!(free_offset(taken.clone(), unit(4)), unit(7));
+        // A gap that is long enough only before rounding.
+        assert_eq!(free_offset([0..unit(1), unit(2) + 512..unit(3)], ALIGN + 1), unit(3));
         // Nested, unaligned and empty ones, and no overflow.
         assert_eq!(free_offset([unit(1)..unit(9), unit(2)..unit(3), unit(9)..unit(9) + 1], 1), unit(10));
         assert_eq!(free_offset(std::iter::once(unit(1)..unit(1)), 1), unit(1));
