@@ -89,8 +89,12 @@ fn sets(mut bytes: &[u8]) {
         }
         assert_eq!(Runs::from_sorted(runs.as_slice().to_vec()).as_ref(), Ok(&runs));
         assert_eq!(runs.words(), plain.iter().filter(|bit| **bit).count() as u64);
-        let inside = |w: usize| runs.contains(w as u64) == plain[w];
-        assert!((0..SPACE).all(inside));
+        let mut expanded = [false; SPACE];
+        for run in &runs {
+            expanded[run.first as usize..run.end() as usize].fill(true);
+        }
+        assert_eq!(expanded, plain);
+        assert_eq!(runs.contains(start.into()), plain[usize::from(start)]);
         let (a, b) = (u64::from(start.min(count)), u64::from(start.max(count)));
         let part = &plain[a as usize..b as usize];
         assert_eq!(runs.intersects(a..b), part.contains(&true));
