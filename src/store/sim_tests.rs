@@ -199,14 +199,16 @@ fn finish_after_kill(ops: &[Op], disk: Arc<SimDisk>, truth: Truth, meddle: Optio
 fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>>, meddle: Option<u64>) -> Verdict {
     if core.is_none() {
         disk.interlope(None);
+        // What recovery makes dirty may be dirty, also if it does not come to its end.
+        if let Ok(loaded) = load_in_memory(&*SimDisk::new(disk.cache(), Vec::new()), path(), None) {
+            truth.with(|b| (0..BITS).for_each(|i| b.may[i as usize] |= bit(&loaded.view, i)));
+        }
         match open_alone(disk.shared(), path(), &options()) {
             Ok((opened, _)) => {
                 let opened = Arc::new(opened);
                 truth.with(|b| b.failed = false);
                 check_covered(&opened.view, truth, "opened")?;
                 check_no_clean_copy(disk)?;
-                // What recovery made dirty may be dirty.
-                truth.with(|b| (0..BITS).for_each(|i| b.may[i as usize] |= bit(&opened.view, i)));
                 truth.with(|b| b.unflushed.fill(false));
                 *core = Some(opened);
             }
@@ -256,7 +258,8 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
         for _ in 0..3 {
             let i = if rng.below(2) == 0 { rng.below(300) } else { rng.below(BITS) };
             if flag(c.view.armed(), i / 64) || flag(c.view.durable(), i) {
-                t.set(i..i + 1, &c);
+                // Nobody meddles with the meddler: a flush here would wait for the lock that is held.
+                weak::unvisited(|| t.set(i..i + 1, &c));
             }
         }
     })));
@@ -316,6 +319,9 @@ fn check_crash(content: &[u8], truth: &Truth, again: Option<u64>) -> Verdict {
     drop(core);
     if let Some(seed) = again {
         let mut rng = Rng(seed);
+        // What the first recovery explains, it may have made durable before the second crash.
+        let truth = &Truth(Arc::new(Mutex::new(truth.with(|b| b.clone()))));
+        truth.with(|b| (0..BITS as usize).for_each(|i| b.may[i] |= once[i]));
         for at in 0..recovery_writes {
             let pick = some_pick(&mut rng);
             let disk = SimDisk::new(content.to_vec(), vec![(at, Fault::Cut(pick))]);
@@ -439,7 +445,7 @@ fn asked(name: &str, default: u64) -> u64 {
 #[test]
 fn no_crash_at_any_durable_write_loses_an_owed_bit() {
     let from = asked("DIRTYMAP_SIM_FROM", 1);
-    match seeds(from, asked("DIRTYMAP_SIM_SEEDS", 40)) {
+    match seeds(from, asked("DIRTYMAP_SIM_SEEDS", 12)) {
         Ok(tally) => println!("{tally:?} from seed {from}"),
         Err((seed, why)) => panic!("DIRTYMAP_SIM_FROM={seed} DIRTYMAP_SIM_SEEDS=1: {why}"),
     }
@@ -470,7 +476,7 @@ fn every_weakened_protocol_loses_a_bit_or_lies() {
     ];
     let mut survived = Vec::new();
     for step in all {
-        match weak::with(Some(step), || seeds(1, 400)) {
+        match weak::with(Some(step), || seeds(1, 40)) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
             Ok(tally) => survived.push((step, tally)),
         }

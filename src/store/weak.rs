@@ -99,6 +99,17 @@ pub(crate) fn at(_point: Point) {
     }
 }
 
+/// Runs `f` without calling the visitor.
+#[cfg(test)]
+pub(crate) fn unvisited<R>(f: impl FnOnce() -> R) -> R {
+    let visitor = VISITOR.with(|v| v.borrow_mut().take());
+    let r = f();
+    if visitor.is_some() {
+        visit(visitor);
+    }
+    r
+}
+
 /// Has `visitor` called at every [`Point`] that this thread passes.
 #[cfg(test)]
 pub(crate) fn visit(visitor: Option<Visitor>) {
