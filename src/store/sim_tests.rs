@@ -451,34 +451,39 @@ fn no_crash_at_any_durable_write_loses_an_owed_bit() {
     }
 }
 
-/// Each of these steps is switched off in turn, and some seed must then fail.
+/// Each of these steps is switched off in turn, and some seed must then fail. The seed is the first one that does,
+/// found once by looking from 1 on (`DIRTYMAP_SIM_SEEDS` of them, see below), so that the test is quick.
 #[test]
 fn every_weakened_protocol_loses_a_bit_or_lies() {
     let all = [
-        Weak::PublishEarly,
-        Weak::NoRecheck,
-        Weak::Untouched,
-        Weak::TouchFirst,
-        Weak::EarlyDrop,
-        Weak::NoPageWrite,
-        Weak::KeepDurable,
-        Weak::TrustNewest,
-        Weak::SkipUnarmed,
-        Weak::ArmNoTouch,
-        Weak::ForgetError,
-        Weak::IgnoreList,
-        Weak::IgnoreMismatch,
-        Weak::RecoverEarlyDrop,
-        Weak::NoRewrite,
-        Weak::NoOpen,
-        Weak::Parity,
-        Weak::CleanAnyway,
+        (Weak::PublishEarly, 1),
+        (Weak::NoRecheck, 1),
+        (Weak::Untouched, 1),
+        (Weak::TouchFirst, 1),
+        (Weak::EarlyDrop, 1),
+        (Weak::NoPageWrite, 1),
+        (Weak::KeepDurable, 17),
+        (Weak::TrustNewest, 12),
+        (Weak::SkipUnarmed, 1),
+        (Weak::ArmNoTouch, 1),
+        (Weak::ForgetError, 1),
+        (Weak::IgnoreList, 1),
+        (Weak::IgnoreMismatch, 1),
+        (Weak::RecoverEarlyDrop, 1),
+        (Weak::NoRewrite, 1),
+        (Weak::NoOpen, 1),
+        (Weak::Parity, 1),
+        (Weak::CleanAnyway, 1),
     ];
+    let count = asked("DIRTYMAP_WEAK_SEEDS", 1);
     let mut survived = Vec::new();
-    for step in all {
-        match weak::with(Some(step), || seeds(1, 40)) {
+    for (step, from) in all {
+        match weak::with(Some(step), || seeds(from, count)) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
-            Ok(tally) => survived.push((step, tally)),
+            Ok(tally) => {
+                println!("{step:?}: survived {tally:?}");
+                survived.push(step);
+            }
         }
     }
     assert!(survived.is_empty(), "nothing fails without {survived:?}");
