@@ -15,7 +15,7 @@ mod size;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::{Cli, Format};
+use cli::{Cli, Command, Format};
 use exit::{Exit, Failure};
 use output::Output;
 use std::process::ExitCode;
@@ -26,7 +26,12 @@ fn main() -> ExitCode {
         Err(e) => return usage(&e).into(),
     };
     let output = Output::new(cli.output);
-    let done = signals::listen(output, cli.command.finishes()).and_then(|()| commands::run(&cli, output));
+    // The demo's victim just dies.
+    let listening = match &cli.command {
+        Command::DemoWriter(_) => Ok(()),
+        command => signals::listen(output, command.finishes()),
+    };
+    let done = listening.and_then(|()| commands::run(&cli, output));
     done.unwrap_or_else(|failure| {
         output.failure(&failure);
         failure.exit

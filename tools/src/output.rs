@@ -13,11 +13,17 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     format: Format,
+    quiet: bool,
 }
 
 impl Output {
     pub fn new(format: Format) -> Output {
-        Output { format }
+        Output { format, quiet: false }
+    }
+
+    /// The same without notes, for a step whose notes another step tells better.
+    pub fn without_notes(self) -> Output {
+        Output { quiet: true, ..self }
     }
 
     pub fn is_json(self) -> bool {
@@ -26,6 +32,9 @@ impl Output {
 
     /// Something that the user should know, and that is not the answer.
     pub fn note(self, text: impl std::fmt::Display) {
+        if self.quiet {
+            return;
+        }
         // A lost note is not worth failing for.
         let _ = writeln!(io::stderr().lock(), "dirtymap: note: {text}");
     }

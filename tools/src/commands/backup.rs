@@ -57,7 +57,14 @@ fn human(out: &mut dyn io::Write, o: &Outcome) -> io::Result<()> {
     let kind = if o.full { "full" } else { "incremental" };
     let h = size::human;
     writeln!(out, "{kind} backup of {} to {} is complete and verified", o.image, o.target)?;
-    writeln!(out, "copied   {:>12} bytes ({}) in {} areas", o.bytes_copied, h(o.bytes_copied), o.areas)?;
+    writeln!(
+        out,
+        "copied   {:>12} bytes ({}) in {} {}",
+        o.bytes_copied,
+        h(o.bytes_copied),
+        o.areas,
+        if o.areas == 1 { "area" } else { "areas" }
+    )?;
     if o.bytes_holes > 0 {
         writeln!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
     }
