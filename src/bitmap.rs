@@ -16,9 +16,9 @@ use std::ops::Range;
 
 /// A dirty bitmap in memory: which granules of an image have been written.
 ///
-/// Positions and lengths are in *items* (for a disk image, bytes). `1 << granularity` items, a *granule*, share one bit; a
-/// granule is dirty or clean as a whole, and the last one may be partial. Ranges are half open, and must
-/// lie inside `0..=len` with `start <= end`; anything else is [`Error::OutOfRange`]. An empty range is
+/// Positions and lengths are in *items* (for a disk image, bytes). `1 << granularity` items, a *granule*, share
+/// one bit; a granule is dirty or clean as a whole, and the last one may be partial. Ranges are half open, and
+/// must lie inside `0..=len` with `start <= end`; anything else is [`Error::OutOfRange`]. An empty range is
 /// legal: it finds nothing, changes nothing and needs no alignment. Answers are clamped to the range asked for.
 ///
 /// ```
@@ -38,17 +38,17 @@ use std::ops::Range;
 /// ```
 ///
 /// # What it costs
-/// One bit per granule and 1/63 of that for the summaries: 2 MiB for 1 TiB at 64 KiB, 33 MiB for 1 TiB at 4 KiB.
-/// This much address space is reserved at once. Physical memory is used only for the pages (of 4 KiB:
-/// 32,768 granules each) that had a bit set, so that a sparse map is cheap however large; it is given back when the map is dropped,
-/// not by resetting.
+/// One bit per granule and 1/63 of that for the summaries: 2 MiB for 1 TiB at 64 KiB, 33 MiB for 1 TiB at 4
+/// KiB. This much address space is reserved at once. Physical memory is used only for the pages (of 4 KiB:
+/// 32,768 granules each) that had a bit set, so that a sparse map is cheap however large; it is given back when
+/// the map is dropped, not by resetting.
 ///
-/// Going from one set bit to the next costs O(levels), with seven levels in all; setting `m` granules
-/// costs O(m / 64 + levels), resetting them at most that and O(levels) per nonzero word; counting is O(1).
+/// Going from one set bit to the next costs O(levels), with seven levels in all; setting or resetting `m`
+/// granules costs O(m / 64 + levels), resetting never more than O(levels) per nonzero word; counting is O(1).
 ///
 /// # Threads
-/// Any number of threads may read a shared `&Bitmap`; changing one takes `&mut`. A map that several threads or processes
-/// change at once is the persistent map's business.
+/// Any number of threads may read a shared `&Bitmap`; changing one takes `&mut`. A map that several threads or
+/// processes change at once is the persistent map's business.
 pub struct Bitmap {
     geometry: Geometry,
     levels: Levels<Vec<u64>>,
@@ -181,7 +181,8 @@ impl Bitmap {
     /// Marks the granules of the range as clean; returns how many were dirty.
     ///
     /// The range must be made of whole granules: a start that is a multiple of the granule, and an end that is
-    /// one or is [`len`](Self::len). Clearing a granule that is covered only in part would forget the dirt beside the range.
+    /// one or is [`len`](Self::len). Clearing a granule that is covered only in part would forget the dirt
+    /// beside the range.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Unaligned`]; nothing has changed then.
@@ -192,8 +193,8 @@ impl Bitmap {
         Ok(self.reset_bits(bits))
     }
 
-    /// Marks those granules as clean that lie wholly inside the range, of which there may be none; returns how many were
-    /// dirty. The last granule counts as whole when the range reaches [`len`](Self::len).
+    /// Marks those granules as clean that lie wholly inside the range, of which there may be none; returns how
+    /// many were dirty. The last granule counts as whole when the range reaches [`len`](Self::len).
     ///
     /// Forgets nothing beside the range.
     ///
@@ -395,8 +396,9 @@ impl Bitmap {
         Search::run(self, range)
     }
 
-    /// SHA-256 over the bottom level as little-endian bytes, `max(1, ceil(bits / 64))` words: equal for equal bits,
-    /// and the same on every system. Length and granularity are not part of it. Cost: one hash over 1/8 byte per granule.
+    /// SHA-256 over the bottom level as little-endian bytes, `max(1, ceil(bits / 64))` words: equal for equal
+    /// bits, and the same on every system. Length and granularity are not part of it. Cost: one hash over 1/8
+    /// byte per granule.
     pub fn sha256(&self) -> [u8; 32] {
         Search::sha256(self)
     }
@@ -514,5 +516,38 @@ impl fmt::Debug for Bitmap {
             .field("granularity", &self.granularity())
             .field("count", &self.count)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_words_trims_counts_and_summarises() {
+        for (bits, words) in [(0, 1), (1, 1), (64, 1), (65, 2), (64 * 64 * 3 + 1, 193)] {
+            let geometry = Geometry::new(bits, 0).unwrap();
+            let map = Bitmap::from_words(geometry, vec![u64::MAX; words]).unwrap();
+            map.check_invariants().unwrap();
+            assert!(map.is_full() && map.count() == bits);
+            let mut filled = Bitmap::new(bits, 0).unwrap();
+            filled.set_all();
+            assert_eq!(map, filled);
+            for wrong in [words - 1, words + 1] {
+                let refused = Bitmap::from_words(geometry, vec![0; wrong]);
+                assert!(matches!(refused, Err(Error::Mismatch { what: "words", .. })));
+            }
+        }
+    }
+
+    #[test]
+    fn finish_after_writing_to_the_bottom() {
+        let mut map = Bitmap::new(1 << 20, 0).unwrap();
+        map.levels.bottom_mut()[100..200].fill(5);
+        map.levels.bottom_mut()[9000] = 1 << 63;
+        map.finish([100..150, 150..200, 9000..9001]);
+        map.check_invariants().unwrap();
+        assert_eq!(map.count(), 201);
+        assert_eq!(map.next_dirty(20_000..1 << 20).unwrap(), Some(9000 * 64 + 63));
     }
 }

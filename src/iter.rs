@@ -27,8 +27,8 @@ pub struct Granules<'a, S: ?Sized = Bitmap> {
     map: &'a S,
     /// Bits not yet yielded. When `seen` is not zero, none below its first is dirty.
     bits: Range<u64>,
-    /// Set bits of word `index`, all inside `bits`, that will be yielded next: for a stable map all that are left in that
-    /// word, else at most one, which has been peeked at.
+    /// Set bits of word `index`, all inside `bits`, that will be yielded next: for a stable map all that are
+    /// left in that word, else at most one, which has been peeked at.
     seen: u64,
     index: u64,
 }
@@ -58,11 +58,17 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
         Some(self.index * WORD_BITS + u64::from(self.seen.trailing_zeros()))
     }
 
+    /// The first item of a granule that there is; `item_of` would also answer for the end, at some cost.
+    #[inline]
+    fn item(&self, bit: u64) -> u64 {
+        bit << self.map.geometry().granularity()
+    }
+
     /// What [`next`](Iterator::next) is going to yield. It is remembered, so the next call of `next` yields this same
     /// item, also when its bit has been reset in between.
     pub fn peek(&mut self) -> Option<u64> {
         let bit = self.peek_bit()?;
-        Some(self.map.geometry().item_of(bit))
+        Some(self.item(bit))
     }
 
     /// Moves forward to the granule of `item`: what lies before is not yielded any more. Does nothing if the
@@ -84,7 +90,7 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
         let bit = self.peek_bit()?;
         self.seen &= self.seen - 1;
         self.bits.start = bit + 1;
-        Some(self.map.geometry().item_of(bit))
+        Some(self.item(bit))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -243,3 +249,6 @@ impl<S: ?Sized> fmt::Debug for WordsIter<'_, S> {
         f.debug_struct("WordsIter").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,10 @@
 //! The hierarchy of summaries above the bits, over any [`Words`].
 //!
-//! Invariant kept here: where a word is not zero, its summary bit is set, on every level. The
-//! exclusive flavour (`Levels<Vec<u64>>`) also keeps the converse: a zero word's summary bit is clear.
-//! With words that others share a summary bit may be stale, that is set above a zero word; every search
-//! here then looks, finds nothing and goes on, so staleness costs time and never an answer.
+//! Invariant kept here: where a bottom word is not zero, its summary bit is set on every level. The exclusive flavour
+//! (`Levels<Vec<u64>>`) keeps the summaries exact: the bit of a word, on any level, is set just when
+//! that word is not zero. With words that others share a summary bit may be stale, that is set above
+//! nothing, or without those above it; every search here then looks, finds nothing and goes on, so
+//! staleness costs time and never an answer.
 //!
 //! Positions are in bits or words of a level, never in items. Level 0 is the top and a single word,
 //! level [`BOTTOM`] holds the map's own bits. Ranges are clamped to the map; nothing here panics as long
@@ -137,7 +138,7 @@ impl<W: Words> Levels<W> {
         }
     }
 
-    /// Checks the invariants; cost: every word of every level. With `exact`, stale summary bits are findings too.
+    /// Checks the invariants; with `exact`, stale summary bits are findings too. Cost: every word of every level.
     pub(crate) fn check(&self, exact: bool) -> Result<(), String> {
         for k in 0..LEVELS {
             let bits = if k == BOTTOM { self.bits } else { self.level[k + 1].len() as u64 };
@@ -147,10 +148,19 @@ impl<W: Words> Levels<W> {
                 if stray != 0 {
                     return Err(format!("level {k}, word {word}: {stray:#x} set past the end"));
                 }
-                let wanted = if k == BOTTOM { found } else { self.summary(k, word) };
-                if wanted & !found != 0 || exact && found != wanted {
-                    return Err(format!("level {k}, word {word}: {found:#x}, and {wanted:#x} below"));
+                if exact && k != BOTTOM && found != self.summary(k, word) {
+                    let wanted = self.summary(k, word);
+                    return Err(format!("level {k}, word {word}: {found:#x}, should be {wanted:#x}"));
                 }
+            }
+        }
+        for word in 0..self.bottom().len() as u64 {
+            let below = |k: usize| word >> (6 * (BOTTOM - 1 - k));
+            let missing = |&k: &usize| self.level[k].load(place(below(k)).0 as usize) & place(below(k)).1 == 0;
+            if self.bottom().load(word as usize) != 0
+                && let Some(k) = (0..BOTTOM).find(missing)
+            {
+                return Err(format!("bottom word {word} is not zero, and has no summary on level {k}"));
             }
         }
         Ok(())
@@ -194,8 +204,8 @@ impl<W: WordsMut> Levels<W> {
     /// Call the summary bit cleared last B, and the word it stands for C. C is read again after B was cleared.
     /// - C is zero then. Nobody but this clearer takes bits out of C, so whatever a setter puts there, it
     ///   puts there later. After that it looks at B, later still, finds it clear, and sets it.
-    /// - C is not zero. Its setter may have seen B before it was cleared, and be done. So B is
-    ///   set again, and the bits on all levels above, which that setter also believes to be set.
+    /// - C is not zero. Its setter may have seen B before it was cleared, and be done. So B is set again. The
+    ///   bits above it have not been touched; they are looked at as well, which costs loads and leaves less to argue.
     ///
     /// A setter that finds its bit in C already set, and so stores nothing, is no exception: if it
     /// looked before this clearer cleared that bit in C, then its own store one level lower was earlier still,
@@ -253,13 +263,23 @@ impl<W: WordsMut> Levels<W> {
 }
 
 /// The exclusive flavour: nobody else looks or writes, so summaries are kept exact, and work stops at
-/// the first level where nothing changed.
+/// the first level where nothing changed. Single bits are inlined into the caller, what is rarer is kept out of line.
 impl Levels<Vec<u64>> {
     /// Sets one bit; whether it was clear.
     #[inline]
     pub(crate) fn set_bit(&mut self, bit: u64) -> bool {
-        let (word, mask) = place(bit);
-        self.or_word(word, mask) != 0
+        let (i, mask) = place(bit);
+        let word = &mut self.level[BOTTOM][i as usize];
+        let old = *word;
+        // Without a store, so that setting a hot bit again is a read.
+        if old & mask != 0 {
+            return false;
+        }
+        *word = old | mask;
+        if old == 0 {
+            self.risen(i);
+        }
+        true
     }
 
     /// Resets one bit; whether it was set.
@@ -267,11 +287,12 @@ impl Levels<Vec<u64>> {
     pub(crate) fn reset_bit(&mut self, bit: u64) -> bool {
         let (i, mask) = place(bit);
         let word = &mut self.level[BOTTOM][i as usize];
-        if *word & mask == 0 {
+        let old = *word;
+        if old & mask == 0 {
             return false;
         }
-        *word &= !mask;
-        if *word == 0 {
+        *word = old & !mask;
+        if old == mask {
             self.cleared(i);
         }
         true
@@ -293,6 +314,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Bottom word `word` is no longer zero.
+    #[inline(never)]
     fn risen(&mut self, mut word: u64) {
         for k in (0..BOTTOM).rev() {
             let (up, mask) = place(word);
@@ -304,6 +326,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Bottom word `word` is zero now.
+    #[inline(never)]
     fn cleared(&mut self, mut word: u64) {
         for k in (0..BOTTOM).rev() {
             let (up, mask) = place(word);
@@ -315,6 +338,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Sets all `bits`; returns how many were clear. Cost: O(m / 64 + levels) for m bits.
+    #[inline(never)]
     pub(crate) fn set(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
         let changed = fill(&mut self.level[BOTTOM], &span);
@@ -332,6 +356,7 @@ impl Levels<Vec<u64>> {
 
     /// Resets all `bits`; returns how many were set. Cost: O(levels) per nonzero word in the range; zero
     /// words are skipped, and memory that was never written stays untouched.
+    #[inline(never)]
     pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
         let changed = self.clear(BOTTOM, &span);
@@ -389,3 +414,6 @@ fn fill(words: &mut [u64], bits: &Range<u64>) -> u64 {
     }
     changed
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,3 +180,156 @@ fn most_telling(copies: &[Result<Header, HeaderProblem>; COPIES]) -> NoHeader<'_
         .unwrap_or((0, NOTHING));
     NoHeader::Invalid { copy, problem }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::{crc32, put_u32, put_u64};
+    use super::super::fields::header as h;
+    use super::super::header_tests::rich;
+    use super::*;
+
+    type Copies = [Result<Header, HeaderProblem>; COPIES];
+
+    fn with(sequence: u64) -> Result<Header, HeaderProblem> {
+        Ok(Header { sequence, ..rich() })
+    }
+
+    fn foreign(sequence: u64) -> Result<Header, HeaderProblem> {
+        Ok(Header { sequence, uuid: Uuid([8; 16]), ..rich() })
+    }
+
+    fn bad(edit: impl FnOnce(&mut Vec<u8>), sealed: bool) -> Result<Header, HeaderProblem> {
+        let mut bytes = with(50).unwrap().encode().unwrap();
+        edit(&mut bytes);
+        if sealed {
+            put_u32(&mut bytes, h::CRC.offset, 0);
+            let crc = crc32(&[&bytes]);
+            put_u32(&mut bytes, h::CRC.offset, crc);
+        }
+        Header::parse(&bytes)
+    }
+
+    fn blank() -> Result<Header, HeaderProblem> {
+        Header::parse(&[])
+    }
+
+    fn torn() -> Result<Header, HeaderProblem> {
+        bad(|bytes| bytes[600] ^= 1, false)
+    }
+
+    fn newer(sequence: u64) -> Result<Header, HeaderProblem> {
+        bad(
+            |bytes| {
+                put_u64(bytes, h::SEQUENCE.offset, sequence);
+                put_u64(bytes, h::INCOMPATIBLE.offset, 1);
+            },
+            true,
+        )
+    }
+
+    #[track_caller]
+    fn chosen(copies: &Copies, copy: usize, sequence: u64) -> Choice<'_> {
+        let choice = choose(copies).unwrap();
+        assert_eq!((choice.copy, choice.header.sequence), (copy, sequence));
+        choice
+    }
+
+    #[track_caller]
+    fn plain(copies: &Copies, copy: usize, sequence: u64) {
+        let choice = chosen(copies, copy, sequence);
+        assert!(choice.disagreements.is_empty());
+        assert_eq!(choice.armed, choice.header.runs);
+    }
+
+    #[test]
+    fn the_highest_sequence_number_is_the_header() {
+        plain(&[with(8), with(9), with(8), with(9)], 1, 9);
+        plain(&[with(10), with(9), with(10), with(9)], 0, 10);
+        plain(&[with(8), with(7), with(8), with(9)], 3, 9);
+        plain(&[with(1), with(1), with(1), with(1)], 0, 1);
+    }
+
+    #[test]
+    fn one_valid_copy_is_enough_wherever_it_is() {
+        for copy in 0..COPIES {
+            let mut copies = [torn(), blank(), torn(), bad(|bytes| bytes[0] = 0, false)];
+            copies[copy] = with(5);
+            plain(&copies, copy, 5);
+        }
+    }
+
+    #[test]
+    fn without_a_valid_copy_the_most_telling_problem_is_reported() {
+        let told = |copies: &Copies| match choose(copies) {
+            Err(NoHeader::Invalid { copy, problem }) => (copy, problem.class),
+            other => panic!("{other:?}"),
+        };
+        let other = || bad(|bytes| bytes[0] = 0, false);
+        let nonsense = || bad(|bytes| bytes[h::STATE.offset] = 9, true);
+        let version = || bad(|bytes| bytes[h::FORMAT_VERSION.offset] = 9, false);
+        assert_eq!(told(&[blank(), blank(), blank(), blank()]), (0, ProblemClass::Blank));
+        assert_eq!(told(&[blank(), other(), other(), blank()]), (1, ProblemClass::NotDirtymap));
+        assert_eq!(told(&[blank(), other(), torn(), blank()]), (2, ProblemClass::Checksum));
+        assert_eq!(told(&[blank(), other(), torn(), nonsense()]), (3, ProblemClass::Impossible));
+        assert_eq!(told(&[version(), other(), torn(), nonsense()]), (0, ProblemClass::Version));
+    }
+
+    #[test]
+    fn what_a_newer_version_committed_is_not_passed_over() {
+        for copies in [
+            [with(9), newer(10), with(9), newer(10)],
+            [with(9), newer(9), with(9), torn()],
+            [newer(2), blank(), blank(), blank()],
+        ] {
+            assert!(
+                matches!(choose(&copies), Err(NoHeader::Newer { problem, .. }) if problem.is_newer()),
+                "{copies:?}"
+            );
+        }
+        plain(&[with(9), newer(8), with(9), newer(8)], 0, 9);
+        // A flipped bit in the version of one copy does not take the map away.
+        plain(&[with(9), bad(|bytes| bytes[h::FORMAT_VERSION.offset] = 3, false), with(9), with(8)], 0, 9);
+        let certain = || bad(|bytes| bytes[h::FORMAT_VERSION.offset] = 2, true);
+        assert!(matches!(choose(&[with(49), certain(), with(49), certain()]), Err(NoHeader::Newer { copy: 1, .. })));
+        plain(&[with(51), certain(), with(51), certain()], 0, 51);
+    }
+
+    #[test]
+    fn a_misplaced_copy_of_another_map_is_outvoted() {
+        let copies = [with(8), foreign(99), with(8), with(9)];
+        let choice = chosen(&copies, 3, 9);
+        assert_eq!(choice.disagreements, [Disagreement::Foreign { copy: 1, uuid: Uuid([8; 16]) }]);
+        let copies = [torn(), foreign(99), with(8), with(7)];
+        chosen(&copies, 2, 8);
+    }
+
+    #[test]
+    fn between_two_maps_with_equally_many_copies_nobody_can_tell() {
+        let two = NoHeader::TwoMaps { first: Uuid([7; 16]), second: Uuid([8; 16]) };
+        assert_eq!(choose(&[with(8), foreign(99), with(8), foreign(99)]), Err(two.clone()));
+        assert_eq!(choose(&[foreign(1), torn(), with(8), blank()]), Err(two));
+    }
+
+    #[test]
+    fn rivals_that_differ_in_their_lists_arm_both() {
+        let mut rival = with(9).unwrap();
+        rival.runs = [3..4, 100..110].into_iter().collect();
+        let copies = [with(8), with(9), with(8), Ok(rival.clone())];
+        let choice = chosen(&copies, 1, 9);
+        assert_eq!(choice.disagreements, [Disagreement::Rival { copy: 3, sequence: 9 }]);
+        let mut both = rich().runs;
+        both.union(&rival.runs);
+        assert_eq!(choice.armed, both);
+    }
+
+    #[test]
+    fn rivals_that_differ_in_more_arm_everything() {
+        let mut rival = with(9).unwrap();
+        rival.dirt_time += 1;
+        rival.runs = Runs::new();
+        let copies = [with(9), torn(), Ok(rival), with(9)];
+        let choice = chosen(&copies, 0, 9);
+        assert_eq!(choice.disagreements, [Disagreement::Rival { copy: 2, sequence: 9 }]);
+        assert_eq!(choice.armed, Runs::one(0..choice.header.geometry.words()));
+    }
+}

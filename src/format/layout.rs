@@ -112,3 +112,82 @@ impl VolatileLayout {
         VolatileLayout { runtime, armed, touched, upper, levels, live, durable, length: end }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry(len: u64, granularity: u32) -> Geometry {
+        Geometry::new(len, granularity).unwrap()
+    }
+
+    #[test]
+    fn the_smallest_file() {
+        for map in [geometry(0, 0), geometry(1, 63), geometry(1 << 20, 16)] {
+            let layout = Layout::initial(&map);
+            assert_eq!(layout.table, 0x1_0000..0x2_0000);
+            assert_eq!(layout.bottom, 0x2_0000..0x3_0000);
+            assert_eq!(layout.volatile, 0x3_0000..0x9_0000);
+        }
+    }
+
+    #[test]
+    fn the_largest_file() {
+        let map = geometry(1 << 41, 0);
+        let layout = Layout::initial(&map);
+        assert_eq!(layout.table.end - layout.table.start, 1 << 31);
+        assert_eq!(layout.bottom.end - layout.bottom.start, 1 << 38);
+        let parts = VolatileLayout::new(&map);
+        assert_eq!(parts.live.end - parts.live.start, 1 << 38);
+        assert_eq!(parts.armed.end - parts.armed.start, 1 << 32);
+        let upper: u64 = map.level_words()[..BOTTOM].iter().sum();
+        assert_eq!(parts.upper.end - parts.upper.start, (8 * upper).next_multiple_of(ALIGN));
+    }
+
+    #[test]
+    fn parts_follow_each_other_aligned_and_hold_what_they_should() {
+        for map in [geometry(0, 0), geometry(1 << 30, 9), geometry((1 << 33) + 1, 3), geometry(1 << 41, 0)] {
+            let parts = VolatileLayout::new(&map);
+            let words = map.level_words();
+            let VolatileLayout { runtime, armed, touched, upper, levels, live, durable, length } = parts;
+            let mut end = 0;
+            for part in [&runtime, &armed, &touched, &upper, &live, &durable] {
+                assert_eq!(part.start, end);
+                assert!(part.start.is_multiple_of(ALIGN) && part.end > part.start);
+                end = part.end;
+            }
+            assert_eq!(length, end);
+            for bits in [&armed, &touched] {
+                assert!((bits.end - bits.start) * 8 >= map.words());
+            }
+            let mut at = upper.start;
+            for (level, words) in levels.iter().zip(words) {
+                assert_eq!((level.start, level.end), (at, at + 8 * words));
+                at = level.end;
+            }
+            assert!(at <= upper.end && upper.end - at < ALIGN);
+            for bottom in [live, durable] {
+                assert_eq!(bottom.end - bottom.start, (8 * map.words()).next_multiple_of(ALIGN));
+            }
+            assert!(table_length(&map) >= 4 * map.pages() && bottom_length(&map) >= 512 * map.pages());
+        }
+    }
+
+    #[test]
+    fn free_space_is_the_first_that_is_large_enough() {
+        let unit = |i: u64| i * ALIGN;
+        assert_eq!(free_offset([], 1), HEADER_REGION);
+        let taken = [unit(6)..unit(7), 0..HEADER_REGION, unit(2)..unit(3)];
+        assert_eq!(free_offset(taken.clone(), 1), unit(1));
+        assert_eq!(free_offset(taken.clone(), ALIGN), unit(1));
+        assert_eq!(free_offset(taken.clone(), ALIGN + 1), unit(3));
+        assert_eq!(free_offset(taken.clone(), unit(3)), unit(3));
+        assert_eq!(free_offset(taken.clone(), unit(4)), unit(7));
+        // A gap that is long enough only before rounding.
+        assert_eq!(free_offset([0..unit(1), unit(2) + 512..unit(3)], ALIGN + 1), unit(3));
+        // Nested, unaligned and empty ones, and no overflow.
+        assert_eq!(free_offset([unit(1)..unit(9), unit(2)..unit(3), unit(9)..unit(9) + 1], 1), unit(10));
+        assert_eq!(free_offset(std::iter::once(unit(1)..unit(1)), 1), unit(1));
+        assert!(free_offset(std::iter::once(0..u64::MAX), u64::MAX) >= u64::MAX - ALIGN);
+    }
+}

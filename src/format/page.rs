@@ -57,3 +57,122 @@ pub fn stray_bits(geometry: &Geometry, index: u64, words: &[u64; PAGE_WORDS as u
     let first = index.saturating_mul(PAGE_WORDS);
     (0..).zip(words).any(|(i, bits)| bits & !geometry.word_mask(first.saturating_add(i)) != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: Uuid = Uuid([7; 16]);
+
+    #[test]
+    fn zero_is_the_entry_of_zeros_and_of_nothing_else() {
+        assert_eq!(page_entry(&UUID, 3, &[0; 512]), 0);
+        assert!(page_matches(&UUID, 3, &[0; 512], 0));
+        assert!(!page_matches(&UUID, 3, &[0; 512], 1));
+        let mut page = [0; 512];
+        for byte in 0..512 {
+            page[byte] = 1;
+            assert_ne!(page_entry(&UUID, 3, &page), 0, "byte {byte}");
+            page[byte] = 0;
+        }
+    }
+
+    /// CRC-32 is linear, so that for any page there is a change of its last four bytes that makes the CRC zero.
+    #[test]
+    fn a_checksum_of_zero_is_stored_as_one() {
+        let mut page = [1; 512];
+        let crc = |page: &PageBytes| crc32(&[&UUID.0, &5u64.to_le_bytes(), page]);
+        // Solve crc(page) = 0 over the 32 bits of its last four bytes.
+        page[508..].fill(0);
+        let base = crc(&page);
+        let mut rows: Vec<(u32, u32)> = (0..32)
+            .map(|bit| {
+                let mut with = page;
+                with[508..].copy_from_slice(&(1u32 << bit).to_le_bytes());
+                (crc(&with) ^ base, 1 << bit)
+            })
+            .collect();
+        let (mut rest, mut tail) = (base, 0);
+        for bit in (0..32).rev() {
+            let i = rows.iter().position(|row| row.0 >> bit & 1 == 1).unwrap();
+            let pivot = rows.swap_remove(i);
+            for row in rows.iter_mut().filter(|row| row.0 >> bit & 1 == 1) {
+                *row = (row.0 ^ pivot.0, row.1 ^ pivot.1);
+            }
+            if rest >> bit & 1 == 1 {
+                (rest, tail) = (rest ^ pivot.0, tail ^ pivot.1);
+            }
+        }
+        page[508..].copy_from_slice(&tail.to_le_bytes());
+        assert_eq!(crc(&page), 0);
+        assert_eq!(page_entry(&UUID, 5, &page), 1);
+        assert!(page_matches(&UUID, 5, &page, 1) && !page_matches(&UUID, 5, &page, 0));
+    }
+
+    #[test]
+    fn an_entry_binds_map_place_and_every_bit() {
+        let mut page: PageBytes = std::array::from_fn(|i| i as u8);
+        let entry = page_entry(&UUID, 3, &page);
+        assert!(page_matches(&UUID, 3, &page, entry));
+        assert!(!page_matches(&UUID, 4, &page, entry));
+        assert!(!page_matches(&UUID, 3 | 1 << 63, &page, entry));
+        assert!(!page_matches(&Uuid([8; 16]), 3, &page, entry));
+        for bit in 0..512 * 8 {
+            page[bit / 8] ^= 1 << (bit % 8);
+            assert!(!page_matches(&UUID, 3, &page, entry), "bit {bit}");
+            page[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    /// Fixed by FORMAT.md: the bytes that the checksum covers, and their order.
+    #[test]
+    fn the_entry_is_the_checksum_of_map_place_and_bytes() {
+        let page: PageBytes = std::array::from_fn(|i| i as u8);
+        let mut all = UUID.0.to_vec();
+        all.extend([3, 0, 0, 0, 0, 0, 0, 0]);
+        all.extend(page);
+        assert_eq!(page_entry(&UUID, 3, &page), crc32fast::hash(&all));
+    }
+
+    #[test]
+    fn entries_are_found_by_their_index() {
+        let table = [1, 0, 0, 0, 2, 0, 0, 0x80, 3];
+        assert_eq!([0, 1, 2, 3, u64::MAX].map(|i| entry_at(&table, i)), [1, 0x8000_0002, 3, 0, 0]);
+    }
+
+    #[test]
+    fn words_and_bytes_of_a_page_correspond() {
+        let words = std::array::from_fn(|i| i as u64 * 0x0102_0304_0506_0708);
+        let page = page_from_words(&words);
+        assert_eq!(page[8..16], [8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(words_from_page(&page), words);
+    }
+
+    #[test]
+    fn bits_behind_the_end_are_stray() {
+        // One page and a bit more than two words of the second.
+        let geometry = Geometry::new(4096 + 130, 0).unwrap();
+        let mut words = [0; 64];
+        let mut stray = |page, word: usize, bits| {
+            words[word] = bits;
+            let stray = stray_bits(&geometry, page, &words);
+            words[word] = 0;
+            stray
+        };
+        assert!(!stray(0, 63, !0));
+        assert!(!stray(1, 1, !0));
+        assert!(!stray(1, 2, 3));
+        assert!(stray(1, 2, 4));
+        assert!(stray(1, 3, 1));
+        assert!(stray(2, 0, 1));
+        assert!(stray(u64::MAX, 63, 1) && !stray(u64::MAX, 63, 0));
+        assert_eq!(page_words(&geometry, 0), 0..64);
+        assert_eq!(page_words(&geometry, 1), 64..67);
+        assert!(page_words(&geometry, 2).is_empty() && page_words(&geometry, u64::MAX).is_empty());
+        // A map without items has a word without bits.
+        let nothing = Geometry::new(0, 0).unwrap();
+        assert_eq!(page_words(&nothing, 0), 0..1);
+        words[0] = 1;
+        assert!(stray_bits(&nothing, 0, &words));
+    }
+}

@@ -276,3 +276,139 @@ impl<'a> IntoIterator for &'a Runs {
         self.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn runs(ranges: &[Range<u64>]) -> Runs {
+        ranges.iter().cloned().collect()
+    }
+
+    #[track_caller]
+    fn sound(runs: &Runs) {
+        assert_eq!(Runs::from_sorted(runs.as_slice().to_vec()).as_ref(), Ok(runs));
+    }
+
+    #[test]
+    fn what_touches_becomes_one_run() {
+        let mut set = runs(&[4..6, 0..2]);
+        assert_eq!(set.len(), 2);
+        set.insert(2..4);
+        assert_eq!(set.as_slice(), [Run { first: 0, count: 6 }]);
+        set.insert(7..9);
+        assert_eq!((set.len(), set.words()), (2, 8));
+    }
+
+    #[test]
+    fn empty_and_backward_ranges_are_nothing() {
+        let mut set = runs(&[3..3, Range { start: 9, end: 2 }]);
+        set.insert(5..5);
+        assert!(set.is_empty());
+        set.insert(0..10);
+        set.remove(4..4);
+        assert_eq!(set.len(), 1);
+        assert!(!set.intersects(4..4) && set.covers(4..4) && set.covers(100..100));
+    }
+
+    #[test]
+    fn nothing_overflows_at_the_end_of_numbers() {
+        let mut set = Runs::one(0..u64::MAX);
+        assert_eq!(set.words(), u64::MAX);
+        set.insert(u64::MAX - 1..u64::MAX);
+        assert_eq!(set.len(), 1);
+        set.remove(1..u64::MAX - 1);
+        assert_eq!(set.words(), 2);
+        assert!(set.contains(u64::MAX - 1) && !set.contains(u64::MAX));
+        assert_eq!(set.coarsen(1), u64::MAX - 2);
+        set.clip(0);
+        assert!(set.is_empty());
+        assert!([u64::MAX].into_iter().collect::<Runs>().is_empty(), "there is no such word");
+        assert_eq!(Runs::from_sorted(vec![Run { first: u64::MAX, count: 1 }]), Err(0));
+        assert_eq!(
+            Runs::from_sorted(vec![Run { first: 0, count: u64::MAX }, Run { first: u64::MAX, count: 1 }]),
+            Err(1)
+        );
+    }
+
+    #[test]
+    fn coarsening_closes_the_smallest_gaps_and_never_drops_a_word() {
+        let mut set = runs(&[0..1, 10..11, 13..14, 100..101, 102..103]);
+        assert_eq!(set.clone().coarsen(5), 0);
+        assert_eq!(set.coarsen(3), 1 + 2);
+        assert_eq!(set, runs(&[0..1, 10..14, 100..103]));
+        assert_eq!(set.coarsen(0), 9 + 86, "one run is the fewest that there can be");
+        assert_eq!(set, Runs::one(0..103));
+    }
+
+    #[test]
+    fn large_sets_are_made_at_once() {
+        let mut set: Runs = (0..50_000u64).rev().map(|i| i * 3..i * 3 + 1).collect();
+        assert_eq!((set.len(), set.words()), (50_000, 50_000));
+        let odd: Runs = (0..50_000u64).map(|i| i * 3 + 1).collect();
+        set.union(&odd);
+        assert_eq!((set.len(), set.words()), (50_000, 100_000));
+        set.subtract(&odd);
+        assert_eq!(set.coarsen(768), (50_000 - 768) * 2);
+        sound(&set);
+    }
+
+    const SPACE: u64 = 90;
+
+    fn sets() -> impl Strategy<Value = (Runs, BTreeSet<u64>)> {
+        proptest::collection::vec((0..SPACE, 0..7u64), 0..25).prop_map(|list| {
+            let ranges = list.into_iter().map(|(start, count)| start..(start + count).min(SPACE));
+            (ranges.clone().collect(), ranges.flatten().collect())
+        })
+    }
+
+    #[track_caller]
+    fn same(runs: &Runs, model: &BTreeSet<u64>) {
+        sound(runs);
+        assert_eq!(runs.iter().flat_map(|run| run.range()).collect::<BTreeSet<_>>(), *model);
+        assert_eq!(runs.words(), model.len() as u64);
+        for word in 0..SPACE + 1 {
+            assert_eq!(runs.contains(word), model.contains(&word));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_operation_does_what_a_plain_set_does(
+            (a, plain_a) in sets(), (b, plain_b) in sets(), start in 0..SPACE, count in 0..40u64, max in 0..12usize,
+        ) {
+            same(&a, &plain_a);
+            let range = start..start + count;
+            let inside: BTreeSet<u64> = range.clone().collect();
+            let mut set = a.clone();
+            set.insert(range.clone());
+            same(&set, &plain_a.union(&inside).copied().collect());
+            let mut set = a.clone();
+            set.remove(range.clone());
+            same(&set, &plain_a.difference(&inside).copied().collect());
+            let mut set = a.clone();
+            set.union(&b);
+            same(&set, &plain_a.union(&plain_b).copied().collect());
+            let mut set = a.clone();
+            set.subtract(&b);
+            same(&set, &plain_a.difference(&plain_b).copied().collect());
+            let mut set = a.clone();
+            set.clip(start);
+            same(&set, &plain_a.iter().copied().filter(|word| *word < start).collect());
+            same(&a.within(range.clone()).map(|run| run.range()).collect(), &plain_a.intersection(&inside).copied().collect());
+            prop_assert_eq!(a.intersects(range.clone()), plain_a.intersection(&inside).next().is_some());
+            prop_assert_eq!(a.covers(range.clone()), inside.is_subset(&plain_a));
+            let mut set = a.clone();
+            let added = set.coarsen(max);
+            sound(&set);
+            prop_assert!(set.len() <= max.max(1));
+            prop_assert_eq!(set.words(), a.words() + added);
+            prop_assert!(added == 0 || a.len() > max);
+            let mut left = a.clone();
+            left.subtract(&set);
+            prop_assert!(left.is_empty(), "coarsening dropped words");
+        }
+    }
+}

@@ -5,7 +5,7 @@
 
 use super::core::{Core, Locked};
 use super::view::flag;
-use super::weak::{Weak, weak};
+use super::weak::{Point, Weak, at, weak};
 use crate::error::Result;
 use crate::format::{Header, MAX_RUNS, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
@@ -41,11 +41,18 @@ impl Core {
             if !flag(armed, w) {
                 self.arm(w..end)?;
             }
+            at(Point::SeenArmed);
+            if weak(Weak::TouchFirst) {
+                Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
+                at(Point::Touched);
+            }
             self.view.live()[w as usize].fetch_or(mask, SeqCst);
+            at(Point::Stored);
             levels.summarise(w);
-            if !weak(Weak::Untouched) {
+            if !weak(Weak::Untouched) && !weak(Weak::TouchFirst) {
                 Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
             }
+            at(Point::Touched);
             // A flush may have taken the word off the list between the look at armed and the store. If it is
             // still armed now, that flush is yet to come, and will find the word touched.
             if flag(armed, w) || weak(Weak::NoRecheck) {

@@ -76,8 +76,8 @@ impl Core {
         let mut lock = self.lock()?;
         lock.flush()?;
         let mut header = lock.adopt()?;
-        let empty = header.runs.is_empty() || self.lists_all || weak(Weak::CleanAnyway);
-        if !empty || self.degraded() {
+        let clean = (header.runs.is_empty() || self.lists_all) && !self.degraded();
+        if !clean && !weak(Weak::CleanAnyway) {
             return Ok(false);
         }
         header.runs = Runs::new();

@@ -109,9 +109,33 @@ fn no_header(path: &Path, none: &NoHeader<'_>, len: u64) -> Error {
     }
 }
 
+/// Makes the newest header durable without knowing whether it is: writes the copies of its pair again, one after the
+/// other, each with its own bytes. A copy that is not the newest header goes first and takes its bytes.
+///
+/// Not both at once, although the bytes are the same: a sector in which the power goes while it is written may be
+/// unreadable afterwards whatever it held before, and the other pair may be older or torn.
+pub(crate) fn renew(disk: &dyn Disk, copies: &Copies, newest: &Newest) -> std::io::Result<()> {
+    let current = |copy: usize| match &copies[copy] {
+        Ok(h) if h.uuid == newest.header.uuid && h.sequence == newest.header.sequence => Some(h),
+        _ => None,
+    };
+    let mut pair = format::copies_of(newest.pair);
+    pair.sort_by_key(|&copy| current(copy).is_some());
+    for copy in pair {
+        let header = current(copy).or(current(pair[1])).unwrap_or(&newest.header);
+        let bytes = header.encode().map_err(invalid)?;
+        disk.write_durable(&[Part { offset: format::copy_offset(copy), bytes: &bytes }])?;
+    }
+    Ok(())
+}
+
+fn invalid(problem: HeaderProblem) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidInput, problem)
+}
+
 /// Writes a header to both copies of a pair, durably.
 pub(crate) fn write_pair(disk: &dyn Disk, header: &Header, pair: usize) -> std::io::Result<()> {
-    let bytes = header.encode().map_err(|problem| std::io::Error::new(std::io::ErrorKind::InvalidInput, problem))?;
+    let bytes = header.encode().map_err(invalid)?;
     let parts = format::copies_of(pair).map(|copy| Part { offset: format::copy_offset(copy), bytes: &bytes });
     disk.write_durable(&parts)
 }

@@ -6,7 +6,7 @@
 use super::arm::CHUNK_WORDS;
 use super::core::{Core, Parts};
 use super::flush::coalesce;
-use super::headers::{self, Newest, Published};
+use super::headers::{self, Copies, Newest, Published};
 use super::image::ImageStamp;
 use super::scan::{Page, PageFault, Scan};
 use super::view::{View, named, runtime};
@@ -92,19 +92,19 @@ pub(super) struct Loaded {
 }
 
 /// Reads and checks the header, without changing anything.
-pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Newest, u64)> {
+pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, u64)> {
     let copies = headers::read_copies(disk);
     let newest = headers::choose(&copies, path, disk.len().unwrap_or(0))?;
     if writing && let Err(not) = newest.header.writable() {
         return Err(Error::Unsupported { path: path.to_path_buf(), found: not.found, expected: not.expected });
     }
     let damaged = super::check::damaged_copies(&copies, &newest).len() as u64;
-    Ok((newest, damaged))
+    Ok((copies, newest, damaged))
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
 pub(super) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
-    let (Newest { header, pair, .. }, damaged) = header_of(disk, path, false)?;
+    let (_, Newest { header, pair, .. }, damaged) = header_of(disk, path, false)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
     let trusted = saved_live(disk, path, &header)?;
@@ -299,7 +299,8 @@ fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result
 /// Opens a map for writing. The caller holds the gate and the exclusive attach lock.
 pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) -> Result<(Core, Recovery)> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let (Newest { header, pair, rivals }, damaged) = header_of(&*disk, path, true)?;
+    let (copies, newest, damaged) = header_of(&*disk, path, true)?;
+    let Newest { header, pair, .. } = newest.clone();
     let image_before = header.image;
     let v = VolatileLayout::new(&header.geometry);
     let nonce = Uuid(facts::random().map_err(io("get random bytes"))?);
@@ -326,7 +327,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
     let found = (header, pair, damaged);
     let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, &mut allocate)?;
     loaded.allocated = allocated;
-    commit_open(&*disk, path, &mut loaded, &nonce, rivals).and_then(|published| {
+    commit_open(&*disk, path, &mut loaded, &nonce, (&copies, &newest)).and_then(|published| {
         let Loaded { view, header, recovery, allocated, .. } = loaded;
         let rt = view.runtime();
         rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
@@ -349,16 +350,20 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
 }
 
 /// Makes the recovered bits durable and commits the new session.
-fn commit_open(disk: &dyn Disk, path: &Path, loaded: &mut Loaded, nonce: &Uuid, rivals: bool) -> Result<Published> {
+fn commit_open(
+    disk: &dyn Disk,
+    path: &Path,
+    loaded: &mut Loaded,
+    nonce: &Uuid,
+    found: (&Copies, &Newest),
+) -> Result<Published> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let write = "write the header";
     let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
     let geometry = header.geometry;
     let mut known = Published { sequence: header.sequence, pair: *pair };
-    // Rivals cannot be rewritten in place: identical bytes are what makes that safe. Either of them, or the union
-    // of their lists, is as good as the other, and the commits below replace both.
-    if !weak(Weak::NoRewrite) && !rivals {
-        headers::write_pair(disk, header, *pair).map_err(io(write))?;
+    if !weak(Weak::NoRewrite) {
+        headers::renew(disk, found.0, found.1).map_err(io(write))?;
     }
     let trusted = recovery.cache_trusted == Some(true);
     let reasons = recovery.reasons();

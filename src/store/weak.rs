@@ -13,6 +13,8 @@ pub(crate) enum Weak {
     NoRecheck,
     /// Rule 2: `touched` is not set.
     Untouched,
+    /// Rule 2: `touched` is set before the bits are stored.
+    TouchFirst,
     /// Rule 3: the list forgets words before their pages are written.
     EarlyDrop,
     /// Rule 3: pages are not written at all before the list forgets them.
@@ -39,7 +41,7 @@ pub(crate) enum Weak {
     NoOpen,
     /// Commits alternate by the parity of the sequence number.
     Parity,
-    /// A clean close does not look whether the list is empty.
+    /// A clean close does not look whether the list is empty and no write has failed.
     CleanAnyway,
 }
 
@@ -59,6 +61,59 @@ pub(crate) fn weak(_step: Weak) -> bool {
     {
         false
     }
+}
+
+/// A place in `set`, off its fast path, where a test lets somebody else act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) enum Point {
+    /// The word was seen armed; nothing is stored yet.
+    SeenArmed,
+    /// The bits are stored; the word is not touched yet.
+    Stored,
+    /// The word is touched; it is not known yet whether it is still armed.
+    Touched,
+}
+
+/// What a test does at a [`Point`].
+#[cfg(test)]
+pub(crate) type Visitor = Box<dyn FnMut(Point)>;
+
+#[cfg(test)]
+thread_local! {
+    static VISITOR: std::cell::RefCell<Option<Visitor>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Lets a test act in between.
+#[inline(always)]
+pub(crate) fn at(_point: Point) {
+    #[cfg(test)]
+    {
+        // Taken out meanwhile: what the visitor does is not visited.
+        if let Some(mut visitor) = VISITOR.with(|v| v.borrow_mut().take()) {
+            visitor(_point);
+            VISITOR.with(|v| {
+                v.borrow_mut().get_or_insert(visitor);
+            });
+        }
+    }
+}
+
+/// Runs `f` without calling the visitor.
+#[cfg(test)]
+pub(crate) fn unvisited<R>(f: impl FnOnce() -> R) -> R {
+    let visitor = VISITOR.with(|v| v.borrow_mut().take());
+    let r = f();
+    if visitor.is_some() {
+        visit(visitor);
+    }
+    r
+}
+
+/// Has `visitor` called at every [`Point`] that this thread passes.
+#[cfg(test)]
+pub(crate) fn visit(visitor: Option<Visitor>) {
+    VISITOR.with(|v| *v.borrow_mut() = visitor);
 }
 
 /// Runs `f` with a step switched off in this thread.

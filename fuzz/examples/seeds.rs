@@ -1,0 +1,102 @@
+//! Writes the seeds: `cargo run --example seeds`, in this directory. The same files every time.
+
+use dirtymap::Geometry;
+use dirtymap::format::{
+    ALIGN, CheckpointState, Durability, Header, Point, PointRole, Reserved, Runs, Stamp, StampKind, State, Uuid,
+    page_entry,
+};
+use std::{fs, io, path::Path};
+
+fn header(len: u64, granularity: u32) -> Header {
+    let geometry = Geometry::new(len, granularity).expect("a possible map");
+    Header::new(Uuid([0x11; 16]), geometry, Durability::PowerLoss)
+}
+
+fn headers() -> Vec<(&'static str, Header)> {
+    let small = header(1 << 20, 16);
+    let mut open = header(100 << 30, 16);
+    open.state = State::Open;
+    open.nonce = Uuid([0x22; 16]);
+    open.sequence = 7;
+    open.runs = [0..1, 3..10, 100..101].into_iter().collect();
+    let stamp = Stamp {
+        kind: StampKind::File,
+        exact: true,
+        size: 100 << 30,
+        mtime_seconds: 1_700_000_000,
+        mtime_nanos: 5,
+        inode: 17,
+        device: 3,
+        reserved: Reserved::default(),
+    };
+    open.image = Some(stamp);
+    open.target = Some(Stamp { kind: StampKind::BlockDevice, inode: 0, ..stamp });
+    let mut points = open.clone();
+    points.checkpoint_state = CheckpointState::Frozen;
+    points.checkpoint_uuid = Uuid([3; 16]);
+    points.label = "Platte ä".into();
+    for (uuid, role, name) in
+        [(1, PointRole::Kept, "monday"), (2, PointRole::Kept, "x"), (3, PointRole::Outstanding, "")]
+    {
+        let at = points.file_length();
+        points.points.push(Point {
+            uuid: Uuid([uuid; 16]),
+            time: 9,
+            role,
+            name: name.into(),
+            table_offset: at,
+            bottom_offset: at + 16 * ALIGN,
+            reserved: Reserved::default(),
+        });
+    }
+    let mut whole = header(1 << 40, 12);
+    whole.durability = Durability::Process;
+    whole.state = State::Open;
+    whole.nonce = Uuid([4; 16]);
+    whole.runs = Runs::one(0..whole.geometry.words());
+    let mut newer = small.clone();
+    newer.ro_compatible = 1;
+    newer.compatible = 2;
+    vec![
+        ("small", small),
+        ("open", open),
+        ("points", points),
+        ("whole", whole),
+        ("newer", newer),
+        ("empty", header(0, 0)),
+        ("largest", header(1 << 41, 0)),
+    ]
+}
+
+fn page_tables() -> Vec<(&'static str, Vec<u8>)> {
+    let uuid = Uuid([0x11; 16]);
+    let page = |first: u8| -> [u8; 512] { std::array::from_fn(|i| if i < 9 { first } else { 0 }) };
+    let mut table = vec![0];
+    table.extend(uuid.0);
+    table.extend((4096u64 * 2 + 70).to_le_bytes());
+    table.extend([0, 3, 3]);
+    let pages = [page(0), page(0x5a), page(0x3f)];
+    for (i, page) in pages.iter().enumerate() {
+        table.extend(page_entry(&uuid, i as u64, page).to_le_bytes());
+    }
+    table.extend(pages.concat());
+    // insert, remove, swap, insert, union, subtract, clip, coarsen
+    let sets =
+        [1, 0, 3, 5, 0, 40, 9, 2, 4, 2, 3, 0, 0, 0, 41, 3, 4, 0, 0, 3, 0, 0, 5, 0, 0, 6, 200, 0, 7, 0, 2].to_vec();
+    vec![("table", table), ("sets", sets)]
+}
+
+fn main() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        fs::create_dir_all(root.join(target))?;
+        fs::write(root.join(target).join(name), bytes)
+    };
+    for (name, header) in headers() {
+        write("header", name, &header.encode().map_err(io::Error::other)?)?;
+    }
+    for (name, bytes) in page_tables() {
+        write("page_table", name, &bytes)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! What the iterators and readers promise of a map that changes under them.
+
+use crate::geometry::{Geometry, mask_in};
+use crate::read::Search;
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// A map that others change: its bits can be written through a shared reference, also in the middle of an
+/// operation: `plan` holds changes to be made after so many more looks at the map.
+struct Live {
+    geometry: Geometry,
+    words: RefCell<Vec<u64>>,
+    plan: RefCell<Vec<(u32, u64, bool)>>,
+}
+
+impl Live {
+    fn new(bits: u64, granularity: u32) -> Live {
+        let geometry = Geometry::new(bits << granularity, granularity).unwrap();
+        Live { geometry, words: RefCell::new(vec![0; geometry.words() as usize]), plan: RefCell::default() }
+    }
+
+    fn put(&self, bit: u64, state: bool) {
+        let word = &mut self.words.borrow_mut()[bit as usize / 64];
+        *word = *word & !(1 << (bit % 64)) | u64::from(state) << (bit % 64);
+    }
+
+    /// A look has been taken: time passes.
+    fn looked<T>(&self, seen: T) -> T {
+        let mut plan = self.plan.borrow_mut();
+        for (left, bit, state) in plan.iter_mut() {
+            if *left == 0 {
+                self.put(*bit, *state);
+            }
+            *left = left.wrapping_sub(1);
+        }
+        plan.retain(|(left, ..)| *left != u32::MAX);
+        seen
+    }
+
+    fn find(&self, bits: Range<u64>, state: bool) -> Option<u64> {
+        let words = self.words.borrow();
+        (bits.start..bits.end.min(self.geometry.bits()))
+            .find(|b| (words[*b as usize / 64] >> (b % 64) & 1 != 0) == state)
+    }
+}
+
+impl Search for Live {
+    const STABLE: bool = false;
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+    fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+        self.looked(self.find(bits, true))
+    }
+    fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+        self.looked(self.find(bits, false))
+    }
+    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+        let seen = {
+            let all = self.words.borrow();
+            (words.start..words.end.min(all.len() as u64)).map(|i| (i, all[i as usize])).find(|&(_, w)| w != 0)
+        };
+        self.looked(seen)
+    }
+    fn word(&self, i: u64) -> u64 {
+        let seen = self.words.borrow()[i as usize];
+        self.looked(seen)
+    }
+}
+
+fn all(map: &Live) -> Range<u64> {
+    0..map.geometry.len()
+}
+
+#[test]
+fn a_bit_reset_before_it_is_reached_is_not_yielded() {
+    let map = Live::new(200, 0);
+    (3..9).for_each(|b| map.put(b, true));
+    let mut granules = map.granules(all(&map)).unwrap();
+    assert_eq!(granules.next(), Some(3));
+    // In the same word, which a cache would still show.
+    map.put(4, false);
+    map.put(5, false);
+    assert_eq!(granules.next(), Some(6));
+    let mut areas = map.areas(all(&map)).unwrap();
+    map.put(3, false);
+    assert_eq!(areas.next(), Some(6..9));
+    let mut words = map.words(all(&map)).unwrap();
+    map.put(6, false);
+    assert_eq!(words.next(), Some((0, 0b1_1000_0000)));
+}
+
+#[test]
+fn what_was_peeked_at_is_yielded() {
+    let map = Live::new(200, 0);
+    [3, 4, 70].into_iter().for_each(|b| map.put(b, true));
+    let (mut granules, mut areas) = (map.granules(all(&map)).unwrap(), map.areas(all(&map)).unwrap());
+    assert_eq!((granules.peek(), areas.peek()), (Some(3), Some(3..5)));
+    map.put(3, false);
+    map.put(4, false);
+    assert_eq!((granules.peek(), areas.peek()), (Some(3), Some(3..5)));
+    assert_eq!((granules.clone().next(), areas.clone().next()), (Some(3), Some(3..5)));
+    assert_eq!((granules.next(), areas.next()), (Some(3), Some(3..5)));
+    assert_eq!((granules.next(), areas.next()), (Some(70), Some(70..71)));
+    // Moving to where one is, or back, changes nothing.
+    map.put(75, true);
+    assert_eq!((granules.peek(), areas.peek()), (Some(75), Some(75..76)));
+    map.put(75, false);
+    for item in [0, 3, 75] {
+        granules.advance_to(item);
+        areas.advance_to(item);
+    }
+    assert_eq!((granules.next(), areas.next()), (Some(75), Some(75..76)));
+    // Moved past, it is forgotten.
+    map.put(80, true);
+    assert_eq!((granules.peek(), areas.peek()), (Some(80), Some(80..81)));
+    granules.advance_to(81);
+    areas.advance_to(81);
+    assert_eq!((granules.next(), areas.next()), (None, None));
+}
+
+#[test]
+fn an_exhausted_iterator_stays_exhausted() {
+    let map = Live::new(200, 3);
+    map.put(7, true);
+    let (mut g, mut a, mut w) =
+        (map.granules(all(&map)).unwrap(), map.areas(all(&map)).unwrap(), map.words(all(&map)).unwrap());
+    assert_eq!((g.next(), a.next(), w.next()), (Some(56), Some(56..64), Some((0, 128))));
+    assert_eq!((g.next(), a.next(), w.next()), (None, None, None));
+    map.put(190, true);
+    assert_eq!((g.next(), a.next(), w.next()), (None, None, None));
+    assert_eq!((g.peek(), a.peek()), (None, None));
+    g.advance_to(0);
+    a.advance_to(0);
+    assert_eq!((g.next(), a.next()), (None, None));
+    assert_eq!((g.size_hint().1, a.size_hint().1, w.size_hint().1), (Some(0), Some(0), Some(0)));
+}
+
+#[test]
+fn an_area_is_not_empty_when_its_first_bit_goes_at_once() {
+    let map = Live::new(200, 4);
+    map.put(9, true);
+    map.plan.borrow_mut().push((0, 9, false));
+    assert_eq!(map.next_area(all(&map), 1000).unwrap(), Some(144..160));
+    map.put(9, true);
+    map.plan.borrow_mut().push((0, 9, false));
+    assert_eq!(map.run(150..3200).unwrap(), Some((true, 10)));
+}
+
+#[test]
+fn the_last_granule_is_counted_and_measured_by_the_same_look() {
+    for when in 0..4 {
+        let geometry = Geometry::new(1001, 4).unwrap();
+        let map = Live { geometry, ..Live::new(63, 4) };
+        map.put(62, true);
+        map.plan.borrow_mut().push((when, 62, false));
+        assert!([0, 9].contains(&Search::dirty_len(&map)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever changes between any two looks: ascending, nothing twice, nothing that was never dirty, nothing
+    /// left out that was dirty all the time; and no reader's answer is out of bounds.
+    #[test]
+    fn a_map_that_changes_all_the_time(
+        bits in 1..300u64,
+        start in prop::collection::vec(any::<u64>(), 0..100),
+        plan in prop::collection::vec((0..60u32, any::<u64>(), any::<bool>()), 0..60),
+        kind in 0..8,
+    ) {
+        let map = Live::new(bits, 2);
+        start.iter().for_each(|b| map.put(b % bits, true));
+        let start: BTreeSet<u64> = start.iter().map(|b| b % bits).collect();
+        let plan: Vec<_> = plan.into_iter().map(|(when, b, state)| (when, b % bits, state)).collect();
+        let always: BTreeSet<u64> = start.iter().copied().filter(|&b| !plan.iter().any(|p| p.1 == b && !p.2)).collect();
+        let ever: BTreeSet<u64> = start.iter().copied().chain(plan.iter().filter(|p| p.2).map(|p| p.1)).collect();
+        map.plan.replace(plan);
+        let len = map.geometry.len();
+        let seen: Vec<u64> = match kind {
+            0 => map.granules(0..len).unwrap().map(|i| i / 4).collect(),
+            1 => {
+                let mut it = map.granules(0..len).unwrap();
+                std::iter::from_fn(|| { let p = it.peek(); assert_eq!(p, it.next()); p }).map(|i| i / 4).collect()
+            }
+            2 => map.areas(0..len).unwrap().flat_map(|a| {
+                assert!(a.start < a.end && a.end <= len);
+                a.start / 4..a.end / 4
+            }).collect(),
+            3 => map.words(0..len).unwrap().flat_map(|(i, w)| {
+                assert!(w != 0 && w & !mask_in(i, &(0..bits)) == 0);
+                (0..64).filter(move |b| w >> b & 1 != 0).map(move |b| i * 64 + b)
+            }).collect(),
+            _ => {
+                let (low, high) = (always.len() as u64, ever.len() as u64);
+                let count = match kind {
+                    4 => Search::count(&map),
+                    5 => Search::dirty_len(&map) / 4,
+                    _ => map.count_range(0..len).unwrap(),
+                };
+                prop_assert!(low <= count && count <= high);
+                let run = map.run(1..len).unwrap();
+                prop_assert!(run.is_some_and(|(_, n)| n >= 1 && n < len));
+                Search::sha256(&map);
+                return Ok(());
+            }
+        };
+        prop_assert!(seen.windows(2).all(|w| w[0] < w[1]));
+        prop_assert!(seen.iter().all(|b| ever.contains(b)));
+        let seen: BTreeSet<u64> = seen.into_iter().collect();
+        prop_assert!(always.is_subset(&seen));
+    }
+}
