@@ -61,7 +61,8 @@ impl Core {
         }
     }
 
-    /// Makes sure that the first of the wanted words is armed, and as many of the others as there is room for.
+    /// Makes sure that the wanted words are armed. They may be more than the bound, which is on dirt that nobody asked
+    /// for.
     fn arm(&self, wanted: Range<u64>) -> Result<()> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(wanted.clone());
         let mut lock = self.lock()?;
@@ -69,13 +70,10 @@ impl Core {
         if flag(self.view.armed(), wanted.start) && header.runs.contains(wanted.start) {
             return Ok(()); // Somebody armed it for us while we waited.
         }
-        let mut add = self.choose(&mut lock, &header, &wanted);
+        let add = self.choose(&mut lock, &header, &wanted);
         if !self.fits(&header.runs, &add) {
-            lock.flush()?;
+            lock.flush()?; // Leaves the list empty, and what was chosen fits an empty list.
             header = lock.adopt()?;
-            if !self.fits(&header.runs, &add) {
-                add = Runs::one(wanted.start..wanted.start + 1);
-            }
         }
         for run in add.iter() {
             lock.allocate(run.range())?;
@@ -148,14 +146,13 @@ impl Core {
             let first = wanted.start / CHUNK_WORDS * CHUNK_WORDS;
             return Runs::one(first..(first + CHUNK_WORDS).min(words));
         }
-        let room = self.armed_bound.max(1);
-        let clip = |r: &Range<u64>| r.start..r.end.min(r.start + room).min(words);
-        let own = clip(wanted);
+        let own = wanted.start..wanted.end.min(words);
+        let room = self.armed_bound.max(own.end - own.start);
         let ahead = lock.ahead_of(&own).min(self.ahead_bound);
         let mut add = Runs::one(own.clone());
         for range in waiting.iter().filter(|r| *r != wanted) {
             let mut more = add.clone();
-            more.union(&Runs::one(clip(range)));
+            more.union(&Runs::one(range.clone()));
             if more.words() <= room && more.len() <= MAX_RUNS / 4 && !header.runs.contains(range.start) {
                 add = more;
             }

@@ -144,7 +144,10 @@ fn load(
         if trouble.is_ok() {
             let words = words_of_page(&geometry, index);
             trouble = allocate(&header.layout, words.clone());
-            pages.push(words);
+            match pages.last_mut() {
+                Some(last) if last.end == words.start => last.end = words.end,
+                _ => pages.push(words),
+            }
         }
         trouble.is_ok()
     };
@@ -153,7 +156,9 @@ fn load(
         |index, found| match found {
             Page::Good(words) => {
                 if prepare(index) {
-                    good.push(index);
+                    if saved.is_some() {
+                        good.push(index);
+                    }
                     store_page(&view, index, words, true);
                 }
             }

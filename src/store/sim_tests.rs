@@ -278,10 +278,13 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
         if rng.below(3) == 0 {
             t.flush(&c);
         }
-        if rng.below(3) == 0 {
-            // Another setter, which may arm again what the flush has just taken off the list.
-            let i = rng.below(300);
-            t.set(i..i + 1, &c);
+        // Other setters, which may arm again what the flush has just taken off the list: one for itself, and one in
+        // order that arms ahead and does not touch.
+        let i = rng.below(300);
+        match rng.below(4) {
+            0 => _ = t.set(i..i + 1, &c),
+            1 => _ = (t.set(i..i + 1, &c), t.set(i + 64..i + 65, &c)),
+            _ => {}
         }
     })));
 }
@@ -458,35 +461,64 @@ fn asked(name: &str, default: u64) -> u64 {
 #[test]
 fn no_crash_at_any_durable_write_loses_an_owed_bit() {
     let from = asked("DIRTYMAP_SIM_FROM", 1);
-    match seeds(from, asked("DIRTYMAP_SIM_SEEDS", 12)) {
+    match seeds(from, asked("DIRTYMAP_SIM_SEEDS", 6)) {
         Ok(tally) => println!("{tally:?} from seed {from}"),
         Err((seed, why)) => panic!("DIRTYMAP_SIM_FROM={seed} DIRTYMAP_SIM_SEEDS=1: {why}"),
     }
 }
 
-/// Each of these steps is switched off in turn, and some seed must then fail. The seed is the first one that does,
-/// found once by looking from 1 on (`DIRTYMAP_SIM_SEEDS` of them, see below), so that the test is quick.
+/// One schedule that chance hardly finds: between touch and recheck of a setter a flush takes its word off the list, and
+/// another writer, going through the map in order, arms it ahead without touching it.
+fn scenario() -> Result<Tally, (u64, String)> {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let truth = Truth::new();
+    let (core, _) = open_alone(disk.shared(), path(), &options()).map_err(|e| (0, e.to_string()))?;
+    let core = Arc::new(core);
+    let (c, t) = (Arc::downgrade(&core), truth.clone());
+    let mut first = true;
+    weak::visit(Some(Box::new(move |point| {
+        if let (Point::Touched, true, Some(c)) = (point, first, c.upgrade()) {
+            first = false;
+            t.flush(&c);
+            t.set(0..1, &c);
+            t.set(64..65, &c);
+        }
+    })));
+    truth.set(128..129, &core);
+    weak::visit(None);
+    truth.flush(&core);
+    check_crash(&disk.device(), &truth, None).map_err(|e| (0, e))?;
+    Ok(Tally { programs: 1, crashes: 1 })
+}
+
+#[test]
+fn a_word_armed_ahead_in_between_is_written() {
+    scenario().unwrap();
+}
+
+/// Each of these steps is switched off in turn, and some seed must then fail (0 stands for the scenario). The seed is
+/// the first one that does, so that the test is quick; when programs change, `DIRTYMAP_WEAK_SEEDS=20` looks for others.
 #[test]
 fn every_weakened_protocol_loses_a_bit_or_lies() {
     let all = [
         (Weak::PublishEarly, 1),
-        (Weak::NoRecheck, 1),
-        (Weak::Untouched, 1),
-        (Weak::TouchFirst, 1),
-        (Weak::EarlyDrop, 1),
-        (Weak::NoPageWrite, 1),
+        (Weak::NoRecheck, 2),
+        (Weak::Untouched, 2),
+        (Weak::TouchFirst, 0),
+        (Weak::EarlyDrop, 2),
+        (Weak::NoPageWrite, 2),
         (Weak::KeepDurable, 17),
         (Weak::TrustNewest, 12),
-        (Weak::SkipUnarmed, 1),
-        (Weak::ArmNoTouch, 1),
-        (Weak::ForgetError, 1),
+        (Weak::SkipUnarmed, 2),
+        (Weak::ArmNoTouch, 2),
+        (Weak::ForgetError, 2),
         (Weak::IgnoreList, 1),
-        (Weak::IgnoreMismatch, 1),
+        (Weak::IgnoreMismatch, 2),
         (Weak::RecoverEarlyDrop, 1),
-        (Weak::NoRewrite, 1),
+        (Weak::NoRewrite, 3),
         (Weak::NoOpen, 1),
-        (Weak::Parity, 1),
-        (Weak::CleanAnyway, 1),
+        (Weak::Parity, 3),
+        (Weak::CleanAnyway, 10),
     ];
     let count = asked("DIRTYMAP_WEAK_SEEDS", 1);
     let mut survived = Vec::new();
@@ -495,7 +527,7 @@ fn every_weakened_protocol_loses_a_bit_or_lies() {
         if !format!("{step:?}").contains(&only) {
             continue;
         }
-        match weak::with(Some(step), || seeds(from, count)) {
+        match weak::with(Some(step), || if from == 0 { scenario() } else { seeds(from, count) }) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
             Ok(tally) => {
                 println!("{step:?}: survived {tally:?}");
