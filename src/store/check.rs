@@ -79,8 +79,9 @@ pub struct Info {
     pub last_open: i64,
     /// The image that it belongs to, and whether its modification time counts.
     pub image: Option<(ImageStamp, bool)>,
-    /// What the last backup wrote.
-    pub target: Option<ImageStamp>,
+    /// What the last backup wrote, and whether its modification time counts: it does not while a backup to it is
+    /// under way or was interrupted, and never for a block device.
+    pub target: Option<(ImageStamp, bool)>,
     /// When the last backup completed.
     pub backup_time: i64,
     /// The outstanding checkpoint: its state and identity.
@@ -90,6 +91,11 @@ pub struct Info {
 }
 
 impl Info {
+    /// As [`DirtyMap::backup_target_differs`], of what this says.
+    pub fn backup_target_differs(&self, target: &ImageStamp) -> Option<String> {
+        self.target.map(|(recorded, _)| target.differs_from(Some(&recorded.0)).unwrap_or_default())
+    }
+
     fn of_header(header: &Header, state: FileState, recovery: &Recovery) -> Info {
         let reasons = header.dirt_reasons | recovery.reasons();
         Info {
@@ -110,7 +116,7 @@ impl Info {
             last_clean: header.last_clean,
             last_open: header.last_open,
             image: header.image.map(|s| (ImageStamp(s), s.exact)),
-            target: header.target.map(ImageStamp),
+            target: header.target.map(|s| (ImageStamp(s), s.exact)),
             backup_time: header.backup_time,
             checkpoint: checkpoint(header),
             recovery: recovery.clone(),

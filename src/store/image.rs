@@ -21,7 +21,8 @@ impl ImageStamp {
     /// [`Error::Io`] when it cannot be opened for reading or is neither.
     pub fn of_path(path: &Path) -> Result<ImageStamp> {
         let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io("open the image"))?;
+        // A FIFO is refused, not waited for.
+        let file = facts::open_unblocked(path).map_err(io("open the image"))?;
         ImageStamp::of(&file).map_err(io("look at the image"))
     }
 
@@ -46,6 +47,26 @@ impl ImageStamp {
     /// Size of the image in bytes.
     pub fn size(&self) -> u64 {
         self.0.size
+    }
+
+    /// Whether it is a block device, and no regular file.
+    pub fn is_block_device(&self) -> bool {
+        self.0.kind == StampKind::BlockDevice
+    }
+
+    /// Modification time: seconds since 1970 and nanoseconds. Zeros for a block device.
+    pub fn modified(&self) -> (i64, u32) {
+        (self.0.mtime_seconds, self.0.mtime_nanos)
+    }
+
+    /// Inode number; 0 for a block device.
+    pub fn inode(&self) -> u64 {
+        self.0.inode
+    }
+
+    /// The device that holds the file, or the block device itself.
+    pub fn device(&self) -> u64 {
+        self.0.device
     }
 
     /// How the image differs from what was recorded; `None` when it does not, or nothing was recorded.

@@ -54,7 +54,7 @@ enum Op {
 
 fn program(rng: &mut Rng, len: usize) -> Vec<Op> {
     let mut sequential = rng.below(BITS);
-    (0..len)
+    let mut ops: Vec<Op> = (0..len)
         .map(|_| {
             let start = if rng.below(2) == 0 { rng.below(BITS) } else { rng.below(300) };
             let longest = if rng.below(4) == 0 { 1000 } else { 3 };
@@ -74,7 +74,15 @@ fn program(rng: &mut Rng, len: usize) -> Vec<Op> {
                 _ => Op::Drop,
             }
         })
-        .collect()
+        .collect();
+    if rng.below(3) == 0 {
+        // A word that a flush may leave half-done if it fails, and a writer in order that arms it ahead again.
+        let word = |k: u64| Op::Set(k * 64..k * 64 + 1);
+        let k = rng.below(BITS / 64 - 3);
+        let at = rng.below(ops.len() as u64) as usize;
+        ops.splice(at..at, [word(k + 2), Op::Flush, word(k), word(k + 1), Op::Flush]);
+    }
+    ops
 }
 
 /// Sets of bits as the test keeps them, shared with those who act in between.
@@ -269,6 +277,11 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
         let Some(c) = c.upgrade() else { return };
         if rng.below(3) == 0 {
             t.flush(&c);
+        }
+        if rng.below(3) == 0 {
+            // Another setter, which may arm again what the flush has just taken off the list.
+            let i = rng.below(300);
+            t.set(i..i + 1, &c);
         }
     })));
 }
@@ -477,7 +490,11 @@ fn every_weakened_protocol_loses_a_bit_or_lies() {
     ];
     let count = asked("DIRTYMAP_WEAK_SEEDS", 1);
     let mut survived = Vec::new();
+    let only = std::env::var("DIRTYMAP_WEAK_ONLY").unwrap_or_default();
     for (step, from) in all {
+        if !format!("{step:?}").contains(&only) {
+            continue;
+        }
         match weak::with(Some(step), || seeds(from, count)) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
             Ok(tally) => {

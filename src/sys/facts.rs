@@ -47,6 +47,11 @@ pub(crate) fn open(path: &Path, write: bool) -> io::Result<File> {
     Ok(file)
 }
 
+/// Opens whatever is at `path` for reading, and never waits for the other end of a FIFO.
+pub(crate) fn open_unblocked(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC).open(path)
+}
+
 /// Whether something is at `path`, be it only a dangling link.
 pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()

@@ -1,1 +1,61 @@
-fn main() {}
+//! The `dirtymap` command.
+//!
+//! Layers, each in its own files: `cli` says what can be typed, `commands` does it, `output` shows it, `exit` says
+//! how it ended. Everything about bits and crashes is the library's.
+
+mod cli;
+mod commands;
+mod exit;
+mod files;
+mod open;
+mod output;
+mod rng;
+mod signals;
+mod size;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use cli::{Cli, Command, Format};
+use exit::{Exit, Failure};
+use output::Output;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e).into(),
+    };
+    let output = Output::new(cli.output);
+    // The demo's victim just dies.
+    let listening = match &cli.command {
+        Command::DemoWriter(_) => Ok(()),
+        command => signals::listen(output, command.finishes()),
+    };
+    let done = listening.and_then(|()| commands::run(&cli, output));
+    done.unwrap_or_else(|failure| {
+        output.failure(&failure);
+        failure.exit
+    })
+    .into()
+}
+
+/// Help and version are answers; anything else is a usage error.
+fn usage(e: &clap::Error) -> Exit {
+    if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match e.print() {
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Exit::Operational,
+            _ => Exit::Fine,
+        };
+    }
+    let text = e.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    Output::new(format_asked_for()).failure(&Failure::usage(text.trim_end()));
+    Exit::Usage
+}
+
+/// The output format that a command line asks for which clap could not make sense of.
+fn format_asked_for() -> Format {
+    let args: Vec<_> = std::env::args_os().collect();
+    let spaced = args.windows(2).any(|w| w[0] == "--output" && w[1] == "json");
+    if spaced || args.iter().any(|a| a == "--output=json") { Format::Json } else { Format::Human }
+}

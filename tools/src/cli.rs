@@ -1,0 +1,248 @@
+//! The one definition of the command line.
+//!
+//! Invariant kept here: everything that a user can type is here, with an example and the exit codes in the help of
+//! every command.
+
+use crate::size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// The tail of every command's help.
+macro_rules! help {
+    ($example:literal) => {
+        concat!(
+            "Example:\n",
+            $example,
+            "\n\nExit codes (the highest that applies):\n",
+            "  0   fine\n",
+            "  1   corrected, or different\n",
+            "  2   unclean: the file was not closed, and holds only extra dirt\n",
+            "  4   damage\n",
+            "  8   operational error, or arguments that are wrong only given the file: out of range,\n",
+            "      alignment, not found, locked, no space, not a dirtymap\n",
+            "  16  arguments wrong by themselves\n",
+            "  32  interrupted\n\n",
+            "Sizes, offsets and lengths are in bytes: plain (65536), hex (0x10000), or with K, M, G, T or P\n",
+            "for powers of 1024 (64K)."
+        )
+    };
+}
+
+/// Keep track of which blocks of a disk image were written, in a file beside it that survives any crash.
+///
+/// A map has one bit per granule of the image. A tracker sets bits before it writes data; a backup copies what is
+/// dirty and then resets it. After any crash every granule that was set still reads dirty.
+#[derive(Debug, Parser)]
+#[command(name = "dirtymap", version, max_term_width = 110, after_help = help!(
+"  dirtymap create disk.map --image disk.raw      # a map for an image; starts all dirty
+  dirtymap backup disk.raw backup.raw --map disk.map   # full: the target is new
+  dirtymap write disk.raw --map disk.map --at 1M < data  # tracked write
+  dirtymap backup disk.raw backup.raw --map disk.map   # copies only what was written
+  dirtymap demo                                  # all of that, with kill -9 in between"))]
+pub struct Cli {
+    /// What to print: text for people, or one JSON value
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human, value_name = "FORMAT")]
+    pub output: Format,
+    /// How long to wait for another process that has the map open; by default it is an error at once
+    #[arg(long, global = true, default_value_t = 0, value_name = "SECS")]
+    pub wait: u64,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new map, for a size or for an image
+    Create(Create),
+    /// Show what is in a map, how it was left, and how far it can be relied upon
+    #[command(after_help = help!("  dirtymap info disk.map\n  dirtymap info disk.map --output json | jq .verdict"))]
+    Info(File),
+    /// Mark the granules that a range of bytes touches as dirty
+    Set(Set),
+    /// Mark granules as clean, once what they stand for is durable elsewhere
+    Reset(Reset),
+    /// List the dirty and clean extents of a range
+    Map(Map),
+    /// Count the dirty granules and bytes
+    #[command(after_help = help!("  dirtymap count disk.map"))]
+    Count(File),
+    /// Print the SHA-256 of the bits, to compare maps
+    #[command(after_help = help!("  dirtymap hash disk.map"))]
+    Hash(File),
+    /// Look for anything wrong with a map, without changing it
+    #[command(after_help = help!("  dirtymap check disk.map"))]
+    Check(File),
+    /// Write standard input into an image, tracked: set first, then write
+    Write(Write),
+    /// Copy what is dirty from an image to a backup of it, verify, and only then reset
+    Backup(Backup),
+    /// Show that it works: a real image, tracked writes, kill -9, incremental backups, compared byte for byte
+    Demo(Demo),
+    /// The process that the demo kills
+    #[command(hide = true)]
+    DemoWriter(DemoWriter),
+}
+
+impl Command {
+    /// Whether it ends in order when a signal asks it to; the others have nothing to finish.
+    pub fn finishes(&self) -> bool {
+        !matches!(self, Command::Info(_) | Command::Map(_) | Command::Count(_) | Command::Hash(_) | Command::Check(_))
+    }
+}
+
+/// Commands that look at a map.
+#[derive(Args, Debug)]
+pub struct File {
+    /// The map
+    pub file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap create disk.map --image disk.raw -g 64K\n  dirtymap create disk.map --size 10G --label 'web server, root disk'"))]
+pub struct Create {
+    /// The map to make; it must not exist
+    pub file: PathBuf,
+    /// Size of what it tracks
+    #[arg(long, value_parser = size::parse, required_unless_present = "image", conflicts_with = "image")]
+    pub size: Option<u64>,
+    /// The image or block device that it tracks: gives the size, is remembered, and starts all dirty
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+    /// Granularity: bytes behind each bit, a power of two from 1 to 2^63
+    #[arg(short, long, value_parser = size::parse_granularity, default_value = "64K", value_name = "BYTES")]
+    pub granularity: u32,
+    /// Text to keep in the file, at most 252 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+    /// What the bits survive
+    #[arg(long, value_enum, default_value_t = Durability::PowerLoss)]
+    pub durability: Durability,
+    /// Start with everything dirty
+    #[arg(long)]
+    pub dirty: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// Everything: the death of the process, of the kernel, and of the power
+    PowerLoss,
+    /// Only the death of the process; after anything else everything is dirty. No write waits for a sync
+    Process,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap set disk.map 1M 64K     # bytes 1048576 to 1114112"))]
+pub struct Set {
+    /// The map
+    pub file: PathBuf,
+    /// First byte
+    #[arg(value_parser = size::parse)]
+    pub offset: u64,
+    /// Number of bytes
+    #[arg(value_parser = size::parse)]
+    pub length: u64,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap reset disk.map 1M 64K\n  dirtymap reset disk.map --all"))]
+pub struct Reset {
+    /// The map
+    pub file: PathBuf,
+    /// First byte: a multiple of the granule
+    #[arg(value_parser = size::parse, required_unless_present = "all", requires = "length")]
+    pub offset: Option<u64>,
+    /// Number of bytes: up to a multiple of the granule, or to the end
+    #[arg(value_parser = size::parse)]
+    pub length: Option<u64>,
+    /// Reset the granules that lie wholly inside the range, wherever it starts and ends
+    #[arg(long)]
+    pub within: bool,
+    /// Reset every granule that the range touches. This forgets writes beside the range, in the same granules
+    #[arg(long, conflicts_with = "within")]
+    pub covering: bool,
+    /// Reset everything; the map then is exact again
+    #[arg(long, conflicts_with_all = ["offset", "length", "within", "covering"])]
+    pub all: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap map disk.map --start 1G --length 512M\n  dirtymap map disk.map --totals"))]
+pub struct Map {
+    /// The map
+    pub file: PathBuf,
+    /// First byte to list
+    #[arg(long, value_parser = size::parse, default_value = "0", value_name = "OFFSET")]
+    pub start: u64,
+    /// Number of bytes to list; by default to the end
+    #[arg(long, value_parser = size::parse)]
+    pub length: Option<u64>,
+    /// Only the sums, dirty and clean
+    #[arg(long)]
+    pub totals: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap write disk.raw --map disk.map --at 1M < data"))]
+pub struct Write {
+    /// The image or block device to write into
+    pub image: PathBuf,
+    /// Its map
+    #[arg(long, value_name = "FILE")]
+    pub map: PathBuf,
+    /// Where in the image to write
+    #[arg(long, value_parser = size::parse, value_name = "OFFSET")]
+    pub at: u64,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full"))]
+pub struct Backup {
+    /// The image or block device to copy from
+    pub image: PathBuf,
+    /// The backup: made if it is new (or an empty file), else brought up to date
+    pub target: PathBuf,
+    /// The image's map
+    #[arg(long, value_name = "FILE")]
+    pub map: PathBuf,
+    /// Copy everything, not only what is dirty
+    #[arg(long)]
+    pub full: bool,
+    /// Overwrite TARGET with a full copy even if it is not what this map's last backup wrote
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap demo\n  dirtymap demo disk.raw --kills 20 --seed 7 --dir /var/tmp/dirtymap-demo"))]
+pub struct Demo {
+    /// The image to work on a copy of; by default an ext4 image of 256 MiB is made
+    pub image: Option<PathBuf>,
+    /// Where to work; what the demo makes there stays. By default a temporary directory, removed at the end
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// How many times to kill the writer
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub kills: u32,
+    /// Number to repeat the same writes; the moment of the kill stays the machine's
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Keep the temporary directory
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DemoWriter {
+    #[arg(long)]
+    pub image: PathBuf,
+    #[arg(long)]
+    pub map: PathBuf,
+    #[arg(long)]
+    pub seed: u64,
+}

@@ -1,0 +1,333 @@
+//! `dirtymap backup`: copies what is dirty, verifies it, and only then resets.
+//!
+//! Invariant kept here: the target equals the image wherever the map says clean. So
+//! - before anything is copied to a target whose content is not known, everything is made dirty, durably: a backup
+//!   that is killed half-way is finished by the next one, however that is called;
+//! - bits are reset after the target is synced and what was copied reads back equal;
+//! - what the map records of the image is from before the first byte was copied.
+
+use crate::cli::Backup;
+use crate::exit::{Exit, Failure, Result};
+use crate::files::{self, Image};
+use crate::open;
+use crate::output::Output;
+use crate::signals;
+use crate::size;
+use dirtymap::{DirtyMap, ImageStamp, Info};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use std::fs::OpenOptions;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+/// What a backup did: its JSON, which docs/json.md describes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub image: String,
+    pub target: String,
+    pub map: String,
+    pub size: u64,
+    pub full: bool,
+    pub new_target: bool,
+    /// Dirty areas copied.
+    pub areas: u64,
+    /// Bytes of data copied.
+    pub bytes_copied: u64,
+    /// Bytes that are holes in the image, and zeros in the target now.
+    pub bytes_holes: u64,
+    /// Bytes that were clean, and so not looked at.
+    pub bytes_skipped: u64,
+    /// Bytes of the target compared with the image.
+    pub bytes_verified: u64,
+    /// Of the dirty bytes, those that recovery may have added when this backup opened the map.
+    pub bytes_recovered: u64,
+    /// Whether the image was changed by somebody while it was copied.
+    pub image_changed: bool,
+}
+
+pub fn run(args: &Backup, wait: Duration, output: Output) -> Result<Exit> {
+    let outcome = back_up(args, wait, output)?;
+    output.answer(&outcome, human)?;
+    Ok(Exit::Fine)
+}
+
+fn human(out: &mut dyn io::Write, o: &Outcome) -> io::Result<()> {
+    let kind = if o.full { "full" } else { "incremental" };
+    let h = size::human;
+    writeln!(out, "{kind} backup of {} to {} is complete and verified", o.image, o.target)?;
+    writeln!(
+        out,
+        "copied   {:>12} bytes ({}) in {} {}",
+        o.bytes_copied,
+        h(o.bytes_copied),
+        o.areas,
+        if o.areas == 1 { "area" } else { "areas" }
+    )?;
+    if o.bytes_holes > 0 {
+        writeln!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
+    }
+    writeln!(out, "skipped  {:>12} bytes ({}), clean", o.bytes_skipped, h(o.bytes_skipped))?;
+    writeln!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))
+}
+
+/// What is at the target's name, and so what has to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// Nothing, or a file without content: everything is copied.
+    New,
+    /// Something of unknown content that may be overwritten: everything is copied.
+    Full,
+    /// What the last backup wrote: what is dirty is copied.
+    Incremental {
+        /// Nothing proves that nobody else changed the target since: all of it is compared.
+        compare_all: bool,
+    },
+}
+
+impl Plan {
+    fn is_full(self) -> bool {
+        !matches!(self, Plan::Incremental { .. })
+    }
+}
+
+/// The backup, without printing its outcome.
+pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome> {
+    let image = Image::open(&args.image, false)?;
+    files::distinct(&[("image", &args.image), ("map", &args.map), ("target", &args.target)])?;
+    // Before the stamp is taken: writing back what was written through a mapping may change the time.
+    image.sync()?;
+    let existing = open_target(&args.target)?;
+    let acceptable = |info: &Info| {
+        files::fits(info, &args.map, &image)?;
+        plan(args, info, existing.as_ref(), image.size()).map(drop)
+    };
+    let (map, stamp) = open::for_writing_of(&args.map, &image, wait, output, acceptable)?;
+    match (Job { args, image: &image, map: &map, output }).run(stamp) {
+        Ok(outcome) => {
+            map.close_with_image(&stamp)?;
+            Ok(outcome)
+        }
+        Err(failure) => {
+            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`.
+            let _ = map.close_with_image(&stamp);
+            Err(failure.and("no bit was reset, so the next backup copies all that this one should have"))
+        }
+    }
+}
+
+/// The target as it is; `None` if there is nothing.
+fn open_target(path: &Path) -> Result<Option<Image>> {
+    if let Err(e) = path.metadata()
+        && e.kind() == io::ErrorKind::NotFound
+    {
+        return Ok(None);
+    }
+    Image::open(path, true).map(Some)
+}
+
+/// Decides what to copy, or refuses.
+fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
+    let Some(target) = target else { return Ok(Plan::New) };
+    let name = args.target.display();
+    if target.stamp.is_block_device() && target.size() < size {
+        let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
+        return Err(Failure::new("size-differs", message));
+    }
+    let sized = target.stamp.is_block_device() || target.size() == size;
+    let differs = info.backup_target_differs(&target.stamp);
+    if differs.as_deref() == Some("") && (sized || args.full) {
+        let compare_all = !info.target.is_some_and(|(_, exact)| exact);
+        return Ok(if args.full { Plan::Full } else { Plan::Incremental { compare_all } });
+    }
+    if target.is_blank() {
+        return Ok(Plan::New);
+    }
+    if args.force {
+        return Ok(Plan::Full);
+    }
+    let why = match differs {
+        None => "this map has not written any backup so far".to_string(),
+        Some(difference) if difference.is_empty() => format!("it has {} bytes, the image {size}", target.size()),
+        Some(difference) => difference,
+    };
+    let message = format!(
+        "{name} is not the backup that this map last wrote ({why}), so copying what is dirty would not make it one; \
+         give that backup, or a new name, or overwrite {name} with a full copy (--force)"
+    );
+    Err(Failure::new("wrong-target", message))
+}
+
+/// A backup for which the map is held.
+struct Job<'a> {
+    args: &'a Backup,
+    image: &'a Image,
+    map: &'a DirtyMap,
+    output: Output,
+}
+
+impl Job<'_> {
+    fn run(&self, stamp: ImageStamp) -> Result<Outcome> {
+        let Job { args, image, map, output } = *self;
+        let len = map.len();
+        // Again, now that nobody else has the map.
+        let info = map.info()?;
+        let existing = open_target(&args.target)?;
+        let plan = plan(args, &info, existing.as_ref(), len)?;
+        image.sync()?;
+        if plan.is_full() {
+            map.set_all()?;
+            map.flush()?;
+        }
+        let target = match existing {
+            Some(target) => target,
+            None => create(&args.target)?,
+        };
+        if plan.is_full() && !target.stamp.is_block_device() {
+            target.file.set_len(len).map_err(|e| target.failed("set its size", &e))?;
+            target.sync()?;
+            files::sync_directory_of(&args.target)?;
+        }
+        map.begin_backup(&target.stamp_now()?)?;
+
+        let dirty = map.dirty_len();
+        let recovered = if info.recovery.image_changed.is_some() { dirty } else { info.recovery.armed_items };
+        let mut outcome = Outcome {
+            image: args.image.display().to_string(),
+            target: args.target.display().to_string(),
+            map: args.map.display().to_string(),
+            size: len,
+            full: plan.is_full() || (dirty == len && len > 0),
+            new_target: plan == Plan::New,
+            areas: 0,
+            bytes_copied: 0,
+            bytes_holes: 0,
+            bytes_skipped: len - dirty,
+            bytes_verified: 0,
+            bytes_recovered: recovered.min(dirty),
+            image_changed: false,
+        };
+        self.copy(&target, plan == Plan::New, dirty, &mut outcome)?;
+        target.sync()?;
+        target.forget_cache();
+        self.verify(&target, plan, dirty, &mut outcome)?;
+        outcome.image_changed = image.stamp_now()? != stamp;
+        if outcome.image_changed {
+            output.note(format_args!(
+                "{} was changed while it was copied; the next command that opens its map makes everything dirty",
+                image.path.display()
+            ));
+        }
+        // The map is held alone since before the copying, so what is dirty now is what was dirty then.
+        map.reset_all()?;
+        map.flush()?;
+        map.complete_backup(&target.stamp_now()?)?;
+        Ok(outcome)
+    }
+
+    /// Copies the dirty areas. `blank`: the target reads as zeros.
+    fn copy(&self, target: &Image, blank: bool, dirty: u64, outcome: &mut Outcome) -> Result<()> {
+        let bar = self.output.progress("copying", dirty);
+        let done = copy_areas(self.image, target, self.map, blank, &bar, outcome);
+        bar.finish_and_clear();
+        done
+    }
+
+    fn verify(&self, target: &Image, plan: Plan, dirty: u64, outcome: &mut Outcome) -> Result<()> {
+        let len = self.map.len();
+        let all = plan == Plan::Incremental { compare_all: true };
+        let bar = self.output.progress("verifying", if all { len } else { dirty });
+        let found = if all {
+            compare(self.image, target, 0..len, &bar)
+        } else {
+            self.map.areas(0..len)?.find_map(|area| compare(self.image, target, area, &bar).transpose()).transpose()
+        };
+        outcome.bytes_verified = bar.position();
+        bar.finish_and_clear();
+        let Some(offset) = found? else { return Ok(()) };
+        let name = target.path.display();
+        Err(if self.map.get(offset)? {
+            let message = format!(
+                "{name} differs from the image at {offset} although it was just copied: the image is being written, \
+                 or a disk fails"
+            );
+            Failure::new("verify-failed", message)
+        } else {
+            let message = format!(
+                "{name} differs from the image at {offset}, which was not written since the last backup: somebody \
+                 else changed {name}; copy everything (--full)"
+            );
+            Failure::new("target-changed", message)
+        })
+    }
+}
+
+fn create(path: &Path) -> Result<Image> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    Image::of(file.map_err(|e| Failure::io(format_args!("{}: create", path.display()), &e))?, path)
+}
+
+const INTERRUPTED: &str = "the backup is not complete";
+
+fn copy_areas(
+    image: &Image,
+    target: &Image,
+    map: &DirtyMap,
+    blank: bool,
+    bar: &ProgressBar,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let mut buffer = vec![0; files::PIECE as usize];
+    for area in map.areas(0..map.len())? {
+        outcome.areas += 1;
+        let mut at = area.start;
+        while at < area.end {
+            signals::check(INTERRUPTED)?;
+            let data = image.next_data(at..area.end).unwrap_or(area.end..area.end);
+            if !blank {
+                target.zero(at..data.start)?;
+            }
+            outcome.bytes_holes += data.start - at;
+            bar.inc(data.start - at);
+            for piece in files::pieces(data.clone()) {
+                signals::check(INTERRUPTED)?;
+                let bytes = &mut buffer[..(piece.end - piece.start) as usize];
+                image.read(bytes, piece.start)?;
+                target.write(bytes, piece.start)?;
+                outcome.bytes_copied += bytes.len() as u64;
+                bar.inc(bytes.len() as u64);
+            }
+            at = data.end;
+        }
+    }
+    Ok(())
+}
+
+/// The first offset in `range` at which two files differ. Where both have a hole nothing is read.
+pub fn compare(one: &Image, other: &Image, range: Range<u64>, bar: &ProgressBar) -> Result<Option<u64>> {
+    let mut buffers = (vec![0; files::PIECE as usize], vec![0; files::PIECE as usize]);
+    let mut at = range.start;
+    while at < range.end {
+        signals::check(INTERRUPTED)?;
+        let (a, b) = (one.next_data(at..range.end), other.next_data(at..range.end));
+        let Some(start) = a.iter().chain(&b).map(|data| data.start).min() else { break };
+        // Up to the end of whichever part of data comes first; a hole of the other one reads as zeros.
+        let end = a.iter().chain(&b).filter(|data| data.start == start).map(|data| data.end).min();
+        bar.inc(start - at);
+        for piece in files::pieces(start..end.unwrap_or(range.end)) {
+            signals::check(INTERRUPTED)?;
+            let n = (piece.end - piece.start) as usize;
+            let (a, b) = (&mut buffers.0[..n], &mut buffers.1[..n]);
+            one.read(a, piece.start)?;
+            other.read(b, piece.start)?;
+            if let Some(i) = a.iter().zip(&*b).position(|(a, b)| a != b) {
+                return Ok(Some(piece.start + i as u64));
+            }
+            bar.inc(n as u64);
+            at = piece.end;
+        }
+    }
+    bar.inc(range.end - at);
+    Ok(None)
+}

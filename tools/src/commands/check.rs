@@ -1,0 +1,158 @@
+//! `dirtymap check`: an offline fsck that changes nothing, with findings to act on.
+
+use super::info::{state_name, verdict_name};
+use crate::cli::File;
+use crate::exit::{Exit, Result};
+use crate::output::Output;
+use crate::size;
+use dirtymap::{Error, FileState, Finding, Report, Severity, check};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// The JSON of `check`; docs/json.md describes it.
+#[derive(Serialize)]
+struct Answer {
+    file: String,
+    live: bool,
+    state: Option<&'static str>,
+    verdict: &'static str,
+    severity: Option<&'static str>,
+    findings: Vec<Item>,
+    unchecked: Vec<String>,
+    pages_checked: u64,
+    dirty_bits: Option<u64>,
+    dirty_bytes: Option<u64>,
+    summary: String,
+    advice: &'static str,
+}
+
+#[derive(Serialize)]
+struct Item {
+    severity: &'static str,
+    place: String,
+    found: String,
+    expected: String,
+    consequence: String,
+}
+
+fn name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Note => "note",
+        Severity::Unclean => "unclean",
+        Severity::Damage => "damage",
+    }
+}
+
+fn item(f: &Finding) -> Item {
+    Item {
+        severity: name(f.severity),
+        place: f.place.clone(),
+        found: f.found.clone(),
+        expected: f.expected.clone(),
+        consequence: f.consequence.clone(),
+    }
+}
+
+pub fn run(args: &File, output: Output) -> Result<Exit> {
+    let bar = output.progress_count("checking", 0);
+    let checked = check(&args.file, |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let file = args.file.display().to_string();
+    let (answer, exit) = match checked {
+        Ok(report) => of_report(file, &report),
+        Err(Error::Corrupt { place, found, expected, .. }) => of_ruin(file, place, found, expected),
+        Err(e) => return Err(e.into()),
+    };
+    output.answer(&answer, human)?;
+    Ok(exit)
+}
+
+fn of_report(file: String, report: &Report) -> (Answer, Exit) {
+    let live = report.info.state == FileState::Open;
+    let exit = match report.severity() {
+        None | Some(Severity::Note) => Exit::Fine,
+        Some(Severity::Unclean) => Exit::Unclean,
+        Some(Severity::Damage) => Exit::Damage,
+    };
+    let full_backup = report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.contains("full"));
+    let (summary, advice) = match exit {
+        _ if live => (
+            "another process has the map open: only its header was looked at",
+            "check again when that process has ended",
+        ),
+        Exit::Fine => ("nothing is wrong", "nothing to do"),
+        Exit::Unclean => (
+            "not closed cleanly, as after a crash; no dirt is missing, some may have been added",
+            "nothing to do: the next command that writes recovers the map, and the next backup copies a little more",
+        ),
+        _ if full_backup => (
+            "damage, and dirt may be missing",
+            "take a full backup (dirtymap backup IMAGE TARGET --map FILE --full), and look for what damages the disk",
+        ),
+        _ => (
+            "damage; what failed counts as dirty, so no dirt is missing",
+            "take a backup soon: it mends the map and copies what counts as dirty; and look for what damages the disk",
+        ),
+    };
+    let answer = Answer {
+        file,
+        live,
+        state: Some(state_name(report.info.state)),
+        verdict: verdict_name(report.info.verdict),
+        severity: report.severity().map(name),
+        findings: report.findings.iter().map(item).collect(),
+        unchecked: report.unchecked.clone(),
+        pages_checked: report.pages_checked,
+        dirty_bits: report.info.dirty.map(|d| d.0),
+        dirty_bytes: report.info.dirty.map(|d| d.1),
+        summary: summary.into(),
+        advice,
+    };
+    (answer, exit)
+}
+
+/// A map without a usable header.
+fn of_ruin(file: String, place: String, found: String, expected: String) -> (Answer, Exit) {
+    let consequence = "the map cannot be opened: what is dirty is not known, so everything must be copied".into();
+    let answer = Answer {
+        file,
+        live: false,
+        state: None,
+        verdict: "damaged",
+        severity: Some("damage"),
+        findings: vec![Item { severity: "damage", place, found, expected, consequence }],
+        unchecked: vec!["everything else: without a header nobody knows where it is".into()],
+        pages_checked: 0,
+        dirty_bits: None,
+        dirty_bytes: None,
+        summary: "damage: no header copy is usable".into(),
+        advice: "move this file away, make a new map for the image (dirtymap create FILE --image IMAGE), which starts \
+                 all dirty, and take a full backup",
+    };
+    (answer, Exit::Damage)
+}
+
+fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
+    for f in &a.findings {
+        writeln!(out, "{}: {}", f.severity, f.place)?;
+        writeln!(out, "  found        {}", f.found)?;
+        writeln!(out, "  expected     {}", f.expected)?;
+        writeln!(out, "  consequence  {}", f.consequence)?;
+    }
+    for what in &a.unchecked {
+        writeln!(out, "not checked: {what}")?;
+    }
+    let count = match a.findings.len() {
+        0 => "no findings".into(),
+        1 => "1 finding".into(),
+        n => format!("{n} findings"),
+    };
+    writeln!(out, "{}: {} ({count}, {} pages checked)", a.file, a.summary, a.pages_checked)?;
+    if let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) {
+        writeln!(out, "dirty: {} in {bits} granules", size::human(bytes))?;
+    }
+    writeln!(out, "what to do: {}", a.advice)
+}

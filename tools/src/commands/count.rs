@@ -1,0 +1,27 @@
+//! `dirtymap count`: how much is dirty.
+
+use crate::cli::File;
+use crate::exit::{Exit, Result};
+use crate::open;
+use crate::output::Output;
+use crate::size;
+use serde::Serialize;
+use std::time::Duration;
+
+#[derive(Serialize)]
+struct Answer {
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+pub fn run(args: &File, wait: Duration, output: Output) -> Result<Exit> {
+    let (map, exit) = open::for_reading(&args.file, wait, output)?;
+    let answer = Answer { dirty_bits: map.count(), dirty_bytes: map.dirty_len() };
+    output.answer(&answer, |out, a| {
+        let (granule, bits) = (size::human(map.geometry().granule()), map.geometry().bits());
+        writeln!(out, "{} dirty bits of {bits}, {granule} each", a.dirty_bits)?;
+        let percent = size::percent(a.dirty_bytes, map.len());
+        writeln!(out, "{} dirty bytes of {}, {percent:.1}%", a.dirty_bytes, map.len())
+    })?;
+    Ok(exit)
+}

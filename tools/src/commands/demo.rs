@@ -1,0 +1,167 @@
+//! `dirtymap demo`: the main job on a real image. A writer is killed again and again, and after every kill the
+//! incremental backup must equal the image.
+//!
+//! Invariant kept here: nothing is taken on trust. What the writer reported as written must be dirty after the kill,
+//! and image and backup are compared byte for byte, also where the map says clean.
+
+mod image;
+mod report;
+mod round;
+pub mod writer;
+
+use crate::cli::{self, Demo};
+use crate::commands::backup;
+use crate::exit::{Exit, Failure, Result};
+use crate::files::{self, Image};
+use crate::output::Output;
+use crate::signals;
+use dirtymap::Options;
+use report::Answer;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// log2 of the demo's bytes per bit: 4 KiB, so that on a small image the over-copy is of the size of its writes.
+const GRANULARITY: u32 = 12;
+
+/// Where the demo works.
+struct Place {
+    image: PathBuf,
+    map: PathBuf,
+    target: PathBuf,
+    /// Removed when dropped.
+    temporary: Option<TempDir>,
+}
+
+pub fn run(args: &Demo, output: Output) -> Result<Exit> {
+    let place = Place::new(args)?;
+    let done = show(args, &place, output);
+    if args.keep || args.dir.is_some() {
+        let dir = place.keep();
+        output.note(format_args!("image, map and backup are in {}", dir.display()));
+    }
+    let answer = done?;
+    output.answer(&answer, report::ending)?;
+    Ok(Exit::Fine)
+}
+
+impl Place {
+    fn new(args: &Demo) -> Result<Place> {
+        let (dir, temporary) = match &args.dir {
+            Some(dir) => {
+                std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), &e))?;
+                (dir.clone(), None)
+            }
+            None => {
+                let made = tempfile::Builder::new().prefix("dirtymap-demo-").tempdir();
+                let made = made.map_err(|e| Failure::io("make a temporary directory", &e))?;
+                (made.path().to_path_buf(), Some(made))
+            }
+        };
+        let [image, map, target] = ["image.raw", "image.map", "backup.raw"].map(|name| dir.join(name));
+        for path in [&image, &map, &target] {
+            if path.symlink_metadata().is_ok() {
+                let message = format!("{}: exists already; give the demo a directory of its own", path.display());
+                return Err(Failure::new("exists", message));
+            }
+        }
+        Ok(Place { image, map, target, temporary })
+    }
+
+    fn dir(&self) -> &Path {
+        self.image.parent().unwrap_or(Path::new("."))
+    }
+
+    fn keep(self) -> PathBuf {
+        let dir = self.dir().to_path_buf();
+        match self.temporary {
+            Some(temporary) => temporary.keep(),
+            None => dir,
+        }
+    }
+}
+
+fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
+    let seed = args.seed.unwrap_or_else(fresh_seed);
+    let origin = match &args.image {
+        Some(from) => image::copy(from, &place.image, output)?,
+        None => image::make(&place.image, place.dir())?,
+    };
+    let image = Image::open(&place.image, false)?;
+    let mut answer = Answer::new(place, &origin, image.size(), seed);
+    report::say(output, |out| report::beginning(out, &answer));
+
+    image.sync()?;
+    let options = Options::new().granularity(GRANULARITY).label("demo").dirty(true).image(image.stamp_now()?);
+    options.create(&place.map, image.size())?.close()?;
+    let first = round::back_up(place, output)?;
+    compare(place, output, "the first, full backup")?;
+    report::say(output, |out| report::full(out, &first));
+    answer.first = Some(first);
+
+    for number in 1..=args.kills {
+        signals::check("the demo is not complete")?;
+        let round = round::run(place, number, seed, output)?;
+        compare(place, output, &format!("round {number}"))?;
+        report::say(output, |out| report::round(out, &round));
+        answer.rounds.push(round);
+    }
+    answer.identical = true;
+    Ok(answer)
+}
+
+/// Compares all of the image and the backup, byte for byte.
+fn compare(place: &Place, output: Output, when: &str) -> Result<()> {
+    let (image, target) = (Image::open(&place.image, false)?, Image::open(&place.target, false)?);
+    if image.size() != target.size() {
+        return Err(differs(when, format!("sizes differ: {} and {}", image.size(), target.size())));
+    }
+    let bar = output.progress("comparing", image.size());
+    let found = backup::compare(&image, &target, 0..image.size(), &bar);
+    bar.finish_and_clear();
+    found?.map_or(Ok(()), |offset| Err(differs(when, format!("they differ at offset {offset}"))))
+}
+
+/// What must never happen.
+fn differs(when: &str, what: String) -> Failure {
+    let message = format!("after {when} image and backup are not identical: {what}; --dir keeps the files");
+    Failure { kind: "difference", message, exit: Exit::Damage }
+}
+
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |t| t.as_nanos() as u64) ^ u64::from(std::process::id()) << 32
+}
+
+/// The arguments of the backup that every round takes.
+fn backup_args(place: &Place) -> cli::Backup {
+    cli::Backup {
+        image: place.image.clone(),
+        target: place.target.clone(),
+        map: place.map.clone(),
+        full: false,
+        force: false,
+    }
+}
+
+/// Nobody else has the demo's files.
+const NO_WAIT: Duration = Duration::ZERO;
+
+/// Copies all of an image, holes as holes.
+fn copy_file(from: &Image, to: &Image, output: Output) -> Result<()> {
+    let bar = output.progress("copying", from.size());
+    let mut buffer = vec![0; files::PIECE as usize];
+    let mut at = 0;
+    while let Some(data) = from.next_data(at..from.size()) {
+        for piece in files::pieces(data.clone()) {
+            signals::check("the demo is not complete")?;
+            let bytes = &mut buffer[..(piece.end - piece.start) as usize];
+            from.read(bytes, piece.start)?;
+            to.write(bytes, piece.start)?;
+            bar.set_position(piece.end);
+        }
+        at = data.end;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! One round: write, kill, look at the map, back up.
+
+use super::{NO_WAIT, Place, backup_args};
+use crate::commands::backup::{self, Outcome};
+use crate::exit::{Exit, Failure, Result};
+use crate::files::Image;
+use crate::output::Output;
+use crate::rng::Rng;
+use crate::signals;
+use dirtymap::{Bitmap, Options, Severity, check};
+use serde::Serialize;
+use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a round did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Round {
+    pub round: u32,
+    /// Writes that the writer reported before it was killed.
+    pub writes: u64,
+    pub bytes_written: u64,
+    /// Bytes of the granules that those writes touched: what has to be copied.
+    pub bytes_owed: u64,
+    pub state: &'static str,
+    pub findings: usize,
+    pub dirty_bytes: u64,
+    /// How long opening and recovering took.
+    pub recovery_ms: u64,
+    pub backup: Outcome,
+    /// Bytes of dirty areas that no reported write touched.
+    pub over_copy_bytes: u64,
+}
+
+pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Round> {
+    let size = Image::open(&place.image, false)?.size();
+    let mut rng = Rng::new(seed ^ u64::from(number).wrapping_mul(0x2545_f491_4f6c_dd1d));
+    let written = write_and_kill(place, &mut rng, size)?;
+
+    // Offline, as it was left.
+    let report = check(&place.map, |_, _| {})?;
+    if let Some(f) = report.findings.iter().find(|f| f.severity == Severity::Damage) {
+        let message = format!("round {number}: {}: found {}, expected {}", f.place, f.found, f.expected);
+        return Err(Failure { kind: "damage", message, exit: Exit::Damage });
+    }
+    let started = Instant::now();
+    let map = Options::new().read_only(true).open(&place.map)?;
+    let recovery_ms = started.elapsed().as_millis() as u64;
+    let mut owed = Bitmap::new(size, super::GRANULARITY)?;
+    for range in &written {
+        owed.set(range.clone())?;
+        if !map.all(range.clone())? {
+            let at = map.next_clean(range.clone())?.unwrap_or(range.start);
+            let message = format!("round {number}: byte {at} was written and is clean after the kill; a bit was lost");
+            return Err(Failure { kind: "lost-dirt", message, exit: Exit::Damage });
+        }
+    }
+    let dirty_bytes = map.dirty_len();
+    drop(map);
+    let backup = back_up(place, output)?;
+    Ok(Round {
+        round: number,
+        writes: written.len() as u64,
+        bytes_written: written.iter().map(|r| r.end - r.start).sum(),
+        bytes_owed: owed.dirty_len(),
+        state: crate::commands::info::state_name(report.info.state),
+        findings: report.findings.len(),
+        dirty_bytes,
+        recovery_ms,
+        over_copy_bytes: dirty_bytes.saturating_sub(owed.dirty_len()),
+        backup,
+    })
+}
+
+pub fn back_up(place: &Place, output: Output) -> Result<Outcome> {
+    backup::back_up(&backup_args(place), NO_WAIT, output.without_notes())
+}
+
+/// Lets a child write, kills it at a random moment, and gives the ranges that it reported.
+fn write_and_kill(place: &Place, rng: &mut Rng, size: u64) -> Result<Vec<Range<u64>>> {
+    if size == 0 {
+        return Ok(Vec::new());
+    }
+    let failed =
+        |what: &'static str| move |e: std::io::Error| Failure::io(format_args!("the writing process: {what}"), &e);
+    let this = std::env::current_exe().map_err(failed("find this program"))?;
+    let mut child = Command::new(this)
+        .arg("demo-writer")
+        .args([std::ffi::OsStr::new("--image"), place.image.as_os_str()])
+        .args([std::ffi::OsStr::new("--map"), place.map.as_os_str()])
+        .args(["--seed", &rng.next().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed("start"))?;
+    let reports = read_and_kill(&mut child, rng);
+    // Also after an error: nobody is left behind. It may have died by itself.
+    let _ = child.kill();
+    let status = child.wait().map_err(failed("wait for its end"))?;
+    let reports = reports.map_err(failed("read its reports"))?;
+    signals::check("the demo is not complete")?;
+    if let Some(code) = status.code() {
+        return Err(Failure::new(
+            "writer-failed",
+            format!("the writing process ended by itself, with exit code {code}"),
+        ));
+    }
+    // A line that the kill cut short is no report.
+    let whole = reports.rfind('\n').map_or("", |end| &reports[..end]);
+    let parse = |line: &str| {
+        let (start, end) = line.split_once(' ')?;
+        Some(start.parse().ok()?..end.parse().ok()?)
+    };
+    let ranges: Option<Vec<Range<u64>>> = whole.lines().map(parse).collect();
+    ranges.ok_or_else(|| Failure::new("writer-failed", "the writing process reported something that is no range"))
+}
+
+fn read_and_kill(child: &mut Child, rng: &mut Rng) -> std::io::Result<String> {
+    let stdout = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+    let mut stdout = BufReader::new(stdout);
+    let mut reports = String::new();
+    for _ in 0..1 + rng.below(150) {
+        if stdout.read_line(&mut reports)? == 0 {
+            break;
+        }
+    }
+    // Somewhere in what it does next.
+    std::thread::sleep(Duration::from_micros(rng.below(20_000)));
+    child.kill()?;
+    stdout.read_to_string(&mut reports)?;
+    Ok(reports)
+}

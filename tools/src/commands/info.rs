@@ -1,0 +1,204 @@
+//! `dirtymap info`: what is in a map, how it was left, and the verdict.
+
+use crate::cli::File;
+use crate::exit::{Exit, Result};
+use crate::open;
+use crate::output::{Output, time};
+use crate::size;
+use dirtymap::{Durability, FileState, ImageStamp, Info, Verdict, inspect};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// The JSON of `info`; docs/json.md describes it.
+#[derive(Serialize)]
+pub struct Answer {
+    pub file: String,
+    format_version: u32,
+    uuid: String,
+    label: String,
+    pub size: u64,
+    pub granule_bytes: u64,
+    pub bits: u64,
+    pub dirty_bits: Option<u64>,
+    dirty_bytes: Option<u64>,
+    state: &'static str,
+    verdict: &'static str,
+    reason: Option<String>,
+    armed_bytes: u64,
+    checkpoint: Option<Checkpoint>,
+    levels: [u64; dirtymap::LEVELS],
+    durability: &'static str,
+    sequence: u64,
+    created: Option<String>,
+    last_open: Option<String>,
+    last_clean: Option<String>,
+    dirt_added: Option<String>,
+    last_backup: Option<String>,
+    image: Option<Stamp>,
+    target: Option<Stamp>,
+    live: bool,
+}
+
+#[derive(Serialize)]
+struct Checkpoint {
+    state: &'static str,
+    uuid: String,
+}
+
+#[derive(Serialize)]
+struct Stamp {
+    kind: &'static str,
+    pub size: u64,
+    modified: Option<String>,
+    inode: u64,
+    device: u64,
+    exact: bool,
+}
+
+impl Stamp {
+    fn new((stamp, exact): (ImageStamp, bool)) -> Stamp {
+        Stamp {
+            kind: if stamp.is_block_device() { "block-device" } else { "file" },
+            size: stamp.size(),
+            modified: time(stamp.modified().0),
+            inode: stamp.inode(),
+            device: stamp.device(),
+            exact,
+        }
+    }
+}
+
+/// The names that JSON and people see.
+pub fn state_name(state: FileState) -> &'static str {
+    match state {
+        FileState::Clean => "clean",
+        FileState::Open => "open",
+        FileState::Unclean => "unclean",
+    }
+}
+
+/// The names that JSON and people see.
+pub fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Exact => "exact",
+        Verdict::Superset => "superset",
+        Verdict::Damaged => "damaged",
+    }
+}
+
+impl Answer {
+    pub fn new(file: &Path, info: &Info) -> Answer {
+        let mut reasons: Vec<String> = info.reasons.iter().map(|r| r.to_string()).collect();
+        if info.recovery.damaged_headers > 0 {
+            reasons.push("damaged header copy".into());
+        }
+        Answer {
+            file: file.display().to_string(),
+            format_version: info.format_version,
+            uuid: info.uuid.clone(),
+            label: info.label.clone(),
+            size: info.geometry.len(),
+            granule_bytes: info.geometry.granule(),
+            bits: info.geometry.bits(),
+            dirty_bits: info.dirty.map(|d| d.0),
+            dirty_bytes: info.dirty.map(|d| d.1),
+            state: state_name(info.state),
+            verdict: verdict_name(info.verdict),
+            reason: (!reasons.is_empty()).then(|| reasons.join(", ")),
+            armed_bytes: info.armed_items,
+            checkpoint: info.checkpoint.clone().map(|(state, uuid)| Checkpoint { state, uuid }),
+            levels: info.level_words,
+            durability: match info.durability {
+                Durability::PowerLoss => "power-loss",
+                Durability::Process => "process",
+            },
+            sequence: info.sequence,
+            created: time(info.created),
+            last_open: time(info.last_open),
+            last_clean: time(info.last_clean),
+            dirt_added: time(info.dirt_time),
+            last_backup: time(info.backup_time),
+            image: info.image.map(Stamp::new),
+            target: info.target.map(Stamp::new),
+            live: info.state == FileState::Open,
+        }
+    }
+
+    /// For people: a line per fact.
+    pub fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
+        let mut line = |name: &str, value: String| writeln!(out, "{name:<13}{value}");
+        line("file", a.file.clone())?;
+        if !a.label.is_empty() {
+            line("label", a.label.escape_debug().to_string())?;
+        }
+        line("tracks", format!("{} ({} bytes)", size::human(a.size), a.size))?;
+        line("granularity", format!("{} a bit, {} bits", size::human(a.granule_bytes), a.bits))?;
+        line("dirty", dirty(a))?;
+        line("state", state(a))?;
+        line("verdict", verdict(a))?;
+        line("armed", format!("{} bytes that a crash of the writer makes dirty, or has made", a.armed_bytes))?;
+        line("durability", a.durability.into())?;
+        if let Some(c) = &a.checkpoint {
+            line("checkpoint", format!("{} {}", c.state, c.uuid))?;
+        }
+        line("image", a.image.as_ref().map_or("none recorded".into(), |s| stamp(s, "being written")))?;
+        let backup = match (&a.target, &a.last_backup) {
+            (None, _) => "none so far".into(),
+            (Some(t), when) => {
+                let when = when.as_deref().unwrap_or("never");
+                format!("completed {when}; target: {}", stamp(t, "incomplete or unverifiable"))
+            }
+        };
+        line("backup", backup)?;
+        let or_never = |t: &Option<String>| t.clone().unwrap_or_else(|| "never".into());
+        line("created", or_never(&a.created))?;
+        line("last open", or_never(&a.last_open))?;
+        line("last clean", or_never(&a.last_clean))?;
+        line("levels", a.levels.map(|words| words.to_string()).join(" ") + " words, top first")?;
+        line("format", format!("{}, commit {}, uuid {}", a.format_version, a.sequence, a.uuid))
+    }
+}
+
+fn dirty(a: &Answer) -> String {
+    let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) else {
+        return "not known while another process has the map open".into();
+    };
+    format!("{} in {bits} granules ({bytes} bytes, {:.1}%)", size::human(bytes), size::percent(bytes, a.size))
+}
+
+fn state(a: &Answer) -> String {
+    let more = match a.state {
+        "clean" => "closed in order",
+        "open" => "another process has it open; this is what the header says",
+        _ => "whoever had it open died; the next writer recovers it",
+    };
+    format!("{}: {more}", a.state)
+}
+
+fn verdict(a: &Answer) -> String {
+    let more = match a.verdict {
+        "exact" => "just what was set",
+        "superset" => "nothing is missing, but dirt was added; a completed backup or `reset --all` ends that",
+        _ => "what fails counts as dirty; run `dirtymap check`",
+    };
+    let reason = a.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    format!("{}{reason}: {more}", a.verdict)
+}
+
+fn stamp(s: &Stamp, inexact: &str) -> String {
+    let kind = if s.kind == "file" { "file" } else { "block device" };
+    let modified = match &s.modified {
+        Some(m) if s.exact => format!("modified {m}"),
+        _ if s.kind == "block-device" => "modification time not known".into(),
+        _ => inexact.into(),
+    };
+    format!("{kind} of {}, {modified}, inode {} on device {:#x}", size::human(s.size), s.inode, s.device)
+}
+
+pub fn run(args: &File, output: Output) -> Result<Exit> {
+    let info = inspect(&args.file)?;
+    let exit = open::say(&info.recovery, false, output);
+    output.answer(&Answer::new(&args.file, &info), Answer::human)?;
+    Ok(exit)
+}

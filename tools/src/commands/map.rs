@@ -1,0 +1,118 @@
+//! `dirtymap map`: the dirty and clean extents of a range, as `nbdinfo --map` shows those of an export.
+//!
+//! Invariant kept here: extents are printed as they are found; memory does not grow with their number.
+
+use crate::cli::Map;
+use crate::exit::{Exit, Failure, Result};
+use crate::open;
+use crate::output::Output;
+use crate::size;
+use dirtymap::{DirtyMap, Error};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::time::Duration;
+
+#[derive(Serialize)]
+struct Extent {
+    offset: u64,
+    length: u64,
+    r#type: u8,
+    description: &'static str,
+}
+
+#[derive(Serialize)]
+struct Total {
+    size: u64,
+    percent: f64,
+    r#type: u8,
+    description: &'static str,
+}
+
+fn describe(dirty: bool) -> (u8, &'static str) {
+    if dirty { (1, "dirty") } else { (0, "clean") }
+}
+
+pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
+    let end = match args.length {
+        None => None,
+        Some(length) => Some(args.start.checked_add(length).ok_or_else(|| {
+            Failure::usage(format!("--start {} and --length {length} add up to more than 2^64", args.start))
+        })?),
+    };
+    let (map, exit) = open::for_reading(&args.file, wait, output)?;
+    let range = args.start..end.unwrap_or_else(|| map.len().max(args.start));
+    map.geometry().check(&range)?;
+    if args.totals {
+        totals(&map, range, output)?
+    } else {
+        extents(&map, range, output)?
+    }
+    Ok(exit)
+}
+
+/// The runs of `range`: state, first byte, length.
+fn runs(map: &DirtyMap, range: Range<u64>) -> impl Iterator<Item = dirtymap::Result<(bool, u64, u64)>> + '_ {
+    let mut at = range.start;
+    std::iter::from_fn(move || match map.run(at..range.end) {
+        Ok(None) => None,
+        Ok(Some((dirty, length))) => {
+            let run = (dirty, at, length);
+            at += length;
+            Some(Ok(run))
+        }
+        Err(e) => {
+            at = range.end;
+            Some(Err(e))
+        }
+    })
+}
+
+fn extents(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
+    let mut failed: Option<Error> = None;
+    output.stream(|out, json| {
+        let mut first = true;
+        if json {
+            write!(out, "[")?;
+        }
+        for run in runs(map, range) {
+            match run {
+                Ok((dirty, offset, length)) => extent(out, json, &mut first, dirty, offset, length)?,
+                Err(e) => failed = Some(e),
+            }
+        }
+        if json { writeln!(out, "{}]", if first { "" } else { "\n" }) } else { Ok(()) }
+    })?;
+    failed.map_or(Ok(()), |e| Err(e.into()))
+}
+
+fn extent(out: &mut dyn Write, json: bool, first: &mut bool, dirty: bool, offset: u64, length: u64) -> io::Result<()> {
+    let (r#type, description) = describe(dirty);
+    if !json {
+        return writeln!(out, "{offset:>16} {length:>16} {type:>4}  {description}");
+    }
+    write!(out, "{}\n  ", if *first { "" } else { "," })?;
+    *first = false;
+    serde_json::to_writer(out, &Extent { offset, length, r#type, description })?;
+    Ok(())
+}
+
+fn totals(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
+    let length = range.end - range.start;
+    let mut dirty_bytes = 0;
+    for run in runs(map, range) {
+        let (dirty, _, length) = run?;
+        dirty_bytes += if dirty { length } else { 0 };
+    }
+    let total = |dirty: bool, size: u64| {
+        let (r#type, description) = describe(dirty);
+        Total { size, percent: size::percent(size, length), r#type, description }
+    };
+    let totals = [total(false, length - dirty_bytes), total(true, dirty_bytes)];
+    output.answer(&totals, |out, totals| {
+        for Total { size, percent, r#type, description } in totals {
+            writeln!(out, "{size:>16} {percent:>5.1}% {type:>4}  {description}")?;
+        }
+        Ok(())
+    })
+}

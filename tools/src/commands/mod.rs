@@ -1,0 +1,36 @@
+//! One file per command.
+
+pub mod backup;
+mod check;
+mod count;
+mod create;
+mod demo;
+mod hash;
+mod info;
+mod map;
+mod set;
+mod write;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Exit, Result};
+use crate::output::Output;
+use std::time::Duration;
+
+/// Does what the command line says.
+pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
+    let wait = Duration::from_secs(cli.wait);
+    match &cli.command {
+        Command::Create(args) => create::run(args, output),
+        Command::Info(args) => info::run(args, output),
+        Command::Set(args) => set::set(args, wait, output),
+        Command::Reset(args) => set::reset(args, wait, output),
+        Command::Map(args) => map::run(args, wait, output),
+        Command::Count(args) => count::run(args, wait, output),
+        Command::Hash(args) => hash::run(args, wait, output),
+        Command::Check(args) => check::run(args, output),
+        Command::Write(args) => write::run(args, wait, output),
+        Command::Backup(args) => backup::run(args, wait, output),
+        Command::Demo(args) => demo::run(args, output),
+        Command::DemoWriter(args) => demo::writer::run(args),
+    }
+}

@@ -1,0 +1,88 @@
+//! `dirtymap set` and `dirtymap reset`.
+//!
+//! Invariant kept here: a range that will be refused is refused before the map is opened for writing.
+
+use crate::cli::{Reset, Set};
+use crate::exit::{Exit, Failure, Result};
+use crate::open;
+use crate::output::Output;
+use crate::size;
+use dirtymap::{DirtyMap, Info};
+use serde::Serialize;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+#[derive(Serialize)]
+struct Answer {
+    file: String,
+    operation: &'static str,
+    offset: u64,
+    length: u64,
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+pub fn set(args: &Set, wait: Duration, output: Output) -> Result<Exit> {
+    let range = range(args.offset, args.length)?;
+    let acceptable = |info: &Info| Ok(info.geometry.check(&range)?);
+    let map = open::for_writing(&args.file, wait, output, acceptable)?;
+    map.set(range.clone())?;
+    finish(&args.file, map, "set", range, output)
+}
+
+pub fn reset(args: &Reset, wait: Duration, output: Output) -> Result<Exit> {
+    let asked = match (args.offset, args.length) {
+        (Some(offset), Some(length)) => Some(range(offset, length)?),
+        _ => None,
+    };
+    let exact = !args.within && !args.covering;
+    let acceptable = |info: &Info| {
+        let Some(range) = &asked else { return Ok(()) };
+        info.geometry.check(range)?;
+        if exact {
+            info.geometry.exact(range)?;
+        }
+        Ok(())
+    };
+    let map = open::for_writing(&args.file, wait, output, acceptable)?;
+    let done = asked.clone().unwrap_or(0..map.len());
+    match asked {
+        None => map.reset_all()?,
+        Some(range) if args.within => map.reset_within(range)?,
+        Some(range) if args.covering => map.reset_covering(range)?,
+        Some(range) => map.reset(range)?,
+    }
+    finish(&args.file, map, "reset", done, output)
+}
+
+/// The bytes from `offset` on.
+fn range(offset: u64, length: u64) -> Result<Range<u64>> {
+    let end = offset.checked_add(length).ok_or_else(|| {
+        Failure::usage(format!("offset {offset} and length {length} add up to more than 2^64; no map reaches that far"))
+    })?;
+    Ok(offset..end)
+}
+
+fn finish(file: &Path, map: DirtyMap, operation: &'static str, range: Range<u64>, output: Output) -> Result<Exit> {
+    let answer = Answer {
+        file: file.display().to_string(),
+        operation,
+        offset: range.start,
+        length: range.end - range.start,
+        dirty_bits: map.count(),
+        dirty_bytes: map.dirty_len(),
+    };
+    map.close()?;
+    output.answer(&answer, |out, a| {
+        writeln!(
+            out,
+            "{operation} bytes {} to {}; now {} in {} granules are dirty",
+            range.start,
+            range.end,
+            size::human(a.dirty_bytes),
+            a.dirty_bits
+        )
+    })?;
+    Ok(Exit::Fine)
+}

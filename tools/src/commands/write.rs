@@ -1,0 +1,123 @@
+//! `dirtymap write`: standard input into an image, tracked.
+//!
+//! Invariant kept here: a byte of the image is written only after `set` of its range has returned `Ok`. Whatever
+//! fails, what was written is dirty.
+
+use crate::cli::Write;
+use crate::exit::{Exit, Failure, Result};
+use crate::files::{self, Image, PIECE};
+use crate::open;
+use crate::output::Output;
+use crate::signals;
+use crate::size;
+use dirtymap::{DirtyMap, Info};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use serde::Serialize;
+use std::time::Duration;
+
+#[derive(Serialize)]
+struct Answer {
+    image: String,
+    map: String,
+    offset: u64,
+    bytes_written: u64,
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
+    let image = Image::open(&args.image, true)?;
+    files::distinct(&[("image", &args.image), ("map", &args.map)])?;
+    let acceptable = |info: &Info| {
+        files::fits(info, &args.map, &image)?;
+        if args.at > image.size() {
+            let message =
+                format!("--at {} is past the end of {}: it has {} bytes", args.at, image.path.display(), image.size());
+            return Err(Failure::new("out-of-range", message));
+        }
+        Ok(())
+    };
+    let (map, _) = open::for_writing_of(&args.map, &image, wait, output, acceptable)?;
+    let (written, copied) = copy(&map, &image, args.at);
+    let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
+    // Also after a failure: what was written is set, and the map says so best when it is closed.
+    let closed = image.sync().and_then(|()| Ok(map.close_with_image(&image.stamp_now()?)?));
+    if let Err(failure) = copied.and(closed) {
+        let range = args.at..args.at + written;
+        let done = if written == 0 {
+            "nothing was written".into()
+        } else {
+            format!("{written} bytes were written, {} to {}; they are dirty", range.start, range.end)
+        };
+        return Err(failure.and(done));
+    }
+    let answer = Answer {
+        image: args.image.display().to_string(),
+        map: args.map.display().to_string(),
+        offset: args.at,
+        bytes_written: written,
+        dirty_bits,
+        dirty_bytes,
+    };
+    output.answer(&answer, |out, a| {
+        let (end, dirty) = (a.offset + a.bytes_written, size::human(a.dirty_bytes));
+        writeln!(out, "wrote {} bytes, {} to {end}; now {dirty} are dirty", a.bytes_written, a.offset)
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// Copies piece by piece; gives the bytes of whole pieces written, and how it ended.
+fn copy(map: &DirtyMap, image: &Image, at: u64) -> (u64, Result<()>) {
+    let mut buffer = vec![0; PIECE as usize];
+    let mut offset = at;
+    let ended = loop {
+        // Up to the next multiple of a piece, and at least a byte more than there is room for at the end.
+        let room = (PIECE - offset % PIECE) as usize;
+        let piece = match fill(&mut buffer[..room]) {
+            Ok([]) => break Ok(()),
+            Ok(piece) => &*piece,
+            Err(failure) => break Err(failure),
+        };
+        if let Err(failure) = write_piece(map, image, piece, offset) {
+            break Err(failure);
+        }
+        offset += piece.len() as u64;
+    };
+    (offset - at, ended)
+}
+
+fn write_piece(map: &DirtyMap, image: &Image, piece: &[u8], offset: u64) -> Result<()> {
+    let end = offset + piece.len() as u64;
+    if end > image.size() {
+        let message = format!(
+            "there is more input than room: {} ends at {}, this piece would reach to {end} at least",
+            image.path.display(),
+            image.size()
+        );
+        return Err(Failure::new("out-of-range", message));
+    }
+    map.set(offset..end)?;
+    image.write(piece, offset)
+}
+
+/// Reads until `buffer` is full or the input ends; stops for a signal, also while there is no input.
+fn fill(buffer: &mut [u8]) -> Result<&mut [u8]> {
+    let stdin = rustix::stdio::stdin();
+    let mut filled = 0;
+    while filled < buffer.len() {
+        signals::check("stopped reading standard input")?;
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+        let patience = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        match rustix::event::poll(&mut fds, Some(&patience)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            _ => {} // An error is met by reading as well.
+        }
+        match rustix::io::read(stdin, &mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(e) => return Err(Failure::io("standard input: read", &e.into())),
+        }
+    }
+    Ok(&mut buffer[..filled])
+}

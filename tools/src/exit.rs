@@ -1,0 +1,113 @@
+//! Exit codes, and failures that carry them.
+//!
+//! Invariant kept here: every way out of the command has one of these codes; where several apply, the highest.
+
+use dirtymap::Error;
+use std::fmt;
+use std::process::ExitCode;
+
+/// How a command ended. Ordered: the highest applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    /// Fine.
+    Fine = 0,
+    /// Unclean, but only extra dirt.
+    Unclean = 2,
+    /// Damage.
+    Damage = 4,
+    /// An operational error, or arguments that are wrong only given the file.
+    Operational = 8,
+    /// Arguments that are wrong by themselves.
+    Usage = 16,
+    /// Interrupted by a signal.
+    Interrupted = 32,
+}
+
+impl Exit {
+    /// The code that the shell sees.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Why a command failed: what a person reads and what a program reads.
+#[derive(Debug)]
+pub struct Failure {
+    /// Short, stable, machine-readable.
+    pub kind: &'static str,
+    /// What was found, where, what was expected and what to do.
+    pub message: String,
+    /// The code to exit with.
+    pub exit: Exit,
+}
+
+/// `Result` of a command or a part of one.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// An operational error.
+    pub fn new(kind: &'static str, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into(), exit: Exit::Operational }
+    }
+
+    /// Arguments that are wrong whatever the file.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure { kind: "usage", message: message.into(), exit: Exit::Usage }
+    }
+
+    /// Stopped by a signal.
+    pub fn interrupted(message: impl Into<String>) -> Failure {
+        Failure { kind: "interrupted", message: message.into(), exit: Exit::Interrupted }
+    }
+
+    /// What the system said about `what`, which is a file and what was done with it.
+    pub fn io(what: impl fmt::Display, e: &std::io::Error) -> Failure {
+        use std::io::ErrorKind as K;
+        let kind = match e.kind() {
+            K::NotFound => "not-found",
+            K::PermissionDenied => "permission",
+            K::StorageFull | K::QuotaExceeded => "no-space",
+            K::IsADirectory => "is-a-directory",
+            K::AlreadyExists => "exists",
+            _ => "io",
+        };
+        Failure::new(kind, format!("{what}: {e}"))
+    }
+
+    /// The same failure, with more to say at the end.
+    pub fn and(mut self, more: impl fmt::Display) -> Failure {
+        self.message = format!("{}; {more}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        let message = match &e {
+            // The library names its functions; here they are options.
+            Error::Unaligned { start, end, granule, len } => format!(
+                "reset of bytes {start} to {end} would clear granules of {granule} bytes that it covers only in part, \
+                 and forget dirt; offset and end must be multiples of {granule} (the end may be {len}), or use \
+                 --within or --covering"
+            ),
+            Error::OutOfRange { start, end, len } => {
+                format!("bytes {start} to {end} reach past the map's end; it covers bytes 0 to {len}")
+            }
+            Error::Locked { .. } => format!("{e} (--wait SECS)"),
+            _ => e.to_string(),
+        };
+        Failure { kind: e.kind(), message, exit: Exit::Operational }
+    }
+}

@@ -1,0 +1,123 @@
+//! Opening a map for a command, and telling the user what opening found.
+//!
+//! Invariant kept here: what can be refused is refused before the file is opened for writing, so that a refused
+//! command leaves it byte for byte as it was.
+
+use crate::exit::{Exit, Result};
+use crate::files::Image;
+use crate::output::Output;
+use crate::signals;
+use dirtymap::{DirtyMap, Error, FileState, ImageStamp, Info, Options, Recovery, inspect};
+use std::cell::Cell;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Opens the map for reading, and says on stderr what had to be recovered. The code is that of the answer.
+pub fn for_reading(path: &Path, wait: Duration, output: Output) -> Result<(DirtyMap, Exit)> {
+    let map = patiently(wait, || Ok(Options::new().read_only(true).open(path)))?;
+    let exit = say(map.recovery(), false, output);
+    Ok((map, exit))
+}
+
+/// Opens the map for writing, after `acceptable` has accepted what is in it, and says what was recovered.
+pub fn for_writing(
+    path: &Path,
+    wait: Duration,
+    output: Output,
+    acceptable: impl Fn(&Info) -> Result<()>,
+) -> Result<DirtyMap> {
+    opened(path, wait, output, acceptable, || Ok(Options::new()))
+}
+
+/// As [`for_writing`], for a command that uses the image: everything becomes dirty if that is not as the map last saw
+/// it. Also gives the image's stamp of just before.
+pub fn for_writing_of(
+    path: &Path,
+    image: &Image,
+    wait: Duration,
+    output: Output,
+    acceptable: impl Fn(&Info) -> Result<()>,
+) -> Result<(DirtyMap, ImageStamp)> {
+    let stamp = Cell::new(image.stamp);
+    let map = opened(path, wait, output, acceptable, || {
+        // Whoever had the map until now may have written to the image.
+        stamp.set(image.stamp_now()?);
+        Ok(Options::new().image(stamp.get()))
+    })?;
+    Ok((map, stamp.get()))
+}
+
+fn opened(
+    path: &Path,
+    wait: Duration,
+    output: Output,
+    acceptable: impl Fn(&Info) -> Result<()>,
+    options: impl Fn() -> Result<Options>,
+) -> Result<DirtyMap> {
+    let deadline = Instant::now() + wait;
+    let info = inspect(path)?;
+    let in_use = info.state == FileState::Open;
+    if !in_use {
+        acceptable(&info)?;
+    }
+    let map = patiently(deadline.saturating_duration_since(Instant::now()), || Ok(options()?.open(path)))?;
+    if in_use {
+        // Whoever had it may have changed what was asked about.
+        if let Err(failure) = map.info().map_err(Into::into).and_then(|info| acceptable(&info)) {
+            map.close()?;
+            return Err(failure);
+        }
+    }
+    say(map.recovery(), true, output);
+    Ok(map)
+}
+
+/// Tries until the file is free, the time is over, or somebody interrupts.
+fn patiently(wait: Duration, open: impl Fn() -> Result<dirtymap::Result<DirtyMap>>) -> Result<DirtyMap> {
+    let deadline = Instant::now() + wait;
+    loop {
+        match open()? {
+            Err(Error::Locked { .. }) if Instant::now() < deadline => {
+                signals::check("nothing was changed")?;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Says what opening found. Damage that was only looked at decides the exit code; damage that was mended does not.
+pub fn say(recovery: &Recovery, mended: bool, output: Output) -> Exit {
+    for note in notes(recovery, mended) {
+        output.note(note);
+    }
+    if recovery.damaged() && !mended { Exit::Damage } else { Exit::Fine }
+}
+
+fn notes(r: &Recovery, mended: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    let done = if mended { "recovered" } else { "recovered in memory, the file is as it was" };
+    if r.unclean {
+        let added = match r.cache_trusted {
+            Some(true) => "no dirt was added, the page cache is as the writer left it".to_string(),
+            Some(false) => "the page cache cannot be trusted, so everything counts as dirty".to_string(),
+            None => format!("up to {} bytes that were armed count as dirty", r.armed_items),
+        };
+        notes.push(format!("the map was not closed cleanly; {done}: {added}; nothing that was set is lost"));
+    }
+    if r.interrupted_pages > 0 {
+        notes.push(format!("{} pages were being rewritten and count as all dirty", r.interrupted_pages));
+    }
+    if r.damaged_pages > 0 {
+        let advice = if mended { "mended so" } else { "run `dirtymap check`; the next writer mends it so" };
+        notes.push(format!("{} damaged pages count as all dirty; {advice}", r.damaged_pages));
+    }
+    if r.damaged_headers > 0 {
+        let advice = if mended { "they were renewed" } else { "the next writer renews them" };
+        notes.push(format!("{} of 4 header copies are damaged; another one is good; {advice}", r.damaged_headers));
+    }
+    if let Some(why) = &r.image_changed {
+        notes.push(format!("the image is not as this map last saw it ({why}); everything counts as dirty"));
+    }
+    notes
+}

@@ -1,0 +1,116 @@
+//! What people and programs get to see.
+//!
+//! Invariants kept here: results go to stdout, notes and messages to stderr; with `--output json` stdout holds
+//! exactly one JSON value, also when the command fails. A reader that went away is no error.
+
+use crate::cli::Format;
+use crate::exit::{Exit, Failure, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+/// Where a command writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    format: Format,
+    quiet: bool,
+}
+
+impl Output {
+    pub fn new(format: Format) -> Output {
+        Output { format, quiet: false }
+    }
+
+    /// The same without notes, for a step whose notes another step tells better.
+    pub fn without_notes(self) -> Output {
+        Output { quiet: true, ..self }
+    }
+
+    pub fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Something that the user should know, and that is not the answer.
+    pub fn note(self, text: impl std::fmt::Display) {
+        if self.quiet {
+            return;
+        }
+        // A lost note is not worth failing for.
+        let _ = writeln!(io::stderr().lock(), "dirtymap: note: {text}");
+    }
+
+    /// Prints the answer: as JSON, or as `human` writes it.
+    pub fn answer<T: Serialize>(
+        self,
+        answer: &T,
+        human: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
+    ) -> Result<()> {
+        self.stream(|out, json| {
+            if json {
+                serde_json::to_writer_pretty(&mut *out, answer)?;
+                writeln!(out)
+            } else {
+                human(out, answer)
+            }
+        })
+    }
+
+    /// Lets `write` print the answer piece by piece; it is told whether as JSON.
+    pub fn stream(self, write: impl FnOnce(&mut dyn Write, bool) -> io::Result<()>) -> Result<()> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        match write(&mut out, self.is_json()).and_then(|()| out.flush()) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                // What is left in the buffer has nowhere to go.
+                let _ = out.into_parts();
+                Ok(())
+            }
+            Err(e) => {
+                let _ = out.into_parts();
+                Err(Failure::io("standard output", &e))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Says why the command failed.
+    pub fn failure(self, failure: &Failure) {
+        let _ = writeln!(io::stderr().lock(), "dirtymap: {failure}");
+        if self.is_json() {
+            let Failure { kind, message, exit } = failure;
+            let error = serde_json::json!({"error": {"kind": kind, "message": message, "exit": exit.code()}});
+            let _ = writeln!(io::stdout().lock(), "{error}");
+        }
+    }
+
+    /// A progress bar over bytes on stderr; silent where that is no terminal.
+    pub fn progress(self, what: &'static str, total: u64) -> ProgressBar {
+        let template = "{msg:9} [{bar:30}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        bar(what, total, template)
+    }
+
+    /// A progress bar over things to count.
+    pub fn progress_count(self, what: &'static str, total: u64) -> ProgressBar {
+        bar(what, total, "{msg:9} [{bar:30}] {percent}%, {eta} left")
+    }
+}
+
+fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(total), target);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what);
+    bar
+}
+
+/// A time as RFC 3339 in UTC; `None` for "never", and for what no calendar has.
+pub fn time(seconds: i64) -> Option<String> {
+    (seconds != 0).then(|| jiff::Timestamp::from_second(seconds).ok()).flatten().map(|t| t.to_string())
+}
+
+/// Ends the process at once, saying that it was interrupted. For commands that have nothing to finish.
+pub fn die_interrupted(output: Output) -> ! {
+    output.failure(&Failure::interrupted("interrupted; nothing was changed"));
+    std::process::exit(Exit::Interrupted.code().into())
+}
