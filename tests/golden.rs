@@ -208,7 +208,7 @@ fn every_file_gives_its_answer() {
         let bytes = stored(name);
         for trimmed in [true, false] {
             let mut bytes = bytes.clone();
-            if !trimmed {
+            if !trimmed && name != "cut-off" {
                 let end = if name.starts_with("checkpoint") { 0xb_0000 } else { 0x9_0000 };
                 bytes.resize(end, 0);
             }
@@ -246,11 +246,8 @@ fn what_opening_found_is_remembered() {
 
 #[test]
 fn the_files_are_what_the_maker_makes() {
-    for (name, mut bytes) in make::files() {
-        let mut kept = stored(name);
-        let len = bytes.len().max(kept.len());
-        bytes.resize(len, 0);
-        kept.resize(len, 0);
+    for (name, bytes) in make::files() {
+        let kept = stored(name);
         assert!(kept == bytes, "{name}.xxd is not what make.rs makes");
     }
     let kept = fs::read_dir(folder().join("files")).unwrap().count();

@@ -255,6 +255,7 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     let copies = headers::read_copies(disk);
     let newest = headers::choose(&copies, path, disk.len().map_err(io("look at the file"))?)?;
     let header = &newest.header;
+    open::not_cut_off(header, path, disk.len().map_err(io("look at the file"))?)?;
     let mut findings = header_findings(&copies, &newest, alone);
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
     let mut unchecked = Vec::new();

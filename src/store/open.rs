@@ -95,7 +95,9 @@ pub(super) struct Loaded {
 /// Reads and checks the header, without changing anything.
 pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, u64)> {
     let copies = headers::read_copies(disk);
-    let newest = headers::choose(&copies, path, disk.len().unwrap_or(0))?;
+    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let newest = headers::choose(&copies, path, len)?;
+    not_cut_off(&newest.header, path, len)?;
     if writing && let Err(not) = newest.header.writable() {
         return Err(Error::Unsupported { path: path.to_path_buf(), found: not.found, expected: not.expected });
     }
@@ -106,6 +108,23 @@ pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
     }
     let damaged = super::check::damaged_copies(&copies, &newest).len() as u64;
     Ok((copies, newest, damaged))
+}
+
+/// Refuses a file that ends inside a page table: entries that are missing would say that nothing is dirty, and the pages
+/// that they belong to, missing as well, would agree.
+pub(super) fn not_cut_off(header: &Header, path: &Path, len: u64) -> Result<()> {
+    let entries = ENTRY_BYTES * header.geometry.pages();
+    let point = header.outstanding().map_or(0, |point| point.table_offset);
+    let end = header.layout.table.start.max(point) + entries;
+    if len >= end {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        path: path.to_path_buf(),
+        place: "the file is cut off inside its page table".into(),
+        found: format!("{len} bytes"),
+        expected: format!("at least {end}"),
+    })
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.

@@ -1,6 +1,8 @@
 //! Makes the golden files, the same bytes every time. All of them are maps of 40 MiB with granules of 4 KiB, 10240
 //! bits in 160 words in 3 pages, unless their names say otherwise.
 
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges, some of them short")]
+
 use dirtymap::Geometry;
 use dirtymap::format::{
     self, CheckpointState, Durability, Header, Layout, Point, PointRole, Reserved, Runs, Stamp, StampKind, State, Uuid,
@@ -290,6 +292,8 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
         }),
     );
     add("headers-impossible", clean(|m| m.patch_all(field(h::GRANULARITY, 64))));
+
+    add("cut-off", clean(|m| m.bytes.truncate(0x1_0008)));
 
     // Newer versions and features.
     add("newer-version", clean(|m| m.patch_all(field(h::FORMAT_VERSION, 2))));

@@ -97,6 +97,8 @@ def pages(data, header, uuid, table, bottom):
 def dirty_set(data):
     header, runs = choose([Copy(read(data, 16384 * i, 16384)) for i in range(4)])
     b = header.bytes
+    if len(data) < num(b, 160, 8) + 4 * header.pages:
+        raise ValueError("cut off")
     dirty, _ = pages(data, header, header.uuid, num(b, 160, 8), num(b, 176, 8))
     for first, count in runs:
         dirty.update(range(64 * first, 64 * (first + count)))

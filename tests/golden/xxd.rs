@@ -1,10 +1,11 @@
 //! The golden files are kept as `xxd` dumps, so that a change shows in a diff and zeros take no space: lines of 16
-//! bytes, those of zeros left out. `xxd -r NAME.xxd FILE` makes the file, without the zeros behind the last line.
+//! bytes, those of zeros left out but for the last one. `xxd -r NAME.xxd FILE` makes the file.
 
 /// The dump of a file.
 pub fn dump(file: &[u8]) -> String {
     let mut out = String::new();
-    for (i, line) in file.chunks(16).enumerate().filter(|(_, line)| line.iter().any(|&byte| byte != 0)) {
+    let last = file.len().div_ceil(16).saturating_sub(1);
+    for (i, line) in file.chunks(16).enumerate().filter(|(i, line)| *i == last || line.iter().any(|&byte| byte != 0)) {
         let hex: Vec<String> =
             line.chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
         let shown = |byte: &u8| if (b' '..=b'~').contains(byte) { *byte as char } else { '.' };
