@@ -86,6 +86,30 @@ fn page_tables() -> Vec<(&'static str, Vec<u8>)> {
     vec![("table", table), ("sets", sets)]
 }
 
+/// Every golden file, closed after a flush or left as it is; and one edit of each kind.
+fn files() -> Vec<(String, Vec<u8>)> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/files");
+    let mut count = fs::read_dir(golden).expect("the golden files").count() as u8;
+    let set = [0, 0, 8, 0, 0, 0, 0, 80, 0, 0, 0, 0];
+    let mut files = Vec::new();
+    while let Some(base) = count.checked_sub(1) {
+        files.push((format!("golden-{base:02}"), [&[base, base], &set[..]].concat()));
+        count = base;
+    }
+    // On the fifth file by name, clean-dirty.
+    let edits: [(&str, &[u8]); 7] = [
+        ("edit-bytes", &[0, 2, 0, 2, 2, 9, 9]),
+        ("edit-field", &[1, 15, 15, 0, 0, 0, 0, 2]),
+        ("edit-list", &[3, 10, 2, 3, 4, 20, 1]),
+        ("edit-page", &[4, 0, 70, 255]),
+        ("edit-page-only", &[5, 0, 70, 255]),
+        ("edit-copy", &[6, 5, 1, 2]),
+        ("edit-length", &[7, 0, 0, 0, 2]),
+    ];
+    files.extend(edits.map(|(name, edit)| (name.into(), [&[4, 3], &set[..], edit].concat())));
+    files
+}
+
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let write = |target: &str, name: &str, bytes: &[u8]| {
@@ -97,6 +121,9 @@ fn main() -> io::Result<()> {
     }
     for (name, bytes) in page_tables() {
         write("page_table", name, &bytes)?;
+    }
+    for (name, bytes) in files() {
+        write("open", &name, &bytes)?;
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use super::view::named;
 use super::{DirtyMap, ImageStamp};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, COPIES, COPY_BYTES, CheckpointState, Durability, Header, Reasons, Runs, State, copy_offset, pair_of,
+    self, COPIES, COPY_BYTES, CheckpointState, Durability, Header, Point, PointRole, Reasons, Runs, State, copy_offset,
+    pair_of,
 };
 use crate::geometry::{Geometry, LEVELS, PAGE_BITS, PAGE_BYTES};
 use crate::read::Search;
@@ -254,11 +255,11 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     let copies = headers::read_copies(disk);
     let newest = headers::choose(&copies, path, disk.len().map_err(io("look at the file"))?)?;
     let header = &newest.header;
+    open::not_cut_off(header, path, disk.len().map_err(io("look at the file"))?)?;
     let mut findings = header_findings(&copies, &newest, alone);
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
     let mut unchecked = Vec::new();
     let mut pages_checked = 0;
-    let mut dirty = None;
     let state = match (alone, header.state) {
         (false, _) => FileState::Open,
         (_, State::Clean) => FileState::Clean,
@@ -290,17 +291,24 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
             *if interrupted { &mut recovery.interrupted_pages } else { &mut recovery.damaged_pages } += 1;
             findings.push(finding);
         }
+        if let Some(point) = header.outstanding() {
+            let lost = point_findings(disk, path, header, point)?;
+            recovery.damaged_pages += lost.len() as u64;
+            findings.extend(lost);
+        }
+        let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
+        unchecked.extend(kept.map(|point| format!("point {:?}: points kept by name are not looked at", point.name)));
         if header.state == State::Clean && failed.is_empty() {
             findings.extend(count_finding(header, bits));
         }
-        dirty = Some(());
     } else {
         unchecked.push("pages: another process has the file open, and may be writing them".to_string());
         unchecked.push("armed list: it belongs to the process that has the file open".to_string());
     }
     let mut info = Info::of_header(header, state, &recovery);
-    if dirty.is_some() {
-        info.dirty = DirtyMap::options().read_only(true).open(path).ok().map(|m| (m.count(), m.dirty_len()));
+    if alone && let Ok(map) = DirtyMap::options().read_only(true).open(path) {
+        // What loading finds beyond the pages (whether the page cache can be trusted), and the count.
+        info = map.info()?;
     }
     Ok(Report { info, findings, unchecked, pages_checked })
 }
@@ -317,7 +325,9 @@ fn count_recovered(geometry: &Geometry, index: u64, words: &[u64], listed: u64) 
 pub(super) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
     let bad = |copy: &usize| match &copies[*copy] {
         Err(_) => true,
-        Ok(header) => header.uuid != newest.header.uuid || !twin_agrees(copies, *copy),
+        Ok(header) => {
+            header.uuid != newest.header.uuid || !twin_agrees(copies, *copy) || is_rival(copies, newest, header)
+        }
     };
     let bad: Vec<usize> = (0..COPIES).filter(bad).collect();
     let one_pair = bad.iter().all(|&c| pair_of(c) == pair_of(bad[0]));
@@ -327,9 +337,15 @@ pub(super) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
 /// Whether the other copy of the pair says the same. A stale copy disagrees; the newer one of the two does not.
 fn twin_agrees(copies: &Copies, copy: usize) -> bool {
     match (&copies[copy], &copies[(copy + 2) % COPIES]) {
-        (Ok(one), Ok(other)) => one.sequence > other.sequence || one == other,
+        (Ok(one), Ok(other)) => one.uuid != other.uuid || one.sequence > other.sequence || one == other,
         _ => true,
     }
+}
+
+/// Whether `header` has the newest sequence number and is not what the first copy with it says.
+fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
+    let same = |h: &&Header| h.uuid == newest.header.uuid && h.sequence == newest.header.sequence;
+    same(&header) && copies.iter().flatten().find(same) != Some(header)
 }
 
 fn header_findings(copies: &Copies, newest: &Newest, alone: bool) -> Vec<Finding> {
@@ -341,14 +357,20 @@ fn header_findings(copies: &Copies, newest: &Newest, alone: bool) -> Vec<Finding
         let found = match &copies[copy] {
             Err(problem) => problem.to_string(),
             Ok(h) if h.uuid != newest.header.uuid => format!("a header of another map, {}", h.uuid),
+            Ok(h) if is_rival(copies, newest, h) => format!("another commit with the newest number, {}", h.sequence),
             Ok(h) => format!("commit {}, unlike its twin", h.sequence),
         };
+        let rival = copies[copy].as_ref().is_ok_and(|h| is_rival(copies, newest, h));
         Finding {
             severity: Severity::Damage,
             place: format!("header copy {copy} (bytes {start} to {})", start + COPY_BYTES as u64),
             found,
             expected: format!("a valid copy of map {}", newest.header.uuid),
-            consequence: "nothing: another copy is good; opening the map for writing renews all copies".into(),
+            consequence: if rival {
+                "what either commit calls armed counts as dirty".into()
+            } else {
+                "nothing: another copy is good; opening the map for writing renews all copies".into()
+            },
         }
     };
     damaged_copies(copies, newest).iter().map(finding).collect()
@@ -426,6 +448,29 @@ fn page_finding(header: &Header, index: u64, fault: PageFault) -> (Finding, bool
         ),
     };
     (finding, interrupted)
+}
+
+/// Pages of the outstanding point that do not verify.
+fn point_findings(disk: &FileDisk, path: &Path, header: &Header, point: &Point) -> Result<Vec<Finding>> {
+    let place = header.points.len() - 1;
+    let as_header = open::header_of_point(header, point);
+    let mut findings = Vec::new();
+    let scan = Scan { disk, path, header: &as_header };
+    scan.run(
+        |index, page| {
+            if let Page::Failed(fault) = page {
+                let (finding, _) = page_finding(&as_header, index, fault);
+                findings.push(Finding {
+                    severity: Severity::Damage,
+                    place: format!("point {place}, {}", finding.place),
+                    consequence: "everything counts as dirty".into(),
+                    ..finding
+                });
+            }
+        },
+        |_| {},
+    )?;
+    Ok(findings)
 }
 
 fn count_finding(header: &Header, bits: u64) -> Option<Finding> {

@@ -50,7 +50,10 @@ impl Drop for Flusher {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if !self.born.is_current() {
-            return; // The thread is the parent's.
+            // The thread is the parent's. Letting go of its handle would detach it by an id that a thread of this
+            // process may have by now.
+            std::mem::forget(thread);
+            return;
         }
         *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.stop.1.notify_all();

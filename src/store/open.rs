@@ -14,7 +14,8 @@ use super::weak::{Weak, weak};
 use super::{Options, volatile};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, Durability, ENTRY_BYTES, Header, Layout, MAX_RUNS, Reasons, Runs, Session, State, Uuid, VolatileLayout,
+    self, Durability, ENTRY_BYTES, Header, Layout, MAX_RUNS, Point, Reasons, Runs, Session, State, Uuid,
+    VOLATILE_LAYOUT, VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
@@ -61,9 +62,9 @@ impl Recovery {
         if self.cache_trusted == Some(false) {
             r |= Reasons::CACHE_NOT_TRUSTED;
         }
-        if self.unclean && self.cache_trusted != Some(true)
-            || self.interrupted_pages > 0 && self.cache_trusted != Some(true)
-        {
+        // A list in a file that was closed says that closing did not get to its end.
+        let listed = self.armed_items > 0 && self.image_changed.is_none();
+        if (self.unclean || self.interrupted_pages > 0 || listed) && self.cache_trusted != Some(true) {
             r |= Reasons::CRASH;
         }
         if self.damaged_pages > 0 {
@@ -94,12 +95,36 @@ pub(super) struct Loaded {
 /// Reads and checks the header, without changing anything.
 pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, u64)> {
     let copies = headers::read_copies(disk);
-    let newest = headers::choose(&copies, path, disk.len().unwrap_or(0))?;
+    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let newest = headers::choose(&copies, path, len)?;
+    not_cut_off(&newest.header, path, len)?;
     if writing && let Err(not) = newest.header.writable() {
         return Err(Error::Unsupported { path: path.to_path_buf(), found: not.found, expected: not.expected });
     }
+    if writing && newest.header.outstanding().is_some() {
+        // This version can say what is dirty in such a map, and cannot finish or abort the checkpoint.
+        let (found, expected) = ("an outstanding checkpoint", "maps without one; open it read-only");
+        return Err(Error::Unsupported { path: path.to_path_buf(), found: found.into(), expected: expected.into() });
+    }
     let damaged = super::check::damaged_copies(&copies, &newest).len() as u64;
     Ok((copies, newest, damaged))
+}
+
+/// Refuses a file that ends inside a page table: entries that are missing would say that nothing is dirty, and the pages
+/// that they belong to, missing as well, would agree.
+pub(super) fn not_cut_off(header: &Header, path: &Path, len: u64) -> Result<()> {
+    let entries = ENTRY_BYTES * header.geometry.pages();
+    let point = header.outstanding().map_or(0, |point| point.table_offset);
+    let end = header.layout.table.start.max(point) + entries;
+    if len >= end {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        path: path.to_path_buf(),
+        place: "the file is cut off inside its page table".into(),
+        found: format!("{len} bytes"),
+        expected: format!("at least {end}"),
+    })
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
@@ -208,6 +233,27 @@ fn load(
         }
         rewrite.union(&Runs::one(touched));
     }
+    if let Some(point) = header.outstanding().map(|point| header_of_point(&header, point)) {
+        let mut all = false;
+        let scan = Scan { disk, path, header: &point };
+        scan.run(
+            |index, found| match found {
+                Page::Good(words) => {
+                    if prepare(index) {
+                        add_page(&view, index, words);
+                    }
+                }
+                Page::Failed(_) => {
+                    recovery.damaged_pages += 1;
+                    all = true;
+                }
+            },
+            |_| {},
+        )?;
+        if all && (0..geometry.pages()).all(&mut prepare) {
+            fill(&view, 0..geometry.words());
+        }
+    }
     trouble?;
     let extents = Runs::from_iter(pages);
     view.levels().finish(extents.iter().map(|r| r.range()));
@@ -237,6 +283,19 @@ fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durab
     }
 }
 
+fn add_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize]) {
+    for (w, &word) in words_of_page(view.geometry(), index).zip(words) {
+        view.live()[w as usize].fetch_or(word, SeqCst);
+    }
+}
+
+/// A header that describes a point as if it were the map: what it takes to read its bottom.
+pub(super) fn header_of_point(header: &Header, point: &Point) -> Header {
+    let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
+    let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
+    Header { uuid: point.uuid, layout, ..header.clone() }
+}
+
 fn fill(view: &View, words: Range<u64>) {
     for w in words {
         view.live()[w as usize].store(view.geometry().word_mask(w), SeqCst);
@@ -255,7 +314,8 @@ fn session_of(identity: &Identity, flags: u32) -> Session {
 /// The live level that a killed process left in the page cache; `None` when that is not to be trusted, which
 /// a `PowerLoss` map never does.
 fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
-    if header.durability != Durability::Process || header.state != State::Open {
+    let known = header.volatile_layout == VOLATILE_LAYOUT;
+    if header.durability != Durability::Process || header.state != State::Open || !known {
         return Ok(None);
     }
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };

@@ -4,8 +4,9 @@
 //! named ranges are on the device; it never pushes the mapped (volatile) part of the file.
 
 use super::disk::{Disk, Identity, Lock, Part};
+use super::mapping::Guarded;
 use super::{Mapping, facts};
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapOptions;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -25,7 +26,7 @@ pub(crate) struct FileDisk {
     /// Start and end of the volatile region, which no sync may span.
     volatile: (AtomicU64, AtomicU64),
     /// A read-only view of the whole file, through which ranges of it are synced. Never read from.
-    syncer: Mutex<Option<MmapRaw>>,
+    syncer: Mutex<Option<Guarded>>,
 }
 
 impl FileDisk {
@@ -109,14 +110,13 @@ impl FileDisk {
     fn sync_range(&self, range: Range<u64>) -> io::Result<()> {
         let mut syncer = self.syncer.lock().unwrap_or_else(|e| e.into_inner());
         let end = usize::try_from(range.end).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        let covers = |m: &MmapRaw| m.len() >= end;
+        let covers = |m: &Guarded| m.raw().is_some_and(|raw| raw.len() >= end);
         if !syncer.as_ref().is_some_and(covers) {
             let len = usize::try_from(self.len()?.max(range.end)).map_err(|_| io::ErrorKind::FileTooLarge)?;
             let raw = MmapOptions::new().len(len).map_raw_read_only(&self.file)?;
-            raw.advise(memmap2::Advice::DontFork)?;
-            *syncer = Some(raw);
+            *syncer = Some(Guarded::new(raw)?);
         }
-        match &*syncer {
+        match syncer.as_ref().and_then(Guarded::raw) {
             Some(m) => m.flush_range(range.start as usize, end - range.start as usize),
             None => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
         }

@@ -11,13 +11,38 @@ use std::sync::atomic::AtomicU64;
 use super::fork;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
-/// A mapping of part of a file, or of nothing (anonymous, for maps that are only read).
+/// A mapping that a forked child neither inherits nor unmaps: there, its addresses may be somebody else's.
 #[derive(Debug)]
-pub(crate) struct Mapping {
+pub(crate) struct Guarded {
     // `None` only while dropping.
     raw: Option<MmapRaw>,
     born: fork::Generation,
 }
+
+impl Guarded {
+    pub(crate) fn new(raw: MmapRaw) -> io::Result<Guarded> {
+        raw.advise(memmap2::Advice::DontFork)?;
+        Ok(Guarded { raw: Some(raw), born: fork::generation()? })
+    }
+
+    /// The mapping; not to be touched in a forked child.
+    pub(crate) fn raw(&self) -> Option<&MmapRaw> {
+        self.raw.as_ref()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if !self.born.is_current() {
+            // In a forked child these addresses were never mapped, or belong to somebody else by now.
+            std::mem::forget(self.raw.take());
+        }
+    }
+}
+
+/// A mapping of part of a file, or of nothing (anonymous, for maps that are only read).
+#[derive(Debug)]
+pub(crate) struct Mapping(Guarded);
 
 impl Mapping {
     /// Maps `range` of `file` shared and writable. `range` must start at a multiple of the host's page
@@ -25,31 +50,26 @@ impl Mapping {
     pub(crate) fn of_file(file: &File, range: Range<u64>) -> io::Result<Mapping> {
         let len = length(&range)?;
         let raw = MmapOptions::new().offset(range.start).len(len).map_raw(file)?;
-        Mapping::guarded(raw)
+        Guarded::new(raw).map(Mapping)
     }
 
     /// `len` zero bytes that belong to no file; memory is only used where it is written.
     pub(crate) fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = length(&(0..len))?;
         let map: MmapMut = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
-        Mapping::guarded(MmapRaw::from(map))
+        Guarded::new(MmapRaw::from(map)).map(Mapping)
     }
 
     /// Whether this process made the mapping, and did not inherit it.
     #[inline]
     pub(crate) fn is_ours(&self) -> bool {
-        self.born.is_current()
-    }
-
-    fn guarded(raw: MmapRaw) -> io::Result<Mapping> {
-        raw.advise(memmap2::Advice::DontFork)?;
-        Ok(Mapping { raw: Some(raw), born: fork::generation()? })
+        self.0.born.is_current()
     }
 
     /// The words of a byte range of the mapping. An empty slice when the range is not wholly inside or not
     /// aligned to words, which is a defect of the caller.
     pub(crate) fn words(&self, bytes: Range<usize>) -> &[AtomicU64] {
-        let Some(raw) = &self.raw else { return &[] };
+        let Some(raw) = self.0.raw() else { return &[] };
         let fits = bytes.start <= bytes.end && bytes.end <= raw.len();
         let aligned = bytes.start.is_multiple_of(8) && bytes.end.is_multiple_of(8);
         debug_assert!(fits && aligned, "{bytes:?} of {}", raw.len());
@@ -62,15 +82,6 @@ impl Mapping {
         unsafe {
             let first = raw.as_mut_ptr().add(bytes.start).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, (bytes.end - bytes.start) / 8)
-        }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        if !self.born.is_current() {
-            // In a forked child these addresses were never mapped, or belong to somebody else by now.
-            std::mem::forget(self.raw.take());
         }
     }
 }

@@ -1,0 +1,328 @@
+//! Makes the golden files, the same bytes every time. All of them are maps of 40 MiB with granules of 4 KiB, 10240
+//! bits in 160 words in 3 pages, unless their names say otherwise.
+
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges, some of them short")]
+
+use dirtymap::Geometry;
+use dirtymap::format::{
+    self, CheckpointState, Durability, Header, Layout, Point, PointRole, Reserved, Runs, Stamp, StampKind, State, Uuid,
+    fields::header as h,
+};
+use std::ops::Range;
+
+const LEN: u64 = 40 << 20;
+/// 10230 bits, of which the last one stands for 2016 bytes.
+const PARTIAL_LEN: u64 = 41_900_000;
+const UUID: Uuid =
+    Uuid([0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1f]);
+const NONCE: Uuid = Uuid([0x77; 16]);
+const POINT: Uuid = Uuid([0x33; 16]);
+
+/// A file in the making: its copies, and whatever else.
+struct Maker {
+    header: Header,
+    bytes: Vec<u8>,
+}
+
+impl Maker {
+    fn new(len: u64) -> Maker {
+        let geometry = Geometry::new(len, 12).expect("a possible map");
+        let mut header = Header::new(UUID, geometry, Durability::PowerLoss);
+        header.created = 1_700_000_000;
+        header.last_open = 1_700_000_030;
+        header.last_clean = 1_700_000_060;
+        header.sequence = 6;
+        header.label = "golden".into();
+        Maker { header, bytes: Vec::new() }
+    }
+
+    fn put(&mut self, at: u64, bytes: &[u8]) {
+        let at = at as usize;
+        self.bytes.resize(self.bytes.len().max(at + bytes.len()), 0);
+        self.bytes[at..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Writes the bottom in which these bits are set, with matching entries.
+    fn bits(&mut self, bits: &[Range<u64>]) -> &mut Maker {
+        let Layout { table, bottom, .. } = self.header.layout.clone();
+        self.header.clean_dirty_bits =
+            bits.iter().map(|r| r.end.min(self.header.geometry.bits()).saturating_sub(r.start)).sum();
+        self.bits_at(bits, UUID, table.start, bottom.start)
+    }
+
+    fn bits_at(&mut self, bits: &[Range<u64>], owner: Uuid, table: u64, bottom: u64) -> &mut Maker {
+        for page in 0..self.header.geometry.pages() {
+            let mut words = [0u64; 64];
+            for bit in bits.iter().cloned().flatten().filter(|bit| bit / 4096 == page) {
+                words[(bit % 4096 / 64) as usize] |= 1 << (bit % 64);
+            }
+            let bytes = format::page_from_words(&words);
+            self.put(table + page * 4, &format::page_entry(&owner, page, &bytes).to_le_bytes());
+            self.put(bottom + page * 512, &bytes);
+        }
+        self
+    }
+
+    /// Makes it what a crash leaves, with these words armed.
+    fn open(&mut self, armed: &[Range<u64>]) -> &mut Maker {
+        self.header.state = State::Open;
+        self.header.nonce = NONCE;
+        self.header.runs = Runs::from_iter(armed.iter().cloned());
+        self
+    }
+
+    /// Spoils a bit of the bottom, and not the entry of its page.
+    fn spoil(&mut self, bit: u64) {
+        let at = self.header.layout.bottom.start + bit / 8;
+        self.bytes[at as usize] ^= 1 << (bit % 8);
+    }
+
+    fn copy(&mut self, copy: usize, bytes: &[u8]) {
+        let at = format::copy_offset(copy);
+        self.put(at, &[0; format::COPY_BYTES]);
+        self.put(at, bytes);
+    }
+
+    /// Writes the header to all four copies: pair 0 one commit behind, as OPEN, the way a close leaves it.
+    fn headers(&mut self) {
+        let mut before = self.header.clone();
+        before.sequence -= 1;
+        before.state = State::Open;
+        before.nonce = NONCE;
+        self.pair(0, &before);
+        let header = self.header.clone();
+        self.pair(1, &header);
+    }
+
+    fn pair(&mut self, pair: usize, header: &Header) {
+        let bytes = header.encode().expect("a valid header");
+        for copy in format::copies_of(pair) {
+            self.copy(copy, &bytes);
+        }
+    }
+
+    /// Changes the bytes of a copy and sets its checksum right.
+    fn patch(&mut self, copy: usize, edit: impl Fn(&mut [u8])) {
+        let at = format::copy_offset(copy) as usize;
+        let bytes = &mut self.bytes[at..][..format::COPY_BYTES];
+        edit(bytes);
+        seal(bytes);
+    }
+
+    fn patch_all(&mut self, edit: impl Fn(&mut [u8])) {
+        (0..format::COPIES).for_each(|copy| self.patch(copy, &edit));
+    }
+
+    fn outstanding(&mut self, state: CheckpointState, bits: &[Range<u64>]) -> &mut Maker {
+        let table_offset = self.header.layout.volatile.end;
+        let bottom_offset = table_offset + format::ALIGN;
+        self.header.checkpoint_state = state;
+        self.header.checkpoint_uuid = POINT;
+        let (role, name, reserved) = (PointRole::Outstanding, String::new(), Reserved::default());
+        self.header.points =
+            vec![Point { uuid: POINT, time: 1_700_000_040, role, name, table_offset, bottom_offset, reserved }];
+        self.bits_at(bits, POINT, table_offset, bottom_offset)
+    }
+}
+
+/// Writes `value` at the place of a field.
+fn field(at: format::fields::Field, value: u64) -> impl Fn(&mut [u8]) {
+    move |copy| copy[at.offset..at.end()].copy_from_slice(&value.to_le_bytes()[..at.size])
+}
+
+/// Sets the checksum of a header copy right, with an implementation of its own.
+pub fn seal(copy: &mut [u8]) {
+    let used = u32::from_le_bytes(copy[h::USED.offset..h::USED.end()].try_into().expect("four bytes")) as usize;
+    copy[h::CRC.offset..h::CRC.end()].fill(0);
+    let mut crc = !0u32;
+    for byte in &copy[..used.min(format::COPY_BYTES)] {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+        }
+    }
+    copy[h::CRC.offset..h::CRC.end()].copy_from_slice(&(!crc).to_le_bytes());
+}
+
+const DIRT: [Range<u64>; 4] = [3..4, 64..130, 4090..4100, 10239..10240];
+
+/// A clean map with `DIRT`, after `edit`.
+fn clean(edit: impl FnOnce(&mut Maker)) -> Maker {
+    let mut m = Maker::new(LEN);
+    m.bits(&DIRT).headers();
+    edit(&mut m);
+    m
+}
+
+/// All golden files, by name.
+pub fn files() -> Vec<(&'static str, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut add = |name, maker: Maker| files.push((name, maker.bytes));
+    let with = |len, edit: &dyn Fn(&mut Maker)| {
+        let mut m = Maker::new(len);
+        edit(&mut m);
+        m
+    };
+
+    // Closed in order.
+    add("clean-empty", with(LEN, &|m| m.bits(&[]).headers()));
+    add("clean-dirty", clean(|_| {}));
+    add("clean-partial-granule", with(PARTIAL_LEN, &|m| m.bits(&[0..1, 10228..10230]).headers()));
+    add("clean-no-items", with(0, &|m| m.bits(&[]).headers()));
+    let listed = |m: &mut Maker| {
+        m.header.runs = Runs::one(70..72);
+        m.bits(&DIRT).headers();
+    };
+    add("clean-listed", with(LEN, &listed));
+    let stamp = Stamp {
+        kind: StampKind::File,
+        exact: true,
+        size: LEN,
+        mtime_seconds: 1_700_000_050,
+        mtime_nanos: 123_456_789,
+        inode: 17,
+        device: 3,
+        reserved: Reserved::default(),
+    };
+    let image = |m: &mut Maker| {
+        m.header.image = Some(stamp);
+        m.bits(&DIRT).headers();
+    };
+    add("clean-image", with(LEN, &image));
+
+    // Left behind by a crash.
+    add("unclean-idle", with(LEN, &|m| m.bits(&DIRT).open(&[]).headers()));
+    add("unclean-armed", with(LEN, &|m| m.bits(&DIRT).open(&[1..2, 66..68, 159..160]).headers()));
+    add("unclean-partial-granule", with(PARTIAL_LEN, &|m| m.bits(&[0..1]).open(&[158..160]).headers()));
+    add(
+        "unclean-interrupted",
+        with(LEN, &|m| {
+            m.bits(&DIRT).open(&[100..101]).headers();
+            m.spoil(6400);
+        }),
+    );
+    let process = |m: &mut Maker| {
+        m.header.durability = Durability::Process;
+        m.header.session.boot_id = Uuid([0x44; 16]);
+        m.bits(&DIRT).open(&[0..160]).headers();
+    };
+    add("unclean-process", with(LEN, &process));
+    let torn = |m: &mut Maker| {
+        // Pair 0 holds commit 7; commit 8 was being written over commit 6 in pair 1.
+        m.bits(&DIRT).open(&[10..11]);
+        let old = m.header.encode().expect("a valid header");
+        m.header.sequence = 7;
+        m.header.runs = Runs::from_iter([10..11, 20..21]);
+        let newest = m.header.clone();
+        m.pair(0, &newest);
+        m.header.sequence = 8;
+        m.header.runs = Runs::from_iter([10..11, 20..21, 30..31]);
+        let new = m.header.encode().expect("a valid header");
+        m.copy(1, &[&new[..512], &old[512..]].concat());
+        m.copy(3, &[&old[..512], &new[512..]].concat());
+    };
+    add("unclean-torn-pair", with(LEN, &torn));
+    let rivals = |first: &[Range<u64>], second: &[Range<u64>], label: &'static str| {
+        let mut m = Maker::new(LEN);
+        m.bits(&DIRT).open(first);
+        let header = m.header.clone();
+        m.pair(0, &header);
+        m.open(second).header.label = label.into();
+        let header = m.header.clone();
+        m.pair(1, &header);
+        m
+    };
+    add("rivals-of-lists", rivals(&[10..12], &[20..21], "golden"));
+    add("rivals-of-content", rivals(&[10..12], &[10..12], "another"));
+
+    // Damaged pages.
+    add("page-damaged", clean(|m| m.spoil(4200)));
+    add(
+        "page-damaged-unclean",
+        with(LEN, &|m| {
+            m.bits(&DIRT).open(&[1..2]).headers();
+            m.spoil(4200);
+        }),
+    );
+    add("page-lost", clean(|m| m.put(0x2_0200, &[0; 512])));
+    add("entry-lost", clean(|m| m.put(0x1_0004, &[0; 4])));
+    add(
+        "pages-swapped",
+        clean(|m| {
+            let pages = m.bytes[0x2_0000..0x2_0400].to_vec();
+            m.put(0x2_0000, &pages[512..]);
+            m.put(0x2_0200, &pages[..512]);
+        }),
+    );
+    add("stray-bits", with(PARTIAL_LEN, &|m| m.bits(&[0..1, 9000..9001, 10230..10231]).headers()));
+    add(
+        "stray-bits-listed",
+        with(PARTIAL_LEN, &|m| {
+            m.bits(&[0..1, 9000..9001, 10300..10301]).open(&[159..160]).headers();
+        }),
+    );
+
+    // Damaged header copies. The header is in copies 1 and 3.
+    let flip = |m: &mut Maker, copy| m.bytes[format::copy_offset(copy) as usize + 600] ^= 4;
+    add("headers-one-bad", clean(|m| flip(m, 1)));
+    add(
+        "headers-two-bad",
+        clean(|m| {
+            flip(m, 0);
+            m.copy(3, &[]);
+        }),
+    );
+    add(
+        "headers-three-bad",
+        clean(|m| {
+            flip(m, 0);
+            m.copy(1, b"#!/bin/sh\n");
+            m.copy(2, &[]);
+        }),
+    );
+    add("headers-all-bad", clean(|m| (0..4).for_each(|copy| flip(m, copy))));
+    add("headers-blank", clean(|m| (0..4).for_each(|copy| m.copy(copy, &[]))));
+    let other = |m: &mut Maker, copy| m.patch(copy, |b| b[h::UUID.offset] = 0xee);
+    add("headers-one-foreign", clean(|m| other(m, 2)));
+    add(
+        "headers-of-two-maps",
+        clean(|m| {
+            other(m, 1);
+            other(m, 3);
+        }),
+    );
+    add("headers-impossible", clean(|m| m.patch_all(field(h::GRANULARITY, 64))));
+
+    add("cut-off", clean(|m| m.bytes.truncate(0x1_0008)));
+
+    // Newer versions and features.
+    add("newer-version", clean(|m| m.patch_all(field(h::FORMAT_VERSION, 2))));
+    add("newer-version-one-copy", clean(|m| m.patch(3, field(h::FORMAT_VERSION, 2))));
+    add("newer-incompatible", clean(|m| m.patch_all(field(h::INCOMPATIBLE, 4))));
+    add("newer-ro-compatible", clean(|m| m.patch_all(field(h::RO_COMPATIBLE, 2))));
+    add(
+        "newer-compatible",
+        clean(|m| {
+            m.patch_all(|b| {
+                field(h::COMPATIBLE, 1)(b);
+                b[h::RESERVED_5.offset + 7] = 0x99;
+            });
+        }),
+    );
+    add("newer-volatile-layout", clean(|m| m.patch_all(field(h::VOLATILE_LAYOUT, 2))));
+
+    // Outstanding checkpoints: what is dirty in the point is dirty.
+    let point = |state, spoilt: bool| {
+        let mut m = Maker::new(LEN);
+        m.outstanding(state, &[0..2, 8000..8003]).bits(&DIRT).headers();
+        if spoilt {
+            m.bytes[0xa_0000 + 1100] ^= 1;
+        }
+        m
+    };
+    add("checkpoint-freezing", point(CheckpointState::Freezing, false));
+    add("checkpoint-frozen", point(CheckpointState::Frozen, false));
+    add("checkpoint-aborting", point(CheckpointState::Aborting, false));
+    add("checkpoint-point-damaged", point(CheckpointState::Frozen, true));
+    files
+}
