@@ -135,11 +135,14 @@ pub fn pattern(size: u64, seed: u64) -> Vec<u8> {
     (0..size).map(byte).collect()
 }
 
-/// Changes bytes of a file in place.
+/// Changes bytes of a file in place, and its modification time also where clocks are coarse.
 pub fn patch(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let before = fs::metadata(path).and_then(|m| m.modified()).expect("modification time");
     let mut bytes = fs::read(path).expect("read");
     change(&mut bytes);
     fs::write(path, bytes).expect("write");
+    let file = fs::File::options().write(true).open(path).expect("open");
+    file.set_modified(before + std::time::Duration::from_secs(1)).expect("set the modification time");
 }
 
 /// The newest header of a file.
