@@ -42,17 +42,6 @@ impl<W> Levels<W> {
         Levels { level, bits }
     }
 
-    /// Bits of the bottom level.
-    #[inline]
-    pub(crate) fn bits(&self) -> u64 {
-        self.bits
-    }
-
-    /// Level `k`, of which 0 is the top.
-    pub(crate) fn level(&self, k: usize) -> &W {
-        &self.level[k]
-    }
-
     /// The bottom level.
     #[inline]
     pub(crate) fn bottom(&self) -> &W {

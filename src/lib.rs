@@ -54,3 +54,8 @@ pub use iter::{Areas, Granules, WordsIter};
 pub use store::{
     DirtyMap, FileState, Finding, ImageStamp, Info, Options, Recovery, Report, Severity, Stats, Verdict, check, inspect,
 };
+
+/// The README's program is compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -61,9 +61,9 @@ impl Locked<'_> {
                 if let Err(e) = self.write_pages(batch)
                     && !weak(Weak::ForgetError)
                 {
-                    // Nothing leaves the list. What is listed and not armed is redone by the next flush; a
-                    // map that lists all needs the touch for that.
-                    for &(page, words) in &redo {
+                    // Nothing leaves the list. What is listed and not armed is redone by the next flush; in a
+                    // map that lists all nothing is ever disarmed, and the touch has to say it.
+                    for &(page, words) in redo.iter().filter(|_| core.lists_all) {
                         Shared(core.view.touched()).or(page as usize, words);
                     }
                     return Err(e);

@@ -54,7 +54,7 @@ enum Op {
 
 fn program(rng: &mut Rng, len: usize) -> Vec<Op> {
     let mut sequential = rng.below(BITS);
-    (0..len)
+    let mut ops: Vec<Op> = (0..len)
         .map(|_| {
             let start = if rng.below(2) == 0 { rng.below(BITS) } else { rng.below(300) };
             let longest = if rng.below(4) == 0 { 1000 } else { 3 };
@@ -74,7 +74,15 @@ fn program(rng: &mut Rng, len: usize) -> Vec<Op> {
                 _ => Op::Drop,
             }
         })
-        .collect()
+        .collect();
+    if rng.below(3) == 0 {
+        // A word that a flush may leave half-done if it fails, and a writer in order that arms it ahead again.
+        let word = |k: u64| Op::Set(k * 64..k * 64 + 1);
+        let k = rng.below(BITS / 64 - 3);
+        let at = rng.below(ops.len() as u64) as usize;
+        ops.splice(at..at, [word(k + 2), Op::Flush, word(k), word(k + 1), Op::Flush]);
+    }
+    ops
 }
 
 /// Sets of bits as the test keeps them, shared with those who act in between.
@@ -270,6 +278,11 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
         if rng.below(3) == 0 {
             t.flush(&c);
         }
+        if rng.below(3) == 0 {
+            // Another setter, which may arm again what the flush has just taken off the list.
+            let i = rng.below(300);
+            t.set(i..i + 1, &c);
+        }
     })));
 }
 
@@ -451,34 +464,43 @@ fn no_crash_at_any_durable_write_loses_an_owed_bit() {
     }
 }
 
-/// Each of these steps is switched off in turn, and some seed must then fail.
+/// Each of these steps is switched off in turn, and some seed must then fail. The seed is the first one that does,
+/// found once by looking from 1 on (`DIRTYMAP_SIM_SEEDS` of them, see below), so that the test is quick.
 #[test]
 fn every_weakened_protocol_loses_a_bit_or_lies() {
     let all = [
-        Weak::PublishEarly,
-        Weak::NoRecheck,
-        Weak::Untouched,
-        Weak::TouchFirst,
-        Weak::EarlyDrop,
-        Weak::NoPageWrite,
-        Weak::KeepDurable,
-        Weak::TrustNewest,
-        Weak::SkipUnarmed,
-        Weak::ArmNoTouch,
-        Weak::ForgetError,
-        Weak::IgnoreList,
-        Weak::IgnoreMismatch,
-        Weak::RecoverEarlyDrop,
-        Weak::NoRewrite,
-        Weak::NoOpen,
-        Weak::Parity,
-        Weak::CleanAnyway,
+        (Weak::PublishEarly, 1),
+        (Weak::NoRecheck, 1),
+        (Weak::Untouched, 1),
+        (Weak::TouchFirst, 1),
+        (Weak::EarlyDrop, 1),
+        (Weak::NoPageWrite, 1),
+        (Weak::KeepDurable, 17),
+        (Weak::TrustNewest, 12),
+        (Weak::SkipUnarmed, 1),
+        (Weak::ArmNoTouch, 1),
+        (Weak::ForgetError, 1),
+        (Weak::IgnoreList, 1),
+        (Weak::IgnoreMismatch, 1),
+        (Weak::RecoverEarlyDrop, 1),
+        (Weak::NoRewrite, 1),
+        (Weak::NoOpen, 1),
+        (Weak::Parity, 1),
+        (Weak::CleanAnyway, 1),
     ];
+    let count = asked("DIRTYMAP_WEAK_SEEDS", 1);
     let mut survived = Vec::new();
-    for step in all {
-        match weak::with(Some(step), || seeds(1, 40)) {
+    let only = std::env::var("DIRTYMAP_WEAK_ONLY").unwrap_or_default();
+    for (step, from) in all {
+        if !format!("{step:?}").contains(&only) {
+            continue;
+        }
+        match weak::with(Some(step), || seeds(from, count)) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
-            Ok(tally) => survived.push((step, tally)),
+            Ok(tally) => {
+                println!("{step:?}: survived {tally:?}");
+                survived.push(step);
+            }
         }
     }
     assert!(survived.is_empty(), "nothing fails without {survived:?}");
