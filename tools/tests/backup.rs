@@ -1,5 +1,7 @@
 //! Backups: the target equals the image wherever the map says clean, whenever the backup is killed.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Cleanup, Dir, GRANULE, MIB, areas, is_root, pattern, run_with, skipped, system, untouched};

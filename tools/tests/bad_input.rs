@@ -1,6 +1,8 @@
 //! Bad input: a clear error or the documented degradation, the right exit code, and the file as it was whenever the
 //! operation failed.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Cleanup, Dir, MIB, header, is_root, patch, run_with, skipped, system, untouched};

@@ -1,5 +1,7 @@
 //! The demo ends with image and backup identical after every kill, and cleans up.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Dir, MIB};

@@ -1,5 +1,7 @@
 //! docs/json.md says what every command prints: just the fields that it does print, of the types that they have.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Dir, MIB, damage_page, run_with};

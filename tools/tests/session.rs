@@ -1,5 +1,7 @@
 //! A first session with the tool: every command that looks at a map or changes it, on a healthy file.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Dir, GRANULE, KIB, MIB, areas, untouched};

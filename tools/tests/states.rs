@@ -1,5 +1,7 @@
 //! What each command does with a map that is unclean, damaged, or open in another process: the table of exit codes.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Dir, GRANULE, MIB, areas, damage_copy, damage_page, pattern, run_with, untouched};

@@ -1,5 +1,7 @@
 //! Arguments that are wrong by themselves are exit 16, and every help tells the exit codes and an example.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Dir, MIB};

@@ -1,5 +1,7 @@
 //! Tracked writes: set first, then write; whatever happens to the writer, what it wrote is dirty.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
 mod common;
 
 use common::{Dir, GRANULE, KIB, MIB, areas, pattern, run_with, untouched};
