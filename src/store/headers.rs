@@ -65,6 +65,12 @@ pub(crate) fn newest(disk: &dyn Disk, path: &Path) -> Result<Newest> {
 /// The header among some copies of a file that is `len` bytes long.
 pub(crate) fn choose(copies: &Copies, path: &Path, len: u64) -> Result<Newest> {
     match format::choose(copies) {
+        Ok(choice) if len < entries_end(choice.header) => Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            place: "page table".into(),
+            found: format!("the file ends at byte {len}"),
+            expected: format!("entries up to byte {}", entries_end(choice.header)),
+        }),
         Ok(choice) => Ok(Newest {
             header: Header { runs: choice.armed.clone(), ..choice.header.clone() },
             pair: format::pair_of(choice.copy),
@@ -72,6 +78,12 @@ pub(crate) fn choose(copies: &Copies, path: &Path, len: u64) -> Result<Newest> {
         }),
         Err(none) => Err(no_header(path, &none, len)),
     }
+}
+
+/// Where the page table's entries end. A file without all of them has lost what says that its pages are dirty: zeros in
+/// place of both would pass for clean pages.
+fn entries_end(header: &Header) -> u64 {
+    header.layout.table.start.saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
 }
 
 /// Says why no copy is usable.

@@ -7,6 +7,9 @@ use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+/// Heading of the options that every command has.
+const EVERYWHERE: &str = "Options of every command";
+
 /// The tail of every command's help.
 macro_rules! help {
     ($example:literal) => {
@@ -41,10 +44,10 @@ macro_rules! help {
   dirtymap demo                                  # all of that, with kill -9 in between"))]
 pub struct Cli {
     /// What to print: text for people, or one JSON value
-    #[arg(long, global = true, value_enum, default_value_t = Format::Human, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Format::Human, value_name = "FORMAT")]
     pub output: Format,
     /// How long to wait for another process that has the map open; by default it is an error at once
-    #[arg(long, global = true, default_value_t = 0, value_name = "SECS")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, default_value_t = 0, value_name = "SECS")]
     pub wait: u64,
     #[command(subcommand)]
     pub command: Command,

@@ -188,6 +188,7 @@ pub fn sync_directory_of(path: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one piece is what is meant")]
 mod tests {
     use super::*;
 

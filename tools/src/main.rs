@@ -47,6 +47,10 @@ fn usage(e: &clap::Error) -> Exit {
             _ => Exit::Fine,
         };
     }
+    if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && format_asked_for() == Format::Human {
+        eprint!("{}", e.render());
+        return Exit::Usage;
+    }
     let text = e.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     Output::new(format_asked_for()).failure(&Failure::usage(text.trim_end()));

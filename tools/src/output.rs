@@ -77,8 +77,8 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "dirtymap: {failure}");
         if self.is_json() {
             let Failure { kind, message, exit } = failure;
-            let error = serde_json::json!({"error": {"kind": kind, "message": message, "exit": exit.code()}});
-            let _ = writeln!(io::stdout().lock(), "{error}");
+            let error = ErrorAnswer { error: ErrorFields { kind, message, exit: exit.code() } };
+            let _ = self.answer(&error, |_, _| Ok(()));
         }
     }
 
@@ -92,6 +92,19 @@ impl Output {
     pub fn progress_count(self, what: &'static str, total: u64) -> ProgressBar {
         bar(what, total, "{msg:9} [{bar:30}] {percent}%, {eta} left")
     }
+}
+
+/// The JSON of a failure.
+#[derive(Serialize)]
+struct ErrorAnswer<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    kind: &'a str,
+    message: &'a str,
+    exit: u8,
 }
 
 fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {

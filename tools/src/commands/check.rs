@@ -114,8 +114,9 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
     (answer, exit)
 }
 
-/// A map without a usable header.
+/// A map that cannot be opened: no usable header, or no page table.
 fn of_ruin(file: String, place: String, found: String, expected: String) -> (Answer, Exit) {
+    let summary = format!("damage: the map cannot be used ({place})");
     let consequence = "the map cannot be opened: what is dirty is not known, so everything must be copied".into();
     let answer = Answer {
         file,
@@ -124,11 +125,11 @@ fn of_ruin(file: String, place: String, found: String, expected: String) -> (Ans
         verdict: "damaged",
         severity: Some("damage"),
         findings: vec![Item { severity: "damage", place, found, expected, consequence }],
-        unchecked: vec!["everything else: without a header nobody knows where it is".into()],
+        unchecked: vec!["everything else: this stands in its way".into()],
         pages_checked: 0,
         dirty_bits: None,
         dirty_bytes: None,
-        summary: "damage: no header copy is usable".into(),
+        summary,
         advice: "move this file away, make a new map for the image (dirtymap create FILE --image IMAGE), which starts \
                  all dirty, and take a full backup",
     };

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 /// Does what the command line says.
 pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
-    let wait = Duration::from_secs(cli.wait);
+    // More than a year is for ever, and no time that clocks cannot count to.
+    let wait = Duration::from_secs(cli.wait.min(366 * 24 * 3600));
     match &cli.command {
         Command::Create(args) => create::run(args, output),
         Command::Info(args) => info::run(args, output),

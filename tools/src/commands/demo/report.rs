@@ -59,7 +59,7 @@ pub fn round(out: &mut dyn Write, r: &Round) -> io::Result<()> {
     let writes = format!("{} writes, {}", r.writes, human(r.bytes_written));
     writeln!(out, "round {}  {writes} written and tracked, then kill -9", r.round)?;
     let dirty = format!("{} dirty ({} owed)", human(r.dirty_bytes), human(r.bytes_owed));
-    writeln!(out, "         map: {}, recovered in {} ms: {dirty}, no bit lost", r.state, r.recovery_ms)?;
+    writeln!(out, "         map: {}, recovered in {}: {dirty}, no bit lost", r.state, recovery(r.recovery_ms))?;
     let (copied, skipped) = (human(r.backup.bytes_copied), human(r.backup.bytes_skipped));
     let over = human(r.over_copy_bytes);
     writeln!(out, "         backup: {copied} copied, {skipped} skipped, over-copy {over}; identical")
@@ -72,11 +72,15 @@ pub fn ending(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     let full = a.size.saturating_mul(a.rounds.len() as u64);
     writeln!(
         out,
-        "\n{} kills: image and backup identical after each; {} written, {} copied instead of {} ({} of it over-copy)",
-        a.rounds.len(),
+        "\n{}: image and backup identical after each; {} written, {} copied instead of {} ({} of it over-copy)",
+        if a.rounds.len() == 1 { "1 kill".into() } else { format!("{} kills", a.rounds.len()) },
         human(written),
         human(copied),
         human(full),
         human(over)
     )
+}
+
+fn recovery(ms: u64) -> String {
+    if ms == 0 { "less than 1 ms".into() } else { format!("{ms} ms") }
 }

@@ -1,0 +1,339 @@
+//! Backups: the target equals the image wherever the map says clean, whenever the backup is killed.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Cleanup, Dir, GRANULE, MIB, areas, is_root, pattern, run_with, skipped, system, untouched};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+const SIZE: u64 = 8 * MIB + 12345;
+
+struct Set {
+    dir: Dir,
+    image: PathBuf,
+    map: PathBuf,
+    target: PathBuf,
+}
+
+impl Set {
+    fn new(size: u64) -> Set {
+        let dir = Dir::new();
+        let (image, map, target) = (dir.image("disk.raw", size), dir.path("disk.map"), dir.path("backup.raw"));
+        dm!("create", map, "--image", image).exits(0);
+        Set { dir, image, map, target }
+    }
+
+    /// With a first backup taken.
+    fn backed_up(size: u64) -> Set {
+        let set = Set::new(size);
+        set.back_up(&[]).exits(0);
+        set.assert_equal();
+        set
+    }
+
+    fn back_up(&self, more: &[&str]) -> common::Ran {
+        let mut args: Vec<&OsStr> = vec![OsStr::new("backup"), self.image.as_os_str(), self.target.as_os_str()];
+        args.extend([OsStr::new("--map"), self.map.as_os_str()]);
+        args.extend(more.iter().map(OsStr::new));
+        common::run(args)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let (image, map) = (self.image.to_str().expect("text"), self.map.to_str().expect("text"));
+        run_with(["write", image, "--map", map, "--at", &at.to_string()], bytes).exits(0);
+    }
+
+    #[track_caller]
+    fn assert_equal(&self) {
+        assert!(fs::read(&self.image).expect("read") == fs::read(&self.target).expect("read"), "they differ");
+    }
+}
+
+#[test]
+fn first_everything_then_only_what_was_written() {
+    let set = Set::new(SIZE);
+    let first = set.back_up(&["--output", "json"]).exits(0).json();
+    assert_eq!((first["full"].as_bool(), first["new_target"].as_bool()), (Some(true), Some(true)));
+    assert_eq!(first["bytes_copied"], SIZE);
+    assert_eq!(first["bytes_skipped"], 0);
+    set.assert_equal();
+    assert_eq!(areas(&set.map), []);
+
+    set.write(3 * MIB + 5, &pattern(1000, 7));
+    set.write(SIZE - 1, b"!");
+    let second = set.back_up(&["--output", "json"]).exits(0).json();
+    let tail = SIZE % GRANULE;
+    assert_eq!(second["full"], false);
+    assert_eq!(second["areas"], 2);
+    assert_eq!(second["bytes_copied"], GRANULE + tail);
+    assert_eq!(second["bytes_skipped"], SIZE - GRANULE - tail);
+    assert_eq!(second["bytes_verified"], GRANULE + tail);
+    set.assert_equal();
+
+    let third = set.back_up(&[]).exits(0);
+    assert!(third.out.contains("copied              0 bytes"), "{}", third.out);
+    assert_eq!(dm!("info", set.map, "--output", "json").exits(0).json()["verdict"], "exact");
+}
+
+#[test]
+fn full_copies_everything_to_the_known_target() {
+    let set = Set::backed_up(SIZE);
+    let full = set.back_up(&["--full", "--output", "json"]).exits(0).json();
+    assert_eq!((full["full"].as_bool(), full["new_target"].as_bool()), (Some(true), Some(false)));
+    assert_eq!(full["bytes_copied"], SIZE);
+    set.assert_equal();
+}
+
+#[test]
+fn a_target_that_is_not_the_last_backup_is_refused_unless_forced() {
+    let set = Set::backed_up(SIZE);
+    set.write(0, b"new");
+    let other = set.dir.path("other.raw");
+    fs::write(&other, pattern(SIZE, 99)).expect("write");
+    let refuse = |more: &[&str]| {
+        let before = fs::read(&other).expect("read");
+        let mut args = vec!["backup", set.image.to_str().expect("text"), other.to_str().expect("text"), "--map"];
+        args.push(set.map.to_str().expect("text"));
+        args.extend(more);
+        let ran = untouched(&set.map, || common::run(&args).exits(8).says("is not the backup").says("--force"));
+        assert!(fs::read(&other).expect("read") == before && ran.out.is_empty());
+    };
+    refuse(&[]);
+    refuse(&["--full"]);
+    let forced = dm!("backup", set.image, other, "--map", set.map, "--force", "--output", "json").exits(0).json();
+    assert_eq!(forced["full"], true);
+    assert!(fs::read(&other).expect("read") == fs::read(&set.image).expect("read"));
+    // Now that one is the backup, and the first one is not any more.
+    set.back_up(&[]).exits(8).says("inode");
+    // A copy under another name is not it either, and neither is one that somebody wrote to.
+    common::patch(&other, |bytes| bytes[7] ^= 1);
+    untouched(&set.map, || dm!("backup", set.image, other, "--map", set.map).exits(8).says("modification time"));
+}
+
+#[test]
+fn a_map_without_a_backup_refuses_what_holds_data_and_takes_what_holds_none() {
+    let set = Set::new(SIZE);
+    fs::write(&set.target, b"precious").expect("write");
+    untouched(&set.map, || set.back_up(&[]).exits(8).says("not written any backup"));
+    assert_eq!(fs::read(&set.target).expect("read"), b"precious");
+    for size in [0, SIZE, 3 * SIZE] {
+        fs::File::create(&set.target).expect("create").set_len(size).expect("set size");
+        set.back_up(&[]).exits(0);
+        set.assert_equal();
+        // For the next turn this map knows another file.
+        fs::rename(&set.target, set.dir.path(&format!("kept-{size}"))).expect("rename");
+    }
+    // Longer than the image, and full of old data: cut, and copied over.
+    fs::write(&set.target, pattern(2 * SIZE, 3)).expect("write");
+    set.back_up(&["--force"]).exits(0);
+    set.assert_equal();
+}
+
+#[test]
+fn nobody_backs_up_onto_the_image_or_the_map() {
+    let set = Set::new(SIZE);
+    let same = |target: &Path| {
+        untouched(&set.map, || {
+            dm!("backup", set.image, target, "--map", set.map, "--force").exits(8).says("different files")
+        });
+    };
+    same(&set.image);
+    same(&set.map);
+    let link = set.dir.path("link");
+    std::os::unix::fs::symlink(&set.image, &link).expect("link");
+    same(&link);
+    let hard = set.dir.path("hard");
+    fs::hard_link(&set.image, &hard).expect("link");
+    same(&hard);
+}
+
+#[test]
+fn holes_stay_holes_and_stale_data_becomes_zeros() {
+    let dir = Dir::new();
+    let (image, map, target) = (dir.path("disk.raw"), dir.path("disk.map"), dir.path("backup.raw"));
+    let file = fs::File::create(&image).expect("create");
+    file.set_len(64 * MIB).expect("set size");
+    file.write_all_at(&pattern(MIB, 1), 10 * MIB).expect("write");
+    dm!("create", map, "--image", image).exits(0);
+    let set = Set { dir, image, map, target };
+    set.back_up(&[]).exits(0);
+    set.assert_equal();
+    let blocks = fs::metadata(&set.target).expect("stat").blocks() * 512;
+    assert!(blocks <= 8 * MIB, "{blocks} bytes allocated");
+    // A guest's discard: the image gets a hole where the target has data.
+    set.write(10 * MIB, &[]);
+    let file = fs::File::options().write(true).open(&set.image).expect("open");
+    let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    dm!("set", set.map, "10M", "1M").exits(0);
+    if rustix::fs::fallocate(&file, flags, 10 * MIB, MIB).is_err() {
+        return skipped("a hole in place of data: this file system punches none");
+    }
+    set.back_up(&[]).exits(0);
+    set.assert_equal();
+    // Also when forced onto a file full of something else.
+    fs::write(&set.target, pattern(64 * MIB, 8)).expect("write");
+    set.back_up(&["--force"]).exits(0);
+    set.assert_equal();
+}
+
+#[test]
+fn untracked_writes_make_everything_dirty() {
+    let set = Set::backed_up(SIZE);
+    common::patch(&set.image, |bytes| bytes[SIZE as usize / 2] ^= 1);
+    let again = set.back_up(&["--output", "json"]).exits(0).says("not as this map last saw it");
+    assert_eq!(again.json()["bytes_copied"], SIZE);
+    set.assert_equal();
+}
+
+#[test]
+fn after_an_interrupted_backup_a_changed_target_is_noticed() {
+    let set = Set::backed_up(SIZE);
+    set.write(0, b"new");
+    // As a backup leaves it that is killed after its first step.
+    let map = dirtymap::DirtyMap::open(&set.map).expect("open");
+    map.begin_backup(&dirtymap::ImageStamp::of_path(&set.target).expect("stamp")).expect("begin");
+    drop(map);
+    let file = fs::File::options().write(true).open(&set.target).expect("open");
+    file.write_all_at(b"scribble", 5 * MIB).expect("write");
+    set.back_up(&[]).exits(8).says("was not written since the last backup").says("--full").says("no bit was reset");
+    assert!(!areas(&set.map).is_empty());
+    set.back_up(&["--full"]).exits(0);
+    set.assert_equal();
+}
+
+/// Where the map says clean, a target that it knows equals the image.
+fn assert_clean_is_equal(set: &Set) {
+    let Ok(target) = fs::read(&set.target) else { return };
+    let image = fs::read(&set.image).expect("read");
+    let map = dirtymap::Options::new().read_only(true).open(&set.map).expect("open");
+    let mut at = 0;
+    while let Some((dirty, length)) = map.run(at..map.len()).expect("run") {
+        let range = at as usize..(at + length) as usize;
+        assert!(dirty || target.get(range.clone()) == Some(&image[range.clone()]), "{range:?} is clean and differs");
+        at += length;
+    }
+}
+
+/// Kills backups after more and more microseconds. Whatever the moment, nothing may be wrong.
+fn kill_backups(set: &Set, more: &[&str]) {
+    for i in 0..14u64 {
+        let mut child = common::dirtymap()
+            .arg("backup")
+            .args([&set.image, &set.target])
+            .arg("--map")
+            .arg(&set.map)
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("run");
+        std::thread::sleep(Duration::from_micros(500 * i * i));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert_clean_is_equal(set);
+    }
+}
+
+#[test]
+fn a_killed_first_backup_is_finished_by_the_next_one() {
+    let set = Set::new(32 * MIB);
+    kill_backups(&set, &[]);
+    set.back_up(&[]).exits(0);
+    set.assert_equal();
+}
+
+#[test]
+fn a_killed_first_backup_of_a_map_that_started_clean_is_finished_as_well() {
+    let mut set = Set::new(32 * MIB);
+    // Made for a size: all clean, and yet a new target needs everything.
+    set.map = set.dir.path("clean.map");
+    dm!("create", set.map, "--size", "32M").exits(0);
+    kill_backups(&set, &[]);
+    set.back_up(&[]).exits(0);
+    set.assert_equal();
+}
+
+#[test]
+fn a_killed_incremental_backup_is_finished_by_the_next_one() {
+    let set = Set::backed_up(32 * MIB);
+    for round in 0..3 {
+        set.write(round * 7 * MIB + 3, &pattern(9 * MIB, round + 20));
+        kill_backups(&set, &[]);
+        set.write(MIB, &pattern(round + 1, 60));
+        set.back_up(&[]).exits(0);
+        set.assert_equal();
+    }
+}
+
+#[test]
+fn interrupted_it_says_so_and_resets_nothing() {
+    let set = Set::new(128 * MIB);
+    let mut command = common::dirtymap();
+    command.arg("backup").args([&set.image, &set.target]).arg("--map").arg(&set.map);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+    // Once the target is there, it is at work and long past its preparations.
+    while !set.target.exists() {
+        std::thread::yield_now();
+    }
+    // It may be faster than the signal.
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT);
+    let ran: common::Ran = child.wait_with_output().expect("wait").into();
+    if ran.code == 32 {
+        ran.says("interrupted").says("no bit was reset");
+        assert_eq!(areas(&set.map), [0..128 * MIB]);
+    } else {
+        ran.exits(0);
+    }
+    set.back_up(&[]).exits(0);
+    set.assert_equal();
+}
+
+#[test]
+fn an_empty_image() {
+    let set = Set::new(0);
+    set.back_up(&[]).exits(0);
+    set.back_up(&[]).exits(0);
+    set.assert_equal();
+}
+
+/// A loop device over a file.
+fn loop_device(file: &Path) -> Option<(PathBuf, Cleanup)> {
+    let made = std::process::Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+    let device = String::from_utf8(made.stdout).ok()?.trim().to_string();
+    let detach = Cleanup::new("losetup", &["-d", &device].map(OsStr::new));
+    made.status.success().then_some((PathBuf::from(device), detach))
+}
+
+#[test]
+fn block_devices_as_image_and_as_target() {
+    let dir = Dir::new();
+    let (under_image, under_target) = (dir.image("a", 8 * MIB), dir.path("b"));
+    fs::write(&under_target, pattern(16 * MIB, 77)).expect("write");
+    let loops = is_root() && system("losetup", &[OsStr::new("--version")]);
+    let (Some((image, _a)), Some((target, _b))) =
+        (loops.then(|| loop_device(&under_image)).flatten(), loops.then(|| loop_device(&under_target)).flatten())
+    else {
+        return skipped("block devices: needs root and loop devices");
+    };
+    let map = dir.path("m");
+    dm!("create", map, "--image", image).exits(0);
+    assert_eq!(dm!("info", map, "--output", "json").exits(0).json()["size"], 8 * MIB);
+    let set = Set { dir, image, map, target };
+    untouched(&set.map, || set.back_up(&[]).exits(8).says("--force"));
+    set.back_up(&["--force"]).exits(0);
+    set.write(3 * MIB, &pattern(100, 5));
+    let second = set.back_up(&["--output", "json"]).exits(0).json();
+    assert_eq!(second["bytes_copied"], GRANULE);
+    // A device has no modification time to go by, so all of it is compared.
+    assert_eq!(second["bytes_verified"], 8 * MIB);
+    let (image, target) = (fs::read(&set.image).expect("read"), fs::read(&set.target).expect("read"));
+    assert!(image[..] == target[..image.len()]);
+    // Too small a device.
+    dm!("backup", set.target, set.image, "--map", set.map).exits(8);
+}

@@ -1,0 +1,59 @@
+//! The demo ends with image and backup identical after every kill, and cleans up.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Dir, MIB};
+use std::fs;
+
+#[test]
+fn on_a_copy_of_an_image() {
+    let dir = Dir::new();
+    let image = dir.image("mine.raw", 24 * MIB + 321);
+    let before = fs::read(&image).expect("read");
+    let place = dir.path("place");
+    let ran = dm!("demo", image, "--dir", place, "--kills", "3", "--seed", "42", "--output", "json").exits(0);
+    let answer = ran.json();
+    assert_eq!(answer["identical"], true);
+    assert_eq!(answer["rounds"].as_array().map(Vec::len), Some(3));
+    for round in answer["rounds"].as_array().expect("a list") {
+        let number = |name: &str| round[name].as_u64().expect("a number");
+        assert!(number("writes") > 0 && number("dirty_bytes") >= number("bytes_owed"), "{round}");
+        assert_eq!(round["state"], "unclean");
+    }
+    assert!(fs::read(&image).expect("read") == before, "the user's image was changed");
+    assert!(fs::read(place.join("image.raw")).expect("read") == fs::read(place.join("backup.raw")).expect("read"));
+    // It does not write over what is there.
+    dm!("demo", image, "--dir", place).exits(8).says("exists already");
+}
+
+#[test]
+fn without_arguments_it_makes_an_image_and_leaves_nothing() {
+    let dir = Dir::new();
+    let ran: common::Ran = common::dirtymap()
+        .args(["demo", "--kills", "1"])
+        .env("TMPDIR", dir.path(""))
+        .output()
+        .expect("run dirtymap")
+        .into();
+    let out = ran.exits(0).out;
+    assert!(out.contains("256 MiB") && out.contains("round 1") && out.contains("identical after each"), "{out}");
+    assert_eq!(fs::read_dir(dir.path("")).expect("read").count(), 0);
+}
+
+#[test]
+fn on_tiny_images() {
+    let dir = Dir::new();
+    for size in [0, 1, 4097] {
+        let image = dir.image("tiny.raw", size);
+        let ran: common::Ran = common::dirtymap()
+            .args(["demo", "--kills", "1"])
+            .arg(&image)
+            .env("TMPDIR", dir.path(""))
+            .output()
+            .expect("run dirtymap")
+            .into();
+        ran.exits(0);
+    }
+}

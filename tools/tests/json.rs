@@ -1,0 +1,130 @@
+//! docs/json.md says what every command prints: just the fields that it does print, of the types that they have.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Dir, MIB, damage_page, run_with};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+const DOCS: &str = include_str!("../../docs/json.md");
+
+/// The fields that a section documents, and their types.
+fn documented(section: &str) -> BTreeMap<String, String> {
+    let heading = format!("## {section}\n");
+    let text = DOCS.split_once(&heading).unwrap_or_else(|| panic!("no section {section}")).1;
+    let text = text.split("\n## ").next().expect("a first part");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`').to_string(), cells[2].to_string())
+    })
+    .collect()
+}
+
+/// The fields of a value, dotted, with their values; objects that other sections document are not opened.
+fn fields<'a>(value: &'a Value, name: &str, closed: &[&str], found: &mut Vec<(String, &'a Value)>) {
+    match value {
+        Value::Object(map) if !closed.contains(&name) => {
+            for (key, value) in map {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                found.push((name.clone(), value));
+                fields(value, &name, closed, found);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| fields(value, &format!("{name}[]"), closed, found)),
+        _ => {}
+    }
+}
+
+fn has_type(value: &Value, documented: &str) -> bool {
+    let one = |t: &str| match t {
+        "string" => value.is_string(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "object" => value.is_object(),
+        "time" => value.as_str().is_some_and(|t| t.len() == 20 && t.ends_with('Z') && &t[10..11] == "T"),
+        "list" => value.is_array(),
+        "list of numbers" => value.as_array().is_some_and(|list| list.iter().all(Value::is_number)),
+        "list of strings" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
+        _ => panic!("docs/json.md uses a type that this test does not know: {t}"),
+    };
+    documented.split(" or ").any(one)
+}
+
+/// Compares answers of one kind with their section; together they must show every field.
+fn compare(section: &str, closed: &[&str], answers: &[Value]) {
+    let documented = documented(section);
+    let mut seen = BTreeSet::new();
+    for answer in answers {
+        let mut found = Vec::new();
+        fields(answer, "", closed, &mut found);
+        for (name, value) in found {
+            // What contains other fields may be there for those alone.
+            let Some(t) = documented.get(&name) else {
+                let inside = documented.keys().any(|key| key.starts_with(&format!("{name}.")));
+                assert!(inside, "{section}: {name} is not documented");
+                continue;
+            };
+            assert!(has_type(value, t), "{section}: {name} is {value}, documented as {t}");
+            seen.insert(name);
+        }
+    }
+    let missing: Vec<_> = documented.keys().filter(|name| !seen.contains(*name)).collect();
+    assert!(missing.is_empty(), "{section}: documented and never printed: {missing:?}");
+}
+
+#[test]
+fn every_command_prints_what_is_documented() {
+    let dir = Dir::new();
+    let json = |args: &[&str], code: i32| {
+        run_with(args.iter().chain(&["--output", "json"]).copied(), b"some data").exits(code).json()
+    };
+    let image = dir.image("disk.raw", 4 * MIB);
+    let (map, target, other) = (dir.path("disk.map"), dir.path("backup.raw"), dir.path("other.map"));
+    let (i, m, t, o) =
+        (image.to_str().unwrap(), map.to_str().unwrap(), target.to_str().unwrap(), other.to_str().unwrap());
+
+    let created = json(&["create", m, "--image", i], 0);
+    let plain = json(&["create", o, "--size", "1G"], 0);
+    let info = json(&["info", m], 0);
+    compare("set", &[], &[json(&["set", m, "0", "1"], 0), json(&["reset", m, "--all"], 0)]);
+    let target_as_image = &["target", "checkpoint"];
+    compare("write", &[], &[json(&["write", i, "--map", m, "--at", "1M"], 0)]);
+    compare("map", &[], &[json(&["map", m], 0)]);
+    compare("map --totals", &[], &[json(&["map", m, "--totals"], 0)]);
+    compare("count", &[], &[json(&["count", m], 0)]);
+    compare("hash", &[], &[json(&["hash", m], 0)]);
+    compare("backup", &[], &[json(&["backup", i, t, "--map", m], 0)]);
+    compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0)]);
+    let place = dir.path("place");
+    let demo = json(&["demo", i, "--kills", "1", "--dir", place.to_str().unwrap()], 0);
+    compare("demo", &["first", "rounds[].backup"], &[demo]);
+
+    json(&["set", m, "0", "1"], 0);
+    let clean = json(&["check", m], 0);
+    damage_page(&map);
+    let live_map = dirtymap::DirtyMap::open(&other).expect("open");
+    compare("check", &[], &[clean, json(&["check", m], 4), json(&["check", o], 0)]);
+    drop(live_map);
+
+    compare(
+        "error",
+        &[],
+        &[json(&["info", "/nowhere/at/all"], 8), json(&["info"], 16), json(&["set", m, "9P", "1"], 8)],
+    );
+}
+
+#[test]
+fn the_target_has_the_fields_of_the_image() {
+    let dir = Dir::new();
+    let (image, map) = (dir.image("disk.raw", MIB), dir.path("disk.map"));
+    dm!("create", map, "--image", image).exits(0);
+    dm!("backup", image, dir.path("backup.raw"), "--map", map).exits(0);
+    let info = dm!("info", map, "--output", "json").exits(0).json();
+    let keys = |name: &str| info[name].as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys("target"), keys("image"));
+    assert_eq!(info["target"]["exact"], true);
+}

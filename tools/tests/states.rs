@@ -1,0 +1,210 @@
+//! What each command does with a map that is unclean, damaged, or open in another process: the table of exit codes.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Dir, GRANULE, MIB, areas, damage_copy, damage_page, pattern, run_with, untouched};
+use dirtymap::{DirtyMap, Options};
+use std::fs;
+use std::path::Path;
+
+const LEN: u64 = 64 * MIB;
+const READERS: [&str; 4] = ["info", "map", "count", "hash"];
+/// What one armed word makes dirty: 64 granules.
+const WORD: u64 = 64 * GRANULE;
+
+/// Runs each writing command on a fresh copy of `map`; each must succeed, saying `note`, and leave a clean map.
+fn writers_mend(dir: &Dir, map: &Path, note: &str) {
+    let image = dir.image("image", LEN);
+    let copy = dir.path("copy");
+    let (c, i) = (copy.to_str().expect("text"), image.to_str().expect("text"));
+    let target = dir.path("target");
+    let lines: [&[&str]; 4] = [
+        &["set", c, "0", "1"],
+        &["reset", c, "0", "64K"],
+        &["write", i, "--map", c, "--at", "0"],
+        &["backup", i, target.to_str().expect("text"), "--map", c],
+    ];
+    for line in lines {
+        fs::copy(map, &copy).expect("copy");
+        run_with(line, &pattern(10, 2)).exits(0).says(note);
+        dm!("check", copy).exits(0);
+    }
+    assert_eq!(fs::read(&image).expect("read"), fs::read(&target).expect("read"));
+}
+
+#[test]
+fn unclean_readers_answer_with_the_recovered_bits_and_change_nothing() {
+    let dir = Dir::new();
+    let map = dir.unclean("m", LEN, &[MIB..2 * MIB]);
+    for command in READERS {
+        untouched(&map, || dm!(command, map).exits(0).says("not closed cleanly"));
+    }
+    let info = dm!("info", map, "--output", "json").exits(0).json();
+    assert_eq!(info["state"], "unclean");
+    assert_eq!(info["verdict"], "superset");
+    assert_eq!(info["reason"], "crash");
+    assert_eq!(info["armed_bytes"], WORD);
+    assert_eq!(info["dirty_bytes"], WORD);
+    assert_eq!(areas(&map), [0..WORD]);
+}
+
+#[test]
+fn unclean_check_is_2_and_says_the_consequence() {
+    let dir = Dir::new();
+    let map = dir.unclean("m", LEN, &[MIB..2 * MIB]);
+    let report = untouched(&map, || dm!("check", map).exits(2));
+    for word in ["found", "expected", "consequence", "what to do", "armed list"] {
+        assert!(report.out.contains(word), "{word}: {}", report.out);
+    }
+    let json = dm!("check", map, "--output", "json").exits(2).json();
+    assert_eq!(json["severity"], "unclean");
+    assert_eq!(json["state"], "unclean");
+    assert_eq!(json["dirty_bytes"], WORD);
+}
+
+#[test]
+fn unclean_writers_recover_durably() {
+    let dir = Dir::new();
+    let map = dir.unclean("m", LEN, &[MIB..2 * MIB]);
+    writers_mend(&dir, &map, "not closed cleanly");
+    dm!("set", map, "0", "1").exits(0).says("not closed cleanly");
+    let info = dm!("info", map, "--output", "json").exits(0).json();
+    assert_eq!((info["state"].as_str(), info["verdict"].as_str()), (Some("clean"), Some("superset")));
+    assert_eq!(areas(&map), [0..WORD]);
+    dm!("reset", map, "--all").exits(0);
+    assert_eq!(dm!("info", map, "--output", "json").exits(0).json()["verdict"], "exact");
+}
+
+#[test]
+fn a_damaged_page_is_all_dirty_and_4_until_somebody_writes() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+    damage_page(&map);
+    for command in READERS {
+        untouched(&map, || dm!(command, map).exits(4).says("damaged page"));
+    }
+    // 4096 bits of 64 KiB are more than the map has.
+    assert_eq!(areas(&map), [0..LEN]);
+    let info = dm!("info", map, "--output", "json").exits(4).json();
+    assert_eq!(info["verdict"], "damaged");
+    let check = untouched(&map, || dm!("check", map).exits(4));
+    assert!(check.out.contains("damage: page 0") && check.out.contains("what to do"), "{}", check.out);
+    writers_mend(&dir, &map, "damaged page");
+}
+
+#[test]
+fn damaged_header_copies_are_4_until_somebody_writes_them_anew() {
+    let dir = Dir::new();
+    for copies in [&[0][..], &[1], &[2], &[3], &[1, 2], &[2, 3], &[0, 1, 2], &[1, 2, 3]] {
+        let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+        copies.iter().for_each(|&copy| damage_copy(&map, copy));
+        for command in READERS {
+            untouched(&map, || dm!(command, map).exits(4).says(&format!("{} of 4 header copies", copies.len())));
+        }
+        // The bits are not concerned, whichever copy is left.
+        assert_eq!(areas(&map), [MIB..2 * MIB], "{copies:?}");
+        let check = untouched(&map, || dm!("check", map, "--output", "json").exits(4).json());
+        let damage = check["findings"].as_array().expect("a list").iter().filter(|f| f["severity"] == "damage");
+        assert_eq!(damage.count(), copies.len(), "{check}");
+        dm!("set", map, "0", "1").exits(0).says("header copies");
+        dm!("check", map).exits(0);
+        fs::remove_file(&map).expect("remove");
+    }
+}
+
+#[test]
+fn losing_the_newest_pair_looks_like_a_commit_that_was_cut_short() {
+    let dir = Dir::new();
+    for pair in [0, 1] {
+        let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+        let newest = common::header(&map);
+        damage_copy(&map, pair);
+        damage_copy(&map, pair + 2);
+        // The pair before it says OPEN: that somebody was writing the other one is as good an explanation as any.
+        let lost = common::header(&map) != newest;
+        dm!("info", map).exits(if lost { 0 } else { 4 });
+        dm!("check", map).exits(if lost { 2 } else { 4 });
+        assert_eq!(areas(&map), [MIB..2 * MIB]);
+        fs::remove_file(&map).expect("remove");
+    }
+}
+
+#[test]
+fn all_header_copies_damaged_is_an_error_and_for_check_a_finding() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+    (0..4).for_each(|copy| damage_copy(&map, copy));
+    for command in READERS {
+        untouched(&map, || dm!(command, map).exits(8).says("no header copy is valid"));
+    }
+    untouched(&map, || dm!("set", map, "0", "1").exits(8).says("no header copy is valid"));
+    let check = untouched(&map, || dm!("check", map).exits(4));
+    assert!(check.out.contains("no header copy is valid") && check.out.contains("full backup"), "{}", check.out);
+    assert_eq!(dm!("check", map, "--output", "json").exits(4).json()["verdict"], "damaged");
+}
+
+#[test]
+fn a_map_that_another_process_has_open_shows_its_header_only() {
+    let dir = Dir::new();
+    let path = dir.map("m", LEN, &[MIB..2 * MIB]);
+    let image = dir.image("image", LEN);
+    // This test is the other process.
+    let map = DirtyMap::open(&path).expect("open");
+
+    let info = dm!("info", path, "--output", "json").exits(0).json();
+    assert_eq!(info["live"], true);
+    assert_eq!(info["state"], "open");
+    assert_eq!(info["dirty_bits"], serde_json::Value::Null);
+    assert!(dm!("info", path).exits(0).out.contains("another process"));
+    let check = dm!("check", path, "--output", "json").exits(0).json();
+    assert_eq!(check["live"], true);
+    assert!(!check["unchecked"].as_array().expect("a list").is_empty());
+    assert!(dm!("check", path).exits(0).out.contains("not checked: pages"));
+
+    for command in ["map", "count", "hash"] {
+        dm!(command, path).exits(8).says("another process has it open").says("--wait");
+    }
+    dm!("set", path, "0", "1").exits(8).says("in use");
+    dm!("reset", path, "--all").exits(8).says("in use");
+    let before = fs::read(&image).expect("read");
+    run_with(["write", image.to_str().expect("text"), "--map", path.to_str().expect("text"), "--at", "0"], b"x")
+        .exits(8);
+    assert_eq!(fs::read(&image).expect("read"), before);
+    let target = dir.path("target");
+    dm!("backup", image, target, "--map", path).exits(8).says("in use");
+    assert!(!target.exists());
+    let json = dm!("count", path, "--output", "json").exits(8).json();
+    assert_eq!(json["error"]["kind"], "locked");
+    assert_eq!(json["error"]["exit"], 8);
+    map.close().expect("close");
+    assert_eq!(areas(&path), [MIB..2 * MIB]);
+}
+
+#[test]
+fn wait_waits_until_the_other_process_has_ended() {
+    let dir = Dir::new();
+    let path = dir.map("m", LEN, &[]);
+    let map = DirtyMap::open(&path).expect("open");
+    let mut child = common::dirtymap().args(["count", "--wait", "600"]).arg(&path).spawn().expect("run");
+    // However long this takes, the other one is still there.
+    assert!(child.try_wait().expect("look").is_none());
+    map.set(0..1).expect("set");
+    map.close().expect("close");
+    assert_eq!(child.wait().expect("wait").code(), Some(0));
+}
+
+#[test]
+fn a_process_map_after_a_copy_is_all_dirty_and_says_why() {
+    let dir = Dir::new();
+    let open = dir.path("open");
+    let map = Options::new().durability(dirtymap::Durability::Process).create(&open, LEN).expect("create");
+    map.set(0..1).expect("set");
+    let path = dir.path("m");
+    fs::copy(&open, &path).expect("copy");
+    drop(map);
+    dm!("count", path).exits(0).says("page cache cannot be trusted");
+    assert_eq!(areas(&path), [0..LEN]);
+    dm!("check", path).exits(2);
+}

@@ -1,0 +1,98 @@
+//! Arguments that are wrong by themselves are exit 16, and every help tells the exit codes and an example.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Dir, MIB};
+
+const COMMANDS: [&str; 11] =
+    ["create", "info", "set", "reset", "map", "count", "hash", "check", "write", "backup", "demo"];
+
+#[test]
+fn every_help_has_an_example_and_the_exit_codes() {
+    for command in COMMANDS {
+        let help = dm!(command, "--help").exits(0).out;
+        assert!(help.contains(&format!("Example:\n  dirtymap {command}")), "{command}: {help}");
+        for code in
+            ["0   fine", "1   corrected", "2   unclean", "4   damage", "8   operational", "16  ", "32  interrupted"]
+        {
+            assert!(help.contains(code), "{command} says nothing of {code}");
+        }
+    }
+    let help = dm!("--help").exits(0).out;
+    COMMANDS.iter().for_each(|command| assert!(help.contains(&format!("\n  {command} ")), "{command}"));
+    assert!(!help.contains("demo-writer"));
+    assert!(dm!("--version").exits(0).out.starts_with("dirtymap "));
+}
+
+#[test]
+fn wrong_arguments_are_exit_16_whatever_the_file() {
+    let dir = Dir::new();
+    let map = dir.path("m");
+    let m = map.to_str().expect("text");
+    let lines: &[&[&str]] = &[
+        &[],
+        &["frobnicate"],
+        &["info"],
+        &["info", m, m],
+        &["create", m],
+        &["create", m, "--size", "1G", "--image", m],
+        &["create", m, "--size", "1.5G"],
+        &["create", m, "--size", "-1"],
+        &["create", m, "--size", "1E"],
+        &["create", m, "--size", "16384P"],
+        &["create", m, "--size", "18446744073709551616"],
+        &["create", m, "--size", "8192P"],
+        &["create", m, "--size", "1G", "-g", "3"],
+        &["create", m, "--size", "1G", "-g", "0"],
+        &["create", m, "--size", "1G", "-g", "16384P"],
+        &["create", m, "--size", "4096T", "-g", "1"],
+        &["create", m, "--size", "1G", "--durability", "none"],
+        &["set", m, "0"],
+        &["set", m, "x", "1"],
+        &["set", m, "18446744073709551615", "2"],
+        &["reset", m],
+        &["reset", m, "0"],
+        &["reset", m, "--all", "0", "1"],
+        &["reset", m, "0", "1", "--within", "--covering"],
+        &["reset", m, "0xffffffffffffffff", "1"],
+        &["map", m, "--start", "0xffffffffffffffff", "--length", "1"],
+        &["write", m],
+        &["backup", m, m],
+        &["info", m, "--output", "yaml"],
+        &["info", m, "--wait", "soon"],
+    ];
+    for line in lines {
+        let ran = common::run(*line).exits(16);
+        assert!(!ran.err.is_empty() && ran.out.is_empty(), "{line:?}");
+        let json = common::run(line.iter().chain(&["--output=json"])).exits(16).json();
+        assert_eq!(json["error"]["kind"], "usage", "{line:?}");
+        assert_eq!(json["error"]["exit"], 16, "{line:?}");
+    }
+    assert!(!map.exists());
+}
+
+#[test]
+fn a_label_that_is_too_long_is_refused() {
+    let dir = Dir::new();
+    let map = dir.path("m");
+    dm!("create", map, "--size", "1M", "--label", "x".repeat(253)).exits(16).says("252");
+    assert!(!map.exists());
+    dm!("create", map, "--size", "1M", "--label", "x".repeat(252)).exits(0);
+}
+
+#[test]
+fn a_number_says_what_was_found_and_what_is_accepted() {
+    let ran = dm!("set", "m", "64KB", "1").exits(16).says("\"64KB\"").says("K, M, G, T or P");
+    assert!(ran.out.is_empty());
+    dm!("create", "m", "--size", "1G", "-g", "96K").exits(16).says("98304").says("power of two");
+}
+
+#[test]
+fn hints_name_options_and_not_functions() {
+    let dir = Dir::new();
+    let map = dir.map("m", MIB, &[]);
+    let ran = dm!("reset", map, "1", "2").exits(8).says("--within").says("--covering");
+    assert!(!ran.err.contains("reset_within"));
+}
