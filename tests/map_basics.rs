@@ -87,3 +87,27 @@ fn a_process_map_trusts_the_page_cache_and_adds_no_dirt_after_a_drop() {
     map.close().unwrap();
     assert_eq!(DirtyMap::open(&path).unwrap().count(), 3);
 }
+
+/// A page of zeros with an entry of zero looks like a clean page. The count of the last clean close tells.
+#[test]
+fn a_page_lost_together_with_its_entry_makes_everything_dirty() {
+    use dirtymap::{Severity, check};
+    use std::os::unix::fs::FileExt;
+    let (_dir, path) = scratch();
+    let map = Options::new().create(&path, 10 << 30).unwrap();
+    map.set(0..1 << 20).unwrap();
+    map.close().unwrap();
+    // A small map: headers, then the page table, then the bottom, 64 KiB each.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0; 4], 65536).unwrap();
+    file.write_all_at(&[0; 512], 2 * 65536).unwrap();
+    let report = check(&path, |_, _| {}).unwrap();
+    assert_eq!(report.severity(), Some(Severity::Damage));
+    assert_eq!(report.info.verdict, Verdict::Damaged);
+    let read = Options::new().read_only(true).open(&path).unwrap();
+    assert!(read.is_full());
+    let map = DirtyMap::open(&path).unwrap();
+    assert_eq!(map.recovery().lost_granules, Some((0, 16)));
+    assert!(map.is_full());
+    assert_eq!(map.info().unwrap().reasons, ["damaged page"]);
+}

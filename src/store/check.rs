@@ -255,7 +255,6 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     let copies = headers::read_copies(disk);
     let newest = headers::choose(&copies, path, disk.len().map_err(io("look at the file"))?)?;
     let header = &newest.header;
-    open::not_cut_off(header, path, disk.len().map_err(io("look at the file"))?)?;
     let mut findings = header_findings(&copies, &newest, alone);
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
     let mut unchecked = Vec::new();
@@ -299,7 +298,10 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
         let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
         unchecked.extend(kept.map(|point| format!("point {:?}: points kept by name are not looked at", point.name)));
         if header.state == State::Clean && failed.is_empty() {
-            findings.extend(count_finding(header, bits));
+            let finding = count_finding(header, bits);
+            let lost = finding.as_ref().is_some_and(|f| f.severity == Severity::Damage);
+            recovery.lost_granules = lost.then_some((bits, header.clean_dirty_bits));
+            findings.extend(finding);
         }
     } else {
         unchecked.push("pages: another process has the file open, and may be writing them".to_string());
@@ -481,7 +483,7 @@ fn count_finding(header: &Header, bits: u64) -> Option<Finding> {
         found: format!("{bits} dirty granules"),
         expected: format!("{recorded}, as counted when the map was closed"),
         consequence: if bits < recorded {
-            "full backup needed: dirty granules are missing, although every page verifies".into()
+            "full backup needed: pages and their entries were lost together; everything counts as dirty".into()
         } else {
             "nothing: there is more dirt than there was, not less".into()
         },

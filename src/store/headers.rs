@@ -80,10 +80,11 @@ pub(crate) fn choose(copies: &Copies, path: &Path, len: u64) -> Result<Newest> {
     }
 }
 
-/// Where the page table's entries end. A file without all of them has lost what says that its pages are dirty: zeros in
-/// place of both would pass for clean pages.
+/// Where the entries of the page tables end, the map's and the outstanding point's. A file without all of them has lost
+/// what says that its pages are dirty: zeros in place of both would pass for clean pages.
 fn entries_end(header: &Header) -> u64 {
-    header.layout.table.start.saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
+    let point = header.outstanding().map_or(0, |point| point.table_offset);
+    header.layout.table.start.max(point).saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
 }
 
 /// Says why no copy is usable.

@@ -17,7 +17,7 @@ use crate::format::{
     self, Durability, ENTRY_BYTES, Header, Layout, MAX_RUNS, Point, Reasons, Runs, Session, State, Uuid,
     VOLATILE_LAYOUT, VolatileLayout,
 };
-use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, facts};
 use std::collections::HashSet;
@@ -40,6 +40,9 @@ pub struct Recovery {
     pub damaged_pages: u64,
     /// Header copies that should be valid and are not.
     pub damaged_headers: u64,
+    /// A cleanly closed file whose pages all verify, but hold fewer dirty granules (the first number) than were counted
+    /// when it was closed (the second): a page and its entry were lost together. Everything became dirty.
+    pub lost_granules: Option<(u64, u64)>,
     /// Why everything became dirty: the image is not as it was when the map was closed.
     pub image_changed: Option<String>,
     /// For a `Process` map after an unclean end: whether the page cache could be trusted.
@@ -54,7 +57,7 @@ impl Recovery {
 
     /// Whether something was found that a crash does not explain.
     pub fn damaged(&self) -> bool {
-        self.damaged_pages > 0 || self.damaged_headers > 0
+        self.damaged_pages > 0 || self.damaged_headers > 0 || self.lost_granules.is_some()
     }
 
     pub(super) fn reasons(&self) -> Reasons {
@@ -67,7 +70,7 @@ impl Recovery {
         if (self.unclean || self.interrupted_pages > 0 || listed) && self.cache_trusted != Some(true) {
             r |= Reasons::CRASH;
         }
-        if self.damaged_pages > 0 {
+        if self.damaged_pages > 0 || self.lost_granules.is_some() {
             r |= Reasons::DAMAGED_PAGE;
         }
         if self.image_changed.is_some() {
@@ -97,7 +100,6 @@ pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
     let copies = headers::read_copies(disk);
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
     let newest = headers::choose(&copies, path, len)?;
-    not_cut_off(&newest.header, path, len)?;
     if writing && let Err(not) = newest.header.writable() {
         return Err(Error::Unsupported { path: path.to_path_buf(), found: not.found, expected: not.expected });
     }
@@ -108,23 +110,6 @@ pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
     }
     let damaged = super::check::damaged_copies(&copies, &newest).len() as u64;
     Ok((copies, newest, damaged))
-}
-
-/// Refuses a file that ends inside a page table: entries that are missing would say that nothing is dirty, and the pages
-/// that they belong to, missing as well, would agree.
-pub(super) fn not_cut_off(header: &Header, path: &Path, len: u64) -> Result<()> {
-    let entries = ENTRY_BYTES * header.geometry.pages();
-    let point = header.outstanding().map_or(0, |point| point.table_offset);
-    let end = header.layout.table.start.max(point) + entries;
-    if len >= end {
-        return Ok(());
-    }
-    Err(Error::Corrupt {
-        path: path.to_path_buf(),
-        place: "the file is cut off inside its page table".into(),
-        found: format!("{len} bytes"),
-        expected: format!("at least {end}"),
-    })
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
@@ -152,14 +137,7 @@ fn load(
     recovery.image_changed = image.and_then(|now| now.differs_from(header.image.as_ref()));
     let process = header.durability == Durability::Process && recovery.unclean;
     recovery.cache_trusted = process.then_some(saved.is_some());
-    let dirty = if recovery.image_changed.is_some() {
-        all_words(&geometry)
-    } else if saved.is_some() || weak(Weak::IgnoreList) {
-        Runs::new()
-    } else {
-        header.runs.clone()
-    };
-    recovery.armed_items = items_in(&geometry, &dirty);
+    let mut granules = 0;
 
     let mut pages: Vec<Range<u64>> = Vec::new();
     let mut good: Vec<u64> = Vec::new();
@@ -180,6 +158,7 @@ fn load(
     scan.run(
         |index, found| match found {
             Page::Good(words) => {
+                granules += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
                 if prepare(index) {
                     if saved.is_some() {
                         good.push(index);
@@ -202,6 +181,19 @@ fn load(
         |_| {},
     )?;
     let failed = Runs::from_iter(failed);
+    let recorded = header.clean_dirty_bits;
+    let at_most = granules.saturating_add(failed.words().saturating_mul(PAGE_BITS));
+    if header.state == State::Clean && header.runs.is_empty() && at_most < recorded {
+        recovery.lost_granules = Some((granules, recorded));
+    }
+    let dirty = if recovery.image_changed.is_some() || recovery.lost_granules.is_some() {
+        all_words(&geometry)
+    } else if saved.is_some() || weak(Weak::IgnoreList) {
+        Runs::new()
+    } else {
+        header.runs.clone()
+    };
+    recovery.armed_items = items_in(&geometry, &dirty);
     let mut rewrite = failed.clone();
     match saved {
         // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
