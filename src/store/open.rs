@@ -66,8 +66,7 @@ impl Recovery {
             r |= Reasons::CACHE_NOT_TRUSTED;
         }
         // A list in a file that was closed says that closing did not get to its end.
-        let listed = self.armed_items > 0 && self.image_changed.is_none();
-        if (self.unclean || self.interrupted_pages > 0 || listed) && self.cache_trusted != Some(true) {
+        if (self.unclean || self.interrupted_pages > 0 || self.armed_items > 0) && self.cache_trusted != Some(true) {
             r |= Reasons::CRASH;
         }
         if self.damaged_pages > 0 || self.lost_granules.is_some() {
@@ -193,7 +192,7 @@ fn load(
     } else {
         header.runs.clone()
     };
-    recovery.armed_items = items_in(&geometry, &dirty);
+    recovery.armed_items = if saved.is_some() { 0 } else { items_in(&geometry, &header.runs) };
     let mut rewrite = failed.clone();
     match saved {
         // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
