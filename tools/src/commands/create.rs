@@ -50,7 +50,7 @@ pub fn run(args: &Create, output: Output) -> Result<Exit> {
 /// A length and granularity that no map can have.
 fn geometry(e: Error) -> Failure {
     let advice = "use a larger granularity (-g) or a smaller size";
-    Failure { exit: Exit::Usage, ..Failure::from(e).and(advice) }
+    Failure::usage(Failure::from(e).and(advice).message)
 }
 
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
