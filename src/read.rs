@@ -16,6 +16,14 @@ use std::ops::Range;
 const BLOCK: usize = 4096;
 const BLOCK_WORDS: u64 = BLOCK as u64 / 8;
 
+/// Items of `count` granules; `last` tells whether the map's last one, which may be partial, is among them.
+pub(crate) fn items_of_granules(g: &Geometry, count: u64, last: bool) -> u64 {
+    // Below 2^64: `count` whole granules exceed `len` by less than one granule.
+    let whole = count << g.granularity();
+    let missing = if last { g.bits() * g.granule() - g.len() } else { 0 };
+    whole - missing
+}
+
 /// What a map must be able to do so that it can be read: a few searches over bits and words. Everything
 /// else is provided, in items.
 ///
@@ -71,11 +79,7 @@ pub trait Search {
 
     /// Items of `count` granules; `last` tells whether the map's last one, which may be partial, is among them.
     fn items_in(&self, count: u64, last: bool) -> u64 {
-        let g = self.geometry();
-        // Below 2^64: `count` whole granules exceed `len` by less than one granule.
-        let whole = count << g.granularity();
-        let missing = if last { g.bits() * g.granule() - g.len() } else { 0 };
-        whole - missing
+        items_of_granules(self.geometry(), count, last)
     }
 
     /// Dirty granules that the range touches.

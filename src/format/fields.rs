@@ -96,7 +96,8 @@ table! {
     LABEL "label" super::super::MAX_LABEL;
     POINT_COUNT "point_count" 4;
     RUN_COUNT "run_count" 4;
-    RESERVED_5 "reserved" 284;
+    SESSION_BIRTH "session_birth" 8;
+    RESERVED_5 "reserved" 276;
     CRC "crc" 4;
     POINTS "points" super::super::MAX_POINTS * super::point::SIZE;
     RUNS "runs" super::super::MAX_RUNS * super::run::SIZE;

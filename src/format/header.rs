@@ -284,6 +284,7 @@ impl Header {
         put_u64(b, h::SESSION_DEVICE.offset, self.session.device);
         put_u64(b, h::SESSION_INODE.offset, self.session.inode);
         put_u64(b, h::SESSION_MOUNT.offset, self.session.mount);
+        put_i64(b, h::SESSION_BIRTH.offset, self.session.birth);
         put_u32(b, h::SESSION_FLAGS.offset, self.session.flags);
         put_u32(b, h::LABEL_LENGTH.offset, self.label.len() as u32);
         put(b, h::LABEL.offset, self.label.as_bytes());
@@ -501,6 +502,7 @@ impl<'a> Checked<'a> {
                 device: self.u64(h::SESSION_DEVICE),
                 inode: self.u64(h::SESSION_INODE),
                 mount: self.u64(h::SESSION_MOUNT),
+                birth: self.i64(h::SESSION_BIRTH),
                 flags: self.u32(h::SESSION_FLAGS),
             },
             label: text(b, h::LABEL_LENGTH, h::LABEL, 0)

@@ -38,7 +38,8 @@ pub(super) fn rich() -> Header {
     header.last_clean = 4;
     header.last_open = 5;
     header.clean_dirty_bits = 10_000;
-    header.session = Session { boot_id: Uuid([5; 16]), device: 6, inode: 7, mount: 8, flags: Session::DEGRADED };
+    header.session =
+        Session { boot_id: Uuid([5; 16]), device: 6, inode: 7, mount: 8, flags: Session::DEGRADED, birth: 9 };
     header.label = "vm-17, Platte ä".into();
     let point = |uuid, role, name: &str, at| Point {
         uuid: Uuid([uuid; 16]),
@@ -675,8 +676,14 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
         (header.last_clean, header.last_open) = (times[4], times[5]);
         header.dirt_reasons = Reasons(flags[0]);
         header.clean_dirty_bits = ints[3] % (geometry.bits() + 1);
-        header.session =
-            Session { boot_id: Uuid(uuids[3]), device: ints[4], inode: ints[5], mount: ints[6], flags: flags[1] };
+        header.session = Session {
+            boot_id: Uuid(uuids[3]),
+            device: ints[4],
+            inode: ints[5],
+            mount: ints[6],
+            flags: flags[1],
+            birth: ints[6] as i64,
+        };
         header.label = label.chars().take(60).collect();
         let outstanding = usize::from(checkpoint != 0);
         for i in 0..kept + outstanding {

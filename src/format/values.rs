@@ -162,6 +162,8 @@ pub struct Session {
     pub inode: u64,
     /// Unique mount id; 0 when unknown.
     pub mount: u64,
+    /// When the file was made, in nanoseconds since 1970; 0 when unknown.
+    pub birth: i64,
     /// [`Session::DEGRADED`], and bits of later versions. Any bit at all means that the page cache is not to be
     /// trusted after this session.
     pub flags: u32,

@@ -65,6 +65,13 @@ impl Core {
     /// for.
     fn arm(&self, wanted: Range<u64>) -> Result<()> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(wanted.clone());
+        let armed = self.arm_waiting(wanted.clone());
+        // Whoever armed it has taken it out, unless nobody did.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|range| *range != wanted);
+        armed
+    }
+
+    fn arm_waiting(&self, wanted: Range<u64>) -> Result<()> {
         let mut lock = self.lock()?;
         let mut header = lock.adopt()?;
         if flag(self.view.armed(), wanted.start) && header.runs.contains(wanted.start) {
@@ -186,6 +193,9 @@ impl Locked<'_> {
     /// Allocates the volatile space behind some words, so that storing there cannot fail for want of space.
     pub(super) fn allocate(&mut self, words: Range<u64>) -> Result<()> {
         let core = self.core;
+        if !core.lists_all {
+            return Ok(()); // Its volatile part is in no file.
+        }
         for chunk in words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS) {
             if !self.state.allocated.contains(&chunk) {
                 let range = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(core.geometry().words());

@@ -46,13 +46,21 @@ pub(super) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
     Ok(FileDisk::new(file, write))
 }
 
+/// Whether a deadline has passed; one that is too far to be told never does.
+fn passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
 /// Takes the gate; waits for at least a few seconds.
 pub(super) fn gate<'a>(disk: &'a FileDisk, path: &Path, wait: Duration) -> Result<Gate<'a>> {
     let io = |source| Error::Io { op: "take the gate lock", path: path.to_path_buf(), source };
-    let deadline = Instant::now() + wait.max(GATE_PATIENCE);
+    let deadline = Instant::now().checked_add(wait.max(GATE_PATIENCE));
     while !disk.try_lock(Lock::Gate).map_err(io)? {
-        if Instant::now() >= deadline {
-            return Err(Error::Locked { path: path.to_path_buf(), what: "another process is opening or closing it" });
+        if passed(deadline) {
+            return Err(Error::Locked {
+                path: path.to_path_buf(),
+                what: "another process is opening, closing or checking it",
+            });
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -62,7 +70,7 @@ pub(super) fn gate<'a>(disk: &'a FileDisk, path: &Path, wait: Duration) -> Resul
 /// Takes the gate and then the attach lock, exclusively. The gate is kept.
 pub(super) fn alone(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<Alone> {
     let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
-    let deadline = Instant::now() + options.wait;
+    let deadline = Instant::now().checked_add(options.wait);
     loop {
         let held = gate(&disk, path, options.wait)?;
         if disk.try_attach(true).map_err(io)? {
@@ -70,7 +78,7 @@ pub(super) fn alone(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Resu
             return Ok(Alone { disk });
         }
         drop(held);
-        if Instant::now() >= deadline {
+        if passed(deadline) {
             return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -115,14 +123,14 @@ pub(super) fn read(disk: &FileDisk, path: &Path, image: Option<&ImageStamp>, wai
 /// Opens the map for reading only.
 pub(super) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
     let disk = open_file(path, false)?;
-    let deadline = Instant::now() + options.wait;
+    let deadline = Instant::now().checked_add(options.wait);
     loop {
         match read(&disk, path, options.image.as_ref(), options.wait)? {
             Reading::Loaded(loaded) => {
                 let Loaded { view, header, recovery, .. } = *loaded;
                 return Ok(DirtyMap::loaded(path, view, header, recovery));
             }
-            Reading::Live if Instant::now() >= deadline => {
+            Reading::Live if passed(deadline) => {
                 return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
             }
             Reading::Live => std::thread::sleep(Duration::from_millis(20)),

@@ -13,8 +13,8 @@ use crate::format::{
     self, COPIES, COPY_BYTES, CheckpointState, Durability, Header, Point, PointRole, Reasons, Runs, State, copy_offset,
     pair_of,
 };
-use crate::geometry::{Geometry, LEVELS, PAGE_BITS, PAGE_BYTES};
-use crate::read::Search;
+use crate::geometry::{Geometry, LEVELS, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
+use crate::read::{Search, items_of_granules};
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
 use std::time::Duration;
@@ -259,6 +259,7 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
     let mut unchecked = Vec::new();
     let mut pages_checked = 0;
+    let mut dirty = None;
     let state = match (alone, header.state) {
         (false, _) => FileState::Open,
         (_, State::Clean) => FileState::Clean,
@@ -267,9 +268,14 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     findings.extend(length_finding(header, disk.len().map_err(io("look at the file"))?));
     if alone {
         recovery.unclean = header.state == State::Open;
+        recovery.armed_items = items_in(&header.geometry, &header.runs);
+        if recovery.unclean && header.durability == Durability::Process {
+            recovery.cache_trusted = Some(false); // A reader cannot know.
+        }
         findings.extend(state_findings(header));
         let mut failed = Vec::new();
         let mut bits = 0;
+        let mut count = Count::of_list(header);
         let pages = header.geometry.pages();
         let scan = Scan { disk, path, header };
         scan.run(
@@ -277,10 +283,13 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
                 pages_checked += 1;
                 match page {
                     Page::Good(words) => {
-                        let listed = named(&header.runs, index);
-                        bits += count_recovered(&header.geometry, index, words, listed);
+                        bits += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+                        count.add(header, index, words);
                     }
-                    Page::Failed(fault) => failed.push((index, fault)),
+                    Page::Failed(fault) => {
+                        count.add(header, index, &[u64::MAX; PAGE_WORDS as usize]);
+                        failed.push((index, fault));
+                    }
                 }
             },
             |done| progress(done, pages),
@@ -303,22 +312,55 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
             recovery.lost_granules = lost.then_some((bits, header.clean_dirty_bits));
             findings.extend(finding);
         }
+        dirty = match (header.outstanding(), recovery.lost_granules) {
+            (_, Some(_)) => Some(Count::everything(&header.geometry)),
+            (None, None) => Some(count.totals(&header.geometry)),
+            // Two sets of pages are not joined without loading them.
+            (Some(_), None) => DirtyMap::options().read_only(true).open(path)?.info()?.dirty,
+        };
     } else {
         unchecked.push("pages: another process has the file open, and may be writing them".to_string());
         unchecked.push("armed list: it belongs to the process that has the file open".to_string());
     }
     let mut info = Info::of_header(header, state, &recovery);
-    if alone && let Ok(map) = DirtyMap::options().read_only(true).open(path) {
-        // What loading finds beyond the pages (whether the page cache can be trusted), and the count.
-        info = map.info()?;
-    }
+    info.dirty = dirty;
     Ok(Report { info, findings, unchecked, pages_checked })
 }
 
-fn count_recovered(geometry: &Geometry, index: u64, words: &[u64], listed: u64) -> u64 {
-    let mask = |i: usize| geometry.word_mask(index * 64 + i as u64);
-    let word = |(i, &w): (usize, &u64)| if listed & 1 << i != 0 { mask(i) } else { w };
-    words.iter().enumerate().map(word).map(|w| u64::from(w.count_ones())).sum()
+/// Dirty granules of the recovered map, counted without loading it.
+struct Count {
+    granules: u64,
+    /// Whether the map's last granule, which may be partial, is among them.
+    last: bool,
+}
+
+impl Count {
+    /// Those of the words that the list names.
+    fn of_list(header: &Header) -> Count {
+        let g = &header.geometry;
+        let bit = |word: u64| (word * 64).min(g.bits());
+        let granules = header.runs.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
+        Count { granules, last: g.bits() > 0 && header.runs.contains((g.bits() - 1) / 64) }
+    }
+
+    /// Those of a page beside them.
+    fn add(&mut self, header: &Header, index: u64, words: &[u64; PAGE_WORDS as usize]) {
+        let (g, listed) = (&header.geometry, named(&header.runs, index));
+        for (i, word) in words.iter().enumerate().filter(|(i, _)| listed & 1 << i == 0) {
+            let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
+            self.granules += u64::from(word.count_ones());
+            self.last |= g.bits() > 0 && at == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
+        }
+    }
+
+    /// Granules and items.
+    fn totals(&self, g: &Geometry) -> (u64, u64) {
+        (self.granules, items_of_granules(g, self.granules, self.last))
+    }
+
+    fn everything(g: &Geometry) -> (u64, u64) {
+        (g.bits(), g.len())
+    }
 }
 
 /// Copies that should be the header, or the one before it, and are neither.

@@ -14,6 +14,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Shortest time between two flushes of the thread: setters must get a chance.
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// A thread that flushes now and then.
 pub(super) struct Flusher {
     stop: Arc<(Mutex<bool>, Condvar)>,
@@ -30,7 +33,7 @@ impl Flusher {
         let run = move || {
             loop {
                 let guard = stopped.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let wait = stopped.1.wait_timeout_while(guard, every, |stop| !*stop);
+                let wait = stopped.1.wait_timeout_while(guard, every.max(SHORTEST), |stop| !*stop);
                 let guard = wait.unwrap_or_else(PoisonError::into_inner).0;
                 if *guard {
                     return;
@@ -95,8 +98,10 @@ impl Core {
         lock.commit(&mut header)?;
         self.view.set_nonce(&[0; 16]);
         drop(lock);
-        // The volatile part means nothing now. Best effort: it only takes space.
-        let _ = self.disk.punch(self.layout.volatile.clone());
+        if self.lists_all {
+            // The volatile part means nothing now. Best effort: it only takes space.
+            let _ = self.disk.punch(self.layout.volatile.clone());
+        }
         Ok(true)
     }
 
@@ -157,7 +162,7 @@ impl DirtyMap {
         let _gate = attach::gate(disk, &core.path, Duration::ZERO)?;
         core.flush()?;
         let core = core.clone();
-        let dirty_bits = core.steadily(|| core.count());
+        let dirty_bits = core.count_durable();
         if core.close(image, dirty_bits, before.as_ref())? {
             return Ok(());
         }

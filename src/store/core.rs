@@ -43,6 +43,7 @@ pub(crate) struct Core {
     pub(super) waiting: Mutex<Vec<Range<u64>>>,
     /// A reset of everything was done, and recovery's dirt is forgotten with the next flush.
     pub(super) all_reset: AtomicBool,
+    failed: AtomicBool,
     /// The image as it was recorded when the map was opened.
     pub(super) image_before: Option<Stamp>,
 }
@@ -113,6 +114,7 @@ impl Core {
             state: Mutex::new(Update { allocated, ..Update::default() }),
             waiting: Mutex::default(),
             all_reset: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             image_before,
         })
     }
@@ -141,20 +143,22 @@ impl Core {
 
     /// Whether a durable write has failed in this session.
     pub(crate) fn degraded(&self) -> bool {
-        self.view.runtime()[runtime::DEGRADED].load(SeqCst) != 0
+        // Here as well: after a failed write-back the runtime page of a file may be read back as it was.
+        self.failed.load(SeqCst) || self.view.runtime()[runtime::DEGRADED].load(SeqCst) != 0
     }
 
     /// Remembers for the rest of the session that a durable write failed.
     pub(super) fn degrade(&self) {
+        self.failed.store(true, SeqCst);
         self.view.runtime()[runtime::DEGRADED].store(1, SeqCst);
     }
 
-    /// Dirty granules.
-    pub(super) fn count(&self) -> u64 {
+    /// Granules that are dirty in the durable bottom.
+    pub(super) fn count_durable(&self) -> u64 {
         let levels = self.view.levels();
         let (mut count, mut at, end) = (0, 0, self.geometry().words());
-        while let Some((w, word)) = levels.next_nonzero_word(at..end) {
-            count += u64::from(word.count_ones());
+        while let Some((w, _)) = levels.next_nonzero_word(at..end) {
+            count += u64::from(self.view.durable()[w as usize].load(SeqCst).count_ones());
             at = w + 1;
         }
         count
@@ -182,6 +186,8 @@ impl Locked<'_> {
         if header.uuid != core.uuid || header.nonce != core.nonce || header.state != State::Open {
             return Err(Error::Unusable { why: "its session was ended by somebody else" });
         }
+        // Two lists joined may be longer than one can be; naming more only adds dirt.
+        header.runs.coarsen(crate::format::MAX_RUNS);
         if (rivals || header.sequence != known.sequence) && !weak(Weak::TrustNewest) {
             self.commit(&mut header)?;
         }

@@ -176,7 +176,7 @@ impl Locked<'_> {
         let pages = if core.lists_all { 0..core.geometry().pages() } else { window };
         let mut found = Vec::new();
         let mut more = false;
-        super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), pages, &mut |page| {
+        let mut look = |page| {
             let touched = core.touched_in(page);
             let new = if core.lists_all { touched } else { touched & !super::view::named(list, page) };
             if new != 0 && found.len() < BATCH_PAGES {
@@ -184,8 +184,13 @@ impl Locked<'_> {
             } else if new != 0 {
                 more = true;
             }
-        })
-        .map_err(core.io("look for changed words"))?;
+        };
+        if core.lists_all {
+            super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), pages, &mut look)
+                .map_err(core.io("look for changed words"))?;
+        } else {
+            pages.for_each(look);
+        }
         let words = Runs::from_iter(found);
         if core.lists_all {
             return Ok((words, more));

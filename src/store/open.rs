@@ -19,7 +19,7 @@ use crate::format::{
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
-use crate::sys::{Disk, Mapping, facts};
+use crate::sys::{Disk, Mapping, Part, facts};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
@@ -116,9 +116,8 @@ pub(super) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageS
     let (_, Newest { header, pair, .. }, damaged) = header_of(disk, path, false)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
-    let trusted = saved_live(disk, path, &header)?;
     let view = View::new(header.geometry, &v, mapping)?;
-    load(disk, path, (header, pair, damaged), view, image, trusted, &mut |_, _| Ok(()))
+    load(disk, path, (header, pair, damaged), view, image, None, &mut |_, _| Ok(()))
 }
 
 /// Fills an all-zero view from the durable bottom and the list.
@@ -298,12 +297,13 @@ type SavedPage = (u64, [u64; PAGE_WORDS as usize]);
 
 /// The facts of a session as the header keeps them.
 fn session_of(identity: &Identity, flags: u32) -> Session {
-    let Identity { boot_id, device, inode, mount } = *identity;
-    Session { boot_id: Uuid(boot_id), device, inode, mount, flags }
+    let Identity { boot_id, device, inode, mount, birth } = *identity;
+    Session { boot_id: Uuid(boot_id), device, inode, mount, flags, birth }
 }
 
 /// The live level that a killed process left in the page cache; `None` when that is not to be trusted, which
-/// a `PowerLoss` map never does.
+/// a `PowerLoss` map never does, and neither does a reader: the kernel tells a failed write-back once, and whoever asks
+/// takes the answer away from the next opener. A writer that asks says so in the file first.
 fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
     let known = header.volatile_layout == VOLATILE_LAYOUT;
     if header.durability != Durability::Process || header.state != State::Open || !known {
@@ -311,7 +311,8 @@ fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Ve
     }
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let now = disk.identity().map_err(io("identify the file"))?;
-    let same = session_of(&now, 0) == header.session && now.boot_id != [0; 16] && now.mount != 0;
+    let known = now.boot_id != [0; 16] && now.mount != 0 && now.birth != 0;
+    let same = known && session_of(&now, 0) == header.session;
     if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
         return Ok(None);
     }
@@ -322,7 +323,8 @@ fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Ve
         return Ok(None);
     }
     let degraded = page[runtime::DEGRADED * 8..][..8] != [0; 8];
-    if degraded || disk.sync_all().is_err() {
+    let asked = Part { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
+    if degraded || disk.write_durable(&[asked]).is_err() || disk.sync_all().is_err() {
         return Ok(None);
     }
     read_live(disk, base + v.live.start, &header.geometry).map_err(io("read the live level")).map(Some)
@@ -360,19 +362,25 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
     let image_before = header.image;
     let v = VolatileLayout::new(&header.geometry);
     let nonce = Uuid(facts::random().map_err(io("get random bytes"))?);
-    let volatile_region = header.layout.volatile.clone();
     let saved = saved_live(&*disk, path, &header)?;
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
     disk.grow(header.file_length()).map_err(io("grow the file"))?;
-    let mapping = disk.map(volatile_region.clone()).map_err(io("map the volatile part"))?;
-    disk.punch(volatile_region).map_err(io("clear the volatile part (needs a file system with holes)"))?;
+    let in_file = header.durability == Durability::Process;
+    let mapping = if in_file {
+        volatile::prepare(&*disk, &header).map_err(io("set up the volatile part"))?
+    } else {
+        // Nobody shares it and nobody trusts it afterwards, so it had better be memory that no failing write-back
+        // of the kernel's can take away: a page of a file that could not be written may be dropped, and read again
+        // from the disk as it was.
+        Mapping::anonymous(v.length).map_err(io("get memory for the volatile part"))?
+    };
     let view = View::new(header.geometry, &v, mapping)?;
     let mut allocated = HashSet::new();
     let (d, geometry) = (disk.clone(), header.geometry);
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
         let chunk = words.start / CHUNK_WORDS;
-        if allocated.insert(chunk) {
+        if in_file && allocated.insert(chunk) {
             let words = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(geometry.words());
             volatile::allocate(&*d, layout, &geometry, words).map_err(io("allocate space for the volatile part"))?;
         }
@@ -421,7 +429,6 @@ fn commit_open(
     if !weak(Weak::NoRewrite) {
         headers::renew(disk, found.0, found.1).map_err(io(write))?;
     }
-    let trusted = recovery.cache_trusted == Some(true);
     let reasons = recovery.reasons();
     if reasons != Reasons::NONE {
         header.dirt_reasons |= reasons;
@@ -435,58 +442,29 @@ fn commit_open(
     super::close::set_exact(header, false);
     let all = if header.durability == Durability::Process { all_words(&geometry) } else { Runs::new() };
 
-    let mut left = rewrite.clone();
-    loop {
-        // The pages of this round: all of them, unless the list has no room to name every failed one.
-        let (round, rest) = take_round(&left, dirty, failed);
-        let mut list = all.clone();
-        list.union(&words_in(&geometry, &round, failed));
-        if !trusted {
-            list.union(dirty);
-        }
-        let first = left == *rewrite;
-        if weak(Weak::RecoverEarlyDrop) {
-            list = all.clone();
-        }
-        list.coarsen(MAX_RUNS);
-        header.runs = list;
-        let commits = if first && !weak(Weak::NoOpen) { 2 } else { 1 };
-        for _ in 0..commits {
-            known = headers::commit(disk, header, known).map_err(io(write))?;
-        }
-        if round.is_empty() && header.runs == all {
-            break;
-        }
-        write_recovered(disk, header, view, &round).map_err(io("write recovered pages"))?;
-        left = rest;
-        if left.is_empty() {
-            header.runs = all.clone();
-            known = headers::commit(disk, header, known).map_err(io(write))?;
-            break;
-        }
+    let mut list = all.clone();
+    list.union(&words_of_pages(&geometry, failed));
+    if recovery.cache_trusted != Some(true) {
+        list.union(dirty);
+    }
+    // Naming more than failed only matters if this is interrupted, and then adds dirt.
+    list.coarsen(MAX_RUNS);
+    header.runs = if weak(Weak::RecoverEarlyDrop) { all.clone() } else { list };
+    for _ in 0..if weak(Weak::NoOpen) { 1 } else { 2 } {
+        known = headers::commit(disk, header, known).map_err(io(write))?;
+    }
+    if !rewrite.is_empty() {
+        write_recovered(disk, header, view, rewrite).map_err(io("write recovered pages"))?;
+    }
+    if header.runs != all {
+        header.runs = all;
+        known = headers::commit(disk, header, known).map_err(io(write))?;
     }
     Ok(known)
 }
 
-/// Splits off as many pages as one list has room for.
-fn take_round(left: &Runs, dirty: &Runs, failed: &Runs) -> (Runs, Runs) {
-    let room = MAX_RUNS.saturating_sub(dirty.len()) / 2;
-    let few = failed.len() <= room;
-    if few {
-        return (left.clone(), Runs::new());
-    }
-    let round = Runs::from_iter(left.iter().take(room.max(1)).map(|r| r.range()));
-    let mut rest = left.clone();
-    rest.subtract(&round);
-    (round, rest)
-}
-
-/// The words of those pages of a round that failed.
-fn words_in(geometry: &Geometry, round: &Runs, failed: &Runs) -> Runs {
-    let mut pages = failed.clone();
-    let mut outside = failed.clone();
-    outside.subtract(round);
-    pages.subtract(&outside);
+/// The words of some pages.
+fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
     Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
 }
 

@@ -256,6 +256,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn reading_allocates(&self) -> bool {
+        false
+    }
+
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
         Mapping::anonymous(range.end - range.start)
     }

@@ -237,7 +237,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         Op::Flush => truth.flush(&c),
         Op::Close => {
             weak::visit(None);
-            let clean = c.close(close::Image::AsBefore, c.count(), None);
+            let clean = c.close(close::Image::AsBefore, c.count_durable(), None);
             if clean.is_ok() {
                 truth.with(Bits::flushed);
             }

@@ -3,11 +3,23 @@
 //! Invariant kept here: whoever stores into the mapping of a live-level chunk has allocated the space
 //! of it and of everything that a change in it can touch.
 
-use crate::format::{ALIGN, Layout, VolatileLayout};
+use crate::format::{ALIGN, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
-use crate::sys::Disk;
+use crate::sys::{Disk, Mapping};
 use std::io;
 use std::ops::Range;
+
+/// Maps an empty volatile region. On a file system that fills holes when a mapping of them is read, all of the region
+/// is allocated at once, so that a full one is an error here and no signal later.
+pub(super) fn prepare(disk: &dyn Disk, header: &Header) -> io::Result<Mapping> {
+    let region = header.layout.volatile.clone();
+    let mapping = disk.map(region.clone())?;
+    disk.punch(region.clone())?;
+    if disk.reading_allocates() {
+        disk.allocate(region)?;
+    }
+    Ok(mapping)
+}
 
 /// Allocates what changing the bits of some bottom words can touch.
 pub(super) fn allocate(disk: &dyn Disk, layout: &Layout, geometry: &Geometry, words: Range<u64>) -> io::Result<()> {

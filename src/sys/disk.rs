@@ -36,6 +36,9 @@ pub(crate) struct Identity {
     pub inode: u64,
     /// Unique id of the mount; 0 when the system has none.
     pub mount: u64,
+    /// When the file was made, in nanoseconds since 1970; 0 when the file system does not say. Tells a file from
+    /// another one that got its inode.
+    pub birth: i64,
 }
 
 /// A file as the store sees it. Offsets and lengths are in bytes.
@@ -55,6 +58,8 @@ pub(crate) trait Disk: Send + Sync {
     fn punch(&self, range: Range<u64>) -> io::Result<()>;
     /// Makes the file at least `len` bytes long. Not durable.
     fn grow(&self, len: u64) -> io::Result<()>;
+    /// Whether even reading a hole of a mapping takes space.
+    fn reading_allocates(&self) -> bool;
     /// Maps `range` shared and writable.
     fn map(&self, range: Range<u64>) -> io::Result<Mapping>;
     /// Takes a lock, waiting for it.

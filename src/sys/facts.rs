@@ -3,7 +3,7 @@
 //! Invariant kept here: a fact that cannot be had is an error or says "unknown"; it is never guessed.
 
 use super::disk::Identity;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -27,6 +27,8 @@ pub(crate) struct ImageFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FsKind {
     Btrfs,
+    /// Reading a hole of a mapping takes space.
+    Tmpfs,
     Other,
 }
 
@@ -59,12 +61,10 @@ pub(crate) fn exists(path: &Path) -> bool {
 
 /// A new, empty file beside `path` under a name that nobody has.
 pub(crate) fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     for _ in 0..16 {
-        let mut temp = OsString::from(".");
-        temp.push(name);
-        temp.push(OsStr::new(&format!(".{:016x}.tmp", u64::from_le_bytes(random()?))));
-        let temp = path.with_file_name(temp);
+        // Not made of the name, which may be as long as names can be.
+        let temp = path.with_file_name(format!(".dirtymap-{:016x}.tmp", u64::from_le_bytes(random()?)));
         match OpenOptions::new().read(true).write(true).create_new(true).open(&temp) {
             Ok(file) => return Ok((file, temp)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -76,6 +76,12 @@ pub(crate) fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
 
 /// Gives `temp` its name, which nobody may have, and makes the name durable.
 pub(crate) fn publish(temp: &Path, path: &Path) -> io::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    // Opened before the name is there, so that what can be refused is refused in time.
+    let dir = File::open(dir)?;
     let from = CString::new(temp.as_os_str().as_bytes())?;
     let to = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: both are valid C strings; the flag is plain.
@@ -98,11 +104,7 @@ pub(crate) fn publish(temp: &Path, path: &Path) -> io::Result<()> {
         std::fs::hard_link(temp, path)?;
         std::fs::remove_file(temp)?;
     }
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    File::open(dir)?.sync_all()
+    dir.sync_all()
 }
 
 /// What kind of file system `file` is on.
@@ -116,7 +118,12 @@ pub(crate) fn fs_kind(file: &File) -> io::Result<FsKind> {
         s.f_type as i64
     };
     const BTRFS: i64 = 0x9123_683E;
-    Ok(if magic == BTRFS { FsKind::Btrfs } else { FsKind::Other })
+    const TMPFS: i64 = 0x0102_1994;
+    Ok(match magic {
+        BTRFS => FsKind::Btrfs,
+        TMPFS => FsKind::Tmpfs,
+        _ => FsKind::Other,
+    })
 }
 
 const FS_NOCOW_FL: libc::c_long = 0x0080_0000;
@@ -179,17 +186,24 @@ pub(crate) fn image(file: &File) -> io::Result<ImageFacts> {
 /// Who a file is, on this machine, now.
 pub(crate) fn identity(file: &File) -> io::Result<Identity> {
     let m = file.metadata()?;
-    Ok(Identity { boot_id: boot_id(), device: m.dev(), inode: m.ino(), mount: mount_id(file) })
+    let (mount, birth) = mount_and_birth(file);
+    Ok(Identity { boot_id: boot_id(), device: m.dev(), inode: m.ino(), mount, birth })
 }
 
-/// The unique id of the mount that `file` was opened through; 0 when the kernel (before 6.8) has none.
-fn mount_id(file: &File) -> u64 {
+/// The unique id of the mount that `file` was opened through, 0 when the kernel (before 6.8) has none; and when the
+/// file was made, in nanoseconds since 1970, 0 when the file system does not say.
+fn mount_and_birth(file: &File) -> (u64, i64) {
     const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    let wanted = STATX_MNT_ID_UNIQUE | libc::STATX_BTIME;
     // SAFETY: statx is a plain C struct for which all-zero bytes are valid; the path is an empty C string.
     unsafe {
         let mut s: libc::statx = std::mem::zeroed();
-        let r = libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, &mut s);
-        if r == 0 && s.stx_mask & STATX_MNT_ID_UNIQUE != 0 { s.stx_mnt_id } else { 0 }
+        if libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, wanted, &mut s) != 0 {
+            return (0, 0);
+        }
+        let has = |flag| s.stx_mask & flag != 0;
+        let birth = s.stx_btime.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(s.stx_btime.tv_nsec));
+        (if has(STATX_MNT_ID_UNIQUE) { s.stx_mnt_id } else { 0 }, if has(libc::STATX_BTIME) { birth } else { 0 })
     }
 }
 

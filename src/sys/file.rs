@@ -196,6 +196,10 @@ impl Disk for FileDisk {
         if self.len()? < len { self.file.set_len(len) } else { Ok(()) }
     }
 
+    fn reading_allocates(&self) -> bool {
+        matches!(facts::fs_kind(&self.file), Ok(facts::FsKind::Tmpfs))
+    }
+
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
         // What is mapped for writing is the volatile part: no sync may span it.
         self.volatile.0.store(range.start, SeqCst);
