@@ -190,10 +190,13 @@ const PLACES: [std::ops::Range<usize>; 5] = [
 
 #[test]
 fn a_flipped_bit_never_loses_dirt() {
-    let file = small();
-    for place in PLACES {
-        let step = if place.len() < 100 { 1 } else { 61 };
-        flips(&file, place, step, 4);
+    // The same bits, left behind by a crash: no count of a clean close helps there.
+    let unclean = xxd::undump(include_str!("golden/files/unclean-idle.xxd"));
+    for file in [small(), unclean] {
+        for place in PLACES {
+            let step = if place.len() < 100 { 1 } else { 61 };
+            flips(&file, place, step, 4);
+        }
     }
 }
 
