@@ -326,6 +326,6 @@ fn what_a_newer_version_left_in_compatible_fields_survives_a_writer() {
     let after = fs::read(&path).unwrap();
     for copy in 0..4 {
         let copy = &after[copy * 16384..][..4096];
-        assert_eq!((copy[16], copy[743]), (1, 0x99));
+        assert_eq!((copy[16], copy[751]), (1, 0x99));
     }
 }
