@@ -138,10 +138,13 @@ table! {
 
 table! {
     /// The used part of the runtime page of a volatile region.
-    runtime: 32;
+    runtime: 56;
     NONCE "nonce" 16;
     PUBLISHED "published" 8;
     DEGRADED "degraded" 8;
+    RESET_FIRST "reset_first" 8;
+    RESET_END "reset_end" 8;
+    ATTEMPTED "attempted" 8;
 }
 
 // Fixed for all time, also in later versions of the format: what tells one from the other.

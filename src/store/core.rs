@@ -188,7 +188,11 @@ impl Locked<'_> {
         }
         // Two lists joined may be longer than one can be; naming more only adds dirt.
         header.runs.coarsen(crate::format::MAX_RUNS);
-        if (rivals || header.sequence != known.sequence) && !weak(Weak::TrustNewest) {
+        // A commit that was begun and is not known to be durable may be on the device all the same, and be valid there
+        // although it cannot be read back now. Nothing may rest on an older header until it is overwritten.
+        let begun = core.view.runtime()[runtime::ATTEMPTED].load(SeqCst);
+        let last = header.sequence.max(if weak(Weak::ForgetAttempt) { 0 } else { begun });
+        if (rivals || last != known.sequence) && !weak(Weak::TrustNewest) {
             self.commit(&mut header)?;
         }
         Ok(header)
@@ -202,6 +206,11 @@ impl Locked<'_> {
         }
         core.counters.syncs.fetch_add(1, Relaxed);
         core.counters.bytes_written.fetch_add(2 * header.used() as u64, Relaxed);
+        let attempted = &core.view.runtime()[runtime::ATTEMPTED];
+        if !weak(Weak::ForgetAttempt) {
+            header.sequence = header.sequence.max(attempted.load(SeqCst));
+        }
+        attempted.store(header.sequence + 1, SeqCst);
         match headers::commit(&*core.disk, header, core.published()) {
             Ok(published) => {
                 core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);

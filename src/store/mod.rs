@@ -56,7 +56,8 @@ use view::View;
 /// **Threads** share a map by reference. Setting bits that are durable already takes one load a word; setting new bits
 /// in an armed word takes no lock; arming a word, resetting and flushing take a lock and a device sync.
 /// Reading takes no lock. **Processes**: this version opens a file for one writer at a time, or for readers
-/// while nobody writes. A forked child must not use an inherited map: it gets [`Error::Unusable`].
+/// while nobody writes. A forked child must not use an inherited map: it gets [`Error::Unusable`], and from what cannot
+/// return an error "dirty". A child that lives on keeps the locks of a parent that was killed.
 ///
 /// **Space**: 2 bits of disk and of mapped memory per granule while open, where the map is not all clean, and 1
 /// bit of disk when closed; at 64 KiB granularity that is 2 MiB of file per TiB of image.
@@ -421,34 +422,38 @@ impl Search for DirtyMap {
     }
 
     fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|view| view.levels().next_set(bits.clone()))
+        let all_dirty = || Some(bits.start).filter(|_| bits.start < bits.end);
+        self.search(|view| view.levels().next_set(bits.clone())).unwrap_or_else(all_dirty)
     }
 
     fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|view| view.levels().next_clear(bits.clone()))
+        self.search(|view| view.levels().next_clear(bits.clone())).unwrap_or(None)
     }
 
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        self.search(|view| view.levels().next_nonzero_word(words.clone()))
+        let first = words.start;
+        let all_dirty = || Some((first, self.geometry().word_mask(first))).filter(|w| first < words.end && w.1 != 0);
+        self.search(|view| view.levels().next_nonzero_word(words.clone())).unwrap_or_else(all_dirty)
     }
 
     fn word(&self, i: u64) -> u64 {
-        self.search(|view| Some(view.levels().bottom().load(i as usize))).unwrap_or(0)
+        self.search(|view| view.levels().bottom().load(i as usize)).unwrap_or_else(|| self.geometry().word_mask(i))
     }
 }
 
 impl DirtyMap {
-    /// Runs a search over the levels; finds nothing in a forked child.
+    /// Runs a search over the levels; `None` in a forked child, which has no levels. Those of its questions that cannot be
+    /// answered with an error are answered with "dirty".
     #[inline]
-    fn search<R>(&self, f: impl Fn(&View) -> Option<R>) -> Option<R> {
+    fn search<R>(&self, f: impl Fn(&View) -> R) -> Option<R> {
         match &self.inner {
             Inner::Live(live) => {
                 live.core.usable().ok()?;
-                live.core.steadily(|| f(&live.core.view))
+                Some(live.core.steadily(|| f(&live.core.view)))
             }
             Inner::Loaded(loaded) => {
                 loaded.0.usable().ok()?;
-                f(&loaded.0)
+                Some(f(&loaded.0))
             }
         }
     }

@@ -395,6 +395,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
         let Loaded { view, header, recovery, allocated, .. } = loaded;
         let rt = view.runtime();
         rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
+        rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
         let geometry = header.geometry;
         let parts = Parts {
             disk: disk.clone(),

@@ -35,6 +35,8 @@ pub(super) enum Pick {
     AllBut(usize),
     /// By the bits of a pseudo-random sequence.
     Random(u64),
+    /// All but one sector in each eight, which becomes garbage.
+    Rot(usize),
     /// As `Random`, but some of the others become garbage.
     Garbage(u64),
 }
@@ -146,13 +148,14 @@ impl Bytes {
                 Pick::First(n) => i < n,
                 Pick::Only(n) => i == n,
                 Pick::AllBut(n) => i != n,
+                Pick::Rot(n) => i % 8 != n,
                 Pick::Random(_) => rng.below(2) == 0,
                 Pick::Garbage(_) => rng.below(2) == 0,
             };
             let place = &mut to[*at..at + SECTOR];
             if through {
                 place.copy_from_slice(sector);
-            } else if matches!(pick, Pick::Garbage(_)) && rng.below(2) == 0 {
+            } else if matches!(pick, Pick::Rot(_)) || matches!(pick, Pick::Garbage(_)) && rng.below(2) == 0 {
                 place.fill_with(|| rng.next() as u8);
             }
         }

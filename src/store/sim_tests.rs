@@ -117,6 +117,8 @@ impl Truth {
         self.with(|b| {
             b.failed |= !ok;
             for i in bits {
+                // Again: a flush may have come in between.
+                b.may[i as usize] = true;
                 b.owed[i as usize] |= ok;
                 b.unflushed[i as usize] &= !ok;
             }
@@ -467,12 +469,18 @@ fn no_crash_at_any_durable_write_loses_an_owed_bit() {
     }
 }
 
-/// One schedule that chance hardly finds: between touch and recheck of a setter a flush takes its word off the list, and
+/// Schedules that chance hardly finds.
+fn scenarios() -> Result<Tally, (u64, String)> {
+    armed_ahead_in_between().and(a_failed_commit_comes_back()).map_err(|e| (0, e))?;
+    Ok(Tally { programs: 2, crashes: 2 })
+}
+
+/// Between touch and recheck of a setter a flush takes its word off the list, and
 /// another writer, going through the map in order, arms it ahead without touching it.
-fn scenario() -> Result<Tally, (u64, String)> {
+fn armed_ahead_in_between() -> Verdict {
     let disk = SimDisk::new(fresh(), Vec::new());
     let truth = Truth::new();
-    let (core, _) = open_alone(disk.shared(), path(), &options()).map_err(|e| (0, e.to_string()))?;
+    let (core, _) = open_alone(disk.shared(), path(), &options()).map_err(|e| e.to_string())?;
     let core = Arc::new(core);
     let (c, t) = (Arc::downgrade(&core), truth.clone());
     let mut first = true;
@@ -487,13 +495,31 @@ fn scenario() -> Result<Tally, (u64, String)> {
     truth.set(128..129, &core);
     weak::visit(None);
     truth.flush(&core);
-    check_crash(&disk.device(), &truth, None).map_err(|e| (0, e))?;
-    Ok(Tally { programs: 1, crashes: 1 })
+    check_crash(&disk.device(), &truth, None)
+}
+
+/// The commit that drops a word from the list fails. The device has taken it, but for a sector in each copy that is
+/// garbage, so that it cannot be read back. If somebody armed that word again by the older header, and the next
+/// commit got no further than mending such a sector, the header that was dropped would be the newest.
+fn a_failed_commit_comes_back() -> Verdict {
+    // Opening takes four writes, arming one, the pages of the flush one.
+    let faults = vec![(6, Fault::Fail(Pick::Rot(2), false)), (7, Fault::Cut(Pick::Only(2)))];
+    let disk = SimDisk::new(fresh(), faults);
+    let truth = Truth::new();
+    let (core, _) = open_alone(disk.shared(), path(), &options()).map_err(|e| e.to_string())?;
+    truth.set(0..1, &core);
+    truth.flush(&core);
+    truth.set(1..2, &core);
+    if !disk.dead() {
+        truth.set(6400..6401, &core);
+    }
+    assert!(disk.dead() && truth.with(|b| b.failed), "the schedule is not the one described");
+    check_crash(&disk.device(), &truth, None)
 }
 
 #[test]
-fn a_word_armed_ahead_in_between_is_written() {
-    scenario().unwrap();
+fn schedules_that_chance_hardly_finds() {
+    scenarios().unwrap();
 }
 
 /// Each of these steps is switched off in turn, and some seed must then fail (0 stands for the scenario). The seed is
@@ -509,6 +535,7 @@ fn every_weakened_protocol_loses_a_bit_or_lies() {
         (Weak::NoPageWrite, 2),
         (Weak::KeepDurable, 17),
         (Weak::TrustNewest, 12),
+        (Weak::ForgetAttempt, 0),
         (Weak::SkipUnarmed, 2),
         (Weak::ArmNoTouch, 2),
         (Weak::ForgetError, 2),
@@ -527,7 +554,7 @@ fn every_weakened_protocol_loses_a_bit_or_lies() {
         if !format!("{step:?}").contains(&only) {
             continue;
         }
-        match weak::with(Some(step), || if from == 0 { scenario() } else { seeds(from, count) }) {
+        match weak::with(Some(step), || if from == 0 { scenarios() } else { seeds(from, count) }) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
             Ok(tally) => {
                 println!("{step:?}: survived {tally:?}");

@@ -13,13 +13,15 @@ use std::sync::atomic::Ordering::SeqCst;
 
 type Bytes = Range<usize>;
 
-/// Words of the runtime page. Offsets in FORMAT.md, as words.
+/// Fields of the runtime page, as words.
 pub(crate) mod runtime {
-    pub(crate) const NONCE: usize = 0;
-    pub(crate) const PUBLISHED: usize = 2;
-    pub(crate) const DEGRADED: usize = 3;
-    pub(crate) const RESET_FIRST: usize = 4;
-    pub(crate) const RESET_END: usize = 5;
+    use crate::format::fields::runtime as f;
+    pub(crate) const NONCE: usize = f::NONCE.offset / 8;
+    pub(crate) const PUBLISHED: usize = f::PUBLISHED.offset / 8;
+    pub(crate) const DEGRADED: usize = f::DEGRADED.offset / 8;
+    pub(crate) const RESET_FIRST: usize = f::RESET_FIRST.offset / 8;
+    pub(crate) const RESET_END: usize = f::RESET_END.offset / 8;
+    pub(crate) const ATTEMPTED: usize = f::ATTEMPTED.offset / 8;
 }
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.

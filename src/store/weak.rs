@@ -23,6 +23,8 @@ pub(crate) enum Weak {
     KeepDurable,
     /// Rule 5: a newest header that is not known to be durable is taken as it is.
     TrustNewest,
+    /// Rule 5: a commit that was begun and failed is forgotten when it cannot be read back.
+    ForgetAttempt,
     /// Rule 5: an unarmed word of the list is not redone.
     SkipUnarmed,
     /// Rule 5: arming a listed word does not touch it.
