@@ -44,7 +44,7 @@ fn every_field_is_where_format_md_says() {
     same("### Stamp", fields::stamp::ALL, 48);
     same("### Point", fields::point::ALL, 128);
     same("### Run", fields::run::ALL, 16);
-    same("### Runtime page", fields::runtime::ALL, 32);
+    same("### Runtime page", fields::runtime::ALL, 56);
 }
 
 #[test]
