@@ -7,9 +7,9 @@ use super::Options;
 use super::flush::coalesce;
 use super::headers;
 use crate::error::{Error, Result};
-use crate::format::{self, ENTRY_BYTES, Header, Uuid};
+use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, Uuid};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
-use crate::sys::{Disk, facts};
+use crate::sys::{Disk, Part, facts};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +71,8 @@ fn write_parts(disk: &dyn Disk, geometry: Geometry, options: &Options) -> std::i
         header.clean_dirty_bits = geometry.bits();
         write_all_dirty(disk, &header)?;
     }
+    // All of the region, so that no commit ever needs space.
+    disk.write_durable(&[Part { offset: 0, bytes: &vec![0; HEADER_REGION as usize] }])?;
     for (sequence, pair) in [(1, 0), (2, 1)] {
         header.sequence = sequence;
         headers::write_pair(disk, &header, pair)?;

@@ -273,7 +273,10 @@ fn no_permission() {
     }
     // A place where others may look for the program.
     let program = dir.path("dirtymap");
-    fs::copy(env!("CARGO_BIN_EXE_dirtymap"), &program).expect("copy the program");
+    // By another process: one that this process had open for writing could be inherited by a child of another test,
+    // and could then not be run.
+    let copied = system("cp", &[OsStr::new(env!("CARGO_BIN_EXE_dirtymap")), program.as_os_str()]);
+    assert!(copied, "copy the program");
     let nobody = |args: &[&OsStr]| -> common::Ran {
         let mut command = std::process::Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(args);
@@ -309,8 +312,10 @@ fn no_space() {
         return skipped("no space: needs root, to mount a small tmpfs");
     };
     let map = small.join("m");
-    dm!("create", map, "--size", "64M").exits(0);
-    // Leaves no room for the volatile part of an open map.
+    dm!("create", map, "--size", "64M", "--durability", "process").exits(0);
+    let power_loss = small.join("p");
+    dm!("create", power_loss, "--size", "64M").exits(0);
+    // Leaves no room for the volatile part of an open `process` map, and for pages of the bottom level.
     let filler = small.join("filler");
     let mut file = fs::File::create(&filler).expect("create");
     while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
@@ -324,12 +329,17 @@ fn no_space() {
     }
     assert!(fs::read(&map).expect("read") == before, "the map was changed");
     dm!("count", map).exits(0);
+    // A map whose volatile part is in memory notices when it writes its first page. By then the word is armed.
+    dm!("set", power_loss, "0", "1").exits(8).says("No space left");
+    dm!("count", power_loss).exits(0).says("4194304");
     let new = small.join("new");
     untouched(&new, || dm!("create", new, "--size", "64M", "--dirty").exits(8).says("No space left"));
     // And it works again when there is room.
     drop(file);
     fs::remove_file(filler).expect("remove");
     dm!("set", map, "0", "1").exits(0);
+    dm!("set", power_loss, "0", "1").exits(0);
+    dm!("check", power_loss).exits(0);
 }
 
 #[test]
