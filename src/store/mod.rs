@@ -59,8 +59,9 @@ use view::View;
 /// while nobody writes. A forked child must not use an inherited map: it gets [`Error::Unusable`], and from what cannot
 /// return an error "dirty". A child that lives on keeps the locks of a parent that was killed.
 ///
-/// **Space**: 2 bits of disk and of mapped memory per granule while open, where the map is not all clean, and 1
-/// bit of disk when closed; at 64 KiB granularity that is 2 MiB of file per TiB of image.
+/// **Space**: 1 bit of disk per granule, in pages of 4096 granules that are not all clean: 2 MiB per TiB of image at
+/// 64 KiB granularity. While open, about 2 bits of memory per granule there; a [`Durability::Process`] map maps them from
+/// the file, which takes as much disk.
 ///
 /// Dropping a map without [closing](Self::close) it loses nothing, but the next open recovers.
 pub struct DirtyMap {
