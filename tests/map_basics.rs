@@ -111,3 +111,35 @@ fn a_page_lost_together_with_its_entry_makes_everything_dirty() {
     assert!(map.is_full());
     assert_eq!(map.info().unwrap().reasons, ["damaged page"]);
 }
+
+/// What writers pay, counted and not timed.
+#[test]
+fn a_sequential_writer_pays_at_most_one_sync_for_64_mib_and_nothing_for_what_is_hot() {
+    let (_dir, path) = scratch();
+    let map = Options::new().flush_interval(None).create(&path, 8 << 30).unwrap();
+    for at in (0..8u64 << 30).step_by(1 << 16) {
+        map.set(at..at + (1 << 16)).unwrap();
+    }
+    let syncs = map.stats().syncs;
+    assert!(syncs <= (8 << 30) / (64 << 20), "{syncs} syncs for 8 GiB");
+    map.flush().unwrap();
+    let before = map.stats();
+    for at in (0..8u64 << 30).step_by(1 << 16) {
+        map.set(at..at + 1).unwrap();
+    }
+    assert_eq!(map.stats(), before, "setting what is set and flushed is one look");
+}
+
+#[test]
+fn a_flush_of_a_hundred_pages_all_over_a_large_map_takes_three_syncs_at_most() {
+    let (_dir, path) = scratch();
+    let map = Options::new().flush_interval(None).armed_bound(u64::MAX).create(&path, 1 << 52).unwrap();
+    for i in 0..100 {
+        map.set(i << 45..(i << 45) + 1).unwrap();
+    }
+    let before = map.stats();
+    map.flush().unwrap();
+    let after = map.stats();
+    assert!(after.syncs - before.syncs <= 3 && after.bytes_written - before.bytes_written <= 1 << 20, "{after:?}");
+    map.close().unwrap();
+}
