@@ -306,11 +306,9 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
         }
         let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
         unchecked.extend(kept.map(|point| format!("point {:?}: points kept by name are not looked at", point.name)));
-        if header.state == State::Clean && failed.is_empty() {
-            let finding = count_finding(header, bits);
-            let lost = finding.as_ref().is_some_and(|f| f.severity == Severity::Damage);
-            recovery.lost_granules = lost.then_some((bits, header.clean_dirty_bits));
-            findings.extend(finding);
+        recovery.lost_granules = open::lost_granules(header, bits, failed.len() as u64);
+        if recovery.lost_granules.is_some() || header.state == State::Clean && failed.is_empty() {
+            findings.extend(count_finding(header, bits));
         }
         dirty = match (header.outstanding(), recovery.lost_granules) {
             (_, Some(_)) => Some(Count::everything(&header.geometry)),

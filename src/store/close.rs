@@ -82,6 +82,11 @@ impl Core {
         let mut lock = self.lock()?;
         lock.flush()?;
         let mut header = lock.adopt()?;
+        // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
+        // read may not be what was set; that has to be asked after the flush has read, and before CLEAN is written.
+        if self.lists_all && self.disk.sync_all().is_err() {
+            self.degrade();
+        }
         let clean = (header.runs.is_empty() || self.lists_all) && !self.degraded();
         if !clean && !weak(Weak::CleanAnyway) {
             return Ok(false);

@@ -79,12 +79,14 @@ impl Locked<'_> {
                 }
                 self.commit(&mut header)?;
             }
+            if clears_reasons {
+                core.all_reset.store(false, SeqCst);
+            }
             if !more {
                 break;
             }
         }
         self.forget_reset_window();
-        core.all_reset.store(false, SeqCst);
         Ok(())
     }
 
@@ -178,6 +180,9 @@ impl Locked<'_> {
         let mut more = false;
         let mut look = |page| {
             let touched = core.touched_in(page);
+            if touched == 0 {
+                return;
+            }
             let new = if core.lists_all { touched } else { touched & !super::view::named(list, page) };
             if new != 0 && found.len() < BATCH_PAGES {
                 found.extend(ones(new).map(|i| (page * PAGE_WORDS + i)..(page * PAGE_WORDS + i + 1)));

@@ -179,11 +179,7 @@ fn load(
         |_| {},
     )?;
     let failed = Runs::from_iter(failed);
-    let recorded = header.clean_dirty_bits;
-    let at_most = granules.saturating_add(failed.words().saturating_mul(PAGE_BITS));
-    if header.state == State::Clean && header.runs.is_empty() && at_most < recorded {
-        recovery.lost_granules = Some((granules, recorded));
-    }
+    recovery.lost_granules = lost_granules(&header, granules, failed.words());
     let dirty = if recovery.image_changed.is_some() || recovery.lost_granules.is_some() {
         all_words(&geometry)
     } else if saved.is_some() || weak(Weak::IgnoreList) {
@@ -248,6 +244,14 @@ fn load(
     let extents = Runs::from_iter(pages);
     view.levels().finish(extents.iter().map(|r| r.range()));
     Ok(Loaded { view, header, pair, recovery, failed, dirty, rewrite, allocated: HashSet::new() })
+}
+
+/// Whether a cleanly closed file with so many dirty granules in good pages, and so many failed pages, must have lost a page
+/// together with its entry: dirty granules found and recorded. A failed page may hide one that was lost so.
+pub(super) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -> Option<(u64, u64)> {
+    let at_most = granules.saturating_add(failed_pages.saturating_mul(PAGE_BITS));
+    let closed = header.state == State::Clean && header.runs.is_empty();
+    (closed && at_most < header.clean_dirty_bits).then_some((granules, header.clean_dirty_bits))
 }
 
 fn all_words(geometry: &Geometry) -> Runs {
@@ -373,7 +377,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
         // Nobody shares it and nobody trusts it afterwards, so it had better be memory that no failing write-back
         // of the kernel's can take away: a page of a file that could not be written may be dropped, and read again
         // from the disk as it was.
-        Mapping::anonymous(v.length).map_err(io("get memory for the volatile part"))?
+        Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?
     };
     let view = View::new(header.geometry, &v, mapping)?;
     let mut allocated = HashSet::new();

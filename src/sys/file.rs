@@ -23,7 +23,7 @@ const LOCK_BASE: i64 = 1 << 62;
 pub(crate) struct FileDisk {
     file: File,
     writable: bool,
-    /// Start and end of the volatile region, which no sync may span.
+    /// Start and end of the volatile region, if it is mapped: no sync may span it.
     volatile: (AtomicU64, AtomicU64),
     /// A read-only view of the whole file, through which ranges of it are synced. Never read from.
     syncer: Mutex<Option<Guarded>>,
@@ -32,7 +32,12 @@ pub(crate) struct FileDisk {
 impl FileDisk {
     /// Takes over an open file. `writable` says how it was opened.
     pub(crate) fn new(file: File, writable: bool) -> FileDisk {
-        FileDisk { file, writable, volatile: (AtomicU64::new(u64::MAX), AtomicU64::new(0)), syncer: Mutex::new(None) }
+        FileDisk {
+            file,
+            writable,
+            volatile: (AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)),
+            syncer: Mutex::new(None),
+        }
     }
 
     /// Takes the attach lock, shared or exclusive; `false` when somebody holds it otherwise.
@@ -235,5 +240,22 @@ fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> 
     match io::Error::last_os_error() {
         e if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
         e => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_synced_together_unless_the_mapped_region_lies_between() {
+        let disk = FileDisk::new(tempfile::tempfile().unwrap(), true);
+        let part = |offset| Part { offset, bytes: &[1; 512] };
+        let parts: Vec<Part<'_>> = (0..100).rev().map(|i| part(i * 65536)).collect();
+        let (spans, whole) = (disk.spans(&parts), 0..99 * 65536 + 512);
+        assert_eq!(spans.as_slice(), std::slice::from_ref(&whole));
+        let _mapping = disk.map(65536 * 10..65536 * 20).unwrap();
+        let parts = [part(0), part(65536 * 9), part(65536 * 20), part(65536 * 30)];
+        assert_eq!(disk.spans(&parts), [0..65536 * 9 + 512, 65536 * 20..65536 * 30 + 512]);
     }
 }

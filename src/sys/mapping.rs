@@ -57,6 +57,9 @@ impl Mapping {
     pub(crate) fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = length(&(0..len))?;
         let map: MmapMut = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
+        // Touching one word of a sparse map must not take two megabytes. Best effort: a kernel without huge pages
+        // refuses, and does not need it.
+        let _ = map.advise(memmap2::Advice::NoHugePage);
         Guarded::new(MmapRaw::from(map)).map(Mapping)
     }
 
