@@ -4,11 +4,10 @@
 //! place of another file.
 
 use super::Options;
-use super::flush::coalesce;
-use super::headers;
+use super::{headers, pages};
 use crate::error::{Error, Result};
-use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, Uuid};
-use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::format::{HEADER_REGION, Header, Uuid};
+use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::sys::{Disk, Part, facts};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -89,25 +88,12 @@ fn random_uuid() -> std::io::Result<Uuid> {
 }
 
 fn write_all_dirty(disk: &dyn Disk, header: &Header) -> std::io::Result<()> {
-    const BATCH: u64 = 16384;
+    const BATCH: usize = 16384;
     let geometry = &header.geometry;
-    let pages = geometry.pages();
-    let mut at = 0;
-    while at < pages {
-        let batch = at..(at + BATCH).min(pages);
-        let mut bytes = Vec::with_capacity(((batch.end - at) * PAGE_BYTES) as usize);
-        let mut entries = Vec::with_capacity((batch.end - at) as usize * ENTRY_BYTES as usize);
-        for index in batch.clone() {
-            let words = std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
-            let page_bytes = format::page_from_words(&words);
-            entries.extend(format::page_entry(&header.uuid, index, &page_bytes).to_le_bytes());
-            bytes.extend(page_bytes);
-        }
-        let mut parts = Vec::new();
-        coalesce(&mut parts, batch.clone(), header.layout.bottom.start, &bytes, PAGE_BYTES as usize);
-        coalesce(&mut parts, batch.clone(), header.layout.table.start, &entries, ENTRY_BYTES as usize);
-        disk.write_durable(&parts)?;
-        at = batch.end;
+    let content = |_, index| std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
+    for first in (0..geometry.pages()).step_by(BATCH) {
+        let batch: Vec<u64> = (first..geometry.pages()).take(BATCH).collect();
+        pages::write(disk, &header.uuid, &header.layout, &batch, content)?;
     }
     Ok(())
 }

@@ -4,12 +4,12 @@
 //! disarmed, untouched, snapshotted, and its page and page-table entry were made durable (rule 3).
 
 use super::core::{Core, Locked};
+use super::pages::{self, PageContent};
 use super::view::runtime;
 use super::weak::{Weak, weak};
 use crate::error::Result;
-use crate::format::{self, ENTRY_BYTES, MAX_RUNS, Reasons, Runs};
-use crate::geometry::{PAGE_BYTES, PAGE_WORDS, words_of};
-use crate::sys::Part;
+use crate::format::{MAX_RUNS, Reasons, Runs};
+use crate::geometry::{PAGE_WORDS, words_of};
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -128,18 +128,20 @@ impl Locked<'_> {
     /// Writes pages and their entries durably, then takes their new words for durable.
     fn write_pages(&self, batch: &[Redo]) -> Result<()> {
         let core = self.core;
-        let mut snapshot: Vec<[u64; PAGE_WORDS as usize]> = Vec::with_capacity(batch.len());
+        let mut snapshot: Vec<PageContent> = Vec::with_capacity(batch.len());
         for &(page, redo) in batch {
             snapshot.push(self.page_content(page, redo));
         }
-        let bytes: Vec<[u8; PAGE_BYTES as usize]> = snapshot.iter().map(format::page_from_words).collect();
-        let entries: Vec<[u8; 4]> = batch
-            .iter()
-            .zip(&bytes)
-            .map(|(&(page, _), bytes)| format::page_entry(&core.uuid, page, bytes).to_le_bytes())
-            .collect();
         if !weak(Weak::NoPageWrite) {
-            write_pages_durably(core, batch.iter().map(|&(page, _)| page), &bytes, &entries)?;
+            core.counters.syncs.fetch_add(1, Relaxed);
+            let indices: Vec<u64> = batch.iter().map(|&(page, _)| page).collect();
+            match pages::write(&*core.disk, &core.uuid, &core.layout, &indices, |k, _| snapshot[k]) {
+                Ok(bytes) => core.counters.bytes_written.fetch_add(bytes, Relaxed),
+                Err(e) => {
+                    core.degrade();
+                    return Err(core.io("write the bottom level")(e));
+                }
+            };
         }
         let mut levels = core.view.levels();
         for (&(page, redo), words) in batch.iter().zip(&snapshot) {
@@ -155,7 +157,7 @@ impl Locked<'_> {
     }
 
     /// What a page is to hold: the live words that are redone, the others as they are in the bottom.
-    fn page_content(&self, page: u64, redo: u64) -> [u64; PAGE_WORDS as usize] {
+    fn page_content(&self, page: u64, redo: u64) -> PageContent {
         let view = &self.core.view;
         let first = (page * PAGE_WORDS) as usize;
         let mut words = [0; PAGE_WORDS as usize];
@@ -259,47 +261,4 @@ pub(super) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
         mask &= mask.wrapping_sub(1);
         (i < 64).then_some(u64::from(i))
     })
-}
-
-fn write_pages_durably(
-    core: &Core,
-    pages: impl Iterator<Item = u64> + Clone,
-    bytes: &[[u8; PAGE_BYTES as usize]],
-    entries: &[[u8; 4]],
-) -> Result<()> {
-    let mut parts = Vec::new();
-    coalesce(&mut parts, pages.clone(), core.layout.bottom.start, bytes.as_flattened(), PAGE_BYTES as usize);
-    coalesce(&mut parts, pages, core.layout.table.start, entries.as_flattened(), ENTRY_BYTES as usize);
-    core.counters.syncs.fetch_add(1, Relaxed);
-    core.counters.bytes_written.fetch_add(parts.iter().map(|p| p.bytes.len() as u64).sum(), Relaxed);
-    core.disk.write_durable(&parts).map_err(|e| {
-        core.degrade();
-        core.io("write the bottom level")(e)
-    })
-}
-
-/// One part for each stretch of neighbouring items of `size` bytes, item *i* of which belongs at `base + i * size`.
-pub(super) fn coalesce<'a>(
-    parts: &mut Vec<Part<'a>>,
-    items: impl Iterator<Item = u64>,
-    base: u64,
-    bytes: &'a [u8],
-    size: usize,
-) {
-    let mut from = 0; // where the current stretch starts in bytes
-    let mut stretch: Option<Range<u64>> = None;
-    for (k, i) in items.enumerate() {
-        match &mut stretch {
-            Some(s) if s.end == i => s.end += 1,
-            other => {
-                if let Some(s) = other.replace(i..i + 1) {
-                    parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..k * size] });
-                    from = k * size;
-                }
-            }
-        }
-    }
-    if let Some(s) = stretch {
-        parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..] });
-    }
 }

@@ -14,6 +14,7 @@ mod headers;
 mod image;
 mod open;
 mod options;
+mod pages;
 mod reset;
 mod scan;
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 use super::arm::CHUNK_WORDS;
 use super::core::{Core, Parts};
-use super::flush::coalesce;
 use super::headers::{self, Copies, Newest, Published};
 use super::image::ImageStamp;
 use super::scan::{Page, PageFault, Scan};
@@ -14,8 +13,8 @@ use super::weak::{Weak, weak};
 use super::{Options, volatile};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, Durability, ENTRY_BYTES, Header, Layout, MAX_RUNS, Point, Reasons, Runs, Session, State, Uuid,
-    VOLATILE_LAYOUT, VolatileLayout,
+    self, Durability, Header, Layout, MAX_RUNS, Point, Reasons, Runs, Session, State, Uuid, VOLATILE_LAYOUT,
+    VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
@@ -143,7 +142,7 @@ fn load(
     let mut trouble = Ok(());
     let mut prepare = |index: u64| -> bool {
         if trouble.is_ok() {
-            let words = words_of_page(&geometry, index);
+            let words = format::page_words(&geometry, index);
             trouble = allocate(&header.layout, words.clone());
             match pages.last_mut() {
                 Some(last) if last.end == words.start => last.end = words.end,
@@ -193,7 +192,7 @@ fn load(
         // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
         Some(saved) => {
             for &index in &good {
-                words_of_page(&geometry, index).for_each(|w| view.live()[w as usize].store(0, SeqCst));
+                format::page_words(&geometry, index).for_each(|w| view.live()[w as usize].store(0, SeqCst));
             }
             rewrite.union(&Runs::from_iter(good.iter().map(|&index| index..index + 1)));
             for (index, words) in &saved {
@@ -206,7 +205,7 @@ fn load(
         None => {
             for page in failed.iter().flat_map(|r| r.range()) {
                 if prepare(page) {
-                    fill(&view, words_of_page(&geometry, page));
+                    fill(&view, format::page_words(&geometry, page));
                 }
             }
         }
@@ -264,12 +263,8 @@ pub(super) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
     runs.iter().map(|r| geometry.items_of(&(bit(r.first)..bit(r.end())))).map(|items| items.end - items.start).sum()
 }
 
-fn words_of_page(geometry: &Geometry, index: u64) -> Range<u64> {
-    index * PAGE_WORDS..((index + 1) * PAGE_WORDS).min(geometry.words())
-}
-
 fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
-    for (w, &word) in words_of_page(view.geometry(), index).zip(words) {
+    for (w, &word) in format::page_words(view.geometry(), index).zip(words) {
         view.live()[w as usize].store(word, SeqCst);
         if durable {
             view.durable()[w as usize].store(word, SeqCst);
@@ -278,7 +273,7 @@ fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durab
 }
 
 fn add_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize]) {
-    for (w, &word) in words_of_page(view.geometry(), index).zip(words) {
+    for (w, &word) in format::page_words(view.geometry(), index).zip(words) {
         view.live()[w as usize].fetch_or(word, SeqCst);
     }
 }
@@ -476,26 +471,18 @@ fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
 /// Writes pages of the live level and their entries durably, and takes them for durable then.
 fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &Runs) -> std::io::Result<()> {
     const BATCH: usize = 16384;
-    let geometry = &header.geometry;
-    let mut pages = pages.iter().flat_map(|r| r.range()).peekable();
-    while pages.peek().is_some() {
-        let batch: Vec<u64> = pages.by_ref().take(BATCH).collect();
-        let mut bytes = Vec::with_capacity(batch.len() * PAGE_BYTES as usize);
-        let mut entries = Vec::with_capacity(batch.len() * ENTRY_BYTES as usize);
-        for &index in &batch {
+    let words_of = |index| format::page_words(&header.geometry, index);
+    let mut left = pages.iter().flat_map(|r| r.range()).peekable();
+    while left.peek().is_some() {
+        let batch: Vec<u64> = left.by_ref().take(BATCH).collect();
+        super::pages::write(disk, &header.uuid, &header.layout, &batch, |_, index| {
             let mut words = [0; PAGE_WORDS as usize];
-            for (to, w) in words.iter_mut().zip(words_of_page(geometry, index)) {
+            for (to, w) in words.iter_mut().zip(words_of(index)) {
                 *to = view.live()[w as usize].load(SeqCst);
             }
-            let page_bytes = format::page_from_words(&words);
-            entries.extend(format::page_entry(&header.uuid, index, &page_bytes).to_le_bytes());
-            bytes.extend(page_bytes);
-        }
-        let mut parts = Vec::new();
-        coalesce(&mut parts, batch.iter().copied(), header.layout.bottom.start, &bytes, PAGE_BYTES as usize);
-        coalesce(&mut parts, batch.iter().copied(), header.layout.table.start, &entries, ENTRY_BYTES as usize);
-        disk.write_durable(&parts)?;
-        for w in batch.iter().flat_map(|&index| words_of_page(geometry, index)) {
+            words
+        })?;
+        for w in batch.iter().flat_map(|&index| words_of(index)) {
             let word = view.live()[w as usize].load(SeqCst);
             view.durable()[w as usize].store(word, SeqCst);
         }

@@ -1,0 +1,56 @@
+//! Writing pages of the bottom level together with their page-table entries.
+//!
+//! Invariant kept here: a page and its entry are parts of the same durable write, and the entry is computed
+//! over exactly the bytes that are written.
+
+use crate::format::{self, ENTRY_BYTES, Layout, Uuid};
+use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
+use crate::sys::{Disk, Part};
+use std::io;
+use std::ops::Range;
+
+/// The words of a page.
+pub(super) type PageContent = [u64; PAGE_WORDS as usize];
+
+/// Writes some pages (ascending) of the map `uuid` and their entries, durably and with one sync; returns the bytes
+/// written.
+pub(super) fn write(
+    disk: &dyn Disk,
+    uuid: &Uuid,
+    layout: &Layout,
+    pages: &[u64],
+    content: impl Fn(usize, u64) -> PageContent,
+) -> io::Result<u64> {
+    let mut bytes = Vec::with_capacity(pages.len() * PAGE_BYTES as usize);
+    let mut entries = Vec::with_capacity(pages.len() * ENTRY_BYTES as usize);
+    for (k, &index) in pages.iter().enumerate() {
+        let page = format::page_from_words(&content(k, index));
+        entries.extend(format::page_entry(uuid, index, &page).to_le_bytes());
+        bytes.extend(page);
+    }
+    let mut parts = Vec::new();
+    coalesce(&mut parts, pages, layout.bottom.start, &bytes, PAGE_BYTES as usize);
+    coalesce(&mut parts, pages, layout.table.start, &entries, ENTRY_BYTES as usize);
+    disk.write_durable(&parts)?;
+    Ok((bytes.len() + entries.len()) as u64)
+}
+
+/// One part for each stretch of neighbouring items of `size` bytes, item *i* of which belongs at `base + i * size`.
+fn coalesce<'a>(parts: &mut Vec<Part<'a>>, items: &[u64], base: u64, bytes: &'a [u8], size: usize) {
+    let mut from = 0; // where the current stretch starts in bytes
+    let mut stretch: Option<Range<u64>> = None;
+    for (k, &i) in items.iter().enumerate() {
+        match &mut stretch {
+            Some(s) if s.end == i => s.end += 1,
+            other => {
+                if let Some(s) = other.replace(i..i + 1) {
+                    parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..k * size] });
+                    from = k * size;
+                }
+            }
+        }
+    }
+    if let Some(s) = stretch {
+        parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..] });
+    }
+}
