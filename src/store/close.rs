@@ -161,7 +161,7 @@ impl DirtyMap {
     fn close_as(mut self, image: Image) -> Result<()> {
         let before = self.image_at_open();
         let Inner::Live(live) = &mut self.inner else { return Ok(()) };
-        live.core.usable()?;
+        live.usable()?;
         live.flusher.take();
         let Live { core, disk, .. } = live;
         let _gate = attach::gate(disk, &core.path, Duration::ZERO)?;

@@ -21,6 +21,7 @@ mod scan;
 mod sim;
 #[cfg(test)]
 mod sim_tests;
+mod truncate;
 mod view;
 mod volatile;
 mod weak;
@@ -43,6 +44,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
 use view::View;
 
 /// A dirty map in a file: which granules of a disk image were written, surviving any crash.
@@ -83,6 +85,19 @@ struct Live {
     flusher: Option<close::Flusher>,
     core: Arc<Core>,
     disk: Arc<FileDisk>,
+    /// How often the flusher flushes.
+    flush_interval: Option<Duration>,
+    /// Why nothing may be written any more.
+    broken: Option<&'static str>,
+}
+
+impl Live {
+    /// Whether the map may be used for writing.
+    #[inline]
+    fn usable(&self) -> Result<()> {
+        self.core.usable()?;
+        self.broken.map_or(Ok(()), |why| Err(Error::Unusable { why }))
+    }
 }
 
 impl Drop for Live {
@@ -125,9 +140,11 @@ impl DirtyMap {
     }
 
     fn live(core: Arc<Core>, disk: Arc<FileDisk>, recovery: Recovery, options: &Options) -> DirtyMap {
-        let flusher = options.flush_interval.and_then(|every| close::Flusher::start(&core, every));
+        let flush_interval = options.flush_interval;
+        let flusher = flush_interval.and_then(|every| close::Flusher::start(&core, every));
         let path = core.path.clone();
-        DirtyMap { inner: Inner::Live(Live { flusher, core, disk }), path, recovery }
+        let live = Live { flusher, core, disk, flush_interval, broken: None };
+        DirtyMap { inner: Inner::Live(live), path, recovery }
     }
 
     fn loaded(path: &Path, view: View, header: Header, recovery: Recovery) -> DirtyMap {
@@ -144,7 +161,7 @@ impl DirtyMap {
     fn core(&self) -> Result<&Core> {
         match &self.inner {
             Inner::Live(live) => {
-                live.core.usable()?;
+                live.usable()?;
                 Ok(&live.core)
             }
             Inner::Loaded(_) => Err(Error::ReadOnly),
