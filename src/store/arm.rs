@@ -10,6 +10,7 @@ use super::weak::{Point, Weak, at, weak};
 use crate::error::Result;
 use crate::format::{Header, MAX_RUNS, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
+use crate::trace::event;
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -93,6 +94,7 @@ impl Core {
             header.runs = list;
             lock.commit(&mut header)?;
             self.counters.arms.fetch_add(1, Relaxed);
+            event!(DEBUG, "armed", words = add.words(), listed = header.runs.words(), runs = header.runs.len());
         }
         if !weak(Weak::ArmNoTouch) {
             for (i, mask) in redo {

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{Header, Layout, Session, Stamp, State, Uuid};
 use crate::geometry::Geometry;
 use crate::sys::{Disk, Lock, fork};
+use crate::trace::event;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -163,6 +164,7 @@ impl Core {
 
     /// Remembers for the rest of the session that a durable write failed.
     pub(super) fn degrade(&self) {
+        event!(ERROR, "a durable write failed", path = %self.path.display());
         self.failed.store(true, SeqCst);
         self.view.runtime()[runtime::DEGRADED].store(1, SeqCst);
     }

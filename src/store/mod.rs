@@ -123,6 +123,12 @@ pub struct Stats {
     pub bytes_written: u64,
     /// Words that `set` could not just look at.
     pub slow_sets: u64,
+    /// Items that opening the map made dirty because they were armed.
+    pub recovered_items: u64,
+    /// Pages that opening it found interrupted or damaged, and made dirty.
+    pub failed_pages: u64,
+    /// Header copies that opening it found damaged.
+    pub damaged_headers: u64,
 }
 
 impl DirtyMap {
@@ -415,8 +421,14 @@ impl DirtyMap {
         Ok(Info::of_map(self, &header, matches!(self.inner, Inner::Live(_))))
     }
 
-    /// Work done since the map was opened; zeros for a map that was opened for reading.
+    /// Work done since the map was opened, and what opening it found. A map that is open for reading does no work.
     pub fn stats(&self) -> Stats {
+        let found = Stats {
+            recovered_items: self.recovery.armed_items,
+            failed_pages: self.recovery.interrupted_pages + self.recovery.damaged_pages,
+            damaged_headers: self.recovery.damaged_headers,
+            ..Stats::default()
+        };
         match &self.inner {
             Inner::Live(live) => {
                 let c = &live.core.counters;
@@ -426,9 +438,10 @@ impl DirtyMap {
                     flushes: c.flushes.load(Relaxed),
                     bytes_written: c.bytes_written.load(Relaxed),
                     slow_sets: c.slow_sets.load(Relaxed),
+                    ..found
                 }
             }
-            Inner::Loaded(_) => Stats::default(),
+            Inner::Loaded(_) => found,
         }
     }
 }

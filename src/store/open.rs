@@ -19,6 +19,7 @@ use crate::format::{
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
+use crate::trace::event;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -394,8 +395,28 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
         };
         let core = Core::new(parts, &header).map_err(io("prepare for forks"))?;
         core.view.set_nonce(&nonce.0);
+        told(path, &header, &recovery);
         Ok((core, recovery))
     })
+}
+
+/// Tells who watches what was found.
+fn told(_path: &Path, _header: &Header, _recovery: &Recovery) {
+    event!(INFO, "opened", path = %_path.display(), len = _header.geometry.len(), unclean = _recovery.unclean);
+    if _recovery.reasons() != Reasons::NONE || _recovery.damaged() {
+        event!(
+            WARN,
+            "recovered",
+            path = %_path.display(),
+            armed_items = _recovery.armed_items,
+            interrupted_pages = _recovery.interrupted_pages,
+            damaged_pages = _recovery.damaged_pages,
+            damaged_headers = _recovery.damaged_headers,
+            lost_granules = _recovery.lost_granules.is_some(),
+            image_changed = _recovery.image_changed.is_some(),
+            cache_trusted = ?_recovery.cache_trusted
+        );
+    }
 }
 
 /// Makes the recovered bits durable and commits the new session.

@@ -13,6 +13,7 @@ use super::{DirtyMap, Inner, attach, close, volatile};
 use crate::error::{Error, Result};
 use crate::format::{Header, Layout, Runs, VolatileLayout, bottom_length, free_offset, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::trace::event;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -68,6 +69,7 @@ impl Core {
         }
         core.counters.continue_from(&self.counters);
         self.free_all_but(&header);
+        event!(INFO, "truncated", path = %self.path.display(), from = self.geometry().len(), to = geometry.len());
         Ok(core)
     }
 
