@@ -46,11 +46,12 @@ mod store;
 mod sys;
 mod words;
 
-pub use bitmap::Bitmap;
+pub use bitmap::{Bitmap, Loading};
 pub use error::{Error, Result};
 pub use format::Durability;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
+pub use read::AnyMap;
 pub use store::{
     DirtyMap, FileState, Finding, ImageStamp, Info, Options, Recovery, Report, Severity, Stats, Verdict, check, inspect,
 };
