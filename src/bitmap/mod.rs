@@ -9,6 +9,8 @@ mod combine;
 mod load;
 mod resize;
 
+pub(crate) use changes::Changes;
+pub(crate) use combine::check_len;
 pub use load::Loading;
 
 use crate::error::{Error, Result};
@@ -17,7 +19,6 @@ use crate::iter::{Areas, Granules, WordsIter};
 use crate::levels::Levels;
 use crate::read::{AnyMap, Search};
 use crate::sys::alloc::zeroed_words;
-use changes::Changes;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
 use std::ops::Range;
