@@ -43,6 +43,36 @@ pub enum Error {
         /// Which limit it breaks.
         why: &'static str,
     },
+    /// A chunk to serialise or load that does not start and end at word boundaries.
+    Chunk {
+        /// First item asked for.
+        start: u64,
+        /// End of the range asked for (exclusive).
+        end: u64,
+        /// What start and end must be multiples of, in items.
+        align: u64,
+        /// Length of the map, in items.
+        len: u64,
+    },
+    /// A map with too large a granularity to be serialised: the alignment of chunks does not fit 64 bits.
+    NotSerializable {
+        /// log2 of the items per granule.
+        granularity: u32,
+    },
+    /// A serialised chunk that is not as long as its range demands.
+    ChunkSize {
+        /// Bytes that the range takes.
+        expected: u64,
+        /// Bytes given.
+        found: u64,
+    },
+    /// A serialised chunk with bits past the end of the map.
+    StrayBits {
+        /// The last word of the map.
+        word: u64,
+        /// The bits of it that must be clear and are not.
+        bits: u64,
+    },
     /// `max_len` was zero.
     ZeroLength,
     /// Two maps that cannot be combined.
@@ -130,6 +160,10 @@ impl Error {
             Error::OutOfRange { .. } => "out-of-range",
             Error::Unaligned { .. } => "unaligned",
             Error::Geometry { .. } => "geometry",
+            Error::Chunk { .. } => "unaligned",
+            Error::NotSerializable { .. } => "not-serializable",
+            Error::ChunkSize { .. } => "chunk-size",
+            Error::StrayBits { .. } => "stray-bits",
             Error::ZeroLength => "zero-length",
             Error::Mismatch { .. } => "mismatch",
             Error::OutOfMemory { .. } => "out-of-memory",
@@ -170,6 +204,24 @@ impl fmt::Display for Error {
             Error::Geometry { len, granularity, why } => {
                 write!(f, "no map can have length {len} with granularity 2^{granularity}: {why}")
             }
+            Error::Chunk { start, end, align, len } => write!(
+                f,
+                "chunk {start}..{end} does not consist of whole words; start and end must be multiples of {align}, \
+                 but the end may be {len}"
+            ),
+            Error::NotSerializable { granularity } => write!(
+                f,
+                "a map of granularity 2^{granularity} cannot be serialised in chunks, it must be less than 2^58; \
+                 merge it into one with a smaller granularity first"
+            ),
+            Error::ChunkSize { expected, found } => {
+                write!(f, "the chunk takes {expected} bytes, {found} were given; ask serialized_size")
+            }
+            Error::StrayBits { word, bits } => write!(
+                f,
+                "the chunk has bits {bits:#x} of word {word} set, which lie past the map's end; it comes from another \
+                 map or is damaged, and was not loaded"
+            ),
             Error::ZeroLength => write!(f, "a maximal length of 0 was given; it must be at least 1"),
             Error::Mismatch { what, ours, theirs } => {
                 write!(f, "the two maps differ in {what}: {ours} here, {theirs} there; it must be the same")

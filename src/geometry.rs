@@ -74,6 +74,16 @@ impl Geometry {
         1 << self.granularity
     }
 
+    /// The shape of a map of the same length with chunks of `1 << chunk` granules behind each bit.
+    pub(crate) fn coarser(&self, chunk: u32) -> Result<Geometry> {
+        Geometry::new(self.len, self.granularity.saturating_add(chunk))
+    }
+
+    /// This granularity with the length of `finer`, whose granularity is not larger, so that no limit is broken.
+    pub(crate) fn as_long_as(&self, finer: &Geometry) -> Geometry {
+        Geometry { len: finer.len, granularity: self.granularity.max(finer.granularity) }
+    }
+
     /// Bits of the bottom level: one per granule, the last of which may be partial.
     #[inline]
     pub fn bits(&self) -> u64 {
@@ -112,6 +122,33 @@ impl Geometry {
             n if n >= WORD_BITS => u64::MAX,
             n => (1 << n) - 1,
         }
+    }
+
+    /// Items per word: what the chunks of a serialised map start at multiples of, and are multiples of in length.
+    ///
+    /// # Errors
+    /// [`Error::NotSerializable`] for a granularity of 58 or more, where that does not fit.
+    pub fn serialization_align(&self) -> Result<u64> {
+        let fits = self.granularity < u64::BITS - WORD_BITS.trailing_zeros();
+        if fits {
+            Ok(WORD_BITS << self.granularity)
+        } else {
+            Err(Error::NotSerializable { granularity: self.granularity })
+        }
+    }
+
+    /// The words of a chunk. An empty one has none and needs no alignment.
+    pub(crate) fn chunk_words(&self, chunk: &Range<u64>) -> Result<Range<u64>> {
+        let align = self.serialization_align()?;
+        self.check(chunk)?;
+        let (start, end, len) = (chunk.start, chunk.end, self.len);
+        if start == end {
+            return Ok(0..0);
+        }
+        if !start.is_multiple_of(align) || !(end.is_multiple_of(align) || end == len) {
+            return Err(Error::Chunk { start, end, align, len });
+        }
+        Ok(start / align..end.div_ceil(align))
     }
 
     /// Checks that `range` lies inside `0..=len` and does not start after its end.

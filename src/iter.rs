@@ -172,20 +172,18 @@ pub struct WordsIter<'a, S: ?Sized = Bitmap> {
     map: &'a S,
     /// Bits not yet yielded.
     bits: Range<u64>,
+    /// What has been peeked at.
+    seen: Option<(u64, u64)>,
 }
 
 impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
     /// Over a checked range of bits.
     pub(crate) fn over(map: &'a S, bits: Range<u64>) -> Self {
-        WordsIter { map, bits }
+        WordsIter { map, bits, seen: None }
     }
-}
-
-impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
-    type Item = (u64, u64);
 
     #[inline]
-    fn next(&mut self) -> Option<(u64, u64)> {
+    fn search(&mut self) -> Option<(u64, u64)> {
         // More than once only if the range's part of its first word is clear and another part is not.
         while let Some((i, word)) = self.map.next_nonzero_word(words_touched(&self.bits)) {
             let word = word & mask_in(i, &self.bits);
@@ -198,9 +196,41 @@ impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
         None
     }
 
+    /// What [`next`](Iterator::next) is going to yield. It is remembered, so the next call of `next` yields this same
+    /// word, also when bits of it have been reset in between.
+    pub fn peek(&mut self) -> Option<(u64, u64)> {
+        if self.seen.is_none() {
+            self.seen = self.search();
+        }
+        self.seen
+    }
+
+    /// Moves forward to the granule of `item`: what lies before is not yielded any more, and a word around it is
+    /// yielded without it. Does nothing if the iterator is there or further already; an item past the
+    /// map's end exhausts it. Cost: O(1).
+    pub fn advance_to(&mut self, item: u64) {
+        let g = self.map.geometry();
+        self.skip_to(if item < g.len() { g.bit_of(item) } else { u64::MAX });
+    }
+
+    /// The same with a bit.
+    fn skip_to(&mut self, bit: u64) {
+        self.bits.start = self.bits.start.max(bit).min(self.bits.end);
+        self.seen = self.seen.map(|(i, word)| (i, word & mask_in(i, &(bit..u64::MAX)))).filter(|&(_, word)| word != 0);
+    }
+}
+
+impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
+    type Item = (u64, u64);
+
+    #[inline]
+    fn next(&mut self) -> Option<(u64, u64)> {
+        self.seen.take().or_else(|| self.search())
+    }
+
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let words = words_touched(&self.bits);
-        (0, upper_bound(words.end - words.start))
+        let (seen, words) = (self.seen.iter().len(), words_touched(&self.bits));
+        (seen, upper_bound(words.end - words.start + seen as u64))
     }
 }
 
@@ -228,7 +258,7 @@ impl<S: ?Sized> Clone for Areas<'_, S> {
 
 impl<S: ?Sized> Clone for WordsIter<'_, S> {
     fn clone(&self) -> Self {
-        WordsIter { map: self.map, bits: self.bits.clone() }
+        WordsIter { map: self.map, bits: self.bits.clone(), seen: self.seen }
     }
 }
 
@@ -249,6 +279,9 @@ impl<S: ?Sized> fmt::Debug for WordsIter<'_, S> {
         f.debug_struct("WordsIter").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
+
+mod rounded;
+pub(crate) use rounded::{Rounded, coarsened};
 
 #[cfg(test)]
 mod tests;

@@ -47,12 +47,6 @@ impl<W> Levels<W> {
     pub(crate) fn bottom(&self) -> &W {
         &self.level[BOTTOM]
     }
-
-    /// The bottom level, to be changed. The caller owes the summaries.
-    #[inline]
-    pub(crate) fn bottom_mut(&mut self) -> &mut W {
-        &mut self.level[BOTTOM]
-    }
 }
 
 impl<W: Words> Levels<W> {
@@ -217,8 +211,8 @@ impl<W: WordsMut> Levels<W> {
     }
 
     /// Rebuilds the upper levels from the bottom, where the bottom may have anything in it: `extents` are
-    /// ascending, disjoint ranges of bottom words. Words outside of them must be zero and without
-    /// summaries. One extent over all words rebuilds everything. Nobody else may be writing.
+    /// ascending, disjoint ranges of bottom words. Words outside of them must have the summaries that they
+    /// should, which for zero words is none. One extent over all words rebuilds everything. Nobody else may be writing.
     ///
     /// An upper word that is touched is computed anew from all of its up to 64 words below, so stale bits go, and
     /// what an extent shares with its neighbours comes out right. Cost: one read per word of the
@@ -300,6 +294,49 @@ impl Levels<Vec<u64>> {
             }
         }
         new
+    }
+
+    /// Replaces bottom word `i`; returns it as it was. Memory that stays zero is not touched.
+    #[inline]
+    pub(crate) fn put_word(&mut self, i: u64, new: u64) -> u64 {
+        let word = &mut self.level[BOTTOM][i as usize];
+        let old = *word;
+        if old != new {
+            *word = new;
+            match (old, new) {
+                (0, _) => self.risen(i),
+                (_, 0) => self.cleared(i),
+                _ => {}
+            }
+        }
+        old
+    }
+
+    /// Replaces bottom words, from word `first` on, by little-endian ones. Returns how many bits changed, and how many
+    /// of them are clear now. Cost: one step per word, and memory that stays zero is not touched at the bottom.
+    pub(crate) fn load(&mut self, first: u64, bytes: &[[u8; 8]]) -> (u64, u64) {
+        let (mut changed, mut gone) = (0, 0);
+        let words = first..first + bytes.len() as u64;
+        for (word, bytes) in self.level[BOTTOM][words.start as usize..].iter_mut().zip(bytes) {
+            let new = u64::from_le_bytes(*bytes);
+            if *word != new {
+                changed += u64::from((*word ^ new).count_ones());
+                gone += u64::from((*word & !new).count_ones());
+                *word = new;
+            }
+        }
+        if changed != 0 {
+            self.finish(std::iter::once(words));
+        }
+        (changed, gone)
+    }
+
+    /// Gives them a number of bits that needs no more words than there are. What is cut off must be clear.
+    pub(crate) fn cut(&mut self, words: [u64; LEVELS], bits: u64) {
+        for (level, n) in self.level.iter_mut().zip(words) {
+            level.truncate(n as usize);
+        }
+        self.bits = bits;
     }
 
     /// Bottom word `word` is no longer zero.

@@ -54,13 +54,15 @@ mod sys;
 mod trace;
 mod words;
 
-pub use bitmap::Bitmap;
+pub use bitmap::{Bitmap, Loading};
 pub use error::{Error, Result};
 pub use format::Durability;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
+pub use read::AnyMap;
 pub use store::{
-    DirtyMap, FileState, Finding, ImageStamp, Info, Options, Recovery, Report, Severity, Stats, Verdict, check, inspect,
+    DirtyMap, FileState, Finding, ImageStamp, Info, MapLoading, Options, Recovery, Report, Severity, Stats, Verdict,
+    check, inspect,
 };
 
 /// The README's program is compiled with the doc tests.

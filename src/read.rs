@@ -24,6 +24,11 @@ pub(crate) fn items_of_granules(g: &Geometry, count: u64, last: bool) -> u64 {
     whole - missing
 }
 
+/// Either kind of map: a [`Bitmap`](crate::Bitmap) or a [`DirtyMap`](crate::DirtyMap). What takes one only reads it.
+///
+/// Sealed: no other type can implement it.
+pub trait AnyMap: Search {}
+
 /// What a map must be able to do so that it can be read: a few searches over bits and words. Everything
 /// else is provided, in items.
 ///
@@ -41,6 +46,11 @@ pub trait Search {
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
+
+    /// Fails where the map cannot be read at all, and the searches above would have to guess.
+    fn check_readable(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether bit `bit` is set.
     #[inline]
@@ -175,6 +185,27 @@ pub trait Search {
         Ok(WordsIter::over(self, self.geometry().touched(&range)))
     }
 
+    /// Bytes that a chunk takes.
+    fn serialized_size(&self, range: Range<u64>) -> Result<u64> {
+        let words = self.geometry().chunk_words(&range)?;
+        Ok((words.end - words.start) * 8)
+    }
+
+    /// Writes the words of a chunk as little-endian bytes.
+    fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
+        self.check_readable()?;
+        let words = self.geometry().chunk_words(&range)?;
+        check_chunk_size(&words, buf.len())?;
+        let (out, _) = buf.as_chunks_mut();
+        out.fill([0; 8]);
+        let mut at = words.start;
+        while let Some((i, word)) = self.next_nonzero_word(at..words.end) {
+            out[(i - words.start) as usize] = word.to_le_bytes();
+            at = i + 1;
+        }
+        Ok(())
+    }
+
     /// SHA-256 over all bottom words as little-endian bytes.
     fn sha256(&self) -> [u8; 32] {
         let words = self.geometry().words();
@@ -195,6 +226,26 @@ pub trait Search {
         hash_zeros(&mut sha, words - at);
         sha.finalize().into()
     }
+}
+
+/// Checks that as many bytes were given as a chunk of these words takes.
+fn check_chunk_size(words: &Range<u64>, found: usize) -> Result<()> {
+    let (expected, found) = ((words.end - words.start) * 8, found as u64);
+    if expected == found { Ok(()) } else { Err(Error::ChunkSize { expected, found }) }
+}
+
+/// Checks a chunk that is to be loaded into a map of this geometry: its words, and the bytes of each.
+pub(crate) fn loadable<'a>(g: &Geometry, range: &Range<u64>, bytes: &'a [u8]) -> Result<(Range<u64>, &'a [[u8; 8]])> {
+    let words = g.chunk_words(range)?;
+    check_chunk_size(&words, bytes.len())?;
+    let (bytes, _) = bytes.as_chunks();
+    if let Some(last) = bytes.last() {
+        let (word, bits) = (words.end - 1, u64::from_le_bytes(*last) & !g.word_mask(words.end - 1));
+        if bits != 0 {
+            return Err(Error::StrayBits { word, bits });
+        }
+    }
+    Ok((words, bytes))
 }
 
 /// Feeds `words` zero words to a hash.

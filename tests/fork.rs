@@ -129,6 +129,13 @@ fn a_map_that_was_loaded_for_reading() {
     in_child(|| {
         unusable(map.get(0));
         unusable(map.areas(0..map.len()));
+        unusable(map.to_bitmap());
+        unusable(map.serialize_part(0..0, &mut []));
+        // Not merged as what it would answer elsewhere: all dirty.
+        let mut other = dirtymap::Bitmap::new(map.len(), 30).unwrap();
+        assert!(!other.can_merge(&map));
+        unusable(other.merge(&map));
+        assert!(other.is_empty());
         let _ = (map.count(), map.sha256());
     });
     let mut slot = Some(map);

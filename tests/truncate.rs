@@ -187,3 +187,25 @@ fn the_map_goes_on_working_after_a_change() {
     let map = DirtyMap::open(&path).unwrap();
     assert!(map.all(7 << 20..8 << 20).unwrap());
 }
+
+#[test]
+fn a_change_bitmap_follows() {
+    let (_dir, path) = scratch();
+    let mut map = options().create(&path, 1 << 20).unwrap();
+    map.attach_changes(1).unwrap();
+    map.set(0..512).unwrap();
+    map.set((1 << 20) - 512..1 << 20).unwrap();
+    map.truncate(1 << 21).unwrap();
+    let changed = |map: &DirtyMap| {
+        let changes = map.take_changes().unwrap().unwrap();
+        (changes.len(), changes.into_iter().collect::<Vec<_>>())
+    };
+    assert_eq!(changed(&map), (1 << 21, vec![0..1024, (1 << 20) - 1024..1 << 20]));
+    map.set((1 << 21) - 1..1 << 21).unwrap();
+    // Cut off with dirt, and back without it: that is a change.
+    map.truncate(1 << 20).unwrap();
+    map.truncate(1 << 21).unwrap();
+    let (len, areas) = changed(&map);
+    assert!(len == 1 << 21 && areas.last().unwrap().end == 1 << 21, "{areas:?}");
+    assert_eq!(changed(&map), (1 << 21, vec![]));
+}

@@ -97,9 +97,16 @@ fn what_was_peeked_at_is_yielded() {
     let map = Live::new(200, 0);
     [3, 4, 70].into_iter().for_each(|b| map.put(b, true));
     let (mut granules, mut areas) = (map.granules(all(&map)).unwrap(), map.areas(all(&map)).unwrap());
-    assert_eq!((granules.peek(), areas.peek()), (Some(3), Some(3..5)));
+    let mut words = map.words(all(&map)).unwrap();
+    assert_eq!((granules.peek(), areas.peek(), words.peek()), (Some(3), Some(3..5), Some((0, 0b11000))));
     map.put(3, false);
     map.put(4, false);
+    assert_eq!((words.peek(), words.clone().next()), (Some((0, 0b11000)), Some((0, 0b11000))));
+    // Moved into the word that was peeked at, it keeps the rest of it.
+    words.advance_to(4);
+    assert_eq!((words.peek(), words.next(), words.next()), (Some((0, 0b10000)), Some((0, 0b10000)), Some((1, 64))));
+    words.advance_to(0);
+    assert_eq!(words.next(), None);
     assert_eq!((granules.peek(), areas.peek()), (Some(3), Some(3..5)));
     assert_eq!((granules.clone().next(), areas.clone().next()), (Some(3), Some(3..5)));
     assert_eq!((granules.next(), areas.next()), (Some(3), Some(3..5)));

@@ -174,10 +174,10 @@ proptest! {
             let bit = if set.is_empty() || up { bit } else { set[which % set.len()] } % bits;
             let (word, mask) = place(bit);
             if up {
-                view.bottom_mut().or(word as usize, mask);
+                view.level[BOTTOM].or(word as usize, mask);
                 view.summarise(word);
             } else {
-                view.bottom_mut().and(word as usize, !mask);
+                view.level[BOTTOM].and(word as usize, !mask);
                 if view.bottom().load(word as usize) == 0 {
                     view.unsummarise(word);
                 }
@@ -191,7 +191,7 @@ proptest! {
 fn summarise_repairs_the_levels_above_a_bit_that_is_set() {
     // Killed after the bottom word and one summary.
     let mut levels = empty(1 << 20);
-    levels.bottom_mut()[1000] = 1;
+    levels.level[BOTTOM][1000] = 1;
     levels.level[BOTTOM - 1][1000 / 64] = 1 << (1000 % 64);
     assert!(levels.check(false).is_err());
     levels.summarise(1000);
@@ -203,10 +203,10 @@ fn unsummarise_stops_below_a_word_that_has_other_bits() {
     let mut levels = empty(1 << 20);
     levels.set_bit(0);
     levels.set_bit(1 << 19);
-    levels.bottom_mut()[0] = 0;
+    levels.level[BOTTOM][0] = 0;
     levels.unsummarise(0);
     levels.check(true).unwrap();
-    levels.bottom_mut()[1 << 13] = 0;
+    levels.level[BOTTOM][1 << 13] = 0;
     levels.unsummarise(1 << 13);
     levels.check(true).unwrap();
     assert_eq!(levels.level[0][0], 0);

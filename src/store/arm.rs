@@ -21,18 +21,37 @@ impl Core {
     #[inline]
     pub(crate) fn set_bits(&self, bits: Range<u64>) -> Result<()> {
         let durable = self.view.durable();
-        let end = bits.end.div_ceil(64);
-        for (w, mask) in words_of(bits) {
+        for (w, mask) in words_of(bits.clone()) {
             if durable[w as usize].load(SeqCst) & mask != mask {
-                self.set_word(w, mask, end)?;
+                return self.set_from(w, bits);
             }
         }
         Ok(())
     }
 
-    /// Sets the bits of one word. `end` is the word behind the last one that the caller will need.
+    /// The same, from word `first` on: those before are durable.
     #[cold]
-    fn set_word(&self, w: u64, mask: u64, end: u64) -> Result<()> {
+    fn set_from(&self, first: u64, bits: Range<u64>) -> Result<()> {
+        let durable = self.view.durable();
+        let end = bits.end.div_ceil(64);
+        let mut changed = 0;
+        let done = words_of(bits.start.max(first * 64)..bits.end).try_for_each(|(w, mask)| {
+            if durable[w as usize].load(SeqCst) & mask == mask {
+                return Ok(());
+            }
+            self.set_word(w, mask, end, &mut changed)
+        });
+        // Also after an error: what was set before it is set.
+        if changed != 0 {
+            self.changes.mark(bits);
+        }
+        done
+    }
+
+    /// Sets the bits of one word, and adds those that were clear to `changed`, which the caller has to
+    /// [mark](super::changes). `end` is the word behind the last one that the caller will need.
+    #[cold]
+    pub(super) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
         self.counters.slow_sets.fetch_add(1, Relaxed);
         let armed = self.view.armed();
         let mut levels = self.view.levels();
@@ -45,7 +64,7 @@ impl Core {
                 Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
                 at(Point::Touched);
             }
-            self.view.live()[w as usize].fetch_or(mask, SeqCst);
+            *changed |= mask & !self.view.live()[w as usize].fetch_or(mask, SeqCst);
             at(Point::Stored);
             levels.summarise(w);
             if !weak(Weak::Untouched) && !weak(Weak::TouchFirst) {

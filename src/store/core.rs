@@ -3,6 +3,7 @@
 //! Invariant kept here: whoever holds the [`Update`] guard is alone, among all threads and processes,
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
+use super::changes::SharedChanges;
 use super::headers::{self, Published};
 use super::view::{View, runtime};
 use super::volatile::Allocated;
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     /// A reset of everything was done, and recovery's dirt is forgotten with the next flush.
     pub(super) all_reset: AtomicBool,
     failed: AtomicBool,
+    /// Which chunks were changed, if somebody wants to know.
+    pub(super) changes: SharedChanges,
     /// The image as it was recorded when the map was opened.
     pub(super) image_before: Option<Stamp>,
 }
@@ -130,6 +133,7 @@ impl Core {
             waiting: Mutex::default(),
             all_reset: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            changes: SharedChanges::default(),
             image_before,
         })
     }

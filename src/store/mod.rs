@@ -5,13 +5,16 @@
 
 mod arm;
 mod attach;
+mod changes;
 mod check;
 mod close;
+mod combine;
 mod core;
 mod create;
 mod flush;
 mod headers;
 mod image;
+mod load;
 mod open;
 mod options;
 mod pages;
@@ -28,6 +31,7 @@ mod weak;
 
 pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};
 pub use image::ImageStamp;
+pub use load::MapLoading;
 pub use open::Recovery;
 pub use options::Options;
 
@@ -36,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::format::{Durability, Header};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
-use crate::read::Search;
+use crate::read::{AnyMap, Search};
 use crate::sys::FileDisk;
 use crate::words::Words;
 use std::fmt;
@@ -446,6 +450,8 @@ impl DirtyMap {
     }
 }
 
+impl AnyMap for DirtyMap {}
+
 impl Search for DirtyMap {
     const STABLE: bool = false;
 
@@ -466,6 +472,10 @@ impl Search for DirtyMap {
         let first = words.start;
         let all_dirty = || Some((first, self.geometry().word_mask(first))).filter(|w| first < words.end && w.1 != 0);
         self.search(|view| view.levels().next_nonzero_word(words.clone())).unwrap_or_else(all_dirty)
+    }
+
+    fn check_readable(&self) -> Result<()> {
+        self.readable().map(|_| ())
     }
 
     fn word(&self, i: u64) -> u64 {

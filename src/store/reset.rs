@@ -7,6 +7,7 @@ use super::core::{Core, Locked};
 use super::weak::{Weak, weak};
 use crate::error::Result;
 use crate::geometry::{PAGE_WORDS, mask_in};
+use crate::levels::words_touched;
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -18,10 +19,21 @@ const BATCH: usize = 4096;
 impl Core {
     /// Clears a range of bits. Cost: the nonzero words in it.
     pub(crate) fn reset_bits(&self, bits: Range<u64>) -> Result<()> {
-        let mut at = bits.start / 64;
-        let end = bits.end.div_ceil(64);
-        while at < end && bits.start < bits.end {
-            at = self.lock()?.reset_batch(at..end, &bits);
+        let mut changed = false;
+        let done = self.reset_words(words_touched(&bits), |w| !mask_in(w, &bits), &mut changed);
+        // Also after an error: what was reset before it is reset.
+        if changed {
+            self.changes.mark(bits);
+        }
+        done
+    }
+
+    /// Keeps of each word only the bits that `keep` names. The caller has to [mark](super::changes) them if `changed`.
+    /// Cost: the nonzero words.
+    pub(super) fn reset_words(&self, words: Range<u64>, keep: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
+        let mut at = words.start;
+        while at < words.end {
+            at = self.lock()?.reset_batch(at..words.end, &keep, changed);
         }
         Ok(())
     }
@@ -45,17 +57,21 @@ impl Core {
 }
 
 impl Locked<'_> {
-    /// Resets up to [`BATCH`] words; returns where to go on.
-    fn reset_batch(&self, words: Range<u64>, bits: &Range<u64>) -> u64 {
+    /// Looks at up to [`BATCH`] nonzero words and resets those that have more than they may keep; returns where to
+    /// go on.
+    fn reset_batch(&self, words: Range<u64>, keep: &impl Fn(u64) -> u64, changed: &mut bool) -> u64 {
         let core = self.core;
         let view = &core.view;
         let mut found = Vec::new();
         let mut at = words.start;
         let levels = view.levels();
-        while found.len() < BATCH {
+        for _ in 0..BATCH {
             match levels.next_nonzero_word(at..words.end) {
-                Some((w, _)) => {
-                    found.push(w);
+                Some((w, word)) => {
+                    // The durable level has nothing that the live one has not.
+                    if word & !keep(w) != 0 {
+                        found.push(w);
+                    }
                     at = w + 1;
                 }
                 None => {
@@ -67,14 +83,14 @@ impl Locked<'_> {
         let (Some(&first), Some(&last)) = (found.first(), found.last()) else { return at };
         self.widen_reset_window(first / PAGE_WORDS..last / PAGE_WORDS + 1);
         for &w in &found {
-            let keep = !mask_in(w, bits);
+            let keep = keep(w);
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
             // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
             Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
             if !weak(Weak::KeepDurable) {
                 Shared(view.durable()).and(w as usize, keep);
             }
-            Shared(view.live()).and(w as usize, keep);
+            *changed |= Shared(view.live()).and(w as usize, keep) & !keep != 0;
         }
         self.clear_summaries(&found);
         at

@@ -17,6 +17,7 @@ use super::weak::{self, Point, Weak};
 use super::{Options, close, create};
 use crate::format::{Header, State};
 use crate::geometry::{Geometry, PAGE_BITS};
+use crate::levels::words_touched;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -51,6 +52,10 @@ enum Op {
     Set(Range<u64>),
     Reset(Range<u64>),
     ResetAll,
+    /// Bits from all over the map, as a merge brings them.
+    Merge(Vec<u64>),
+    /// Words from this one on are replaced, as loading a chunk does.
+    Load(u64, Vec<u64>),
     Flush,
     Close,
     /// The process is killed between two writes, and the map opened again.
@@ -99,6 +104,27 @@ fn program(rng: &mut Rng, len: usize) -> Vec<Op> {
     ops
 }
 
+/// The same with merges for most sets and chunks that are loaded for most resets.
+fn combining(ops: Vec<Op>, rng: &mut Rng) -> Vec<Op> {
+    let geometry = geometry(BITS);
+    let mut change = |op| match op {
+        Op::Set(bits) if rng.below(3) > 0 => {
+            // What lies elsewhere is often near what others have set, and in order.
+            let mut all: Vec<u64> = bits.chain((0..rng.below(9)).map(|_| rng.below(BITS))).collect();
+            all.sort();
+            all.dedup();
+            Op::Merge(all)
+        }
+        Op::Reset(bits) if rng.below(3) > 0 => {
+            let words = words_touched(&bits);
+            let first = words.start;
+            Op::Load(first, words.map(|w| rng.next() & rng.next() & geometry.word_mask(w)).collect())
+        }
+        op => op,
+    };
+    ops.into_iter().map(&mut change).collect()
+}
+
 /// Sets of bits as the test keeps them, shared with those who act in between.
 #[derive(Clone)]
 struct Truth(Arc<Mutex<Bits>>);
@@ -132,8 +158,13 @@ impl Truth {
     }
 
     fn set(&self, bits: Range<u64>, core: &Core) -> bool {
+        self.set_by(bits.clone(), || core.set_bits(bits))
+    }
+
+    /// Bits that an operation sets.
+    fn set_by(&self, bits: impl Iterator<Item = u64> + Clone, set: impl FnOnce() -> crate::Result<()>) -> bool {
         self.with(|b| bits.clone().for_each(|i| b.may[i as usize] = true));
-        let ok = core.set_bits(bits.clone()).is_ok();
+        let ok = set().is_ok();
         self.with(|b| {
             b.failed |= !ok;
             for i in bits {
@@ -172,6 +203,27 @@ impl Truth {
                 Some(core)
             }
             Err(Failure::InDoubt(_)) => None,
+        }
+    }
+
+    /// Bits all over the map, ascending.
+    fn merge(&self, bits: &[u64], core: &Core) {
+        let bits: Vec<u64> = bits.iter().copied().filter(|&i| i < core.geometry().bits()).collect();
+        let words =
+            bits.chunk_by(|a, b| a / 64 == b / 64).map(|of| (of[0] / 64, of.iter().fold(0, |w, b| w | 1 << (b % 64))));
+        self.set_by(bits.iter().copied(), || core.or_words(words, |_, _| ()));
+    }
+
+    /// What a chunk has is owed all the time if it was owed before.
+    fn load(&self, first: u64, words: &[u64], core: &Core) {
+        let geometry = core.geometry();
+        let word = |w: u64| words[(w - first) as usize] & geometry.word_mask(w);
+        let all = first..(first + words.len() as u64).min(geometry.words()).max(first);
+        let (ones, zeros): (Vec<u64>, Vec<u64>) =
+            (all.start * 64..(all.end * 64).min(geometry.bits())).partition(|i| word(i / 64) >> (i % 64) & 1 != 0);
+        self.with(|b| zeros.iter().for_each(|&i| b.owed[i as usize] = false));
+        if self.set_by(ones.into_iter(), || core.load_words(all, word, &mut false)) {
+            self.with(|b| zeros.iter().for_each(|&i| b.unflushed[i as usize] = b.may[i as usize]));
         }
     }
 
@@ -294,6 +346,8 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
                 check_one_layout(disk, c)?;
             }
         }
+        Op::Merge(bits) => truth.merge(bits, &c),
+        Op::Load(first, words) => truth.load(*first, words, &c),
         Op::Flush => truth.flush(&c),
         Op::Close => {
             weak::visit(None);
@@ -486,10 +540,11 @@ struct Tally {
 }
 
 /// One seed: cut every write in many ways; kill and fail in every write, and cut a later one.
-fn one_seed(seed: u64, content: &Image, tally: &mut Tally) -> Verdict {
+fn one_seed(seed: u64, programs: Programs, content: &Image, tally: &mut Tally) -> Verdict {
     let mut rng = Rng(seed);
     let len = 4 + rng.below(10) as usize;
     let ops = program(&mut rng, len);
+    let ops = if programs == Programs::Combining { combining(ops, &mut rng) } else { ops };
     let meddle = (rng.below(2) == 0).then(|| rng.next());
     tally.programs += 1;
     let undisturbed = run(&ops, content.clone(), Vec::new(), meddle)?;
@@ -525,11 +580,18 @@ fn one_seed(seed: u64, content: &Image, tally: &mut Tally) -> Verdict {
     Ok(())
 }
 
-fn seeds(from: u64, count: u64) -> Result<Tally, (u64, String)> {
+/// Which programs to run.
+#[derive(Clone, Copy, PartialEq)]
+enum Programs {
+    Plain,
+    Combining,
+}
+
+fn seeds(from: u64, count: u64, programs: Programs) -> Result<Tally, (u64, String)> {
     let content = fresh();
     let mut tally = Tally::default();
     for seed in from..from + count {
-        let found = one_seed(seed, &content, &mut tally);
+        let found = one_seed(seed, programs, &content, &mut tally);
         weak::visit(None);
         found.map_err(|e| (seed, e))?;
     }
@@ -544,7 +606,17 @@ fn asked(name: &str, default: u64) -> u64 {
 #[test]
 fn no_crash_at_any_durable_write_loses_an_owed_bit() {
     let from = asked("DIRTYMAP_SIM_FROM", 1);
-    match seeds(from, asked("DIRTYMAP_SIM_SEEDS", 6)) {
+    no_crash(from, asked("DIRTYMAP_SIM_SEEDS", 6), Programs::Plain);
+}
+
+/// Merges and loads go through the steps of sets and resets in their own way.
+#[test]
+fn no_crash_in_a_merge_or_a_load_loses_an_owed_bit() {
+    no_crash(asked("DIRTYMAP_SIM_FROM", 1), asked("DIRTYMAP_SIM_SEEDS", 2), Programs::Combining);
+}
+
+fn no_crash(from: u64, count: u64, programs: Programs) {
+    match seeds(from, count, programs) {
         Ok(tally) => println!("{tally:?} from seed {from}"),
         Err((seed, why)) => panic!("DIRTYMAP_SIM_FROM={seed} DIRTYMAP_SIM_SEEDS=1: {why}"),
     }
@@ -659,7 +731,7 @@ fn every_weakened_protocol_loses_a_bit_or_lies() {
         if !format!("{step:?}").contains(&only) {
             continue;
         }
-        match weak::with(Some(step), || if from == 0 { scenarios() } else { seeds(from, count) }) {
+        match weak::with(Some(step), || if from == 0 { scenarios() } else { seeds(from, count, Programs::Plain) }) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
             Ok(tally) => {
                 println!("{step:?}: survived {tally:?}");

@@ -58,12 +58,23 @@ impl Core {
             header.runs = all_words(&geometry);
         }
         let core = self.build(&header).inspect_err(|_| self.free(&header.layout))?;
+        let grows = geometry.bits() > self.geometry().bits();
+        if grows {
+            // What can fail for want of memory comes before the commits.
+            self.changes.truncate(self.geometry(), &geometry, false).inspect_err(|_| self.free(&header.layout))?;
+        }
         if weak(Weak::TruncateEarlyFree) {
             self.free(&self.layout);
         }
         for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
             lock.commit(&mut header).map_err(Failure::InDoubt)?;
         }
+        if !grows {
+            let cut = geometry.bits()..self.geometry().bits();
+            let cleared = self.view.levels().next_set(cut).is_some();
+            self.changes.truncate(self.geometry(), &geometry, cleared).map_err(Failure::InDoubt)?;
+        }
+        self.changes.move_to(&core.changes);
         for field in [runtime::PUBLISHED, runtime::ATTEMPTED] {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }

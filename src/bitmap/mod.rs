@@ -4,11 +4,20 @@
 //! the last granule is zero on every level. No operation panics on any input; one that returns an error has
 //! changed nothing.
 
+mod changes;
+mod combine;
+mod load;
+mod resize;
+
+pub(crate) use changes::Changes;
+pub(crate) use combine::check_len;
+pub use load::Loading;
+
 use crate::error::{Error, Result};
-use crate::geometry::{BOTTOM, Geometry, LEVELS};
+use crate::geometry::{Geometry, LEVELS};
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::levels::Levels;
-use crate::read::Search;
+use crate::read::{AnyMap, Search};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
@@ -54,6 +63,8 @@ pub struct Bitmap {
     levels: Levels<Vec<u64>>,
     /// Bits set.
     count: u64,
+    /// Which chunks of it have changed, if somebody wants to know.
+    changes: Option<Box<Changes>>,
 }
 
 /// Zeroed levels of so many words each.
@@ -80,39 +91,11 @@ impl Bitmap {
     pub fn new(len: u64, granularity: u32) -> Result<Bitmap> {
         let geometry = Geometry::new(len, granularity)?;
         let levels = Levels::new(zeroed_levels(geometry.level_words())?, geometry.bits());
-        Ok(Bitmap { geometry, levels, count: 0 })
+        Ok(Bitmap { geometry, levels, count: 0, changes: None })
     }
 
-    /// A map from a bottom level, which must have `geometry.words()` words: builds the summaries and counts.
-    ///
-    /// Bits past the end are dropped; whoever must report them looks first. Cost: one read per word.
-    #[allow(dead_code, reason = "for the store and the loading phase")]
-    pub(crate) fn from_words(geometry: Geometry, bottom: Vec<u64>) -> Result<Bitmap> {
-        if bottom.len() as u64 != geometry.words() {
-            let (ours, theirs) = (geometry.words(), bottom.len() as u64);
-            return Err(Error::Mismatch { what: "words", ours, theirs });
-        }
-        let mut words = geometry.level_words();
-        words[BOTTOM] = 0;
-        let mut levels = Levels::new(zeroed_levels(words)?, geometry.bits());
-        *levels.bottom_mut() = bottom;
-        let mut map = Bitmap { geometry, levels, count: 0 };
-        map.finish(std::iter::once(0..geometry.words()));
-        Ok(map)
-    }
-
-    /// Ends a phase of writing to the bottom directly: trims the tail, rebuilds the summaries and the
-    /// count. `extents` as for [`Levels::finish`].
-    #[allow(dead_code, reason = "for the store and the loading phase")]
-    pub(crate) fn finish(&mut self, extents: impl IntoIterator<Item = Range<u64>>) {
-        let last = self.geometry.words() - 1;
-        self.levels.bottom_mut()[last as usize] &= self.geometry.word_mask(last);
-        self.levels.finish(extents);
-        self.count = self.count_bits(0..self.geometry.bits());
-    }
-
-    /// A copy, whose memory may be refused. Cost: O(levels) per nonzero word; pages without
-    /// dirt stay untouched.
+    /// A copy, whose memory may be refused; without the [change bitmap](Self::attach_changes), if there is one. Cost:
+    /// O(levels) per nonzero word; pages without dirt stay untouched.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -148,8 +131,8 @@ impl Bitmap {
         self.levels.bottom()
     }
 
-    /// Checks the summaries, the count and the tail against the bits; says what is wrong. Finds nothing unless there is
-    /// a bug in this crate; for its tests. Cost: every word of every level.
+    /// Checks the summaries, the count and the tail against the bits; says what is wrong. Finds nothing unless
+    /// there is a bug in this crate; for its tests. Cost: every word of every level.
     #[doc(hidden)]
     pub fn check_invariants(&self) -> std::result::Result<(), String> {
         self.levels.check(true)?;
@@ -239,44 +222,16 @@ impl Bitmap {
         self.reset_bits(0..self.geometry.bits())
     }
 
-    /// Whether `other` can be merged into this map: both have the same length and granularity.
-    pub fn can_merge(&self, other: &Bitmap) -> bool {
-        self.mergeable(other).is_ok()
-    }
-
-    /// Marks everything as dirty that is dirty in `other`; returns how many granules were clean here.
-    /// Cost: O(levels) per nonzero word of `other`.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] when length or granularity differ; nothing has changed then.
-    pub fn merge(&mut self, other: &Bitmap) -> Result<u64> {
-        self.mergeable(other)?;
-        let mut changed = 0;
-        for (i, word) in WordsIter::over(other, 0..other.geometry.bits()) {
-            changed += u64::from(self.levels.or_word(i, word).count_ones());
-        }
-        self.count += changed;
-        Ok(changed)
-    }
-
-    fn mergeable(&self, other: &Bitmap) -> Result<()> {
-        let (ours, theirs) = (self.geometry, other.geometry);
-        if ours.len() != theirs.len() {
-            return Err(Error::Mismatch { what: "len", ours: ours.len(), theirs: theirs.len() });
-        }
-        if ours.granularity() != theirs.granularity() {
-            let (ours, theirs) = (ours.granularity().into(), theirs.granularity().into());
-            return Err(Error::Mismatch { what: "granularity", ours, theirs });
-        }
-        Ok(())
-    }
-
     #[inline]
-    fn set_bits(&mut self, bits: Range<u64>) -> u64 {
+    pub(crate) fn set_bits(&mut self, bits: Range<u64>) -> u64 {
         // A single granule is the common case, and does without counting bits.
-        let changed =
-            if bits.end - bits.start == 1 { u64::from(self.levels.set_bit(bits.start)) } else { self.levels.set(bits) };
+        let changed = if bits.end - bits.start == 1 {
+            u64::from(self.levels.set_bit(bits.start))
+        } else {
+            self.levels.set(bits.clone())
+        };
         self.count += changed;
+        self.changed(changed, bits);
         changed
     }
 
@@ -285,10 +240,30 @@ impl Bitmap {
         let changed = if bits.end - bits.start == 1 {
             u64::from(self.levels.reset_bit(bits.start))
         } else {
-            self.levels.reset(bits)
+            self.levels.reset(bits.clone())
         };
         self.count -= changed;
+        self.changed(changed, bits);
         changed
+    }
+
+    /// Sets the bits of `mask` in bottom word `i`; returns how many were clear.
+    #[inline]
+    fn or_word(&mut self, i: u64, mask: u64) -> u64 {
+        let new = self.levels.or_word(i, mask);
+        self.changed_in(i, new);
+        let changed = u64::from(new.count_ones());
+        self.count += changed;
+        changed
+    }
+
+    /// Replaces bottom word `i`; returns how many bits changed.
+    #[inline]
+    fn put_word(&mut self, i: u64, new: u64) -> u64 {
+        let old = self.levels.put_word(i, new);
+        self.changed_in(i, old ^ new);
+        self.count = self.count + u64::from(new.count_ones()) - u64::from(old.count_ones());
+        u64::from((old ^ new).count_ones())
     }
 }
 
@@ -350,8 +325,8 @@ impl Bitmap {
         Search::all(self, range)
     }
 
-    /// The first dirty item of the range: its start, if that lies in a dirty granule, else the first item of a granule.
-    /// Cost: O(levels).
+    /// The first dirty item of the range: its start, if that lies in a dirty granule, else the first item of a
+    /// granule. Cost: O(levels).
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
@@ -368,8 +343,8 @@ impl Bitmap {
         Search::next_clean(self, range)
     }
 
-    /// The first dirty area of the range: a maximal run of dirty items, cut at `max_len` items and at the range's ends.
-    /// Cost: O(levels) to find it, and one step per 64 granules of it.
+    /// The first dirty area of the range: a maximal run of dirty items, cut at `max_len` items and at the range's
+    /// ends. Cost: O(levels) to find it, and one step per 64 granules of it.
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::ZeroLength`] if `max_len` is 0.
@@ -377,8 +352,8 @@ impl Bitmap {
         Search::next_area(self, range, max_len)
     }
 
-    /// Whether the range starts dirty, and how many of its items have the same state from there on; `None` for an empty
-    /// range. Cost: O(levels) if clean, one step per 64 granules if dirty.
+    /// Whether the range starts dirty, and how many of its items have the same state from there on; `None` for an
+    /// empty range. Cost: O(levels) if clean, one step per 64 granules if dirty.
     ///
     /// ```
     /// # use dirtymap::Bitmap;
@@ -487,7 +462,9 @@ impl<'a> IntoIterator for &'a Bitmap {
     }
 }
 
-/// Equal: the same length, granularity and bits.
+impl AnyMap for Bitmap {}
+
+/// Equal: the same length, granularity and bits. Change bitmaps are not compared.
 impl PartialEq for Bitmap {
     fn eq(&self, other: &Bitmap) -> bool {
         let all = 0..self.geometry.bits();
@@ -500,7 +477,8 @@ impl PartialEq for Bitmap {
 impl Eq for Bitmap {}
 
 impl Clone for Bitmap {
-    /// Aborts like any other allocation when memory is refused; see [`try_clone`](Bitmap::try_clone).
+    /// The copy has no change bitmap. Aborts like any other allocation when memory is refused; see
+    /// [`try_clone`](Bitmap::try_clone).
     fn clone(&self) -> Bitmap {
         self.try_clone().unwrap_or_else(|_| {
             handle_alloc_error(Layout::array::<u64>(self.bottom_words().len()).unwrap_or(Layout::new::<u64>()))
@@ -516,38 +494,5 @@ impl fmt::Debug for Bitmap {
             .field("granularity", &self.granularity())
             .field("count", &self.count)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn from_words_trims_counts_and_summarises() {
-        for (bits, words) in [(0, 1), (1, 1), (64, 1), (65, 2), (64 * 64 * 3 + 1, 193)] {
-            let geometry = Geometry::new(bits, 0).unwrap();
-            let map = Bitmap::from_words(geometry, vec![u64::MAX; words]).unwrap();
-            map.check_invariants().unwrap();
-            assert!(map.is_full() && map.count() == bits);
-            let mut filled = Bitmap::new(bits, 0).unwrap();
-            filled.set_all();
-            assert_eq!(map, filled);
-            for wrong in [words - 1, words + 1] {
-                let refused = Bitmap::from_words(geometry, vec![0; wrong]);
-                assert!(matches!(refused, Err(Error::Mismatch { what: "words", .. })));
-            }
-        }
-    }
-
-    #[test]
-    fn finish_after_writing_to_the_bottom() {
-        let mut map = Bitmap::new(1 << 20, 0).unwrap();
-        map.levels.bottom_mut()[100..200].fill(5);
-        map.levels.bottom_mut()[9000] = 1 << 63;
-        map.finish([100..150, 150..200, 9000..9001]);
-        map.check_invariants().unwrap();
-        assert_eq!(map.count(), 201);
-        assert_eq!(map.next_dirty(20_000..1 << 20).unwrap(), Some(9000 * 64 + 63));
     }
 }

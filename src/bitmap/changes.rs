@@ -1,0 +1,158 @@
+//! The change bitmap: which chunks of a map changed since somebody last asked.
+//!
+//! Invariant kept here: a chunk is marked if a bit of it changed since the marks were last taken; and if it was cut
+//! off since, it is marked when it comes back.
+
+use super::Bitmap;
+use crate::error::Result;
+use crate::geometry::Geometry;
+use crate::iter::coarsened;
+use crate::read::Search;
+use std::ops::Range;
+
+/// The marks: a map of the same length with `1 << shift` bits of the other behind each of its bits.
+pub(crate) struct Changes {
+    marks: Bitmap,
+    shift: u32,
+    /// If it is past the other map's end: bits up to here were cut off, and some of them had changed. Whoever takes
+    /// marks may know them as they were, so if they come back they have changed.
+    cut: u64,
+}
+
+impl Changes {
+    /// No marks yet, for a map of this shape; chunks of `1 << shift` bits.
+    pub(crate) fn new(map: &Geometry, shift: u32) -> Result<Changes> {
+        let of = map.coarser(shift)?;
+        Ok(Changes { marks: Bitmap::new(of.len(), of.granularity())?, shift, cut: 0 })
+    }
+
+    /// The same marks in chunks of another size, rounded outward.
+    pub(crate) fn rechunked(&self, map: &Geometry, shift: u32) -> Result<Changes> {
+        let mut new = Changes::new(map, shift)?;
+        new.marks.merge(&self.marks)?;
+        new.cut = self.cut;
+        Ok(new)
+    }
+
+    /// Bits of the map in this range have changed. Those past the end are left out.
+    pub(crate) fn mark(&mut self, bits: Range<u64>) {
+        let end = self.marks.geometry.bits();
+        if bits.start < bits.end {
+            let chunks = (bits.start >> self.shift).min(end)..(((bits.end - 1) >> self.shift) + 1).min(end);
+            self.marks.set_bits(chunks);
+        }
+    }
+
+    /// The bits of `mask` have changed in bottom word `i`.
+    pub(crate) fn mark_word(&mut self, i: u64, mask: u64) {
+        let (chunk, mask) = coarsened(i, mask, self.shift);
+        if chunk < self.marks.geometry.words() {
+            self.marks.or_word(chunk, mask & self.marks.geometry.word_mask(chunk));
+        }
+    }
+
+    /// Hands out the marks and begins anew.
+    pub(crate) fn take(&mut self) -> Result<Bitmap> {
+        let none = Bitmap::new(self.marks.len(), self.marks.granularity())?;
+        self.cut = 0;
+        Ok(std::mem::replace(&mut self.marks, none))
+    }
+
+    /// The map changes its length, and its granularity stays. `cleared` tells whether bits were cut off that were
+    /// set. Only growing can fail, and has changed nothing then.
+    pub(crate) fn follow(&mut self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
+        if to.bits() > from.bits() {
+            self.marks = self.marks.grown(&self.marks.geometry.as_long_as(to))?;
+            self.mark(from.bits()..self.cut.min(to.bits()));
+        } else {
+            self.cut_off(to.bits()..from.bits(), cleared);
+            self.marks.cut(self.marks.geometry.as_long_as(to));
+        }
+        Ok(())
+    }
+
+    /// What is marked there, or was set, will have changed if it comes back.
+    fn cut_off(&mut self, bits: Range<u64>, cleared: bool) {
+        if cleared {
+            self.mark(bits.clone());
+        }
+        let chunks = bits.start >> self.shift..self.marks.geometry.bits();
+        if !bits.is_empty() && (self.cut > bits.end || self.marks.next_set(chunks).is_some()) {
+            self.cut = self.cut.max(bits.end);
+        }
+    }
+}
+
+/// The change bitmap: which parts of a large map to look at again.
+///
+/// Once attached, it marks the chunks of the range of every operation that changed at least one bit, by whatever
+/// method. What takes another map ([`merge`](Self::merge) and the like) marks only the chunks in which bits
+/// changed. After [`truncate`](Self::truncate) it has the map's new length; what was cut off with changes is marked
+/// if it comes back.
+///
+/// It is no part of the map's value: copies do not have it, and comparing does not look at it.
+///
+/// ```
+/// # use dirtymap::Bitmap;
+/// let mut map = Bitmap::new(1 << 30, 12)?;
+/// map.attach_changes(10)?; // chunks of 1024 granules: 4 MiB
+/// map.set(5 << 20..6 << 20)?;
+/// map.set(5 << 20..9 << 20)?;
+/// let changed = map.take_changes()?.unwrap();
+/// assert_eq!(changed.granularity(), 22);
+/// assert!(changed.into_iter().eq([4 << 20..12 << 20]));
+/// assert_eq!(map.set(5 << 20..9 << 20)?, 0);
+/// assert!(map.take_changes()?.unwrap().is_empty());
+/// # Ok::<(), dirtymap::Error>(())
+/// ```
+impl Bitmap {
+    /// Attaches a change bitmap with one bit for each chunk of `1 << chunk` granules. If there is one already, its
+    /// marks stay, rounded outward to the new chunks. Costs the memory of a map of this length with granularity
+    /// `granularity + chunk`.
+    ///
+    /// # Errors
+    /// [`Error::Geometry`](crate::Error::Geometry) when that granularity is over 63,
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); nothing has changed then.
+    pub fn attach_changes(&mut self, chunk: u32) -> Result<()> {
+        let new = match &self.changes {
+            Some(old) => old.rechunked(&self.geometry, chunk)?,
+            None => Changes::new(&self.geometry, chunk)?,
+        };
+        self.changes = Some(Box::new(new));
+        Ok(())
+    }
+
+    /// What changed since this was last asked, or since the change bitmap was attached: a map of the same length
+    /// with one granule for each chunk. All marks are clear then. `None` if no change bitmap is attached.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); then the marks stay.
+    pub fn take_changes(&mut self) -> Result<Option<Bitmap>> {
+        self.changes.as_mut().map(|changes| changes.take()).transpose()
+    }
+
+    /// Drops the change bitmap, if there is one.
+    pub fn detach_changes(&mut self) {
+        self.changes = None;
+    }
+
+    /// `n` bits of the range have changed.
+    #[inline]
+    pub(super) fn changed(&mut self, n: u64, bits: Range<u64>) {
+        if n > 0
+            && let Some(changes) = &mut self.changes
+        {
+            changes.mark(bits);
+        }
+    }
+
+    /// The bits of `mask` have changed in bottom word `i`.
+    #[inline]
+    pub(super) fn changed_in(&mut self, i: u64, mask: u64) {
+        if mask != 0
+            && let Some(changes) = &mut self.changes
+        {
+            changes.mark_word(i, mask);
+        }
+    }
+}

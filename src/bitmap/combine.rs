@@ -1,0 +1,140 @@
+//! Two maps of the same length: merge, union, difference, intersection.
+//!
+//! Invariant kept here: everything that could be wrong with the maps is looked at before the first bit changes.
+
+use super::Bitmap;
+use crate::error::{Error, Result};
+use crate::geometry::Geometry;
+use crate::iter::Rounded;
+use crate::read::{AnyMap, Search};
+
+/// Whether two maps may be combined: their lengths are the same, and `other` can be read.
+pub(crate) fn check_len(ours: &Geometry, other: &impl Search) -> Result<()> {
+    other.check_readable()?;
+    let (ours, theirs) = (ours.len(), other.geometry().len());
+    if ours == theirs { Ok(()) } else { Err(Error::Mismatch { what: "len", ours, theirs }) }
+}
+
+/// Combining it with others, of the same length: a [`Bitmap`] or a [`DirtyMap`](crate::DirtyMap) each.
+///
+/// A map cannot be combined with itself, because it would have to be borrowed twice; merging or intersecting it
+/// with itself would change nothing anyway, and for the rest there is [`reset_all`](Self::reset_all).
+impl Bitmap {
+    /// Whether `other` can be merged into this map: both have the same length. (And `other` can be read, which a
+    /// [`DirtyMap`](crate::DirtyMap) in a forked child cannot.)
+    pub fn can_merge(&self, other: &impl AnyMap) -> bool {
+        check_len(&self.geometry, other).is_ok()
+    }
+
+    /// Marks everything as dirty that is dirty in `other`; returns how many granules were clean here.
+    ///
+    /// Granularities may differ: every granule that a dirty area of `other` touches becomes dirty.
+    /// Cost: O(levels) per nonzero word of `other` and per word that changes here.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let (mut coarse, mut fine) = (Bitmap::new(1000, 6)?, Bitmap::new(1000, 2)?);
+    /// fine.set(70..71)?;
+    /// coarse.merge(&fine)?;
+    /// assert!(coarse.into_iter().eq([64..128]));
+    /// assert_eq!(fine.merge(&coarse)?, 15);
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the lengths differ; nothing has changed then.
+    pub fn merge(&mut self, other: &impl AnyMap) -> Result<u64> {
+        check_len(&self.geometry, other)?;
+        Ok(Rounded::new(other, self.geometry).map(|(i, bits)| self.or_word(i, bits)).sum())
+    }
+
+    /// Makes this map exactly the union of two others, whatever it held; returns how many of its granules changed.
+    /// All three may have different granularities; what the others have is rounded outward. Cost: as
+    /// [`merge`](Self::merge) of both, and O(levels) per nonzero word of this map.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the lengths differ; nothing has changed then.
+    pub fn set_to_union(&mut self, a: &impl AnyMap, b: &impl AnyMap) -> Result<u64> {
+        check_len(&self.geometry, a)?;
+        check_len(&self.geometry, b)?;
+        let to = self.geometry;
+        let (mut a, mut b) = (Rounded::new(a, to).peekable(), Rounded::new(b, to).peekable());
+        let (mut at, mut changed) = (0, 0);
+        loop {
+            // The next word that is not zero in one of the three.
+            let own = self.next_nonzero_word(at..to.words()).map(|(i, _)| i);
+            let words = [own, a.peek().map(|w| w.0), b.peek().map(|w| w.0)];
+            let Some(i) = words.into_iter().flatten().min() else { return Ok(changed) };
+            let mut union = 0;
+            while let Some((_, bits)) = a.next_if(|w| w.0 == i).or_else(|| b.next_if(|w| w.0 == i)) {
+                union |= bits;
+            }
+            changed += self.put_word(i, union);
+            at = i + 1;
+        }
+    }
+
+    /// A new map: dirty here and clean in `other`. Cost: as [`subtract`](Self::subtract), and the new map.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
+    pub fn difference(&self, other: &impl AnyMap) -> Result<Bitmap> {
+        self.check_shape(other)?;
+        self.filtered(|i, word| word & !other.word(i))
+    }
+
+    /// A new map: dirty here and in `other`. Cost: as [`intersect`](Self::intersect), and the new map.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
+    pub fn intersection(&self, other: &impl AnyMap) -> Result<Bitmap> {
+        self.check_shape(other)?;
+        self.filtered(|i, word| word & other.word(i))
+    }
+
+    /// Marks everything as clean that is dirty in `other`; returns how many granules were dirty here. Cost:
+    /// O(levels) per nonzero word of this map.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
+    pub fn subtract(&mut self, other: &impl AnyMap) -> Result<u64> {
+        self.check_shape(other)?;
+        Ok(self.filter(|i, word| word & !other.word(i)))
+    }
+
+    /// Marks everything as clean that is clean in `other`; returns how many granules were dirty here. Cost:
+    /// O(levels) per nonzero word of this map.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
+    pub fn intersect(&mut self, other: &impl AnyMap) -> Result<u64> {
+        self.check_shape(other)?;
+        Ok(self.filter(|i, word| word & other.word(i)))
+    }
+
+    /// Same length and same granularity.
+    fn check_shape(&self, other: &impl Search) -> Result<()> {
+        check_len(&self.geometry, other)?;
+        let (ours, theirs) = (self.granularity().into(), other.geometry().granularity().into());
+        if ours == theirs { Ok(()) } else { Err(Error::Mismatch { what: "granularity", ours, theirs }) }
+    }
+
+    /// Replaces each nonzero word by what `keep` makes of it.
+    fn filter(&mut self, keep: impl Fn(u64, u64) -> u64) -> u64 {
+        let (mut at, mut changed) = (0, 0);
+        while let Some((i, word)) = self.levels.next_nonzero_word(at..self.geometry.words()) {
+            changed += self.put_word(i, keep(i, word));
+            at = i + 1;
+        }
+        changed
+    }
+
+    /// A copy with each nonzero word replaced by what `keep` makes of it.
+    fn filtered(&self, keep: impl Fn(u64, u64) -> u64) -> Result<Bitmap> {
+        let mut copy = Bitmap::new(self.len(), self.granularity())?;
+        for (i, word) in self.words(0..self.len())? {
+            copy.or_word(i, keep(i, word));
+        }
+        Ok(copy)
+    }
+}

@@ -1,0 +1,136 @@
+//! The change bitmap of a map that threads share.
+//!
+//! Invariant kept here: a change is marked after it was made and before the call that made it returns. Whoever
+//! takes the marks and looks at the map then sees the change, or finds it among the marks the next time.
+
+use super::DirtyMap;
+use super::core::Core;
+use crate::bitmap::{Bitmap, Changes};
+use crate::error::Result;
+use crate::geometry::Geometry;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The marks, if somebody wants them.
+#[derive(Default)]
+pub(crate) struct SharedChanges {
+    /// Whether there are marks, for those who change something: they need not take the lock to see that nobody asked.
+    attached: AtomicBool,
+    marks: Mutex<Option<Changes>>,
+}
+
+impl SharedChanges {
+    fn lock(&self) -> MutexGuard<'_, Option<Changes>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever attaches marks and then reads the map either sees a change, or is seen by the one who made it: he
+    /// changed the bits first and looks here then. That takes sequential consistency, which costs a load no more.
+    #[inline]
+    fn mark_by(&self, mark: impl FnOnce(&mut Changes)) {
+        if self.attached.load(SeqCst)
+            && let Some(changes) = &mut *self.lock()
+        {
+            mark(changes);
+        }
+    }
+
+    /// Bits of the range have changed.
+    #[inline]
+    pub(super) fn mark(&self, bits: Range<u64>) {
+        self.mark_by(|changes| changes.mark(bits));
+    }
+
+    /// The bits of `mask` have changed in bottom word `i`.
+    #[inline]
+    pub(super) fn mark_word(&self, i: u64, mask: u64) {
+        self.mark_by(|changes| changes.mark_word(i, mask));
+    }
+
+    fn attach(&self, map: &Geometry, chunk: u32) -> Result<()> {
+        let mut marks = self.lock();
+        let new = match &*marks {
+            Some(old) => old.rechunked(map, chunk)?,
+            None => Changes::new(map, chunk)?,
+        };
+        *marks = Some(new);
+        self.attached.store(true, SeqCst);
+        Ok(())
+    }
+
+    fn detach(&self) {
+        let mut marks = self.lock();
+        self.attached.store(false, SeqCst);
+        *marks = None;
+    }
+
+    fn take(&self) -> Result<Option<Bitmap>> {
+        self.lock().as_mut().map(Changes::take).transpose()
+    }
+
+    /// Hands over to the core that takes the place of this one's. Nobody else uses either.
+    pub(super) fn move_to(&self, new: &SharedChanges) {
+        *new.lock() = self.lock().take();
+        new.attached.store(self.attached.swap(false, SeqCst), SeqCst);
+    }
+
+    /// The map changes its length, and nobody else uses it. `cleared` tells whether bits were cut off that were set.
+    ///
+    /// Only growing can fail, for want of memory, and has changed nothing then: so call this before a map grows,
+    /// and after it has shrunk.
+    pub(super) fn truncate(&self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
+        if let Some(changes) = &mut *self.lock() {
+            changes.follow(from, to, cleared)?;
+        }
+        Ok(())
+    }
+}
+
+/// The change bitmap: which parts of a large map to look at again. As that of a [`Bitmap`], and in memory only: it
+/// holds what this process changed through this map since it was attached, and is gone with the map. What recovery
+/// added when the map was opened is no change.
+impl DirtyMap {
+    fn changes(&self) -> Result<(&Core, &SharedChanges)> {
+        let core = self.core()?;
+        Ok((core, &core.changes))
+    }
+
+    /// Attaches a change bitmap with one bit for each chunk of `1 << chunk` granules; if there is one already, its
+    /// marks stay, rounded outward to the new chunks. From then on a call that changes a bit takes a short lock
+    /// more; setting what is set already does not. Costs the memory of a [`Bitmap`] of this length with granularity
+    /// `granularity + chunk`.
+    ///
+    /// What other threads are changing meanwhile is marked, or is there already for whoever reads the map after this
+    /// has returned.
+    ///
+    /// # Errors
+    /// [`Error::Geometry`](crate::Error::Geometry) when that granularity is over 63,
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::ReadOnly`](crate::Error::ReadOnly).
+    pub fn attach_changes(&self, chunk: u32) -> Result<()> {
+        let (core, changes) = self.changes()?;
+        changes.attach(core.geometry(), chunk)
+    }
+
+    /// What changed since this was last asked, or since the change bitmap was attached: a map of the same length
+    /// with one granule for each chunk. All marks are clear then. `None` if no change bitmap is attached.
+    ///
+    /// Every call that has returned is in this answer or in an earlier one. One that is still running is in this or
+    /// a later one, and its bits may be changed already.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), and the marks stay.
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly).
+    pub fn take_changes(&self) -> Result<Option<Bitmap>> {
+        self.changes()?.1.take()
+    }
+
+    /// Drops the change bitmap, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly).
+    pub fn detach_changes(&self) -> Result<()> {
+        self.changes()?.1.detach();
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! Merging into a map in a file, and copying it to memory.
+//!
+//! Invariant kept here: every bit goes through the same steps as in `set`. What is new is only that the words to
+//! come are announced, so that one commit arms many of them.
+
+use super::DirtyMap;
+use super::core::Core;
+use crate::bitmap::{Bitmap, check_len};
+use crate::error::Result;
+use crate::iter::Rounded;
+use crate::read::AnyMap;
+use std::ops::Range;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// Most runs of words announced at once. What a list has room for is more.
+const RUNS: usize = 128;
+/// Most words set between two announcements.
+const BATCH: usize = 4096;
+
+impl Core {
+    /// Sets bits word by word: `words` yields `(word index, bits)`, ascending; `changed` hears of the bits that
+    /// were clear, also before an error.
+    pub(super) fn or_words(
+        &self,
+        words: impl Iterator<Item = (u64, u64)>,
+        mut changed: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let durable = self.view.durable();
+        let mut words = words.filter(|&(w, bits)| durable[w as usize].load(SeqCst) & bits != bits);
+        loop {
+            let (mut batch, mut runs): (Vec<_>, Vec<Range<u64>>) = (Vec::new(), Vec::new());
+            while batch.len() < BATCH
+                && runs.len() < RUNS
+                && let Some((w, bits)) = words.next()
+            {
+                batch.push((w, bits));
+                match runs.last_mut() {
+                    Some(run) if w <= run.end => run.end = w + 1,
+                    _ => runs.push(w..w + 1),
+                }
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let done = self.or_batch(&batch, &runs, &mut changed);
+            // Whoever armed them has taken them out, unless there was no room or nothing to arm.
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|run| !runs.contains(run));
+            done?;
+        }
+    }
+
+    fn or_batch(&self, batch: &[(u64, u64)], runs: &[Range<u64>], changed: &mut impl FnMut(u64, u64)) -> Result<()> {
+        // As if threads waited for them all: the first one that is not armed has them armed together.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(runs);
+        let mut runs = runs.iter().map(|run| run.end).peekable();
+        for &(w, bits) in batch {
+            while runs.next_if(|&end| end <= w).is_some() {}
+            let mut new = 0;
+            let done = self.set_word(w, bits, runs.peek().map_or(w + 1, |&end| end), &mut new);
+            if new != 0 {
+                changed(w, new);
+            }
+            done?;
+        }
+        Ok(())
+    }
+}
+
+impl DirtyMap {
+    /// Whether `other` can be merged into this map: both have the same length, and this one is open for writing.
+    pub fn can_merge(&self, other: &impl AnyMap) -> bool {
+        self.core().is_ok_and(|core| check_len(core.geometry(), other).is_ok())
+    }
+
+    /// Marks everything as dirty that is dirty in `other`, as [`set`](Self::set) does: once it has returned `Ok`,
+    /// no crash takes that back. Granularities may differ; every granule that a dirty area of `other` touches
+    /// becomes dirty. Merging a map with itself does nothing. Cost: as [`set`](Self::set), but scattered words are
+    /// armed together.
+    ///
+    /// ```
+    /// # use dirtymap::{Bitmap, Options};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let map = Options::new().granularity(16).create(dir.path().join("map"), 1 << 30)?;
+    /// let mut written = Bitmap::new(map.len(), 12)?;
+    /// written.set(8192..4 << 16)?;
+    /// map.merge(&written)?;
+    /// assert_eq!(map.dirty_len(), 4 << 16);
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) when the lengths differ, and nothing is changed then;
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly). [`Error::Io`](crate::Error::Io): a part of `other` may have
+    /// been merged.
+    pub fn merge(&self, other: &impl AnyMap) -> Result<()> {
+        let core = self.core()?;
+        check_len(core.geometry(), other)?;
+        if std::ptr::addr_eq(self, other) {
+            return Ok(());
+        }
+        core.or_words(Rounded::new(other, *core.geometry()), |w, new| core.changes.mark_word(w, new))
+    }
+
+    /// A copy in memory. While others change the map, each word of it is as it was when it was looked at.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn to_bitmap(&self) -> Result<Bitmap> {
+        let mut copy = Bitmap::new(self.len(), self.granularity())?;
+        copy.merge(self)?;
+        Ok(copy)
+    }
+}

@@ -1,0 +1,127 @@
+//! Saving a map in a file in chunks, and loading it again.
+//!
+//! Invariant kept here: a bit that is set in the map and in the chunk that is loaded is never clear in between,
+//! also not after a crash: first everything is set that the chunk has, then the rest is cleared.
+
+use super::DirtyMap;
+use super::core::Core;
+use crate::error::Result;
+use crate::read::{Search, loadable};
+use std::fmt;
+use std::ops::Range;
+
+impl Core {
+    /// Makes words what `word` says. The caller has to [mark](super::changes) them if `changed`.
+    pub(super) fn load_words(&self, words: Range<u64>, word: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
+        let nonzero = words.clone().map(|w| (w, word(w))).filter(|&(_, bits)| bits != 0);
+        self.or_words(nonzero, |_, _| *changed = true)?;
+        self.reset_words(words, &word, changed)
+    }
+}
+
+/// Saving and loading, in chunks as [`Bitmap::serialize_part`](crate::Bitmap::serialize_part) writes them: either
+/// kind of map loads what the other has written.
+impl DirtyMap {
+    /// As [`Bitmap::serialization_align`](crate::Bitmap::serialization_align).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn serialization_align(&self) -> Result<u64> {
+        self.geometry().serialization_align()
+    }
+
+    /// As [`Bitmap::serialized_size`](crate::Bitmap::serialized_size).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn serialized_size(&self, range: Range<u64>) -> Result<u64> {
+        Search::serialized_size(self, range)
+    }
+
+    /// As [`Bitmap::serialize_part`](crate::Bitmap::serialize_part). While others change the map, each word is as it was
+    /// when it was looked at.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
+        Search::serialize_part(self, range, buf)
+    }
+
+    /// Begins to load chunks into the map. Chunks that are not loaded keep what they have.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly) for a map that was opened for reading, which is closed.
+    pub fn begin_load(self) -> Result<MapLoading> {
+        self.core()?;
+        Ok(MapLoading { map: self })
+    }
+}
+
+/// A [`DirtyMap`] that is being loaded, and cannot be read until it is [finished](Self::finish).
+///
+/// Chunks come in any order; one that comes again replaces what it brought before. Made by [`DirtyMap::begin_load`].
+///
+/// If it is dropped, or the process crashes half-way, the file holds at least the dirt of the chunks that were
+/// loaded, and the others as they were. Of a chunk being loaded, each granule is as it was or as it was to be. Dirt
+/// that was to be cleared may be back, until [`finish`](Self::finish) has returned.
+#[must_use = "what was to be cleared is durable only when it is finished"]
+pub struct MapLoading {
+    map: DirtyMap,
+}
+
+impl MapLoading {
+    /// Loads the chunk `range` from what [`serialize_part`](DirtyMap::serialize_part) of a map of the same
+    /// length and granularity wrote. What it sets survives any crash when this has returned `Ok`.
+    ///
+    /// # Errors
+    /// As [`serialize_part`](DirtyMap::serialize_part), and [`Error::StrayBits`](crate::Error::StrayBits) when bits
+    /// are set past the map's end; nothing has changed then. [`Error::Io`](crate::Error::Io), with the chunk loaded
+    /// in part.
+    pub fn part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<()> {
+        let core = self.map.core()?;
+        let (words, bytes) = loadable(core.geometry(), &range, bytes)?;
+        let word = |w: u64| u64::from_le_bytes(bytes[(w - words.start) as usize]);
+        let mut changed = false;
+        let done = core.load_words(words.clone(), word, &mut changed);
+        if changed {
+            core.changes.mark(core.geometry().touched(&range));
+        }
+        done
+    }
+
+    /// Loads a chunk without dirt.
+    ///
+    /// # Errors
+    /// As [`part`](Self::part).
+    pub fn zeroes(&mut self, range: Range<u64>) -> Result<()> {
+        let core = self.map.core()?;
+        core.geometry().chunk_words(&range)?;
+        core.reset_bits(core.geometry().touched(&range))
+    }
+
+    /// Loads a chunk full of dirt. In the map's last chunk nothing past the end is set.
+    ///
+    /// # Errors
+    /// As [`part`](Self::part).
+    pub fn ones(&mut self, range: Range<u64>) -> Result<()> {
+        let core = self.map.core()?;
+        core.geometry().chunk_words(&range)?;
+        core.set_bits(core.geometry().touched(&range))
+    }
+
+    /// Makes all of it durable and gives the map back.
+    ///
+    /// # Errors
+    /// As [`DirtyMap::flush`]. The map is gone then, and the next open recovers, with nothing lost of what was
+    /// loaded.
+    pub fn finish(self) -> Result<DirtyMap> {
+        self.map.flush()?;
+        Ok(self.map)
+    }
+}
+
+impl fmt::Debug for MapLoading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapLoading").field("map", &self.map).finish_non_exhaustive()
+    }
+}
