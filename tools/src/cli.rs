@@ -4,7 +4,7 @@
 //! every command.
 
 use crate::size;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Heading of the options that every command has.
@@ -49,6 +49,9 @@ pub struct Cli {
     /// How long to wait for another process that has the map open; by default it is an error at once
     #[arg(long, global = true, help_heading = EVERYWHERE, default_value_t = 0, value_name = "SECS")]
     pub wait: u64,
+    /// Say on stderr what happened: what was opened and how it was left, what the work cost
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
+    pub verbose: u8,
     #[command(subcommand)]
     pub command: Command,
 }
