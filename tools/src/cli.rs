@@ -84,6 +84,16 @@ pub enum Command {
     /// Look for anything wrong with a map, without changing it
     #[command(after_help = help!("  dirtymap check disk.map"))]
     Check(File),
+    /// Compare two maps of equally long images: what is dirty in only one of them
+    ///
+    /// Areas of A that are clean in B are marked -, areas of B that are clean in A are marked +. The maps are compared byte
+    /// by byte: their granules may differ. Exits with 1 when there is a difference.
+    Diff(Diff),
+    /// Add the dirt of other maps to a map
+    ///
+    /// All maps must cover equally many bytes; their granules may differ: then every granule of DEST that dirt of a source
+    /// touches becomes dirty. The sources are read, and all of them checked, before DEST is changed.
+    Merge(Merge),
     /// Write standard input into an image, tracked: set first, then write
     Write(Write),
     /// Copy what is dirty from an image to a backup of it, verify, and only then reset
@@ -98,7 +108,15 @@ pub enum Command {
 impl Command {
     /// Whether it ends in order when a signal asks it to; the others have nothing to finish.
     pub fn finishes(&self) -> bool {
-        !matches!(self, Command::Info(_) | Command::Map(_) | Command::Count(_) | Command::Hash(_) | Command::Check(_))
+        !matches!(
+            self,
+            Command::Info(_)
+                | Command::Map(_)
+                | Command::Count(_)
+                | Command::Hash(_)
+                | Command::Check(_)
+                | Command::Diff(_)
+        )
     }
 }
 
@@ -191,6 +209,27 @@ pub struct Map {
     /// Only the sums, dirty and clean
     #[arg(long)]
     pub totals: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap diff before.map after.map"))]
+pub struct Diff {
+    /// One map
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// The other one
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap merge week.map monday.map tuesday.map"))]
+pub struct Merge {
+    /// The map that gets the dirt
+    pub dest: PathBuf,
+    /// The maps that it is taken from; they stay as they are
+    #[arg(required = true, value_name = "SRC")]
+    pub sources: Vec<PathBuf>,
 }
 
 #[derive(Args, Debug)]

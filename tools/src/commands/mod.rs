@@ -5,9 +5,11 @@ mod check;
 mod count;
 mod create;
 mod demo;
+mod diff;
 mod hash;
 mod info;
 mod map;
+mod merge;
 mod set;
 mod write;
 
@@ -29,6 +31,8 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Count(args) => count::run(args, wait, output),
         Command::Hash(args) => hash::run(args, wait, output),
         Command::Check(args) => check::run(args, output),
+        Command::Diff(args) => diff::run(args, wait, output),
+        Command::Merge(args) => merge::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
         Command::Demo(args) => demo::run(args, output),
