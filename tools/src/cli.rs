@@ -94,6 +94,20 @@ pub enum Command {
     /// All maps must cover equally many bytes; their granules may differ: then every granule of DEST that dirt of a source
     /// touches becomes dirty. The sources are read, and all of them checked, before DEST is changed.
     Merge(Merge),
+    /// Write the bits of a map to a raw file
+    ///
+    /// The raw file is the bottom level: one bit per granule, 64 to a little-endian word, at least one word. Its SHA-256 is
+    /// what `hash` prints. Long stretches without dirt become holes of the file.
+    Export(Export),
+    /// Replace the bits of a map by those of a raw file. What is dirty in the map and not in the file is forgotten
+    ///
+    /// **Forgets dirt**, as `reset` does: what the raw file does not call dirty is clean afterwards. Right only when the
+    /// file says all that has to be copied.
+    ///
+    /// The raw file must be as `export` writes it for such a map, to the byte. It is read whole and checked before anything
+    /// is changed. Bits are set first and reset then, so that after a kill the map still holds at least what it held, or
+    /// what the file says.
+    Import(Import),
     /// Write standard input into an image, tracked: set first, then write
     Write(Write),
     /// Copy what is dirty from an image to a backup of it, verify, and only then reset
@@ -230,6 +244,24 @@ pub struct Merge {
     /// The maps that it is taken from; they stay as they are
     #[arg(required = true, value_name = "SRC")]
     pub sources: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap export disk.map disk.bits\n  dirtymap export disk.map - | sha256sum"))]
+pub struct Export {
+    /// The map
+    pub file: PathBuf,
+    /// The file to make, which must not exist; `-` for standard output
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap import disk.map disk.bits\n  dirtymap import disk.map - < disk.bits"))]
+pub struct Import {
+    /// The map to change
+    pub file: PathBuf,
+    /// The raw file to read; `-` for standard input
+    pub input: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -6,7 +6,9 @@ mod count;
 mod create;
 mod demo;
 mod diff;
+mod export;
 mod hash;
+mod import;
 mod info;
 mod map;
 mod merge;
@@ -33,6 +35,8 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Check(args) => check::run(args, output),
         Command::Diff(args) => diff::run(args, wait, output),
         Command::Merge(args) => merge::run(args, wait, output),
+        Command::Export(args) => export::run(args, wait, output),
+        Command::Import(args) => import::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
         Command::Demo(args) => demo::run(args, output),
