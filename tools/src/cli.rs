@@ -108,6 +108,11 @@ pub enum Command {
     /// is changed. Bits are set first and reset then, so that after a kill the map still holds at least what it held, or
     /// what the file says.
     Import(Import),
+    /// Recover and mend a map: what cannot be trusted becomes dirty, all header copies are renewed
+    ///
+    /// Does what every command that writes does with a map that needs it, says what, and looks again. A map that needs
+    /// nothing is not written at all. Exits with 1 when something was corrected, with 8 when the map cannot be mended.
+    Repair(Repair),
     /// Write standard input into an image, tracked: set first, then write
     Write(Write),
     /// Copy what is dirty from an image to a backup of it, verify, and only then reset
@@ -262,6 +267,16 @@ pub struct Import {
     pub file: PathBuf,
     /// The raw file to read; `-` for standard input
     pub input: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap repair disk.map --dry-run\n  dirtymap repair disk.map"))]
+pub struct Repair {
+    /// The map
+    pub file: PathBuf,
+    /// Only say what would be done, and exit as if it had been
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Args, Debug)]
