@@ -29,6 +29,13 @@
 //! ```
 //!
 //! [`Bitmap`] is the same hierarchy in memory, for one owner, with exact counts.
+//!
+//! # Watching it
+//! [`DirtyMap::stats`] counts what a map has done. With the `tracing` feature, events of the [tracing] crate say what
+//! it does: target `dirtymap`; `opened`, `recovered`, `closed` and `truncated` at INFO, `armed` and `flushed` at DEBUG, a
+//! durable write that failed at ERROR.
+//!
+//! [tracing]: https://docs.rs/tracing
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("dirtymap needs Linux: open-file-description locks, ranged syncs and hole punching");
@@ -44,6 +51,7 @@ mod levels;
 mod read;
 mod store;
 mod sys;
+mod trace;
 mod words;
 
 pub use bitmap::Bitmap;

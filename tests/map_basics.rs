@@ -51,6 +51,8 @@ fn what_was_set_is_there_after_a_drop_and_what_was_reset_and_flushed_is_not() {
     assert!(map.get(3 << 30).unwrap());
     // The whole word that was armed, 64 granules of 64 KiB, and nothing else.
     assert_eq!(map.count(), 8 + 64);
+    assert_eq!(map.stats().recovered_items, 64 << 16);
+    assert_eq!((map.stats().failed_pages, map.stats().damaged_headers), (0, 0));
     map.close().unwrap();
 }
 

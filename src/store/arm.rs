@@ -5,17 +5,16 @@
 
 use super::core::{Core, Locked};
 use super::view::flag;
+use super::volatile::{CHUNK_WORDS, Place};
 use super::weak::{Point, Weak, at, weak};
 use crate::error::Result;
 use crate::format::{Header, MAX_RUNS, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
+use crate::trace::event;
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-
-/// Words of the live level whose volatile space is allocated together: 64 KiB of it.
-pub(super) const CHUNK_WORDS: u64 = 65536 / 8;
 
 impl Core {
     /// Marks a range of bits. One load per word for those that are durable already.
@@ -95,6 +94,7 @@ impl Core {
             header.runs = list;
             lock.commit(&mut header)?;
             self.counters.arms.fetch_add(1, Relaxed);
+            event!(DEBUG, "armed", words = add.words(), listed = header.runs.words(), runs = header.runs.len());
         }
         if !weak(Weak::ArmNoTouch) {
             for (i, mask) in redo {
@@ -196,15 +196,8 @@ impl Locked<'_> {
         if !core.lists_all {
             return Ok(()); // Its volatile part is in no file.
         }
-        for chunk in words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS) {
-            if !self.state.allocated.contains(&chunk) {
-                let range = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(core.geometry().words());
-                super::volatile::allocate(&*core.disk, &core.layout, core.geometry(), range)
-                    .map_err(core.io("allocate space for the volatile part"))?;
-                self.state.allocated.insert(chunk);
-            }
-        }
-        Ok(())
+        let place = Place { layout: &core.layout, geometry: core.geometry() };
+        self.state.allocated.ensure(&*core.disk, &core.path, place, words)
     }
 }
 

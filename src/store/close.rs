@@ -10,6 +10,7 @@ use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
 use crate::format::{Header, Reasons, Runs, Stamp, State, Uuid};
 use crate::sys::facts;
+use crate::trace::event;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -89,6 +90,7 @@ impl Core {
         }
         let clean = (header.runs.is_empty() || self.lists_all) && !self.degraded();
         if !clean && !weak(Weak::CleanAnyway) {
+            event!(INFO, "closed", path = %self.path.display(), clean = false);
             return Ok(false);
         }
         header.runs = Runs::new();
@@ -102,6 +104,7 @@ impl Core {
         }
         lock.commit(&mut header)?;
         self.view.set_nonce(&[0; 16]);
+        event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
         drop(lock);
         if self.lists_all {
             // The volatile part means nothing now. Best effort: it only takes space.
@@ -161,7 +164,7 @@ impl DirtyMap {
     fn close_as(mut self, image: Image) -> Result<()> {
         let before = self.image_at_open();
         let Inner::Live(live) = &mut self.inner else { return Ok(()) };
-        live.core.usable()?;
+        live.usable()?;
         live.flusher.take();
         let Live { core, disk, .. } = live;
         let _gate = attach::gate(disk, &core.path, Duration::ZERO)?;

@@ -5,12 +5,13 @@
 
 use super::headers::{self, Published};
 use super::view::{View, runtime};
+use super::volatile::Allocated;
 use super::weak::{Weak, weak};
 use crate::error::{Error, Result};
 use crate::format::{Header, Layout, Session, Stamp, State, Uuid};
 use crate::geometry::Geometry;
 use crate::sys::{Disk, Lock, fork};
-use std::collections::HashSet;
+use crate::trace::event;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 pub(crate) struct Update {
     /// Chunks of the live level whose volatile space is known to be allocated.
-    pub(super) allocated: HashSet<u64>,
+    pub(super) allocated: Allocated,
     /// Where writers that go through the map in order will need the next word, and how far to arm ahead of them.
     pub(super) streams: [(u64, u64); 8],
     pub(super) next_stream: usize,
@@ -67,6 +68,17 @@ pub(crate) struct Counters {
     pub flushes: AtomicU64,
     pub bytes_written: AtomicU64,
     pub slow_sets: AtomicU64,
+}
+
+impl Counters {
+    /// Goes on counting where others stopped.
+    pub(super) fn continue_from(&self, others: &Counters) {
+        let Counters { arms, syncs, flushes, bytes_written, slow_sets } = self;
+        let Counters { arms: a, syncs: s, flushes: f, bytes_written: b, slow_sets: l } = others;
+        for (to, from) in [(arms, a), (syncs, s), (flushes, f), (bytes_written, b), (slow_sets, l)] {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+    }
 }
 
 /// The update lock, held.
@@ -90,13 +102,16 @@ pub(crate) struct Parts {
     pub lists_all: bool,
     pub armed_bound: u64,
     pub ahead_bound: u64,
-    pub allocated: HashSet<u64>,
+    pub allocated: Allocated,
     pub image_before: Option<Stamp>,
 }
 
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
         let Parts { disk, path, view, nonce, lists_all, armed_bound, ahead_bound, allocated, image_before } = parts;
+        if lists_all {
+            disk.keep_off(header.layout.volatile.clone());
+        }
         Ok(Core {
             disk,
             path,
@@ -149,6 +164,7 @@ impl Core {
 
     /// Remembers for the rest of the session that a durable write failed.
     pub(super) fn degrade(&self) {
+        event!(ERROR, "a durable write failed", path = %self.path.display());
         self.failed.store(true, SeqCst);
         self.view.runtime()[runtime::DEGRADED].store(1, SeqCst);
     }
@@ -185,6 +201,9 @@ impl Locked<'_> {
         }
         if header.uuid != core.uuid || header.nonce != core.nonce || header.state != State::Open {
             return Err(Error::Unusable { why: "its session was ended by somebody else" });
+        }
+        if header.layout != core.layout || header.geometry != *core.geometry() {
+            return Err(Error::Unusable { why: "its regions were moved by somebody else" });
         }
         // Two lists joined may be longer than one can be; naming more only adds dirt.
         header.runs.coarsen(crate::format::MAX_RUNS);

@@ -10,6 +10,7 @@ use super::weak::{Weak, weak};
 use crate::error::Result;
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
+use crate::trace::event;
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -79,6 +80,7 @@ impl Locked<'_> {
                 }
                 self.commit(&mut header)?;
             }
+            event!(DEBUG, "flushed", pages = redo.len(), listed = header.runs.words());
             if clears_reasons {
                 core.all_reset.store(false, SeqCst);
             }

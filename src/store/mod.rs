@@ -21,6 +21,7 @@ mod scan;
 mod sim;
 #[cfg(test)]
 mod sim_tests;
+mod truncate;
 mod view;
 mod volatile;
 mod weak;
@@ -43,6 +44,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
 use view::View;
 
 /// A dirty map in a file: which granules of a disk image were written, surviving any crash.
@@ -83,6 +85,19 @@ struct Live {
     flusher: Option<close::Flusher>,
     core: Arc<Core>,
     disk: Arc<FileDisk>,
+    /// How often the flusher flushes.
+    flush_interval: Option<Duration>,
+    /// Why nothing may be written any more.
+    broken: Option<&'static str>,
+}
+
+impl Live {
+    /// Whether the map may be used for writing.
+    #[inline]
+    fn usable(&self) -> Result<()> {
+        self.core.usable()?;
+        self.broken.map_or(Ok(()), |why| Err(Error::Unusable { why }))
+    }
 }
 
 impl Drop for Live {
@@ -108,6 +123,12 @@ pub struct Stats {
     pub bytes_written: u64,
     /// Words that `set` could not just look at.
     pub slow_sets: u64,
+    /// Items that opening the map made dirty because they were armed.
+    pub recovered_items: u64,
+    /// Pages that opening it found interrupted or damaged, and made dirty.
+    pub failed_pages: u64,
+    /// Header copies that opening it found damaged.
+    pub damaged_headers: u64,
 }
 
 impl DirtyMap {
@@ -125,9 +146,11 @@ impl DirtyMap {
     }
 
     fn live(core: Arc<Core>, disk: Arc<FileDisk>, recovery: Recovery, options: &Options) -> DirtyMap {
-        let flusher = options.flush_interval.and_then(|every| close::Flusher::start(&core, every));
+        let flush_interval = options.flush_interval;
+        let flusher = flush_interval.and_then(|every| close::Flusher::start(&core, every));
         let path = core.path.clone();
-        DirtyMap { inner: Inner::Live(Live { flusher, core, disk }), path, recovery }
+        let live = Live { flusher, core, disk, flush_interval, broken: None };
+        DirtyMap { inner: Inner::Live(live), path, recovery }
     }
 
     fn loaded(path: &Path, view: View, header: Header, recovery: Recovery) -> DirtyMap {
@@ -144,7 +167,7 @@ impl DirtyMap {
     fn core(&self) -> Result<&Core> {
         match &self.inner {
             Inner::Live(live) => {
-                live.core.usable()?;
+                live.usable()?;
                 Ok(&live.core)
             }
             Inner::Loaded(_) => Err(Error::ReadOnly),
@@ -398,8 +421,14 @@ impl DirtyMap {
         Ok(Info::of_map(self, &header, matches!(self.inner, Inner::Live(_))))
     }
 
-    /// Work done since the map was opened; zeros for a map that was opened for reading.
+    /// Work done since the map was opened, and what opening it found. A map that is open for reading does no work.
     pub fn stats(&self) -> Stats {
+        let found = Stats {
+            recovered_items: self.recovery.armed_items,
+            failed_pages: self.recovery.interrupted_pages + self.recovery.damaged_pages,
+            damaged_headers: self.recovery.damaged_headers,
+            ..Stats::default()
+        };
         match &self.inner {
             Inner::Live(live) => {
                 let c = &live.core.counters;
@@ -409,9 +438,10 @@ impl DirtyMap {
                     flushes: c.flushes.load(Relaxed),
                     bytes_written: c.bytes_written.load(Relaxed),
                     slow_sets: c.slow_sets.load(Relaxed),
+                    ..found
                 }
             }
-            Inner::Loaded(_) => Stats::default(),
+            Inner::Loaded(_) => found,
         }
     }
 }

@@ -3,12 +3,12 @@
 //! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
 
-use super::arm::CHUNK_WORDS;
 use super::core::{Core, Parts};
 use super::headers::{self, Copies, Newest, Published};
 use super::image::ImageStamp;
 use super::scan::{Page, PageFault, Scan};
 use super::view::{View, named, runtime};
+use super::volatile::{Allocated, Place};
 use super::weak::{Weak, weak};
 use super::{Options, volatile};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::format::{
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
-use std::collections::HashSet;
+use crate::trace::event;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ pub(super) struct Loaded {
     dirty: Runs,
     /// Pages whose recovered content is not what the bottom holds.
     rewrite: Runs,
-    allocated: HashSet<u64>,
+    allocated: Allocated,
 }
 
 /// Reads and checks the header, without changing anything.
@@ -250,7 +250,7 @@ fn load(
     trouble?;
     let extents = Runs::from_iter(pages);
     view.levels().finish(extents.iter().map(|r| r.range()));
-    Ok(Loaded { view, header, pair, recovery, failed, dirty, rewrite, allocated: HashSet::new() })
+    Ok(Loaded { view, header, pair, recovery, failed, dirty, rewrite, allocated: Allocated::default() })
 }
 
 /// Whether a cleanly closed file with so many dirty granules in good pages, and so many failed pages, must have lost a page
@@ -261,7 +261,7 @@ pub(super) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -
     (closed && at_most < header.clean_dirty_bits).then_some((granules, header.clean_dirty_bits))
 }
 
-fn all_words(geometry: &Geometry) -> Runs {
+pub(super) fn all_words(geometry: &Geometry) -> Runs {
     Runs::one(0..geometry.words())
 }
 
@@ -367,31 +367,17 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
     let (copies, newest, damaged) = header_of(&*disk, path, true)?;
     let Newest { header, pair, .. } = newest.clone();
     let image_before = header.image;
-    let v = VolatileLayout::new(&header.geometry);
     let nonce = Uuid(facts::random().map_err(io("get random bytes"))?);
     let saved = saved_live(&*disk, path, &header)?;
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
     disk.grow(header.file_length()).map_err(io("grow the file"))?;
     let in_file = header.durability == Durability::Process;
-    let mapping = if in_file {
-        volatile::prepare(&*disk, &header).map_err(io("set up the volatile part"))?
-    } else {
-        // Nobody shares it and nobody trusts it afterwards, so it had better be memory that no failing write-back
-        // of the kernel's can take away: a page of a file that could not be written may be dropped, and read again
-        // from the disk as it was.
-        Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?
-    };
-    let view = View::new(header.geometry, &v, mapping)?;
-    let mut allocated = HashSet::new();
+    let view = volatile::view(&*disk, path, &header)?;
+    let mut allocated = Allocated::default();
     let (d, geometry) = (disk.clone(), header.geometry);
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
-        let chunk = words.start / CHUNK_WORDS;
-        if in_file && allocated.insert(chunk) {
-            let words = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(geometry.words());
-            volatile::allocate(&*d, layout, &geometry, words).map_err(io("allocate space for the volatile part"))?;
-        }
-        Ok(())
+        if in_file { allocated.ensure(&*d, path, Place { layout, geometry: &geometry }, words) } else { Ok(()) }
     };
     // The runtime page is written in any case.
     allocate(&header.layout, 0..1)?;
@@ -417,8 +403,28 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
         };
         let core = Core::new(parts, &header).map_err(io("prepare for forks"))?;
         core.view.set_nonce(&nonce.0);
+        told(path, &header, &recovery);
         Ok((core, recovery))
     })
+}
+
+/// Tells who watches what was found.
+fn told(_path: &Path, _header: &Header, _recovery: &Recovery) {
+    event!(INFO, "opened", path = %_path.display(), len = _header.geometry.len(), unclean = _recovery.unclean);
+    if _recovery.reasons() != Reasons::NONE || _recovery.damaged() {
+        event!(
+            WARN,
+            "recovered",
+            path = %_path.display(),
+            armed_items = _recovery.armed_items,
+            interrupted_pages = _recovery.interrupted_pages,
+            damaged_pages = _recovery.damaged_pages,
+            damaged_headers = _recovery.damaged_headers,
+            lost_granules = _recovery.lost_granules.is_some(),
+            image_changed = _recovery.image_changed.is_some(),
+            cache_trusted = ?_recovery.cache_trusted
+        );
+    }
 }
 
 /// Makes the recovered bits durable and commits the new session.
@@ -476,14 +482,22 @@ fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
     Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
 }
 
-/// Writes pages of the live level and their entries durably, and takes them for durable then.
-fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &Runs) -> std::io::Result<()> {
+/// Writes pages of the live level and their entries durably, and takes them for durable then. Says in how many durable
+/// writes, and how many bytes.
+pub(super) fn write_recovered(
+    disk: &dyn Disk,
+    header: &Header,
+    view: &View,
+    pages: &Runs,
+) -> std::io::Result<(u64, u64)> {
     const BATCH: usize = 16384;
+    let (mut writes, mut bytes) = (0, 0);
     let words_of = |index| format::page_words(&header.geometry, index);
     let mut left = pages.iter().flat_map(|r| r.range()).peekable();
     while left.peek().is_some() {
         let batch: Vec<u64> = left.by_ref().take(BATCH).collect();
-        super::pages::write(disk, &header.uuid, &header.layout, &batch, |_, index| {
+        writes += 1;
+        bytes += super::pages::write(disk, &header.uuid, &header.layout, &batch, |_, index| {
             let mut words = [0; PAGE_WORDS as usize];
             for (to, w) in words.iter_mut().zip(words_of(index)) {
                 *to = view.live()[w as usize].load(SeqCst);
@@ -495,5 +509,5 @@ fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &Runs) 
             view.durable()[w as usize].store(word, SeqCst);
         }
     }
-    Ok(())
+    Ok((writes, bytes))
 }

@@ -1,8 +1,10 @@
 //! A simulated disk under the real store.
 //!
-//! Between two durable writes nothing is pending, since every write of the store is one. So all that can go
-//! wrong happens inside a [`Disk::write_durable`]: power goes, the process is killed, or the device fails. Which
-//! of the written sectors are then new, old or garbage, on the device and in the page cache, is chosen by the test.
+//! Between two durable writes only freed space and the length of the file are pending, since everything else that the
+//! store writes is durable when it goes on. So all that can go wrong happens inside a [`Disk::write_durable`] or a
+//! [`Disk::sync_all`]: power goes, the process is killed, or the device fails. Which of the written sectors are then
+//! new, old or garbage, on the device and in the page cache, is chosen by the test; so is how much of what is pending
+//! reached the device.
 
 use crate::store::view::View;
 use crate::sys::disk::Identity;
@@ -61,10 +63,103 @@ impl Rng {
 
 type Sector = [u8; SECTOR];
 
+const CHUNK: usize = 8 * SECTOR;
+
+/// The bytes of a file, in chunks that copies share until they are written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Image {
+    chunks: Vec<Option<Arc<[u8; CHUNK]>>>,
+    len: usize,
+}
+
+impl Image {
+    /// A hole for the bytes that are new.
+    fn grow(&mut self, len: usize) {
+        self.len = self.len.max(len);
+        self.chunks.resize(self.chunks.len().max(len.div_ceil(CHUNK)), None);
+    }
+
+    /// Bytes past the end read as zeros.
+    fn sector(&self, index: usize) -> Sector {
+        match self.chunks.get(index / 8) {
+            Some(Some(chunk)) => chunk[index % 8 * SECTOR..][..SECTOR].try_into().unwrap(),
+            _ => [0; SECTOR],
+        }
+    }
+
+    fn set_sector(&mut self, index: usize, new: &Sector) {
+        self.grow((index + 1) * SECTOR);
+        let chunk = self.chunks[index / 8].get_or_insert_with(|| Arc::new([0; CHUNK]));
+        Arc::make_mut(chunk)[index % 8 * SECTOR..][..SECTOR].copy_from_slice(new);
+    }
+
+    fn read(&self, buf: &mut [u8], offset: usize) {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done;
+            let n = (CHUNK - at % CHUNK).min(buf.len() - done);
+            match self.chunks.get(at / CHUNK) {
+                Some(Some(chunk)) => buf[done..done + n].copy_from_slice(&chunk[at % CHUNK..][..n]),
+                _ => buf[done..done + n].fill(0),
+            }
+            done += n;
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], offset: usize) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done;
+            let n = (CHUNK - at % CHUNK).min(bytes.len() - done);
+            let chunk = self.chunks[at / CHUNK].get_or_insert_with(|| Arc::new([0; CHUNK]));
+            Arc::make_mut(chunk)[at % CHUNK..][..n].copy_from_slice(&bytes[done..done + n]);
+            done += n;
+        }
+    }
+
+    /// Zeros for whole sectors.
+    fn clear(&mut self, range: Range<usize>) {
+        for index in range.start.div_ceil(SECTOR)..range.end.min(self.len) / SECTOR {
+            if matches!(self.chunks.get(index / 8), Some(Some(_))) {
+                self.set_sector(index, &[0; SECTOR]);
+            }
+        }
+    }
+
+    /// Forgets what lies behind `len`, which is a multiple of the chunks.
+    fn cut(&mut self, len: usize) {
+        self.chunks.truncate(len.div_ceil(CHUNK));
+        self.len = self.len.min(len);
+    }
+
+    /// The sectors in which this differs from another.
+    fn differing(&self, other: &Image) -> Vec<usize> {
+        let same = |i: usize| match (self.chunks.get(i).unwrap_or(&None), other.chunks.get(i).unwrap_or(&None)) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        let chunks = (0..self.chunks.len().max(other.chunks.len())).filter(|&i| !same(i));
+        chunks.flat_map(|i| i * 8..i * 8 + 8).filter(|&s| self.sector(s) != other.sector(s)).collect()
+    }
+
+    /// Shares the chunks that are equal, so that they are found equal quickly.
+    fn share(&mut self, with: &Image) {
+        for (mine, other) in self.chunks.iter_mut().zip(&with.chunks) {
+            if let (Some(a), Some(b)) = (&*mine, other)
+                && !Arc::ptr_eq(a, b)
+                && a == b
+            {
+                *mine = other.clone();
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Bytes {
-    device: Vec<u8>,
-    cache: Vec<u8>,
+    device: Image,
+    cache: Image,
     writes: usize,
     /// What to do in which write.
     faults: Vec<(usize, Fault)>,
@@ -84,12 +179,12 @@ pub(super) struct SimDisk {
 
 impl SimDisk {
     /// A disk with this content, durably.
-    pub(super) fn new(content: Vec<u8>, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
+    pub(super) fn new(content: Image, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
         SimDisk::with_cache(content.clone(), content, faults)
     }
 
     /// A disk with this content on the device, and that in the page cache.
-    pub(super) fn with_cache(device: Vec<u8>, cache: Vec<u8>, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
+    pub(super) fn with_cache(device: Image, cache: Image, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
         Arc::new_cyclic(|me| SimDisk {
             bytes: Mutex::new(Bytes { device, cache, faults, ..Bytes::default() }),
             interloper: Mutex::new(None),
@@ -120,12 +215,12 @@ impl SimDisk {
     }
 
     /// What the device holds.
-    pub(super) fn device(&self) -> Vec<u8> {
+    pub(super) fn device(&self) -> Image {
         self.bytes.lock().unwrap().device.clone()
     }
 
     /// What the page cache holds.
-    pub(super) fn cache(&self) -> Vec<u8> {
+    pub(super) fn cache(&self) -> Image {
         self.bytes.lock().unwrap().cache.clone()
     }
 }
@@ -136,7 +231,7 @@ fn gone() -> io::Error {
 
 impl Bytes {
     /// Lets the picked ones of some new sectors through to `to`.
-    fn let_through(to: &mut [u8], new: &[(usize, Sector)], pick: Pick) {
+    fn let_through(to: &mut Image, new: &[(usize, Sector)], pick: Pick) {
         let mut rng = Rng(match pick {
             Pick::Random(seed) | Pick::Garbage(seed) => seed,
             _ => 0,
@@ -152,11 +247,70 @@ impl Bytes {
                 Pick::Random(_) => rng.below(2) == 0,
                 Pick::Garbage(_) => rng.below(2) == 0,
             };
-            let place = &mut to[*at..at + SECTOR];
             if through {
-                place.copy_from_slice(sector);
+                to.set_sector(*at, sector);
             } else if matches!(pick, Pick::Rot(_)) || matches!(pick, Pick::Garbage(_)) && rng.below(2) == 0 {
-                place.fill_with(|| rng.next() as u8);
+                to.set_sector(*at, &std::array::from_fn(|_| rng.next() as u8));
+            }
+        }
+    }
+
+    /// What is pending on the device beside the sectors that are being written: as much of it as is picked.
+    fn let_pending_through(&mut self, written: &[(usize, Sector)], pick: Pick) {
+        let pending: Vec<(usize, Sector)> = (self.cache.differing(&self.device).into_iter())
+            .filter(|s| !written.iter().any(|(w, _)| w == s))
+            .map(|s| (s, self.cache.sector(s)))
+            .collect();
+        // No garbage here: freeing space is not writing sectors.
+        let pick = if let Pick::Garbage(seed) = pick { Pick::Random(seed) } else { pick };
+        Bytes::let_through(&mut self.device, &pending, if let Pick::Rot(_) = pick { Pick::None } else { pick });
+    }
+
+    /// Writes what is in `next` at some sectors, with whatever is to go wrong in this write.
+    fn write(&mut self, next: Image, mut touched: Vec<usize>) -> io::Result<()> {
+        touched.sort_unstable();
+        touched.dedup();
+        let new: Vec<(usize, Sector)> = touched.iter().map(|&s| (s, next.sector(s))).collect();
+        let fault = self.faults.iter().find(|(at, _)| *at == self.writes).map(|(_, fault)| *fault);
+        self.writes += 1;
+        self.pending_sectors = new.len();
+        match fault {
+            None => {
+                Bytes::let_through(&mut self.device, &new, Pick::All);
+                self.cache = next;
+                self.device.share(&self.cache);
+                Ok(())
+            }
+            Some(Fault::Cut(pick)) => {
+                self.let_pending_through(&new, pick);
+                Bytes::let_through(&mut self.device, &new, pick);
+                self.cache = self.device.clone();
+                self.dead = true;
+                Err(gone())
+            }
+            Some(Fault::Kill(cached, written)) => {
+                let old = self.cache.clone();
+                Bytes::let_through(&mut self.cache, &new, cached);
+                // Only what is in the page cache can be written back.
+                let back: Vec<(usize, Sector)> = (new.iter())
+                    .map(|&(at, _)| (at, self.cache.sector(at)))
+                    .filter(|(at, s)| *s != old.sector(*at))
+                    .collect();
+                Bytes::let_through(&mut self.device, &back, written);
+                self.dead = true;
+                Err(gone())
+            }
+            Some(Fault::Fail(pick, keep)) => {
+                Bytes::let_through(&mut self.device, &new, pick);
+                if keep {
+                    self.cache = next;
+                } else {
+                    for (at, _) in &new {
+                        let device = self.device.sector(*at);
+                        self.cache.set_sector(*at, &device);
+                    }
+                }
+                Err(io::Error::from_raw_os_error(libc::EIO))
             }
         }
     }
@@ -164,7 +318,7 @@ impl Bytes {
 
 impl Disk for SimDisk {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.bytes.lock().unwrap().cache.len() as u64)
+        Ok(self.bytes.lock().unwrap().cache.len as u64)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -172,10 +326,7 @@ impl Disk for SimDisk {
         if b.dead {
             return Err(gone());
         }
-        buf.fill(0);
-        let start = (offset as usize).min(b.cache.len());
-        let end = (offset as usize + buf.len()).min(b.cache.len());
-        buf[..end - start].copy_from_slice(&b.cache[start..end]);
+        b.cache.read(buf, offset as usize);
         Ok(())
     }
 
@@ -195,67 +346,41 @@ impl Disk for SimDisk {
         let mut touched = Vec::new();
         for part in parts {
             let at = part.offset as usize;
-            assert!(at + part.bytes.len() <= next.len(), "a durable write into the volatile part or past the end");
-            next[at..at + part.bytes.len()].copy_from_slice(part.bytes);
+            assert!(at + part.bytes.len() <= next.len, "a durable write past the end of the file");
+            next.write(part.bytes, at);
             touched.extend(at / SECTOR..(at + part.bytes.len()).div_ceil(SECTOR));
         }
-        touched.sort_unstable();
-        touched.dedup();
-        let new: Vec<(usize, Sector)> =
-            touched.iter().map(|s| (s * SECTOR, next[s * SECTOR..][..SECTOR].try_into().unwrap())).collect();
-        let fault = b.faults.iter().find(|(at, _)| *at == b.writes).map(|(_, fault)| *fault);
-        b.writes += 1;
-        b.pending_sectors = new.len();
-        match fault {
-            None => {
-                Bytes::let_through(&mut b.device, &new, Pick::All);
-                b.cache = next;
-                Ok(())
-            }
-            Some(Fault::Cut(pick)) => {
-                Bytes::let_through(&mut b.device, &new, pick);
-                b.cache = b.device.clone();
-                b.dead = true;
-                Err(gone())
-            }
-            Some(Fault::Kill(cached, written)) => {
-                let old = b.cache.clone();
-                Bytes::let_through(&mut b.cache, &new, cached);
-                // Only what is in the page cache can be written back.
-                let cache = b.cache.clone();
-                let back: Vec<(usize, Sector)> = new
-                    .iter()
-                    .map(|(at, _)| (*at, cache[*at..at + SECTOR].try_into().unwrap()))
-                    .filter(|(at, s): &(usize, Sector)| s[..] != old[*at..at + SECTOR])
-                    .collect();
-                Bytes::let_through(&mut b.device, &back, written);
-                b.dead = true;
-                Err(gone())
-            }
-            Some(Fault::Fail(pick, keep)) => {
-                Bytes::let_through(&mut b.device, &new, pick);
-                if keep {
-                    b.cache = next;
-                } else {
-                    for (at, _) in &new {
-                        let device = b.device[*at..at + SECTOR].to_vec();
-                        b.cache[*at..at + SECTOR].copy_from_slice(&device);
-                    }
-                }
-                Err(io::Error::from_raw_os_error(libc::EIO))
-            }
-        }
+        b.write(next, touched)
     }
 
     fn allocate(&self, _: Range<u64>) -> io::Result<()> {
         if self.dead() { Err(gone()) } else { Ok(()) }
     }
 
-    fn punch(&self, _: Range<u64>) -> io::Result<()> {
-        Ok(()) // Only the volatile part is ever punched, and that is fresh memory here.
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        let mut b = self.bytes.lock().unwrap();
+        if b.dead {
+            return Err(gone());
+        }
+        b.cache.clear(range.start as usize..range.end as usize);
+        Ok(())
     }
 
-    fn grow(&self, _: u64) -> io::Result<()> {
+    fn grow(&self, len: u64) -> io::Result<()> {
+        let mut b = self.bytes.lock().unwrap();
+        if b.dead {
+            return Err(gone());
+        }
+        b.cache.grow(len as usize);
+        Ok(())
+    }
+
+    fn cut(&self, len: u64) -> io::Result<()> {
+        let mut b = self.bytes.lock().unwrap();
+        if b.dead {
+            return Err(gone());
+        }
+        b.cache.cut(len as usize);
         Ok(())
     }
 
@@ -267,6 +392,8 @@ impl Disk for SimDisk {
         Mapping::anonymous(range.end - range.start)
     }
 
+    fn keep_off(&self, _: Range<u64>) {}
+
     fn lock(&self, _: Lock) -> io::Result<()> {
         Ok(()) // One process: the mutex in front of the lock is enough.
     }
@@ -274,6 +401,15 @@ impl Disk for SimDisk {
     fn unlock(&self, _: Lock) {}
 
     fn sync_all(&self) -> io::Result<()> {
+        let mut b = self.bytes.lock().unwrap();
+        if b.dead {
+            return Err(gone());
+        }
+        let (next, pending) = (b.cache.clone(), b.cache.differing(&b.device));
+        let len = next.len;
+        b.write(next, pending)?;
+        b.device.grow(len);
+        b.device.cut(len);
         Ok(())
     }
 

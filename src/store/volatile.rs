@@ -3,15 +3,38 @@
 //! Invariant kept here: whoever stores into the mapping of a live-level chunk has allocated the space
 //! of it and of everything that a change in it can touch.
 
-use crate::format::{ALIGN, Header, Layout, VolatileLayout};
+use super::view::View;
+use crate::error::{Error, Result};
+use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
 use crate::sys::{Disk, Mapping};
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
+
+/// Words of the live level whose volatile space is allocated together: 64 KiB of it.
+pub(super) const CHUNK_WORDS: u64 = ALIGN / 8;
+
+/// The volatile part of a map that is open for writing, all zeros: of the file for a `Process` map, else of nothing.
+///
+/// Nobody shares the latter and nobody trusts it afterwards, so it had better be memory that no failing write-back of
+/// the kernel's can take away: a page of a file that could not be written may be dropped, and read again from the
+/// disk as it was.
+pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header) -> Result<View> {
+    let v = VolatileLayout::new(&header.geometry);
+    let mapping = if header.durability == Durability::Process {
+        let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
+        prepare(disk, header).map_err(io)?
+    } else {
+        Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?
+    };
+    View::new(header.geometry, &v, mapping)
+}
 
 /// Maps an empty volatile region. On a file system that fills holes when a mapping of them is read, all of the region
 /// is allocated at once, so that a full one is an error here and no signal later.
-pub(super) fn prepare(disk: &dyn Disk, header: &Header) -> io::Result<Mapping> {
+fn prepare(disk: &dyn Disk, header: &Header) -> io::Result<Mapping> {
     let region = header.layout.volatile.clone();
     let mapping = disk.map(region.clone())?;
     disk.punch(region.clone())?;
@@ -21,8 +44,38 @@ pub(super) fn prepare(disk: &dyn Disk, header: &Header) -> io::Result<Mapping> {
     Ok(mapping)
 }
 
+/// The chunks of the live level whose space is known to be allocated.
+#[derive(Debug, Default)]
+pub(super) struct Allocated(HashSet<u64>);
+
+impl Allocated {
+    /// Makes sure that changing some bottom words of a map cannot fail for want of space.
+    pub(super) fn ensure(&mut self, disk: &dyn Disk, path: &Path, header: Place<'_>, words: Range<u64>) -> Result<()> {
+        let Place { layout, geometry } = header;
+        for chunk in words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS) {
+            if !self.0.contains(&chunk) {
+                let words = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(geometry.words());
+                allocate(disk, layout, geometry, words).map_err(|source| Error::Io {
+                    op: "allocate space for the volatile part",
+                    path: path.to_path_buf(),
+                    source,
+                })?;
+                self.0.insert(chunk);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a map's regions are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub layout: &'a Layout,
+    pub geometry: &'a Geometry,
+}
+
 /// Allocates what changing the bits of some bottom words can touch.
-pub(super) fn allocate(disk: &dyn Disk, layout: &Layout, geometry: &Geometry, words: Range<u64>) -> io::Result<()> {
+fn allocate(disk: &dyn Disk, layout: &Layout, geometry: &Geometry, words: Range<u64>) -> io::Result<()> {
     let v = VolatileLayout::new(geometry);
     let mut ranges = vec![v.runtime.clone()];
     let mut add = |base: u64, items: &Range<u64>| ranges.push(base + items.start * 8..base + items.end * 8);

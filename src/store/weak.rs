@@ -45,6 +45,14 @@ pub(crate) enum Weak {
     Parity,
     /// A clean close does not look whether the list is empty and no write has failed.
     CleanAnyway,
+    /// Changing the length frees the old regions before a header names the new ones.
+    TruncateEarlyFree,
+    /// The header with the new length is committed to one pair only.
+    TruncateOnePair,
+    /// What was left in the space of the new regions is not cleared.
+    TruncateNoClear,
+    /// Clearing the new regions, and the length of the file, is not made durable.
+    TruncateNoSync,
 }
 
 #[cfg(test)]

@@ -54,14 +54,18 @@ pub(crate) trait Disk: Send + Sync {
     fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()>;
     /// Makes sure that storing into a mapping of `range` cannot fail for want of space. Keeps the content.
     fn allocate(&self, range: Range<u64>) -> io::Result<()>;
-    /// Frees `range`: it reads as zeros afterwards. Not durable.
+    /// Frees `range`: it reads as zeros afterwards. Durable after [`sync_all`](Self::sync_all).
     fn punch(&self, range: Range<u64>) -> io::Result<()>;
-    /// Makes the file at least `len` bytes long. Not durable.
+    /// Makes the file at least `len` bytes long. Durable after [`sync_all`](Self::sync_all).
     fn grow(&self, len: u64) -> io::Result<()>;
+    /// Makes the file `len` bytes long if it is longer. Durable after [`sync_all`](Self::sync_all).
+    fn cut(&self, len: u64) -> io::Result<()>;
     /// Whether even reading a hole of a mapping takes space.
     fn reading_allocates(&self) -> bool;
     /// Maps `range` shared and writable.
     fn map(&self, range: Range<u64>) -> io::Result<Mapping>;
+    /// From here on no sync of a durable write spans `range`, which is mapped for writing.
+    fn keep_off(&self, range: Range<u64>);
     /// Takes a lock, waiting for it.
     fn lock(&self, lock: Lock) -> io::Result<()>;
     /// Lets go of a lock.

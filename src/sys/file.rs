@@ -201,15 +201,21 @@ impl Disk for FileDisk {
         if self.len()? < len { self.file.set_len(len) } else { Ok(()) }
     }
 
+    fn cut(&self, len: u64) -> io::Result<()> {
+        if self.len()? > len { self.file.set_len(len) } else { Ok(()) }
+    }
+
     fn reading_allocates(&self) -> bool {
         matches!(facts::fs_kind(&self.file), Ok(facts::FsKind::Tmpfs))
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
-        // What is mapped for writing is the volatile part: no sync may span it.
+        Mapping::of_file(&self.file, range)
+    }
+
+    fn keep_off(&self, range: Range<u64>) {
         self.volatile.0.store(range.start, SeqCst);
         self.volatile.1.store(range.end, SeqCst);
-        Mapping::of_file(&self.file, range)
     }
 
     fn lock(&self, lock: Lock) -> io::Result<()> {
@@ -254,7 +260,7 @@ mod tests {
         let parts: Vec<Part<'_>> = (0..100).rev().map(|i| part(i * 65536)).collect();
         let (spans, whole) = (disk.spans(&parts), 0..99 * 65536 + 512);
         assert_eq!(spans.as_slice(), std::slice::from_ref(&whole));
-        let _mapping = disk.map(65536 * 10..65536 * 20).unwrap();
+        disk.keep_off(65536 * 10..65536 * 20);
         let parts = [part(0), part(65536 * 9), part(65536 * 20), part(65536 * 30)];
         assert_eq!(disk.spans(&parts), [0..65536 * 9 + 512, 65536 * 20..65536 * 30 + 512]);
     }

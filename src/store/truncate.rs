@@ -1,0 +1,259 @@
+//! Changing the length of a map.
+//!
+//! Invariant kept here: until a header that names the new regions is durable, the old ones are what they were; they are
+//! given up only when both pairs name the new ones. So the newest header that a crash leaves names regions that hold
+//! everything that was set and lies within its length, and the loss of a pair brings no old length back.
+
+use super::core::{Core, Parts};
+use super::open::{all_words, write_recovered};
+use super::view::{View, runtime};
+use super::volatile::{Allocated, Place};
+use super::weak::{Weak, weak};
+use super::{DirtyMap, Inner, attach, close, volatile};
+use crate::error::{Error, Result};
+use crate::format::{Header, Layout, Runs, VolatileLayout, bottom_length, free_offset, table_length};
+use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::trace::event;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
+
+/// Why a map still has its old length.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It goes on as before.
+    Unchanged(Error),
+    /// The commit failed, and nobody knows which of two headers the device has: nothing may rest on either before the
+    /// file is opened again.
+    InDoubt(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        Failure::Unchanged(e)
+    }
+}
+
+impl Core {
+    /// The same map with another geometry, in regions of its own, durably. This one must not be used afterwards,
+    /// unless it failed with [`Failure::Unchanged`]. Nobody else may use it meanwhile.
+    pub(super) fn truncate(&self, geometry: Geometry) -> std::result::Result<Core, Failure> {
+        let mut lock = self.lock()?;
+        // Now the live level is what the bottom holds, and nothing is listed by words of the old geometry.
+        lock.flush()?;
+        let mut header = lock.adopt()?;
+        if !header.points.is_empty() {
+            let why = format!(
+                "it has {} named points, which are as long as the map; drop them before its length is changed",
+                header.points.len()
+            );
+            return Err(Error::Refused { path: self.path.clone(), why }.into());
+        }
+        header.layout = moved(&header, &geometry);
+        header.geometry = geometry;
+        header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());
+        header.runs.clip(geometry.words());
+        if self.lists_all {
+            header.runs = all_words(&geometry);
+        }
+        let core = self.build(&header).inspect_err(|_| self.free(&header.layout))?;
+        if weak(Weak::TruncateEarlyFree) {
+            self.free(&self.layout);
+        }
+        for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
+            lock.commit(&mut header).map_err(Failure::InDoubt)?;
+        }
+        for field in [runtime::PUBLISHED, runtime::ATTEMPTED] {
+            core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
+        }
+        core.counters.continue_from(&self.counters);
+        self.free_all_but(&header);
+        event!(INFO, "truncated", path = %self.path.display(), from = self.geometry().len(), to = geometry.len());
+        Ok(core)
+    }
+
+    /// Fills the regions that `header` names with what the live level holds of them, durably.
+    fn build(&self, header: &Header) -> Result<Core> {
+        let (disk, path) = (&*self.disk, &self.path);
+        let Layout { table, bottom, .. } = &header.layout;
+        // What an earlier bottom of this map left there would match its old entries, and so must be gone durably,
+        // before a header names it. The same sync makes the file as long as the header says.
+        disk.grow(header.file_length()).map_err(self.io("grow the file"))?;
+        for region in [table, bottom] {
+            if !weak(Weak::TruncateNoClear) {
+                disk.punch(region.clone()).map_err(self.io("clear space for the new length"))?;
+            }
+        }
+        if !weak(Weak::TruncateNoSync) {
+            disk.sync_all().map_err(|e| {
+                self.degrade();
+                self.io("clear space for the new length")(e)
+            })?;
+        }
+        let view = volatile::view(disk, path, header)?;
+        let mut allocated = Allocated::default();
+        let mut ensure = |words: Range<u64>| {
+            let place = Place { layout: &header.layout, geometry: &header.geometry };
+            if self.lists_all { allocated.ensure(disk, path, place, words) } else { Ok(()) }
+        };
+        ensure(0..1)?; // The runtime page is written in any case.
+        let pages = copy(&self.view, &view, &mut ensure)?;
+        self.counters.syncs.fetch_add(1, Relaxed);
+        let (writes, bytes) = write_recovered(disk, header, &view, &pages).map_err(|e| {
+            if self.lists_all {
+                // The error may be about a page of the volatile part, of which the kernel speaks only once.
+                self.degrade();
+            }
+            self.io("write the bottom level of the new length")(e)
+        })?;
+        self.counters.syncs.fetch_add(writes, Relaxed);
+        self.counters.bytes_written.fetch_add(bytes, Relaxed);
+        let parts = Parts {
+            disk: self.disk.clone(),
+            path: self.path.clone(),
+            view,
+            nonce: self.nonce,
+            lists_all: self.lists_all,
+            armed_bound: self.armed_bound,
+            ahead_bound: self.ahead_bound,
+            allocated,
+            image_before: self.image_before,
+        };
+        let core = Core::new(parts, header).map_err(self.io("prepare for forks"))?;
+        if self.degraded() {
+            core.degrade();
+        }
+        core.all_reset.store(self.all_reset.load(SeqCst), SeqCst);
+        core.view.set_nonce(&self.nonce.0);
+        Ok(core)
+    }
+
+    /// Frees regions that no header names. Best effort: they only take space.
+    fn free(&self, layout: &Layout) {
+        for region in [&layout.table, &layout.bottom, &layout.volatile] {
+            let _ = self.disk.punch(region.clone());
+        }
+    }
+
+    /// Frees what the header does not name, also what a crash has left there. Best effort, as above.
+    fn free_all_but(&self, header: &Header) {
+        let mut regions: Vec<Range<u64>> = header.regions().into_iter().map(|(_, range)| range).collect();
+        regions.sort_unstable_by_key(|range| range.start);
+        let mut free = 0;
+        for region in regions {
+            if free < region.start {
+                let _ = self.disk.punch(free..region.start);
+            }
+            free = region.end;
+        }
+        let _ = self.disk.cut(free);
+    }
+}
+
+/// Regions for another geometry in space that the header leaves free.
+fn moved(header: &Header, geometry: &Geometry) -> Layout {
+    let mut taken: Vec<Range<u64>> = header.regions().into_iter().map(|(_, range)| range).collect();
+    let mut place = |length| {
+        let start = free_offset(taken.iter().cloned(), length);
+        taken.push(start..start + length);
+        start..start + length
+    };
+    Layout {
+        table: place(table_length(geometry)),
+        bottom: place(bottom_length(geometry)),
+        volatile: place(VolatileLayout::new(geometry).length),
+    }
+}
+
+/// Copies what two live levels have in common, and rebuilds the summaries of the second. Says which pages are not zero.
+fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<Runs> {
+    let end = from.geometry().words().min(to.geometry().words());
+    let levels = from.levels();
+    let mut pages: Vec<Range<u64>> = Vec::new();
+    let mut at = 0;
+    while let Some((w, word)) = levels.next_nonzero_word(at..end) {
+        at = w + 1;
+        let word = word & to.geometry().word_mask(w);
+        if word != 0 {
+            ensure(w..w + 1)?;
+            to.live()[w as usize].store(word, SeqCst);
+            match pages.last_mut() {
+                Some(last) if w / PAGE_WORDS < last.end => {}
+                Some(last) if w / PAGE_WORDS == last.end => last.end += 1,
+                _ => pages.push(w / PAGE_WORDS..w / PAGE_WORDS + 1),
+            }
+        }
+    }
+    let pages = Runs::from_iter(pages);
+    let words = |r: Range<u64>| r.start * PAGE_WORDS..(r.end * PAGE_WORDS).min(to.geometry().words());
+    to.levels().finish(pages.iter().map(|r| words(r.range())));
+    Ok(pages)
+}
+
+impl DirtyMap {
+    /// Changes the length to `len` items. New granules are clean, bits past the end are forgotten, and a granule that stays
+    /// partly covered stays as it is.
+    ///
+    /// Everything moves to new regions of the file, which is mapped anew. A crash at any time leaves the old length
+    /// or the new one, with everything that was set and lies within it. For shrinking, see that the writes which the
+    /// forgotten bits stand for are of no more interest; when growing, grow the map before the image is written
+    /// behind its old end.
+    ///
+    /// Cost: the pages that are not all clean are written again; about ten device syncs; for a moment, the space and the
+    /// memory of both.
+    ///
+    /// # Errors
+    /// [`Error::Geometry`] for a length that no map can have; [`Error::ReadOnly`]; [`Error::Refused`] when the map has
+    /// named points; [`Error::Io`], when the disk is full for instance: the map is as it was. If writing the header
+    /// is what failed, nobody knows which length the file has: every further use that could rest on it is
+    /// [`Error::Unusable`], and the map must be dropped and opened again.
+    pub fn truncate(&mut self, len: u64) -> Result<()> {
+        self.core()?;
+        let geometry = Geometry::new(len, self.granularity())?;
+        let Inner::Live(live) = &mut self.inner else { return Err(Error::ReadOnly) };
+        if geometry == *live.core.geometry() {
+            return Ok(());
+        }
+        let done = {
+            let _gate = attach::gate(&live.disk, &live.core.path, Duration::ZERO)?;
+            live.flusher.take();
+            live.core.truncate(geometry)
+        };
+        let failed = match done {
+            Ok(core) => {
+                live.core = Arc::new(core);
+                None
+            }
+            Err(Failure::Unchanged(e)) => Some(e),
+            Err(Failure::InDoubt(e)) => {
+                live.broken = Some("the commit of a new length failed, and the file may have the old one or the new");
+                return Err(e);
+            }
+        };
+        live.flusher = live.flush_interval.and_then(|every| close::Flusher::start(&live.core, every));
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn a_map_whose_length_is_in_doubt_can_be_read_and_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let mut map = Options::new().create(&path, 1 << 30).unwrap();
+        map.set(0..1).unwrap();
+        let Inner::Live(live) = &mut map.inner else { panic!("not open") };
+        live.broken = Some("a test");
+        assert!(map.get(0).unwrap());
+        let unusable = |r: Result<()>| matches!(r, Err(Error::Unusable { why: "a test" }));
+        assert!(unusable(map.set(0..1)) && unusable(map.reset_all()) && unusable(map.flush()));
+        assert!(unusable(map.truncate(5)) && unusable(map.close()));
+        // It is gone and the file free; what was set is there.
+        assert!(DirtyMap::open(&path).unwrap().get(0).unwrap());
+    }
+}
