@@ -108,6 +108,13 @@ pub enum Command {
     /// is changed. Bits are set first and reset then, so that after a kill the map still holds at least what it held, or
     /// what the file says.
     Import(Import),
+    /// Give a map another length, as its image gets one
+    ///
+    /// New granules are clean. Granules past the new end are forgotten. A crash leaves the old length or the new one.
+    ///
+    /// Grow the map before the image, and shrink the image before the map: a granule that the map does not have cannot
+    /// be set. `--image` grows both, in this order, and tells the map that the image is still its own.
+    Resize(Resize),
     /// Recover and mend a map: what cannot be trusted becomes dirty, all header copies are renewed
     ///
     /// Does what every command that writes does with a map that needs it, says what, and looks again. A map that needs
@@ -267,6 +274,19 @@ pub struct Import {
     pub file: PathBuf,
     /// The raw file to read; `-` for standard input
     pub input: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap resize disk.map 20G --image disk.raw   # grows disk.raw as well\n  dirtymap resize disk.map 20G"))]
+pub struct Resize {
+    /// The map
+    pub file: PathBuf,
+    /// Bytes that it shall cover
+    #[arg(value_parser = size::parse)]
+    pub size: u64,
+    /// Grow this image as well, a regular file that the map is for. Images are not shrunk
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

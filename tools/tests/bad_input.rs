@@ -32,7 +32,7 @@ fn all_commands(dir: &Dir, map: &Path) -> Vec<Vec<String>> {
     let _ = fs::remove_file(&out);
     let (m, i, t) = (text(map), text(&image), text(&dir.path("target")));
     let (bits, other, out) = (text(&bits), text(&other), text(&out));
-    let lines: [&[&str]; 14] = [
+    let lines: [&[&str]; 15] = [
         &["info", &m],
         &["set", &m, "0", "1"],
         &["reset", &m, "--all"],
@@ -47,6 +47,7 @@ fn all_commands(dir: &Dir, map: &Path) -> Vec<Vec<String>> {
         &["repair", &m],
         &["write", &i, "--map", &m, "--at", "0"],
         &["backup", &i, &t, "--map", &m],
+        &["resize", &m, "65M"],
     ];
     lines.iter().map(|line| line.iter().map(|s| s.to_string()).collect()).collect()
 }
@@ -194,7 +195,7 @@ fn unknown_feature_bits_of_three_kinds() {
 
     let map = with(fields::header::RO_COMPATIBLE);
     for line in all_commands(&dir, &map) {
-        let writes = ["set", "reset", "merge", "import", "write", "backup"].contains(&line[0].as_str());
+        let writes = ["set", "reset", "merge", "import", "resize", "write", "backup"].contains(&line[0].as_str());
         let ran = untouched(&map, || run_with(&line, b"x"));
         assert_eq!(ran.code, if writes { 8 } else { 0 }, "{line:?}: {}", ran.err);
     }

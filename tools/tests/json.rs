@@ -109,6 +109,8 @@ fn every_command_prints_what_is_documented() {
     let demo = json(&["demo", i, "--kills", "1", "--dir", place.to_str().unwrap()], 0);
     compare("demo", &["first", "rounds[].backup"], &[demo]);
 
+    let again = json(&["resize", o, "2G"], 0);
+    compare("resize", &[], &[json(&["resize", o, "2G"], 0), again, json(&["resize", m, "5M", "--image", i], 0)]);
     json(&["set", m, "0", "1"], 0);
     let clean = json(&["check", m], 0);
     damage_page(&map);

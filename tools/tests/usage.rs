@@ -6,9 +6,9 @@ mod common;
 
 use common::{Dir, MIB};
 
-const COMMANDS: [&str; 16] = [
-    "create", "info", "set", "reset", "map", "count", "hash", "check", "diff", "merge", "export", "import", "repair",
-    "write", "backup", "demo",
+const COMMANDS: [&str; 17] = [
+    "create", "info", "set", "reset", "map", "count", "hash", "check", "diff", "merge", "export", "import", "resize",
+    "repair", "write", "backup", "demo",
 ];
 
 #[test]
@@ -66,6 +66,9 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["merge", m],
         &["export", m],
         &["import", m],
+        &["resize", m],
+        &["resize", m, "8192P"],
+        &["resize", m, "-1"],
         &["repair", m, m],
         &["backup", m, m],
         &["info", m, "--output", "yaml"],

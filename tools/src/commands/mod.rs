@@ -13,6 +13,7 @@ mod info;
 mod map;
 mod merge;
 mod repair;
+mod resize;
 mod set;
 mod write;
 
@@ -38,6 +39,7 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Merge(args) => merge::run(args, wait, output),
         Command::Export(args) => export::run(args, wait, output),
         Command::Import(args) => import::run(args, wait, output),
+        Command::Resize(args) => resize::run(args, wait, output),
         Command::Repair(args) => repair::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
