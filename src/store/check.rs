@@ -222,6 +222,11 @@ pub struct Report {
     pub unchecked: Vec<String>,
     /// Pages of the bottom level that hold something, and were checked.
     pub pages_checked: u64,
+    /// Dirty granules of pages that verify, and the items in them. What the recovered map holds beyond them is dirty for
+    /// want of knowledge. None for a file in use.
+    pub verified: Option<(u64, u64)>,
+    /// Why this version cannot open the map for writing, if so.
+    pub not_writable: Option<String>,
 }
 
 impl Report {
@@ -259,7 +264,7 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
     let mut unchecked = Vec::new();
     let mut pages_checked = 0;
-    let mut dirty = None;
+    let (mut dirty, mut verified) = (None, None);
     let state = match (alone, header.state) {
         (false, _) => FileState::Open,
         (_, State::Clean) => FileState::Clean,
@@ -274,7 +279,7 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
         }
         findings.extend(state_findings(header));
         let mut failed = Vec::new();
-        let mut bits = 0;
+        let mut good = Count::default();
         let mut count = Count::of_list(header);
         let pages = header.geometry.pages();
         let scan = Scan { disk, path, header };
@@ -283,17 +288,19 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
                 pages_checked += 1;
                 match page {
                     Page::Good(words) => {
-                        bits += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-                        count.add(header, index, words);
+                        good.add(header, index, words, 0);
+                        count.add(header, index, words, named(&header.runs, index));
                     }
                     Page::Failed(fault) => {
-                        count.add(header, index, &[u64::MAX; PAGE_WORDS as usize]);
+                        count.add(header, index, &[u64::MAX; PAGE_WORDS as usize], named(&header.runs, index));
                         failed.push((index, fault));
                     }
                 }
             },
             |done| progress(done, pages),
         )?;
+        let bits = good.granules;
+        verified = Some(good.totals(&header.geometry));
         for &(index, fault) in &failed {
             let (finding, interrupted) = page_finding(header, index, fault);
             *if interrupted { &mut recovery.interrupted_pages } else { &mut recovery.damaged_pages } += 1;
@@ -322,10 +329,12 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     }
     let mut info = Info::of_header(header, state, &recovery);
     info.dirty = dirty;
-    Ok(Report { info, findings, unchecked, pages_checked })
+    let not_writable = open::writable(header, path).err().map(|e| e.to_string());
+    Ok(Report { info, findings, unchecked, pages_checked, verified, not_writable })
 }
 
-/// Dirty granules of the recovered map, counted without loading it.
+/// Dirty granules, counted without loading the map.
+#[derive(Default)]
 struct Count {
     granules: u64,
     /// Whether the map's last granule, which may be partial, is among them.
@@ -341,10 +350,10 @@ impl Count {
         Count { granules, last: g.bits() > 0 && header.runs.contains((g.bits() - 1) / 64) }
     }
 
-    /// Those of a page beside them.
-    fn add(&mut self, header: &Header, index: u64, words: &[u64; PAGE_WORDS as usize]) {
-        let (g, listed) = (&header.geometry, named(&header.runs, index));
-        for (i, word) in words.iter().enumerate().filter(|(i, _)| listed & 1 << i == 0) {
+    /// Those of a page, except in the words of `besides`.
+    fn add(&mut self, header: &Header, index: u64, words: &[u64; PAGE_WORDS as usize], besides: u64) {
+        let g = &header.geometry;
+        for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
             let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
             self.granules += u64::from(word.count_ones());
             self.last |= g.bits() > 0 && at == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;

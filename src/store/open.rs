@@ -98,16 +98,24 @@ pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
     let copies = headers::read_copies(disk);
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
     let newest = headers::choose(&copies, path, len)?;
-    if writing && let Err(not) = newest.header.writable() {
-        return Err(Error::Unsupported { path: path.to_path_buf(), found: not.found, expected: not.expected });
-    }
-    if writing && newest.header.outstanding().is_some() {
-        // This version can say what is dirty in such a map, and cannot finish or abort the checkpoint.
-        let (found, expected) = ("an outstanding checkpoint", "maps without one; open it read-only");
-        return Err(Error::Unsupported { path: path.to_path_buf(), found: found.into(), expected: expected.into() });
+    if writing {
+        writable(&newest.header, path)?;
     }
     let damaged = super::check::damaged_copies(&copies, &newest).len() as u64;
     Ok((copies, newest, damaged))
+}
+
+/// Whether this version can open a map with this header for writing.
+pub(super) fn writable(header: &Header, path: &Path) -> Result<()> {
+    let unsupported = |found, expected| Err(Error::Unsupported { path: path.to_path_buf(), found, expected });
+    if let Err(not) = header.writable() {
+        return unsupported(not.found, not.expected);
+    }
+    if header.outstanding().is_some() {
+        // This version can say what is dirty in such a map, and cannot finish or abort the checkpoint.
+        return unsupported("an outstanding checkpoint".into(), "maps without one; open it read-only".into());
+    }
+    Ok(())
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.

@@ -2,6 +2,7 @@
 //! bytes, those of zeros left out but for the last one. `xxd -r NAME.xxd FILE` makes the file.
 
 /// The dump of a file.
+#[allow(dead_code, reason = "not all who read these files write them")]
 pub fn dump(file: &[u8]) -> String {
     let mut out = String::new();
     let last = file.len().div_ceil(16).saturating_sub(1);

@@ -4,7 +4,7 @@
 //! every command.
 
 use crate::size;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Heading of the options that every command has.
@@ -49,6 +49,9 @@ pub struct Cli {
     /// How long to wait for another process that has the map open; by default it is an error at once
     #[arg(long, global = true, help_heading = EVERYWHERE, default_value_t = 0, value_name = "SECS")]
     pub wait: u64,
+    /// Say on stderr what happened: what was opened and how it was left, what the work cost
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
+    pub verbose: u8,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -81,6 +84,42 @@ pub enum Command {
     /// Look for anything wrong with a map, without changing it
     #[command(after_help = help!("  dirtymap check disk.map"))]
     Check(File),
+    /// Compare two maps of equally long images: what is dirty in only one of them
+    ///
+    /// Areas of A that are clean in B are marked -, areas of B that are clean in A are marked +. The maps are compared byte
+    /// by byte: their granules may differ. Exits with 1 when there is a difference.
+    Diff(Diff),
+    /// Add the dirt of other maps to a map
+    ///
+    /// All maps must cover equally many bytes; their granules may differ: then every granule of DEST that dirt of a source
+    /// touches becomes dirty. The sources are read, and all of them checked, before DEST is changed.
+    Merge(Merge),
+    /// Write the bits of a map to a raw file
+    ///
+    /// The raw file is the bottom level: one bit per granule, 64 to a little-endian word, at least one word. Its SHA-256 is
+    /// what `hash` prints. Long stretches without dirt become holes of the file.
+    Export(Export),
+    /// Replace the bits of a map by those of a raw file. What is dirty in the map and not in the file is forgotten
+    ///
+    /// **Forgets dirt**, as `reset` does: what the raw file does not call dirty is clean afterwards. Right only when the
+    /// file says all that has to be copied.
+    ///
+    /// The raw file must be as `export` writes it for such a map, to the byte. It is read whole and checked before anything
+    /// is changed. Bits are set first and reset then, so that after a kill the map still holds at least what it held, or
+    /// what the file says.
+    Import(Import),
+    /// Give a map another length, as its image gets one
+    ///
+    /// New granules are clean. Granules past the new end are forgotten. A crash leaves the old length or the new one.
+    ///
+    /// Grow the map before the image, and shrink the image before the map: a granule that the map does not have cannot
+    /// be set. `--image` grows both, in this order, and tells the map that the image is still its own.
+    Resize(Resize),
+    /// Recover and mend a map: what cannot be trusted becomes dirty, all header copies are renewed
+    ///
+    /// Does what every command that writes does with a map that needs it, says what, and looks again. A map that needs
+    /// nothing is not written at all. Exits with 1 when something was corrected, with 8 when the map cannot be mended.
+    Repair(Repair),
     /// Write standard input into an image, tracked: set first, then write
     Write(Write),
     /// Copy what is dirty from an image to a backup of it, verify, and only then reset
@@ -95,7 +134,15 @@ pub enum Command {
 impl Command {
     /// Whether it ends in order when a signal asks it to; the others have nothing to finish.
     pub fn finishes(&self) -> bool {
-        !matches!(self, Command::Info(_) | Command::Map(_) | Command::Count(_) | Command::Hash(_) | Command::Check(_))
+        !matches!(
+            self,
+            Command::Info(_)
+                | Command::Map(_)
+                | Command::Count(_)
+                | Command::Hash(_)
+                | Command::Check(_)
+                | Command::Diff(_)
+        )
     }
 }
 
@@ -188,6 +235,68 @@ pub struct Map {
     /// Only the sums, dirty and clean
     #[arg(long)]
     pub totals: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap diff before.map after.map"))]
+pub struct Diff {
+    /// One map
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// The other one
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap merge week.map monday.map tuesday.map"))]
+pub struct Merge {
+    /// The map that gets the dirt
+    pub dest: PathBuf,
+    /// The maps that it is taken from; they stay as they are
+    #[arg(required = true, value_name = "SRC")]
+    pub sources: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap export disk.map disk.bits\n  dirtymap export disk.map - | sha256sum"))]
+pub struct Export {
+    /// The map
+    pub file: PathBuf,
+    /// The file to make, which must not exist; `-` for standard output
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap import disk.map disk.bits\n  dirtymap import disk.map - < disk.bits"))]
+pub struct Import {
+    /// The map to change
+    pub file: PathBuf,
+    /// The raw file to read; `-` for standard input
+    pub input: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap resize disk.map 20G --image disk.raw   # grows disk.raw as well\n  dirtymap resize disk.map 20G"))]
+pub struct Resize {
+    /// The map
+    pub file: PathBuf,
+    /// Bytes that it shall cover
+    #[arg(value_parser = size::parse)]
+    pub size: u64,
+    /// Grow this image as well, a regular file that the map is for. Images are not shrunk
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap repair disk.map --dry-run\n  dirtymap repair disk.map"))]
+pub struct Repair {
+    /// The map
+    pub file: PathBuf,
+    /// Only say what would be done, and exit as if it had been
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Args, Debug)]

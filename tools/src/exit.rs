@@ -11,6 +11,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Fine.
     Fine = 0,
+    /// Something was wrong and is corrected now.
+    Corrected = 1,
     /// Unclean, but only extra dirt.
     Unclean = 2,
     /// Damage.
@@ -24,6 +26,9 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Two maps differ. Shares its code with [`Exit::Corrected`]: no command can end with both.
+    pub const DIFFERENT: Exit = Exit::Corrected;
+
     /// The code that the shell sees.
     pub fn code(self) -> u8 {
         self as u8

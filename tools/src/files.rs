@@ -161,6 +161,21 @@ pub fn distinct(roles: &[(&str, &Path)]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses maps that cover unequally many bytes.
+pub fn equally_long(a: (&Path, u64), b: (&Path, u64)) -> Result<()> {
+    if a.1 == b.1 {
+        return Ok(());
+    }
+    let message = format!(
+        "{} covers {} bytes and {} covers {}; expected maps that cover equally many",
+        a.0.display(),
+        a.1,
+        b.0.display(),
+        b.1
+    );
+    Err(Failure::new("size-differs", message))
+}
+
 /// Refuses an image whose size is not what the map was made for.
 pub fn fits(info: &Info, map: &Path, image: &Image) -> Result<()> {
     let (len, size) = (info.geometry.len(), image.size());
@@ -177,12 +192,17 @@ pub fn fits(info: &Info, map: &Path, image: &Image) -> Result<()> {
     Err(Failure::new("size-differs", message))
 }
 
-/// Makes the entry of `path` in its directory durable.
-pub fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = match path.parent() {
+/// The directory that `path` is in.
+pub fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// Makes the entry of `path` in its directory durable.
+pub fn sync_directory_of(path: &Path) -> Result<()> {
+    let directory = directory_of(path);
     let synced = File::open(directory).and_then(|d| d.sync_all());
     synced.map_err(|e| Failure::io(format_args!("{}: sync", directory.display()), &e))
 }

@@ -9,9 +9,11 @@ mod exit;
 mod files;
 mod open;
 mod output;
+mod raw;
 mod rng;
 mod signals;
 mod size;
+mod stdin;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e).into(),
     };
-    let output = Output::new(cli.output);
+    let output = Output::new(cli.output, cli.verbose);
     // The demo's victim just dies.
     let listening = match &cli.command {
         Command::DemoWriter(_) => Ok(()),
@@ -53,7 +55,7 @@ fn usage(e: &clap::Error) -> Exit {
     }
     let text = e.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
-    Output::new(format_asked_for()).failure(&Failure::usage(text.trim_end()));
+    Output::new(format_asked_for(), 0).failure(&Failure::usage(text.trim_end()));
     Exit::Usage
 }
 

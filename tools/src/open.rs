@@ -7,6 +7,7 @@ use crate::exit::{Exit, Result};
 use crate::files::Image;
 use crate::output::Output;
 use crate::signals;
+use crate::size;
 use dirtymap::{DirtyMap, Error, FileState, ImageStamp, Info, Options, Recovery, inspect};
 use std::cell::Cell;
 use std::path::Path;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 /// Opens the map for reading, and says on stderr what had to be recovered. The code is that of the answer.
 pub fn for_reading(path: &Path, wait: Duration, output: Output) -> Result<(DirtyMap, Exit)> {
+    let since = Instant::now();
     let map = patiently(wait, || Ok(Options::new().read_only(true).open(path)))?;
+    detail(&map, "reading", since, output);
     let exit = say(map.recovery(), false, output);
     Ok((map, exit))
 }
@@ -60,7 +63,9 @@ fn opened(
     if !in_use {
         acceptable(&info)?;
     }
+    let since = Instant::now();
     let map = patiently(deadline.saturating_duration_since(Instant::now()), || Ok(options()?.open(path)))?;
+    detail(&map, "writing", since, output);
     if in_use {
         // Whoever had it may have changed what was asked about.
         if let Err(failure) = map.info().map_err(Into::into).and_then(|info| acceptable(&info)) {
@@ -72,8 +77,46 @@ fn opened(
     Ok(map)
 }
 
+/// Closes a map that a command has changed; for `-v` says what that took.
+pub fn close(map: DirtyMap, output: Output) -> Result<()> {
+    cost(&map, output);
+    Ok(map.close()?)
+}
+
+/// For `-v`: what the work on a map took so far.
+pub fn cost(map: &DirtyMap, output: Output) {
+    output.detail(|| {
+        let s = map.stats();
+        format!(
+            "{}, before closing: {} durable writes of {} bytes in all, {} to arm; {} words set slowly; {} flushes",
+            map.path().display(),
+            s.syncs,
+            s.bytes_written,
+            s.arms,
+            s.slow_sets,
+            s.flushes
+        )
+    });
+}
+
+/// For `-v`: what was opened.
+fn detail(map: &DirtyMap, how: &str, since: Instant, output: Output) {
+    output.detail(|| {
+        let g = map.geometry();
+        let left = if map.recovery().unclean { "not closed cleanly" } else { "closed cleanly" };
+        format!(
+            "{}: opened for {how} in {} ms; {} bytes, {} bits of {}, {left}",
+            map.path().display(),
+            since.elapsed().as_millis(),
+            g.len(),
+            g.bits(),
+            size::human(g.granule())
+        )
+    });
+}
+
 /// Tries until the file is free, the time is over, or somebody interrupts.
-fn patiently(wait: Duration, open: impl Fn() -> Result<dirtymap::Result<DirtyMap>>) -> Result<DirtyMap> {
+pub fn patiently<T>(wait: Duration, open: impl Fn() -> Result<dirtymap::Result<T>>) -> Result<T> {
     let deadline = Instant::now() + wait;
     loop {
         match open()? {

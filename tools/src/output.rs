@@ -14,11 +14,13 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 pub struct Output {
     format: Format,
     quiet: bool,
+    verbose: u8,
 }
 
 impl Output {
-    pub fn new(format: Format) -> Output {
-        Output { format, quiet: false }
+    /// `verbose`: how often `-v` was given.
+    pub fn new(format: Format, verbose: u8) -> Output {
+        Output { format, quiet: false, verbose }
     }
 
     /// The same without notes, for a step whose notes another step tells better.
@@ -37,6 +39,13 @@ impl Output {
         }
         // A lost note is not worth failing for.
         let _ = writeln!(io::stderr().lock(), "dirtymap: note: {text}");
+    }
+
+    /// What happened, for those who ask for it with `-v`. `text` is made only for them.
+    pub fn detail<T: std::fmt::Display>(self, text: impl FnOnce() -> T) {
+        if self.verbose > 0 {
+            self.note(text());
+        }
     }
 
     /// Prints the answer: as JSON, or as `human` writes it.
@@ -70,6 +79,41 @@ impl Output {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Prints a list as its elements come: a JSON list, or each as `human` writes it. An element that fails ends it, and
+    /// is how the command fails.
+    pub fn list<T: Serialize>(
+        self,
+        elements: impl Iterator<Item = dirtymap::Result<T>>,
+        mut human: impl FnMut(&mut dyn Write, &T) -> io::Result<()>,
+    ) -> Result<()> {
+        let mut failed = None;
+        self.stream(|out, json| {
+            let mut separator = "[\n  ";
+            for element in elements {
+                let element = match element {
+                    Ok(element) => element,
+                    Err(e) => {
+                        failed = Some(e);
+                        break;
+                    }
+                };
+                if json {
+                    write!(out, "{separator}")?;
+                    serde_json::to_writer(&mut *out, &element)?;
+                    separator = ",\n  ";
+                } else {
+                    human(out, &element)?;
+                }
+            }
+            match (json, separator) {
+                (false, _) => Ok(()),
+                (true, ",\n  ") => writeln!(out, "\n]"),
+                (true, _) => writeln!(out, "[]"),
+            }
+        })?;
+        failed.map_or(Ok(()), |e| Err(e.into()))
     }
 
     /// Says why the command failed.

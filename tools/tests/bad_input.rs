@@ -21,8 +21,18 @@ fn all_commands(dir: &Dir, map: &Path) -> Vec<Vec<String>> {
     if !image.exists() {
         fs::write(&image, vec![7; LEN as usize]).expect("write the image");
     }
+    // In a place of its own, so that nothing comes or goes beside the map.
+    let place = dir.path("raw");
+    let (bits, other, out) = (place.join("bits"), place.join("other.map"), place.join("out"));
+    if !place.exists() {
+        fs::create_dir(&place).expect("mkdir");
+        fs::write(&bits, vec![0; (LEN / common::GRANULE / 8) as usize]).expect("write the raw file");
+        dirtymap::Options::new().create(&other, LEN).and_then(|map| map.close()).expect("create");
+    }
+    let _ = fs::remove_file(&out);
     let (m, i, t) = (text(map), text(&image), text(&dir.path("target")));
-    let lines: [&[&str]; 9] = [
+    let (bits, other, out) = (text(&bits), text(&other), text(&out));
+    let lines: [&[&str]; 15] = [
         &["info", &m],
         &["set", &m, "0", "1"],
         &["reset", &m, "--all"],
@@ -30,8 +40,14 @@ fn all_commands(dir: &Dir, map: &Path) -> Vec<Vec<String>> {
         &["count", &m],
         &["hash", &m],
         &["check", &m],
+        &["diff", &m, &m],
+        &["merge", &m, &other],
+        &["export", &m, &out],
+        &["import", &m, &bits],
+        &["repair", &m],
         &["write", &i, "--map", &m, "--at", "0"],
         &["backup", &i, &t, "--map", &m],
+        &["resize", &m, "65M"],
     ];
     lines.iter().map(|line| line.iter().map(|s| s.to_string()).collect()).collect()
 }
@@ -45,7 +61,7 @@ fn all_refuse(dir: &Dir, map: &Path, kind: &str, why: &str) {
             untouched(map, || run_with(line.iter().map(String::as_str).chain(["--output=json"]), b"x").exits(8).json());
         assert_eq!(json["error"]["kind"], kind, "{line:?}: {json}");
     }
-    assert!(!dir.path("target").exists());
+    assert!(!dir.path("target").exists() && !dir.path("raw/out").exists());
     assert!(fs::read(dir.path("image")).expect("read").iter().all(|&b| b == 7));
 }
 
@@ -179,7 +195,7 @@ fn unknown_feature_bits_of_three_kinds() {
 
     let map = with(fields::header::RO_COMPATIBLE);
     for line in all_commands(&dir, &map) {
-        let writes = ["set", "reset", "write", "backup"].contains(&line[0].as_str());
+        let writes = ["set", "reset", "merge", "import", "resize", "write", "backup"].contains(&line[0].as_str());
         let ran = untouched(&map, || run_with(&line, b"x"));
         assert_eq!(ran.code, if writes { 8 } else { 0 }, "{line:?}: {}", ran.err);
     }

@@ -97,15 +97,34 @@ fn every_command_prints_what_is_documented() {
     compare("map --totals", &[], &[json(&["map", m, "--totals"], 0)]);
     compare("count", &[], &[json(&["count", m], 0)]);
     compare("hash", &[], &[json(&["hash", m], 0)]);
+    let (same_size, bits) = (dir.map("same-size.map", 4 * MIB, &[MIB..2 * MIB]), dir.path("bits"));
+    let s = same_size.to_str().unwrap();
+    compare("diff", &[], &[json(&["diff", m, s], 1)]);
+    compare("export", &[], &[json(&["export", m, bits.to_str().unwrap()], 0)]);
+    compare("import", &[], &[json(&["import", m, bits.to_str().unwrap()], 0)]);
+    compare("merge", &[], &[json(&["merge", m, s], 0)]);
     compare("backup", &[], &[json(&["backup", i, t, "--map", m], 0)]);
     compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0)]);
     let place = dir.path("place");
     let demo = json(&["demo", i, "--kills", "1", "--dir", place.to_str().unwrap()], 0);
     compare("demo", &["first", "rounds[].backup"], &[demo]);
 
+    let again = json(&["resize", o, "2G"], 0);
+    compare("resize", &[], &[json(&["resize", o, "2G"], 0), again, json(&["resize", m, "5M", "--image", i], 0)]);
     json(&["set", m, "0", "1"], 0);
     let clean = json(&["check", m], 0);
     damage_page(&map);
+    let look = &["before.findings[]", "after.findings[]"];
+    let mended = dir.unclean("unclean.map", MIB, &[0..1]);
+    compare(
+        "repair",
+        look,
+        &[
+            json(&["repair", mended.to_str().unwrap()], 1),
+            json(&["repair", m, "--dry-run"], 1),
+            json(&["repair", o], 0),
+        ],
+    );
     let live_map = dirtymap::DirtyMap::open(&other).expect("open");
     compare("check", &[], &[clean, json(&["check", m], 4), json(&["check", o], 0)]);
     drop(live_map);

@@ -167,6 +167,20 @@ fn what_only_looks_changes_nothing() {
 }
 
 #[test]
+fn verbose_tells_on_stderr_what_happened_and_changes_no_answer() {
+    let dir = Dir::new();
+    let map = dir.map("m", 10 * MIB, &[MIB..2 * MIB]);
+    let quiet = dm!("count", map, "--output", "json").exits(0);
+    assert_eq!(quiet.err, "");
+    let told = dm!("count", map, "--output", "json", "-v").exits(0).says("opened for reading").says("closed cleanly");
+    assert_eq!(told.out, quiet.out);
+    dm!("-v", "set", map, "0", "1").exits(0).says("opened for writing").says("durable writes").says("1 to arm");
+    dm!("set", map, "5M", "1", "-vv").exits(0).says("flushes");
+    let unclean = dir.unclean("u", 10 * MIB, &[0..1]);
+    dm!("count", unclean, "--verbose").exits(0).says("160 bits of 64 KiB, not closed cleanly");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let dir = Dir::new();
     let dirty: Vec<_> = (0..20_000).map(|i| i * 2..i * 2 + 1).collect();

@@ -20,9 +20,14 @@ fn writers_mend(dir: &Dir, map: &Path, note: &str) {
     let copy = dir.path("copy");
     let (c, i) = (copy.to_str().expect("text"), image.to_str().expect("text"));
     let target = dir.path("target");
-    let lines: [&[&str]; 4] = [
+    let (other, bits) = (dir.map("other", LEN, &[]), dir.path("bits"));
+    fs::write(&bits, vec![0; (LEN / GRANULE / 8) as usize]).expect("write the raw file");
+    let lines: [&[&str]; 7] = [
         &["set", c, "0", "1"],
         &["reset", c, "0", "64K"],
+        &["merge", c, other.to_str().expect("text")],
+        &["resize", c, "65M"],
+        &["import", c, bits.to_str().expect("text")],
         &["write", i, "--map", c, "--at", "0"],
         &["backup", i, target.to_str().expect("text"), "--map", c],
     ];

@@ -6,8 +6,10 @@ mod common;
 
 use common::{Dir, MIB};
 
-const COMMANDS: [&str; 11] =
-    ["create", "info", "set", "reset", "map", "count", "hash", "check", "write", "backup", "demo"];
+const COMMANDS: [&str; 17] = [
+    "create", "info", "set", "reset", "map", "count", "hash", "check", "diff", "merge", "export", "import", "resize",
+    "repair", "write", "backup", "demo",
+];
 
 #[test]
 fn every_help_has_an_example_and_the_exit_codes() {
@@ -59,6 +61,15 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["reset", m, "0xffffffffffffffff", "1"],
         &["map", m, "--start", "0xffffffffffffffff", "--length", "1"],
         &["write", m],
+        &["diff", m],
+        &["diff", m, m, m],
+        &["merge", m],
+        &["export", m],
+        &["import", m],
+        &["resize", m],
+        &["resize", m, "8192P"],
+        &["resize", m, "-1"],
+        &["repair", m, m],
         &["backup", m, m],
         &["info", m, "--output", "yaml"],
         &["info", m, "--wait", "soon"],

@@ -106,6 +106,7 @@ pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome>
     let (map, stamp) = open::for_writing_of(&args.map, &image, wait, output, acceptable)?;
     match (Job { args, image: &image, map: &map, output }).run(stamp) {
         Ok(outcome) => {
+            open::cost(&map, output);
             map.close_with_image(&stamp)?;
             Ok(outcome)
         }

@@ -8,6 +8,7 @@ use crate::size;
 use dirtymap::{Error, FileState, Finding, Report, Severity, check};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// The JSON of `check`; docs/json.md describes it.
 #[derive(Serialize)]
@@ -26,8 +27,9 @@ struct Answer {
     advice: &'static str,
 }
 
+/// A finding as JSON and people see it.
 #[derive(Serialize)]
-struct Item {
+pub(super) struct Item {
     severity: &'static str,
     place: String,
     found: String,
@@ -35,7 +37,8 @@ struct Item {
     consequence: String,
 }
 
-fn name(severity: Severity) -> &'static str {
+/// The names that JSON and people see.
+pub(super) fn severity_name(severity: Severity) -> &'static str {
     match severity {
         Severity::Note => "note",
         Severity::Unclean => "unclean",
@@ -43,23 +46,42 @@ fn name(severity: Severity) -> &'static str {
     }
 }
 
-fn item(f: &Finding) -> Item {
-    Item {
-        severity: name(f.severity),
+/// The findings of a report.
+pub(super) fn items(report: &Report) -> Vec<Item> {
+    let item = |f: &Finding| Item {
+        severity: severity_name(f.severity),
         place: f.place.clone(),
         found: f.found.clone(),
         expected: f.expected.clone(),
         consequence: f.consequence.clone(),
-    }
+    };
+    report.findings.iter().map(item).collect()
 }
 
-pub fn run(args: &File, output: Output) -> Result<Exit> {
+/// Findings for people.
+pub(super) fn write_items(out: &mut dyn Write, items: &[Item]) -> io::Result<()> {
+    for f in items {
+        writeln!(out, "{}: {}", f.severity, f.place)?;
+        writeln!(out, "  found        {}", f.found)?;
+        writeln!(out, "  expected     {}", f.expected)?;
+        writeln!(out, "  consequence  {}", f.consequence)?;
+    }
+    Ok(())
+}
+
+/// Checks, showing progress.
+pub(super) fn examine(file: &Path, output: Output) -> dirtymap::Result<Report> {
     let bar = output.progress_count("checking", 0);
-    let checked = check(&args.file, |done, all| {
+    let checked = check(file, |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
     bar.finish_and_clear();
+    checked
+}
+
+pub fn run(args: &File, output: Output) -> Result<Exit> {
+    let checked = examine(&args.file, output);
     let file = args.file.display().to_string();
     let (answer, exit) = match checked {
         Ok(report) => of_report(file, &report),
@@ -102,8 +124,8 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
         live,
         state: Some(state_name(report.info.state)),
         verdict: verdict_name(report.info.verdict),
-        severity: report.severity().map(name),
-        findings: report.findings.iter().map(item).collect(),
+        severity: report.severity().map(severity_name),
+        findings: items(report),
         unchecked: report.unchecked.clone(),
         pages_checked: report.pages_checked,
         dirty_bits: report.info.dirty.map(|d| d.0),
@@ -137,12 +159,7 @@ fn of_ruin(file: String, place: String, found: String, expected: String) -> (Ans
 }
 
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-    for f in &a.findings {
-        writeln!(out, "{}: {}", f.severity, f.place)?;
-        writeln!(out, "  found        {}", f.found)?;
-        writeln!(out, "  expected     {}", f.expected)?;
-        writeln!(out, "  consequence  {}", f.consequence)?;
-    }
+    write_items(out, &a.findings)?;
     for what in &a.unchecked {
         writeln!(out, "not checked: {what}")?;
     }

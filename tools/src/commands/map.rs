@@ -7,9 +7,8 @@ use crate::exit::{Exit, Failure, Result};
 use crate::open;
 use crate::output::Output;
 use crate::size;
-use dirtymap::{DirtyMap, Error};
+use dirtymap::DirtyMap;
 use serde::Serialize;
-use std::io::{self, Write};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -51,15 +50,21 @@ pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
     Ok(exit)
 }
 
-/// The runs of `range`: state, first byte, length.
-fn runs(map: &DirtyMap, range: Range<u64>) -> impl Iterator<Item = dirtymap::Result<(bool, u64, u64)>> + '_ {
+/// A part of a map whose items are all dirty or all clean.
+pub(super) struct Run {
+    pub dirty: bool,
+    pub items: Range<u64>,
+}
+
+/// The runs of `range`, ascending and without gaps.
+pub(super) fn runs(map: &DirtyMap, range: Range<u64>) -> impl Iterator<Item = dirtymap::Result<Run>> + '_ {
     let mut at = range.start;
     std::iter::from_fn(move || match map.run(at..range.end) {
         Ok(None) => None,
         Ok(Some((dirty, length))) => {
-            let run = (dirty, at, length);
-            at += length;
-            Some(Ok(run))
+            let items = at..at + length;
+            at = items.end;
+            Some(Ok(Run { dirty, items }))
         }
         Err(e) => {
             at = range.end;
@@ -69,40 +74,22 @@ fn runs(map: &DirtyMap, range: Range<u64>) -> impl Iterator<Item = dirtymap::Res
 }
 
 fn extents(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
-    let mut failed: Option<Error> = None;
-    output.stream(|out, json| {
-        let mut first = true;
-        if json {
-            write!(out, "[")?;
-        }
-        for run in runs(map, range) {
-            match run {
-                Ok((dirty, offset, length)) => extent(out, json, &mut first, dirty, offset, length)?,
-                Err(e) => failed = Some(e),
-            }
-        }
-        if json { writeln!(out, "{}]", if first { "" } else { "\n" }) } else { Ok(()) }
-    })?;
-    failed.map_or(Ok(()), |e| Err(e.into()))
-}
-
-fn extent(out: &mut dyn Write, json: bool, first: &mut bool, dirty: bool, offset: u64, length: u64) -> io::Result<()> {
-    let (r#type, description) = describe(dirty);
-    if !json {
-        return writeln!(out, "{offset:>16} {length:>16} {type:>4}  {description}");
-    }
-    write!(out, "{}\n  ", if *first { "" } else { "," })?;
-    *first = false;
-    serde_json::to_writer(out, &Extent { offset, length, r#type, description })?;
-    Ok(())
+    let extents = runs(map, range).map(|run| {
+        let Run { dirty, items } = run?;
+        let (r#type, description) = describe(dirty);
+        Ok(Extent { offset: items.start, length: items.end - items.start, r#type, description })
+    });
+    output.list(extents, |out, Extent { offset, length, r#type, description }| {
+        writeln!(out, "{offset:>16} {length:>16} {type:>4}  {description}")
+    })
 }
 
 fn totals(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
     let length = range.end - range.start;
     let mut dirty_bytes = 0;
     for run in runs(map, range) {
-        let (dirty, _, length) = run?;
-        dirty_bytes += if dirty { length } else { 0 };
+        let Run { dirty, items } = run?;
+        dirty_bytes += if dirty { items.end - items.start } else { 0 };
     }
     let total = |dirty: bool, size: u64| {
         let (r#type, description) = describe(dirty);

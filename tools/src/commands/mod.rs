@@ -5,9 +5,15 @@ mod check;
 mod count;
 mod create;
 mod demo;
+mod diff;
+mod export;
 mod hash;
+mod import;
 mod info;
 mod map;
+mod merge;
+mod repair;
+mod resize;
 mod set;
 mod write;
 
@@ -29,6 +35,12 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Count(args) => count::run(args, wait, output),
         Command::Hash(args) => hash::run(args, wait, output),
         Command::Check(args) => check::run(args, output),
+        Command::Diff(args) => diff::run(args, wait, output),
+        Command::Merge(args) => merge::run(args, wait, output),
+        Command::Export(args) => export::run(args, wait, output),
+        Command::Import(args) => import::run(args, wait, output),
+        Command::Resize(args) => resize::run(args, wait, output),
+        Command::Repair(args) => repair::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
         Command::Demo(args) => demo::run(args, output),

@@ -73,7 +73,7 @@ fn finish(file: &Path, map: DirtyMap, operation: &'static str, range: Range<u64>
         dirty_bits: map.count(),
         dirty_bytes: map.dirty_len(),
     };
-    map.close()?;
+    open::close(map, output)?;
     output.answer(&answer, |out, a| {
         writeln!(
             out,

@@ -8,10 +8,9 @@ use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image, PIECE};
 use crate::open;
 use crate::output::Output;
-use crate::signals;
 use crate::size;
+use crate::stdin;
 use dirtymap::{DirtyMap, Info};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -40,6 +39,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     let (map, _) = open::for_writing_of(&args.map, &image, wait, output, acceptable)?;
     let (written, copied) = copy(&map, &image, args.at);
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
+    open::cost(&map, output);
     // Also after a failure: what was written is set, and the map says so best when it is closed.
     let closed = image.sync().and_then(|()| Ok(map.close_with_image(&image.stamp_now()?)?));
     if let Err(failure) = copied.and(closed) {
@@ -73,7 +73,7 @@ fn copy(map: &DirtyMap, image: &Image, at: u64) -> (u64, Result<()>) {
     let ended = loop {
         // Up to the next multiple of a piece, and at least a byte more than there is room for at the end.
         let room = (PIECE - offset % PIECE) as usize;
-        let piece = match fill(&mut buffer[..room]) {
+        let piece = match stdin::fill(&mut buffer[..room]) {
             Ok([]) => break Ok(()),
             Ok(piece) => &*piece,
             Err(failure) => break Err(failure),
@@ -98,26 +98,4 @@ fn write_piece(map: &DirtyMap, image: &Image, piece: &[u8], offset: u64) -> Resu
     }
     map.set(offset..end)?;
     image.write(piece, offset)
-}
-
-/// Reads until `buffer` is full or the input ends; stops for a signal, also while there is no input.
-fn fill(buffer: &mut [u8]) -> Result<&mut [u8]> {
-    let stdin = rustix::stdio::stdin();
-    let mut filled = 0;
-    while filled < buffer.len() {
-        signals::check("stopped reading standard input")?;
-        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
-        let patience = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-        match rustix::event::poll(&mut fds, Some(&patience)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
-            _ => {} // An error is met by reading as well.
-        }
-        match rustix::io::read(stdin, &mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
-            Err(e) => return Err(Failure::io("standard input: read", &e.into())),
-        }
-    }
-    Ok(&mut buffer[..filled])
 }

@@ -99,6 +99,13 @@ impl Dir {
         self.0.path().join(name)
     }
 
+    /// A copy of a file.
+    pub fn copy(&self, from: &Path, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::copy(from, &path).expect("copy");
+        path
+    }
+
     /// An image of `size` bytes, of a pattern.
     pub fn image(&self, name: &str, size: u64) -> PathBuf {
         let path = self.path(name);

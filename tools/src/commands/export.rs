@@ -1,0 +1,111 @@
+//! `dirtymap export`: the bits of a map as a raw file.
+//!
+//! Invariant kept here: a file appears under its name only when it is complete and durable, and never in place of
+//! another.
+
+use crate::cli::Export;
+use crate::exit::{Exit, Failure, Result};
+use crate::files;
+use crate::open;
+use crate::output::Output;
+use crate::raw;
+use crate::signals;
+use dirtymap::DirtyMap;
+use serde::Serialize;
+use std::fs::Permissions;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+#[derive(Serialize)]
+struct Answer {
+    file: String,
+    out: String,
+    bytes: u64,
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
+    let to_stdout = args.out == Path::new("-");
+    if to_stdout && output.is_json() {
+        return Err(Failure::usage("standard output cannot hold both the bits and the JSON; give a file for the bits"));
+    }
+    if !to_stdout && args.out.symlink_metadata().is_ok() {
+        return Err(exists(&args.out));
+    }
+    let (map, exit) = open::for_reading(&args.file, wait, output)?;
+    let bytes = raw::length(map.geometry());
+    if to_stdout {
+        stream(&map, bytes, output)?;
+        return Ok(exit);
+    }
+    write_file(&map, &args.out, bytes, output)?;
+    let answer = Answer {
+        file: args.file.display().to_string(),
+        out: args.out.display().to_string(),
+        bytes,
+        dirty_bits: map.count(),
+        dirty_bytes: map.dirty_len(),
+    };
+    output.answer(&answer, |out, a| {
+        writeln!(out, "exported {} bits, {} of them dirty, to {}", map.geometry().bits(), a.dirty_bits, a.out)
+    })?;
+    Ok(exit)
+}
+
+fn exists(path: &Path) -> Failure {
+    Failure::new("exists", format!("{} exists already; export does not overwrite: give a new name", path.display()))
+}
+
+fn write_file(map: &DirtyMap, path: &Path, bytes: u64, output: Output) -> Result<()> {
+    let failed = |what: &'static str| move |e: &io::Error| Failure::io(format_args!("{}: {what}", path.display()), e);
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".");
+    // Removed when dropped, unless it gets its name.
+    let temp = tempfile::Builder::new()
+        .prefix(&name)
+        .suffix(".tmp")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(files::directory_of(path))
+        .map_err(|e| failed("create a file beside it")(&e))?;
+    let file = temp.as_file();
+    file.set_len(bytes).map_err(|e| failed("set its size")(&e))?;
+    let bar = output.progress("exporting", bytes);
+    let written = raw::blocks(map)?.try_for_each(|(offset, block)| {
+        signals::check("nothing was exported")?;
+        bar.set_position(offset);
+        file.write_all_at(&block, offset).map_err(|e| failed("write")(&e))
+    });
+    bar.finish_and_clear();
+    written?;
+    file.sync_all().map_err(|e| failed("sync")(&e))?;
+    temp.persist_noclobber(path).map_err(|e| match e.error.kind() {
+        io::ErrorKind::AlreadyExists => exists(path),
+        _ => failed("give it its name")(&e.error),
+    })?;
+    files::sync_directory_of(path)
+}
+
+fn stream(map: &DirtyMap, bytes: u64, output: Output) -> Result<()> {
+    let blocks = raw::blocks(map)?.chain([(bytes, Vec::new())]);
+    let written = output.stream(|out, _| {
+        let mut at = 0;
+        for (offset, block) in blocks {
+            // One signal stops it; that is told below.
+            for zeros in files::pieces(at..offset).take_while(|_| !signals::requested()) {
+                io::copy(&mut io::repeat(0).take(zeros.end - zeros.start), &mut *out)?;
+            }
+            if signals::requested() {
+                break;
+            }
+            out.write_all(&block)?;
+            at = offset + block.len() as u64;
+        }
+        Ok(())
+    });
+    signals::check("not all bits were written")?;
+    written
+}

@@ -1,0 +1,133 @@
+//! `dirtymap import`: replaces the bits of a map by those of a raw file.
+//!
+//! Invariant kept here: nothing is changed before all of the input was read and found right; then bits are set first and
+//! reset after that, so that at every moment everything is dirty that the map called dirty, or everything that the file
+//! does.
+
+use crate::cli::Import;
+use crate::exit::{Exit, Failure, Result};
+use crate::files::{self, Image, PIECE};
+use crate::open;
+use crate::output::Output;
+use crate::raw::{self, Raw};
+use crate::size;
+use crate::stdin;
+use dirtymap::{DirtyMap, Geometry, Info, inspect};
+use serde::Serialize;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+#[derive(Serialize)]
+struct Answer {
+    file: String,
+    input: String,
+    bytes: u64,
+    added_bits: u64,
+    removed_bits: u64,
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
+    let geometry = inspect(&args.file)?.geometry;
+    let input = if args.input == Path::new("-") {
+        spool(&geometry)?
+    } else {
+        files::distinct(&[("map", &args.file), ("raw file", &args.input)])?;
+        Image::open(&args.input, false)?
+    };
+    let raw = Raw::new(input, geometry)?;
+    let bytes = raw::length(&geometry);
+    let bar = output.progress("checking", bytes);
+    let checked = raw.ones(&bar, |_| Ok(()));
+    bar.finish_and_clear();
+    checked.map_err(|failure| failure.and("nothing was changed"))?;
+    let unchanged = |info: &Info| {
+        files::equally_long((&args.file, info.geometry.len()), (&args.file, geometry.len()))
+            .map_err(|failure| failure.and("it was resized meanwhile"))
+    };
+    let map = open::for_writing(&args.file, wait, output, unchanged)?;
+    let before = map.count();
+    let replaced = replace(&map, &raw, output);
+    let (between, dirty_bits, dirty_bytes) = match replaced {
+        Ok(between) => (between, map.count(), map.dirty_len()),
+        Err(failure) => {
+            // Best effort: the next open recovers.
+            let _ = open::close(map, output);
+            return Err(failure);
+        }
+    };
+    open::close(map, output)?;
+    let answer = Answer {
+        file: args.file.display().to_string(),
+        input: args.input.display().to_string(),
+        bytes,
+        added_bits: between - before,
+        removed_bits: between - dirty_bits,
+        dirty_bits,
+        dirty_bytes,
+    };
+    output.answer(&answer, |out, a| {
+        let Answer { added_bits: added, removed_bits: removed, .. } = a;
+        writeln!(out, "imported {} bits: {added} granules became dirty, {removed} clean", geometry.bits())?;
+        writeln!(out, "now {} in {} granules are dirty", size::human(a.dirty_bytes), a.dirty_bits)
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// Sets, then resets. Gives the dirty granules of the moment in between.
+fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
+    let geometry = map.geometry();
+    let bar = output.progress("setting", raw::length(geometry));
+    let set = raw.ones(&bar, |bits| Ok(map.set(geometry.items_of(&bits))?));
+    bar.finish_and_clear();
+    set.map_err(|failure| failure.and("some granules that the file calls dirty may be dirty now; none was reset"))?;
+    let between = map.count();
+
+    let bar = output.progress("resetting", raw::length(geometry));
+    let reset_bits = |bits: Range<u64>| -> Result<()> {
+        let items = geometry.items_of(&bits);
+        if map.any(items.clone())? {
+            map.reset(items)?;
+        }
+        Ok(())
+    };
+    let mut at = 0;
+    let reset = raw.ones(&bar, |ones| {
+        reset_bits(at..ones.start)?;
+        at = ones.end;
+        Ok(())
+    });
+    let reset = reset.and_then(|()| reset_bits(at..geometry.bits()));
+    bar.finish_and_clear();
+    reset.map_err(|failure| failure.and("what the file calls dirty is dirty; not everything else was reset"))?;
+    Ok(between)
+}
+
+/// Standard input in a temporary file with holes: it is read more than once.
+fn spool(geometry: &Geometry) -> Result<Image> {
+    const NAME: &str = "standard input";
+    let expected = raw::length(geometry);
+    let io = |e: &io::Error| Failure::io("keep standard input in a temporary file", e);
+    let file = tempfile::tempfile().map_err(|e| io(&e))?;
+    let mut buffer = vec![0; PIECE as usize];
+    let mut at = 0;
+    loop {
+        let piece = &*stdin::fill(&mut buffer)?;
+        if piece.is_empty() {
+            break;
+        }
+        if piece.len() as u64 > expected - at {
+            return Err(raw::wrong_size(NAME, &format!("more than {expected}"), geometry));
+        }
+        if piece.iter().any(|&byte| byte != 0) {
+            file.write_all_at(piece, at).map_err(|e| io(&e))?;
+        }
+        at += piece.len() as u64;
+    }
+    file.set_len(at).map_err(|e| io(&e))?;
+    Image::of(file, Path::new(NAME))
+}
