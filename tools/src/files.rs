@@ -177,12 +177,17 @@ pub fn fits(info: &Info, map: &Path, image: &Image) -> Result<()> {
     Err(Failure::new("size-differs", message))
 }
 
-/// Makes the entry of `path` in its directory durable.
-pub fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = match path.parent() {
+/// The directory that `path` is in.
+pub fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// Makes the entry of `path` in its directory durable.
+pub fn sync_directory_of(path: &Path) -> Result<()> {
+    let directory = directory_of(path);
     let synced = File::open(directory).and_then(|d| d.sync_all());
     synced.map_err(|e| Failure::io(format_args!("{}: sync", directory.display()), &e))
 }

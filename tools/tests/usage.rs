@@ -6,8 +6,21 @@ mod common;
 
 use common::{Dir, MIB};
 
-const COMMANDS: [&str; 11] =
-    ["create", "info", "set", "reset", "map", "count", "hash", "check", "write", "backup", "demo"];
+const COMMANDS: [&str; 13] = [
+    "create",
+    "info",
+    "set",
+    "reset",
+    "map",
+    "count",
+    "hash",
+    "check",
+    "write",
+    "backup",
+    "import-qcow2",
+    "export-qcow2",
+    "demo",
+];
 
 #[test]
 fn every_help_has_an_example_and_the_exit_codes() {
@@ -60,6 +73,11 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["map", m, "--start", "0xffffffffffffffff", "--length", "1"],
         &["write", m],
         &["backup", m, m],
+        &["import-qcow2", "i", m],
+        &["import-qcow2", "i", m, "--bitmap", "b", "--in-use", "clean"],
+        &["export-qcow2", m, "o"],
+        &["export-qcow2", m, "o", "--bitmap", ""],
+        &["export-qcow2", m, "o", "--bitmap", "b", "-g", "3"],
         &["info", m, "--output", "yaml"],
         &["info", m, "--wait", "soon"],
     ];

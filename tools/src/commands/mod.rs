@@ -5,7 +5,9 @@ mod check;
 mod count;
 mod create;
 mod demo;
+mod export_qcow2;
 mod hash;
+mod import_qcow2;
 mod info;
 mod map;
 mod set;
@@ -31,6 +33,8 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Check(args) => check::run(args, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
+        Command::ImportQcow2(args) => import_qcow2::run(args, output),
+        Command::ExportQcow2(args) => export_qcow2::run(args, wait, output),
         Command::Demo(args) => demo::run(args, output),
         Command::DemoWriter(args) => demo::writer::run(args),
     }
