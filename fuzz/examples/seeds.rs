@@ -5,7 +5,8 @@ use dirtymap::format::{
     ALIGN, CheckpointState, Durability, Header, Point, PointRole, Reserved, Runs, Stamp, StampKind, State, Uuid,
     page_entry,
 };
-use std::{fs, io, path::Path};
+use dirtymap_cli::qcow2::Plan;
+use std::{convert::Infallible, fs, io, path::Path};
 
 fn header(len: u64, granularity: u32) -> Header {
     let geometry = Geometry::new(len, granularity).expect("a possible map");
@@ -110,6 +111,27 @@ fn files() -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Images with clusters of 512 bytes: without data, with some, with all-ones clusters, and with all of these.
+fn images() -> Vec<(&'static str, Vec<u8>)> {
+    let image = |len: u64, name: &str, byte: fn(u64, u64) -> u8| {
+        let plan = Plan::with_clusters(len, 9, name, 9).expect("a possible image");
+        let Ok(file) = plan.bytes(|bits, buffer| {
+            let cluster = bits.start / 4096;
+            // Whole bytes only, so that none of the bits is past the end.
+            let bytes = buffer.iter_mut().take(((bits.end - bits.start) / 8) as usize);
+            bytes.enumerate().for_each(|(i, b)| *b = byte(cluster, i as u64));
+            Ok::<(), Infallible>(())
+        });
+        file
+    };
+    vec![
+        ("zeros", image(1 << 20, "b", |_, _| 0)),
+        ("some", image(1 << 20, "some", |_, i| if i % 50 == 3 { 0x5a } else { 0 })),
+        ("ones", image(4 << 20, "ones", |_, _| 0xff)),
+        ("mixed", image((6 << 20) + 512, "mixed", |cluster, i| [0, 0xff, i as u8][cluster as usize % 3])),
+    ]
+}
+
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let write = |target: &str, name: &str, bytes: &[u8]| {
@@ -121,6 +143,9 @@ fn main() -> io::Result<()> {
     }
     for (name, bytes) in page_tables() {
         write("page_table", name, &bytes)?;
+    }
+    for (name, bytes) in images() {
+        write("qcow2", name, &bytes)?;
     }
     for (name, bytes) in files() {
         write("open", &name, &bytes)?;

@@ -124,6 +124,10 @@ pub enum Command {
     Write(Write),
     /// Copy what is dirty from an image to a backup of it, verify, and only then reset
     Backup(Backup),
+    /// Make a map of a bitmap that QEMU keeps in a qcow2 image
+    ImportQcow2(ImportQcow2),
+    /// Write a small qcow2 image that carries a map as a bitmap, for QEMU to take over
+    ExportQcow2(ExportQcow2),
     /// Show that it works: a real image, tracked writes, kill -9, incremental backups, compared byte for byte
     Demo(Demo),
     /// The process that the demo kills
@@ -328,6 +332,44 @@ pub struct Backup {
     /// Overwrite TARGET with a full copy even if it is not what this map's last backup wrote
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap import-qcow2 disk.qcow2 --bitmap monday disk.map\n  dirtymap import-qcow2 disk.qcow2 --bitmap monday disk.map --in-use dirty"))]
+pub struct ImportQcow2 {
+    /// The qcow2 image. Its bitmap stays as it is
+    pub image: PathBuf,
+    /// The map to make; it must not exist. It gets the size of the virtual disk and the bitmap's granularity
+    pub file: PathBuf,
+    /// Name of the bitmap; without it, the names that there are are listed
+    #[arg(long, value_name = "NAME")]
+    pub bitmap: Option<String>,
+    /// What to do with a bitmap that was not saved: one that is in use, or in an image whose bitmaps are inconsistent
+    #[arg(long, value_enum, default_value_t = InUse::Refuse, value_name = "WHAT")]
+    pub in_use: InUse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InUse {
+    /// Fail, and make nothing
+    Refuse,
+    /// Take everything for dirty
+    Dirty,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap export-qcow2 disk.map out.qcow2 --bitmap monday\n  qemu-img bitmap --add -g 64K disk.qcow2 monday\n  qemu-img bitmap --merge monday -b out.qcow2 -F qcow2 disk.qcow2 monday"))]
+pub struct ExportQcow2 {
+    /// The map
+    pub file: PathBuf,
+    /// The qcow2 image to make; it must not exist. It holds no data, only the bitmap
+    pub out: PathBuf,
+    /// Name that the bitmap gets, at most 1023 bytes
+    #[arg(long, value_name = "NAME")]
+    pub bitmap: String,
+    /// Bytes behind each bit of the bitmap, from 512 to 2G; by default the map's granularity. Dirt is rounded outward
+    #[arg(short, long, value_parser = size::parse_granularity, value_name = "BYTES")]
+    pub granularity: Option<u32>,
 }
 
 #[derive(Args, Debug)]

@@ -9,6 +9,7 @@ mod exit;
 mod files;
 mod open;
 mod output;
+mod publish;
 mod raw;
 mod rng;
 mod signals;

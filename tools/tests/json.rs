@@ -105,6 +105,10 @@ fn every_command_prints_what_is_documented() {
     compare("merge", &[], &[json(&["merge", m, s], 0)]);
     compare("backup", &[], &[json(&["backup", i, t, "--map", m], 0)]);
     compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0)]);
+    let (qcow2, import) = (dir.path("o.qcow2"), dir.path("import.map"));
+    let (q, n) = (qcow2.to_str().unwrap(), import.to_str().unwrap());
+    compare("export-qcow2", &[], &[json(&["export-qcow2", m, q, "--bitmap", "b"], 0)]);
+    compare("import-qcow2", &[], &[json(&["import-qcow2", q, "--bitmap", "b", n], 0)]);
     let place = dir.path("place");
     let demo = json(&["demo", i, "--kills", "1", "--dir", place.to_str().unwrap()], 0);
     compare("demo", &["first", "rounds[].backup"], &[demo]);

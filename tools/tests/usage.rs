@@ -6,9 +6,26 @@ mod common;
 
 use common::{Dir, MIB};
 
-const COMMANDS: [&str; 17] = [
-    "create", "info", "set", "reset", "map", "count", "hash", "check", "diff", "merge", "export", "import", "resize",
-    "repair", "write", "backup", "demo",
+const COMMANDS: [&str; 19] = [
+    "create",
+    "info",
+    "set",
+    "reset",
+    "map",
+    "count",
+    "hash",
+    "check",
+    "diff",
+    "merge",
+    "export",
+    "import",
+    "resize",
+    "repair",
+    "write",
+    "backup",
+    "import-qcow2",
+    "export-qcow2",
+    "demo",
 ];
 
 #[test]
@@ -71,6 +88,11 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["resize", m, "-1"],
         &["repair", m, m],
         &["backup", m, m],
+        &["import-qcow2", "i", m],
+        &["import-qcow2", "i", m, "--bitmap", "b", "--in-use", "clean"],
+        &["export-qcow2", m, "o"],
+        &["export-qcow2", m, "o", "--bitmap", ""],
+        &["export-qcow2", m, "o", "--bitmap", "b", "-g", "3"],
         &["info", m, "--output", "yaml"],
         &["info", m, "--wait", "soon"],
     ];

@@ -7,8 +7,10 @@ mod create;
 mod demo;
 mod diff;
 mod export;
+mod export_qcow2;
 mod hash;
 mod import;
+mod import_qcow2;
 mod info;
 mod map;
 mod merge;
@@ -43,6 +45,8 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Repair(args) => repair::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
+        Command::ImportQcow2(args) => import_qcow2::run(args, output),
+        Command::ExportQcow2(args) => export_qcow2::run(args, wait, output),
         Command::Demo(args) => demo::run(args, output),
         Command::DemoWriter(args) => demo::writer::run(args),
     }

@@ -1,0 +1,3 @@
+//! What the `dirtymap` command is made of that is useful, or can be tested, without it.
+
+pub mod qcow2;

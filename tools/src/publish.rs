@@ -1,0 +1,55 @@
+//! New files that appear under their name when they are complete.
+//!
+//! Invariant kept here: a name appears when all that is behind it is durable, and never in place of another file. What
+//! is not published is removed again, as far as that is possible.
+
+use crate::exit::{Failure, Result};
+use crate::files;
+use dirtymap::Error;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tempfile::{Builder, NamedTempFile, TempDir, TempPath};
+
+/// What temporary names start with.
+const PREFIX: &str = ".dirtymap-";
+
+/// Refuses a name that is taken.
+pub fn vacant(path: &Path) -> Result<()> {
+    // Also a link that leads nowhere.
+    if path.symlink_metadata().is_ok() { Err(taken(path)) } else { Ok(()) }
+}
+
+fn taken(path: &Path) -> Failure {
+    Error::Exists { path: path.to_path_buf() }.into()
+}
+
+fn beside<T>(path: &Path, make: impl FnOnce(&Builder<'_, '_>, &Path) -> io::Result<T>) -> Result<T> {
+    let mut builder = Builder::new();
+    let made = make(builder.prefix(PREFIX), files::directory_of(path));
+    made.map_err(|e| Failure::io(format_args!("{}: create beside it", path.display()), &e))
+}
+
+/// A new file on the file system where `path` is to be.
+pub fn file_beside(path: &Path) -> Result<NamedTempFile> {
+    // As any new file: what the umask leaves.
+    beside(path, |builder, directory| {
+        let mut builder = builder.clone();
+        builder.permissions(Permissions::from_mode(0o666)).tempfile_in(directory)
+    })
+}
+
+/// A directory on the file system where `path` is to be, for what makes its file by itself.
+pub fn directory_beside(path: &Path) -> Result<TempDir> {
+    beside(path, |builder, directory| builder.tempdir_in(directory))
+}
+
+/// Gives a file that is complete and durable its name, durably.
+pub fn publish(file: TempPath, path: &Path) -> Result<()> {
+    file.persist_noclobber(path).map_err(|e| match e.error.kind() {
+        io::ErrorKind::AlreadyExists => taken(path),
+        _ => Failure::io(format_args!("{}: give the new file its name", path.display()), &e.error),
+    })?;
+    files::sync_directory_of(path)
+}

@@ -1,0 +1,176 @@
+//! Persistent bitmaps in qcow2 files, by the published specification (QEMU's docs/interop/qcow2).
+//!
+//! Invariants kept here: whatever the bytes, reading ends in bits or an error, and takes memory for the bitmap
+//! directory (below 70 MiB, of bytes that are there) and one piece of bits. What the specification calls
+//! inconsistent is never taken for bits.
+
+mod parse;
+pub mod spec;
+mod write;
+
+pub use parse::{Chunk, Chunks, Content, Entry, Image};
+pub use write::{Plan, set_bits};
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes that can be read anywhere.
+pub trait ReadAt {
+    /// How many there are.
+    fn size(&self) -> u64;
+    /// Fills `buffer` with what is at `offset`.
+    ///
+    /// # Errors
+    /// What the system said, also when there is less.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for &[u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).ok();
+        let bytes = start.and_then(|start| self.get(start..start.checked_add(buffer.len())?));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// An open file or block device and its size.
+impl ReadAt for (&File, u64) {
+    fn size(&self) -> u64 {
+        self.1
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+}
+
+/// Why there is no bitmap to be had from a file, or none to be put into one.
+#[derive(Debug)]
+pub enum Error {
+    /// The system could not read.
+    Io {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Where.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No qcow2 file at all.
+    NotQcow2,
+    /// Something that this version, or QEMU, does not handle: what was found, and what to do.
+    Unsupported(String),
+    /// The file breaks the specification.
+    Corrupt {
+        /// Where in the file.
+        place: String,
+        /// What is there.
+        found: String,
+        /// What should be.
+        expected: String,
+    },
+    /// There is no bitmap of that name.
+    NoSuchBitmap {
+        /// The name asked for.
+        name: String,
+        /// Those that there are.
+        names: Vec<String>,
+    },
+}
+
+/// `Result` with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A short, stable, machine-readable name for the kind of error.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::Io { .. } => "io",
+            Error::NotQcow2 => "not-qcow2",
+            Error::Unsupported(_) => "unsupported",
+            Error::Corrupt { .. } => "corrupt",
+            Error::NoSuchBitmap { .. } => "no-such-bitmap",
+        }
+    }
+
+    fn corrupt(place: impl fmt::Display, found: impl fmt::Display, expected: impl fmt::Display) -> Error {
+        Error::Corrupt { place: place.to_string(), found: found.to_string(), expected: expected.to_string() }
+    }
+}
+
+/// Names for a message; there may be thousands.
+pub fn listing(names: &[String]) -> String {
+    const LISTED: usize = 20;
+    if names.is_empty() {
+        return "none".into();
+    }
+    let listed: Vec<_> = names.iter().take(LISTED).map(|name| format!("{name:?}")).collect();
+    listed.join(", ") + if names.len() > LISTED { " and more" } else { "" }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { bytes, offset, source } => write!(f, "read {bytes} bytes at {offset}: {source}"),
+            Error::NotQcow2 => write!(f, "not a qcow2 image: it does not start with \"QFI\\xfb\""),
+            Error::Unsupported(what) => f.write_str(what),
+            Error::Corrupt { place, found, expected } => write!(
+                f,
+                "{place}: found {found}, expected {expected}; the file breaks the qcow2 specification, and this bitmap \
+                 cannot be relied upon: take a full backup"
+            ),
+            Error::NoSuchBitmap { name, names } => {
+                write!(f, "there is no bitmap {name:?} in it; it has {}", listing(names))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The big-endian integers of a file. Panics past the end of `bytes`, which are fixed parts of known length.
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(std::array::from_fn(|i| bytes[at + i]))
+}
+
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(std::array::from_fn(|i| bytes[at + i]))
+}
+
+/// The first of the bits `from..end` with this value; bit `i` is bit `i % 8` of byte `i / 8`.
+fn find(bytes: &[u8], from: u64, end: u64, value: bool) -> Option<u64> {
+    let mut at = from;
+    while at < end {
+        let first = (at / 64 * 8) as usize;
+        let tail = bytes.get(first..).unwrap_or_default();
+        let word = u64::from_le_bytes(std::array::from_fn(|i| tail.get(i).copied().unwrap_or(0)));
+        let wanted = if value { word } else { !word } & u64::MAX << (at % 64);
+        let bit = at / 64 * 64 + u64::from(wanted.trailing_zeros());
+        if wanted != 0 {
+            return Some(bit).filter(|bit| *bit < end);
+        }
+        at = bit;
+    }
+    None
+}
+
+/// The runs of ones among the first `count` bits.
+fn runs(bytes: &[u8], count: u64) -> impl Iterator<Item = std::ops::Range<u64>> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = find(bytes, at, count, true)?;
+        at = find(bytes, start, count, false).unwrap_or(count);
+        Some(start..at)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+mod tests;
