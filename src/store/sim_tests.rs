@@ -18,6 +18,7 @@ use super::{Options, close, create};
 use crate::format::{Header, State};
 use crate::geometry::{Geometry, PAGE_BITS};
 use crate::levels::words_touched;
+use crate::sys::Disk;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -693,6 +694,13 @@ fn the_file_is_short() -> Verdict {
 #[test]
 fn schedules_that_chance_hardly_finds() {
     scenarios().unwrap();
+}
+
+#[test]
+fn a_device_that_cannot_be_read_is_not_taken_for_a_file_of_zeros() {
+    let disk = SimDisk::new(fresh(), vec![(0, Fault::Cut(Pick::None))]);
+    assert!(disk.sync_all().is_err() && disk.dead());
+    assert_eq!(headers::newest(&*disk, path()).unwrap_err().kind(), "io");
 }
 
 /// Each of these steps is switched off in turn, and some seed must then fail (0 stands for the scenario). The seed is
