@@ -136,9 +136,8 @@ fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result
         let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
         return Err(Failure::new("size-differs", message));
     }
-    let sized = target.stamp.is_block_device() || target.size() == size;
     let differs = info.backup_target_differs(&target.stamp);
-    if differs.as_deref() == Some("") && (sized || args.full) {
+    if differs.as_deref() == Some("") {
         let compare_all = !info.target.is_some_and(|(_, exact)| exact);
         return Ok(if args.full { Plan::Full } else { Plan::Incremental { compare_all } });
     }
@@ -150,7 +149,6 @@ fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result
     }
     let why = match differs {
         None => "this map has not written any backup so far".to_string(),
-        Some(difference) if difference.is_empty() => format!("it has {} bytes, the image {size}", target.size()),
         Some(difference) => difference,
     };
     let message = format!(
@@ -185,7 +183,12 @@ impl Job<'_> {
             Some(target) => target,
             None => create(&args.target)?,
         };
-        if plan.is_full() && !target.stamp.is_block_device() {
+        if !target.stamp.is_block_device() && (plan.is_full() || target.size() != len) {
+            if target.size() < len && !plan.is_full() {
+                // The image has grown since. What the target lacks is copied, whatever it holds.
+                map.set(target.size()..len)?;
+                map.flush()?;
+            }
             target.file.set_len(len).map_err(|e| target.failed("set its size", &e))?;
             target.sync()?;
             files::sync_directory_of(&args.target)?;
