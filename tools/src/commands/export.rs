@@ -8,13 +8,13 @@ use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::open;
 use crate::output::Output;
+use crate::publish;
 use crate::raw;
 use crate::signals;
 use dirtymap::DirtyMap;
 use serde::Serialize;
-use std::fs::Permissions;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
     if to_stdout && output.is_json() {
         return Err(Failure::usage("standard output cannot hold both the bits and the JSON; give a file for the bits"));
     }
-    if !to_stdout && args.out.symlink_metadata().is_ok() {
-        return Err(exists(&args.out));
+    if !to_stdout {
+        publish::vacant(&args.out)?;
     }
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
     let bytes = raw::length(map.geometry());
@@ -55,38 +55,21 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
     Ok(exit)
 }
 
-fn exists(path: &Path) -> Failure {
-    Failure::new("exists", format!("{} exists already; export does not overwrite: give a new name", path.display()))
-}
-
 fn write_file(map: &DirtyMap, path: &Path, bytes: u64, output: Output) -> Result<()> {
-    let failed = |what: &'static str| move |e: &io::Error| Failure::io(format_args!("{}: {what}", path.display()), e);
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".");
-    // Removed when dropped, unless it gets its name.
-    let temp = tempfile::Builder::new()
-        .prefix(&name)
-        .suffix(".tmp")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(files::directory_of(path))
-        .map_err(|e| failed("create a file beside it")(&e))?;
+    let failed = |what: &'static str| move |e: io::Error| Failure::io(format_args!("{}: {what}", path.display()), &e);
+    let temp = publish::file_beside(path)?;
     let file = temp.as_file();
-    file.set_len(bytes).map_err(|e| failed("set its size")(&e))?;
+    file.set_len(bytes).map_err(failed("set its size"))?;
     let bar = output.progress("exporting", bytes);
     let written = raw::blocks(map)?.try_for_each(|(offset, block)| {
         signals::check("nothing was exported")?;
         bar.set_position(offset);
-        file.write_all_at(&block, offset).map_err(|e| failed("write")(&e))
+        file.write_all_at(&block, offset).map_err(failed("write"))
     });
     bar.finish_and_clear();
     written?;
-    file.sync_all().map_err(|e| failed("sync")(&e))?;
-    temp.persist_noclobber(path).map_err(|e| match e.error.kind() {
-        io::ErrorKind::AlreadyExists => exists(path),
-        _ => failed("give it its name")(&e.error),
-    })?;
-    files::sync_directory_of(path)
+    file.sync_all().map_err(failed("sync"))?;
+    publish::publish(temp.into_temp_path(), path)
 }
 
 fn stream(map: &DirtyMap, bytes: u64, output: Output) -> Result<()> {
