@@ -403,6 +403,12 @@ fn what_is_cut_off_and_comes_back_has_changed() {
     map.truncate(1000).unwrap();
     let changed = map.take_changes().unwrap().unwrap();
     assert!(changed.into_iter().eq([496..1000]));
+    // Also when the chunks change meanwhile.
+    map.set(999..1000).unwrap();
+    map.truncate(500).unwrap();
+    map.attach_changes(5).unwrap();
+    map.truncate(1000).unwrap();
+    assert!(map.take_changes().unwrap().unwrap().into_iter().eq([480..1000]));
     map.truncate(500).unwrap();
     // Who takes the marks now learns the length, too.
     assert!(map.take_changes().unwrap().unwrap().is_empty());

@@ -2,7 +2,7 @@
 //! what changed.
 #![allow(clippy::single_range_in_vec_init, reason = "a list of areas may have one")]
 
-use dirtymap::{Bitmap, DirtyMap, Error, Options};
+use dirtymap::{Bitmap, DirtyMap, Durability, Error, Options};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Barrier;
@@ -43,7 +43,8 @@ fn some_dirt(granularity: u32, seed: u64) -> Bitmap {
 fn merging_any_granularity_rounds_outward_and_survives() {
     for granularity in [9, 12, 15, 16, 17, 20, 24, 40, 63] {
         let (_dir, path) = scratch();
-        let map = create(&path);
+        let durability = if granularity % 2 == 0 { Durability::PowerLoss } else { Durability::Process };
+        let map = Options::new().flush_interval(None).durability(durability).create(&path, LEN).unwrap();
         map.set(5 * GRANULE..6 * GRANULE).unwrap();
         let (mut wanted, dirt) = (map.to_bitmap().unwrap(), some_dirt(granularity, 3));
         wanted.merge(&dirt).unwrap();

@@ -65,21 +65,16 @@ impl Changes {
             self.marks = self.marks.grown(&self.marks.geometry.as_long_as(to))?;
             self.mark(from.bits()..self.cut.min(to.bits()));
         } else {
-            self.cut_off(to.bits()..from.bits(), cleared);
+            if cleared {
+                self.mark(to.bits()..from.bits());
+            }
+            let chunks = to.bits() >> self.shift..self.marks.geometry.bits();
+            if self.marks.next_set(chunks).is_some() {
+                self.cut = self.cut.max(from.bits());
+            }
             self.marks.cut(self.marks.geometry.as_long_as(to));
         }
         Ok(())
-    }
-
-    /// What is marked there, or was set, will have changed if it comes back.
-    fn cut_off(&mut self, bits: Range<u64>, cleared: bool) {
-        if cleared {
-            self.mark(bits.clone());
-        }
-        let chunks = bits.start >> self.shift..self.marks.geometry.bits();
-        if !bits.is_empty() && (self.cut > bits.end || self.marks.next_set(chunks).is_some()) {
-            self.cut = self.cut.max(bits.end);
-        }
     }
 }
 

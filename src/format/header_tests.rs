@@ -404,6 +404,15 @@ fn another_volatile_layout_can_be_read_but_not_written() {
             put_u64(b, h::VOLATILE_LENGTH.offset, wrong);
         });
     }
+    // One that takes no room is in nobody's way, wherever it says that it is.
+    for offset in [0, header.layout.table.start, header.layout.bottom.start, header.layout.table.end] {
+        let empty = after(|b| {
+            put_u32(b, h::VOLATILE_LAYOUT.offset, 2);
+            put_u64(b, h::VOLATILE_LENGTH.offset, 0);
+            put_u64(b, h::VOLATILE_OFFSET.offset, offset);
+        });
+        assert!(empty.is_ok(), "{offset}: {empty:?}");
+    }
     // It must not lie on top of another region either.
     refused("points[0].table_offset", 0..COPY_BYTES, |b| {
         put_u32(b, h::VOLATILE_LAYOUT.offset, 2);

@@ -258,7 +258,7 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
 fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let copies = headers::read_copies(disk);
-    let newest = headers::choose(&copies, path, disk.len().map_err(io("look at the file"))?)?;
+    let newest = headers::choose(disk, &copies, path)?;
     let header = &newest.header;
     let mut findings = header_findings(&copies, &newest, alone);
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };

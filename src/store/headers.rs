@@ -59,11 +59,23 @@ pub(crate) struct Newest {
 
 /// The header of the file: the newest valid copy.
 pub(crate) fn newest(disk: &dyn Disk, path: &Path) -> Result<Newest> {
-    choose(&read_copies(disk), path, disk.len().unwrap_or(0))
+    choose(disk, &read_copies(disk), path)
+}
+
+/// The header among the copies of a file.
+pub(crate) fn choose(disk: &dyn Disk, copies: &Copies, path: &Path) -> Result<Newest> {
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    let len = disk.len().map_err(io("look at the file"))?;
+    let chosen = among(copies, path, len);
+    if let Err(Error::NotDirtymap { .. }) = chosen {
+        // What cannot be read was taken for zeros; that the device fails is what matters then.
+        disk.read_at(&mut [0; COPY_BYTES], 0).map_err(io("read the header"))?;
+    }
+    chosen
 }
 
 /// The header among some copies of a file that is `len` bytes long.
-pub(crate) fn choose(copies: &Copies, path: &Path, len: u64) -> Result<Newest> {
+fn among(copies: &Copies, path: &Path, len: u64) -> Result<Newest> {
     match format::choose(copies) {
         Ok(choice) if len < entries_end(choice.header) => Err(Error::Corrupt {
             path: path.to_path_buf(),

@@ -22,12 +22,13 @@ impl Core {
 /// Saving and loading, in chunks as [`Bitmap::serialize_part`](crate::Bitmap::serialize_part) writes them: either
 /// kind of map loads what the other has written.
 impl DirtyMap {
-    /// As [`Bitmap::serialization_align`](crate::Bitmap::serialization_align).
+    /// As [`Bitmap::serialize_part`](crate::Bitmap::serialize_part). While others change the map, each word is as it
+    /// was when it was looked at.
     ///
     /// # Errors
     /// The same.
-    pub fn serialization_align(&self) -> Result<u64> {
-        self.geometry().serialization_align()
+    pub fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
+        Search::serialize_part(self, range, buf)
     }
 
     /// As [`Bitmap::serialized_size`](crate::Bitmap::serialized_size).
@@ -38,13 +39,12 @@ impl DirtyMap {
         Search::serialized_size(self, range)
     }
 
-    /// As [`Bitmap::serialize_part`](crate::Bitmap::serialize_part). While others change the map, each word is as it was
-    /// when it was looked at.
+    /// As [`Bitmap::serialization_align`](crate::Bitmap::serialization_align).
     ///
     /// # Errors
     /// The same.
-    pub fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-        Search::serialize_part(self, range, buf)
+    pub fn serialization_align(&self) -> Result<u64> {
+        self.geometry().serialization_align()
     }
 
     /// Begins to load chunks into the map. Chunks that are not loaded keep what they have.

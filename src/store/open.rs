@@ -96,8 +96,7 @@ pub(super) struct Loaded {
 /// Reads and checks the header, without changing anything.
 pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, u64)> {
     let copies = headers::read_copies(disk);
-    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
-    let newest = headers::choose(&copies, path, len)?;
+    let newest = headers::choose(disk, &copies, path)?;
     if writing {
         writable(&newest.header, path)?;
     }

@@ -49,7 +49,8 @@ pub struct Cli {
     /// How long to wait for another process that has the map open; by default it is an error at once
     #[arg(long, global = true, help_heading = EVERYWHERE, default_value_t = 0, value_name = "SECS")]
     pub wait: u64,
-    /// Say on stderr what happened: what was opened and how it was left, what the work cost
+    /// Say on stderr what happened: what was opened and how it was left, what the work cost; twice: also each event as it
+    /// happens (arm, flush, close, ...)
     #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]

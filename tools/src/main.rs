@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Err(e) => return usage(&e).into(),
     };
     let output = Output::new(cli.output, cli.verbose);
+    output.show_events();
     // The demo's victim just dies.
     let listening = match &cli.command {
         Command::DemoWriter(_) => Ok(()),

@@ -48,6 +48,15 @@ impl Output {
         }
     }
 
+    /// Has the library's events written to stderr if `-v` was given twice.
+    pub fn show_events(self) {
+        if self.verbose > 1 {
+            let events = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
+            // Nobody else sets a subscriber; and events are not worth failing for.
+            let _ = events.with_ansi(false).with_writer(io::stderr).try_init();
+        }
+    }
+
     /// Prints the answer: as JSON, or as `human` writes it.
     pub fn answer<T: Serialize>(
         self,

@@ -175,6 +175,7 @@ fn verbose_tells_on_stderr_what_happened_and_changes_no_answer() {
     let told = dm!("count", map, "--output", "json", "-v").exits(0).says("opened for reading").says("closed cleanly");
     assert_eq!(told.out, quiet.out);
     dm!("-v", "set", map, "0", "1").exits(0).says("opened for writing").says("durable writes").says("1 to arm");
+    dm!("-vv", "set", map, "9M", "1").exits(0).says(" armed words=1 ").says(" flushed pages=1 ").says(" closed ");
     dm!("set", map, "5M", "1", "-vv").exits(0).says("flushes");
     let unclean = dir.unclean("u", 10 * MIB, &[0..1]);
     dm!("count", unclean, "--verbose").exits(0).says("160 bits of 64 KiB, not closed cleanly");

@@ -56,19 +56,19 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 fn write_file(map: &DirtyMap, path: &Path, bytes: u64, output: Output) -> Result<()> {
-    let failed = |what: &'static str| move |e: io::Error| Failure::io(format_args!("{}: {what}", path.display()), &e);
+    let failed = |what: &'static str| move |e: &io::Error| Failure::io(format_args!("{}: {what}", path.display()), e);
     let temp = publish::file_beside(path)?;
     let file = temp.as_file();
-    file.set_len(bytes).map_err(failed("set its size"))?;
+    file.set_len(bytes).map_err(|e| failed("set its size")(&e))?;
     let bar = output.progress("exporting", bytes);
     let written = raw::blocks(map)?.try_for_each(|(offset, block)| {
         signals::check("nothing was exported")?;
         bar.set_position(offset);
-        file.write_all_at(&block, offset).map_err(failed("write"))
+        file.write_all_at(&block, offset).map_err(|e| failed("write")(&e))
     });
     bar.finish_and_clear();
     written?;
-    file.sync_all().map_err(failed("sync"))?;
+    file.sync_all().map_err(|e| failed("sync")(&e))?;
     publish::publish(temp.into_temp_path(), path)
 }
 
