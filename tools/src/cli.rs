@@ -100,9 +100,9 @@ pub enum Command {
     /// The raw file is the bottom level: one bit per granule, 64 to a little-endian word, at least one word. Its SHA-256 is
     /// what `hash` prints. Long stretches without dirt become holes of the file.
     Export(Export),
-    /// Replace the bits of a map by those of a raw file. What is dirty in the map and not in the file is forgotten
+    /// Replace the bits of a map by those of a raw file; other dirt is forgotten
     ///
-    /// **Forgets dirt**, as `reset` does: what the raw file does not call dirty is clean afterwards. Right only when the
+    /// This forgets dirt, as `reset` does: what the raw file does not call dirty is clean afterwards. Right only when the
     /// file says all that has to be copied.
     ///
     /// The raw file must be as `export` writes it for such a map, to the byte. It is read whole and checked before anything

@@ -209,3 +209,22 @@ fn an_export_that_is_interrupted_ends_with_32() {
     child.stdout.take().expect("piped").read_exact(&mut [1; 10]).expect("read");
     assert_eq!(child.wait().expect("wait").code(), Some(0));
 }
+
+#[test]
+fn what_is_scattered_is_armed_together() {
+    let dir = Dir::new();
+    let (map, other, file) = (dir.map("m", 1 << 38, &[]), dir.map("other", 1 << 38, &[]), dir.path("raw"));
+    // A granule in each page.
+    let mut bytes = vec![0; 1 << 19];
+    bytes.iter_mut().step_by(512).for_each(|byte| *byte = 1);
+    fs::write(&file, bytes).expect("write");
+    let writes = |ran: common::Ran| {
+        let before = ran.err.split(" durable writes").next().expect("a first part").to_string();
+        before.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a number")
+    };
+    let imported = writes(dm!("import", map, file, "-v").exits(0));
+    let merged = writes(dm!("merge", other, map, "-v").exits(0));
+    assert!((1..200).contains(&imported) && (1..200).contains(&merged), "{imported}, {merged}");
+    dm!("diff", map, other).exits(0);
+    assert_eq!(dm!("count", other, "--output", "json").exits(0).json()["dirty_bits"], 1024);
+}

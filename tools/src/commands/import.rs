@@ -12,7 +12,8 @@ use crate::output::Output;
 use crate::raw::{self, Raw};
 use crate::size;
 use crate::stdin;
-use dirtymap::{DirtyMap, Geometry, Info, inspect};
+use dirtymap::{Bitmap, DirtyMap, Error, Geometry, Info, inspect};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use std::io;
 use std::ops::Range;
@@ -82,7 +83,7 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
 fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
     let geometry = map.geometry();
     let bar = output.progress("setting", raw::length(geometry));
-    let set = raw.ones(&bar, |bits| Ok(map.set(geometry.items_of(&bits))?));
+    let set = set_ones(map, raw, &bar);
     bar.finish_and_clear();
     set.map_err(|failure| failure.and("some granules that the file calls dirty may be dirty now; none was reset"))?;
     let between = map.count();
@@ -105,6 +106,19 @@ fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
     bar.finish_and_clear();
     reset.map_err(|failure| failure.and("what the file calls dirty is dirty; not everything else was reset"))?;
     Ok(between)
+}
+
+/// Sets what the file says, by way of a bitmap in memory if that can be had: what is scattered is armed together then.
+fn set_ones(map: &DirtyMap, raw: &Raw, bar: &ProgressBar) -> Result<()> {
+    let geometry = map.geometry();
+    match Bitmap::new(geometry.len(), geometry.granularity()) {
+        Ok(mut ones) => {
+            raw.ones(bar, |bits| Ok(ones.set(geometry.items_of(&bits)).map(drop)?))?;
+            Ok(map.merge(&ones)?)
+        }
+        Err(Error::OutOfMemory { .. }) => raw.ones(bar, |bits| Ok(map.set(geometry.items_of(&bits))?)),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Standard input in a temporary file with holes: it is read more than once.

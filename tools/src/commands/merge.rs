@@ -4,7 +4,7 @@
 //! ever reset.
 
 use crate::cli::Merge;
-use crate::exit::{Exit, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::open;
 use crate::output::Output;
@@ -71,12 +71,7 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 fn add(dest: &DirtyMap, path: &Path, source: &DirtyMap) -> Result<()> {
-    for area in source.areas(0..source.len())? {
-        signals::check("some of the dirt was added; merge again for the rest")?;
-        dest.set(area).map_err(|e| {
-            let failure: crate::exit::Failure = e.into();
-            failure.and(format_args!("not all dirt of {} was added", path.display()))
-        })?;
-    }
-    Ok(())
+    signals::check("some of the dirt was added; merge again for the rest")?;
+    let added = dest.merge(source).map_err(Failure::from);
+    added.map_err(|failure| failure.and(format_args!("not all dirt of {} was added", path.display())))
 }
