@@ -53,3 +53,22 @@ pub fn publish(file: TempPath, path: &Path) -> Result<()> {
     })?;
     files::sync_directory_of(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_name_that_was_taken_meanwhile_is_not_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("name");
+        vacant(&path).expect("vacant");
+        let file = file_beside(&path).expect("a file");
+        fs::write(&path, "somebody else's").expect("write");
+        assert_eq!(publish(file.into_temp_path(), &path).expect_err("taken").kind, "exists");
+        assert_eq!(vacant(&path).expect_err("taken").kind, "exists");
+        assert_eq!(fs::read(&path).expect("read"), b"somebody else's");
+        assert_eq!(fs::read_dir(directory.path()).expect("read").count(), 1);
+    }
+}

@@ -537,6 +537,20 @@ fn a_map_that_was_not_closed_is_exported_as_it_recovers() {
 }
 
 #[test]
+fn every_other_granule_of_many() {
+    let dir = Dir::new();
+    let (path, out, back) = (dir.path("m"), dir.path("out.qcow2"), dir.path("back.map"));
+    let map = Options::new().granularity(9).flush_interval(None).create(&path, 150_000 * 1024).expect("create");
+    map.set_all().expect("set");
+    (0..150_000).for_each(|i| map.reset(i * 1024..i * 1024 + 512).expect("reset"));
+    map.close().expect("close");
+    dm!("export-qcow2", path, out, "--bitmap", "b").exits(0);
+    let answer = dm!("import-qcow2", out, "--bitmap", "b", back, "--output", "json").exits(0).json();
+    assert_eq!(answer["dirty_bits"], 150_000);
+    assert_eq!(our_hash(&back), our_hash(&path));
+}
+
+#[test]
 fn what_is_sparse_stays_small() {
     let dir = Dir::new();
     // A pebibyte, of which some bits far apart are dirty, and one run of more than a cluster of bits.

@@ -11,7 +11,7 @@ use crate::publish;
 use crate::signals;
 use crate::size;
 use dirtymap::{DirtyMap, Options};
-use dirtymap_cli::qcow2::{self, Chunks, ReadAt};
+use dirtymap_cli::qcow2::{self, Chunks, Entry, ReadAt};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -69,13 +69,7 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
             let loaded = load(&map, chunks, &bar, in_image);
             bar.finish_and_clear();
             loaded?;
-            // Whoever opens the image to write marks the bitmap first, and may then move what was still to be read.
-            let again = qcow2::Image::open((&file.file, file.size())).map_err(in_image)?;
-            let same = again.find(name).is_ok_and(|e| e == entry && again.unreliable(&e).is_none());
-            if !same || file.stamp_now()? != file.stamp {
-                let message = format!("{}: was changed while it was read; try again", args.image.display());
-                return Err(Failure::new("image-changed", message));
-            }
+            unchanged(&file, name, &entry)?;
         }
     }
     let answer = Answer {
@@ -121,11 +115,23 @@ fn failure(path: &Path, e: qcow2::Error) -> Failure {
     }
 }
 
+/// Fails if somebody may have changed the bitmap since it was found. Whoever opens the image to write marks the bitmap
+/// first, and may then move what was still to be read.
+fn unchanged(file: &files::Image, name: &str, entry: &Entry) -> Result<()> {
+    let image = qcow2::Image::open((&file.file, file.size())).map_err(|e| failure(&file.path, e))?;
+    let same = image.find(name).is_ok_and(|now| now == *entry && image.unreliable(&now).is_none());
+    if same && file.stamp_now()? == file.stamp {
+        return Ok(());
+    }
+    let message = format!("{}: was changed while it was read; try again", file.path.display());
+    Err(Failure::new("image-changed", message))
+}
+
 /// Whoever used the bitmap has not left it in order.
 fn unreliable(image: &Path, name: &str, why: &str) -> Failure {
     let message = format!(
-        "{}: bitmap {name:?} cannot be relied upon: {why}; let whoever uses the image end in order and try again, or take \
-         everything for dirty (--in-use dirty)",
+        "{}: bitmap {name:?} cannot be relied upon: {why}; let whoever uses the image end in order and try again, or \
+         take everything for dirty (--in-use dirty)",
         image.display()
     );
     Failure::new("in-use", message)
@@ -184,8 +190,8 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Sets from the first to the last, which arms it at once, and resets what is clean between them, which waits for
-    /// nothing.
+    /// Sets from the first to the last, which arms all of it at once, and takes that back; then setting each takes
+    /// neither a sync nor a lock.
     fn apply(&mut self) -> Result<()> {
         let (Some(first), Some(last)) = (self.ranges.first(), self.ranges.last()) else { return Ok(()) };
         let geometry = self.map.geometry();
@@ -193,9 +199,13 @@ impl Loader<'_> {
             let end = (bits.end << geometry.granularity()).min(geometry.len());
             bits.start << geometry.granularity()..end
         };
-        self.map.set(items(first.start..last.end))?;
-        for pair in self.ranges.windows(2) {
-            self.map.reset(items(pair[0].end..pair[1].start))?;
+        let all = items(first.start..last.end);
+        self.map.set(all.clone())?;
+        if self.ranges.len() > 1 {
+            self.map.reset(all)?;
+            for range in &self.ranges {
+                self.map.set(items(range.clone()))?;
+            }
         }
         self.ranges.clear();
         Ok(())

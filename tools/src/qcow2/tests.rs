@@ -186,6 +186,18 @@ fn what_breaks_the_specification_is_refused() {
 }
 
 #[test]
+fn the_unused_end_of_the_last_cluster_is_zero() {
+    let good = file(1 << 20, "b", &[3..5]);
+    let data = good.len() - CLUSTER;
+    assert_eq!(bits(&patched(&good, data + 255, &[0x80]), "b").expect("readable"), [3..5, 2047..2048]);
+    for at in [256, 300, 511] {
+        assert_eq!(bits(&patched(&good, data + at, &[1]), "b").unwrap_err().kind(), "corrupt", "{at}");
+    }
+    // It need not be there at all.
+    assert_eq!(bits(&good[..data + 256], "b").expect("readable"), [3..5]);
+}
+
+#[test]
 fn a_file_that_ends_anywhere_is_refused() {
     let good = file(512 * 3 * 4096, "b", &[0..1, 4096..4100, 12287..12288]);
     for length in 0..good.len() {
@@ -201,6 +213,16 @@ fn a_disk_of_no_bytes_has_no_bits() {
     let fixed = directory(&bytes);
     let empty = patched(&patched(&empty, fixed + entry::TABLE_ENTRIES, &[0; 4]), fixed, &[0; 8]);
     assert_eq!(bits(&empty, "b").expect("readable"), []);
+}
+
+#[test]
+fn the_name_of_a_backing_file_is_no_extension() {
+    let good = file(1 << 20, "b", &[3..5]);
+    let end = EXTENSION + extension::BYTES;
+    let named = patched(&good, end, b"\x23\x85\x28\x75 is a name that looks like an extension");
+    assert_eq!(bits(&named, "b").unwrap_err().kind(), "corrupt");
+    let named = patched(&named, header::BACKING_FILE_OFFSET, &(end as u64).to_be_bytes());
+    assert_eq!(bits(&named, "b").expect("readable"), [3..5]);
 }
 
 #[test]

@@ -63,8 +63,8 @@ impl Plan {
         }
         if !spec::QEMU_GRANULARITY.contains(&granularity) {
             return unsupported(format!(
-                "QEMU's bitmaps have 512 B to 2 GiB behind each bit, not 2^{granularity} B; choose a granularity for the \
-                 bitmap (--granularity BYTES)"
+                "QEMU's bitmaps have 512 B to 2 GiB behind each bit, not 2^{granularity} B; choose a granularity for \
+                 the bitmap (--granularity BYTES)"
             ));
         }
         if len == 0 {
@@ -107,9 +107,9 @@ impl Plan {
         1 << self.cluster_bits
     }
 
-    /// Writes the file. `fill` is asked for the bits of each data cluster in order: which bits, and a buffer of zeros for
-    /// them, number `i` of them being bit `i % 8` of byte `i / 8`. `write` writes bytes at an offset of a file that reads as
-    /// zeros elsewhere. Returns the length that the file must be given.
+    /// Writes the file. `fill` is asked for the bits of each data cluster in order: which bits, and a buffer of zeros
+    /// for them, number `i` of them being bit `i % 8` of byte `i / 8`. `write` writes bytes at an offset of a file that
+    /// reads as zeros elsewhere. Returns the length that the file must be given.
     ///
     /// # Errors
     /// What `fill` or `write` returned.
@@ -205,7 +205,7 @@ impl Plan {
     }
 }
 
-/// Entries of the L1 table of a disk of `len` bytes: one for each table of 8-byte entries, one of which is for a cluster.
+/// Entries of the L1 table of a disk of `len` bytes: each for a cluster of 8-byte entries, each of those for a cluster.
 fn l1_entries(len: u64, cluster_bits: u32) -> u64 {
     len.div_ceil(1 << (2 * cluster_bits - spec::TABLE_ENTRY.ilog2()))
 }
