@@ -9,7 +9,7 @@ use super::view::{View, runtime};
 use super::volatile::Allocated;
 use super::weak::{Weak, weak};
 use crate::error::{Error, Result};
-use crate::format::{Header, Layout, Session, Stamp, State, Uuid};
+use crate::format::{Header, Layout, Runs, Session, Stamp, State, Uuid};
 use crate::geometry::Geometry;
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
@@ -61,6 +61,8 @@ pub(crate) struct Update {
     /// Where writers that go through the map in order will need the next word, and how far to arm ahead of them.
     pub(super) streams: [(u64, u64); 8],
     pub(super) next_stream: usize,
+    /// Pages in which this process has reset something since the last flush.
+    pub(super) reset_pages: Runs,
 }
 
 /// Work done since the map was opened.

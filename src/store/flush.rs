@@ -12,9 +12,10 @@ use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::trace::event;
 use crate::words::{Shared, WordsMut};
-use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+/// Most stretches of pages that are remembered as having resets.
+const RESET_RUNS: usize = 1024;
 /// Most pages written with one sync: 32 MiB of them.
 const BATCH_PAGES: usize = 65536;
 
@@ -88,7 +89,7 @@ impl Locked<'_> {
                 break;
             }
         }
-        self.forget_reset_window();
+        self.forget_resets();
         Ok(())
     }
 
@@ -175,11 +176,6 @@ impl Locked<'_> {
     /// list has room for, and whether some were left for another round.
     fn touched_unlisted(&self, list: &Runs) -> Result<(Runs, bool)> {
         let core = self.core;
-        let (none, window) = ((Runs::new(), false), self.reset_window());
-        if window.is_empty() && !core.lists_all {
-            return Ok(none);
-        }
-        let pages = if core.lists_all { 0..core.geometry().pages() } else { window };
         let mut found = Vec::new();
         let mut more = false;
         let mut look = |page| {
@@ -195,10 +191,10 @@ impl Locked<'_> {
             }
         };
         if core.lists_all {
-            super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), pages, &mut look)
+            super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), &mut look)
                 .map_err(core.io("look for changed words"))?;
         } else {
-            pages.for_each(look);
+            self.state.reset_pages.iter().flat_map(|run| run.range()).for_each(look);
         }
         let words = Runs::from_iter(found);
         if core.lists_all {
@@ -209,27 +205,29 @@ impl Locked<'_> {
         Ok((fitting, more || left))
     }
 
-    /// Pages in which something may have been reset since the last flush.
-    fn reset_window(&self) -> Range<u64> {
+    /// Remembers in which pages these words (ascending) are, before anything in them is reset: exactly enough for the
+    /// next flush in this process, and as one window in the runtime page.
+    pub(super) fn remember_reset(&mut self, words: &[u64]) {
+        let mut pages: Vec<u64> = words.iter().map(|w| w / PAGE_WORDS).collect();
+        pages.dedup();
+        let (Some(&first), Some(&last)) = (pages.first(), pages.last()) else { return };
         let r = self.core.view.runtime();
-        let (first, end) = (r[runtime::RESET_FIRST].load(SeqCst), r[runtime::RESET_END].load(SeqCst));
-        let pages = self.core.geometry().pages();
-        if first < end { first.min(pages)..end.min(pages) } else { 0..0 }
+        let (from, to) = (r[runtime::RESET_FIRST].load(SeqCst), r[runtime::RESET_END].load(SeqCst));
+        r[runtime::RESET_FIRST].store(if from < to { from.min(first) } else { first }, SeqCst);
+        r[runtime::RESET_END].store(to.max(last + 1), SeqCst);
+        let all = &mut self.state.reset_pages;
+        pages.iter().for_each(|&page| all.insert(page..page + 1));
+        if all.len() > RESET_RUNS {
+            // Looking at pages in between for nothing costs less than a long list.
+            all.coarsen(RESET_RUNS / 2);
+        }
     }
 
-    /// Widens that window, before anything is reset.
-    pub(super) fn widen_reset_window(&self, pages: Range<u64>) {
-        let r = self.core.view.runtime();
-        let old = self.reset_window();
-        let new = if old.is_empty() { pages } else { old.start.min(pages.start)..old.end.max(pages.end) };
-        r[runtime::RESET_FIRST].store(new.start, SeqCst);
-        r[runtime::RESET_END].store(new.end, SeqCst);
-    }
-
-    fn forget_reset_window(&self) {
+    fn forget_resets(&mut self) {
         let r = self.core.view.runtime();
         r[runtime::RESET_END].store(0, SeqCst);
         r[runtime::RESET_FIRST].store(0, SeqCst);
+        self.state.reset_pages = Runs::new();
     }
 }
 

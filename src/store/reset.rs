@@ -6,7 +6,7 @@
 use super::core::{Core, Locked};
 use super::weak::{Weak, weak};
 use crate::error::Result;
-use crate::geometry::{PAGE_WORDS, mask_in};
+use crate::geometry::mask_in;
 use crate::levels::words_touched;
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
@@ -59,7 +59,7 @@ impl Core {
 impl Locked<'_> {
     /// Looks at up to [`BATCH`] nonzero words and resets those that have more than they may keep; returns where to
     /// go on.
-    fn reset_batch(&self, words: Range<u64>, keep: &impl Fn(u64) -> u64, changed: &mut bool) -> u64 {
+    fn reset_batch(&mut self, words: Range<u64>, keep: &impl Fn(u64) -> u64, changed: &mut bool) -> u64 {
         let core = self.core;
         let view = &core.view;
         let mut found = Vec::new();
@@ -80,8 +80,10 @@ impl Locked<'_> {
                 }
             }
         }
-        let (Some(&first), Some(&last)) = (found.first(), found.last()) else { return at };
-        self.widen_reset_window(first / PAGE_WORDS..last / PAGE_WORDS + 1);
+        if found.is_empty() {
+            return at;
+        }
+        self.remember_reset(&found);
         for &w in &found {
             let keep = keep(w);
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is

@@ -111,9 +111,9 @@ pub(super) fn for_data(
     disk: &dyn Disk,
     layout: &Layout,
     geometry: &Geometry,
-    pages: Range<u64>,
     f: &mut dyn FnMut(u64),
 ) -> io::Result<()> {
+    let pages = 0..geometry.pages();
     let base = layout.volatile.start + VolatileLayout::new(geometry).touched.start;
     let mut at = pages.start;
     while at < pages.end {
