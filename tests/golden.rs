@@ -210,7 +210,11 @@ fn every_file_gives_its_answer() {
         for trimmed in [true, false] {
             let mut bytes = bytes.clone();
             if !trimmed && name != "cut-off" {
-                let end = if name.starts_with("checkpoint") { 0xb_0000 } else { 0x9_0000 };
+                let end = match name.split('-').next() {
+                    Some("checkpoint") => 0xb_0000,
+                    Some("resized") => 0x11_0000,
+                    _ => 0x9_0000,
+                };
                 bytes.resize(end, 0);
             }
             let path = dir.path().join(name);

@@ -235,6 +235,35 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     add("rivals-of-lists", rivals(&[10..12], &[20..21], "golden"));
     add("rivals-of-content", rivals(&[10..12], &[10..12], "another"));
 
+    // After a change of length: the regions are where the first ones left room.
+    let moved = |m: &mut Maker, len| {
+        m.header.geometry = Geometry::new(len, 12).expect("a possible map");
+        let volatile = format::VolatileLayout::new(&m.header.geometry).length;
+        m.header.layout =
+            Layout { table: 0x9_0000..0xa_0000, bottom: 0xa_0000..0xb_0000, volatile: 0xb_0000..0xb_0000 + volatile };
+    };
+    add(
+        "resized",
+        with(LEN, &|m| {
+            moved(m, LEN);
+            m.bits(&DIRT).headers();
+        }),
+    );
+    // Killed between the two commits: pair 0 has the old length, and its regions are as they were.
+    add(
+        "resized-half-way",
+        with(LEN, &|m| {
+            m.bits(&DIRT).open(&[]);
+            let old = m.header.clone();
+            m.pair(0, &old);
+            moved(m, LEN / 2);
+            m.header.sequence += 1;
+            m.bits(&DIRT);
+            let new = m.header.clone();
+            m.pair(1, &new);
+        }),
+    );
+
     // Damaged pages.
     add("page-damaged", clean(|m| m.spoil(4200)));
     add(
