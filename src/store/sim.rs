@@ -11,7 +11,7 @@ use crate::sys::disk::Identity;
 use crate::sys::{Disk, Lock, Mapping, Part};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 pub(super) const SECTOR: usize = 512;
 
@@ -214,6 +214,12 @@ impl SimDisk {
         self.bytes.lock().unwrap().dead
     }
 
+    /// The bytes, unless the machine or the process is gone.
+    fn alive(&self) -> io::Result<MutexGuard<'_, Bytes>> {
+        let bytes = self.bytes.lock().unwrap();
+        if bytes.dead { Err(gone()) } else { Ok(bytes) }
+    }
+
     /// What the device holds.
     pub(super) fn device(&self) -> Image {
         self.bytes.lock().unwrap().device.clone()
@@ -322,10 +328,7 @@ impl Disk for SimDisk {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let b = self.bytes.lock().unwrap();
-        if b.dead {
-            return Err(gone());
-        }
+        let b = self.alive()?;
         b.cache.read(buf, offset as usize);
         Ok(())
     }
@@ -338,10 +341,7 @@ impl Disk for SimDisk {
         if let Some(f) = &mut *self.interloper.lock().unwrap() {
             f();
         }
-        let mut b = self.bytes.lock().unwrap();
-        if b.dead {
-            return Err(gone());
-        }
+        let mut b = self.alive()?;
         let mut next = b.cache.clone();
         let mut touched = Vec::new();
         for part in parts {
@@ -358,28 +358,19 @@ impl Disk for SimDisk {
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {
-        let mut b = self.bytes.lock().unwrap();
-        if b.dead {
-            return Err(gone());
-        }
+        let mut b = self.alive()?;
         b.cache.clear(range.start as usize..range.end as usize);
         Ok(())
     }
 
     fn grow(&self, len: u64) -> io::Result<()> {
-        let mut b = self.bytes.lock().unwrap();
-        if b.dead {
-            return Err(gone());
-        }
+        let mut b = self.alive()?;
         b.cache.grow(len as usize);
         Ok(())
     }
 
     fn cut(&self, len: u64) -> io::Result<()> {
-        let mut b = self.bytes.lock().unwrap();
-        if b.dead {
-            return Err(gone());
-        }
+        let mut b = self.alive()?;
         b.cache.cut(len as usize);
         Ok(())
     }
@@ -401,10 +392,7 @@ impl Disk for SimDisk {
     fn unlock(&self, _: Lock) {}
 
     fn sync_all(&self) -> io::Result<()> {
-        let mut b = self.bytes.lock().unwrap();
-        if b.dead {
-            return Err(gone());
-        }
+        let mut b = self.alive()?;
         let (next, pending) = (b.cache.clone(), b.cache.differing(&b.device));
         let len = next.len;
         b.write(next, pending)?;
