@@ -74,6 +74,11 @@ fn check(map: &DirtyMap, bits: &Bitmap, asked: &Range<u64>) {
     assert!(map.areas(all.clone()).unwrap().eq(bits.areas(all.clone()).unwrap()));
     assert!(map.words(all.clone()).unwrap().eq(bits.words(all).unwrap()));
     assert_eq!(&map.to_bitmap().unwrap(), bits);
+    let mut other = Bitmap::new(bits.len(), bits.granularity()).unwrap();
+    _ = other.set(asked.clone());
+    assert_eq!(map.difference(&other).unwrap(), bits.difference(&other).unwrap());
+    assert_eq!(map.intersection(&other).unwrap(), bits.intersection(&other).unwrap());
+    assert_eq!(other.difference(map).unwrap(), other.difference(bits).unwrap());
     macro_rules! ask {
         ($($question:ident($($argument:expr),*)),* $(,)?) => {
             $(match (map.$question($($argument),*), bits.$question($($argument),*)) {

@@ -102,6 +102,27 @@ impl DirtyMap {
         core.or_words(Rounded::new(other, *core.geometry()), |w, new| core.changes.mark_word(w, new))
     }
 
+    /// What is dirty here and clean in `other`, in memory.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) when length or granularity differ;
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn difference(&self, other: &impl AnyMap) -> Result<Bitmap> {
+        let mut bits = self.to_bitmap()?;
+        bits.subtract(other)?;
+        Ok(bits)
+    }
+
+    /// What is dirty here and in `other`, in memory.
+    ///
+    /// # Errors
+    /// As [`difference`](Self::difference).
+    pub fn intersection(&self, other: &impl AnyMap) -> Result<Bitmap> {
+        let mut bits = self.to_bitmap()?;
+        bits.intersect(other)?;
+        Ok(bits)
+    }
+
     /// A copy in memory. While others change the map, each word of it is as it was when it was looked at.
     ///
     /// # Errors
