@@ -164,7 +164,7 @@ fn step(op: &Op, mut map: DirtyMap, mut bits: Bitmap, path: &Path) -> (DirtyMap,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
     fn a_map_in_a_file_does_what_a_bitmap_does(
         len in prop_oneof![Just(0), Just(1), 1..200u64, 1..MOST],
