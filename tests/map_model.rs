@@ -16,6 +16,8 @@ enum Op {
     ResetAll,
     /// Merges a map of that granularity with these areas.
     Merge(u32, Vec<Range<u64>>),
+    /// Keeps what is in a map with these areas, or takes it away.
+    Keep(bool, Vec<Range<u64>>),
     /// Loads chunks: of another map, zeros or ones.
     Load(Vec<(u64, Option<bool>)>),
     Truncate(u64),
@@ -44,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::SetAll),
         1 => Just(Op::ResetAll),
         2 => (0..8u32, prop::collection::vec(range(), 0..4)).prop_map(|(g, areas)| Op::Merge(g, areas)),
+        2 => (any::<bool>(), prop::collection::vec(range(), 0..4)).prop_map(|(keep, areas)| Op::Keep(keep, areas)),
         2 => prop::collection::vec((0..MOST, any::<Option<bool>>()), 1..4).prop_map(Op::Load),
         2 => (0..MOST).prop_map(Op::Truncate),
         2 => Just(Op::Flush),
@@ -141,6 +144,15 @@ fn step(op: &Op, mut map: DirtyMap, mut bits: Bitmap, path: &Path) -> (DirtyMap,
             let mut other = Bitmap::new(bits.len(), *granularity).unwrap();
             areas.iter().for_each(|area| _ = other.set(area.clone()));
             same(map.merge(&other), bits.merge(&other));
+        }
+        Op::Keep(keep, areas) => {
+            let mut other = Bitmap::new(bits.len(), bits.granularity()).unwrap();
+            areas.iter().for_each(|area| _ = other.set(area.clone()));
+            if *keep {
+                same(map.intersect(&other), bits.intersect(&other));
+            } else {
+                same(map.subtract(&other), bits.subtract(&other));
+            }
         }
         Op::Load(chunks) => return load(map, bits, chunks),
         Op::Truncate(len) => same(map.truncate(*len), bits.truncate(*len)),

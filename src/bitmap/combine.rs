@@ -15,6 +15,13 @@ pub(crate) fn check_len(ours: &Geometry, other: &impl Search) -> Result<()> {
     if ours == theirs { Ok(()) } else { Err(Error::Mismatch { what: "len", ours, theirs }) }
 }
 
+/// Whether a map can take bits away from another: they have the same length and the same granularity.
+pub(crate) fn check_shape(ours: &Geometry, other: &impl Search) -> Result<()> {
+    check_len(ours, other)?;
+    let (ours, theirs) = (ours.granularity().into(), other.geometry().granularity().into());
+    if ours == theirs { Ok(()) } else { Err(Error::Mismatch { what: "granularity", ours, theirs }) }
+}
+
 /// Combining it with others, of the same length: a [`Bitmap`] or a [`DirtyMap`](crate::DirtyMap) each.
 ///
 /// A map cannot be combined with itself, because it would have to be borrowed twice; merging or intersecting it
@@ -79,7 +86,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
     pub fn difference(&self, other: &impl AnyMap) -> Result<Bitmap> {
-        self.check_shape(other)?;
+        check_shape(&self.geometry, other)?;
         self.filtered(|i, word| word & !other.word(i))
     }
 
@@ -88,7 +95,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
     pub fn intersection(&self, other: &impl AnyMap) -> Result<Bitmap> {
-        self.check_shape(other)?;
+        check_shape(&self.geometry, other)?;
         self.filtered(|i, word| word & other.word(i))
     }
 
@@ -98,7 +105,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
     pub fn subtract(&mut self, other: &impl AnyMap) -> Result<u64> {
-        self.check_shape(other)?;
+        check_shape(&self.geometry, other)?;
         Ok(self.filter(|i, word| word & !other.word(i)))
     }
 
@@ -108,15 +115,8 @@ impl Bitmap {
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
     pub fn intersect(&mut self, other: &impl AnyMap) -> Result<u64> {
-        self.check_shape(other)?;
+        check_shape(&self.geometry, other)?;
         Ok(self.filter(|i, word| word & other.word(i)))
-    }
-
-    /// Same length and same granularity.
-    fn check_shape(&self, other: &impl Search) -> Result<()> {
-        check_len(&self.geometry, other)?;
-        let (ours, theirs) = (self.granularity().into(), other.geometry().granularity().into());
-        if ours == theirs { Ok(()) } else { Err(Error::Mismatch { what: "granularity", ours, theirs }) }
     }
 
     /// Replaces each nonzero word by what `keep` makes of it.

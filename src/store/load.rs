@@ -15,7 +15,7 @@ impl Core {
     pub(super) fn load_words(&self, words: Range<u64>, word: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
         let nonzero = words.clone().map(|w| (w, word(w))).filter(|&(_, bits)| bits != 0);
         self.or_words(nonzero, |_, _| *changed = true)?;
-        self.reset_words(words, &word, changed)
+        self.reset_words(words, &word, &mut |_, _| *changed = true)
     }
 }
 

@@ -20,7 +20,7 @@ impl Core {
     /// Clears a range of bits. Cost: the nonzero words in it.
     pub(crate) fn reset_bits(&self, bits: Range<u64>) -> Result<()> {
         let mut changed = false;
-        let done = self.reset_words(words_touched(&bits), |w| !mask_in(w, &bits), &mut changed);
+        let done = self.reset_words(words_touched(&bits), |w| !mask_in(w, &bits), &mut |_, _| changed = true);
         // Also after an error: what was reset before it is reset.
         if changed {
             self.changes.mark(bits);
@@ -28,9 +28,14 @@ impl Core {
         done
     }
 
-    /// Keeps of each word only the bits that `keep` names. The caller has to [mark](super::changes) them if `changed`.
-    /// Cost: the nonzero words.
-    pub(super) fn reset_words(&self, words: Range<u64>, keep: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
+    /// Keeps of each word only the bits that `keep` names; `changed` hears of the others, which the caller has to
+    /// [mark](super::changes). Cost: the nonzero words.
+    pub(super) fn reset_words(
+        &self,
+        words: Range<u64>,
+        keep: impl Fn(u64) -> u64,
+        changed: &mut impl FnMut(u64, u64),
+    ) -> Result<()> {
         let mut at = words.start;
         while at < words.end {
             at = self.lock()?.reset_batch(at..words.end, &keep, changed);
@@ -59,7 +64,12 @@ impl Core {
 impl Locked<'_> {
     /// Looks at up to [`BATCH`] nonzero words and resets those that have more than they may keep; returns where to
     /// go on.
-    fn reset_batch(&mut self, words: Range<u64>, keep: &impl Fn(u64) -> u64, changed: &mut bool) -> u64 {
+    fn reset_batch(
+        &mut self,
+        words: Range<u64>,
+        keep: &impl Fn(u64) -> u64,
+        changed: &mut impl FnMut(u64, u64),
+    ) -> u64 {
         let core = self.core;
         let view = &core.view;
         let mut found = Vec::new();
@@ -92,7 +102,10 @@ impl Locked<'_> {
             if !weak(Weak::KeepDurable) {
                 Shared(view.durable()).and(w as usize, keep);
             }
-            *changed |= Shared(view.live()).and(w as usize, keep) & !keep != 0;
+            let cleared = Shared(view.live()).and(w as usize, keep) & !keep;
+            if cleared != 0 {
+                changed(w, cleared);
+            }
         }
         self.clear_summaries(&found);
         at

@@ -51,9 +51,14 @@ impl Raw {
         Err(wrong_size(&file.path.display().to_string(), &found.to_string(), &geometry))
     }
 
+    /// Bytes of it.
+    pub fn bytes(&self) -> u64 {
+        length(&self.geometry)
+    }
+
     /// Gives every maximal run of ones to `each`, ascending. Reads all of the file; refuses bits past the end of the map.
     pub fn ones(&self, bar: &ProgressBar, mut each: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
-        let (all, bits) = (length(&self.geometry), self.geometry.bits());
+        let (all, bits) = (self.bytes(), self.geometry.bits());
         let mut take = |run: Range<u64>| match run {
             run if run.is_empty() => Ok(()),
             run if run.end <= bits => each(run),

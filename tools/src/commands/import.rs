@@ -13,7 +13,6 @@ use crate::raw::{self, Raw};
 use crate::size;
 use crate::stdin;
 use dirtymap::{Bitmap, DirtyMap, Error, Geometry, Info, inspect};
-use indicatif::ProgressBar;
 use serde::Serialize;
 use std::io;
 use std::ops::Range;
@@ -42,10 +41,7 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
     };
     let raw = Raw::new(input, geometry)?;
     let bytes = raw::length(&geometry);
-    let bar = output.progress("checking", bytes);
-    let checked = raw.ones(&bar, |_| Ok(()));
-    bar.finish_and_clear();
-    checked.map_err(|failure| failure.and("nothing was changed"))?;
+    raw_ones(&raw, "checking", output, |_| Ok(())).map_err(|failure| failure.and("nothing was changed"))?;
     let unchanged = |info: &Info| {
         files::equally_long((&args.file, info.geometry.len()), (&args.file, geometry.len()))
             .map_err(|failure| failure.and("it was resized meanwhile"))
@@ -82,43 +78,41 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
 /// Sets, then resets. Gives the dirty granules of the moment in between.
 fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
     let geometry = map.geometry();
-    let bar = output.progress("setting", raw::length(geometry));
-    let set = set_ones(map, raw, &bar);
-    bar.finish_and_clear();
-    set.map_err(|failure| failure.and("some granules that the file calls dirty may be dirty now; none was reset"))?;
-    let between = map.count();
-
-    let bar = output.progress("resetting", raw::length(geometry));
-    let reset_bits = |bits: Range<u64>| -> Result<()> {
-        let items = geometry.items_of(&bits);
-        if map.any(items.clone())? {
-            map.reset(items)?;
-        }
-        Ok(())
-    };
-    let mut at = 0;
-    let reset = raw.ones(&bar, |ones| {
-        reset_bits(at..ones.start)?;
-        at = ones.end;
-        Ok(())
-    });
-    let reset = reset.and_then(|()| reset_bits(at..geometry.bits()));
-    bar.finish_and_clear();
-    reset.map_err(|failure| failure.and("what the file calls dirty is dirty; not everything else was reset"))?;
-    Ok(between)
-}
-
-/// Sets what the file says, by way of a bitmap in memory if that can be had: what is scattered is armed together then.
-fn set_ones(map: &DirtyMap, raw: &Raw, bar: &ProgressBar) -> Result<()> {
-    let geometry = map.geometry();
+    let half_set = |f: Failure| f.and("some granules that the file calls dirty may be dirty now; none was reset");
+    let half_reset = |f: Failure| f.and("what the file calls dirty is dirty; not everything else was reset");
     match Bitmap::new(geometry.len(), geometry.granularity()) {
+        // By way of a bitmap in memory: what is scattered is armed together, and reset together.
         Ok(mut ones) => {
-            raw.ones(bar, |bits| Ok(ones.set(geometry.items_of(&bits)).map(drop)?))?;
-            Ok(map.merge(&ones)?)
+            raw_ones(raw, "reading", output, |bits| Ok(ones.set(geometry.items_of(&bits)).map(drop)?))?;
+            map.merge(&ones).map_err(|e| half_set(e.into()))?;
+            let between = map.count();
+            map.intersect(&ones).map_err(|e| half_reset(e.into()))?;
+            Ok(between)
         }
-        Err(Error::OutOfMemory { .. }) => raw.ones(bar, |bits| Ok(map.set(geometry.items_of(&bits))?)),
+        Err(Error::OutOfMemory { .. }) => {
+            raw_ones(raw, "setting", output, |bits| Ok(map.set(geometry.items_of(&bits))?)).map_err(half_set)?;
+            let between = map.count();
+            let mut at = 0;
+            let mut reset_before = |ones: Range<u64>| {
+                let items = geometry.items_of(&(at..ones.start));
+                at = ones.end;
+                Ok(map.reset(items)?)
+            };
+            let reset = raw_ones(raw, "resetting", output, &mut reset_before);
+            let end = geometry.bits();
+            reset.and_then(|()| reset_before(end..end)).map_err(half_reset)?;
+            Ok(between)
+        }
         Err(e) => Err(e.into()),
     }
+}
+
+/// Calls `f` for the runs of ones of the raw file, with progress.
+fn raw_ones(raw: &Raw, what: &'static str, output: Output, f: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+    let bar = output.progress(what, raw.bytes());
+    let done = raw.ones(&bar, f);
+    bar.finish_and_clear();
+    done
 }
 
 /// Standard input in a temporary file with holes: it is read more than once.
