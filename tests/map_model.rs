@@ -189,9 +189,22 @@ proptest! {
         let durability = if process { Durability::Process } else { Durability::PowerLoss };
         let mut map = options(durability).granularity(granularity).create(&path, len).unwrap();
         let mut bits = Bitmap::new(len, granularity).unwrap();
+        let attached = |map: &DirtyMap, bits: &mut Bitmap| {
+            map.attach_changes(3).unwrap();
+            bits.attach_changes(3).unwrap();
+        };
+        attached(&map, &mut bits);
         for (op, asked) in &ops {
             (map, bits) = step(op, map, bits, &path);
             check(&map, &bits, asked);
+            if matches!(op, Op::Close | Op::Drop) {
+                // Gone with the map; and recovery's dirt is no change.
+                prop_assert!(map.take_changes().unwrap().is_none());
+                bits.detach_changes();
+                attached(&map, &mut bits);
+            } else if asked.start % 2 == 0 {
+                prop_assert_eq!(map.take_changes().unwrap(), bits.take_changes().unwrap());
+            }
         }
         map.close().unwrap();
         prop_assert_eq!(DirtyMap::open(&path).unwrap().to_bitmap().unwrap(), bits);
