@@ -155,3 +155,31 @@ fn the_flusher_ends_with_the_map() {
         .filter_map(|t| fs::read_to_string(t.unwrap().path().join("comm")).ok());
     assert_eq!(names.filter(|name| name.trim() == "dirtymap-flush").count(), 0, "a flusher is still there");
 }
+
+#[test]
+fn readers_do_not_take_each_other_for_a_writer() {
+    let (_dir, path) = new_map();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    quiet().read_only(true).open(&path).unwrap();
+                    assert_eq!(inspect(&path).unwrap().state, FileState::Clean);
+                }
+            });
+        }
+    });
+}
+
+/// Who joins others holds the attach lock shared: a later version may, and is not to be taken for nobody.
+#[test]
+fn a_map_that_is_shared_is_in_use() {
+    let (_dir, path) = new_map();
+    let sharer = std::fs::File::open(&path).unwrap();
+    fs2::FileExt::try_lock_shared(&sharer).unwrap();
+    assert_eq!(inspect(&path).unwrap().state, FileState::Open);
+    assert_eq!(quiet().read_only(true).open(&path).unwrap_err().kind(), "locked");
+    assert_eq!(quiet().open(&path).unwrap_err().kind(), "locked");
+    drop(sharer);
+    assert_eq!(inspect(&path).unwrap().state, FileState::Clean);
+}

@@ -201,6 +201,11 @@ class Source:
                     if not patience:
                         raise Unreadable("locked", "somebody has the map open: read a copy of the file") from None
                     time.sleep(0.1)
+        try:
+            # The gate keeps writers out from here on, and other readers ask for this one, too.
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        except OSError:
+            pass
 
     def _read_some(self, offset, length):
         parts = []

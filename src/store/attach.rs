@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a reader asks for the attach lock: another one may be asking just now.
+const READERS_MEET: usize = 5;
+
 /// A file that this process has alone, with the gate still held.
 pub(super) struct Alone {
     disk: Arc<FileDisk>,
@@ -102,6 +105,19 @@ impl Alone {
     }
 }
 
+/// Whether nobody has the file open. The caller holds the gate, and so nobody will before it lets go.
+///
+/// Asked by taking the attach lock exclusively, as FORMAT.md has it, and only for a moment: other readers ask as well.
+pub(super) fn at_rest(disk: &FileDisk) -> std::io::Result<bool> {
+    for _ in 0..READERS_MEET {
+        if disk.nobody_attached()? {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(false)
+}
+
 /// What a reader finds: nobody has it open and the recovered bits are loaded, or somebody has.
 pub(super) enum Reading {
     Loaded(Box<Loaded>),
@@ -112,12 +128,10 @@ pub(super) enum Reading {
 pub(super) fn read(disk: &FileDisk, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
     let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
     let _gate = gate(disk, path, wait)?;
-    if !disk.try_attach(false).map_err(io)? {
+    if !at_rest(disk).map_err(io)? {
         return Ok(Reading::Live);
     }
-    let loaded = open::load_in_memory(disk, path, image);
-    disk.detach();
-    Ok(Reading::Loaded(Box::new(loaded?)))
+    Ok(Reading::Loaded(Box::new(open::load_in_memory(disk, path, image)?)))
 }
 
 /// Opens the map for reading only.

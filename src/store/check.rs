@@ -246,11 +246,8 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
     let disk = attach::open_file(path, false)?;
     let gate = attach::gate(&disk, path, Duration::ZERO)?;
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let alone = disk.try_attach(false).map_err(io("take the attach lock"))?;
+    let alone = attach::at_rest(&disk).map_err(io("take the attach lock"))?;
     let report = check_file(&disk, path, alone, &mut progress);
-    if alone {
-        disk.detach();
-    }
     drop(gate);
     report
 }

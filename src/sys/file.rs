@@ -54,6 +54,19 @@ impl FileDisk {
         }
     }
 
+    /// Whether nobody holds the attach lock, at this moment.
+    pub(crate) fn nobody_attached(&self) -> io::Result<bool> {
+        let free = match self.try_attach(true) {
+            // Network file systems may want a file that is open for writing for this. Nobody shares a map there.
+            Err(e) if e.raw_os_error() == Some(libc::EBADF) => self.try_attach(false),
+            free => free,
+        }?;
+        if free {
+            self.detach();
+        }
+        Ok(free)
+    }
+
     /// Lets go of the attach lock. Explicit, since a forked child may still hold the descriptor.
     pub(crate) fn detach(&self) {
         // Nothing to be done about an error: closing the file lets go as well.
