@@ -1,0 +1,309 @@
+//! Real file systems, on images that are mounted here: needs root, loop devices and the tools that make them, and says
+//! what it skips.
+//!
+//! **Power cuts**: an ext4, XFS or btrfs image lies in an outer XFS. While a process sets and resets in a map on it, the
+//! image is cloned in an instant, without any sync (a reflink); the clone is what a machine finds that lost its power
+//! then: the real journal replays it. A few cuts each by default, `DIRTYMAP_CUTS=200` for a long run.
+//!
+//! **A file system that shuts down** under the map, as it does when its device fails.
+
+use dirtymap::{DirtyMap, Durability, Options};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const GRANULE: u64 = 4096;
+/// Granules of the longest map here.
+const MOST: u64 = 3 * 4096 + 100;
+
+fn run(program: &str, args: &[&OsStr]) -> bool {
+    let ran = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ran.is_ok_and(|status| status.success())
+}
+
+macro_rules! sh {
+    ($program:expr $(, $arg:expr)* $(,)?) => { run($program, &[$(OsStr::new(&$arg)),*]) };
+}
+
+/// A mounted image; unmounted at the end, whatever happens.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(image: &Path, at: &Path) -> Option<Mounted> {
+        fs::create_dir_all(at).expect("mount point");
+        sh!("mount", "-o", "loop", image, at).then(|| Mounted(at.to_path_buf()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A file that was just closed may be in use for a moment more.
+        for _ in 0..50 {
+            if sh!("umount", self.0) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        sh!("umount", "-l", self.0);
+    }
+}
+
+/// Makes a file system of some size in a new file.
+fn make(kind: &str, image: &Path, megabytes: u64) -> bool {
+    fs::File::create(image).and_then(|f| f.set_len(megabytes << 20)).expect("image");
+    match kind {
+        "ext4" => sh!("mkfs.ext4", "-q", "-F", image),
+        "xfs" => sh!("mkfs.xfs", "-q", "-f", image),
+        _ => sh!("mkfs.btrfs", "-q", "-f", image),
+    }
+}
+
+fn skipped(what: &str) {
+    eprintln!("SKIPPED: {what}");
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ z >> 31) % n
+    }
+}
+
+/// What the writer tells, one line each: `s A B` after granules A to B were set, `r A B` before they are reset,
+/// `t N` before the map is cut to N granules.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Set(u64, u64),
+    Reset(u64, u64),
+    Truncate(u64),
+}
+
+fn told(line: &str) -> Option<Told> {
+    let mut words = line.split(' ');
+    let kind = words.next()?;
+    let mut number = || words.next()?.parse().ok();
+    match kind {
+        "s" => Some(Told::Set(number()?, number()?)),
+        "r" => Some(Told::Reset(number()?, number()?)),
+        "t" => Some(Told::Truncate(number()?)),
+        _ => None,
+    }
+}
+
+/// Granules that must be dirty.
+#[derive(Clone)]
+struct Owed(Vec<bool>);
+
+impl Owed {
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Set(from, to) => self.0[from as usize..to as usize].fill(true),
+            Told::Reset(from, to) => self.0[from as usize..to as usize].fill(false),
+            Told::Truncate(len) => self.0[len as usize..].fill(false),
+        }
+    }
+
+    /// Checks that the map has all of it.
+    fn check(&self, map: &DirtyMap, when: &str) {
+        for (i, _) in self.0.iter().enumerate().filter(|(_, owed)| **owed) {
+            let item = i as u64 * GRANULE;
+            assert!(map.get(item).unwrap_or(false), "{when}: granule {i} of {} is owed and clean", map.len() / GRANULE);
+        }
+    }
+}
+
+/// The writer: this test binary again, with the map's name in its environment.
+#[test]
+fn writer() {
+    let Some(path) = std::env::var_os("DIRTYMAP_WRITER") else { return };
+    let mut rng = Rng(random());
+    // A flusher of its own, too, so that flushes come at any moment.
+    let options = Options::new().armed_bound(64 * 20 * GRANULE).flush_interval(Some(Duration::from_millis(15)));
+    let mut map = options.open(&path).expect("open");
+    loop {
+        let granules = map.len() / GRANULE;
+        let from = rng.below(granules);
+        let to = (from + 1 + if rng.below(3) == 0 { rng.below(500) } else { rng.below(4) }).min(granules);
+        match rng.below(60) {
+            0..40 => {
+                map.set(from * GRANULE..to * GRANULE).expect("set");
+                println!("s {from} {to}");
+            }
+            40..55 => {
+                println!("r {from} {to}");
+                map.reset(from * GRANULE..to * GRANULE).expect("reset");
+            }
+            55 => map.flush().expect("flush"),
+            56 => {
+                let len = 1 + rng.below(MOST);
+                if len < granules {
+                    println!("t {len}");
+                }
+                map.truncate(len * GRANULE).expect("truncate");
+            }
+            57 => {
+                map.close().expect("close");
+                map = options.open(&path).expect("open again");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Starts the writer; what it tells is kept as it comes.
+fn start(map: &Path) -> (Child, Arc<Mutex<Vec<Told>>>, std::thread::JoinHandle<()>) {
+    let mut child = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["writer", "--exact", "--nocapture"])
+        .env("DIRTYMAP_WRITER", map)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the writer");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let (keep, out) = (heard.clone(), BufReader::new(child.stdout.take().expect("piped")));
+    let reader = std::thread::spawn(move || {
+        // The test harness of the child says something as well.
+        out.lines().map_while(Result::ok).filter_map(|line| told(&line)).for_each(|t| keep.lock().unwrap().push(t));
+    });
+    (child, heard, reader)
+}
+
+fn cuts() -> u64 {
+    std::env::var("DIRTYMAP_CUTS").ok().and_then(|v| v.parse().ok()).unwrap_or(4)
+}
+
+/// Cuts the power of an image with such a file system again and again.
+fn power_cuts(kind: &str) {
+    let dir = tempfile::tempdir_in("/var/tmp").or_else(|_| tempfile::tempdir()).expect("directory");
+    let (outer_image, outer_at, at) = (dir.path().join("outer"), dir.path().join("o"), dir.path().join("i"));
+    let outer = make("xfs", &outer_image, 4096).then(|| Mounted::new(&outer_image, &outer_at)).flatten();
+    let Some(_outer) = outer else { return skipped("power cuts: needs root, loop devices and mkfs.xfs") };
+    let mut image = outer_at.join("0");
+    if !make(kind, &image, 320) {
+        return skipped(&format!("power cuts on {kind}: no mkfs.{kind}"));
+    }
+    let Some(mut inner) = Mounted::new(&image, &at) else { return skipped(&format!("{kind} cannot be mounted")) };
+    let map = at.join("map");
+    Options::new().granularity(12).create(&map, MOST * GRANULE).and_then(DirtyMap::close).expect("create");
+    assert!(sh!("sync", "-f", map), "sync");
+    let mut owed = Owed(vec![false; MOST as usize]);
+    let (mut sets, mut held) = (0, 0);
+    for cut in 1..=cuts() {
+        let (mut writer, heard, reader) = start(&map);
+        // Some cuts in the first steps, some after much work.
+        let patience = random() % if cut % 2 == 0 { 60 } else { 400 };
+        std::thread::sleep(Duration::from_millis(5 + patience));
+        assert!(writer.try_wait().expect("the writer").is_none(), "the writer failed");
+        let before = heard.lock().unwrap().len();
+        let next = outer_at.join(cut.to_string());
+        assert!(sh!("cp", "--reflink=always", image, next), "clone");
+        writer.kill().and_then(|()| writer.wait()).expect("kill");
+        reader.join().expect("reader");
+        let all = std::mem::take(&mut *heard.lock().unwrap());
+        all[..before].iter().for_each(|&t| owed.hear(t));
+        // What was announced later may have happened before the cut; what was set later is not owed.
+        all[before..].iter().filter(|t| !matches!(t, Told::Set(..))).for_each(|&t| owed.hear(t));
+        sets += all[..before].iter().filter(|t| matches!(t, Told::Set(..))).count();
+        // Two file systems of one identity are not mounted at once.
+        drop(inner);
+        fs::remove_file(&image).expect("remove");
+        image = next;
+        inner = Mounted::new(&image, &at).unwrap_or_else(|| panic!("{kind} cannot be mounted after cut {cut}"));
+        let what = format!("{kind}, cut {cut}");
+        let read = Options::new().read_only(true).open(&map).unwrap_or_else(|e| panic!("{what}: {e}"));
+        owed.check(&read, &what);
+        let opened = DirtyMap::open(&map).unwrap_or_else(|e| panic!("{what}: {e}"));
+        owed.check(&opened, &what);
+        assert_eq!(opened.recovery().damaged_pages, 0, "{what}: {:?}", opened.recovery());
+        held += owed.0.iter().filter(|owed| **owed).count();
+        opened.close().expect("close");
+    }
+    println!("{kind}: {} power cuts, {sets} acknowledged sets, {held} owed granules looked at", cuts());
+}
+
+#[test]
+fn a_power_cut_on_ext4_loses_no_bit() {
+    power_cuts("ext4");
+}
+
+#[test]
+fn a_power_cut_on_xfs_loses_no_bit() {
+    power_cuts("xfs");
+}
+
+#[test]
+fn a_power_cut_on_btrfs_loses_no_bit() {
+    power_cuts("btrfs");
+}
+
+/// The ioctl that makes ext4 and XFS stop as if the device had failed; 2: not even the log is written.
+const SHUT_DOWN: &str = "import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+
+fn shut_down(kind: &str) {
+    let dir = tempfile::tempdir_in("/var/tmp").or_else(|_| tempfile::tempdir()).expect("directory");
+    let (image, at) = (dir.path().join("image"), dir.path().join("at"));
+    let mut mounted = make(kind, &image, 320).then(|| Mounted::new(&image, &at)).flatten();
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let Some(here) = mounted.take() else {
+            return skipped(&format!("shutdown of {kind}: needs root, loop devices and mkfs.{kind}"));
+        };
+        let path = at.join(format!("{durability:?}"));
+        let options = Options::new().granularity(12).durability(durability).flush_interval(None);
+        let map = options.create(&path, MOST * GRANULE).expect("create");
+        assert!(sh!("sync", "-f", path), "sync");
+        let mut owed = Owed(vec![false; MOST as usize]);
+        let mut set = |map: &DirtyMap, granule: u64| {
+            let ok = map.set(granule * GRANULE..(granule + 1) * GRANULE).is_ok();
+            if ok {
+                owed.hear(Told::Set(granule, granule + 1));
+            }
+            ok
+        };
+        for granule in (0..MOST).step_by(700) {
+            assert!(set(&map, granule));
+        }
+        map.flush().expect("flush");
+        for granule in (350..MOST).step_by(700) {
+            assert!(set(&map, granule));
+        }
+        if !sh!("python3", "-c", SHUT_DOWN, at) {
+            return skipped(&format!("shutdown of {kind}: the ioctl is refused, or there is no python3"));
+        }
+        // In words that are armed it may go on; what needs the device must say that it failed.
+        let armed = (351..MOST).step_by(700).filter(|&granule| set(&map, granule)).count();
+        let flushed = map.flush();
+        let new = set(&map, 200);
+        if durability == Durability::PowerLoss {
+            assert!(armed > 0 && flushed.is_err() && !new, "{kind}: {armed} {flushed:?} {new}");
+        }
+        owed.check(&map, "shut down");
+        assert!(map.close().is_err(), "{kind}: closed cleanly on a file system that is gone");
+        drop(here);
+        mounted = Mounted::new(&image, &at);
+        assert!(mounted.is_some(), "{kind} cannot be mounted again");
+        let what = format!("{kind}, {durability:?}, after a shutdown");
+        let map = DirtyMap::open(&path).unwrap_or_else(|e| panic!("{what}: {e}"));
+        owed.check(&map, &what);
+        map.close().expect("close");
+    }
+}
+
+#[test]
+fn a_file_system_that_shuts_down_under_the_map_loses_no_bit() {
+    shut_down("ext4");
+    shut_down("xfs");
+}
