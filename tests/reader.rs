@@ -133,7 +133,7 @@ impl Image {
         let flip = 1u8 << rng.below(8);
         let inside = rng.of(&[1024, 4096, 4200, COPY]);
         let inside = rng.below(inside as u64) as usize;
-        match rng.below(23) {
+        match rng.below(24) {
             0 => self.place(copy * COPY + inside, 1)[0] ^= flip,
             1 => self.place(table + 4 * page + rng.below(4) as usize, 1)[0] ^= flip,
             2 => self.place(bottom + 512 * page + rng.below(512) as usize, 1)[0] ^= flip,
@@ -187,6 +187,14 @@ impl Image {
                     self.place(bottom + 512 * page + rng.any_size(512) as usize, 1)[0] |= flip;
                 }
                 self.entry_of(self.header.uuid, page, table, bottom);
+            }
+            // The first stray bit there is, and no other.
+            23 => {
+                let bits = self.header.geometry.bits() as usize;
+                if !bits.is_multiple_of(4096) {
+                    self.place(bottom + bits / 8, 1)[0] |= 1 << (bits % 8);
+                    self.entry_of(self.header.uuid, bits / 4096, table, bottom);
+                }
             }
             20 => {
                 let delta = rng.of(&[0, 1, 2, u64::MAX, 1 << 61, 1 << 62]);
