@@ -1,6 +1,7 @@
 //! The life of a map in a file: create, set, reset, flush, close, open, read only.
 
-use dirtymap::{DirtyMap, FileState, Options, Verdict, inspect};
+use dirtymap::format::{COPIES, COPY_BYTES};
+use dirtymap::{DirtyMap, FileState, Options, Verdict, check, inspect};
 use std::path::PathBuf;
 
 fn scratch() -> (tempfile::TempDir, PathBuf) {
@@ -54,6 +55,35 @@ fn what_was_set_is_there_after_a_drop_and_what_was_reset_and_flushed_is_not() {
     assert_eq!(map.stats().recovered_items, 64 << 16);
     assert_eq!((map.stats().failed_pages, map.stats().damaged_headers), (0, 0));
     map.close().unwrap();
+}
+
+/// The two copies of a commit are written one after the other, and a process can be killed in between.
+#[test]
+fn who_is_killed_between_the_copies_of_a_clean_close_leaves_no_damage() {
+    let (_dir, path) = scratch();
+    let map = Options::new().flush_interval(None).create(&path, 10 << 30).unwrap();
+    map.set(0..1 << 20).unwrap();
+    map.flush().unwrap();
+    let before = std::fs::read(&path).unwrap();
+    map.close().unwrap();
+    let after = std::fs::read(&path).unwrap();
+    let copy = |i: usize| i * COPY_BYTES..(i + 1) * COPY_BYTES;
+    let written: Vec<usize> = (0..COPIES).filter(|&i| before[copy(i)] != after[copy(i)]).collect();
+    assert_eq!(written.len(), 2);
+    for i in written {
+        let mut killed = after.clone();
+        killed[copy(i)].copy_from_slice(&before[copy(i)]);
+        std::fs::write(&path, &killed).unwrap();
+        assert_eq!(check(&path, |_, _| ()).unwrap().severity(), None);
+        let info = inspect(&path).unwrap();
+        assert_eq!((info.state, info.verdict), (FileState::Clean, Verdict::Exact));
+        let map = Options::new().read_only(true).open(&path).unwrap();
+        assert!(!map.recovery().damaged() && map.dirty_len() == 1 << 20);
+        // A copy that says nothing any more is another matter.
+        killed[copy(i)][700] ^= 0x55;
+        std::fs::write(&path, &killed).unwrap();
+        assert_eq!(inspect(&path).unwrap().verdict, Verdict::Damaged);
+    }
 }
 
 #[test]

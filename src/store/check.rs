@@ -379,7 +379,18 @@ pub(super) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
     };
     let bad: Vec<usize> = (0..COPIES).filter(bad).collect();
     let one_pair = bad.iter().all(|&c| pair_of(c) == pair_of(bad[0]));
-    if newest.header.state == State::Open && one_pair && !newest.rivals { Vec::new() } else { bad }
+    if newest.header.state == State::Open && one_pair && !newest.rivals || was_closing(copies, newest, &bad) {
+        Vec::new()
+    } else {
+        bad
+    }
+}
+
+/// Whether closing was cut short between the two copies of CLEAN: the second one still is an older commit.
+fn was_closing(copies: &Copies, newest: &Newest, bad: &[usize]) -> bool {
+    let [copy] = bad else { return false };
+    let older = |h: &Header| h.uuid == newest.header.uuid && h.sequence < newest.header.sequence;
+    newest.header.state == State::Clean && pair_of(*copy) == newest.pair && copies[*copy].as_ref().is_ok_and(older)
 }
 
 /// Whether the other copy of the pair says the same. A stale copy disagrees; the newer one of the two does not.

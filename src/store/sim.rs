@@ -9,9 +9,10 @@
 use crate::store::view::View;
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Lock, Mapping, Part};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 pub(super) const SECTOR: usize = 512;
 
@@ -174,6 +175,8 @@ pub(super) struct SimDisk {
     bytes: Mutex<Bytes>,
     /// Called inside every durable write, before anything is written.
     interloper: Mutex<Option<Interloper>>,
+    /// What is mapped, which is not part of the simulation: nothing is lost of it.
+    mapped: OnceLock<File>,
     me: Weak<SimDisk>,
 }
 
@@ -188,6 +191,7 @@ impl SimDisk {
         Arc::new_cyclic(|me| SimDisk {
             bytes: Mutex::new(Bytes { device, cache, faults, ..Bytes::default() }),
             interloper: Mutex::new(None),
+            mapped: OnceLock::new(),
             me: me.clone(),
         })
     }
@@ -208,6 +212,11 @@ impl SimDisk {
     /// Sectors that the last write wrote.
     pub(super) fn sectors(&self) -> usize {
         self.bytes.lock().unwrap().pending_sectors
+    }
+
+    /// The file that holds what is mapped.
+    pub(super) fn mapped(&self) -> &File {
+        self.mapped.get_or_init(|| tempfile::tempfile().expect("a temporary file"))
     }
 
     pub(super) fn dead(&self) -> bool {
@@ -380,7 +389,9 @@ impl Disk for SimDisk {
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
-        Mapping::anonymous(range.end - range.start)
+        let file = self.mapped();
+        file.set_len(range.end.max(file.metadata()?.len()))?;
+        Mapping::of_file(file, range)
     }
 
     fn keep_off(&self, _: Range<u64>) {}

@@ -12,14 +12,15 @@ use super::open::{load_in_memory, open_alone};
 use super::scan::{Page, Scan};
 use super::sim::{Fault, Image, Pick, Rng, SimDisk, bit};
 use super::truncate::Failure;
-use super::view::{View, flag, named};
+use super::view::{View, flag, named, runtime};
 use super::weak::{self, Point, Weak};
 use super::{Options, close, create};
-use crate::format::{Header, State};
+use crate::format::{Durability, Header, State};
 use crate::geometry::{Geometry, PAGE_BITS};
 use crate::levels::words_touched;
 use crate::sys::Disk;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -707,6 +708,34 @@ fn a_device_that_cannot_be_read_is_not_taken_for_a_file_of_zeros() {
     let disk = SimDisk::new(fresh(), vec![(0, Fault::Cut(Pick::None))]);
     assert!(disk.sync_all().is_err() && disk.dead());
     assert_eq!(headers::newest(&*disk, path()).unwrap_err().kind(), "io");
+}
+
+/// The kernel tells of a failed write-back once, and it may have been one of live bits. The header that failed may be the
+/// one that the next opener finds, and it must not trust the page cache then.
+#[test]
+fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_new_one() {
+    let disk = SimDisk::new(Image::default(), Vec::new());
+    let options = Options { durability: Durability::Process, ..options() };
+    create::write_new(&*disk, path(), geometry(BITS), &Options { granularity: 0, ..options.clone() }).unwrap();
+    let (content, mut in_doubt) = (disk.device(), 0);
+    for at in 0.. {
+        let disk = SimDisk::new(content.clone(), vec![(at, Fault::Fail(Pick::All, true))]);
+        let Ok((core, _)) = open_alone(disk.shared(), path(), &options) else { continue };
+        match core.truncate(geometry(BITS + 1)) {
+            Ok(_) if disk.writes() <= at => break,
+            Err(Failure::InDoubt(_)) => in_doubt += 1,
+            _ => continue,
+        }
+        let new = headers::newest(&*disk, path()).unwrap().header.layout;
+        assert_ne!(new, core.layout);
+        for region in [&core.layout.volatile, &new.volatile] {
+            let mut degraded = [0; 8];
+            let at = region.start + runtime::DEGRADED as u64 * 8;
+            disk.mapped().read_exact_at(&mut degraded, at).unwrap();
+            assert_ne!(degraded, [0; 8]);
+        }
+    }
+    assert_eq!(in_doubt, 2);
 }
 
 /// Each of these steps is switched off in turn, and some seed must then fail (0 stands for the scenario). The seed is

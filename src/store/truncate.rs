@@ -67,7 +67,11 @@ impl Core {
             self.free(&self.layout);
         }
         for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
-            lock.commit(&mut header).map_err(Failure::InDoubt)?;
+            lock.commit(&mut header).map_err(|e| {
+                // Whichever header the next opener finds, it must see that a write has failed.
+                core.degrade();
+                Failure::InDoubt(e)
+            })?;
         }
         if !grows {
             let cut = geometry.bits()..self.geometry().bits();
