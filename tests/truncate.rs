@@ -172,10 +172,14 @@ fn lengths_that_no_map_can_have_change_nothing() {
 fn the_map_goes_on_working_after_a_change() {
     let (_dir, path) = scratch();
     let mut map = options().create(&path, 1 << 30).unwrap();
+    map.set(0..1 << 20).unwrap();
+    map.flush().unwrap();
+    map.reset(0..1 << 19).unwrap();
+    map.set(1 << 29..1 << 30).unwrap();
     let before = map.stats();
     map.truncate(3 << 30).unwrap();
     let moved = map.stats();
-    assert!(moved.syncs > before.syncs && moved.flushes > before.flushes, "{moved:?}");
+    assert!((3..=7).contains(&(moved.syncs - before.syncs)) && moved.flushes > before.flushes, "{before:?} {moved:?}");
     for i in 0..3000u64 {
         map.set(i << 20..(i << 20) + 1).unwrap();
     }

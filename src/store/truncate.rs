@@ -215,8 +215,8 @@ impl DirtyMap {
     /// forgotten bits stand for are of no more interest; when growing, grow the map before the image is written
     /// behind its old end.
     ///
-    /// Cost: the pages that are not all clean are written again; about ten device syncs; for a moment, the space and the
-    /// memory of both.
+    /// Cost: the pages that are not all clean are written again; up to seven device syncs, and one more for each 8 MiB of
+    /// pages; for a moment, the space and the memory of both.
     ///
     /// # Errors
     /// [`Error::Geometry`] for a length that no map can have; [`Error::ReadOnly`]; [`Error::Refused`] when the map has
