@@ -173,7 +173,8 @@ impl Truth {
                 // Again: a flush may have come in between.
                 b.may[i as usize] = true;
                 b.owed[i as usize] |= ok;
-                b.unflushed[i as usize] &= !ok;
+                // Also after an error: what was reset before may be set again, and a flush does not take that away.
+                b.unflushed[i as usize] = false;
             }
         });
         ok
