@@ -83,40 +83,48 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
 fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
     let geometry = map.geometry();
     let bar = output.progress("setting", raw::length(geometry));
-    let set = set_ones(map, raw, &bar);
+    // Somebody may have cut the file meanwhile, and then the rest of it read as zeros.
+    let set = set_ones(map, raw, &bar).and_then(|ones| raw.unchanged().map(|()| ones));
     bar.finish_and_clear();
-    set.map_err(|failure| failure.and("some granules that the file calls dirty may be dirty now; none was reset"))?;
+    let ones =
+        set.map_err(|failure| failure.and("some granules that the file calls dirty may be dirty now; none was reset"))?;
     let between = map.count();
 
     let bar = output.progress("resetting", raw::length(geometry));
-    let reset_bits = |bits: Range<u64>| -> Result<()> {
-        let items = geometry.items_of(&bits);
-        if map.any(items.clone())? {
-            map.reset(items)?;
+    let mut at = 0;
+    let mut reset_up_to = |dirty: Range<u64>| -> Result<()> {
+        let clean = at..dirty.start;
+        at = dirty.end;
+        if map.any(clean.clone())? {
+            map.reset(clean)?;
         }
         Ok(())
     };
-    let mut at = 0;
-    let reset = raw.ones(&bar, |ones| {
-        reset_bits(at..ones.start)?;
-        at = ones.end;
-        Ok(())
-    });
-    let reset = reset.and_then(|()| reset_bits(at..geometry.bits()));
+    let reset = match &ones {
+        // Exactly what was set, whatever the file says by now.
+        Some(ones) => ones.areas(0..ones.len())?.try_for_each(&mut reset_up_to),
+        None => raw.ones(&bar, |bits| reset_up_to(geometry.items_of(&bits))).and_then(|()| raw.unchanged()),
+    };
+    let reset = reset.and_then(|()| reset_up_to(map.len()..map.len()));
     bar.finish_and_clear();
     reset.map_err(|failure| failure.and("what the file calls dirty is dirty; not everything else was reset"))?;
     Ok(between)
 }
 
 /// Sets what the file says, by way of a bitmap in memory if that can be had: what is scattered is armed together then.
-fn set_ones(map: &DirtyMap, raw: &Raw, bar: &ProgressBar) -> Result<()> {
+/// Gives that bitmap.
+fn set_ones(map: &DirtyMap, raw: &Raw, bar: &ProgressBar) -> Result<Option<Bitmap>> {
     let geometry = map.geometry();
     match Bitmap::new(geometry.len(), geometry.granularity()) {
         Ok(mut ones) => {
             raw.ones(bar, |bits| Ok(ones.set(geometry.items_of(&bits)).map(drop)?))?;
-            Ok(map.merge(&ones)?)
+            map.merge(&ones)?;
+            Ok(Some(ones))
         }
-        Err(Error::OutOfMemory { .. }) => raw.ones(bar, |bits| Ok(map.set(geometry.items_of(&bits))?)),
+        Err(Error::OutOfMemory { .. }) => {
+            raw.ones(bar, |bits| Ok(map.set(geometry.items_of(&bits))?))?;
+            Ok(None)
+        }
         Err(e) => Err(e.into()),
     }
 }
@@ -144,4 +152,26 @@ fn spool(geometry: &Geometry) -> Result<Image> {
     }
     file.set_len(at).map_err(|e| io(&e))?;
     Image::of(file, Path::new(NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Format;
+    use dirtymap::Options;
+    use std::fs;
+
+    #[test]
+    fn a_file_that_is_cut_after_it_was_checked_resets_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("raw");
+        let map = Options::new().granularity(9).create(directory.path().join("map"), 1 << 20).expect("create");
+        map.set(4096..8192).expect("set");
+        fs::write(&path, [0xff; 256]).expect("write");
+        let raw = Raw::new(Image::open(&path, false).expect("open"), *map.geometry()).expect("the right size");
+        fs::File::options().write(true).open(&path).expect("open").set_len(0).expect("cut");
+        let failure = replace(&map, &raw, Output::new(Format::Human, 0)).expect_err("changed");
+        assert_eq!(failure.kind, "image-changed");
+        assert_eq!(map.dirty_len(), 4096);
+    }
 }
