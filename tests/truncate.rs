@@ -65,6 +65,17 @@ fn shrinking_forgets_what_is_behind_the_end_and_growing_again_does_not_bring_it_
 }
 
 #[test]
+fn a_map_that_was_closed_with_more_dirt_than_it_has_room_for_now_can_be_opened() {
+    let (_dir, path) = scratch();
+    options().dirty(true).create(&path, 1 << 30).unwrap().close().unwrap();
+    let mut map = DirtyMap::open(&path).unwrap();
+    map.truncate(5000).unwrap();
+    drop(map);
+    let map = DirtyMap::open(&path).unwrap();
+    assert_eq!((map.len(), areas(&map)), (5000, vec![0..5000]));
+}
+
+#[test]
 fn the_length_changes_also_when_the_number_of_bits_does_not() {
     let (_dir, path) = scratch();
     let mut map = options().create(&path, 1000).unwrap();
