@@ -76,6 +76,22 @@ fn a_map_that_was_closed_with_more_dirt_than_it_has_room_for_now_can_be_opened()
 }
 
 #[test]
+fn changes_are_still_marked_after_a_change_of_length() {
+    let (_dir, path) = scratch();
+    let mut map = options().create(&path, 1 << 20).unwrap();
+    map.attach_changes(0).unwrap();
+    map.set(0..1).unwrap();
+    map.truncate(2 << 20).unwrap();
+    map.set((2 << 20) - 1..2 << 20).unwrap();
+    let marks = map.take_changes().unwrap().unwrap();
+    assert!(marks.get(0).unwrap() && marks.get((2 << 20) - 1).unwrap());
+    map.truncate(1 << 20).unwrap();
+    map.take_changes().unwrap();
+    map.reset(0..512).unwrap();
+    assert!(map.take_changes().unwrap().unwrap().get(0).unwrap());
+}
+
+#[test]
 fn the_length_changes_also_when_the_number_of_bits_does_not() {
     let (_dir, path) = scratch();
     let mut map = options().create(&path, 1000).unwrap();
