@@ -65,6 +65,33 @@ fn shrinking_forgets_what_is_behind_the_end_and_growing_again_does_not_bring_it_
 }
 
 #[test]
+fn a_map_that_was_closed_with_more_dirt_than_it_has_room_for_now_can_be_opened() {
+    let (_dir, path) = scratch();
+    options().dirty(true).create(&path, 1 << 30).unwrap().close().unwrap();
+    let mut map = DirtyMap::open(&path).unwrap();
+    map.truncate(5000).unwrap();
+    drop(map);
+    let map = DirtyMap::open(&path).unwrap();
+    assert_eq!((map.len(), areas(&map)), (5000, vec![0..5000]));
+}
+
+#[test]
+fn changes_are_still_marked_after_a_change_of_length() {
+    let (_dir, path) = scratch();
+    let mut map = options().create(&path, 1 << 20).unwrap();
+    map.attach_changes(0).unwrap();
+    map.set(0..1).unwrap();
+    map.truncate(2 << 20).unwrap();
+    map.set((2 << 20) - 1..2 << 20).unwrap();
+    let marks = map.take_changes().unwrap().unwrap();
+    assert!(marks.get(0).unwrap() && marks.get((2 << 20) - 1).unwrap());
+    map.truncate(1 << 20).unwrap();
+    map.take_changes().unwrap();
+    map.reset(0..512).unwrap();
+    assert!(map.take_changes().unwrap().unwrap().get(0).unwrap());
+}
+
+#[test]
 fn the_length_changes_also_when_the_number_of_bits_does_not() {
     let (_dir, path) = scratch();
     let mut map = options().create(&path, 1000).unwrap();
@@ -88,7 +115,11 @@ fn a_killed_process_finds_what_it_had_set_after_a_change_of_length() {
     drop(map);
     let map = DirtyMap::open(&path).unwrap();
     // Where the system does not say what is needed to trust the page cache, everything is dirty.
-    if map.recovery().cache_trusted == Some(true) {
+    let control = path.with_extension("control");
+    drop(options().durability(Durability::Process).create(&control, 1 << 30).unwrap());
+    let trusted = DirtyMap::open(&control).unwrap().recovery().cache_trusted;
+    assert_eq!(map.recovery().cache_trusted, trusted);
+    if trusted == Some(true) {
         assert_eq!(areas(&map), [(2 << 30) - 512..2 << 30]);
     } else {
         eprintln!("SKIPPED: the page cache is not trusted here");

@@ -93,7 +93,7 @@ pub struct Info {
 impl Info {
     /// As [`DirtyMap::backup_target_differs`], of what this says.
     pub fn backup_target_differs(&self, target: &ImageStamp) -> Option<String> {
-        self.target.map(|(recorded, _)| target.differs_from(Some(&recorded.0)).unwrap_or_default())
+        self.target.map(|(recorded, _)| target.differs_from_target(&recorded.0))
     }
 
     fn of_header(header: &Header, state: FileState, recovery: &Recovery) -> Info {

@@ -183,7 +183,8 @@ impl DirtyMap {
         })
     }
 
-    /// Records that a backup is about to write `target`, so that it is known again should the backup be interrupted.
+    /// Records that a backup is about to write `target` or to change its size, so that it is known again should the
+    /// backup be interrupted.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Io`].
@@ -208,12 +209,13 @@ impl DirtyMap {
     }
 
     /// Whether `target` is what the last backup of this map wrote: `None` when there was none, else what differs,
-    /// which is empty when nothing does.
+    /// which is empty when nothing does. Of a backup that was begun and is not complete, size and modification time do
+    /// not count: it may have changed both.
     pub fn backup_target_differs(&self, target: &ImageStamp) -> Result<Option<String>> {
         let header = match &self.inner {
             Inner::Live(live) => super::headers::newest(&*live.disk, &self.path)?.header,
             Inner::Loaded(loaded) => loaded.1.clone(),
         };
-        Ok(header.target.map(|recorded| target.differs_from(Some(&recorded)).unwrap_or_default()))
+        Ok(header.target.map(|recorded| target.differs_from_target(&recorded)))
     }
 }

@@ -88,4 +88,11 @@ impl ImageStamp {
         }
         (!found.is_empty()).then(|| found.join("; "))
     }
+
+    /// How a target differs from what was recorded; empty when it does not. Its size does not count while a backup to
+    /// it is not complete: that may have been stopped before or after it gave the target another one.
+    pub(super) fn differs_from_target(&self, recorded: &Stamp) -> String {
+        let size = if recorded.exact { recorded.size } else { self.0.size };
+        self.differs_from(Some(&Stamp { size, ..*recorded })).unwrap_or_default()
+    }
 }

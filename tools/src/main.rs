@@ -21,6 +21,7 @@ use clap::error::ErrorKind;
 use cli::{Cli, Command, Format};
 use exit::{Exit, Failure};
 use output::Output;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -52,7 +53,7 @@ fn usage(e: &clap::Error) -> Exit {
         };
     }
     if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && format_asked_for() == Format::Human {
-        eprint!("{}", e.render());
+        let _ = write!(std::io::stderr(), "{}", e.render());
         return Exit::Usage;
     }
     let text = e.render().to_string();

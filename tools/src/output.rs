@@ -52,8 +52,9 @@ impl Output {
     pub fn show_events(self) {
         if self.verbose > 1 {
             let events = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG);
-            // Nobody else sets a subscriber; and events are not worth failing for.
-            let _ = events.with_ansi(false).with_writer(io::stderr).try_init();
+            // Nobody else sets a subscriber; and events are not worth failing for. Without the second setting an event
+            // that cannot be written would be a panic, in the middle of whatever it tells of.
+            let _ = events.with_ansi(false).log_internal_errors(false).with_writer(io::stderr).try_init();
         }
     }
 

@@ -56,6 +56,15 @@ impl Raw {
         length(&self.geometry)
     }
 
+    /// Fails if somebody has changed the file since it was opened.
+    pub fn unchanged(&self) -> Result<()> {
+        if self.file.stamp_now()? == self.file.stamp {
+            return Ok(());
+        }
+        let message = format!("{}: was changed while it was read; try again", self.file.path.display());
+        Err(Failure::new("image-changed", message))
+    }
+
     /// Gives every maximal run of ones to `each`, ascending. Reads all of the file; refuses bits past the end of the map.
     pub fn ones(&self, bar: &ProgressBar, mut each: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
         let (all, bits) = (self.bytes(), self.geometry.bits());

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Cleanup, Dir, GRANULE, MIB, areas, is_root, pattern, run_with, skipped, system, untouched};
+use dirtymap::{ImageStamp, Options};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -268,6 +269,31 @@ fn a_killed_incremental_backup_is_finished_by_the_next_one() {
         set.write(MIB, &pattern(round + 1, 60));
         set.back_up(&[]).exits(0);
         set.assert_equal();
+    }
+}
+
+/// A backup was recorded as begun, and killed before or after it gave the target the length of an image that has grown.
+#[test]
+fn a_backup_killed_while_its_target_grew_is_finished_by_the_next_one() {
+    for (grown, begun) in [(SIZE + 5 * MIB, SIZE), (SIZE + 5 * MIB, SIZE + 5 * MIB), (MIB, SIZE), (MIB, MIB)] {
+        let set = Set::backed_up(SIZE);
+        if grown > SIZE {
+            dm!("resize", set.map, grown.to_string(), "--image", set.image).exits(0);
+            set.write(SIZE + 2 * MIB, b"behind the old end");
+        } else {
+            fs::File::options().write(true).open(&set.image).expect("open").set_len(grown).expect("cut");
+            dm!("resize", set.map, grown.to_string()).exits(0);
+        }
+        let stamp = |path: &Path| ImageStamp::of_path(path).expect("a stamp");
+        let map = Options::new().image(stamp(&set.image)).open(&set.map).expect("open");
+        map.set(SIZE.min(grown)..grown).expect("set");
+        map.begin_backup(&stamp(&set.target)).expect("begin");
+        map.close_with_image(&stamp(&set.image)).expect("close");
+        fs::File::options().write(true).open(&set.target).expect("open").set_len(begun).expect("size");
+
+        set.back_up(&[]).exits(0);
+        set.assert_equal();
+        assert_eq!(areas(&set.map), []);
     }
 }
 

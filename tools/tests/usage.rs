@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Dir, MIB};
+use common::{Dir, MIB, dirtymap};
+use std::fs;
 
 const COMMANDS: [&str; 19] = [
     "create",
@@ -128,4 +129,22 @@ fn hints_name_options_and_not_functions() {
     let map = dir.map("m", MIB, &[]);
     let ran = dm!("reset", map, "1", "2").exits(8).says("--within").says("--covering");
     assert!(!ran.err.contains("reset_within"));
+}
+
+#[test]
+fn what_cannot_be_said_on_standard_error_changes_nothing() {
+    let dir = Dir::new();
+    let map = dir.map("m", MIB, &[]);
+    let map = map.to_str().expect("text");
+    let cases: [(&[&str], i32); 4] = [
+        (&[], 16),
+        (&["frobnicate"], 16),
+        (&["-vv", "set", map, "0", "1"], 0),
+        (&["-vv", "resize", map, "2M", "--output", "json"], 0),
+    ];
+    for (args, code) in cases {
+        let full = fs::File::options().write(true).open("/dev/full").expect("open");
+        let ended = dirtymap().args(args).stderr(full).output().expect("run");
+        assert_eq!(ended.status.code(), Some(code), "{args:?}");
+    }
 }

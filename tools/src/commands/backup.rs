@@ -183,17 +183,19 @@ impl Job<'_> {
             Some(target) => target,
             None => create(&args.target)?,
         };
-        if !target.stamp.is_block_device() && (plan.is_full() || target.size() != len) {
-            if target.size() < len && !plan.is_full() {
-                // The image has grown since. What the target lacks is copied, whatever it holds.
-                map.set(target.size()..len)?;
-                map.flush()?;
-            }
+        let sized = !target.stamp.is_block_device() && (plan.is_full() || target.size() != len);
+        if sized && target.size() < len && !plan.is_full() {
+            // The image has grown since. What the target lacks is copied, whatever it holds.
+            map.set(target.size()..len)?;
+            map.flush()?;
+        }
+        // Before its size changes as well, or whoever finds it with another one takes it for something else.
+        map.begin_backup(&target.stamp_now()?)?;
+        if sized {
             target.file.set_len(len).map_err(|e| target.failed("set its size", &e))?;
             target.sync()?;
             files::sync_directory_of(&args.target)?;
         }
-        map.begin_backup(&target.stamp_now()?)?;
 
         let dirty = map.dirty_len();
         let recovered = if info.recovery.image_changed.is_some() { dirty } else { info.recovery.armed_items };

@@ -84,13 +84,17 @@ fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
         // By way of a bitmap in memory: what is scattered is armed together, and reset together.
         Ok(mut ones) => {
             raw_ones(raw, "reading", output, |bits| Ok(ones.set(geometry.items_of(&bits)).map(drop)?))?;
+            // Somebody may have cut the file meanwhile, and then the rest of it read as zeros.
+            raw.unchanged()?;
             map.merge(&ones).map_err(|e| half_set(e.into()))?;
             let between = map.count();
             map.intersect(&ones).map_err(|e| half_reset(e.into()))?;
             Ok(between)
         }
         Err(Error::OutOfMemory { .. }) => {
-            raw_ones(raw, "setting", output, |bits| Ok(map.set(geometry.items_of(&bits))?)).map_err(half_set)?;
+            raw_ones(raw, "setting", output, |bits| Ok(map.set(geometry.items_of(&bits))?))
+                .and_then(|()| raw.unchanged())
+                .map_err(half_set)?;
             let between = map.count();
             let mut at = 0;
             let mut reset_before = |ones: Range<u64>| {
@@ -100,7 +104,7 @@ fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
             };
             let reset = raw_ones(raw, "resetting", output, &mut reset_before);
             let end = geometry.bits();
-            reset.and_then(|()| reset_before(end..end)).map_err(half_reset)?;
+            reset.and_then(|()| raw.unchanged()).and_then(|()| reset_before(end..end)).map_err(half_reset)?;
             Ok(between)
         }
         Err(e) => Err(e.into()),
@@ -138,4 +142,26 @@ fn spool(geometry: &Geometry) -> Result<Image> {
     }
     file.set_len(at).map_err(|e| io(&e))?;
     Image::of(file, Path::new(NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Format;
+    use dirtymap::Options;
+    use std::fs;
+
+    #[test]
+    fn a_file_that_is_cut_after_it_was_checked_resets_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("raw");
+        let map = Options::new().granularity(9).create(directory.path().join("map"), 1 << 20).expect("create");
+        map.set(4096..8192).expect("set");
+        fs::write(&path, [0xff; 256]).expect("write");
+        let raw = Raw::new(Image::open(&path, false).expect("open"), *map.geometry()).expect("the right size");
+        fs::File::options().write(true).open(&path).expect("open").set_len(0).expect("cut");
+        let failure = replace(&map, &raw, Output::new(Format::Human, 0)).expect_err("changed");
+        assert_eq!(failure.kind, "image-changed");
+        assert_eq!(map.dirty_len(), 4096);
+    }
 }
