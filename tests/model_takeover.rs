@@ -155,6 +155,8 @@ struct Word {
 }
 
 impl State for Word {
+    type Key = u64;
+
     fn fields<P: Packing>(&mut self, p: &mut P) {
         p.field(&mut self.live, 2);
         p.field(&mut self.durable, 2);
