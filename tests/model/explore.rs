@@ -189,6 +189,15 @@ pub struct Steps<S> {
 }
 
 impl<S> Steps<S> {
+    pub fn new() -> Steps<S> {
+        Steps { list: Vec::new() }
+    }
+
+    /// Takes them all out.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Label, S)> {
+        self.list.drain(..)
+    }
+
     pub fn add(&mut self, who: &'static str, what: &'static str, to: S) {
         self.list.push(((who, what), to));
     }
@@ -217,7 +226,7 @@ pub struct Trace {
 pub fn explore<M: Model>(model: &M) -> Outcome {
     let begin = Instant::now();
     let mut seen = Seen::new();
-    let mut steps = Steps { list: Vec::new() };
+    let mut steps = Steps::new();
     for s in model.starts() {
         seen.insert(s.pack(), NONE);
     }
@@ -229,7 +238,7 @@ pub fn explore<M: Model>(model: &M) -> Outcome {
             return Outcome { states: next + 1, broken, time: begin.elapsed(), bytes: seen.bytes() };
         }
         model.steps(&s, &mut steps);
-        for (_, to) in steps.list.drain(..) {
+        for (_, to) in steps.drain() {
             seen.insert(to.pack(), next as u32);
         }
         next += 1;
@@ -273,7 +282,7 @@ fn trace<M: Model>(model: &M, seen: &Seen<<M::State as State>::Key>, end: usize)
     let mut at = end;
     while seen.from[at] != NONE {
         let before = seen.from[at] as usize;
-        let mut steps = Steps { list: Vec::new() };
+        let mut steps = Steps::new();
         model.steps(&M::State::unpack(seen.keys[before]), &mut steps);
         let ((who, what), s) =
             steps.list.iter().find(|(_, s)| s.pack() == seen.keys[at]).expect("the step that led here");
