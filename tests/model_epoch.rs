@@ -181,7 +181,7 @@ impl Epoch {
                 let old = |t: usize| s.slot[t] != 0 && s.slot[t] < s.epoch;
                 let died = |t: usize| s.dead >> t & 1 != 0;
                 let waits = match self.register {
-                    Register::Parity => s.count[usize::from(s.epoch - 1 & 1)] != 0,
+                    Register::Parity => s.count[usize::from((s.epoch - 1) & 1)] != 0,
                     Register::Slots => (0..WRITERS).any(|t| old(t) && !died(t)),
                 };
                 if self.dead != Dead::Ended && (0..WRITERS).any(|t| old(t) && died(t)) {
