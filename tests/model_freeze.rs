@@ -982,6 +982,13 @@ mod first {
         holds("first, ABORTING", &aborting, 273_942);
         holds("first, ABORTING, a power cut", &Freeze { cuts: 1, ..aborting }, 376_933);
         holds("first, ABORTING, two brackets", &Freeze { brackets: 2, flushes: 0, ..aborting }, 258_641);
+    }
+
+    /// 50 MB, 2 s.
+    #[test]
+    #[ignore = "large"]
+    fn nothing_is_lost_when_a_living_freezer_is_aborted() {
+        let aborting = Freeze { aborting: true, ..FIRST };
         holds("first, ABORTING, of a living freezer", &Freeze { live_abort: true, ..aborting }, 1_189_660);
     }
 
@@ -1060,6 +1067,7 @@ mod several {
         breaks("two freezers, without ABORTING", &Freeze { aborting: false, ..TWO }, 24);
     }
 
+    /// 1.9 GB, 160 s.
     #[test]
     #[ignore = "large"]
     fn nothing_is_lost_with_more() {

@@ -412,6 +412,12 @@ mod cleared {
     #[test]
     fn under_a_mark_that_is_repaired_they_hide_nothing() {
         holds("cleared", &CLEARED, 181_450);
+    }
+
+    /// 40 MB, 4 s.
+    #[test]
+    #[ignore = "large"]
+    fn under_a_mark_they_hide_nothing_of_two_setters() {
         holds("cleared, setters of bits 0 0 1", &Summaries { bits: &[1, 1, 2], ..CLEARED }, 1_590_814);
     }
 
