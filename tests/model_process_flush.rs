@@ -19,8 +19,11 @@
 
 #[path = "model/explore.rs"]
 mod explore;
+#[path = "model/page.rs"]
+mod page;
 
 use explore::{Model, Packing, State, Steps, breaks, holds, program_counter};
+use page::Page;
 
 program_counter! {
     enum SetterPc { Idle, CheckDurable, Store, Touch }
@@ -132,8 +135,7 @@ struct Word {
     /// A durable write has failed in this session.
     degraded: bool,
     /// The word in the bottom level: in the page cache and on disk.
-    page_cache: u8,
-    page_disk: u8,
+    page: Page,
     /// The state in the header is CLEAN, and nobody has the file open.
     clean: bool,
     /// Bits that must not be lost.
@@ -160,8 +162,7 @@ impl State for Word {
         p.field(&mut self.touched, 1);
         p.field(&mut self.mark, 1);
         p.field(&mut self.degraded, 1);
-        p.field(&mut self.page_cache, 2);
-        p.field(&mut self.page_disk, 2);
+        self.page.fields(p);
         p.field(&mut self.clean, 1);
         p.field(&mut self.owed, 2);
         for t in 0..SETTERS {
@@ -195,8 +196,7 @@ impl Word {
 
     /// A session that begins with these bits, everywhere.
     fn opened(self, bits: u8) -> Word {
-        let (live, durable, page_cache, page_disk) = (bits, bits, bits, bits);
-        Word { live, durable, page_cache, page_disk, owed: self.owed, ..Word::default() }
+        Word { live: bits, durable: bits, page: Page::of(bits), owed: self.owed, ..Word::default() }
     }
 }
 
@@ -252,9 +252,8 @@ impl Process {
         if !self.faults {
             return;
         }
-        // Which bits reached the disk is up to the write-backs before this. Each may revert in the cache.
-        for kept in 0..4 {
-            let n = Word { page_cache: s.page_cache & kept | s.page_disk & !kept, ..*s };
+        for (_, page) in s.page.sync_failed() {
+            let n = Word { page, ..*s };
             to.add("holder", "page sync FAILS", n.at(HolderPc::Failed));
         }
     }
@@ -326,16 +325,16 @@ impl Process {
                 }
             }
             WriteBit0 => {
-                n.page_cache = s.page_cache & 2 | s.snapshot & 1;
+                n.page = s.page.written(1, s.snapshot);
                 ("write page, bit 0", n.at(WriteBit1))
             }
             WriteBit1 => {
-                n.page_cache = s.page_cache & 1 | s.snapshot & 2;
+                n.page = s.page.written(2, s.snapshot);
                 ("write page, bit 1", n.at(SyncPage))
             }
             SyncPage => {
                 self.sync_may_fail(s, to);
-                n.page_disk = s.page_cache;
+                n.page = s.page.synced();
                 ("sync page", n.at(UnmarkSoon))
             }
             UnmarkSoon => {
@@ -397,19 +396,16 @@ impl Model for Process {
     }
 
     fn steps(&self, s: &Word, to: &mut Steps<Word>) {
-        for bit in [1, 2] {
-            if (s.page_disk ^ s.page_cache) & bit != 0 {
-                let page_disk = s.page_disk & !bit | s.page_cache & bit;
-                to.add("kernel", "writes back part of the page", Word { page_disk, ..*s });
-            }
+        for page in s.page.written_back() {
+            to.add("kernel", "writes back part of the page", Word { page, ..*s });
         }
         for t in 0..self.bits.len() {
             self.setter(s, t, to);
         }
         self.holder(s, to);
         if s.clean && s.holder == HolderPc::Free {
-            to.add("opener", "opens it", s.opened(s.page_cache));
-            to.add("power", "CUT, opened", s.opened(s.page_disk));
+            to.add("opener", "opens it", s.opened(s.page.cache));
+            to.add("power", "CUT, opened", s.opened(s.page.disk));
         } else if !s.clean {
             if self.kills {
                 to.add("all", "KILLED, reopened", s.opened(if s.degraded { 3 } else { s.live }));
@@ -425,11 +421,11 @@ impl Model for Process {
         if s.durable & !s.live != 0 {
             return Err("durable, but not live".to_string());
         }
-        let page = s.page_cache & s.page_disk;
+        let page = s.page.cache & s.page.disk;
         if s.clean && s.owed & !page != 0 {
             return Err(format!("closed without {:02b}", s.owed & !page));
         }
-        let back = (s.page_cache | s.page_disk) & !s.live;
+        let back = (s.page.cache | s.page.disk) & !s.live;
         if self.exact && s.clean && back != 0 {
             return Err(format!("the clean close brings back {back:02b}"));
         }
@@ -441,13 +437,12 @@ impl Model for Process {
 
     fn show(&self, s: &Word) -> String {
         format!(
-            "live {:02b} durable {:02b} touched {} mark {} | page {:02b}, disk {:02b} | {}{} owed {:02b}",
+            "live {:02b} durable {:02b} touched {} mark {} | {} | {}{} owed {:02b}",
             s.live,
             s.durable,
             u8::from(s.touched),
             u8::from(s.mark),
-            s.page_cache,
-            s.page_disk,
+            s.page,
             if s.clean { "CLEAN" } else { "OPEN" },
             if s.degraded { ", degraded" } else { "" },
             s.owed

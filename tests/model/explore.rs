@@ -41,48 +41,36 @@ pub trait Key: Copy + Eq + Default {
     fn hash(self) -> u64;
 }
 
-impl Key for u64 {
-    const BITS: u32 = u64::BITS;
+macro_rules! key {
+    ($type:ty, $hash:expr) => {
+        impl Key for $type {
+            const BITS: u32 = <$type>::BITS;
 
-    #[inline]
-    fn with(self, at: u32, value: u8) -> u64 {
-        self | u64::from(value) << at
-    }
+            #[inline]
+            fn with(self, at: u32, value: u8) -> Self {
+                self | <$type>::from(value) << at
+            }
 
-    #[inline]
-    fn take(&mut self, bits: u32) -> u8 {
-        let value = *self & ((1 << bits) - 1);
-        *self >>= bits;
-        value as u8
-    }
+            #[inline]
+            fn take(&mut self, bits: u32) -> u8 {
+                let value = *self & ((1 << bits) - 1);
+                *self >>= bits;
+                value as u8
+            }
 
-    #[inline]
-    fn hash(self) -> u64 {
-        let hash = self.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24
-    }
+            #[inline]
+            fn hash(self) -> u64 {
+                $hash(self)
+            }
+        }
+    };
 }
 
-impl Key for u128 {
-    const BITS: u32 = u128::BITS;
-
-    #[inline]
-    fn with(self, at: u32, value: u8) -> u128 {
-        self | u128::from(value) << at
-    }
-
-    #[inline]
-    fn take(&mut self, bits: u32) -> u8 {
-        let value = *self & ((1 << bits) - 1);
-        *self >>= bits;
-        value as u8
-    }
-
-    #[inline]
-    fn hash(self) -> u64 {
-        (self as u64 ^ ((self >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(29)).hash()
-    }
-}
+key!(u64, |key: u64| {
+    let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24
+});
+key!(u128, |key: u128| (key as u64 ^ ((key >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(29)).hash());
 
 /// A plain struct that fits in a `Key`. `fields` names every field with its width, for both directions.
 pub trait State: Copy + Default {
