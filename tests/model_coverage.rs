@@ -16,8 +16,11 @@
 
 #[path = "model/explore.rs"]
 mod explore;
+#[path = "model/page.rs"]
+mod page;
 
 use explore::{Model, Packing, State, Steps, breaks, holds, program_counter};
+use page::Page;
 
 /// One thing done wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,8 +87,7 @@ struct Word {
     armed: bool,
     touched: bool,
     /// The word in the bottom level: in the page cache and on disk.
-    page_cache: u8,
-    page_disk: u8,
+    page: Page,
     /// Whether the list names the word: in the page cache, on disk, and in the newest header known to be durable.
     list_cache: bool,
     list_disk: bool,
@@ -108,13 +110,14 @@ struct Word {
 }
 
 impl State for Word {
+    type Key = u64;
+
     fn fields<P: Packing>(&mut self, p: &mut P) {
         p.field(&mut self.live, 2);
         p.field(&mut self.durable, 2);
         p.field(&mut self.armed, 1);
         p.field(&mut self.touched, 1);
-        p.field(&mut self.page_cache, 2);
-        p.field(&mut self.page_disk, 2);
+        self.page.fields(p);
         p.field(&mut self.list_cache, 1);
         p.field(&mut self.list_disk, 1);
         p.field(&mut self.published, 1);
@@ -371,12 +374,12 @@ impl Coverage {
                 "nothing to redo"
             }
             WriteBit0 => {
-                n.page_cache = s.page_cache & 2 | s.snapshot & 1;
+                n.page = s.page.written(1, s.snapshot);
                 n.flusher = WriteBit1;
                 "write page, bit 0"
             }
             WriteBit1 => {
-                n.page_cache = s.page_cache & 1 | s.snapshot & 2;
+                n.page = s.page.written(2, s.snapshot);
                 n.flusher = SyncPage;
                 "write page, bit 1"
             }
@@ -385,7 +388,7 @@ impl Coverage {
                 "(no sync)"
             }
             SyncPage => {
-                n.page_disk = s.page_cache;
+                n.page = s.page.synced();
                 n.flusher = SetDurable;
                 "sync page"
             }
@@ -411,7 +414,7 @@ impl Coverage {
             }
             Unlock => {
                 if v == Variant::Earlydrop {
-                    n.page_disk = s.page_cache;
+                    n.page = s.page.synced();
                 }
                 n.unlock(FLUSHER);
                 n.flushes_left -= 1;
@@ -432,18 +435,15 @@ impl Model for Coverage {
             clean.setter[2] = SetterPc::Returned;
         }
         // Also with bit 0 set and durable, so that the reset has something to undo.
-        vec![clean, Word { live: 1, durable: 1, page_cache: 1, page_disk: 1, ..clean }]
+        vec![clean, Word { live: 1, durable: 1, page: Page::of(1), ..clean }]
     }
 
     fn steps(&self, s: &Word, to: &mut Steps<Word>) {
         if s.list_disk != s.list_cache {
             to.add("kernel", "writes back the list", Word { list_disk: s.list_cache, ..*s });
         }
-        for bit in [1, 2] {
-            if (s.page_disk ^ s.page_cache) & bit != 0 {
-                let page_disk = s.page_disk & !bit | s.page_cache & bit;
-                to.add("kernel", "writes back part of the page", Word { page_disk, ..*s });
-            }
+        for page in s.page.written_back() {
+            to.add("kernel", "writes back part of the page", Word { page, ..*s });
         }
         for t in 0..=FLUSHER {
             let idle = match t {
@@ -469,7 +469,7 @@ impl Model for Coverage {
     }
 
     fn check(&self, s: &Word) -> Result<(), String> {
-        let recovered = if s.list_disk { 3 } else { s.page_disk };
+        let recovered = if s.list_disk { 3 } else { s.page.disk };
         match s.owed & !recovered {
             0 => Ok(()),
             lost => Err(format!("a power cut here loses {lost:02b}")),
@@ -478,13 +478,12 @@ impl Model for Coverage {
 
     fn show(&self, s: &Word) -> String {
         format!(
-            "live {:02b} durable {:02b} armed {} touched {} | page {:02b}, disk {:02b} | listed {}, disk {}, published {} | owed {:02b}",
+            "live {:02b} durable {:02b} armed {} touched {} | {} | listed {}, disk {}, published {} | owed {:02b}",
             s.live,
             s.durable,
             u8::from(s.armed),
             u8::from(s.touched),
-            s.page_cache,
-            s.page_disk,
+            s.page,
             u8::from(s.list_cache),
             u8::from(s.list_disk),
             u8::from(s.published),

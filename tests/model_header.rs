@@ -69,6 +69,8 @@ struct Header {
 }
 
 impl State for Header {
+    type Key = u64;
+
     fn fields<P: Packing>(&mut self, p: &mut P) {
         for i in 0..COPIES {
             p.field(&mut self.cache[i], 3);

@@ -22,8 +22,11 @@
 
 #[path = "model/explore.rs"]
 mod explore;
+#[path = "model/page.rs"]
+mod page;
 
 use explore::{Model, Packing, State, Steps, breaks, holds, program_counter};
+use page::Page;
 
 program_counter! {
     enum SetterPc { Idle, CheckDurable, CheckArmed, Lock, Arming, Store, Touch, Recheck }
@@ -133,8 +136,7 @@ struct Word {
     armed: bool,
     touched: bool,
     /// The word in the bottom level: in the page cache and on disk.
-    page_cache: u8,
-    page_disk: u8,
+    page: Page,
     /// Whether the list names the word: in the page cache, on disk, and in the newest header known to be durable.
     list_cache: bool,
     list_disk: bool,
@@ -155,13 +157,14 @@ struct Word {
 }
 
 impl State for Word {
+    type Key = u64;
+
     fn fields<P: Packing>(&mut self, p: &mut P) {
         p.field(&mut self.live, 2);
         p.field(&mut self.durable, 2);
         p.field(&mut self.armed, 1);
         p.field(&mut self.touched, 1);
-        p.field(&mut self.page_cache, 2);
-        p.field(&mut self.page_disk, 2);
+        self.page.fields(p);
         p.field(&mut self.list_cache, 1);
         p.field(&mut self.list_disk, 1);
         p.field(&mut self.published, 1);
@@ -384,9 +387,8 @@ impl Takeover {
         if self.retry_sync {
             to.add(s.holder_name(), "page sync FAILS, next one succeeds", s.at(after_page(s)));
         }
-        // Which bits reached the disk is up to the write-backs before this. Each may revert in the cache.
-        for kept in 0..4 {
-            let n = Word { page_cache: s.page_cache & kept | s.page_disk & !kept, ..*s };
+        for (kept, page) in s.page.sync_failed() {
+            let n = Word { page, ..*s };
             let n = if self.drop_on_error && s.handles { n.at(HolderPc::WriteDrop) } else { n.fail() };
             to.add(s.holder_name(), if kept == 3 { "page sync FAILS, kept" } else { "page sync FAILS, reverted" }, n);
         }
@@ -438,16 +440,16 @@ impl Takeover {
                 ("nothing to redo", n.at(WriteDrop))
             }
             WriteBit0 => {
-                n.page_cache = s.page_cache & 2 | s.snapshot & 1;
+                n.page = s.page.written(1, s.snapshot);
                 ("write page, bit 0", n.at(WriteBit1))
             }
             WriteBit1 => {
-                n.page_cache = s.page_cache & 1 | s.snapshot & 2;
+                n.page = s.page.written(2, s.snapshot);
                 ("write page, bit 1", n.at(SyncPage))
             }
             SyncPage => {
                 self.page_sync_may_fail(s, to);
-                n.page_disk = s.page_cache;
+                n.page = s.page.synced();
                 ("sync page", n.at(after_page(s)))
             }
             SetDurable => {
@@ -502,11 +504,8 @@ impl Model for Takeover {
         if s.list_disk != s.list_cache {
             to.add("kernel", "writes back the list", Word { list_disk: s.list_cache, ..*s });
         }
-        for bit in [1, 2] {
-            if (s.page_disk ^ s.page_cache) & bit != 0 {
-                let page_disk = s.page_disk & !bit | s.page_cache & bit;
-                to.add("kernel", "writes back part of the page", Word { page_disk, ..*s });
-            }
+        for page in s.page.written_back() {
+            to.add("kernel", "writes back part of the page", Word { page, ..*s });
         }
         for (t, name) in NAMES.into_iter().enumerate().take(self.bits.len()) {
             self.setter(s, t, to);
@@ -518,15 +517,15 @@ impl Model for Takeover {
         if self.kills && s.holder != HolderPc::Free {
             to.add(s.holder_name(), "KILLED", s.unlock(SetterPc::Idle));
         }
-        let w = if s.list_disk { 3 } else { s.page_disk };
-        let recovered = Word { live: w, durable: w, page_cache: w, page_disk: w, owed: s.owed, ..Word::default() };
+        let w = if s.list_disk { 3 } else { s.page.disk };
+        let recovered = Word { live: w, durable: w, page: Page::of(w), owed: s.owed, ..Word::default() };
         to.add("power", "CUT, recovered", recovered);
     }
 
     fn check(&self, s: &Word) -> Result<(), String> {
         let owed = s.owed & self.promised;
-        let recovered = if s.list_disk { 3 } else { s.page_disk };
-        let mixed = if s.list_disk && s.list_cache { 3 } else { s.page_disk & s.page_cache };
+        let recovered = if s.list_disk { 3 } else { s.page.disk };
+        let mixed = if s.list_disk && s.list_cache { 3 } else { s.page.disk & s.page.cache };
         if owed & !recovered != 0 {
             return Err(format!("a power cut here loses {:02b}", owed & !recovered));
         }
@@ -541,21 +540,20 @@ impl Model for Takeover {
         }
         // With nothing left to flush, what reads clean is clean in the file.
         let settled = s.holder == HolderPc::Free && !s.touched && !s.list_cache && s.published == s.list_cache;
-        if self.exact && settled && s.page_cache & !s.live != 0 {
-            return Err(format!("a clean close here brings back {:02b}", s.page_cache & !s.live));
+        if self.exact && settled && s.page.cache & !s.live != 0 {
+            return Err(format!("a clean close here brings back {:02b}", s.page.cache & !s.live));
         }
         Ok(())
     }
 
     fn show(&self, s: &Word) -> String {
         format!(
-            "live {:02b} durable {:02b} armed {} touched {} | page {:02b}, disk {:02b} | listed {}, disk {}, published {} | owed {:02b}",
+            "live {:02b} durable {:02b} armed {} touched {} | {} | listed {}, disk {}, published {} | owed {:02b}",
             s.live,
             s.durable,
             u8::from(s.armed),
             u8::from(s.touched),
-            s.page_cache,
-            s.page_disk,
+            s.page,
             u8::from(s.list_cache),
             u8::from(s.list_disk),
             u8::from(s.published),

@@ -2,8 +2,8 @@
 //! counterexample found is a shortest one.
 //!
 //! A model says which states it starts in, which steps leave a state and what must be true in each.
-//! States are kept packed in a `u64` each, with the index of their predecessor (about 20 bytes a state, all
-//! told). Step labels are not stored: a trace finds them again by repeating the steps along the path.
+//! States are kept packed in a `u64` or `u128` each, with the index of their predecessor (about 20 or 30 bytes a
+//! state, all told). Step labels are not stored: a trace finds them again by repeating the steps along the path.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -28,52 +28,97 @@ pub trait Model {
     fn show(&self, s: &Self::State) -> String;
 }
 
-/// A plain struct that fits in a `u64`. `fields` names every field with its width, for both directions.
+/// What a state is packed into.
+pub trait Key: Copy + Eq + Default {
+    const BITS: u32;
+
+    /// The value in the bits from `at` on.
+    fn with(self, at: u32, value: u8) -> Self;
+
+    /// The lowest `bits` bits; the others move down to their place.
+    fn take(&mut self, bits: u32) -> u8;
+
+    fn hash(self) -> u64;
+}
+
+macro_rules! key {
+    ($type:ty, $hash:expr) => {
+        impl Key for $type {
+            const BITS: u32 = <$type>::BITS;
+
+            #[inline]
+            fn with(self, at: u32, value: u8) -> Self {
+                self | <$type>::from(value) << at
+            }
+
+            #[inline]
+            fn take(&mut self, bits: u32) -> u8 {
+                let value = *self & ((1 << bits) - 1);
+                *self >>= bits;
+                value as u8
+            }
+
+            #[inline]
+            fn hash(self) -> u64 {
+                $hash(self)
+            }
+        }
+    };
+}
+
+key!(u64, |key: u64| {
+    let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24
+});
+key!(u128, |key: u128| (key as u64 ^ ((key >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(29)).hash());
+
+/// A plain struct that fits in a `Key`. `fields` names every field with its width, for both directions.
 pub trait State: Copy + Default {
+    type Key: Key;
+
     fn fields<P: Packing>(&mut self, p: &mut P);
 
-    fn pack(mut self) -> u64 {
-        let mut w = Writer { word: 0, at: 0 };
+    fn pack(mut self) -> Self::Key {
+        let mut w = Writer { key: Self::Key::default(), at: 0 };
         self.fields(&mut w);
-        w.word
+        w.key
     }
 
-    fn unpack(word: u64) -> Self {
+    fn unpack(key: Self::Key) -> Self {
         let mut s = Self::default();
-        s.fields(&mut Reader { word });
+        s.fields(&mut Reader { key });
         s
     }
 }
 
-/// A direction: into a `u64` or out of one.
+/// A direction: into a key or out of one.
 pub trait Packing {
     fn field<F: Field>(&mut self, f: &mut F, bits: u32);
 }
 
-struct Writer {
-    word: u64,
+struct Writer<K> {
+    key: K,
     at: u32,
 }
 
-impl Packing for Writer {
+impl<K: Key> Packing for Writer<K> {
     #[inline]
     fn field<F: Field>(&mut self, f: &mut F, bits: u32) {
-        let v = u64::from(f.code());
-        assert!(v < 1 << bits && self.at + bits <= 64, "value {v} in {bits} bits at {}", self.at);
-        self.word |= v << self.at;
+        let v = f.code();
+        assert!(u32::from(v) < 1 << bits && self.at + bits <= K::BITS, "value {v} in {bits} bits at {}", self.at);
+        self.key = self.key.with(self.at, v);
         self.at += bits;
     }
 }
 
-struct Reader {
-    word: u64,
+struct Reader<K> {
+    key: K,
 }
 
-impl Packing for Reader {
+impl<K: Key> Packing for Reader<K> {
     #[inline]
     fn field<F: Field>(&mut self, f: &mut F, bits: u32) {
-        *f = F::decode((self.word & ((1 << bits) - 1)) as u8);
-        self.word >>= bits;
+        *f = F::decode(self.key.take(bits));
     }
 }
 
@@ -132,6 +177,15 @@ pub struct Steps<S> {
 }
 
 impl<S> Steps<S> {
+    pub fn new() -> Steps<S> {
+        Steps { list: Vec::new() }
+    }
+
+    /// Takes them all out.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Label, S)> {
+        self.list.drain(..)
+    }
+
     pub fn add(&mut self, who: &'static str, what: &'static str, to: S) {
         self.list.push(((who, what), to));
     }
@@ -144,6 +198,8 @@ pub struct Outcome {
     /// The shortest way to a violation, if there is one.
     pub broken: Option<Trace>,
     time: Duration,
+    /// Of memory for the states.
+    bytes: usize,
 }
 
 /// A shortest counterexample.
@@ -158,31 +214,31 @@ pub struct Trace {
 pub fn explore<M: Model>(model: &M) -> Outcome {
     let begin = Instant::now();
     let mut seen = Seen::new();
-    let mut steps = Steps { list: Vec::new() };
+    let mut steps = Steps::new();
     for s in model.starts() {
-        seen.insert(s.pack(), Seen::NONE);
+        seen.insert(s.pack(), NONE);
     }
     let mut next = 0;
     while next < seen.keys.len() {
         let s = M::State::unpack(seen.keys[next]);
         if let Err(why) = model.check(&s) {
-            let lines = trace(model, &seen, next);
-            return Outcome { states: next + 1, broken: Some(Trace { lines, why }), time: begin.elapsed() };
+            let broken = Some(Trace { lines: trace(model, &seen, next), why });
+            return Outcome { states: next + 1, broken, time: begin.elapsed(), bytes: seen.bytes() };
         }
         model.steps(&s, &mut steps);
-        for (_, to) in steps.list.drain(..) {
+        for (_, to) in steps.drain() {
             seen.insert(to.pack(), next as u32);
         }
         next += 1;
         assert!(next <= MAX_STATES, "more than {MAX_STATES} states");
     }
-    Outcome { states: next, broken: None, time: begin.elapsed() }
+    Outcome { states: next, broken: None, time: begin.elapsed(), bytes: seen.bytes() }
 }
 
 /// Explores and expects the property to hold in exactly `states` states.
 pub fn holds<M: Model>(name: &str, model: &M, states: usize) {
     let o = explore(model);
-    println!("{name}: {} states, {:.1} s", o.states, o.time.as_secs_f64());
+    println!("{name}: {} states, {:.1} s, {} MB", o.states, o.time.as_secs_f64(), o.bytes / 1_000_000);
     if let Some(t) = &o.broken {
         panic!("{name}: {} after {} states:\n{}", t.why, o.states, t);
     }
@@ -209,12 +265,12 @@ impl std::fmt::Display for Trace {
     }
 }
 
-fn trace<M: Model>(model: &M, seen: &Seen, end: usize) -> Vec<String> {
+fn trace<M: Model>(model: &M, seen: &Seen<<M::State as State>::Key>, end: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut at = end;
-    while seen.from[at] != Seen::NONE {
+    while seen.from[at] != NONE {
         let before = seen.from[at] as usize;
-        let mut steps = Steps { list: Vec::new() };
+        let mut steps = Steps::new();
         model.steps(&M::State::unpack(seen.keys[before]), &mut steps);
         let ((who, what), s) =
             steps.list.iter().find(|(_, s)| s.pack() == seen.keys[at]).expect("the step that led here");
@@ -227,23 +283,24 @@ fn trace<M: Model>(model: &M, seen: &Seen, end: usize) -> Vec<String> {
     lines
 }
 
+/// No index of a state.
+const NONE: u32 = u32::MAX;
+
 /// The states seen, in the order in which they were found, and a hash table of their indices.
-struct Seen {
-    keys: Vec<u64>,
+struct Seen<K> {
+    keys: Vec<K>,
     from: Vec<u32>,
     table: Vec<u32>,
 }
 
-impl Seen {
-    const NONE: u32 = u32::MAX;
-
-    fn new() -> Seen {
-        Seen { keys: Vec::new(), from: Vec::new(), table: vec![Seen::NONE; 1 << 16] }
+impl<K: Key> Seen<K> {
+    fn new() -> Seen<K> {
+        Seen { keys: Vec::new(), from: Vec::new(), table: vec![NONE; 1 << 16] }
     }
 
-    fn insert(&mut self, key: u64, from: u32) {
+    fn insert(&mut self, key: K, from: u32) {
         let slot = self.slot(key);
-        if self.table[slot] != Seen::NONE {
+        if self.table[slot] != NONE {
             return;
         }
         self.table[slot] = self.keys.len() as u32;
@@ -255,18 +312,21 @@ impl Seen {
     }
 
     /// Where `key` is, or the free place where it belongs.
-    fn slot(&self, key: u64) -> usize {
+    fn slot(&self, key: K) -> usize {
         let mask = self.table.len() - 1;
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut at = ((hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24) as usize & mask;
-        while self.table[at] != Seen::NONE && self.keys[self.table[at] as usize] != key {
+        let mut at = key.hash() as usize & mask;
+        while self.table[at] != NONE && self.keys[self.table[at] as usize] != key {
             at = (at + 1) & mask;
         }
         at
     }
 
+    fn bytes(&self) -> usize {
+        self.keys.capacity() * size_of::<K>() + (self.from.capacity() + self.table.len()) * size_of::<u32>()
+    }
+
     fn grow(&mut self) {
-        self.table = vec![Seen::NONE; self.table.len() * 2];
+        self.table = vec![NONE; self.table.len() * 2];
         for i in 0..self.keys.len() {
             let slot = self.slot(self.keys[i]);
             self.table[slot] = i as u32;
