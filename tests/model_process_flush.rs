@@ -7,7 +7,8 @@
 //!
 //! One word of two bits. Everything happens any number of times: sets, resets of bit 0, flushes (also for another
 //! word's sake, which write the page of this one), kills of one process between any two steps, kills of all of them with a
-//! reopen that trusts the page cache, failing page writes, power cuts (after which everything is dirty unless CLEAN),
+//! reopen that trusts the page cache (after one that is killed half-way everything is dirty), failing page writes, power cuts
+//! (after which everything is dirty unless CLEAN),
 //! closes by the last process, and opens. The update lock has one holder at a time, who may be any process.
 //!
 //! Checked in every state: a bit whose `set` has returned, and that no reset overlapped or followed, is set in `live`; and
