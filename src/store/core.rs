@@ -114,10 +114,7 @@ pub(crate) struct Parts {
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
         let Parts { disk, path, view, nonce, lists_all, armed_bound, ahead_bound, allocated, image_before } = parts;
-        if lists_all {
-            disk.keep_off(header.layout.volatile.clone());
-        }
-        Ok(Core {
+        let core = Core {
             disk,
             path,
             view,
@@ -137,7 +134,16 @@ impl Core {
             failed: AtomicBool::new(false),
             changes: SharedChanges::default(),
             image_before,
-        })
+        };
+        core.stay_off_volatile();
+        Ok(core)
+    }
+
+    /// No sync of a durable write spans the volatile part from here on, if it is part of the file.
+    pub(super) fn stay_off_volatile(&self) {
+        if self.lists_all {
+            self.disk.keep_off(self.layout.volatile.clone());
+        }
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {

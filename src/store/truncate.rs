@@ -50,6 +50,7 @@ impl Core {
             );
             return Err(Error::Refused { path: self.path.clone(), why }.into());
         }
+        let old = header.clone();
         header.layout = moved(&header, &geometry);
         header.geometry = geometry;
         header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());
@@ -57,14 +58,18 @@ impl Core {
         if self.lists_all {
             header.runs = all_words(&geometry);
         }
-        let core = self.build(&header).inspect_err(|_| self.free(&header.layout))?;
+        let undo = |_: &Error| {
+            self.free_all_but(&old);
+            self.stay_off_volatile();
+        };
+        let core = self.build(&header).inspect_err(undo)?;
         let grows = geometry.bits() > self.geometry().bits();
         if grows {
             // What can fail for want of memory comes before the commits.
-            self.changes.truncate(self.geometry(), &geometry, false).inspect_err(|_| self.free(&header.layout))?;
+            self.changes.truncate(self.geometry(), &geometry, false).inspect_err(undo)?;
         }
         if weak(Weak::TruncateEarlyFree) {
-            self.free(&self.layout);
+            self.free_all_but(&header);
         }
         for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
             lock.commit(&mut header).map_err(|e| {
@@ -144,14 +149,7 @@ impl Core {
         Ok(core)
     }
 
-    /// Frees regions that no header names. Best effort: they only take space.
-    fn free(&self, layout: &Layout) {
-        for region in [&layout.table, &layout.bottom, &layout.volatile] {
-            let _ = self.disk.punch(region.clone());
-        }
-    }
-
-    /// Frees what the header does not name, also what a crash has left there. Best effort, as above.
+    /// Frees what the header does not name, also what a crash has left there. Best effort: it only takes space.
     fn free_all_but(&self, header: &Header) {
         let mut regions: Vec<Range<u64>> = header.regions().into_iter().map(|(_, range)| range).collect();
         regions.sort_unstable_by_key(|range| range.start);
