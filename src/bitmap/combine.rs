@@ -5,7 +5,7 @@
 use super::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
-use crate::iter::Rounded;
+use crate::iter::{Rounded, WordsIter};
 use crate::read::{AnyMap, Search};
 
 /// Whether two maps may be combined: their lengths are the same, and `other` can be read.
@@ -86,8 +86,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
     pub fn difference(&self, other: &impl AnyMap) -> Result<Bitmap> {
-        check_shape(&self.geometry, other)?;
-        self.filtered(|i, word| word & !other.word(i))
+        difference(self, other)
     }
 
     /// A new map: dirty here and in `other`. Cost: as [`intersect`](Self::intersect), and the new map.
@@ -95,8 +94,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
     pub fn intersection(&self, other: &impl AnyMap) -> Result<Bitmap> {
-        check_shape(&self.geometry, other)?;
-        self.filtered(|i, word| word & other.word(i))
+        intersection(self, other)
     }
 
     /// Marks everything as clean that is dirty in `other`; returns how many granules were dirty here. Cost:
@@ -128,13 +126,27 @@ impl Bitmap {
         }
         changed
     }
+}
 
-    /// A copy with each nonzero word replaced by what `keep` makes of it.
-    fn filtered(&self, keep: impl Fn(u64, u64) -> u64) -> Result<Bitmap> {
-        let mut copy = Bitmap::new(self.len(), self.granularity())?;
-        for (i, word) in self.words(0..self.len())? {
-            copy.or_word(i, keep(i, word));
-        }
-        Ok(copy)
+/// A new map: dirty in `map` and clean in `other`.
+pub(crate) fn difference(map: &impl Search, other: &impl Search) -> Result<Bitmap> {
+    check_shape(map.geometry(), other)?;
+    filtered(map, |i, word| word & !other.word(i))
+}
+
+/// A new map: dirty in both.
+pub(crate) fn intersection(map: &impl Search, other: &impl Search) -> Result<Bitmap> {
+    check_shape(map.geometry(), other)?;
+    filtered(map, |i, word| word & other.word(i))
+}
+
+/// A copy with each nonzero word replaced by what `keep` makes of it.
+fn filtered(map: &impl Search, keep: impl Fn(u64, u64) -> u64) -> Result<Bitmap> {
+    map.check_readable()?;
+    let g = map.geometry();
+    let mut copy = Bitmap::new(g.len(), g.granularity())?;
+    for (i, word) in WordsIter::over(map, 0..g.bits()) {
+        copy.or_word(i, keep(i, word));
     }
+    Ok(copy)
 }

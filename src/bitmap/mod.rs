@@ -10,7 +10,7 @@ mod load;
 mod resize;
 
 pub(crate) use changes::Changes;
-pub(crate) use combine::{check_len, check_shape};
+pub(crate) use combine::{check_len, check_shape, difference, intersection};
 pub use load::Loading;
 
 use crate::error::{Error, Result};

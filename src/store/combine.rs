@@ -5,7 +5,7 @@
 
 use super::DirtyMap;
 use super::core::Core;
-use crate::bitmap::{Bitmap, check_len, check_shape};
+use crate::bitmap::{self, Bitmap, check_len, check_shape};
 use crate::error::Result;
 use crate::iter::Rounded;
 use crate::read::AnyMap;
@@ -135,9 +135,7 @@ impl DirtyMap {
     /// [`Error::Mismatch`](crate::Error::Mismatch) when length or granularity differ;
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn difference(&self, other: &impl AnyMap) -> Result<Bitmap> {
-        let mut bits = self.to_bitmap()?;
-        bits.subtract(other)?;
-        Ok(bits)
+        bitmap::difference(self, other)
     }
 
     /// What is dirty here and in `other`, in memory.
@@ -145,9 +143,7 @@ impl DirtyMap {
     /// # Errors
     /// As [`difference`](Self::difference).
     pub fn intersection(&self, other: &impl AnyMap) -> Result<Bitmap> {
-        let mut bits = self.to_bitmap()?;
-        bits.intersect(other)?;
-        Ok(bits)
+        bitmap::intersection(self, other)
     }
 
     /// A copy in memory. While others change the map, each word of it is as it was when it was looked at.
