@@ -1,3 +1,4 @@
 //! What the `dirtymap` command is made of that is useful, or can be tested, without it.
 
+pub mod bits;
 pub mod qcow2;

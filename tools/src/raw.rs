@@ -7,6 +7,7 @@ use crate::exit::{Failure, Result};
 use crate::files::{self, Image};
 use crate::signals;
 use dirtymap::{DirtyMap, Geometry};
+use dirtymap_cli::bits;
 use indicatif::ProgressBar;
 use std::ops::Range;
 
@@ -84,20 +85,12 @@ impl Raw {
                 signals::check(&reading)?;
                 let bytes = &mut buffer[..(piece.end - piece.start) as usize];
                 self.file.read(bytes, piece.start)?;
-                for (i, word) in bytes.chunks_exact(8).enumerate() {
-                    let mut word = word.iter().rev().fold(0, |w, &byte| w << 8 | u64::from(byte));
-                    let mut bit = (piece.start / 8 + i as u64) * 64;
-                    while word != 0 {
-                        bit += u64::from(word.trailing_zeros());
-                        word >>= word.trailing_zeros();
-                        let ones = u64::from(word.trailing_ones());
-                        if bit != run.end {
-                            take(std::mem::replace(&mut run, bit..bit))?;
-                        }
-                        bit += ones;
-                        run.end = bit;
-                        word = word.checked_shr(ones as u32).unwrap_or(0);
+                let first = piece.start * 8;
+                for ones in bits::runs(bytes, bytes.len() as u64 * 8) {
+                    if first + ones.start != run.end {
+                        take(std::mem::replace(&mut run, first + ones.start..first))?;
                     }
+                    run.end = first + ones.end;
                 }
                 bar.set_position(piece.end);
             }

@@ -195,16 +195,12 @@ impl Loader<'_> {
     fn apply(&mut self) -> Result<()> {
         let (Some(first), Some(last)) = (self.ranges.first(), self.ranges.last()) else { return Ok(()) };
         let geometry = self.map.geometry();
-        let items = |bits: Range<u64>| {
-            let end = (bits.end << geometry.granularity()).min(geometry.len());
-            bits.start << geometry.granularity()..end
-        };
-        let all = items(first.start..last.end);
+        let all = geometry.items_of(&(first.start..last.end));
         self.map.set(all.clone())?;
         if self.ranges.len() > 1 {
             self.map.reset(all)?;
             for range in &self.ranges {
-                self.map.set(items(range.clone()))?;
+                self.map.set(geometry.items_of(range))?;
             }
         }
         self.ranges.clear();

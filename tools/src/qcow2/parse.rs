@@ -4,7 +4,8 @@
 //! length and the specification. Structures that overlap are read as they are: nothing is written.
 
 use super::spec::{self, entry, extension, header};
-use super::{Error, ReadAt, Result, be32, be64, find, runs};
+use super::{Error, ReadAt, Result, be32, be64};
+use crate::bits::{find, runs};
 use dirtymap::Geometry;
 use std::ops::Range;
 

@@ -2,6 +2,7 @@
 
 use super::spec::{self, entry, extension, header};
 use super::*;
+use crate::bits::runs;
 use std::convert::Infallible;
 use std::ops::Range;
 
