@@ -44,12 +44,13 @@ fn every_field_is_where_format_md_says() {
     same("### Stamp", fields::stamp::ALL, 48);
     same("### Point", fields::point::ALL, 128);
     same("### Run", fields::run::ALL, 16);
-    same("### Runtime page", fields::runtime::ALL, 56);
+    same("### Runtime page", fields::runtime::ALL, 20480);
+    same("### Slot", fields::slot::ALL, 64);
 }
 
 #[test]
 fn types_have_the_sizes_of_their_fields() {
-    for heading in ["## Header copy", "### Stamp", "### Point", "### Run", "### Runtime page"] {
+    for heading in ["## Header copy", "### Stamp", "### Point", "### Run", "### Runtime page", "### Slot"] {
         for row in rows(section(heading)) {
             let size = match row[2] {
                 "u32" => "4",
@@ -58,6 +59,7 @@ fn types_have_the_sizes_of_their_fields() {
                 "stamp" => "48",
                 "24 points" => "3072",
                 "768 runs" => "12288",
+                "256 slots" => "16384",
                 "bytes" | "UTF-8" => row[1],
                 other => panic!("{heading}: unknown type {other:?} of {}", row[3]),
             };
@@ -90,6 +92,9 @@ fn every_number_is_the_codes() {
         ("ENTRY_BYTES", format::ENTRY_BYTES),
         ("GATE_LOCK", format::GATE_LOCK),
         ("UPDATE_LOCK", format::UPDATE_LOCK),
+        ("TURN_LOCK", format::TURN_LOCK),
+        ("SLOT_LOCKS", format::SLOT_LOCKS),
+        ("SLOTS", format::SLOTS),
     ];
     let value = |text: &str| -> u64 {
         let parse = |text: &str| -> u64 { text.parse().unwrap_or_else(|_| panic!("{text:?} is not a number")) };

@@ -170,16 +170,3 @@ fn readers_do_not_take_each_other_for_a_writer() {
         }
     });
 }
-
-/// Who joins others holds the attach lock shared: a later version may, and is not to be taken for nobody.
-#[test]
-fn a_map_that_is_shared_is_in_use() {
-    let (_dir, path) = new_map();
-    let sharer = std::fs::File::open(&path).unwrap();
-    fs2::FileExt::try_lock_shared(&sharer).unwrap();
-    assert_eq!(inspect(&path).unwrap().state, FileState::Open);
-    assert_eq!(quiet().read_only(true).open(&path).unwrap_err().kind(), "locked");
-    assert_eq!(quiet().open(&path).unwrap_err().kind(), "locked");
-    drop(sharer);
-    assert_eq!(inspect(&path).unwrap().state, FileState::Clean);
-}

@@ -48,7 +48,8 @@ MAX_BITS = 1 << 41
 LEVELS = 7
 VOLATILE_LAYOUT = 1
 ENTRY_BYTES = 4
-GATE_LOCK = 1 << 62
+GATE_LOCK, TURN_LOCK = 1 << 62, (1 << 62) + 2
+SLOT_LOCKS, SLOTS = (1 << 62) + 64, 256
 
 MAGIC = bytes.fromhex("89444d41500d0a1a")
 NIL = bytes(16)
@@ -180,14 +181,24 @@ class Source:
         self.close()
 
     def lock(self):
-        """Makes sure that nobody has the map open while it is read: the gate, then attach.
+        """Makes sure that nobody has the map open while it is read: the gate, then a look at the slots.
 
-        The gate is taken shared, since an exclusive lock wants a file that is open for writing. Other readers
-        hold a lock for moments, so there are a few attempts. Where the file system knows no locks, nobody holds one."""
-        gate = struct.pack("hhxxxxqqixxxx", fcntl.F_RDLCK, os.SEEK_SET, GATE_LOCK, 1, 0)
+        Turn and gate are taken shared, since an exclusive lock wants a file that is open for writing. Others
+        hold them for moments, so there are a few attempts. Where the file system knows no locks, nobody holds one."""
+
+        def lock(command, kind, first, count):
+            flock = struct.pack("hhxxxxqqixxxx", kind, os.SEEK_SET, first, count, 0)
+            return struct.unpack("hhxxxxqqixxxx", fcntl.fcntl(self.fd, command, flock))[0]
+
+        def slots():
+            if lock(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, SLOT_LOCKS, SLOTS) != fcntl.F_UNLCK:
+                raise OSError(errno.EAGAIN, "a slot is held")
+
         for take in (
-            lambda: fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, gate),
-            lambda: fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB),
+            lambda: lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, TURN_LOCK, 1),
+            lambda: lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, GATE_LOCK, 1),
+            lambda: lock(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, TURN_LOCK, 1),
+            slots,
         ):
             for patience in reversed(range(10)):
                 try:
@@ -201,11 +212,6 @@ class Source:
                     if not patience:
                         raise Unreadable("locked", "somebody has the map open: read a copy of the file") from None
                     time.sleep(0.1)
-        try:
-            # The gate keeps writers out from here on, and other readers ask for this one, too.
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
-        except OSError:
-            pass
 
     def _read_some(self, offset, length):
         parts = []

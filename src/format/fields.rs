@@ -138,13 +138,27 @@ table! {
 
 table! {
     /// The used part of the runtime page of a volatile region.
-    runtime: 56;
+    runtime: 20480;
     NONCE "nonce" 16;
     PUBLISHED "published" 8;
     DEGRADED "degraded" 8;
     RESET_FIRST "reset_first" 8;
     RESET_END "reset_end" 8;
     ATTEMPTED "attempted" 8;
+    FLUSHING "flushing" 8;
+    CHECKPOINT "checkpoint" 8;
+    EPOCH "epoch" 8;
+    RESERVED "reserved" 4016;
+    SLOTS "slots" super::super::SLOTS as usize * super::slot::SIZE;
+}
+
+table! {
+    /// What a process that has the map open tells the others, in the runtime page.
+    slot: 64;
+    EVEN "even" 8;
+    ODD "odd" 8;
+    FLAGS "flags" 8;
+    RESERVED "reserved" 40;
 }
 
 // Fixed for all time, also in later versions of the format: what tells one from the other.

@@ -70,6 +70,12 @@ pub const VOLATILE_LAYOUT: u32 = 1;
 pub const GATE_LOCK: u64 = 1 << 62;
 /// Byte whose lock is *update*.
 pub const UPDATE_LOCK: u64 = GATE_LOCK + 1;
+/// Byte whose lock is *turn*.
+pub const TURN_LOCK: u64 = GATE_LOCK + 2;
+/// Byte whose lock is that of slot 0; those of the others follow.
+pub const SLOT_LOCKS: u64 = GATE_LOCK + 64;
+/// Slots: most processes that have a map open for writing at a time.
+pub const SLOTS: u64 = 256;
 /// The feature bits of each kind that this version knows: none.
 pub const KNOWN_COMPATIBLE: u64 = 0;
 /// See [`KNOWN_COMPATIBLE`].

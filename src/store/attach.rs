@@ -1,4 +1,4 @@
-//! Who may open the file: the gate, and the attach lock.
+//! Who may open the file: the gate, the attach lock and the slots.
 //!
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
@@ -6,29 +6,55 @@ use super::image::ImageStamp;
 use super::open::{self, Loaded};
 use super::{DirtyMap, Options};
 use crate::error::{Error, Result};
-use crate::sys::{Disk, FileDisk, Lock, facts};
+use crate::format::{self, SLOTS};
+use crate::sys::{Disk, FileDisk, Lock, facts, fork};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
+const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
+
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often a reader asks for the attach lock: another one may be asking just now.
-const READERS_MEET: usize = 5;
-
-/// A file that this process has alone, with the gate still held.
-pub(super) struct Alone {
-    disk: Arc<FileDisk>,
-}
-
 /// The gate, held until dropped.
-pub(super) struct Gate<'a>(&'a FileDisk);
+pub(super) struct Gate(Arc<FileDisk>);
 
-impl Drop for Gate<'_> {
+impl Drop for Gate {
     fn drop(&mut self) {
         self.0.unlock(Lock::Gate);
     }
+}
+
+/// The attach lock and a slot, held until dropped: this process has the map open for writing.
+pub(super) struct Seat {
+    disk: Arc<FileDisk>,
+    slot: u64,
+    born: fork::Generation,
+}
+
+impl Seat {
+    /// The file.
+    pub(super) fn disk(&self) -> &Arc<FileDisk> {
+        &self.disk
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Explicit, since a forked child may still hold the descriptor; and not in that child, whose locks they are not.
+        if self.born.is_current() {
+            self.disk.unlock(Lock::Slot(self.slot));
+            self.disk.detach();
+        }
+    }
+}
+
+/// A file that this process has alone, with the gate still held.
+pub(super) struct Alone {
+    seat: Seat,
+    gate: Gate,
 }
 
 /// Opens the file, and says what is wrong with it as a file.
@@ -55,19 +81,29 @@ fn passed(deadline: Option<Instant>) -> bool {
 }
 
 /// Takes the gate; waits for at least a few seconds.
-pub(super) fn gate<'a>(disk: &'a FileDisk, path: &Path, wait: Duration) -> Result<Gate<'a>> {
-    let io = |source| Error::Io { op: "take the gate lock", path: path.to_path_buf(), source };
+///
+/// Nobody starves: who waits for the gate holds the turn, without which nobody who lets go of the gate gets it back.
+pub(super) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
     let deadline = Instant::now().checked_add(wait.max(GATE_PATIENCE));
-    while !disk.try_lock(Lock::Gate).map_err(io)? {
-        if passed(deadline) {
-            return Err(Error::Locked {
-                path: path.to_path_buf(),
-                what: "another process is opening, closing or checking it",
-            });
+    let take = |lock| {
+        let io = |source| Error::Io { op: "take the gate lock", path: path.to_path_buf(), source };
+        let mut pause = Duration::from_micros(50);
+        while !disk.try_lock(lock).map_err(io)? {
+            if passed(deadline) {
+                return Err(Error::Locked {
+                    path: path.to_path_buf(),
+                    what: "another process is opening, closing or checking it",
+                });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(Gate(disk))
+        Ok(())
+    };
+    take(Lock::Turn)?;
+    let taken = take(Lock::Gate);
+    disk.unlock(Lock::Turn);
+    taken.map(|()| Gate(disk.clone()))
 }
 
 /// Takes the gate and then the attach lock, exclusively. The gate is kept.
@@ -75,12 +111,12 @@ pub(super) fn alone(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Resu
     let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
     let deadline = Instant::now().checked_add(options.wait);
     loop {
-        let held = gate(&disk, path, options.wait)?;
+        let gate = gate(&disk, path, options.wait)?;
         if disk.try_attach(true).map_err(io)? {
-            std::mem::forget(held); // Let go of in `open`, or with the file.
-            return Ok(Alone { disk });
+            let seat = seat(disk, path, |_| true)?;
+            return Ok(Alone { seat, gate });
         }
-        drop(held);
+        drop(gate);
         if passed(deadline) {
             return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
         }
@@ -88,34 +124,37 @@ pub(super) fn alone(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Resu
     }
 }
 
+/// Takes the first free slot that is usable. The caller holds the gate, and the attach lock, which is let go of after an
+/// error.
+fn seat(disk: Arc<FileDisk>, path: &Path, usable: impl Fn(u64) -> bool) -> Result<Seat> {
+    let io = |source| Error::Io { op: "take a slot", path: path.to_path_buf(), source };
+    let take = || -> Result<Seat> {
+        let born = fork::generation().map_err(io)?;
+        for slot in (0..SLOTS).filter(|&slot| usable(slot)) {
+            if disk.try_lock(Lock::Slot(slot)).map_err(io)? {
+                return Ok(Seat { disk: disk.clone(), slot, born });
+            }
+        }
+        Err(Error::Locked { path: path.to_path_buf(), what: "as many processes as can have it open" })
+    };
+    take().inspect_err(|_| disk.detach())
+}
+
 impl Alone {
     /// Opens the map for writing, and lets go of the gate.
     pub(super) fn open(self, path: &Path, options: &Options) -> Result<DirtyMap> {
-        let disk = self.disk;
-        let _gate = Gate(&disk);
-        let opened = open::open_alone(disk.clone(), path, options);
-        let (core, recovery) = match opened {
-            Ok(opened) => opened,
-            Err(e) => {
-                disk.detach();
-                return Err(e);
-            }
-        };
-        Ok(DirtyMap::live(Arc::new(core), disk.clone(), recovery, options))
+        let Alone { seat, gate } = self;
+        let (core, recovery) = open::open_alone(seat.disk.clone(), path, options, seat.slot)?;
+        drop(gate);
+        Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
     }
 }
 
-/// Whether nobody has the file open. The caller holds the gate, and so nobody will before it lets go.
+/// Whether nobody has the file open for writing. The caller holds the gate, and so nobody will before it lets go.
 ///
-/// Asked by taking the attach lock exclusively, as FORMAT.md has it, and only for a moment: other readers ask as well.
+/// Asked without taking a lock that others would take for a writer's: readers may share the gate.
 pub(super) fn at_rest(disk: &FileDisk) -> std::io::Result<bool> {
-    for _ in 0..READERS_MEET {
-        if disk.nobody_attached()? {
-            return Ok(true);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(false)
+    disk.slot_held(0..SLOTS).map(|held| !held)
 }
 
 /// What a reader finds: nobody has it open and the recovered bits are loaded, or somebody has.
@@ -125,18 +164,18 @@ pub(super) enum Reading {
 }
 
 /// Loads the file for reading, under the gate, if nobody has it open.
-pub(super) fn read(disk: &FileDisk, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
-    let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
+pub(super) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
+    let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
     let _gate = gate(disk, path, wait)?;
     if !at_rest(disk).map_err(io)? {
         return Ok(Reading::Live);
     }
-    Ok(Reading::Loaded(Box::new(open::load_in_memory(disk, path, image)?)))
+    Ok(Reading::Loaded(Box::new(open::load_in_memory(&**disk, path, image)?)))
 }
 
 /// Opens the map for reading only.
 pub(super) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
-    let disk = open_file(path, false)?;
+    let disk = Arc::new(open_file(path, false)?);
     let deadline = Instant::now().checked_add(options.wait);
     loop {
         match read(&disk, path, options.image.as_ref(), options.wait)? {

@@ -17,6 +17,7 @@ use crate::geometry::{Geometry, LEVELS, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::read::{Search, items_of_granules};
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a file was left, or that it is in use.
@@ -171,10 +172,10 @@ fn checkpoint(header: &Header) -> Option<(&'static str, String)> {
 /// As [`Options::open`](crate::Options::open), but a file in use is no error.
 pub fn inspect(path: impl AsRef<Path>) -> Result<Info> {
     let path = path.as_ref();
-    let disk = attach::open_file(path, false)?;
+    let disk = Arc::new(attach::open_file(path, false)?);
     match attach::read(&disk, path, None, Duration::ZERO)? {
         Reading::Live => {
-            let newest = headers::newest(&disk, path)?;
+            let newest = headers::newest(&*disk, path)?;
             Ok(Info::of_header(&newest.header, FileState::Open, &Recovery::default()))
         }
         Reading::Loaded(loaded) => {
@@ -243,10 +244,10 @@ impl Report {
 /// As [`inspect`]. A file with no usable header is an error; any other fault is a finding.
 pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
     let path = path.as_ref();
-    let disk = attach::open_file(path, false)?;
+    let disk = Arc::new(attach::open_file(path, false)?);
     let gate = attach::gate(&disk, path, Duration::ZERO)?;
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let alone = attach::at_rest(&disk).map_err(io("take the attach lock"))?;
+    let alone = attach::at_rest(&disk).map_err(io("ask for writers"))?;
     let report = check_file(&disk, path, alone, &mut progress);
     drop(gate);
     report

@@ -166,8 +166,8 @@ impl DirtyMap {
         let Inner::Live(live) = &mut self.inner else { return Ok(()) };
         live.usable()?;
         live.flusher.take();
-        let Live { core, disk, .. } = live;
-        let _gate = attach::gate(disk, &core.path, Duration::ZERO)?;
+        let Live { core, seat, .. } = live;
+        let _gate = attach::gate(seat.disk(), &core.path, Duration::ZERO)?;
         core.flush()?;
         let core = core.clone();
         let dirty_bits = core.count_durable();
@@ -213,7 +213,7 @@ impl DirtyMap {
     /// not count: it may have changed both.
     pub fn backup_target_differs(&self, target: &ImageStamp) -> Result<Option<String>> {
         let header = match &self.inner {
-            Inner::Live(live) => super::headers::newest(&*live.disk, &self.path)?.header,
+            Inner::Live(live) => super::headers::newest(&*live.core.disk, &self.path)?.header,
             Inner::Loaded(loaded) => loaded.1.clone(),
         };
         Ok(header.target.map(|recorded| target.differs_from_target(&recorded)))

@@ -28,6 +28,8 @@ pub(crate) struct Core {
     pub(super) layout: Layout,
     /// The session that this map belongs to.
     pub(super) nonce: Uuid,
+    /// The slot of this process.
+    pub(super) slot: u64,
     /// One run over everything is listed for as long as the map is open.
     pub(super) lists_all: bool,
     /// Most words that the list may name, unless it lists all.
@@ -104,6 +106,7 @@ pub(crate) struct Parts {
     pub path: PathBuf,
     pub view: View,
     pub nonce: Uuid,
+    pub slot: u64,
     pub lists_all: bool,
     pub armed_bound: u64,
     pub ahead_bound: u64,
@@ -113,7 +116,8 @@ pub(crate) struct Parts {
 
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
-        let Parts { disk, path, view, nonce, lists_all, armed_bound, ahead_bound, allocated, image_before } = parts;
+        let Parts { disk, path, view, nonce, slot, lists_all, armed_bound, ahead_bound, allocated, image_before } =
+            parts;
         let core = Core {
             disk,
             path,
@@ -121,6 +125,7 @@ impl Core {
             uuid: header.uuid,
             layout: header.layout.clone(),
             nonce,
+            slot,
             lists_all,
             armed_bound,
             ahead_bound,

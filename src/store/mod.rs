@@ -41,7 +41,6 @@ use crate::format::{Durability, Header};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::read::{AnyMap, Search};
-use crate::sys::FileDisk;
 use crate::words::Words;
 use std::fmt;
 use std::ops::Range;
@@ -88,7 +87,7 @@ struct Live {
     // Dropped in this order: the flusher ends before the locks go.
     flusher: Option<close::Flusher>,
     core: Arc<Core>,
-    disk: Arc<FileDisk>,
+    seat: attach::Seat,
     /// How often the flusher flushes.
     flush_interval: Option<Duration>,
     /// Why nothing may be written any more.
@@ -101,15 +100,6 @@ impl Live {
     fn usable(&self) -> Result<()> {
         self.core.usable()?;
         self.broken.map_or(Ok(()), |why| Err(Error::Unusable { why }))
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.flusher.take();
-        if self.core.usable().is_ok() {
-            self.disk.detach();
-        }
     }
 }
 
@@ -149,11 +139,11 @@ impl DirtyMap {
         Options::new()
     }
 
-    fn live(core: Arc<Core>, disk: Arc<FileDisk>, recovery: Recovery, options: &Options) -> DirtyMap {
+    fn live(core: Arc<Core>, seat: attach::Seat, recovery: Recovery, options: &Options) -> DirtyMap {
         let flush_interval = options.flush_interval;
         let flusher = flush_interval.and_then(|every| close::Flusher::start(&core, every));
         let path = core.path.clone();
-        let live = Live { flusher, core, disk, flush_interval, broken: None };
+        let live = Live { flusher, core, seat, flush_interval, broken: None };
         DirtyMap { inner: Inner::Live(live), path, recovery }
     }
 
@@ -419,7 +409,7 @@ impl DirtyMap {
     pub fn info(&self) -> Result<Info> {
         self.readable()?;
         let header = match &self.inner {
-            Inner::Live(live) => headers::newest(&*live.disk, &self.path)?.header,
+            Inner::Live(live) => headers::newest(&*live.core.disk, &self.path)?.header,
             Inner::Loaded(loaded) => loaded.1.clone(),
         };
         Ok(Info::of_map(self, &header, matches!(self.inner, Inner::Live(_))))

@@ -324,7 +324,7 @@ fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Ve
     }
     let v = VolatileLayout::new(&header.geometry);
     let base = header.layout.volatile.start;
-    let mut page = [0; 48];
+    let mut page = [0; 80];
     if disk.read_at(&mut page, base + v.runtime.start).is_err() || page[..16] != header.nonce.0 {
         return Ok(None);
     }
@@ -360,8 +360,8 @@ fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result
     Ok(saved)
 }
 
-/// Opens a map for writing. The caller holds the gate and the exclusive attach lock.
-pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) -> Result<(Core, Recovery)> {
+/// Opens a map for writing. The caller holds the gate, the exclusive attach lock, and a slot.
+pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, slot: u64) -> Result<(Core, Recovery)> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let (copies, newest, damaged) = header_of(&*disk, path, true)?;
     let Newest { header, pair, .. } = newest.clone();
@@ -394,6 +394,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options) ->
             path: path.to_path_buf(),
             view,
             nonce,
+            slot,
             lists_all: header.durability == Durability::Process,
             armed_bound: options.armed_words(&geometry),
             ahead_bound: options.ahead_words(&geometry),

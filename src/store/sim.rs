@@ -400,6 +400,14 @@ impl Disk for SimDisk {
         Ok(()) // One process: the mutex in front of the lock is enough.
     }
 
+    fn try_lock(&self, _: Lock) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn slot_held(&self, _: Range<u64>) -> io::Result<bool> {
+        Ok(false) // One process, and nobody else.
+    }
+
     fn unlock(&self, _: Lock) {}
 
     fn sync_all(&self) -> io::Result<()> {

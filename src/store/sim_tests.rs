@@ -321,7 +321,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         if let Ok(loaded) = load_in_memory(&*SimDisk::new(disk.cache(), Vec::new()), path(), None) {
             truth.with(|b| bits_of(&loaded.view).for_each(|i| b.may[i as usize] |= bit(&loaded.view, i)));
         }
-        match open_alone(disk.shared(), path(), &options()) {
+        match open_alone(disk.shared(), path(), &options(), 0) {
             Ok((opened, _)) => {
                 let opened = Arc::new(opened);
                 truth.with(|b| b.failed = false);
@@ -464,7 +464,7 @@ fn check_crash(content: &Image, truth: &Truth, again: Option<u64>) -> Verdict {
     let Newest { header, .. } = headers::newest(&*disk, path()).map_err(|e| format!("no header: {e}"))?;
     let read = load_in_memory(&*disk, path(), None).map_err(|e| format!("cannot be read: {e}"))?;
     check_covered(&read.view, truth, "read only")?;
-    let (core, _) = open_alone(disk.shared(), path(), &options()).map_err(|e| format!("cannot be opened: {e}"))?;
+    let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened: {e}"))?;
     check_covered(&core.view, truth, "recovered")?;
     let once: Vec<bool> = bits_of(&core.view).map(|i| bit(&core.view, i)).collect();
     if !bits_of(&read.view).map(|i| bit(&read.view, i)).eq(once.iter().copied()) {
@@ -474,7 +474,7 @@ fn check_crash(content: &Image, truth: &Truth, again: Option<u64>) -> Verdict {
     let recovery_writes = disk.writes();
     drop(core);
     let (core, _) =
-        open_alone(disk.shared(), path(), &options()).map_err(|e| format!("cannot be opened twice: {e}"))?;
+        open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened twice: {e}"))?;
     if !bits_of(&core.view).map(|i| bit(&core.view, i)).eq(once.iter().copied()) {
         return Err("recovering twice is not recovering once".into());
     }
@@ -487,7 +487,7 @@ fn check_crash(content: &Image, truth: &Truth, again: Option<u64>) -> Verdict {
         for at in 0..recovery_writes {
             let pick = some_pick(&mut rng);
             let disk = SimDisk::new(content.clone(), vec![(at, Fault::Cut(pick))]);
-            let _ = open_alone(disk.shared(), path(), &options());
+            let _ = open_alone(disk.shared(), path(), &options(), 0);
             check_crash(&disk.device(), truth, None)
                 .map_err(|e| format!("after a cut in write {at} of the recovery ({pick:?}): {e}"))?;
         }
@@ -643,7 +643,7 @@ fn scenarios() -> Result<Tally, (u64, String)> {
 fn armed_ahead_in_between() -> Verdict {
     let disk = SimDisk::new(fresh(), Vec::new());
     let truth = Truth::new();
-    let (core, _) = open_alone(disk.shared(), path(), &options()).map_err(|e| e.to_string())?;
+    let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| e.to_string())?;
     let core = Arc::new(core);
     let (c, t) = (Arc::downgrade(&core), truth.clone());
     let mut first = true;
@@ -669,7 +669,7 @@ fn a_failed_commit_comes_back() -> Verdict {
     let faults = vec![(6, Fault::Fail(Pick::Rot(2), false)), (7, Fault::Cut(Pick::Only(2)))];
     let disk = SimDisk::new(fresh(), faults);
     let truth = Truth::new();
-    let (core, _) = open_alone(disk.shared(), path(), &options()).map_err(|e| e.to_string())?;
+    let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| e.to_string())?;
     truth.set(0..1, &core);
     truth.flush(&core);
     truth.set(1..2, &core);
@@ -721,7 +721,7 @@ fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_ne
     let (content, mut in_doubt) = (disk.device(), 0);
     for at in 0.. {
         let disk = SimDisk::new(content.clone(), vec![(at, Fault::Fail(Pick::All, true))]);
-        let Ok((core, _)) = open_alone(disk.shared(), path(), &options) else { continue };
+        let Ok((core, _)) = open_alone(disk.shared(), path(), &options, 0) else { continue };
         core.set_bits(0..1).unwrap();
         let done = core.truncate(geometry(BITS + 1));
         assert!(done.is_ok() || core.degraded(), "write {at} failed, and nobody remembers");
@@ -747,7 +747,7 @@ fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_ne
 fn a_map_in_which_a_write_failed_before_its_length_changed_does_not_close_as_clean() {
     // Opening takes four writes, and arming one.
     let disk = SimDisk::new(fresh(), vec![(4, Fault::Fail(Pick::None, false))]);
-    let (core, _) = open_alone(disk.shared(), path(), &options()).unwrap();
+    let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     assert!(core.set_bits(0..1).is_err());
     let core = core.truncate(geometry(BITS + 1)).unwrap();
     assert!(!core.close(close::Image::AsBefore, core.count_durable(), None).unwrap());

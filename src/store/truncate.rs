@@ -134,6 +134,7 @@ impl Core {
             path: self.path.clone(),
             view,
             nonce: self.nonce,
+            slot: self.slot,
             lists_all: self.lists_all,
             armed_bound: self.armed_bound,
             ahead_bound: self.ahead_bound,
@@ -229,7 +230,7 @@ impl DirtyMap {
             return Ok(());
         }
         let done = {
-            let _gate = attach::gate(&live.disk, &live.core.path, Duration::ZERO)?;
+            let _gate = attach::gate(live.seat.disk(), &live.core.path, Duration::ZERO)?;
             live.flusher.take();
             live.core.truncate(geometry)
         };

@@ -16,13 +16,30 @@ pub(crate) struct Part<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The two byte-range locks. Both die with their holder.
+/// The byte-range locks. They die with their holder. In FORMAT.md, "Locks".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
+    /// Held while waiting for the gate, so that nobody who had it just now takes it again first.
+    Turn,
     /// Held for every decision about opening, closing, being alone and truncating.
     Gate,
     /// Held for every commit.
     Update,
+    /// Held by one process that has the map open for writing, for as long as it has.
+    Slot(u64),
+}
+
+impl Lock {
+    /// The byte of the file that it is a lock of, far behind every file's end. In FORMAT.md, "Locks".
+    pub(crate) const fn byte(self) -> u64 {
+        const FIRST: u64 = 1 << 62;
+        match self {
+            Lock::Gate => FIRST,
+            Lock::Update => FIRST + 1,
+            Lock::Turn => FIRST + 2,
+            Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
+        }
+    }
 }
 
 /// What identifies the file on this machine, in this boot, in this mount.
@@ -68,6 +85,10 @@ pub(crate) trait Disk: Send + Sync {
     fn keep_off(&self, range: Range<u64>);
     /// Takes a lock, waiting for it.
     fn lock(&self, lock: Lock) -> io::Result<()>;
+    /// Takes a lock if it is free.
+    fn try_lock(&self, lock: Lock) -> io::Result<bool>;
+    /// Whether anybody else holds one of these slots. Nothing is taken to find out.
+    fn slot_held(&self, slots: Range<u64>) -> io::Result<bool>;
     /// Lets go of a lock.
     fn unlock(&self, lock: Lock);
     /// Makes writes before now by anybody durable, and reports any write-back error not yet reported.

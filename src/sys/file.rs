@@ -15,8 +15,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// First of the two bytes that are locked, far behind every file's end. In FORMAT.md.
-const LOCK_BASE: i64 = 1 << 62;
+/// The byte of a lock, as the kernel wants it.
+fn lock_byte(lock: Lock) -> io::Result<Range<i64>> {
+    let byte = i64::try_from(lock.byte()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(byte..byte + 1)
+}
 
 /// A real file, its locks and its mappings. The locks live as long as this and every mapping of it.
 #[derive(Debug)]
@@ -54,47 +57,24 @@ impl FileDisk {
         }
     }
 
-    /// Whether nobody holds the attach lock, at this moment.
-    pub(crate) fn nobody_attached(&self) -> io::Result<bool> {
-        let free = match self.try_attach(true) {
-            // Network file systems may want a file that is open for writing for this. Nobody shares a map there.
-            Err(e) if e.raw_os_error() == Some(libc::EBADF) => self.try_attach(false),
-            free => free,
-        }?;
-        if free {
-            self.detach();
-        }
-        Ok(free)
-    }
-
     /// Lets go of the attach lock. Explicit, since a forked child may still hold the descriptor.
     pub(crate) fn detach(&self) {
         // Nothing to be done about an error: closing the file lets go as well.
         let _ = fs2::FileExt::unlock(&self.file);
     }
 
-    /// Takes a lock if it is free. Read-only files take it shared: they only keep writers out.
-    pub(crate) fn try_lock(&self, lock: Lock) -> io::Result<bool> {
-        let kind = if self.writable { libc::F_WRLCK } else { libc::F_RDLCK };
-        match self.fcntl_lock(libc::F_OFD_SETLK, kind, lock) {
-            Ok(()) => Ok(true),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn fcntl_lock(&self, command: libc::c_int, kind: libc::c_int, lock: Lock) -> io::Result<()> {
-        let byte = LOCK_BASE + i64::from(lock == Lock::Update);
+    /// Does something about the locks of some bytes, and says what the kernel says of them: the kind of lock.
+    fn fcntl_lock(&self, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_short> {
         // SAFETY: flock is a plain C struct for which all-zero bytes are valid.
         let mut l: libc::flock = unsafe { std::mem::zeroed() };
         l.l_type = kind as libc::c_short;
         l.l_whence = libc::SEEK_SET as libc::c_short;
-        l.l_start = byte;
-        l.l_len = 1;
+        l.l_start = bytes.start;
+        l.l_len = bytes.end - bytes.start;
         loop {
-            // SAFETY: the descriptor is open and l is a valid flock.
-            if unsafe { libc::fcntl(self.file.as_raw_fd(), command, &l) } == 0 {
-                return Ok(());
+            // SAFETY: the descriptor is open and l is a valid flock, which the kernel may write to.
+            if unsafe { libc::fcntl(self.file.as_raw_fd(), command, &mut l) } == 0 {
+                return Ok(l.l_type);
             }
             let e = io::Error::last_os_error();
             if e.kind() != io::ErrorKind::Interrupted {
@@ -232,12 +212,29 @@ impl Disk for FileDisk {
     }
 
     fn lock(&self, lock: Lock) -> io::Result<()> {
-        self.fcntl_lock(libc::F_OFD_SETLKW, libc::F_WRLCK, lock)
+        self.fcntl_lock(libc::F_OFD_SETLKW, libc::F_WRLCK, lock_byte(lock)?).map(|_| ())
+    }
+
+    /// A file that is open for reading only takes it shared: that keeps writers out.
+    fn try_lock(&self, lock: Lock) -> io::Result<bool> {
+        let kind = if self.writable { libc::F_WRLCK } else { libc::F_RDLCK };
+        match self.fcntl_lock(libc::F_OFD_SETLK, kind, lock_byte(lock)?) {
+            Ok(_) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn slot_held(&self, slots: Range<u64>) -> io::Result<bool> {
+        let bytes = lock_byte(Lock::Slot(slots.start))?.start..lock_byte(Lock::Slot(slots.end))?.start;
+        // The only question about a lock that may be asked of a file that is open for reading.
+        let found = self.fcntl_lock(libc::F_OFD_GETLK, libc::F_WRLCK, bytes)?;
+        Ok(i32::from(found) != libc::F_UNLCK)
     }
 
     fn unlock(&self, lock: Lock) {
         // Unlocking an open descriptor does not fail.
-        let _ = self.fcntl_lock(libc::F_OFD_SETLK, libc::F_UNLCK, lock);
+        let _ = lock_byte(lock).and_then(|bytes| self.fcntl_lock(libc::F_OFD_SETLK, libc::F_UNLCK, bytes));
     }
 
     fn sync_all(&self) -> io::Result<()> {
