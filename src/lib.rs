@@ -61,8 +61,8 @@ pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
 pub use read::AnyMap;
 pub use store::{
-    DirtyMap, FileState, Finding, ImageStamp, Info, MapLoading, Options, Recovery, Report, Severity, Stats, Verdict,
-    check, inspect,
+    Access, DirtyMap, FileState, Finding, ImageStamp, Info, MapLoading, Options, Recovery, Report, Severity, Stats,
+    Verdict, check, inspect,
 };
 
 /// The README's program is compiled with the doc tests.

@@ -148,7 +148,8 @@ table! {
     FLUSHING "flushing" 8;
     CHECKPOINT "checkpoint" 8;
     EPOCH "epoch" 8;
-    RESERVED "reserved" 4016;
+    SHARED "shared" 8;
+    RESERVED "reserved" 4008;
     SLOTS "slots" super::super::SLOTS as usize * super::slot::SIZE;
 }
 

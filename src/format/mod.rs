@@ -72,6 +72,8 @@ pub const GATE_LOCK: u64 = 1 << 62;
 pub const UPDATE_LOCK: u64 = GATE_LOCK + 1;
 /// Byte whose lock is *turn*.
 pub const TURN_LOCK: u64 = GATE_LOCK + 2;
+/// Byte whose lock is *readers*.
+pub const READERS_LOCK: u64 = GATE_LOCK + 3;
 /// Byte whose lock is that of slot 0; those of the others follow.
 pub const SLOT_LOCKS: u64 = GATE_LOCK + 64;
 /// Slots: most processes that have a map open for writing at a time.

@@ -212,7 +212,7 @@ impl Locked<'_> {
     /// Allocates the volatile space behind some words, so that storing there cannot fail for want of space.
     pub(super) fn allocate(&mut self, words: Range<u64>) -> Result<()> {
         let core = self.core;
-        if !core.lists_all {
+        if !core.in_file {
             return Ok(()); // Its volatile part is in no file.
         }
         let place = Place { layout: &core.layout, geometry: core.geometry() };

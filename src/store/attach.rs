@@ -3,17 +3,24 @@
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
 use super::image::ImageStamp;
-use super::open::{self, Loaded};
-use super::{DirtyMap, Options};
+use super::open::{self, Loaded, Recovery};
+use super::view::View;
+use super::watch::Watch;
+use super::{Access, DirtyMap, Options};
 use crate::error::{Error, Result};
 use crate::format::{self, SLOTS};
 use crate::sys::{Disk, FileDisk, Lock, facts, fork};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
-const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
+const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Readers.byte() == format::READERS_LOCK);
+const _: () = assert!(Lock::Slot(0).byte() == format::SLOT_LOCKS);
+
+/// The word of a slot that has its flags.
+const FLAGS: usize = format::fields::slot::FLAGS.offset / 8;
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +42,17 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    /// Whether nobody else has the map open; then it stays so until the gate, which the caller holds, is let go of. If
+    /// not, the lock may be gone.
+    pub(super) fn alone(&self) -> std::io::Result<bool> {
+        self.disk.try_attach(true)
+    }
+
+    /// Has the map together with others again. The caller holds the gate.
+    pub(super) fn share(&self) -> std::io::Result<bool> {
+        self.disk.try_attach(false)
+    }
+
     /// The file.
     pub(super) fn disk(&self) -> &Arc<FileDisk> {
         &self.disk
@@ -51,10 +69,12 @@ impl Drop for Seat {
     }
 }
 
-/// A file that this process has alone, with the gate still held.
-pub(super) struct Alone {
-    seat: Seat,
-    gate: Gate,
+/// A file on which this process has the attach lock, with the gate still held.
+pub(super) struct Attached {
+    disk: Arc<FileDisk>,
+    _gate: Gate,
+    /// Nobody else has the lock.
+    alone: bool,
 }
 
 /// Opens the file, and says what is wrong with it as a file.
@@ -106,15 +126,22 @@ pub(super) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<
     taken.map(|()| Gate(disk.clone()))
 }
 
-/// Takes the gate and then the attach lock, exclusively. The gate is kept.
-pub(super) fn alone(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<Alone> {
+/// Takes the gate and then the attach lock: exclusively, or shared if that is how others have it and this one may. The
+/// gate is kept.
+pub(super) fn attach(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<Attached> {
     let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
+    let shared = options.access == Access::Shared;
+    if shared && let Some(what) = disk.unshareable().map_err(io)? {
+        let why =
+            format!("it is on {what}, where this system does not see every change of a mapped file; open it alone");
+        return Err(Error::Refused { path: path.to_path_buf(), why });
+    }
     let deadline = Instant::now().checked_add(options.wait);
     loop {
         let gate = gate(&disk, path, options.wait)?;
-        if disk.try_attach(true).map_err(io)? {
-            let seat = seat(disk, path, |_| true)?;
-            return Ok(Alone { seat, gate });
+        let alone = disk.try_attach(true).map_err(io)?;
+        if alone || shared && disk.try_attach(false).map_err(io)? {
+            return Ok(Attached { disk, _gate: gate, alone });
         }
         drop(gate);
         if passed(deadline) {
@@ -124,29 +151,46 @@ pub(super) fn alone(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Resu
     }
 }
 
-/// Takes the first free slot that is usable. The caller holds the gate, and the attach lock, which is let go of after an
-/// error.
-fn seat(disk: Arc<FileDisk>, path: &Path, usable: impl Fn(u64) -> bool) -> Result<Seat> {
-    let io = |source| Error::Io { op: "take a slot", path: path.to_path_buf(), source };
-    let take = || -> Result<Seat> {
+impl Attached {
+    /// Takes the first free slot that is usable.
+    fn seat(&self, path: &Path, usable: impl Fn(u64) -> bool) -> Result<Seat> {
+        let io = |source| Error::Io { op: "take a slot", path: path.to_path_buf(), source };
         let born = fork::generation().map_err(io)?;
         for slot in (0..SLOTS).filter(|&slot| usable(slot)) {
-            if disk.try_lock(Lock::Slot(slot)).map_err(io)? {
-                return Ok(Seat { disk: disk.clone(), slot, born });
+            if self.disk.try_lock(Lock::Slot(slot)).map_err(io)? {
+                return Ok(Seat { disk: self.disk.clone(), slot, born });
             }
         }
         Err(Error::Locked { path: path.to_path_buf(), what: "as many processes as can have it open" })
-    };
-    take().inspect_err(|_| disk.detach())
-}
+    }
 
-impl Alone {
     /// Opens the map for writing, and lets go of the gate.
     pub(super) fn open(self, path: &Path, options: &Options) -> Result<DirtyMap> {
-        let Alone { seat, gate } = self;
-        let (core, recovery) = open::open_alone(seat.disk.clone(), path, options, seat.slot)?;
-        drop(gate);
+        let opened = if self.alone { self.first(path, options) } else { self.joined(path, options) };
+        if opened.is_err() {
+            self.disk.detach();
+        }
+        opened
+    }
+
+    fn first(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
+        let seat = self.seat(path, |_| true)?;
+        let (core, recovery) = open::open_alone(self.disk.clone(), path, options, seat.slot)?;
+        if core.shared && !matches!(seat.share(), Ok(true)) {
+            let source = std::io::Error::other("an exclusive lock could not be made a shared one");
+            return Err(Error::Io { op: "take the attach lock", path: path.to_path_buf(), source });
+        }
         Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
+    }
+
+    fn joined(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
+        let seat = |view: &View| {
+            // What a dead process said of its writes still counts if they may arrive after its death.
+            let seat = self.seat(path, |slot| view.slot(slot)[FLAGS].load(SeqCst) == 0)?;
+            Ok((seat.slot, seat))
+        };
+        let (core, seat) = open::join(self.disk.clone(), path, options, seat)?;
+        Ok(DirtyMap::live(Arc::new(core), seat, Recovery::default(), options))
     }
 }
 
@@ -157,20 +201,24 @@ pub(super) fn at_rest(disk: &FileDisk) -> std::io::Result<bool> {
     disk.slot_held(0..SLOTS).map(|held| !held)
 }
 
-/// What a reader finds: nobody has it open and the recovered bits are loaded, or somebody has.
+/// What a reader finds.
 pub(super) enum Reading {
+    /// Nobody has it open for writing; here are the recovered bits.
     Loaded(Box<Loaded>),
-    Live,
+    /// Others have it open shared.
+    Shared(Box<Watch>),
+    /// Somebody has it open and does not share it.
+    Locked,
 }
 
-/// Loads the file for reading, under the gate, if nobody has it open.
+/// Loads the file for reading, under the gate, if nobody has it open; else looks into the volatile part, if it is shared.
 pub(super) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
     let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
     let _gate = gate(disk, path, wait)?;
-    if !at_rest(disk).map_err(io)? {
-        return Ok(Reading::Live);
+    if at_rest(disk).map_err(io)? {
+        return Ok(Reading::Loaded(Box::new(open::load_in_memory(&**disk, path, image)?)));
     }
-    Ok(Reading::Loaded(Box::new(open::load_in_memory(&**disk, path, image)?)))
+    Ok(Watch::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
 }
 
 /// Opens the map for reading only.
@@ -183,10 +231,11 @@ pub(super) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
                 let Loaded { view, header, recovery, .. } = *loaded;
                 return Ok(DirtyMap::loaded(path, view, header, recovery));
             }
-            Reading::Live if passed(deadline) => {
+            Reading::Shared(watch) => return Ok(DirtyMap::watching(path, *watch)),
+            Reading::Locked if passed(deadline) => {
                 return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
             }
-            Reading::Live => std::thread::sleep(Duration::from_millis(20)),
+            Reading::Locked => std::thread::sleep(Duration::from_millis(20)),
         }
     }
 }

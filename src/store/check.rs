@@ -174,7 +174,8 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Info> {
     let path = path.as_ref();
     let disk = Arc::new(attach::open_file(path, false)?);
     match attach::read(&disk, path, None, Duration::ZERO)? {
-        Reading::Live => {
+        Reading::Shared(watch) => DirtyMap::watching(path, *watch).info(),
+        Reading::Locked => {
             let newest = headers::newest(&*disk, path)?;
             Ok(Info::of_header(&newest.header, FileState::Open, &Recovery::default()))
         }

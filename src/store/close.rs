@@ -106,7 +106,7 @@ impl Core {
         self.view.set_nonce(&[0; 16]);
         event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
         drop(lock);
-        if self.lists_all {
+        if self.in_file {
             // The volatile part means nothing now. Best effort: it only takes space.
             let _ = self.disk.punch(self.layout.volatile.clone());
         }
@@ -129,8 +129,31 @@ pub(super) fn set_exact(header: &mut Header, exact: bool) {
     }
 }
 
+impl Live {
+    /// Leaves the file clean if nobody else has it open. The caller holds the gate.
+    fn close(&self, image: Image, before: Option<&Stamp>) -> Result<()> {
+        let core = &self.core;
+        if core.shared && !self.seat.alone().map_err(core.io("take the attach lock"))? {
+            return Ok(());
+        }
+        // Others may have set something since, and be gone.
+        core.flush()?;
+        if core.close(image, core.count_durable(), before)? {
+            return Ok(());
+        }
+        Err(Error::Io {
+            op: "close cleanly",
+            path: core.path.clone(),
+            source: std::io::Error::other(
+                "a durable write failed earlier in this session; nothing is lost, and the next open verifies the file",
+            ),
+        })
+    }
+}
+
 impl DirtyMap {
-    /// Flushes, and leaves the file clean. After an error the map is gone as well, and the next open recovers:
+    /// Flushes, and leaves the file clean, unless [others](crate::Access::Shared) have it open: the last one to close it
+    /// does that. After an error the map is gone as well, and the next open recovers:
     /// nothing is lost.
     ///
     /// If the map [belongs to an image](crate::Options::image) that this session has written to, use
@@ -157,30 +180,23 @@ impl DirtyMap {
     fn image_at_open(&self) -> Option<Stamp> {
         match &self.inner {
             Inner::Live(live) => live.core.image_before,
-            Inner::Loaded(loaded) => loaded.1.image,
+            Inner::Loaded(_) | Inner::Watching(_) => None,
         }
     }
 
-    fn close_as(mut self, image: Image) -> Result<()> {
+    fn close_as(self, image: Image) -> Result<()> {
         let before = self.image_at_open();
-        let Inner::Live(live) = &mut self.inner else { return Ok(()) };
+        let Inner::Live(mut live) = self.inner else { return Ok(()) };
         live.usable()?;
         live.flusher.take();
-        let Live { core, seat, .. } = live;
-        let _gate = attach::gate(seat.disk(), &core.path, Duration::ZERO)?;
-        core.flush()?;
-        let core = core.clone();
-        let dirty_bits = core.count_durable();
-        if core.close(image, dirty_bits, before.as_ref())? {
-            return Ok(());
-        }
-        Err(Error::Io {
-            op: "close cleanly",
-            path: core.path.clone(),
-            source: std::io::Error::other(
-                "a durable write failed earlier in this session; nothing is lost, and the next open verifies the file",
-            ),
-        })
+        // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
+        live.core.flush()?;
+        let gate = attach::gate(live.seat.disk(), &live.core.path, Duration::ZERO)?;
+        let closed = live.close(image, before.as_ref());
+        // In this order: who gets the gate finds the map closed and nobody there.
+        drop(live);
+        drop(gate);
+        closed
     }
 
     /// Records that a backup is about to write `target` or to change its size, so that it is known again should the
@@ -212,10 +228,6 @@ impl DirtyMap {
     /// which is empty when nothing does. Of a backup that was begun and is not complete, size and modification time do
     /// not count: it may have changed both.
     pub fn backup_target_differs(&self, target: &ImageStamp) -> Result<Option<String>> {
-        let header = match &self.inner {
-            Inner::Live(live) => super::headers::newest(&*live.core.disk, &self.path)?.header,
-            Inner::Loaded(loaded) => loaded.1.clone(),
-        };
-        Ok(header.target.map(|recorded| target.differs_from_target(&recorded)))
+        Ok(self.header()?.target.map(|recorded| target.differs_from_target(&recorded)))
     }
 }

@@ -9,7 +9,7 @@ use super::view::{View, runtime};
 use super::volatile::Allocated;
 use super::weak::{Weak, weak};
 use crate::error::{Error, Result};
-use crate::format::{Header, Layout, Runs, Session, Stamp, State, Uuid};
+use crate::format::{Durability, Header, Layout, Runs, Session, Stamp, State, Uuid};
 use crate::geometry::Geometry;
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
@@ -32,6 +32,10 @@ pub(crate) struct Core {
     pub(super) slot: u64,
     /// One run over everything is listed for as long as the map is open.
     pub(super) lists_all: bool,
+    /// The volatile part is a region of the file.
+    pub(super) in_file: bool,
+    /// Other processes may have the map open as well.
+    pub(super) shared: bool,
     /// Most words that the list may name, unless it lists all.
     pub(super) armed_bound: u64,
     /// Most words that are armed ahead of a sequential writer.
@@ -107,17 +111,22 @@ pub(crate) struct Parts {
     pub view: View,
     pub nonce: Uuid,
     pub slot: u64,
-    pub lists_all: bool,
+    pub shared: bool,
     pub armed_bound: u64,
     pub ahead_bound: u64,
     pub allocated: Allocated,
     pub image_before: Option<Stamp>,
 }
 
+/// Whether the volatile part of a map that is opened for writing is a region of the file.
+pub(super) fn in_file(header: &Header, shared: bool) -> bool {
+    shared || header.durability == Durability::Process
+}
+
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
-        let Parts { disk, path, view, nonce, slot, lists_all, armed_bound, ahead_bound, allocated, image_before } =
-            parts;
+        let Parts { disk, path, view, nonce, slot, shared, armed_bound, ahead_bound, allocated, image_before } = parts;
+        let lists_all = header.durability == Durability::Process;
         let core = Core {
             disk,
             path,
@@ -127,6 +136,8 @@ impl Core {
             nonce,
             slot,
             lists_all,
+            in_file: in_file(header, shared),
+            shared,
             armed_bound,
             ahead_bound,
             clearing: AtomicU64::new(0),
@@ -146,7 +157,7 @@ impl Core {
 
     /// No sync of a durable write spans the volatile part from here on, if it is part of the file.
     pub(super) fn stay_off_volatile(&self) {
-        if self.lists_all {
+        if self.in_file {
             self.disk.keep_off(self.layout.volatile.clone());
         }
     }

@@ -5,13 +5,14 @@
 
 use super::core::{Core, Locked};
 use super::pages::{self, PageContent};
-use super::view::runtime;
+use super::view::{View, runtime};
 use super::weak::{Weak, weak};
 use crate::error::Result;
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::trace::event;
 use crate::words::{Shared, WordsMut};
+use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Most stretches of pages that are remembered as having resets.
@@ -28,6 +29,13 @@ impl Core {
         self.lock()?.flush()
     }
 
+    /// Pages among which are all that hold something that was reset since the last flush.
+    fn reset_window(&self) -> Range<u64> {
+        let r = self.view.runtime();
+        let (first, end) = (r[runtime::RESET_FIRST].load(SeqCst), r[runtime::RESET_END].load(SeqCst));
+        first..end.clamp(first, self.geometry().pages().max(first))
+    }
+
     /// Touched words among those of a page.
     fn touched_in(&self, page: u64) -> u64 {
         self.view.touched()[page as usize].load(SeqCst)
@@ -40,6 +48,7 @@ impl Locked<'_> {
         core.counters.flushes.fetch_add(1, Relaxed);
         loop {
             let mut header = self.adopt()?;
+            self.absorb_untouched();
             let (also, more) = self.touched_unlisted(&header.runs)?;
             let handled = if core.lists_all {
                 also
@@ -58,18 +67,18 @@ impl Locked<'_> {
                 header.runs.subtract(&handled);
                 self.commit(&mut header)?;
             }
-            let redo = self.disarm(&handled);
+            let redo = if core.lists_all { touched_of(&core.view, &handled) } else { self.disarm(&handled) };
             for batch in redo.chunks(BATCH_PAGES) {
                 if let Err(e) = self.write_pages(batch)
                     && !weak(Weak::ForgetError)
                 {
-                    // Nothing leaves the list. What is listed and not armed is redone by the next flush; in a
-                    // map that lists all nothing is ever disarmed, and the touch has to say it.
-                    for &(page, words) in redo.iter().filter(|_| core.lists_all) {
-                        Shared(core.view.touched()).or(page as usize, words);
-                    }
+                    // Nothing leaves the list, and what is listed and not armed is redone by the next flush. In a map
+                    // that lists all, nothing was untouched yet.
                     return Err(e);
                 }
+            }
+            if core.lists_all {
+                self.untouch(&redo);
             }
             if clears_reasons {
                 header.dirt_reasons = Reasons::NONE;
@@ -102,28 +111,17 @@ impl Locked<'_> {
         for run in handled.iter() {
             parts.extend(words_of(run.range()));
         }
-        if !self.core.lists_all {
-            for &(page, words) in &parts {
-                let armed = Shared(view.armed()).and(page as usize, !words);
-                let left = if weak(Weak::SkipUnarmed) { 0 } else { words & !armed };
-                redo.push((page, left));
-            }
-        } else {
-            redo.extend(parts.iter().map(|&(page, _)| (page, 0)));
+        for &(page, words) in &parts {
+            let armed = Shared(view.armed()).and(page as usize, !words);
+            let left = if weak(Weak::SkipUnarmed) { 0 } else { words & !armed };
+            redo.push((page, left));
         }
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
         for (&(page, words), redo) in parts.iter().zip(&mut redo) {
             redo.1 |= words & Shared(view.touched()).and(page as usize, !words);
         }
-        // Several runs may lie in one page.
-        redo.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            if same {
-                kept.1 |= next.1;
-            }
-            same
-        });
+        join_pages(&mut redo);
         redo.retain(|&(_, words)| words != 0);
         redo
     }
@@ -159,6 +157,45 @@ impl Locked<'_> {
         Ok(())
     }
 
+    /// In a map that lists all: untouches what is durable now. A set that came in between is found by looking at the word
+    /// again, and the mark tells who comes after this process, should it be killed between the two.
+    fn untouch(&self, redo: &[Redo]) {
+        let view = &self.core.view;
+        view.runtime()[runtime::FLUSHING].store(1, SeqCst);
+        for &(page, words) in redo {
+            Shared(view.touched()).and(page as usize, !words);
+        }
+        for &(page, words) in redo {
+            let differs = |&i: &u64| {
+                let w = (page * PAGE_WORDS + i) as usize;
+                view.live()[w].load(SeqCst) != view.durable()[w].load(SeqCst)
+            };
+            let again = ones(words).filter(differs).fold(0, |mask, i| mask | 1 << i);
+            if again != 0 {
+                Shared(view.touched()).or(page as usize, again);
+            }
+        }
+        view.runtime()[runtime::FLUSHING].store(0, SeqCst);
+    }
+
+    /// In a map that lists all: touches what a flusher may have untouched who was killed before he looked again. The
+    /// durable level has nothing that the live one has not.
+    fn absorb_untouched(&self) {
+        let view = &self.core.view;
+        if !self.core.lists_all || view.runtime()[runtime::FLUSHING].load(SeqCst) == 0 {
+            return;
+        }
+        let (levels, end) = (view.levels(), self.core.geometry().words());
+        let mut at = 0;
+        while let Some((w, word)) = levels.next_nonzero_word(at..end) {
+            if word != view.durable()[w as usize].load(SeqCst) {
+                Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            }
+            at = w + 1;
+        }
+        view.runtime()[runtime::FLUSHING].store(0, SeqCst);
+    }
+
     /// What a page is to hold: the live words that are redone, the others as they are in the bottom.
     fn page_content(&self, page: u64, redo: u64) -> PageContent {
         let view = &self.core.view;
@@ -190,8 +227,10 @@ impl Locked<'_> {
                 more = true;
             }
         };
-        if core.lists_all {
-            super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), &mut look)
+        if core.in_file {
+            // Others may have reset something, and be gone.
+            let pages = if core.lists_all { 0..core.geometry().pages() } else { core.reset_window() };
+            super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), pages, &mut look)
                 .map_err(core.io("look for changed words"))?;
         } else {
             self.state.reset_pages.iter().flat_map(|run| run.range()).for_each(look);
@@ -229,6 +268,26 @@ impl Locked<'_> {
         r[runtime::RESET_FIRST].store(0, SeqCst);
         self.state.reset_pages = Runs::new();
     }
+}
+
+/// The touched words among those handled, by pages.
+fn touched_of(view: &View, handled: &Runs) -> Vec<Redo> {
+    let words = handled.iter().flat_map(|run| words_of(run.range()));
+    let mut redo: Vec<Redo> =
+        words.map(|(page, words)| (page, words & view.touched()[page as usize].load(SeqCst))).collect();
+    join_pages(&mut redo);
+    redo
+}
+
+/// Several runs may lie in one page.
+fn join_pages(redo: &mut Vec<Redo>) {
+    redo.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 |= next.1;
+        }
+        same
+    });
 }
 
 /// Makes `words` fit beside `list` in `room` more runs: word by word if possible, else whole pages (which are

@@ -27,13 +27,14 @@ mod sim_tests;
 mod truncate;
 mod view;
 mod volatile;
+mod watch;
 mod weak;
 
 pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};
 pub use image::ImageStamp;
 pub use load::MapLoading;
 pub use open::Recovery;
-pub use options::Options;
+pub use options::{Access, Options};
 
 use self::core::Core;
 use crate::error::{Error, Result};
@@ -61,8 +62,10 @@ use view::View;
 ///
 /// **Threads** share a map by reference. Setting bits that are durable already takes one load a word; setting new bits
 /// in an armed word takes no lock; arming a word, resetting and flushing take a lock and a device sync.
-/// Reading takes no lock. **Processes**: this version opens a file for one writer at a time, or for readers
-/// while nobody writes. A forked child must not use an inherited map: it gets [`Error::Unusable`], and from what cannot
+/// Reading takes no lock. **Processes** that open it with [`Access::Shared`] share a map in the same way, and any of them may be
+/// killed at any time; who opens it otherwise has it alone. [`Access::ReadOnly`] sees what they set as they do it, until the last
+/// of them has closed the map or one changes its length: then reading fails with [`Error::Unusable`], and from what cannot
+/// return an error the answer is "dirty". A forked child must not use an inherited map: it gets [`Error::Unusable`], and from what cannot
 /// return an error "dirty". A child that lives on keeps the locks of a parent that was killed.
 ///
 /// **Space**: 1 bit of disk per granule, in pages of 4096 granules that are not all clean: 2 MiB per TiB of image at
@@ -81,6 +84,8 @@ enum Inner {
     Live(Live),
     /// Loaded for reading.
     Loaded(Box<(View, Header)>),
+    /// Open for writing by others, and looked at.
+    Watching(Box<watch::Watch>),
 }
 
 struct Live {
@@ -151,10 +156,24 @@ impl DirtyMap {
         DirtyMap { inner: Inner::Loaded(Box::new((view, header))), path: path.to_path_buf(), recovery }
     }
 
+    fn watching(path: &Path, watch: watch::Watch) -> DirtyMap {
+        DirtyMap { inner: Inner::Watching(Box::new(watch)), path: path.to_path_buf(), recovery: Recovery::default() }
+    }
+
     fn view(&self) -> &View {
         match &self.inner {
             Inner::Live(live) => &live.core.view,
             Inner::Loaded(loaded) => &loaded.0,
+            Inner::Watching(watch) => &watch.view,
+        }
+    }
+
+    /// The header as it is now.
+    fn header(&self) -> Result<Header> {
+        match &self.inner {
+            Inner::Live(live) => Ok(headers::newest(&*live.core.disk, &self.path)?.header),
+            Inner::Loaded(loaded) => Ok(loaded.1.clone()),
+            Inner::Watching(watch) => Ok(headers::newest(&*watch.disk, &self.path)?.header),
         }
     }
 
@@ -164,15 +183,16 @@ impl DirtyMap {
                 live.usable()?;
                 Ok(&live.core)
             }
-            Inner::Loaded(_) => Err(Error::ReadOnly),
+            Inner::Loaded(_) | Inner::Watching(_) => Err(Error::ReadOnly),
         }
     }
 
-    /// Fails in a forked child, where the memory of the map is not there.
+    /// Fails in a forked child, where the memory of the map is not there, and when those who had it open are gone.
     fn readable(&self) -> Result<&Self> {
         match &self.inner {
             Inner::Live(live) => live.core.usable()?,
             Inner::Loaded(loaded) => loaded.0.usable()?,
+            Inner::Watching(watch) => watch.usable()?,
         }
         Ok(self)
     }
@@ -408,11 +428,8 @@ impl DirtyMap {
     /// [`Error::Io`] or [`Error::Corrupt`] when the header cannot be read back.
     pub fn info(&self) -> Result<Info> {
         self.readable()?;
-        let header = match &self.inner {
-            Inner::Live(live) => headers::newest(&*live.core.disk, &self.path)?.header,
-            Inner::Loaded(loaded) => loaded.1.clone(),
-        };
-        Ok(Info::of_map(self, &header, matches!(self.inner, Inner::Live(_))))
+        let open = !matches!(self.inner, Inner::Loaded(_));
+        Ok(Info::of_map(self, &self.header()?, open))
     }
 
     /// Work done since the map was opened, and what opening it found. A map that is open for reading does no work.
@@ -435,7 +452,7 @@ impl DirtyMap {
                     ..found
                 }
             }
-            Inner::Loaded(_) => found,
+            Inner::Loaded(_) | Inner::Watching(_) => found,
         }
     }
 }
@@ -487,6 +504,7 @@ impl DirtyMap {
                 loaded.0.usable().ok()?;
                 Some(f(&loaded.0))
             }
+            Inner::Watching(watch) => watch.read(f),
         }
     }
 
@@ -496,6 +514,7 @@ impl DirtyMap {
             Inner::Live(live) if live.core.lists_all => Durability::Process,
             Inner::Live(_) => Durability::PowerLoss,
             Inner::Loaded(loaded) => loaded.1.durability,
+            Inner::Watching(watch) => watch.durability,
         }
     }
 }

@@ -3,14 +3,14 @@
 //! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
 
-use super::core::{Core, Parts};
+use super::core::{self, Core, Parts};
 use super::headers::{self, Copies, Newest, Published};
 use super::image::ImageStamp;
 use super::scan::{Page, PageFault, Scan};
 use super::view::{View, named, runtime};
 use super::volatile::{Allocated, Place};
 use super::weak::{Weak, weak};
-use super::{Options, volatile};
+use super::{Access, Options, volatile};
 use crate::error::{Error, Result};
 use crate::format::{
     self, Durability, Header, Layout, MAX_RUNS, Point, Reasons, Runs, Session, State, Uuid, VOLATILE_LAYOUT,
@@ -371,8 +371,9 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
     disk.grow(header.file_length()).map_err(io("grow the file"))?;
-    let in_file = header.durability == Durability::Process;
-    let view = volatile::view(&*disk, path, &header)?;
+    let shared = options.access == Access::Shared;
+    let in_file = core::in_file(&header, shared);
+    let view = volatile::view(&*disk, path, &header, in_file)?;
     let mut allocated = Allocated::default();
     let (d, geometry) = (disk.clone(), header.geometry);
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
@@ -388,6 +389,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
         let rt = view.runtime();
         rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
         rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
+        rt[runtime::SHARED].store(u64::from(shared), SeqCst);
         let geometry = header.geometry;
         let parts = Parts {
             disk: disk.clone(),
@@ -395,7 +397,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
             view,
             nonce,
             slot,
-            lists_all: header.durability == Durability::Process,
+            shared,
             armed_bound: options.armed_words(&geometry),
             ahead_bound: options.ahead_words(&geometry),
             allocated,
@@ -406,6 +408,72 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
         told(path, &header, &recovery);
         Ok((core, recovery))
     })
+}
+
+/// What there is of a session that lives: the header, and the volatile part, which `map` maps. `None` when nobody may
+/// look into it.
+pub(super) fn session(
+    disk: &dyn Disk,
+    path: &Path,
+    map: impl FnOnce(&Header) -> Result<View>,
+) -> Result<Option<(View, Header)>> {
+    let header = headers::newest(disk, path)?.header;
+    if header.state != State::Open || header.volatile_layout != VOLATILE_LAYOUT {
+        return Ok(None);
+    }
+    // A look behind the end of a file kills the process, and a damaged header may say anything.
+    let end = header.layout.volatile.end;
+    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    if len < end {
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            place: "volatile region".into(),
+            found: format!("the file ends at byte {len}"),
+            expected: format!("at least {end} bytes while somebody has it open"),
+        });
+    }
+    let view = map(&header)?;
+    let joinable = view.nonce() == header.nonce.0 && view.runtime()[runtime::SHARED].load(SeqCst) == 1;
+    Ok(joinable.then_some((view, header)))
+}
+
+/// Joins those who share the map. The caller holds the gate and, shared, the attach lock; `seat` takes a slot.
+pub(super) fn join<S>(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    options: &Options,
+    seat: impl FnOnce(&View) -> Result<(u64, S)>,
+) -> Result<(Core, S)> {
+    let map = |header: &Header| {
+        writable(header, path)?;
+        volatile::join(&*disk, path, header)
+    };
+    let Some((view, header)) = session(&*disk, path, map)? else {
+        return Err(Error::Refused {
+            path: path.to_path_buf(),
+            why: "others have it open, but in no session that can be joined; it can be opened when they are gone"
+                .into(),
+        });
+    };
+    let (slot, seat) = seat(&view)?;
+    view.slot(slot).iter().for_each(|word| word.store(0, SeqCst));
+    let geometry = header.geometry;
+    let parts = Parts {
+        disk,
+        path: path.to_path_buf(),
+        view,
+        nonce: header.nonce,
+        slot,
+        shared: true,
+        armed_bound: options.armed_words(&geometry),
+        ahead_bound: options.ahead_words(&geometry),
+        allocated: Allocated::default(),
+        image_before: header.image,
+    };
+    let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
+    let core = Core::new(parts, &header).map_err(io)?;
+    event!(INFO, "joined", path = %path.display(), len = geometry.len());
+    Ok((core, seat))
 }
 
 /// Tells who watches what was found.

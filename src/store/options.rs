@@ -22,6 +22,19 @@ const AHEAD: u64 = 128 << 20;
 /// How often the flusher thread flushes unless told otherwise.
 const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Who else may have the map open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// For writing, alone. Whoever else wants it gets [`Error::Locked`].
+    #[default]
+    Exclusive,
+    /// For writing, together with any number (up to 256) of others who open it the same way. The first one recovers the
+    /// map if need be, the last one to close it leaves it clean. Others can read it meanwhile.
+    Shared,
+    /// For reading. Of a map that others have open shared, what they set is seen as it happens.
+    ReadOnly,
+}
+
 /// How to create or open a map. All settings have defaults; see each method.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -30,7 +43,7 @@ pub struct Options {
     pub(super) durability: Durability,
     pub(super) dirty: bool,
     pub(super) image: Option<ImageStamp>,
-    pub(super) read_only: bool,
+    pub(super) access: Access,
     pub(super) armed_bound: u64,
     pub(super) flush_interval: Option<Duration>,
     pub(super) wait: Duration,
@@ -51,7 +64,7 @@ impl Options {
             durability: Durability::PowerLoss,
             dirty: false,
             image: None,
-            read_only: false,
+            access: Access::Exclusive,
             armed_bound: DEFAULT_ARMED_BOUND,
             flush_interval: Some(DEFAULT_FLUSH_INTERVAL),
             wait: Duration::ZERO,
@@ -95,11 +108,22 @@ impl Options {
         self
     }
 
-    /// Whether to open for reading only: nothing is written, recovery happens in memory, and no lock is kept.
-    /// Memory: the dirty part of the map. Not by default. For opening.
-    pub fn read_only(mut self, read_only: bool) -> Options {
-        self.read_only = read_only;
+    /// Who else may have the map open: nobody by default. For opening and creating (where [`Access::ReadOnly`] means
+    /// [`Access::Exclusive`]).
+    ///
+    /// [`Access::Shared`] keeps the volatile part in the file, which takes space there: about 2 bits per granule where the
+    /// map is not all clean. For a [`Durability::PowerLoss`] map it is kept in memory besides, since a failing disk could
+    /// take pages of a file away: that counts against the limit on locked memory (`ulimit -l`) with 2 bits per granule
+    /// of the whole map. A set costs what it costs in a map that is opened alone.
+    pub fn access(mut self, access: Access) -> Options {
+        self.access = access;
         self
+    }
+
+    /// Whether to open for reading only, which is short for [`Access::ReadOnly`]: nothing is written, recovery happens in
+    /// memory, and nobody is kept from writing. Memory: the dirty part of a map that nobody has open. For opening.
+    pub fn read_only(self, read_only: bool) -> Options {
+        self.access(if read_only { Access::ReadOnly } else { Access::Exclusive })
     }
 
     /// Most items that a crash may add as dirt for words that were armed: 2^30 (1 GiB of an image) by default.
@@ -139,25 +163,27 @@ impl Options {
         let file = file.map_err(|source| Error::Io { op: "create", path: path.to_path_buf(), source })?;
         let disk = Arc::new(FileDisk::new(file, true));
         create::write_new(&*disk, path, geometry, self)?;
-        let attached = attach::alone(disk, path, self)?;
+        let attached = attach::attach(disk, path, self)?;
         unnamed.publish(path)?;
         attached.open(path, self)
     }
 
-    /// Opens the map at `path`: for writing, alone, after recovering it if need be; or [for reading
-    /// only](Self::read_only). Cost: reading the allocated part of the bottom level, and a few syncs.
+    /// Opens the map at `path`, [alone or not](Self::access), after recovering it if need be. Cost: reading the allocated
+    /// part of the bottom level, and a few syncs; to join others, neither.
     ///
     /// # Errors
-    /// [`Error::Locked`] if somebody else has it open; [`Error::NotDirtymap`], [`Error::Unsupported`],
+    /// [`Error::Locked`] if somebody else has it open who does not share it, or whom this one does not share it with;
+    /// [`Error::Refused`] for [`Access::Shared`] on a network or FUSE file system, or with too low a limit on locked memory;
+    /// [`Error::NotDirtymap`], [`Error::Unsupported`],
     /// [`Error::Corrupt`] for what cannot be used; [`Error::Io`]. After an error no header, page or page-table byte
     /// has changed, unless writing one is what failed.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<DirtyMap> {
         let path = path.as_ref();
-        if self.read_only {
+        if self.access == Access::ReadOnly {
             return attach::reading(path, self);
         }
         let disk = attach::open_file(path, true)?;
-        attach::alone(Arc::new(disk), path, self)?.open(path, self)
+        attach::attach(Arc::new(disk), path, self)?.open(path, self)
     }
 
     fn check_label(&self, path: &Path) -> Result<()> {

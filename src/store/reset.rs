@@ -113,6 +113,9 @@ impl Locked<'_> {
 
     fn clear_summaries(&self, words: &[u64]) {
         let core = self.core;
+        if core.shared {
+            return; // Others look at them who do not know of this counter.
+        }
         let _quiet = core.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         core.clearing.fetch_add(1, SeqCst);
         let mut levels = core.view.levels();

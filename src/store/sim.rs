@@ -408,6 +408,10 @@ impl Disk for SimDisk {
         Ok(false) // One process, and nobody else.
     }
 
+    fn has_readers(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn unlock(&self, _: Lock) {}
 
     fn sync_all(&self) -> io::Result<()> {

@@ -9,10 +9,11 @@ use super::open::{all_words, write_recovered};
 use super::view::{View, runtime};
 use super::volatile::{Allocated, Place};
 use super::weak::{Weak, weak};
-use super::{DirtyMap, Inner, attach, close, volatile};
+use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
-use crate::format::{Header, Layout, Runs, VolatileLayout, bottom_length, free_offset, table_length};
+use crate::format::{Header, Layout, Runs, Uuid, VolatileLayout, bottom_length, free_offset, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::sys::facts;
 use crate::trace::event;
 use std::ops::Range;
 use std::sync::Arc;
@@ -51,6 +52,10 @@ impl Core {
             return Err(Error::Refused { path: self.path.clone(), why }.into());
         }
         let old = header.clone();
+        if self.in_file {
+            // Who looks at the old volatile part must see that it is not the map any more.
+            header.nonce = Uuid(facts::random().map_err(self.io("get random bytes"))?);
+        }
         header.layout = moved(&header, &geometry);
         header.geometry = geometry;
         header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());
@@ -73,6 +78,7 @@ impl Core {
         }
         for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
             lock.commit(&mut header).map_err(|e| {
+                self.view.set_nonce(&[0; 16]);
                 // Whichever header the next opener finds, it must see that a write has failed.
                 core.degrade();
                 Failure::InDoubt(e)
@@ -88,6 +94,7 @@ impl Core {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }
         core.counters.continue_from(&self.counters);
+        self.view.set_nonce(&[0; 16]);
         self.free_all_but(&header);
         event!(INFO, "truncated", path = %self.path.display(), from = self.geometry().len(), to = geometry.len());
         Ok(core)
@@ -111,11 +118,11 @@ impl Core {
                 self.io("clear space for the new length")(e)
             })?;
         }
-        let view = volatile::view(disk, path, header)?;
+        let view = volatile::view(disk, path, header, self.in_file)?;
         let mut allocated = Allocated::default();
         let mut ensure = |words: Range<u64>| {
             let place = Place { layout: &header.layout, geometry: &header.geometry };
-            if self.lists_all { allocated.ensure(disk, path, place, words) } else { Ok(()) }
+            if self.in_file { allocated.ensure(disk, path, place, words) } else { Ok(()) }
         };
         ensure(0..1)?; // The runtime page is written in any case.
         let pages = copy(&self.view, &view, &mut ensure)?;
@@ -133,9 +140,9 @@ impl Core {
             disk: self.disk.clone(),
             path: self.path.clone(),
             view,
-            nonce: self.nonce,
+            nonce: header.nonce,
             slot: self.slot,
-            lists_all: self.lists_all,
+            shared: self.shared,
             armed_bound: self.armed_bound,
             ahead_bound: self.ahead_bound,
             allocated,
@@ -146,7 +153,8 @@ impl Core {
             core.degrade();
         }
         core.all_reset.store(self.all_reset.load(SeqCst), SeqCst);
-        core.view.set_nonce(&self.nonce.0);
+        core.view.runtime()[runtime::SHARED].store(u64::from(self.shared), SeqCst);
+        core.view.set_nonce(&header.nonce.0);
         Ok(core)
     }
 
@@ -161,7 +169,10 @@ impl Core {
             }
             free = region.end;
         }
-        let _ = self.disk.cut(free);
+        // Who has the volatile part mapped for reading must not find that there is no such place in the file any more.
+        if matches!(self.disk.has_readers(), Ok(false)) {
+            let _ = self.disk.cut(free);
+        }
     }
 }
 
@@ -205,6 +216,25 @@ fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>
     Ok(pages)
 }
 
+impl Live {
+    /// Whether nobody else has the map open, and nobody will before the gate, which the caller holds, is let go of.
+    fn have_alone(&mut self) -> Result<bool> {
+        let alone = !self.core.shared || self.seat.alone().map_err(self.core.io("take the attach lock"))?;
+        if !alone {
+            self.share_again();
+        }
+        Ok(alone)
+    }
+
+    /// Has the map together with others again.
+    fn share_again(&mut self) {
+        // Under the gate nobody else changes it, so this does not fail. If it did, others might think they were alone.
+        if self.core.shared && !matches!(self.seat.share(), Ok(true)) {
+            self.broken = Some("the attach lock could not be had again");
+        }
+    }
+}
+
 impl DirtyMap {
     /// Changes the length to `len` items. New granules are clean, bits past the end are forgotten, and a granule that stays
     /// partly covered stays as it is.
@@ -231,8 +261,14 @@ impl DirtyMap {
         }
         let done = {
             let _gate = attach::gate(live.seat.disk(), &live.core.path, Duration::ZERO)?;
+            if !live.have_alone()? {
+                let what = "other processes have it open, and only one that is alone can change its length";
+                return Err(Error::Locked { path: live.core.path.clone(), what });
+            }
             live.flusher.take();
-            live.core.truncate(geometry)
+            let done = live.core.truncate(geometry);
+            live.share_again();
+            done
         };
         let failed = match done {
             Ok(core) => {

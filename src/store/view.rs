@@ -22,6 +22,9 @@ pub(crate) mod runtime {
     pub(crate) const RESET_FIRST: usize = f::RESET_FIRST.offset / 8;
     pub(crate) const RESET_END: usize = f::RESET_END.offset / 8;
     pub(crate) const ATTEMPTED: usize = f::ATTEMPTED.offset / 8;
+    pub(crate) const FLUSHING: usize = f::FLUSHING.offset / 8;
+    pub(crate) const SHARED: usize = f::SHARED.offset / 8;
+    pub(crate) const SLOTS: usize = f::SLOTS.offset / 8;
 }
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.
@@ -107,6 +110,21 @@ impl View {
     #[inline]
     pub(crate) fn usable(&self) -> Result<()> {
         if self.mapping.is_ours() { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
+    }
+
+    /// The nonce in the runtime page: zeros, or that of a session that lives.
+    pub(crate) fn nonce(&self) -> [u8; 16] {
+        let mut nonce = [0; 16];
+        for (bytes, word) in nonce.chunks_exact_mut(8).zip(&self.runtime()[runtime::NONCE..]) {
+            bytes.copy_from_slice(&word.load(SeqCst).to_le_bytes());
+        }
+        nonce
+    }
+
+    /// The words of a slot.
+    pub(crate) fn slot(&self, slot: u64) -> &[AtomicU64] {
+        const WORDS: usize = crate::format::fields::slot::SIZE / 8;
+        &self.runtime()[runtime::SLOTS + slot as usize * WORDS..][..WORDS]
     }
 
     pub(crate) fn set_nonce(&self, nonce: &[u8; 16]) {

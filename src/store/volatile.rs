@@ -16,32 +16,51 @@ use std::path::Path;
 /// Words of the live level whose volatile space is allocated together: 64 KiB of it.
 pub(super) const CHUNK_WORDS: u64 = ALIGN / 8;
 
-/// The volatile part of a map that is open for writing, all zeros: of the file for a `Process` map, else of nothing.
+/// The volatile part of a map that is opened for writing, all zeros: of the file if others need to find it there, who
+/// share the map or who open a `Process` map after this process died; else of nothing.
 ///
-/// Nobody shares the latter and nobody trusts it afterwards, so it had better be memory that no failing write-back of
-/// the kernel's can take away: a page of a file that could not be written may be dropped, and read again from the
-/// disk as it was.
-pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header) -> Result<View> {
+/// What nobody shares and nobody trusts afterwards had better be memory that no failing write-back of the kernel's can
+/// take away: a page of a file that could not be written may be dropped, and read again from the disk as it was.
+pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool) -> Result<View> {
     let v = VolatileLayout::new(&header.geometry);
-    let mapping = if header.durability == Durability::Process {
-        let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
-        prepare(disk, header).map_err(io)?
-    } else {
-        Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?
-    };
-    View::new(header.geometry, &v, mapping)
+    if !in_file {
+        let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
+        return View::new(header.geometry, &v, mapping);
+    }
+    let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
+    let region = header.layout.volatile.clone();
+    let view = join(disk, path, header)?;
+    // The nonce goes first: it tells others that the rest is what it was.
+    disk.punch(region.start..region.start + ALIGN).and_then(|()| disk.punch(region.clone())).map_err(io)?;
+    // Where holes are filled when a mapping of them is read, a full file system is to be an error here and no signal
+    // later.
+    if disk.reading_allocates() {
+        disk.allocate(region).map_err(io)?;
+    }
+    Ok(view)
 }
 
-/// Maps an empty volatile region. On a file system that fills holes when a mapping of them is read, all of the region
-/// is allocated at once, so that a full one is an error here and no signal later.
-fn prepare(disk: &dyn Disk, header: &Header) -> io::Result<Mapping> {
-    let region = header.layout.volatile.clone();
-    let mapping = disk.map(region.clone())?;
-    disk.punch(region.clone())?;
-    if disk.reading_allocates() {
-        disk.allocate(region)?;
+/// The volatile part of the file as others have it.
+///
+/// That of a `PowerLoss` map stays in memory as long as anybody has it: see [`view`].
+pub(super) fn join(disk: &dyn Disk, path: &Path, header: &Header) -> Result<View> {
+    let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
+    let v = VolatileLayout::new(&header.geometry);
+    let mapping = disk.map(header.layout.volatile.clone()).map_err(io)?;
+    if header.durability == Durability::PowerLoss {
+        mapping.keep_in_memory().map_err(|e| match e.kind() {
+            io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => Error::Refused {
+                path: path.to_path_buf(),
+                why: format!(
+                    "sharing this map takes {} bytes of locked memory, and the limit of this process (RLIMIT_MEMLOCK, \
+                     `ulimit -l`, LimitMEMLOCK= of systemd) is lower; raise it, or open the map alone",
+                    v.length
+                ),
+            },
+            _ => io(e),
+        })?;
     }
-    Ok(mapping)
+    View::new(header.geometry, &v, mapping)
 }
 
 /// The chunks of the live level whose space is known to be allocated.
@@ -106,14 +125,14 @@ fn allocate(disk: &dyn Disk, layout: &Layout, geometry: &Geometry, words: Range<
     ranges.iter().try_for_each(|r| disk.allocate(base + r.start..base + r.end))
 }
 
-/// Calls `f` for every page whose touched bits may be set: those whose part of the array is not a hole.
+/// Calls `f` for every one of `pages` whose touched bits may be set: those whose part of the array is not a hole.
 pub(super) fn for_data(
     disk: &dyn Disk,
     layout: &Layout,
     geometry: &Geometry,
+    pages: Range<u64>,
     f: &mut dyn FnMut(u64),
 ) -> io::Result<()> {
-    let pages = 0..geometry.pages();
     let base = layout.volatile.start + VolatileLayout::new(geometry).touched.start;
     let mut at = pages.start;
     while at < pages.end {

@@ -25,6 +25,8 @@ pub(crate) enum Lock {
     Gate,
     /// Held for every commit.
     Update,
+    /// Held, shared, by who has the volatile region mapped for reading.
+    Readers,
     /// Held by one process that has the map open for writing, for as long as it has.
     Slot(u64),
 }
@@ -37,6 +39,7 @@ impl Lock {
             Lock::Gate => FIRST,
             Lock::Update => FIRST + 1,
             Lock::Turn => FIRST + 2,
+            Lock::Readers => FIRST + 3,
             Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
         }
     }
@@ -89,6 +92,8 @@ pub(crate) trait Disk: Send + Sync {
     fn try_lock(&self, lock: Lock) -> io::Result<bool>;
     /// Whether anybody else holds one of these slots. Nothing is taken to find out.
     fn slot_held(&self, slots: Range<u64>) -> io::Result<bool>;
+    /// Whether somebody may have the volatile region mapped for reading. Nothing is taken to find out.
+    fn has_readers(&self) -> io::Result<bool>;
     /// Lets go of a lock.
     fn unlock(&self, lock: Lock);
     /// Makes writes before now by anybody durable, and reports any write-back error not yet reported.

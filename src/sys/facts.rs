@@ -29,6 +29,8 @@ pub(crate) enum FsKind {
     Btrfs,
     /// Reading a hole of a mapping takes space.
     Tmpfs,
+    /// Another machine, or a program of this one, may have pages of the file that this kernel does not know.
+    Elsewhere,
     Other,
 }
 
@@ -119,9 +121,27 @@ pub(crate) fn fs_kind(file: &File) -> io::Result<FsKind> {
     };
     const BTRFS: i64 = 0x9123_683E;
     const TMPFS: i64 = 0x0102_1994;
+    // From linux/magic.h and the file systems' sources: NFS, SMB, CIFS, SMB2, AFS (two), Ceph, 9P, FUSE, Coda, Lustre,
+    // OCFS2, GFS2. Another machine, or a program, may have the file's pages there.
+    const ELSEWHERE: [i64; 13] = [
+        0x6969,
+        0x517b,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x5346_414f,
+        0x6b41_4653,
+        0x00c3_6400,
+        0x0102_1997,
+        0x6573_5546,
+        0x7375_7245,
+        0x0bd0_0bd0,
+        0x7461_636f,
+        0x0116_1970,
+    ];
     Ok(match magic {
         BTRFS => FsKind::Btrfs,
         TMPFS => FsKind::Tmpfs,
+        kind if ELSEWHERE.contains(&kind) => FsKind::Elsewhere,
         _ => FsKind::Other,
     })
 }

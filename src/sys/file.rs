@@ -57,6 +57,27 @@ impl FileDisk {
         }
     }
 
+    /// Whether somebody else holds the lock of one of these bytes, shared or not.
+    fn held(&self, bytes: Range<i64>) -> io::Result<bool> {
+        // The only question about such a lock that may be asked of a file that is open for reading.
+        let found = self.fcntl_lock(libc::F_OFD_GETLK, libc::F_WRLCK, bytes)?;
+        Ok(i32::from(found) != libc::F_UNLCK)
+    }
+
+    /// Maps `range`, for looking only, and says so to who would shorten the file.
+    pub(crate) fn map_to_read(&self, range: Range<u64>) -> io::Result<Mapping> {
+        self.fcntl_lock(libc::F_OFD_SETLK, libc::F_RDLCK, lock_byte(Lock::Readers)?)?;
+        Mapping::to_read(&self.file, range)
+    }
+
+    /// Why several processes cannot have this file mapped for writing, if so.
+    pub(crate) fn unshareable(&self) -> io::Result<Option<&'static str>> {
+        Ok(match facts::fs_kind(&self.file)? {
+            facts::FsKind::Elsewhere => Some("a network or FUSE file system"),
+            _ => None,
+        })
+    }
+
     /// Lets go of the attach lock. Explicit, since a forked child may still hold the descriptor.
     pub(crate) fn detach(&self) {
         // Nothing to be done about an error: closing the file lets go as well.
@@ -226,10 +247,11 @@ impl Disk for FileDisk {
     }
 
     fn slot_held(&self, slots: Range<u64>) -> io::Result<bool> {
-        let bytes = lock_byte(Lock::Slot(slots.start))?.start..lock_byte(Lock::Slot(slots.end))?.start;
-        // The only question about a lock that may be asked of a file that is open for reading.
-        let found = self.fcntl_lock(libc::F_OFD_GETLK, libc::F_WRLCK, bytes)?;
-        Ok(i32::from(found) != libc::F_UNLCK)
+        self.held(lock_byte(Lock::Slot(slots.start))?.start..lock_byte(Lock::Slot(slots.end))?.start)
+    }
+
+    fn has_readers(&self) -> io::Result<bool> {
+        self.held(lock_byte(Lock::Readers)?)
     }
 
     fn unlock(&self, lock: Lock) {

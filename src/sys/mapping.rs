@@ -53,6 +53,23 @@ impl Mapping {
         Guarded::new(raw).map(Mapping)
     }
 
+    /// Maps `range` of `file` shared, for loads only. A store kills the process.
+    pub(crate) fn to_read(file: &File, range: Range<u64>) -> io::Result<Mapping> {
+        let len = length(&range)?;
+        let raw = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file)?;
+        Guarded::new(raw).map(Mapping)
+    }
+
+    /// Keeps every page of the mapping in memory from its first use on, for as long as it is mapped.
+    pub(crate) fn keep_in_memory(&self) -> io::Result<()> {
+        let Some(raw) = self.0.raw() else { return Ok(()) };
+        // SAFETY: the range is that of a mapping that this process has; locking it changes no memory.
+        if unsafe { libc::mlock2(raw.as_ptr().cast(), raw.len(), libc::MLOCK_ONFAULT as libc::c_uint) } == 0 {
+            return Ok(());
+        }
+        Err(io::Error::last_os_error())
+    }
+
     /// `len` zero bytes that belong to no file; memory is only used where it is written.
     pub(crate) fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = length(&(0..len))?;

@@ -1,0 +1,195 @@
+//! Several who have one map open: here they are opens of one process, which the kernel's locks take for strangers.
+
+use dirtymap::{Access, DirtyMap, Durability, Error, FileState, Options, check, inspect};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+const GRANULE: u64 = 4096;
+const LEN: u64 = 1 << 30;
+
+fn shared() -> Options {
+    Options::new().access(Access::Shared).flush_interval(None)
+}
+
+fn reader() -> Options {
+    Options::new().access(Access::ReadOnly)
+}
+
+fn new_map(durability: Durability) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let path = dir.path().join("map");
+    let new = Options::new().granularity(12).flush_interval(None).durability(durability);
+    new.create(&path, LEN).unwrap().close().unwrap();
+    (dir, path)
+}
+
+fn each(test: impl Fn(&Path)) {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let (_dir, path) = new_map(durability);
+        test(&path);
+    }
+}
+
+fn granule(n: u64) -> std::ops::Range<u64> {
+    n * GRANULE..(n + 1) * GRANULE
+}
+
+#[test]
+fn what_one_sets_the_others_see_and_the_last_one_leaves_the_file_clean() {
+    each(|path| {
+        let (a, b) = (shared().open(path).unwrap(), shared().open(path).unwrap());
+        a.set(granule(1)).unwrap();
+        b.set(granule(2)).unwrap();
+        assert_eq!((a.count(), b.count()), (2, 2));
+        a.reset(granule(2)).unwrap();
+        assert_eq!((a.count(), b.count()), (1, 1));
+        let watching = reader().open(path).unwrap();
+        assert_eq!(watching.count(), 1);
+        b.set(granule(3)).unwrap();
+        assert!(watching.get(3 * GRANULE).unwrap());
+        assert_eq!(watching.set(granule(4)).unwrap_err().kind(), "read-only");
+        a.close().unwrap();
+        assert_eq!(watching.count(), 2);
+        assert_eq!(inspect(path).unwrap().state, FileState::Open);
+        b.close().unwrap();
+        // The reader kept nobody from it.
+        let info = inspect(path).unwrap();
+        assert_eq!((info.state, info.dirty), (FileState::Clean, Some((2, 2 * GRANULE))));
+        assert!(check(path, |_, _| {}).unwrap().findings.is_empty());
+        assert!(matches!(watching.get(0), Err(Error::Unusable { .. })));
+        assert!(watching.is_full(), "what cannot be known any more is dirty");
+    });
+}
+
+#[test]
+fn who_wants_it_alone_waits_for_those_who_share_it_and_the_other_way_round() {
+    each(|path| {
+        let one = shared().open(path).unwrap();
+        assert_eq!(Options::new().open(path).unwrap_err().kind(), "locked");
+        drop(one);
+        let alone = Options::new().flush_interval(None).open(path).unwrap();
+        assert_eq!(shared().open(path).unwrap_err().kind(), "locked");
+        assert_eq!(reader().open(path).unwrap_err().kind(), "locked");
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| shared().wait(Duration::from_secs(60)).open(path).unwrap());
+            alone.close().unwrap();
+            waits.join().unwrap().set(granule(0)).unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_session_whose_last_process_did_not_close_is_recovered_by_the_next() {
+    each(|path| {
+        let (a, b) = (shared().open(path).unwrap(), shared().open(path).unwrap());
+        a.set(granule(7)).unwrap();
+        b.set(granule(99)).unwrap();
+        a.close().unwrap();
+        drop(b);
+        assert_eq!(inspect(path).unwrap().state, FileState::Unclean);
+        let next = shared().open(path).unwrap();
+        assert!(next.recovery().unclean);
+        assert!(next.get(7 * GRANULE).unwrap() && next.get(99 * GRANULE).unwrap());
+        next.close().unwrap();
+        assert_eq!(inspect(path).unwrap().state, FileState::Clean);
+    });
+}
+
+#[test]
+fn a_reset_of_one_is_flushed_by_another() {
+    each(|path| {
+        let (a, b) = (shared().open(path).unwrap(), shared().open(path).unwrap());
+        a.set(0..LEN).unwrap();
+        a.flush().unwrap();
+        a.reset(granule(5)).unwrap();
+        // As if it had been killed: nobody but the runtime page knows of the reset.
+        drop(a);
+        b.close().unwrap();
+        assert_eq!(reader().open(path).unwrap().count(), LEN / GRANULE - 1);
+    });
+}
+
+#[test]
+fn the_length_is_changed_by_one_who_is_alone_and_readers_notice() {
+    each(|path| {
+        let (mut a, b) = (shared().open(path).unwrap(), shared().open(path).unwrap());
+        a.set(granule(7)).unwrap();
+        assert_eq!(a.truncate(LEN / 2).unwrap_err().kind(), "locked");
+        // It still shares the map.
+        assert_eq!(Options::new().open(path).unwrap_err().kind(), "locked");
+        b.set(granule(8)).unwrap();
+        drop(b);
+        let watching = reader().open(path).unwrap();
+        a.truncate(LEN / 2).unwrap();
+        assert!(matches!(watching.get(0), Err(Error::Unusable { .. })));
+        let (c, watching) = (shared().open(path).unwrap(), reader().open(path).unwrap());
+        c.set(granule(9)).unwrap();
+        assert_eq!((a.count(), c.count(), watching.count()), (3, 3, 3));
+        assert_eq!((a.len(), c.len(), watching.len()), (LEN / 2, LEN / 2, LEN / 2));
+        c.close().unwrap();
+        a.close().unwrap();
+        assert_eq!(inspect(path).unwrap().state, FileState::Clean);
+    });
+}
+
+#[test]
+fn sixty_four_have_it_and_no_more_than_there_are_slots() {
+    let (_dir, path) = new_map(Durability::PowerLoss);
+    let mut all: Vec<DirtyMap> = (0..256).map(|_| shared().open(&path).unwrap()).collect();
+    all.iter().enumerate().for_each(|(n, map)| map.set(granule(n as u64)).unwrap());
+    assert_eq!(shared().open(&path).unwrap_err().kind(), "locked");
+    drop(all.swap_remove(3));
+    let again = shared().open(&path).unwrap();
+    assert_eq!(again.count(), 256);
+    all.into_iter().for_each(|map| map.close().unwrap());
+    again.close().unwrap();
+    assert_eq!(inspect(&path).unwrap().state, FileState::Clean);
+}
+
+/// Writers that come and go, flush, reset what only they set, and close or just go; readers beside them.
+#[test]
+fn nothing_is_lost_whoever_comes_and_goes() {
+    each(|path| {
+        const WRITERS: u64 = 4;
+        const OF_EACH: u64 = 2000;
+        let done = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let done = &done;
+                scope.spawn(move || {
+                    let mut next = 0;
+                    while next < OF_EACH {
+                        let map = shared().open(path).unwrap();
+                        let first = next;
+                        for n in first..(first + 97 + writer).min(OF_EACH) {
+                            // Scattered, so that words, pages and runs are shared and not.
+                            map.set(granule(n * 131 % OF_EACH * WRITERS + writer)).unwrap();
+                            next = n + 1;
+                            if n % 50 == writer {
+                                map.flush().unwrap();
+                            }
+                        }
+                        let mine = |n: u64| granule(n * 131 % OF_EACH * WRITERS + writer);
+                        assert!((0..next).all(|n| map.all(mine(n)).unwrap()), "one of {next} of {writer}");
+                        if next % 3 == 0 { map.close().unwrap() } else { drop(map) }
+                    }
+                    done.fetch_add(1, SeqCst);
+                });
+            }
+            scope.spawn(|| {
+                while done.load(SeqCst) < WRITERS {
+                    match reader().open(path) {
+                        Ok(map) => drop(map.granules(0..LEN).map(Iterator::count)),
+                        Err(e) => assert_eq!(e.kind(), "unusable", "{e}"),
+                    }
+                }
+            });
+        });
+        let map = Options::new().open(path).unwrap();
+        assert!((0..WRITERS * OF_EACH).all(|n| map.get(n * GRANULE).unwrap()));
+        map.close().unwrap();
+        assert!(check(path, |_, _| {}).unwrap().findings.is_empty());
+    });
+}
