@@ -47,7 +47,12 @@ pub trait Search {
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
 
-    /// Fails where the map cannot be read at all, and the searches above would have to guess.
+    /// The bits of bottom word `i` that are certainly set: [`word`](Self::word) says "dirty" where that cannot be known.
+    fn certain_word(&self, i: u64) -> u64 {
+        self.word(i)
+    }
+
+    /// Fails where the map cannot be read (any more), and the searches above have to guess.
     fn check_readable(&self) -> Result<()> {
         Ok(())
     }

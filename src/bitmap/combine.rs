@@ -52,7 +52,8 @@ impl Bitmap {
     /// [`Error::Mismatch`] when the lengths differ; nothing has changed then.
     pub fn merge(&mut self, other: &impl AnyMap) -> Result<u64> {
         check_len(&self.geometry, other)?;
-        Ok(Rounded::new(other, self.geometry).map(|(i, bits)| self.or_word(i, bits)).sum())
+        let changed = Rounded::new(other, self.geometry).map(|(i, bits)| self.or_word(i, bits)).sum();
+        other.check_readable().map(|()| changed)
     }
 
     /// Makes this map exactly the union of two others, whatever it held; returns how many of its granules changed.
@@ -65,13 +66,14 @@ impl Bitmap {
         check_len(&self.geometry, a)?;
         check_len(&self.geometry, b)?;
         let to = self.geometry;
+        let readable = || a.check_readable().and_then(|()| b.check_readable());
         let (mut a, mut b) = (Rounded::new(a, to).peekable(), Rounded::new(b, to).peekable());
         let (mut at, mut changed) = (0, 0);
         loop {
             // The next word that is not zero in one of the three.
             let own = self.next_nonzero_word(at..to.words()).map(|(i, _)| i);
             let words = [own, a.peek().map(|w| w.0), b.peek().map(|w| w.0)];
-            let Some(i) = words.into_iter().flatten().min() else { return Ok(changed) };
+            let Some(i) = words.into_iter().flatten().min() else { break };
             let mut union = 0;
             while let Some((_, bits)) = a.next_if(|w| w.0 == i).or_else(|| b.next_if(|w| w.0 == i)) {
                 union |= bits;
@@ -79,6 +81,7 @@ impl Bitmap {
             changed += self.put_word(i, union);
             at = i + 1;
         }
+        readable().map(|()| changed)
     }
 
     /// A new map: dirty here and clean in `other`. Cost: as [`subtract`](Self::subtract), and the new map.
@@ -104,7 +107,8 @@ impl Bitmap {
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
     pub fn subtract(&mut self, other: &impl AnyMap) -> Result<u64> {
         check_shape(&self.geometry, other)?;
-        Ok(self.filter(|i, word| word & !other.word(i)))
+        let changed = self.filter(|i, word| word & !other.certain_word(i));
+        other.check_readable().map(|()| changed)
     }
 
     /// Marks everything as clean that is clean in `other`; returns how many granules were dirty here. Cost:
@@ -114,7 +118,8 @@ impl Bitmap {
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
     pub fn intersect(&mut self, other: &impl AnyMap) -> Result<u64> {
         check_shape(&self.geometry, other)?;
-        Ok(self.filter(|i, word| word & other.word(i)))
+        let changed = self.filter(|i, word| word & other.word(i));
+        other.check_readable().map(|()| changed)
     }
 
     /// Replaces each nonzero word by what `keep` makes of it.
@@ -131,13 +136,15 @@ impl Bitmap {
 /// A new map: dirty in `map` and clean in `other`.
 pub(crate) fn difference(map: &impl Search, other: &impl Search) -> Result<Bitmap> {
     check_shape(map.geometry(), other)?;
-    filtered(map, |i, word| word & !other.word(i))
+    let difference = filtered(map, |i, word| word & !other.certain_word(i))?;
+    other.check_readable().map(|()| difference)
 }
 
 /// A new map: dirty in both.
 pub(crate) fn intersection(map: &impl Search, other: &impl Search) -> Result<Bitmap> {
     check_shape(map.geometry(), other)?;
-    filtered(map, |i, word| word & other.word(i))
+    let intersection = filtered(map, |i, word| word & other.word(i))?;
+    other.check_readable().map(|()| intersection)
 }
 
 /// A copy with each nonzero word replaced by what `keep` makes of it.
@@ -148,5 +155,6 @@ fn filtered(map: &impl Search, keep: impl Fn(u64, u64) -> u64) -> Result<Bitmap>
     for (i, word) in WordsIter::over(map, 0..g.bits()) {
         copy.or_word(i, keep(i, word));
     }
+    map.check_readable()?;
     Ok(copy)
 }

@@ -7,6 +7,7 @@ use super::headers::{self, Copies, Newest};
 use super::open::{self, Recovery, items_in};
 use super::scan::{Page, PageFault, Scan};
 use super::view::named;
+use super::watch::Watch;
 use super::{DirtyMap, ImageStamp};
 use crate::error::{Error, Result};
 use crate::format::{
@@ -164,17 +165,33 @@ fn checkpoint(header: &Header) -> Option<(&'static str, String)> {
     Some((state, header.checkpoint_uuid.to_string()))
 }
 
-/// What is in the file at `path`, without opening it for writing. If somebody else has it open, only what the
-/// header says ([`FileState::Open`], no dirty count). Cost: as opening for reading; waits for nobody but for the
+/// What is in the file at `path`, without opening it for writing. If others have it open
+/// ([`FileState::Open`]) and share it, the dirty count is that of this moment; if they do not share it, there is none, only
+/// what the header says. Cost: as opening for reading; waits for nobody but for the
 /// moments in which somebody opens or closes it.
 ///
 /// # Errors
 /// As [`Options::open`](crate::Options::open), but a file in use is no error.
 pub fn inspect(path: impl AsRef<Path>) -> Result<Info> {
     let path = path.as_ref();
+    loop {
+        match look(path) {
+            // Those who had it open closed it meanwhile: there is something else to be seen.
+            Err(Error::Unusable { .. }) => {}
+            found => return found,
+        }
+    }
+}
+
+fn look(path: &Path) -> Result<Info> {
     let disk = Arc::new(attach::open_file(path, false)?);
     match attach::read(&disk, path, None, Duration::ZERO)? {
-        Reading::Shared(watch) => DirtyMap::watching(path, *watch).info(),
+        Reading::Shared(watch) => {
+            let map = DirtyMap::watching(path, *watch);
+            let info = map.info()?;
+            map.still_valid()?;
+            Ok(info)
+        }
         Reading::Locked => {
             let newest = headers::newest(&*disk, path)?;
             Ok(Info::of_header(&newest.header, FileState::Open, &Recovery::default()))
@@ -216,7 +233,7 @@ pub struct Finding {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// What the header says. The dirty count is that of the recovered map; none for a file in use.
+    /// What the header says. The dirty count is that of the recovered map; none for a file in use that is not shared.
     pub info: Info,
     /// All findings, in the order of the phases: header copies, file length, state, armed list, pages.
     pub findings: Vec<Finding>,
@@ -254,16 +271,17 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
     report
 }
 
-fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+fn check_file(disk: &Arc<FileDisk>, path: &Path, alone: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let copies = headers::read_copies(disk);
-    let newest = headers::choose(disk, &copies, path)?;
+    let copies = headers::read_copies(&**disk);
+    let newest = headers::choose(&**disk, &copies, path)?;
     let header = &newest.header;
     let mut findings = header_findings(&copies, &newest, alone);
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
     let mut unchecked = Vec::new();
     let mut pages_checked = 0;
-    let (mut dirty, mut verified) = (None, None);
+    let dirty;
+    let mut verified = None;
     let state = match (alone, header.state) {
         (false, _) => FileState::Open,
         (_, State::Clean) => FileState::Clean,
@@ -281,7 +299,7 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
         let mut good = Count::default();
         let mut count = Count::of_list(header);
         let pages = header.geometry.pages();
-        let scan = Scan { disk, path, header };
+        let scan = Scan { disk: &**disk, path, header };
         scan.run(
             |index, page| {
                 pages_checked += 1;
@@ -325,6 +343,8 @@ fn check_file(disk: &FileDisk, path: &Path, alone: bool, progress: &mut dyn FnMu
     } else {
         unchecked.push("pages: another process has the file open, and may be writing them".to_string());
         unchecked.push("armed list: it belongs to the process that has the file open".to_string());
+        let watch = Watch::new(disk, path)?.map(|watch| DirtyMap::watching(path, watch));
+        dirty = watch.and_then(|map| map.still_valid().is_ok().then(|| (Search::count(&map), Search::dirty_len(&map))));
     }
     let mut info = Info::of_header(header, state, &recovery);
     info.dirty = dirty;

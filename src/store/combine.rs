@@ -99,7 +99,8 @@ impl DirtyMap {
         if std::ptr::addr_eq(self, other) {
             return Ok(());
         }
-        core.or_words(Rounded::new(other, *core.geometry()), |w, new| core.changes.mark_word(w, new))
+        core.or_words(Rounded::new(other, *core.geometry()), |w, new| core.changes.mark_word(w, new))?;
+        other.check_readable()
     }
 
     /// Clears what is clean in `other`, which has the same granularity. **Forgets dirt** as [`reset`](Self::reset) does, and
@@ -109,7 +110,7 @@ impl DirtyMap {
     /// [`Error::Mismatch`](crate::Error::Mismatch) when length or granularity differ, and nothing is changed then;
     /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn intersect(&self, other: &impl AnyMap) -> Result<()> {
-        self.keep(other, |word| word)
+        self.keep(other, |w| other.word(w))
     }
 
     /// Clears what is dirty in `other`; else as [`intersect`](Self::intersect).
@@ -117,16 +118,17 @@ impl DirtyMap {
     /// # Errors
     /// As [`intersect`](Self::intersect).
     pub fn subtract(&self, other: &impl AnyMap) -> Result<()> {
-        self.keep(other, |word| !word)
+        self.keep(other, |w| !other.certain_word(w))
     }
 
-    /// Clears what `keep` does not make of a word of `other`.
+    /// Clears what `keep`, which looks at `other`, does not name.
     fn keep(&self, other: &impl AnyMap, keep: impl Fn(u64) -> u64) -> Result<()> {
         let core = self.core()?;
         check_shape(core.geometry(), other)?;
-        core.reset_words(0..core.geometry().words(), |w| keep(other.word(w)), &mut |w, cleared| {
+        core.reset_words(0..core.geometry().words(), keep, &mut |w, cleared| {
             core.changes.mark_word(w, cleared);
-        })
+        })?;
+        other.check_readable()
     }
 
     /// What is dirty here and clean in `other`, in memory.

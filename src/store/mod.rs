@@ -197,6 +197,17 @@ impl DirtyMap {
         Ok(self)
     }
 
+    /// Whether what this map has answered until now is what was in the file: to be asked after reading a map that
+    /// [others](Access::Shared) had open, by who needs to know that from what cannot return an error. Everything reads dirty
+    /// from the moment on in which this begins to fail.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] when it was open for reading and those who had it open have closed it or changed its length,
+    /// and in a forked child.
+    pub fn still_valid(&self) -> Result<()> {
+        self.readable().map(drop)
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -487,6 +498,10 @@ impl Search for DirtyMap {
 
     fn word(&self, i: u64) -> u64 {
         self.search(|view| view.levels().bottom().load(i as usize)).unwrap_or_else(|| self.geometry().word_mask(i))
+    }
+
+    fn certain_word(&self, i: u64) -> u64 {
+        self.search(|view| view.levels().bottom().load(i as usize)).unwrap_or(0)
     }
 }
 

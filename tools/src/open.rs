@@ -8,7 +8,7 @@ use crate::files::Image;
 use crate::output::Output;
 use crate::signals;
 use crate::size;
-use dirtymap::{DirtyMap, Error, FileState, ImageStamp, Info, Options, Recovery, inspect};
+use dirtymap::{Access, DirtyMap, Error, FileState, ImageStamp, Info, Options, Recovery, inspect};
 use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,27 +22,38 @@ pub fn for_reading(path: &Path, wait: Duration, output: Output) -> Result<(Dirty
     Ok((map, exit))
 }
 
+/// Who else may have a map open that a command writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    /// Nobody: the command needs it alone.
+    Nobody,
+    /// Those who share it already; if nobody does, the command has it alone, which takes less.
+    Sharers,
+}
+
 /// Opens the map for writing, after `acceptable` has accepted what is in it, and says what was recovered.
 pub fn for_writing(
     path: &Path,
+    with: With,
     wait: Duration,
     output: Output,
     acceptable: impl Fn(&Info) -> Result<()>,
 ) -> Result<DirtyMap> {
-    opened(path, wait, output, acceptable, || Ok(Options::new()))
+    opened(path, with, wait, output, acceptable, || Ok(Options::new()))
 }
 
 /// As [`for_writing`], for a command that uses the image: everything becomes dirty if that is not as the map last saw
 /// it. Also gives the image's stamp of just before.
 pub fn for_writing_of(
     path: &Path,
+    with: With,
     image: &Image,
     wait: Duration,
     output: Output,
     acceptable: impl Fn(&Info) -> Result<()>,
 ) -> Result<(DirtyMap, ImageStamp)> {
     let stamp = Cell::new(image.stamp);
-    let map = opened(path, wait, output, acceptable, || {
+    let map = opened(path, with, wait, output, acceptable, || {
         // Whoever had the map until now may have written to the image.
         stamp.set(image.stamp_now()?);
         Ok(Options::new().image(stamp.get()))
@@ -52,6 +63,7 @@ pub fn for_writing_of(
 
 fn opened(
     path: &Path,
+    with: With,
     wait: Duration,
     output: Output,
     acceptable: impl Fn(&Info) -> Result<()>,
@@ -64,7 +76,18 @@ fn opened(
         acceptable(&info)?;
     }
     let since = Instant::now();
-    let map = patiently(deadline.saturating_duration_since(Instant::now()), || Ok(options()?.open(path)))?;
+    let open = || {
+        let options = options()?;
+        let shared = options.clone().access(Access::Shared);
+        Ok(match with {
+            With::Nobody => options.open(path),
+            With::Sharers => match options.open(path) {
+                Err(Error::Locked { .. }) => shared.open(path),
+                opened => opened,
+            },
+        })
+    };
+    let map = patiently(deadline.saturating_duration_since(Instant::now()), open)?;
     detail(&map, "writing", since, output);
     if in_use {
         // Whoever had it may have changed what was asked about.

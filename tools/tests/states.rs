@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Dir, GRANULE, MIB, areas, damage_copy, damage_page, pattern, run_with, untouched};
-use dirtymap::{DirtyMap, Options};
+use dirtymap::{Access, DirtyMap, Options};
 use std::fs;
 use std::path::Path;
 
@@ -185,6 +185,51 @@ fn a_map_that_another_process_has_open_shows_its_header_only() {
     assert_eq!(json["error"]["exit"], 8);
     map.close().expect("close");
     assert_eq!(areas(&path), [MIB..2 * MIB]);
+}
+
+/// What can be read is read while others have the map, and what changes bits joins them.
+#[test]
+fn a_map_that_others_share_answers_and_takes_part() {
+    let dir = Dir::new();
+    let path = dir.map("m", LEN, &[MIB..2 * MIB]);
+    let image = dir.image("image", LEN);
+    // This test is the other process.
+    let map = Options::new().access(Access::Shared).open(&path).expect("open");
+    map.set(4 * MIB..5 * MIB).expect("set");
+
+    let info = dm!("info", path, "--output", "json").exits(0).json();
+    assert_eq!((info["live"].as_bool(), info["dirty_bytes"].as_u64()), (Some(true), Some(2 * MIB)));
+    assert!(dm!("info", path).exits(0).out.contains("share it"));
+    let check = dm!("check", path, "--output", "json").exits(0).json();
+    assert_eq!((check["live"].as_bool(), check["dirty_bytes"].as_u64()), (Some(true), Some(2 * MIB)));
+    assert!(dm!("check", path).exits(0).out.contains("live"));
+    assert_eq!(areas(&path), [MIB..2 * MIB, 4 * MIB..5 * MIB]);
+    assert!(dm!("count", path).exits(0).out.contains("2097152 dirty bytes"));
+    let here = dm!("hash", path).exits(0).out;
+
+    dm!("set", path, "8M", "1M").exits(0);
+    assert!(map.all(8 * MIB..9 * MIB).expect("look"));
+    dm!("reset", path, "1M", "1M").exits(0);
+    assert!(!map.any(MIB..2 * MIB).expect("look"));
+    let line = ["write", image.to_str().expect("text"), "--map", path.to_str().expect("text"), "--at", "0"];
+    run_with(line, b"x").exits(0);
+    assert_eq!(map.run(0..LEN).expect("look"), Some((true, GRANULE)));
+    let other = dir.map("other", LEN, &[16 * MIB..17 * MIB]);
+    dm!("merge", path, other).exits(0);
+    assert!(map.all(16 * MIB..17 * MIB).expect("look"));
+    let diff = dm!("diff", path, other).exits(1).out;
+    assert!(diff.contains("+ 0 B in 0 areas"), "{diff}");
+    assert_ne!(dm!("hash", path).exits(0).out, here);
+
+    for line in [&["resize"][..], &["repair"]] {
+        let size: &[&str] = if line[0] == "resize" { &["65M"] } else { &[] };
+        run_with([line, &[path.to_str().expect("text")], size].concat(), b"").exits(8).says("open");
+    }
+    // None of them left the map in another state than that of the one who has it still.
+    map.set(20 * MIB..21 * MIB).expect("set");
+    map.close().expect("close");
+    dm!("check", path).exits(0);
+    assert_eq!(areas(&path).last(), Some(&(20 * MIB..21 * MIB)));
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use crate::cli::Backup;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
-use crate::open;
+use crate::open::{self, With};
 use crate::output::Output;
 use crate::signals;
 use crate::size;
@@ -103,7 +103,7 @@ pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome>
         files::fits(info, &args.map, &image)?;
         plan(args, info, existing.as_ref(), image.size()).map(drop)
     };
-    let (map, stamp) = open::for_writing_of(&args.map, &image, wait, output, acceptable)?;
+    let (map, stamp) = open::for_writing_of(&args.map, With::Nobody, &image, wait, output, acceptable)?;
     match (Job { args, image: &image, map: &map, output }).run(stamp) {
         Ok(outcome) => {
             open::cost(&map, output);

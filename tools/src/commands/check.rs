@@ -102,8 +102,8 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
     let full_backup = report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.contains("full"));
     let (summary, advice) = match exit {
         _ if live => (
-            "another process has the map open: only its header was looked at",
-            "check again when that process has ended",
+            "the map is live, other processes have it open: only its header was looked at",
+            "check again when those processes have ended",
         ),
         Exit::Fine => ("nothing is wrong", "nothing to do"),
         Exit::Unclean => (

@@ -39,6 +39,7 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
     let bytes = raw::length(map.geometry());
     if to_stdout {
         stream(&map, bytes, output)?;
+        map.still_valid()?;
         return Ok(exit);
     }
     write_file(&map, &args.out, bytes, output)?;
@@ -68,6 +69,7 @@ fn write_file(map: &DirtyMap, path: &Path, bytes: u64, output: Output) -> Result
     });
     bar.finish_and_clear();
     written?;
+    map.still_valid()?;
     file.sync_all().map_err(|e| failed("sync")(&e))?;
     publish::publish(temp.into_temp_path(), path)
 }

@@ -83,6 +83,7 @@ fn write(args: &ExportQcow2, map: &DirtyMap, plan: &Plan, bar: &ProgressBar) -> 
     };
     let length =
         plan.write(fill, |bytes, offset| temp.as_file().write_all_at(bytes, offset).map_err(|e| failed("write", e)))?;
+    map.still_valid()?;
     temp.as_file().set_len(length).and_then(|()| temp.as_file().sync_all()).map_err(|e| failed("sync", e))?;
     publish::publish(temp.into_temp_path(), &args.out)?;
     Ok((dirty, length))

@@ -7,7 +7,7 @@
 use crate::cli::Import;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image, PIECE};
-use crate::open;
+use crate::open::{self, With};
 use crate::output::Output;
 use crate::raw::{self, Raw};
 use crate::size;
@@ -46,7 +46,7 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
         files::equally_long((&args.file, info.geometry.len()), (&args.file, geometry.len()))
             .map_err(|failure| failure.and("it was resized meanwhile"))
     };
-    let map = open::for_writing(&args.file, wait, output, unchanged)?;
+    let map = open::for_writing(&args.file, With::Nobody, wait, output, unchanged)?;
     let before = map.count();
     let replaced = replace(&map, &raw, output);
     let (between, dirty_bits, dirty_bytes) = match replaced {

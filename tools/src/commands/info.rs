@@ -162,7 +162,7 @@ impl Answer {
 
 fn dirty(a: &Answer) -> String {
     let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) else {
-        return "not known while another process has the map open".into();
+        return "not known while another process has the map open for itself".into();
     };
     format!("{} in {bits} granules ({bytes} bytes, {:.1}%)", size::human(bytes), size::percent(bytes, a.size))
 }
@@ -170,7 +170,8 @@ fn dirty(a: &Answer) -> String {
 fn state(a: &Answer) -> String {
     let more = match a.state {
         "clean" => "closed in order",
-        "open" => "another process has it open; this is what the header says",
+        "open" if a.dirty_bits.is_some() => "other processes have it open and share it; what is dirty is as of now",
+        "open" => "another process has it open for itself; this is what the header says",
         _ => "whoever had it open died; the next writer recovers it",
     };
     format!("{}: {more}", a.state)

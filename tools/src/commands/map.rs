@@ -47,6 +47,7 @@ pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
     } else {
         extents(&map, range, output)?
     }
+    map.still_valid()?;
     Ok(exit)
 }
 
@@ -91,6 +92,7 @@ fn totals(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
         let Run { dirty, items } = run?;
         dirty_bytes += if dirty { items.end - items.start } else { 0 };
     }
+    map.still_valid()?;
     let total = |dirty: bool, size: u64| {
         let (r#type, description) = describe(dirty);
         Total { size, percent: size::percent(size, length), r#type, description }

@@ -6,7 +6,7 @@
 use crate::cli::Merge;
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
-use crate::open;
+use crate::open::{self, With};
 use crate::output::Output;
 use crate::signals;
 use crate::size;
@@ -47,7 +47,7 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
         exit = exit.max(how);
         (counts(&map), counts(&map))
     } else {
-        let map = open::for_writing(&args.dest, wait, output, acceptable)?;
+        let map = open::for_writing(&args.dest, With::Sharers, wait, output, acceptable)?;
         let before = counts(&map);
         let merged = sources.iter().try_for_each(|(path, source)| add(&map, path, source));
         let after = counts(&map);
@@ -58,8 +58,8 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
     let answer = Answer {
         file: args.dest.display().to_string(),
         sources: args.sources.iter().map(|path| path.display().to_string()).collect(),
-        added_bits: after.0 - before.0,
-        added_bytes: after.1 - before.1,
+        added_bits: after.0.saturating_sub(before.0),
+        added_bytes: after.1.saturating_sub(before.1),
         dirty_bits: after.0,
         dirty_bytes: after.1,
     };

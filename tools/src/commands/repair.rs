@@ -84,7 +84,7 @@ pub fn run(args: &Repair, wait: Duration, output: Output) -> Result<Exit> {
 
 /// Opens for writing, which mends, and closes.
 fn mend(args: &Repair, wait: Duration, answer: &mut Answer, before: &Report, output: Output) -> Result<Report> {
-    let map = open::for_writing(&args.file, wait, output, |_| Ok(()))?;
+    let map = open::for_writing(&args.file, open::With::Nobody, wait, output, |_| Ok(()))?;
     let trusted = map.recovery().cache_trusted == Some(true);
     open::close(map, output)?;
     let after = examine(&args.file, output)?;

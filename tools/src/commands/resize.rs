@@ -6,7 +6,7 @@
 use crate::cli::Resize;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
-use crate::open;
+use crate::open::{self, With};
 use crate::output::Output;
 use crate::size;
 use dirtymap::{DirtyMap, FileState, Geometry, Info, inspect};
@@ -101,8 +101,8 @@ fn change(args: &Resize, image: Option<&Image>, wait: Duration, output: Output) 
         }
     };
     let mut map = match image {
-        Some(image) => open::for_writing_of(&args.file, image, wait, output, acceptable)?.0,
-        None => open::for_writing(&args.file, wait, output, acceptable)?,
+        Some(image) => open::for_writing_of(&args.file, With::Nobody, image, wait, output, acceptable)?.0,
+        None => open::for_writing(&args.file, With::Nobody, wait, output, acceptable)?,
     };
     let before = Shape::of(&map);
     if let Err(e) = map.truncate(args.size) {

@@ -4,7 +4,7 @@
 
 use crate::cli::{Reset, Set};
 use crate::exit::{Exit, Failure, Result};
-use crate::open;
+use crate::open::{self, With};
 use crate::output::Output;
 use crate::size;
 use dirtymap::{DirtyMap, Info};
@@ -26,7 +26,7 @@ struct Answer {
 pub fn set(args: &Set, wait: Duration, output: Output) -> Result<Exit> {
     let range = range(args.offset, args.length)?;
     let acceptable = |info: &Info| Ok(info.geometry.check(&range)?);
-    let map = open::for_writing(&args.file, wait, output, acceptable)?;
+    let map = open::for_writing(&args.file, With::Sharers, wait, output, acceptable)?;
     map.set(range.clone())?;
     finish(&args.file, map, "set", range, output)
 }
@@ -45,7 +45,7 @@ pub fn reset(args: &Reset, wait: Duration, output: Output) -> Result<Exit> {
         }
         Ok(())
     };
-    let map = open::for_writing(&args.file, wait, output, acceptable)?;
+    let map = open::for_writing(&args.file, With::Sharers, wait, output, acceptable)?;
     let done = asked.clone().unwrap_or(0..map.len());
     match asked {
         None => map.reset_all()?,
