@@ -131,6 +131,13 @@ impl Bitmap {
         self.levels.bottom()
     }
 
+    /// Computes all upper levels anew from the bottom, which changes nothing unless there is a bug in this crate; so that
+    /// it can be measured. Cost: every word.
+    #[doc(hidden)]
+    pub fn rebuild_summaries(&mut self) {
+        self.levels.finish(std::iter::once(0..self.geometry.words()));
+    }
+
     /// Checks the summaries, the count and the tail against the bits; says what is wrong. Finds nothing unless
     /// there is a bug in this crate; for its tests. Cost: every word of every level.
     #[doc(hidden)]
