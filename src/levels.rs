@@ -260,7 +260,7 @@ impl Levels<Vec<u64>> {
         }
         *word = old | mask;
         if old == 0 {
-            self.risen(i);
+            self.risen(BOTTOM, i);
         }
         true
     }
@@ -276,7 +276,7 @@ impl Levels<Vec<u64>> {
         }
         *word = old & !mask;
         if old == mask {
-            self.cleared(i);
+            self.cleared(BOTTOM, i);
         }
         true
     }
@@ -290,7 +290,7 @@ impl Levels<Vec<u64>> {
         if new != 0 {
             *word = old | mask;
             if old == 0 {
-                self.risen(i);
+                self.risen(BOTTOM, i);
             }
         }
         new
@@ -304,31 +304,12 @@ impl Levels<Vec<u64>> {
         if old != new {
             *word = new;
             match (old, new) {
-                (0, _) => self.risen(i),
-                (_, 0) => self.cleared(i),
+                (0, _) => self.risen(BOTTOM, i),
+                (_, 0) => self.cleared(BOTTOM, i),
                 _ => {}
             }
         }
         old
-    }
-
-    /// Replaces bottom words, from word `first` on, by little-endian ones. Returns how many bits changed, and how many
-    /// of them are clear now. Cost: one step per word, and memory that stays zero is not touched at the bottom.
-    pub(crate) fn load(&mut self, first: u64, bytes: &[[u8; 8]]) -> (u64, u64) {
-        let (mut changed, mut gone) = (0, 0);
-        let words = first..first + bytes.len() as u64;
-        for (word, bytes) in self.level[BOTTOM][words.start as usize..].iter_mut().zip(bytes) {
-            let new = u64::from_le_bytes(*bytes);
-            if *word != new {
-                changed += u64::from((*word ^ new).count_ones());
-                gone += u64::from((*word & !new).count_ones());
-                *word = new;
-            }
-        }
-        if changed != 0 {
-            self.finish(std::iter::once(words));
-        }
-        (changed, gone)
     }
 
     /// Gives them a number of bits that needs no more words than there are. What is cut off must be clear.
@@ -339,10 +320,10 @@ impl Levels<Vec<u64>> {
         self.bits = bits;
     }
 
-    /// Bottom word `word` is no longer zero.
+    /// Word `word` of level `k` is no longer zero.
     #[inline(never)]
-    fn risen(&mut self, mut word: u64) {
-        for k in (0..BOTTOM).rev() {
+    fn risen(&mut self, k: usize, mut word: u64) {
+        for k in (0..k).rev() {
             let (up, mask) = place(word);
             if self.level[k].or(up as usize, mask) != 0 {
                 return;
@@ -351,10 +332,10 @@ impl Levels<Vec<u64>> {
         }
     }
 
-    /// Bottom word `word` is zero now.
+    /// Word `word` of level `k` is zero now.
     #[inline(never)]
-    fn cleared(&mut self, mut word: u64) {
-        for k in (0..BOTTOM).rev() {
+    fn cleared(&mut self, k: usize, mut word: u64) {
+        for k in (0..k).rev() {
             let (up, mask) = place(word);
             if self.level[k].and(up as usize, !mask) & !mask != 0 {
                 return;
@@ -385,7 +366,7 @@ impl Levels<Vec<u64>> {
     #[inline(never)]
     pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
-        let changed = self.clear(BOTTOM, &span);
+        let changed = self.clear_bottom(&span);
         let mut gone = changed;
         for k in (0..BOTTOM).rev() {
             if gone == 0 {
@@ -410,12 +391,16 @@ impl Levels<Vec<u64>> {
         let mut changed = 0;
         let mut at = bits.start;
         while let Some((bit, _)) = self.seek(k, at, bits.end) {
-            let i = bit / WORD_BITS;
-            let mask = mask_in(i, bits);
-            let word = &mut self.level[k][i as usize];
-            changed += u64::from((*word & mask).count_ones());
-            *word &= !mask;
-            at = (i + 1) * WORD_BITS;
+            let mut i = bit / WORD_BITS;
+            // One nonzero word seldom comes alone.
+            while i * WORD_BITS < bits.end && self.level[k][i as usize] != 0 {
+                let mask = mask_in(i, bits);
+                let word = &mut self.level[k][i as usize];
+                changed += u64::from((*word & mask).count_ones());
+                *word &= !mask;
+                i += 1;
+            }
+            at = i * WORD_BITS;
         }
         changed
     }
@@ -424,22 +409,23 @@ impl Levels<Vec<u64>> {
 /// Sets `bits` in `words`; returns how many were clear.
 fn fill(words: &mut [u64], bits: &Range<u64>) -> u64 {
     let Range { start: first, end } = words_touched(bits);
-    let mut changed = 0;
-    let mut or = |word: &mut u64, mask: u64| {
-        changed += u64::from((mask & !*word).count_ones());
+    let or = |word: &mut u64, mask: u64| {
+        let changed = u64::from((mask & !*word).count_ones());
         *word |= mask;
+        changed
     };
     match &mut words[first as usize..end as usize] {
-        [] => {}
+        [] => 0,
         [only] => or(only, mask_in(first, bits)),
         [head, inner @ .., tail] => {
-            or(head, mask_in(first, bits));
-            or(tail, mask_in(end - 1, bits));
-            inner.iter_mut().for_each(|word| or(word, u64::MAX));
+            let inner = if inner.is_empty() { 0 } else { kernels::fill(inner) };
+            or(head, mask_in(first, bits)) + or(tail, mask_in(end - 1, bits)) + inner
         }
     }
-    changed
 }
+
+mod bulk;
+mod kernels;
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 //! were true when taken: positions are inside the range asked for, areas are not empty, no granule is counted
 //! twice.
 
+use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
@@ -46,6 +47,10 @@ pub trait Search {
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
+    /// Itself, if it is one in memory, for what is quicker with two of them.
+    fn as_bitmap(&self) -> Option<&Bitmap> {
+        None
+    }
 
     /// Fails where the map cannot be read at all, and the searches above would have to guess.
     fn check_readable(&self) -> Result<()> {
@@ -197,13 +202,18 @@ pub trait Search {
         let words = self.geometry().chunk_words(&range)?;
         check_chunk_size(&words, buf.len())?;
         let (out, _) = buf.as_chunks_mut();
+        self.copy_words(words, out);
+        Ok(())
+    }
+
+    /// Copies bottom words as little-endian bytes to `out`, which has room for as many.
+    fn copy_words(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
         out.fill([0; 8]);
         let mut at = words.start;
         while let Some((i, word)) = self.next_nonzero_word(at..words.end) {
             out[(i - words.start) as usize] = word.to_le_bytes();
             at = i + 1;
         }
-        Ok(())
     }
 
     /// SHA-256 over all bottom words as little-endian bytes.

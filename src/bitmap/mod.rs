@@ -234,6 +234,9 @@ impl Bitmap {
         // A single granule is the common case, and does without counting bits.
         let changed = if bits.end - bits.start == 1 {
             u64::from(self.levels.set_bit(bits.start))
+        } else if bits == (0..self.geometry.bits()) && !bits.is_empty() {
+            self.levels.fill_all();
+            self.geometry.bits() - self.count
         } else {
             self.levels.set(bits.clone())
         };
@@ -246,6 +249,9 @@ impl Bitmap {
     fn reset_bits(&mut self, bits: Range<u64>) -> u64 {
         let changed = if bits.end - bits.start == 1 {
             u64::from(self.levels.reset_bit(bits.start))
+        } else if bits == (0..self.geometry.bits()) {
+            self.levels.clear_all();
+            self.count
         } else {
             self.levels.reset(bits.clone())
         };
@@ -452,6 +458,15 @@ impl Search for Bitmap {
     #[inline]
     fn word(&self, i: u64) -> u64 {
         self.levels.bottom()[i as usize]
+    }
+    fn as_bitmap(&self) -> Option<&Bitmap> {
+        Some(self)
+    }
+    fn count_bits(&self, bits: Range<u64>) -> u64 {
+        self.levels.count(&bits)
+    }
+    fn copy_words(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
+        self.levels.copy(words, out);
     }
     fn dirty_len(&self) -> u64 {
         let bits = self.geometry.bits();
