@@ -11,6 +11,7 @@
 //! as the levels have the lengths that [`Geometry::level_words`](crate::Geometry::level_words) gives.
 
 use crate::geometry::{BOTTOM, LEVELS, mask_in};
+use crate::sys::cpu::fetch;
 use crate::words::{WORD_BITS, Words, WordsMut};
 use std::ops::Range;
 
@@ -50,6 +51,25 @@ impl<W> Levels<W> {
 }
 
 impl<W: Words> Levels<W> {
+    /// Word `i` of level `k`; zero past its end.
+    #[inline]
+    pub(crate) fn word(&self, k: usize, i: u64) -> u64 {
+        if i < self.level[k].len() as u64 { self.level[k].load(i as usize) } else { 0 }
+    }
+
+    /// Has the memory of a block, which is going to be gone through soon, fetched while others are.
+    #[inline]
+    pub(crate) fn fetch_block(&self, block: u64)
+    where
+        W: AsRef<[u64]>,
+    {
+        // Eight words are a cache line.
+        let first = block as usize * WORD_BITS as usize;
+        if let Some(words) = self.bottom().as_ref().get(first..first + WORD_BITS as usize) {
+            words.iter().step_by(8).for_each(fetch);
+        }
+    }
+
     /// The first set bit of `bits`. Cost: O(levels), and one look more per stale summary bit passed.
     pub(crate) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
         self.seek(BOTTOM, bits.start, bits.end.min(self.bits)).map(|(bit, _)| bit)
@@ -426,6 +446,8 @@ fn fill(words: &mut [u64], bits: &Range<u64>) -> u64 {
 
 mod bulk;
 mod kernels;
+mod walk;
+pub(crate) use walk::Walk;
 
 #[cfg(test)]
 mod tests;

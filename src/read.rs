@@ -9,6 +9,7 @@ use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
+use crate::levels::Walk;
 use crate::words::WORD_BITS;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
@@ -47,6 +48,10 @@ pub trait Search {
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
+    /// The next nonzero bottom word of a [stable](Self::STABLE) map; others have no walks, and none.
+    fn step(&self, _walk: &mut Walk) -> Option<(u64, u64)> {
+        None
+    }
     /// Itself, if it is one in memory, for what is quicker with two of them.
     fn as_bitmap(&self) -> Option<&Bitmap> {
         None

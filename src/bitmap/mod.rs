@@ -16,7 +16,7 @@ pub use load::Loading;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, LEVELS};
 use crate::iter::{Areas, Granules, WordsIter};
-use crate::levels::Levels;
+use crate::levels::{Levels, Walk};
 use crate::read::{AnyMap, Search};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
@@ -458,6 +458,10 @@ impl Search for Bitmap {
     #[inline]
     fn word(&self, i: u64) -> u64 {
         self.levels.bottom()[i as usize]
+    }
+    #[inline]
+    fn step(&self, walk: &mut Walk) -> Option<(u64, u64)> {
+        walk.next(|k, i| self.levels.word(k, i), |block| self.levels.fetch_block(block))
     }
     fn as_bitmap(&self) -> Option<&Bitmap> {
         Some(self)

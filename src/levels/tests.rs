@@ -222,6 +222,33 @@ proptest! {
         exact(all, filled(&[(0, bits)]).bottom())?;
     }
 
+    /// A walk finds what searching anew finds, also past stale summaries and after it was moved forward.
+    #[test]
+    fn a_walk_is_a_search(
+        bits in some_bits(), set in some_set(), extra in some_extra(), first in any::<u64>(),
+        skips in prop::collection::vec(prop::option::of(any::<u64>()), 0..40),
+    ) {
+        let levels = stale(bits, &set, &extra);
+        let words = levels.bottom().len() as u64;
+        let mut at = first % (words + 1);
+        let mut walk = Walk::from(at);
+        for skip in skips.into_iter().chain((0..=words).map(|_| None)) {
+            if let Some(n) = skip {
+                // Short ways, long ones, and to where it is already.
+                let to = if n % 3 == 0 { n % (words + 1) } else { at.saturating_sub(2) + n % 100 };
+                walk.skip_to(to);
+                at = at.max(to);
+            }
+            let wanted = levels.next_nonzero_word(at..words);
+            prop_assert_eq!(walk.next(|k, i| levels.word(k, i), |block| levels.fetch_block(block)), wanted);
+            at = wanted.map_or(words, |(i, _)| i + 1);
+            if wanted.is_none() {
+                prop_assert_eq!(walk.next(|k, i| levels.word(k, i), |_| {}), None, "it went on");
+                break;
+            }
+        }
+    }
+
     /// One at a time, with others watching: summaries set for every word that gets a bit, and cleared for
     /// every one that loses its last. Starting from stale bits, nothing is ever missing.
     #[test]

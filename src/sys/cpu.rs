@@ -32,3 +32,16 @@ fn has_wide() -> bool {
 fn compiled_wide<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }
+
+/// Asks for the memory of a word, without waiting for it.
+#[inline]
+pub(crate) fn fetch(word: &u64) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has it, and it changes nothing that a program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = word;
+}
