@@ -269,36 +269,45 @@ impl<W: WordsMut> Levels<W> {
 /// the first level where nothing changed. Single bits are inlined into the caller, what is rarer is kept out of line.
 impl Levels<Vec<u64>> {
     /// Sets one bit; whether it was clear.
+    ///
+    /// Stores in either case: whether a random bit is new is what a processor cannot guess, and a wrong guess costs more
+    /// than all the rest. Where the word was zero there is nothing left to find out.
     #[inline]
     pub(crate) fn set_bit(&mut self, bit: u64) -> bool {
         let (i, mask) = place(bit);
         let word = &mut self.level[BOTTOM][i as usize];
         let old = *word;
-        // Without a store, so that setting a hot bit again is a read.
-        if old & mask != 0 {
-            return false;
-        }
         *word = old | mask;
         if old == 0 {
-            self.risen(BOTTOM, i);
+            let (up, above) = place(i);
+            if self.level[BOTTOM - 1].or(up as usize, above) == 0 {
+                self.risen(BOTTOM - 1, up);
+            }
+            return true;
         }
-        true
+        old & mask == 0
     }
 
-    /// Resets one bit; whether it was set.
+    /// Resets one bit; whether it was set. Stores in either case, as [`set_bit`](Self::set_bit) does.
     #[inline]
     pub(crate) fn reset_bit(&mut self, bit: u64) -> bool {
         let (i, mask) = place(bit);
         let word = &mut self.level[BOTTOM][i as usize];
         let old = *word;
-        if old & mask == 0 {
+        // But not here: the memory may not be there yet.
+        if old == 0 {
             return false;
         }
-        *word = old & !mask;
-        if old == mask {
-            self.cleared(BOTTOM, i);
+        let left = old & !mask;
+        *word = left;
+        if left == 0 {
+            let (up, above) = place(i);
+            if self.level[BOTTOM - 1].and(up as usize, !above) == above {
+                self.cleared(BOTTOM - 1, up);
+            }
+            return true;
         }
-        true
+        left != old
     }
 
     /// Sets the bits of `mask` in bottom word `i`; returns those that were clear.

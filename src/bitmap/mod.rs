@@ -164,6 +164,15 @@ impl Bitmap {
     /// [`Error::OutOfRange`]; nothing has changed then.
     #[inline]
     pub fn set(&mut self, range: Range<u64>) -> Result<u64> {
+        // A single granule is the common case, and does without counting bits.
+        match self.geometry.only_bit(&range) {
+            Some(bit) => Ok(self.set_one(bit)),
+            None => self.set_range(range),
+        }
+    }
+
+    #[inline(never)]
+    fn set_range(&mut self, range: Range<u64>) -> Result<u64> {
         self.geometry.check(&range)?;
         Ok(self.set_bits(self.geometry.touched(&range)))
     }
@@ -178,6 +187,14 @@ impl Bitmap {
     /// [`Error::OutOfRange`], [`Error::Unaligned`]; nothing has changed then.
     #[inline]
     pub fn reset(&mut self, range: Range<u64>) -> Result<u64> {
+        match self.geometry.only_whole_bit(&range) {
+            Some(bit) => Ok(self.reset_one(bit)),
+            None => self.reset_range(range),
+        }
+    }
+
+    #[inline(never)]
+    fn reset_range(&mut self, range: Range<u64>) -> Result<u64> {
         self.geometry.check(&range)?;
         let bits = self.geometry.exact(&range)?;
         Ok(self.reset_bits(bits))
@@ -230,11 +247,24 @@ impl Bitmap {
     }
 
     #[inline]
+    fn set_one(&mut self, bit: u64) -> u64 {
+        let changed = u64::from(self.levels.set_bit(bit));
+        self.count += changed;
+        self.changed(changed, bit..bit + 1);
+        changed
+    }
+
+    #[inline]
+    fn reset_one(&mut self, bit: u64) -> u64 {
+        let changed = u64::from(self.levels.reset_bit(bit));
+        self.count -= changed;
+        self.changed(changed, bit..bit + 1);
+        changed
+    }
+
     pub(crate) fn set_bits(&mut self, bits: Range<u64>) -> u64 {
-        // A single granule is the common case, and does without counting bits.
-        let changed = if bits.end - bits.start == 1 {
-            u64::from(self.levels.set_bit(bits.start))
-        } else if bits == (0..self.geometry.bits()) && !bits.is_empty() {
+        let all = bits == (0..self.geometry.bits()) && !bits.is_empty();
+        let changed = if all {
             self.levels.fill_all();
             self.geometry.bits() - self.count
         } else {
@@ -245,11 +275,8 @@ impl Bitmap {
         changed
     }
 
-    #[inline]
     fn reset_bits(&mut self, bits: Range<u64>) -> u64 {
-        let changed = if bits.end - bits.start == 1 {
-            u64::from(self.levels.reset_bit(bits.start))
-        } else if bits == (0..self.geometry.bits()) {
+        let changed = if bits == (0..self.geometry.bits()) {
             self.levels.clear_all();
             self.count
         } else {
