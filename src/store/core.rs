@@ -151,6 +151,7 @@ impl Core {
         }
     }
 
+    #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         self.view.geometry()
     }
