@@ -396,42 +396,42 @@ impl Levels<Vec<u64>> {
     pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
         let changed = self.clear_bottom(&span);
-        let mut gone = changed;
+        if changed == 0 {
+            return 0;
+        }
         for k in (0..BOTTOM).rev() {
-            if gone == 0 {
-                break;
-            }
             // All words inside the span are zero now, only the outermost may have bits beside it.
             let below = &self.level[k + 1];
             span = words_touched(&span);
-            if below[span.start as usize] != 0 {
+            if span.start < span.end && below[span.start as usize] != 0 {
                 span.start += 1;
             }
             if span.start < span.end && below[span.end as usize - 1] != 0 {
                 span.end -= 1;
             }
-            gone = self.clear(k, &span);
+            // No word of the level below has become zero: the summaries stand.
+            if span.is_empty() {
+                break;
+            }
+            self.clear(k, &span);
         }
         changed
     }
 
-    /// Clears `bits` of level `k`, finding them through the levels above; returns how many were set.
-    fn clear(&mut self, k: usize, bits: &Range<u64>) -> u64 {
-        let mut changed = 0;
-        let mut at = bits.start;
-        while let Some((bit, _)) = self.seek(k, at, bits.end) {
-            let mut i = bit / WORD_BITS;
-            // One nonzero word seldom comes alone.
+    /// Clears `bits` of level `k`, finding them through the levels above.
+    fn clear(&mut self, k: usize, bits: &Range<u64>) {
+        let mut i = bits.start / WORD_BITS;
+        loop {
+            // Nonzero words seldom come alone: those that follow are not searched for.
             while i * WORD_BITS < bits.end && self.level[k][i as usize] != 0 {
-                let mask = mask_in(i, bits);
-                let word = &mut self.level[k][i as usize];
-                changed += u64::from((*word & mask).count_ones());
-                *word &= !mask;
+                self.level[k][i as usize] &= !mask_in(i, bits);
                 i += 1;
             }
-            at = i * WORD_BITS;
+            match self.seek(k, i * WORD_BITS, bits.end) {
+                Some((bit, _)) => i = bit / WORD_BITS,
+                None => return,
+            }
         }
-        changed
     }
 }
 

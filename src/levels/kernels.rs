@@ -28,9 +28,7 @@ impl Kernel for Fill<'_> {
     type Output = u64;
     #[inline(always)]
     fn run(self) -> u64 {
-        let clear = self.0.iter().map(|word| u64::from(word.count_zeros())).sum();
-        self.0.fill(u64::MAX);
-        clear
+        self.0.iter_mut().map(|word| u64::from(std::mem::replace(word, u64::MAX).count_zeros())).sum()
     }
 }
 
@@ -46,9 +44,7 @@ impl Kernel for Clear<'_> {
     type Output = u64;
     #[inline(always)]
     fn run(self) -> u64 {
-        let set = self.0.iter().map(|word| u64::from(word.count_ones())).sum();
-        self.0.fill(0);
-        set
+        self.0.iter_mut().map(|word| u64::from(std::mem::take(word).count_ones())).sum()
     }
 }
 
