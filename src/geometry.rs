@@ -192,6 +192,25 @@ impl Geometry {
         self.bit_of(range.start)..self.bit_of(range.end - 1) + 1
     }
 
+    /// The bit of a range inside the map that touches one granule, which is the common case; `None` for all others.
+    #[inline]
+    pub(crate) fn only_bit(&self, range: &Range<u64>) -> Option<u64> {
+        let bit = self.bit_of(range.start);
+        let only = range.start < range.end && range.end <= self.len && self.bit_of(range.end - 1) == bit;
+        only.then_some(bit)
+    }
+
+    /// The same of a range that is one whole granule.
+    #[inline]
+    pub(crate) fn only_whole_bit(&self, range: &Range<u64>) -> Option<u64> {
+        let bit = self.bit_of(range.start);
+        let only = range.start < range.end
+            && range.end <= self.len
+            && bit << self.granularity == range.start
+            && range.end - range.start == self.granule();
+        only.then_some(bit)
+    }
+
     /// The bits of every granule that lies wholly inside the (checked) range. The last granule counts as
     /// whole when the range reaches `len`.
     #[inline]

@@ -7,7 +7,7 @@
 
 use crate::bitmap::Bitmap;
 use crate::geometry::mask_in;
-use crate::levels::words_touched;
+use crate::levels::{Walk, words_touched};
 use crate::read::Search;
 use crate::words::WORD_BITS;
 use std::fmt;
@@ -25,37 +25,48 @@ use std::ops::Range;
 /// Made by [`Bitmap::granules`].
 pub struct Granules<'a, S: ?Sized = Bitmap> {
     map: &'a S,
-    /// Bits not yet yielded. When `seen` is not zero, none below its first is dirty.
+    /// Bits not yet yielded, and perhaps some of word `index` that were. When `seen` is not zero, none below its first
+    /// is dirty.
     bits: Range<u64>,
     /// Set bits of word `index`, all inside `bits`, that will be yielded next: for a stable map all that are
     /// left in that word, else at most one, which has been peeked at.
     seen: u64,
     index: u64,
+    /// For a stable map: what is behind word `index`.
+    walk: Walk,
 }
 
 impl<'a, S: Search + ?Sized> Granules<'a, S> {
     /// Over a checked range of bits.
     pub(crate) fn over(map: &'a S, bits: Range<u64>) -> Self {
-        Granules { map, bits, seen: 0, index: 0 }
+        let walk = Walk::from(bits.start / WORD_BITS);
+        Granules { map, bits, seen: 0, index: 0, walk }
     }
 
     /// The next dirty bit, without advancing.
     #[inline]
     fn peek_bit(&mut self) -> Option<u64> {
         if self.seen == 0 {
-            let Some(bit) = self.map.next_set(self.bits.clone()) else {
-                self.bits.start = self.bits.end;
-                return None;
-            };
-            self.bits.start = bit;
-            self.index = bit / WORD_BITS;
-            self.seen = if S::STABLE {
-                self.map.word(self.index) & mask_in(self.index, &self.bits)
-            } else {
-                1 << (bit % WORD_BITS)
-            };
+            self.search()?;
         }
         Some(self.index * WORD_BITS + u64::from(self.seen.trailing_zeros()))
+    }
+
+    #[inline]
+    fn search(&mut self) -> Option<()> {
+        let found = if S::STABLE {
+            next_in(self.map, &mut self.walk, &self.bits)
+        } else {
+            let bit = self.map.next_set(self.bits.clone());
+            bit.map(|bit| (bit / WORD_BITS, 1 << (bit % WORD_BITS)))
+        };
+        let Some((i, seen)) = found else {
+            self.bits.start = self.bits.end;
+            return None;
+        };
+        (self.index, self.seen) = (i, seen);
+        self.bits.start = i * WORD_BITS + u64::from(seen.trailing_zeros());
+        Some(())
     }
 
     /// The first item of a granule that there is; `item_of` would also answer for the end, at some cost.
@@ -79,6 +90,7 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
         let bit = if item < g.len() { g.bit_of(item) } else { self.bits.end };
         self.bits.start = self.bits.start.max(bit).min(self.bits.end);
         self.seen &= mask_in(self.index, &self.bits);
+        self.walk.skip_to(self.bits.start / WORD_BITS);
     }
 }
 
@@ -89,8 +101,25 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
     fn next(&mut self) -> Option<u64> {
         let bit = self.peek_bit()?;
         self.seen &= self.seen - 1;
-        self.bits.start = bit + 1;
+        if !S::STABLE {
+            self.bits.start = bit + 1;
+        }
         Some(self.item(bit))
+    }
+
+    /// What `for_each`, `sum` and the like do: word by word.
+    #[inline]
+    fn fold<B, F: FnMut(B, u64) -> B>(mut self, init: B, mut f: F) -> B {
+        let mut value = init;
+        while self.peek_bit().is_some() {
+            let (first, mut word) = (self.index * WORD_BITS, std::mem::take(&mut self.seen));
+            self.bits.start = first + WORD_BITS - u64::from(word.leading_zeros());
+            while word != 0 {
+                value = f(value, self.item(first + u64::from(word.trailing_zeros())));
+                word &= word - 1;
+            }
+        }
+        value
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -111,18 +140,51 @@ pub struct Areas<'a, S: ?Sized = Bitmap> {
     items: Range<u64>,
     /// An area that has been peeked at.
     seen: Option<Range<u64>>,
+    /// For a stable map: the dirt of word `index` behind the last area, and what is behind that word.
+    rest: u64,
+    index: u64,
+    walk: Walk,
 }
 
 impl<'a, S: Search + ?Sized> Areas<'a, S> {
     /// Over a checked range of items.
     pub(crate) fn over(map: &'a S, items: Range<u64>) -> Self {
-        Areas { map, items, seen: None }
+        let walk = Walk::from(map.geometry().bit_of(items.start) / WORD_BITS);
+        Areas { map, items, seen: None, rest: 0, index: 0, walk }
     }
 
+    #[inline]
     fn search(&mut self) -> Option<Range<u64>> {
-        let area = self.map.area(self.items.clone(), u64::MAX);
+        let area = if S::STABLE { self.search_stable() } else { self.map.area(self.items.clone(), u64::MAX) };
         self.items.start = area.as_ref().map_or(self.items.end, |area| area.start);
         area
+    }
+
+    /// Takes each word once, where [`Search::area`] would begin anew.
+    #[inline]
+    fn search_stable(&mut self) -> Option<Range<u64>> {
+        let g = self.map.geometry();
+        let bits = g.touched(&self.items);
+        if self.rest == 0 {
+            (self.index, self.rest) = next_in(self.map, &mut self.walk, &bits)?;
+        }
+        let first = u64::from(self.rest.trailing_zeros());
+        let start = self.index * WORD_BITS + first;
+        let mut end = start + u64::from((self.rest >> first).trailing_ones());
+        self.rest &= !mask_in(self.index, &(start..end));
+        // It may go on in the next word, if it reached the end of this one.
+        while end.is_multiple_of(WORD_BITS)
+            && let Some((i, word)) = next_in(self.map, &mut self.walk, &bits)
+        {
+            (self.index, self.rest) = (i, word);
+            let ones = if i * WORD_BITS == end { u64::from(word.trailing_ones()) } else { 0 };
+            self.rest &= !mask_in(i, &(end..end + ones));
+            end += ones;
+            if ones == 0 {
+                break;
+            }
+        }
+        Some(g.item_of(start).max(self.items.start)..g.item_of(end).min(self.items.end))
     }
 
     /// What [`next`](Iterator::next) is going to yield. It is remembered, so the next call of `next` yields this same
@@ -140,12 +202,16 @@ impl<'a, S: Search + ?Sized> Areas<'a, S> {
     pub fn advance_to(&mut self, item: u64) {
         self.items.start = self.items.start.max(item.min(self.items.end));
         self.seen = self.seen.take().map(|area| area.start.max(self.items.start)..area.end).filter(|a| a.start < a.end);
+        let bits = self.map.geometry().touched(&self.items);
+        self.rest &= mask_in(self.index, &bits);
+        self.walk.skip_to(bits.start / WORD_BITS);
     }
 }
 
 impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
     type Item = Range<u64>;
 
+    #[inline]
     fn next(&mut self) -> Option<Range<u64>> {
         let area = match self.seen.take() {
             Some(area) => area,
@@ -174,16 +240,24 @@ pub struct WordsIter<'a, S: ?Sized = Bitmap> {
     bits: Range<u64>,
     /// What has been peeked at.
     seen: Option<(u64, u64)>,
+    /// For a stable map: where it is.
+    walk: Walk,
 }
 
 impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
     /// Over a checked range of bits.
     pub(crate) fn over(map: &'a S, bits: Range<u64>) -> Self {
-        WordsIter { map, bits, seen: None }
+        let walk = Walk::from(bits.start / WORD_BITS);
+        WordsIter { map, bits, seen: None, walk }
     }
 
     #[inline]
     fn search(&mut self) -> Option<(u64, u64)> {
+        if S::STABLE {
+            let found = next_in(self.map, &mut self.walk, &self.bits);
+            self.bits.start = found.map_or(self.bits.end, |(i, _)| self.bits.end.min((i + 1) * WORD_BITS));
+            return found;
+        }
         // More than once only if the range's part of its first word is clear and another part is not.
         while let Some((i, word)) = self.map.next_nonzero_word(words_touched(&self.bits)) {
             let word = word & mask_in(i, &self.bits);
@@ -216,6 +290,7 @@ impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
     /// The same with a bit.
     fn skip_to(&mut self, bit: u64) {
         self.bits.start = self.bits.start.max(bit).min(self.bits.end);
+        self.walk.skip_to(self.bits.start / WORD_BITS);
         self.seen = self.seen.map(|(i, word)| (i, word & mask_in(i, &(bit..u64::MAX)))).filter(|&(_, word)| word != 0);
     }
 }
@@ -234,6 +309,23 @@ impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
     }
 }
 
+/// The next word of a stable map with dirt inside `bits`: its index, and that dirt.
+#[inline]
+fn next_in<S: Search + ?Sized>(map: &S, walk: &mut Walk, bits: &Range<u64>) -> Option<(u64, u64)> {
+    // More than once only if the range's part of its first word is clear and another part is not.
+    while let Some((i, word)) = map.step(walk)
+        && i * WORD_BITS < bits.end
+    {
+        let word =
+            if (i + 1) * WORD_BITS > bits.end || i * WORD_BITS < bits.start { word & mask_in(i, bits) } else { word };
+        if word != 0 {
+            return Some((i, word));
+        }
+    }
+    *walk = Walk::over();
+    None
+}
+
 /// An upper bound as `size_hint` wants it: none if it does not fit.
 fn upper_bound(n: u64) -> Option<usize> {
     usize::try_from(n).ok()
@@ -246,19 +338,20 @@ impl<S: Search + ?Sized> FusedIterator for WordsIter<'_, S> {}
 // By hand, because deriving would ask the same of the map.
 impl<S: ?Sized> Clone for Granules<'_, S> {
     fn clone(&self) -> Self {
-        Granules { bits: self.bits.clone(), ..*self }
+        Granules { bits: self.bits.clone(), walk: self.walk.clone(), ..*self }
     }
 }
 
 impl<S: ?Sized> Clone for Areas<'_, S> {
     fn clone(&self) -> Self {
-        Areas { map: self.map, items: self.items.clone(), seen: self.seen.clone() }
+        let (items, seen, walk) = (self.items.clone(), self.seen.clone(), self.walk.clone());
+        Areas { items, seen, walk, ..*self }
     }
 }
 
 impl<S: ?Sized> Clone for WordsIter<'_, S> {
     fn clone(&self) -> Self {
-        WordsIter { map: self.map, bits: self.bits.clone(), seen: self.seen }
+        WordsIter { bits: self.bits.clone(), walk: self.walk.clone(), ..*self }
     }
 }
 

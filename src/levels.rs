@@ -11,6 +11,7 @@
 //! as the levels have the lengths that [`Geometry::level_words`](crate::Geometry::level_words) gives.
 
 use crate::geometry::{BOTTOM, LEVELS, mask_in};
+use crate::sys::cpu::fetch;
 use crate::words::{WORD_BITS, Words, WordsMut};
 use std::ops::Range;
 
@@ -50,6 +51,25 @@ impl<W> Levels<W> {
 }
 
 impl<W: Words> Levels<W> {
+    /// Word `i` of level `k`; zero past its end.
+    #[inline]
+    pub(crate) fn word(&self, k: usize, i: u64) -> u64 {
+        if i < self.level[k].len() as u64 { self.level[k].load(i as usize) } else { 0 }
+    }
+
+    /// Has the memory of a block, which is going to be gone through soon, fetched while others are.
+    #[inline]
+    pub(crate) fn fetch_block(&self, block: u64)
+    where
+        W: AsRef<[u64]>,
+    {
+        // Eight words are a cache line.
+        let first = block as usize * WORD_BITS as usize;
+        if let Some(words) = self.bottom().as_ref().get(first..first + WORD_BITS as usize) {
+            words.iter().step_by(8).for_each(fetch);
+        }
+    }
+
     /// The first set bit of `bits`. Cost: O(levels), and one look more per stale summary bit passed.
     pub(crate) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
         self.seek(BOTTOM, bits.start, bits.end.min(self.bits)).map(|(bit, _)| bit)
@@ -249,36 +269,45 @@ impl<W: WordsMut> Levels<W> {
 /// the first level where nothing changed. Single bits are inlined into the caller, what is rarer is kept out of line.
 impl Levels<Vec<u64>> {
     /// Sets one bit; whether it was clear.
+    ///
+    /// Stores in either case: whether a random bit is new is what a processor cannot guess, and a wrong guess costs more
+    /// than all the rest. Where the word was zero there is nothing left to find out.
     #[inline]
     pub(crate) fn set_bit(&mut self, bit: u64) -> bool {
         let (i, mask) = place(bit);
         let word = &mut self.level[BOTTOM][i as usize];
         let old = *word;
-        // Without a store, so that setting a hot bit again is a read.
-        if old & mask != 0 {
-            return false;
-        }
         *word = old | mask;
         if old == 0 {
-            self.risen(i);
+            let (up, above) = place(i);
+            if self.level[BOTTOM - 1].or(up as usize, above) == 0 {
+                self.risen(BOTTOM - 1, up);
+            }
+            return true;
         }
-        true
+        old & mask == 0
     }
 
-    /// Resets one bit; whether it was set.
+    /// Resets one bit; whether it was set. Stores in either case, as [`set_bit`](Self::set_bit) does.
     #[inline]
     pub(crate) fn reset_bit(&mut self, bit: u64) -> bool {
         let (i, mask) = place(bit);
         let word = &mut self.level[BOTTOM][i as usize];
         let old = *word;
-        if old & mask == 0 {
+        // But not here: the memory may not be there yet.
+        if old == 0 {
             return false;
         }
-        *word = old & !mask;
-        if old == mask {
-            self.cleared(i);
+        let left = old & !mask;
+        *word = left;
+        if left == 0 {
+            let (up, above) = place(i);
+            if self.level[BOTTOM - 1].and(up as usize, !above) == above {
+                self.cleared(BOTTOM - 1, up);
+            }
+            return true;
         }
-        true
+        left != old
     }
 
     /// Sets the bits of `mask` in bottom word `i`; returns those that were clear.
@@ -290,7 +319,7 @@ impl Levels<Vec<u64>> {
         if new != 0 {
             *word = old | mask;
             if old == 0 {
-                self.risen(i);
+                self.risen(BOTTOM, i);
             }
         }
         new
@@ -304,31 +333,12 @@ impl Levels<Vec<u64>> {
         if old != new {
             *word = new;
             match (old, new) {
-                (0, _) => self.risen(i),
-                (_, 0) => self.cleared(i),
+                (0, _) => self.risen(BOTTOM, i),
+                (_, 0) => self.cleared(BOTTOM, i),
                 _ => {}
             }
         }
         old
-    }
-
-    /// Replaces bottom words, from word `first` on, by little-endian ones. Returns how many bits changed, and how many
-    /// of them are clear now. Cost: one step per word, and memory that stays zero is not touched at the bottom.
-    pub(crate) fn load(&mut self, first: u64, bytes: &[[u8; 8]]) -> (u64, u64) {
-        let (mut changed, mut gone) = (0, 0);
-        let words = first..first + bytes.len() as u64;
-        for (word, bytes) in self.level[BOTTOM][words.start as usize..].iter_mut().zip(bytes) {
-            let new = u64::from_le_bytes(*bytes);
-            if *word != new {
-                changed += u64::from((*word ^ new).count_ones());
-                gone += u64::from((*word & !new).count_ones());
-                *word = new;
-            }
-        }
-        if changed != 0 {
-            self.finish(std::iter::once(words));
-        }
-        (changed, gone)
     }
 
     /// Gives them a number of bits that needs no more words than there are. What is cut off must be clear.
@@ -339,10 +349,10 @@ impl Levels<Vec<u64>> {
         self.bits = bits;
     }
 
-    /// Bottom word `word` is no longer zero.
+    /// Word `word` of level `k` is no longer zero.
     #[inline(never)]
-    fn risen(&mut self, mut word: u64) {
-        for k in (0..BOTTOM).rev() {
+    fn risen(&mut self, k: usize, mut word: u64) {
+        for k in (0..k).rev() {
             let (up, mask) = place(word);
             if self.level[k].or(up as usize, mask) != 0 {
                 return;
@@ -351,10 +361,10 @@ impl Levels<Vec<u64>> {
         }
     }
 
-    /// Bottom word `word` is zero now.
+    /// Word `word` of level `k` is zero now.
     #[inline(never)]
-    fn cleared(&mut self, mut word: u64) {
-        for k in (0..BOTTOM).rev() {
+    fn cleared(&mut self, k: usize, mut word: u64) {
+        for k in (0..k).rev() {
             let (up, mask) = place(word);
             if self.level[k].and(up as usize, !mask) & !mask != 0 {
                 return;
@@ -385,61 +395,68 @@ impl Levels<Vec<u64>> {
     #[inline(never)]
     pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
-        let changed = self.clear(BOTTOM, &span);
-        let mut gone = changed;
+        let changed = self.clear_bottom(&span);
+        if changed == 0 {
+            return 0;
+        }
         for k in (0..BOTTOM).rev() {
-            if gone == 0 {
-                break;
-            }
             // All words inside the span are zero now, only the outermost may have bits beside it.
             let below = &self.level[k + 1];
             span = words_touched(&span);
-            if below[span.start as usize] != 0 {
+            if span.start < span.end && below[span.start as usize] != 0 {
                 span.start += 1;
             }
             if span.start < span.end && below[span.end as usize - 1] != 0 {
                 span.end -= 1;
             }
-            gone = self.clear(k, &span);
+            // No word of the level below has become zero: the summaries stand.
+            if span.is_empty() {
+                break;
+            }
+            self.clear(k, &span);
         }
         changed
     }
 
-    /// Clears `bits` of level `k`, finding them through the levels above; returns how many were set.
-    fn clear(&mut self, k: usize, bits: &Range<u64>) -> u64 {
-        let mut changed = 0;
-        let mut at = bits.start;
-        while let Some((bit, _)) = self.seek(k, at, bits.end) {
-            let i = bit / WORD_BITS;
-            let mask = mask_in(i, bits);
-            let word = &mut self.level[k][i as usize];
-            changed += u64::from((*word & mask).count_ones());
-            *word &= !mask;
-            at = (i + 1) * WORD_BITS;
+    /// Clears `bits` of level `k`, finding them through the levels above.
+    fn clear(&mut self, k: usize, bits: &Range<u64>) {
+        let mut i = bits.start / WORD_BITS;
+        loop {
+            // Nonzero words seldom come alone: those that follow are not searched for.
+            while i * WORD_BITS < bits.end && self.level[k][i as usize] != 0 {
+                self.level[k][i as usize] &= !mask_in(i, bits);
+                i += 1;
+            }
+            match self.seek(k, i * WORD_BITS, bits.end) {
+                Some((bit, _)) => i = bit / WORD_BITS,
+                None => return,
+            }
         }
-        changed
     }
 }
 
 /// Sets `bits` in `words`; returns how many were clear.
 fn fill(words: &mut [u64], bits: &Range<u64>) -> u64 {
     let Range { start: first, end } = words_touched(bits);
-    let mut changed = 0;
-    let mut or = |word: &mut u64, mask: u64| {
-        changed += u64::from((mask & !*word).count_ones());
+    let or = |word: &mut u64, mask: u64| {
+        let changed = u64::from((mask & !*word).count_ones());
         *word |= mask;
+        changed
     };
     match &mut words[first as usize..end as usize] {
-        [] => {}
+        [] => 0,
         [only] => or(only, mask_in(first, bits)),
         [head, inner @ .., tail] => {
-            or(head, mask_in(first, bits));
-            or(tail, mask_in(end - 1, bits));
-            inner.iter_mut().for_each(|word| or(word, u64::MAX));
+            let inner = if inner.is_empty() { 0 } else { kernels::fill(inner) };
+            or(head, mask_in(first, bits)) + or(tail, mask_in(end - 1, bits)) + inner
         }
     }
-    changed
 }
+
+mod bulk;
+mod kernels;
+mod walk;
+pub(crate) use walk::Walk;
 
 #[cfg(test)]
 mod tests;

@@ -5,9 +5,11 @@
 //! were true when taken: positions are inside the range asked for, areas are not empty, no granule is counted
 //! twice.
 
+use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
+use crate::levels::Walk;
 use crate::words::WORD_BITS;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
@@ -46,6 +48,14 @@ pub trait Search {
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
+    /// The next nonzero bottom word of a [stable](Self::STABLE) map; others have no walks, and none.
+    fn step(&self, _walk: &mut Walk) -> Option<(u64, u64)> {
+        None
+    }
+    /// Itself, if it is one in memory, for what is quicker with two of them.
+    fn as_bitmap(&self) -> Option<&Bitmap> {
+        None
+    }
 
     /// The bits of bottom word `i` that are certainly set: [`word`](Self::word) says "dirty" where that cannot be known.
     fn certain_word(&self, i: u64) -> u64 {
@@ -202,13 +212,18 @@ pub trait Search {
         let words = self.geometry().chunk_words(&range)?;
         check_chunk_size(&words, buf.len())?;
         let (out, _) = buf.as_chunks_mut();
+        self.copy_words(words, out);
+        Ok(())
+    }
+
+    /// Copies bottom words as little-endian bytes to `out`, which has room for as many.
+    fn copy_words(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
         out.fill([0; 8]);
         let mut at = words.start;
         while let Some((i, word)) = self.next_nonzero_word(at..words.end) {
             out[(i - words.start) as usize] = word.to_le_bytes();
             at = i + 1;
         }
-        Ok(())
     }
 
     /// SHA-256 over all bottom words as little-endian bytes.

@@ -35,6 +35,7 @@ impl Changes {
     }
 
     /// Bits of the map in this range have changed. Those past the end are left out.
+    #[inline(never)]
     pub(crate) fn mark(&mut self, bits: Range<u64>) {
         let end = self.marks.geometry.bits();
         if bits.start < bits.end {
@@ -134,8 +135,9 @@ impl Bitmap {
     /// `n` bits of the range have changed.
     #[inline]
     pub(super) fn changed(&mut self, n: u64, bits: Range<u64>) {
-        if n > 0
-            && let Some(changes) = &mut self.changes
+        // In this order: whether there is a change bitmap a processor can guess, whether a bit changed it cannot.
+        if let Some(changes) = &mut self.changes
+            && n > 0
         {
             changes.mark(bits);
         }

@@ -52,6 +52,11 @@ impl Bitmap {
     /// [`Error::Mismatch`] when the lengths differ; nothing has changed then.
     pub fn merge(&mut self, other: &impl AnyMap) -> Result<u64> {
         check_len(&self.geometry, other)?;
+        if let Some(other) = self.quick(other) {
+            let changed = self.levels.merge(&other.levels);
+            self.count += changed;
+            return Ok(changed);
+        }
         let changed = Rounded::new(other, self.geometry).map(|(i, bits)| self.or_word(i, bits)).sum();
         other.check_readable().map(|()| changed)
     }
@@ -107,8 +112,7 @@ impl Bitmap {
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
     pub fn subtract(&mut self, other: &impl AnyMap) -> Result<u64> {
         check_shape(&self.geometry, other)?;
-        let changed = self.filter(|i, word| word & !other.certain_word(i));
-        other.check_readable().map(|()| changed)
+        self.filter(other, |i| other.certain_word(i), |ours, theirs| ours & !theirs)
     }
 
     /// Marks everything as clean that is clean in `other`; returns how many granules were dirty here. Cost:
@@ -118,18 +122,34 @@ impl Bitmap {
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
     pub fn intersect(&mut self, other: &impl AnyMap) -> Result<u64> {
         check_shape(&self.geometry, other)?;
-        let changed = self.filter(|i, word| word & other.word(i));
-        other.check_readable().map(|()| changed)
+        self.filter(other, |i| other.word(i), |ours, theirs| ours & theirs)
     }
 
-    /// Replaces each nonzero word by what `keep` makes of it.
-    fn filter(&mut self, keep: impl Fn(u64, u64) -> u64) -> u64 {
+    /// The other map, if it is one that can be gone through beside this one, word by word, and nobody wants to know
+    /// what changes.
+    fn quick<'a>(&self, other: &'a impl Search) -> Option<&'a Bitmap> {
+        other.as_bitmap().filter(|other| other.geometry == self.geometry && self.changes.is_none())
+    }
+
+    /// Replaces each nonzero word by what `keep` makes of it and of the other map's, which `theirs` gives; it must add
+    /// nothing.
+    fn filter(
+        &mut self,
+        other: &impl Search,
+        theirs: impl Fn(u64) -> u64,
+        keep: impl Fn(u64, u64) -> u64 + Copy,
+    ) -> Result<u64> {
+        if let Some(other) = self.quick(other) {
+            let changed = self.levels.filter(&other.levels, keep);
+            self.count -= changed;
+            return Ok(changed);
+        }
         let (mut at, mut changed) = (0, 0);
         while let Some((i, word)) = self.levels.next_nonzero_word(at..self.geometry.words()) {
-            changed += self.put_word(i, keep(i, word));
+            changed += self.put_word(i, keep(word, theirs(i)));
             at = i + 1;
         }
-        changed
+        other.check_readable().map(|()| changed)
     }
 }
 

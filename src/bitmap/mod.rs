@@ -16,7 +16,7 @@ pub use load::Loading;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, LEVELS};
 use crate::iter::{Areas, Granules, WordsIter};
-use crate::levels::Levels;
+use crate::levels::{Levels, Walk};
 use crate::read::{AnyMap, Search};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
@@ -131,6 +131,13 @@ impl Bitmap {
         self.levels.bottom()
     }
 
+    /// Computes all upper levels anew from the bottom, which changes nothing unless there is a bug in this crate; so that
+    /// it can be measured. Cost: every word.
+    #[doc(hidden)]
+    pub fn rebuild_summaries(&mut self) {
+        self.levels.finish(std::iter::once(0..self.geometry.words()));
+    }
+
     /// Checks the summaries, the count and the tail against the bits; says what is wrong. Finds nothing unless
     /// there is a bug in this crate; for its tests. Cost: every word of every level.
     #[doc(hidden)]
@@ -157,6 +164,15 @@ impl Bitmap {
     /// [`Error::OutOfRange`]; nothing has changed then.
     #[inline]
     pub fn set(&mut self, range: Range<u64>) -> Result<u64> {
+        // A single granule is the common case, and does without counting bits.
+        match self.geometry.only_bit(&range) {
+            Some(bit) => Ok(self.set_one(bit)),
+            None => self.set_range(range),
+        }
+    }
+
+    #[inline(never)]
+    fn set_range(&mut self, range: Range<u64>) -> Result<u64> {
         self.geometry.check(&range)?;
         Ok(self.set_bits(self.geometry.touched(&range)))
     }
@@ -171,6 +187,14 @@ impl Bitmap {
     /// [`Error::OutOfRange`], [`Error::Unaligned`]; nothing has changed then.
     #[inline]
     pub fn reset(&mut self, range: Range<u64>) -> Result<u64> {
+        match self.geometry.only_whole_bit(&range) {
+            Some(bit) => Ok(self.reset_one(bit)),
+            None => self.reset_range(range),
+        }
+    }
+
+    #[inline(never)]
+    fn reset_range(&mut self, range: Range<u64>) -> Result<u64> {
         self.geometry.check(&range)?;
         let bits = self.geometry.exact(&range)?;
         Ok(self.reset_bits(bits))
@@ -223,10 +247,26 @@ impl Bitmap {
     }
 
     #[inline]
+    fn set_one(&mut self, bit: u64) -> u64 {
+        let changed = u64::from(self.levels.set_bit(bit));
+        self.count += changed;
+        self.changed(changed, bit..bit + 1);
+        changed
+    }
+
+    #[inline]
+    fn reset_one(&mut self, bit: u64) -> u64 {
+        let changed = u64::from(self.levels.reset_bit(bit));
+        self.count -= changed;
+        self.changed(changed, bit..bit + 1);
+        changed
+    }
+
     pub(crate) fn set_bits(&mut self, bits: Range<u64>) -> u64 {
-        // A single granule is the common case, and does without counting bits.
-        let changed = if bits.end - bits.start == 1 {
-            u64::from(self.levels.set_bit(bits.start))
+        let all = bits == (0..self.geometry.bits()) && !bits.is_empty();
+        let changed = if all {
+            self.levels.fill_all();
+            self.geometry.bits() - self.count
         } else {
             self.levels.set(bits.clone())
         };
@@ -235,10 +275,10 @@ impl Bitmap {
         changed
     }
 
-    #[inline]
     fn reset_bits(&mut self, bits: Range<u64>) -> u64 {
-        let changed = if bits.end - bits.start == 1 {
-            u64::from(self.levels.reset_bit(bits.start))
+        let changed = if bits == (0..self.geometry.bits()) {
+            self.levels.clear_all();
+            self.count
         } else {
             self.levels.reset(bits.clone())
         };
@@ -445,6 +485,19 @@ impl Search for Bitmap {
     #[inline]
     fn word(&self, i: u64) -> u64 {
         self.levels.bottom()[i as usize]
+    }
+    #[inline]
+    fn step(&self, walk: &mut Walk) -> Option<(u64, u64)> {
+        walk.next(|k, i| self.levels.word(k, i), |block| self.levels.fetch_block(block))
+    }
+    fn as_bitmap(&self) -> Option<&Bitmap> {
+        Some(self)
+    }
+    fn count_bits(&self, bits: Range<u64>) -> u64 {
+        self.levels.count(&bits)
+    }
+    fn copy_words(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
+        self.levels.copy(words, out);
     }
     fn dirty_len(&self) -> u64 {
         let bits = self.geometry.bits();

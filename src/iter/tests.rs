@@ -1,5 +1,6 @@
 //! What the iterators and readers promise of a map that changes under them.
 
+use crate::bitmap::Bitmap;
 use crate::geometry::{Geometry, mask_in};
 use crate::read::Search;
 use proptest::prelude::*;
@@ -177,7 +178,7 @@ proptest! {
         bits in 1..300u64,
         start in prop::collection::vec(any::<u64>(), 0..100),
         plan in prop::collection::vec((0..60u32, any::<u64>(), any::<bool>()), 0..60),
-        kind in 0..8,
+        kind in 0..9,
     ) {
         let map = Live::new(bits, 2);
         start.iter().for_each(|b| map.put(b % bits, true));
@@ -192,6 +193,11 @@ proptest! {
             1 => {
                 let mut it = map.granules(0..len).unwrap();
                 std::iter::from_fn(|| { let p = it.peek(); assert_eq!(p, it.next()); p }).map(|i| i / 4).collect()
+            }
+            8 => {
+                let mut seen = Vec::new();
+                map.granules(0..len).unwrap().for_each(|i| seen.push(i / 4));
+                seen
             }
             2 => map.areas(0..len).unwrap().flat_map(|a| {
                 assert!(a.start < a.end && a.end <= len);
@@ -219,5 +225,89 @@ proptest! {
         prop_assert!(seen.iter().all(|b| ever.contains(b)));
         let seen: BTreeSet<u64> = seen.into_iter().collect();
         prop_assert!(always.is_subset(&seen));
+    }
+
+    /// Large maps that stand still, in which iterators remember where they are on several levels: whatever is asked of
+    /// them, in whatever order, it is what a list of the dirty bits says.
+    #[test]
+    fn a_large_map_that_stands_still(
+        bits in prop_oneof![1..20_000u64, 250_000..300_000u64, Just(1 << 30)], granularity in 0..4u32,
+        dirt in prop::collection::vec((any::<u64>(), prop_oneof![1..3u64, 1..200u64, 1..9000u64]), 0..12),
+        from in any::<u64>(), to in any::<u64>(), whole in any::<bool>(),
+        steps in prop::collection::vec((0..5u8, any::<u64>()), 0..40),
+    ) {
+        let mut map = Bitmap::new((bits << granularity) - (1 << granularity >> 1), granularity).unwrap();
+        let g = *map.geometry();
+        let mut set = BTreeSet::new();
+        for (start, n) in dirt {
+            let range = start % bits..(start % bits + n).min(bits);
+            map.set(g.items_of(&range)).unwrap();
+            set.extend(range);
+        }
+        let (from, to) = if whole { (0, u64::MAX) } else { (from, to) };
+        let range = from % (g.len() + 1)..to.min(g.len());
+        let range = range.start.min(range.end)..range.end.max(range.start);
+
+        // What is still to come.
+        let mut left: Vec<u64> = set.range(g.touched(&range)).copied().collect();
+        let items = |bits: &[u64]| bits.iter().map(|&bit| g.item_of(bit)).collect::<Vec<_>>();
+        let areas_of = |bits: &[u64], from: u64| {
+            let mut areas: Vec<Range<u64>> = Vec::new();
+            for &bit in bits {
+                let items = g.item_of(bit).max(from)..g.item_of(bit + 1).min(range.end);
+                match areas.last_mut() {
+                    Some(last) if last.end == items.start => last.end = items.end,
+                    _ => areas.push(items),
+                }
+            }
+            areas
+        };
+        let words_of = |bits: &[u64]| {
+            let mut words: Vec<(u64, u64)> = Vec::new();
+            for &bit in bits {
+                match words.last_mut() {
+                    Some((i, word)) if *i == bit / 64 => *word |= 1 << (bit % 64),
+                    _ => words.push((bit / 64, 1 << (bit % 64))),
+                }
+            }
+            words
+        };
+        let (mut granules, mut areas, mut words) =
+            (map.granules(range.clone()).unwrap(), map.areas(range.clone()).unwrap(), map.words(range.clone()).unwrap());
+        let (mut areas_left, mut words_left) = (areas_of(&left, range.start), words_of(&left));
+        for (step, n) in steps {
+            match step {
+                0 => prop_assert_eq!(granules.peek(), left.first().map(|&bit| g.item_of(bit))),
+                1 => prop_assert_eq!(areas.peek(), areas_left.first().cloned()),
+                2 => prop_assert_eq!(words.peek(), words_left.first().copied()),
+                3 => {
+                    prop_assert_eq!(granules.next(), left.first().map(|&bit| g.item_of(bit)));
+                    prop_assert_eq!(areas.next(), areas_left.first().cloned());
+                    prop_assert_eq!(words.next(), words_left.first().copied());
+                    left.drain(..left.len().min(1));
+                    areas_left.drain(..areas_left.len().min(1));
+                    words_left.drain(..words_left.len().min(1));
+                }
+                _ => {
+                    // To somewhere near the dirt, mostly.
+                    let near = left.get((n % 300) as usize).map_or(n, |&bit| g.item_of(bit).saturating_add(n % 7));
+                    granules.advance_to(near);
+                    areas.advance_to(near);
+                    words.advance_to(near);
+                    left.retain(|&bit| g.item_of(bit + 1) > near);
+                    areas_left.retain(|area| area.end > near);
+                    areas_left.iter_mut().for_each(|area| area.start = area.start.max(near));
+                    let bit = if near < g.len() { g.bit_of(near) } else { u64::MAX };
+                    words_left.iter_mut().for_each(|(i, word)| *word &= mask_in(*i, &(bit..u64::MAX)));
+                    words_left.retain(|&(_, word)| word != 0);
+                }
+            }
+        }
+        let mut folded = Vec::new();
+        granules.clone().for_each(|item| folded.push(item));
+        prop_assert_eq!(folded, items(&left));
+        prop_assert!(granules.eq(items(&left)));
+        prop_assert!(areas.eq(areas_left));
+        prop_assert!(words.eq(words_left));
     }
 }

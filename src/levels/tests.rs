@@ -52,6 +52,11 @@ fn some_set() -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(prop_oneof![any::<u64>().prop_map(|b| vec![b]), cluster], 0..8).prop_map(|v| v.concat())
 }
 
+/// Starts and lengths of ranges of up to a few blocks.
+fn some_ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    prop::collection::vec((any::<u64>(), prop_oneof![1..3u64, 1..200u64, 1..20_000u64]), 0..12)
+}
+
 fn some_extra() -> impl Strategy<Value = Vec<(usize, u64)>> {
     prop::collection::vec((0..BOTTOM, any::<u64>()), 0..40)
 }
@@ -158,6 +163,90 @@ proptest! {
         }
         let set = (0..bits).filter(|&b| naive_next(&levels, b..b + 1, true).is_some());
         prop_assert!(set.eq((0..bits).filter(|&b| model[b as usize])));
+    }
+
+    /// Whole blocks: what each operation answers and leaves, with exact summaries, against a naive one. Ranges, so that
+    /// blocks come full, empty, alone and in rows.
+    #[test]
+    fn blocks_are_exact(
+        bits in some_bits(), ours in some_ranges(), theirs in some_ranges(),
+        from in any::<u64>(), n in prop_oneof![0..200u64, 0..20_000u64, any::<u64>()],
+    ) {
+        let filled = |ranges: &[(u64, u64)]| {
+            let mut levels = empty(bits);
+            for (start, n) in ranges {
+                levels.set(start % bits..(start % bits + n).min(bits));
+            }
+            levels
+        };
+        let (a, b) = (filled(&ours), filled(&theirs));
+        let zip = |f: fn(u64, u64) -> u64| -> Vec<u64> { a.bottom().iter().zip(b.bottom()).map(|(a, b)| f(*a, *b)).collect() };
+        let ones = |words: &[u64]| words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+        let exact = |levels: Levels<Vec<u64>>, wanted: &[u64]| -> Result<(), TestCaseError> {
+            levels.check(true).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(levels.bottom(), wanted);
+            Ok(())
+        };
+
+        let range = from % (bits + 1)..(from % (bits + 1)).saturating_add(n).min(bits);
+        let set = range.clone().filter(|&bit| naive_next(&a, bit..bit + 1, true).is_some()).count();
+        prop_assert_eq!(a.count(&range), set as u64);
+
+        let words = range.start / 64..range.end / 64;
+        let chunk = words.start as usize..words.end as usize;
+        let mut out = vec![[1; 8]; chunk.len()];
+        a.copy(words.clone(), &mut out);
+        prop_assert!(out.iter().zip(&a.bottom()[chunk.clone()]).all(|(out, word)| *out == word.to_le_bytes()));
+
+        let mut merged = a.clone();
+        prop_assert_eq!(merged.merge(&b), ones(&zip(|a, b| b & !a)));
+        exact(merged, &zip(|a, b| a | b))?;
+        let mut less = a.clone();
+        prop_assert_eq!(less.filter(&b, |a, b| a & !b), ones(&zip(|a, b| a & b)));
+        exact(less, &zip(|a, b| a & !b))?;
+        let mut both = a.clone();
+        prop_assert_eq!(both.filter(&b, |a, b| a & b), ones(&zip(|a, b| a & !b)));
+        exact(both, &zip(|a, b| a & b))?;
+
+        let bytes: Vec<_> = b.bottom()[chunk.clone()].iter().map(|word| word.to_le_bytes()).collect();
+        let (mut loaded, mut wanted) = (a.clone(), a.bottom().clone());
+        wanted[chunk.clone()].copy_from_slice(&b.bottom()[chunk.clone()]);
+        let (changed, gone) = (ones(&zip(|a, b| a ^ b)[chunk.clone()]), ones(&zip(|a, b| a & !b)[chunk]));
+        prop_assert_eq!(loaded.load(words.start, &bytes), (changed, gone));
+        exact(loaded, &wanted)?;
+
+        let (mut none, mut all) = (a.clone(), a.clone());
+        none.clear_all();
+        exact(none, empty(bits).bottom())?;
+        all.fill_all();
+        exact(all, filled(&[(0, bits)]).bottom())?;
+    }
+
+    /// A walk finds what searching anew finds, also past stale summaries and after it was moved forward.
+    #[test]
+    fn a_walk_is_a_search(
+        bits in some_bits(), set in some_set(), extra in some_extra(), first in any::<u64>(),
+        skips in prop::collection::vec(prop::option::of(any::<u64>()), 0..40),
+    ) {
+        let levels = stale(bits, &set, &extra);
+        let words = levels.bottom().len() as u64;
+        let mut at = first % (words + 1);
+        let mut walk = Walk::from(at);
+        for skip in skips.into_iter().chain((0..=words).map(|_| None)) {
+            if let Some(n) = skip {
+                // Short ways, long ones, and to where it is already.
+                let to = if n % 3 == 0 { n % (words + 1) } else { at.saturating_sub(2) + n % 100 };
+                walk.skip_to(to);
+                at = at.max(to);
+            }
+            let wanted = levels.next_nonzero_word(at..words);
+            prop_assert_eq!(walk.next(|k, i| levels.word(k, i), |block| levels.fetch_block(block)), wanted);
+            at = wanted.map_or(words, |(i, _)| i + 1);
+            if wanted.is_none() {
+                prop_assert_eq!(walk.next(|k, i| levels.word(k, i), |_| {}), None, "it went on");
+                break;
+            }
+        }
     }
 
     /// One at a time, with others watching: summaries set for every word that gets a bit, and cleared for

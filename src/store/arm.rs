@@ -17,6 +17,19 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 impl Core {
+    /// Whether a bit is set and durable, so that nothing is left to do.
+    #[inline]
+    pub(super) fn is_durable(&self, bit: u64) -> bool {
+        flag(self.view.durable(), bit)
+    }
+
+    /// Marks a range of items.
+    #[inline(never)]
+    pub(super) fn set_range(&self, range: Range<u64>) -> Result<()> {
+        self.geometry().check(&range)?;
+        self.set_bits(self.geometry().touched(&range))
+    }
+
     /// Marks a range of bits. One load per word for those that are durable already.
     #[inline]
     pub(crate) fn set_bits(&self, bits: Range<u64>) -> Result<()> {

@@ -162,6 +162,7 @@ impl Core {
         }
     }
 
+    #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         self.view.geometry()
     }

@@ -160,6 +160,7 @@ impl DirtyMap {
         DirtyMap { inner: Inner::Watching(Box::new(watch)), path: path.to_path_buf(), recovery: Recovery::default() }
     }
 
+    #[inline]
     fn view(&self) -> &View {
         match &self.inner {
             Inner::Live(live) => &live.core.view,
@@ -177,6 +178,7 @@ impl DirtyMap {
         }
     }
 
+    #[inline]
     fn core(&self) -> Result<&Core> {
         match &self.inner {
             Inner::Live(live) => {
@@ -245,9 +247,11 @@ impl DirtyMap {
     #[inline]
     pub fn set(&self, range: Range<u64>) -> Result<()> {
         let core = self.core()?;
-        let geometry = core.geometry();
-        geometry.check(&range)?;
-        core.set_bits(geometry.touched(&range))
+        // The look that set_bits begins with, for a single granule, which is the common case.
+        match core.geometry().only_bit(&range) {
+            Some(bit) if core.is_durable(bit) => Ok(()),
+            _ => core.set_range(range),
+        }
     }
 
     /// Marks everything.

@@ -67,10 +67,12 @@ impl View {
         })
     }
 
+    #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
+    #[inline]
     fn words(&self, bytes: &Bytes) -> &[AtomicU64] {
         self.mapping.words(bytes.clone())
     }
@@ -80,26 +82,31 @@ impl View {
     }
 
     /// One bit per bottom word: listed in a durable header.
+    #[inline]
     pub(crate) fn armed(&self) -> &[AtomicU64] {
         self.words(&self.armed)
     }
 
     /// One bit per bottom word: changed since it was last written to the bottom.
+    #[inline]
     pub(crate) fn touched(&self) -> &[AtomicU64] {
         self.words(&self.touched)
     }
 
     /// The dirty bits as everybody sees them.
+    #[inline]
     pub(crate) fn live(&self) -> &[AtomicU64] {
         self.words(&self.live)
     }
 
     /// What of them is known to be in the durable bottom.
+    #[inline]
     pub(crate) fn durable(&self) -> &[AtomicU64] {
         self.words(&self.durable)
     }
 
     /// The hierarchy over the live level.
+    #[inline]
     pub(crate) fn levels(&self) -> Levels<Shared<'_>> {
         let level: [Shared<'_>; LEVELS] =
             std::array::from_fn(|k| Shared(self.words(if k == BOTTOM { &self.live } else { &self.upper[k] })));

@@ -26,6 +26,7 @@ impl Guarded {
     }
 
     /// The mapping; not to be touched in a forked child.
+    #[inline]
     pub(crate) fn raw(&self) -> Option<&MmapRaw> {
         self.raw.as_ref()
     }
@@ -88,6 +89,7 @@ impl Mapping {
 
     /// The words of a byte range of the mapping. An empty slice when the range is not wholly inside or not
     /// aligned to words, which is a defect of the caller.
+    #[inline]
     pub(crate) fn words(&self, bytes: Range<usize>) -> &[AtomicU64] {
         let Some(raw) = self.0.raw() else { return &[] };
         let fits = bytes.start <= bytes.end && bytes.end <= raw.len();

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod alloc;
+pub(crate) mod cpu;
 pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod file;

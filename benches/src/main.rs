@@ -1,0 +1,50 @@
+//! One command, one table: dirtymap beside other bitmaps and beside what the machine can do at most.
+//!
+//!     cargo run --release            in benches/: everything, some minutes
+//!     cargo run --release -- --quick smaller maps, fewer rounds: a minute, to see that it works
+//!
+//! `--filter TEXT` runs only rows whose names contain it. `--out DIR` also writes performance.json and
+//! performance.svg there. `--dir DIR` says where the files of timed rows are made.
+
+mod harness;
+mod inputs;
+mod peers;
+mod report;
+mod rows;
+
+use rows::{Scale, file, memory};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut scale = Scale { bits: 1 << 30, rounds: 11, filter: String::new() };
+    let (mut dir, mut out) = (Path::new("/dev/shm").to_path_buf(), None);
+    if !dir.is_dir() {
+        dir = std::env::temp_dir();
+    }
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().unwrap_or_default();
+        match arg.as_str() {
+            "--quick" => scale = Scale { bits: 1 << 24, rounds: 5, ..scale },
+            "--filter" => scale.filter = value(),
+            "--out" => out = Some(PathBuf::from(value())),
+            "--dir" => dir = PathBuf::from(value()),
+            _ => {
+                eprintln!("{arg}: not known; there are --quick, --filter TEXT, --out DIR and --dir DIR");
+                return ExitCode::from(16);
+            }
+        }
+    }
+    let scratch = tempfile::tempdir_in(dir).expect("a place for files");
+    let mut results = Vec::new();
+    memory::rows(&scale, &mut results);
+    file::rows(&scale, scratch.path(), &mut results);
+    let counted = if scale.filter.is_empty() { file::counted(scratch.path()) } else { Vec::new() };
+    print!("{}", report::table(&results, &counted));
+    if let Some(out) = out {
+        std::fs::write(out.join("performance.json"), report::json(&results, &counted)).expect("write the JSON file");
+        std::fs::write(out.join("performance.svg"), report::chart(&results)).expect("write the chart");
+    }
+    ExitCode::SUCCESS
+}

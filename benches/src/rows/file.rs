@@ -1,0 +1,217 @@
+//! `DirtyMap`: what a tracked write pays, opening, and work that is counted instead of timed.
+//!
+//! Timed rows use files in memory (`/dev/shm`, or what `--dir` says), so that they tell about the program and not
+//! about the device; what the device has to do is counted.
+
+use super::{Scale, row};
+use crate::harness::{Contender, Kind, Measured, measure, timed};
+use crate::inputs::{Rng, positions};
+use crate::peers::{Bits, OK, Plain};
+use dirtymap::{DirtyMap, Options};
+use fixedbitset::FixedBitSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+use vm_memory::bitmap::AtomicBitmap;
+
+/// A result that is no time.
+pub struct Counted {
+    pub what: &'static str,
+    pub state: &'static str,
+    pub found: f64,
+    pub unit: &'static str,
+    pub most: f64,
+}
+
+const GRANULE: u64 = 1 << 16;
+
+/// No flusher in between, and room for everything on the armed list.
+fn options() -> Options {
+    Options::new().flush_interval(None).armed_bound(1 << 62)
+}
+
+pub fn rows(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
+    set(scale, dir, out);
+    open(scale, dir, out);
+    tracked(scale, dir, out);
+}
+
+fn set(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
+    const BITS: u64 = 1 << 20;
+    let at = positions(BITS, 1 << 18);
+    let map = options().create(dir.join("set"), BITS * GRANULE).expect("create a map");
+    let set = |bit: u64| map.set(bit * GRANULE..bit * GRANULE + 4096).expect("a tracked write");
+    map.set_all().and_then(|()| map.flush()).expect("flush");
+    if scale.wants("DirtyMap::set, durable") {
+        let full = FixedBitSet::of(&vec![u64::MAX; BITS as usize / 64]);
+        let mut atomic = AtomicBitmap::of(&vec![u64::MAX; BITS as usize / 64]);
+        let plain = Plain::of(&vec![u64::MAX; BITS as usize / 64]);
+        let all = at.len() as u64;
+        let contenders = vec![
+            Contender::new("dirtymap", Kind::Ours, || (timed(|| at.iter().for_each(|&bit| set(bit))).0, all)),
+            Contender::new("fixedbitset", Kind::Peer, || {
+                timed(|| at.iter().map(|&bit| u64::from(full.has(bit))).sum())
+            }),
+            Contender::new("vm-memory", Kind::Peer, || (timed(|| at.iter().for_each(|&bit| atomic.mark(bit))).0, all)),
+            Contender::new("limit", Kind::Limit, || timed(|| at.iter().map(|&bit| u64::from(plain.has(bit))).sum())),
+        ];
+        let row = row("DirtyMap::set, durable", "2^20 bits, all set and flushed; random order", all, "bit");
+        out.push(measure(row.at_most(1.5, "fixedbitset"), scale.rounds, contenders));
+    }
+    if scale.wants("DirtyMap::set, armed") {
+        // Everything is armed, and stays so as long as nobody flushes.
+        map.reset_all().and_then(|()| map.flush()).and_then(|()| map.set_all()).expect("arm");
+        let mut new = at.clone();
+        new.sort_unstable();
+        new.dedup();
+        // In random order again.
+        let mut rng = Rng(7);
+        (1..new.len()).rev().for_each(|i| new.swap(i, rng.below(i as u64 + 1) as usize));
+        let mut atomic = AtomicBitmap::of(&vec![0; BITS as usize / 64]);
+        let mut plain = Plain::of(&vec![0; BITS as usize / 64]);
+        let arms = map.stats().arms;
+        let contenders = vec![
+            Contender::new("dirtymap", Kind::Ours, || {
+                map.reset_all().expect("reset");
+                (timed(|| new.iter().for_each(|&bit| set(bit))).0, map.count())
+            }),
+            Contender::new("vm-memory", Kind::Peer, || {
+                atomic.reset();
+                let took = timed(|| new.iter().for_each(|&bit| atomic.mark(bit))).0;
+                (took, atomic.total())
+            }),
+            Contender::new("limit", Kind::Limit, || {
+                plain.unmark_range(0..BITS);
+                let took = timed(|| new.iter().for_each(|&bit| plain.mark(bit))).0;
+                (took, plain.total())
+            }),
+        ];
+        let state = "2^20 bits, empty before, 22 % full after, all armed; random order";
+        let row = row("DirtyMap::set, armed", state, new.len() as u64, "bit").at_most(3.5, "vm-memory");
+        out.push(measure(row, scale.rounds, contenders));
+        assert_eq!(map.stats().arms, arms, "a bit was not armed");
+    }
+    map.close().expect("close");
+}
+
+fn open(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
+    if scale.wants("open, closed") {
+        let path = dir.join("closed");
+        let create = options().granularity(9).create(&path, 1 << 45);
+        create.and_then(DirtyMap::close).expect("create a map");
+        let contenders = vec![Contender::new("dirtymap", Kind::Ours, || {
+            let (took, map) = timed(|| options().open(&path).expect("open"));
+            let bits = map.geometry().bits();
+            map.close().expect("close");
+            (took, bits)
+        })];
+        let row = row("open, closed", "2^36 bits, nothing set, closed", 1, "open").at_most_ns(10e6);
+        out.push(measure(row, scale.rounds, contenders));
+        std::fs::remove_file(&path).expect("remove it");
+    }
+    if scale.wants("open, crashed") {
+        let path = dir.join("crashed");
+        let bits = scale.bits;
+        let map = options().create(&path, bits * GRANULE).expect("create a map");
+        // One random bit in each of 1 % of the pages.
+        let mut at = positions(bits, (bits / 4096 / 100) as usize);
+        at.sort_unstable();
+        at.dedup_by_key(|bit| *bit / 4096);
+        let page = |bit: &u64| bit / 4096 * 4096 * GRANULE..(bit / 4096 + 1) * 4096 * GRANULE;
+        at.iter().for_each(|bit| map.set(bit * GRANULE..bit * GRANULE + 1).expect("set"));
+        map.flush().expect("flush");
+        drop(map);
+        let pages = |map: &DirtyMap| at.iter().filter(|bit| map.any(page(bit)).expect(OK)).count() as u64;
+        // The first page is armed and not flushed when the process is gone.
+        let crash = |map: DirtyMap| {
+            let hot = page(&at[0]);
+            map.reset(hot.clone()).and_then(|()| map.flush()).and_then(|()| map.set(hot)).expect("set");
+        };
+        crash(options().open(&path).expect("open"));
+        let contenders = vec![
+            Contender::new("dirtymap", Kind::Ours, || {
+                let (took, map) = timed(|| options().open(&path).expect("open"));
+                assert!(map.recovery().armed_items > 0, "nothing was armed");
+                let found = pages(&map);
+                crash(map);
+                (took, found)
+            }),
+            Contender::new("limit", Kind::Limit, || {
+                // Those pages alone, read by somebody who knows where they are, into touched memory.
+                let bottom = (64 << 10) + (bits / 4096 * 4).next_multiple_of(64 << 10);
+                let mut buffer = [0; 512];
+                timed(|| {
+                    let file = File::open(&path).expect("open");
+                    let read = |bit: &&u64| file.read_exact_at(&mut buffer, bottom + *bit / 4096 * 512).is_ok();
+                    at.iter().filter(read).count() as u64
+                })
+            }),
+        ];
+        let state = format!("2^{} bits, 1 % of pages allocated, one page armed", bits.ilog2());
+        let row = row("open, crashed", state, at.len() as u64, "page").at_most(3.0, "limit");
+        out.push(measure(row, scale.rounds, contenders));
+        std::fs::remove_file(&path).expect("remove it");
+    }
+}
+
+/// Random 64 KiB writes to an image, with and without a map.
+fn tracked(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
+    if !scale.wants("tracked writes") {
+        return;
+    }
+    const LEN: u64 = 100 << 30;
+    let image = File::options().read(true).write(true).create_new(true).open(dir.join("image")).expect("an image");
+    image.set_len(LEN).expect("a sparse image");
+    let map = options().create(dir.join("tracked"), LEN).expect("create a map");
+    let at: Vec<u64> = positions(LEN / GRANULE, 2048).into_iter().map(|granule| granule * GRANULE).collect();
+    let data = vec![0x5a; GRANULE as usize];
+    let write = |at: u64| image.write_all_at(&data, at).expect("write");
+    let run = |f: &dyn Fn(u64)| -> (Duration, u64) { (timed(|| at.iter().for_each(|&at| f(at))).0, 0) };
+    let contenders = vec![
+        Contender::new("dirtymap", Kind::Ours, || {
+            run(&|at| {
+                map.set(at..at + GRANULE).expect("a tracked write");
+                write(at);
+            })
+        }),
+        Contender::new("limit", Kind::Limit, || run(&write)),
+    ];
+    let state = "64 KiB each, random places of a sparse image of 100 GiB, all written before; no sync";
+    let row = row("tracked writes", state, at.len() as u64, "write").at_most(1.0 / 0.9, "limit");
+    out.push(measure(row, scale.rounds, contenders));
+}
+
+/// Work that is the same on every machine.
+pub fn counted(dir: &Path) -> Vec<Counted> {
+    let mut out = Vec::new();
+    let map = options().granularity(9).create(dir.join("flush"), 1 << 45).expect("create a map");
+    let pages = map.geometry().pages();
+    let mut rng = Rng(3);
+    for _ in 0..100 {
+        let item = rng.below(pages) * 4096 * 512;
+        map.set(item..item + 1).expect("set");
+    }
+    let before = map.stats();
+    map.flush().expect("flush");
+    let after = map.stats();
+    let state = "2^36 bits, 100 random pages changed, on the armed list one by one";
+    let found = (after.syncs - before.syncs) as f64;
+    out.push(Counted { what: "flush: syncs", state, found, unit: "", most: 3.0 });
+    let found = (after.bytes_written - before.bytes_written) as f64 / 1024.0;
+    out.push(Counted { what: "flush: written", state, found, unit: "KiB", most: 1024.0 });
+    map.close().expect("close");
+
+    let (len, write) = (64u64 << 30, 1 << 20);
+    let map = Options::new().flush_interval(None).create(dir.join("sequential"), len).expect("create a map");
+    let before = map.stats();
+    for start in (0..len).step_by(write as usize) {
+        map.set(start..start + write).expect("set");
+    }
+    let after = map.stats();
+    let found = (after.syncs - before.syncs) as f64 / (len / (64 << 20)) as f64;
+    let state = "64 GiB from front to back in 1 MiB writes, default options, flushes included";
+    out.push(Counted { what: "sequential writes: syncs per 64 MiB", state, found, unit: "", most: 1.0 });
+    map.close().expect("close");
+    out
+}

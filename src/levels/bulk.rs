@@ -1,0 +1,212 @@
+//! Many words at once, in the exclusive flavour.
+//!
+//! Invariant kept here: summaries are exact before and after. Memory of which no word is or becomes nonzero is read at
+//! most, never written: it may not be there yet.
+//!
+//! A *block* is the 64 words under one word of the level above. Where that one is not zero, all of them are gone through:
+//! that is quicker than looking for those that are not, and their memory is there.
+
+use super::{Levels, kernels, words_touched};
+use crate::geometry::{BOTTOM, mask_in};
+use crate::words::WORD_BITS;
+use std::ops::Range;
+
+/// The level above the bottom: one word per block.
+const LOW: usize = BOTTOM - 1;
+/// Words of a block.
+const BLOCK: u64 = WORD_BITS;
+
+impl Levels<Vec<u64>> {
+    /// The first blocks among `blocks` that are not all zeros, as many as come one after the other.
+    fn next_blocks(&self, blocks: Range<u64>) -> Option<Range<u64>> {
+        let low = &self.level[LOW];
+        let end = blocks.end.min(low.len() as u64);
+        let first = match low.get(blocks.start as usize) {
+            Some(&summary) if summary != 0 && blocks.start < end => blocks.start,
+            _ => self.seek(LOW - 1, blocks.start, end)?.0,
+        };
+        let rest = &low[first as usize..end as usize];
+        let count = rest.iter().position(|&summary| summary == 0).unwrap_or(rest.len());
+        Some(first..first + count as u64)
+    }
+
+    /// The words among `words` in blocks that are not all zeros, as ascending ranges, each as long as it goes.
+    pub(crate) fn nonzero_spans(&self, words: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let mut blocks = words.start / BLOCK..words.end.div_ceil(BLOCK);
+        std::iter::from_fn(move || {
+            let found = self.next_blocks(blocks.clone())?;
+            blocks.start = found.end;
+            Some((found.start * BLOCK).max(words.start)..(found.end * BLOCK).min(words.end))
+        })
+    }
+
+    /// Bits set among `bits`.
+    pub(crate) fn count(&self, bits: &Range<u64>) -> u64 {
+        let bottom = self.bottom();
+        let mut count = 0;
+        for span in self.nonzero_spans(words_touched(bits)) {
+            count += kernels::count(&bottom[span.start as usize..span.end as usize]);
+        }
+        // Those of the first and the last word that are beside the range.
+        let words = words_touched(bits);
+        if words.start < words.end {
+            let beside = |i: u64| u64::from((bottom[i as usize] & !mask_in(i, bits)).count_ones());
+            count -= beside(words.start);
+            if words.end - words.start > 1 {
+                count -= beside(words.end - 1);
+            }
+        }
+        count
+    }
+
+    /// Copies bottom words as little-endian bytes to `out`, which has room for as many.
+    pub(crate) fn copy(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
+        let mut done = words.start;
+        for span in self.nonzero_spans(words.clone()) {
+            out[(done - words.start) as usize..(span.start - words.start) as usize].fill([0; 8]);
+            let to = &mut out[(span.start - words.start) as usize..(span.end - words.start) as usize];
+            let from = &self.bottom()[span.start as usize..span.end as usize];
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_le_bytes());
+            done = span.end;
+        }
+        out[(done - words.start) as usize..].fill([0; 8]);
+    }
+
+    /// Sets everything, of which there must be something.
+    pub(crate) fn fill_all(&mut self) {
+        let mut bits = self.bits;
+        for words in self.level.iter_mut().rev() {
+            let len = words.len() as u64;
+            words.fill(u64::MAX);
+            if let Some(last) = words.last_mut() {
+                *last = mask_in(len - 1, &(0..bits));
+            }
+            bits = len;
+        }
+    }
+
+    /// Clears `bits` of the bottom, and not their summaries; returns how many were set.
+    pub(super) fn clear_bottom(&mut self, bits: &Range<u64>) -> u64 {
+        let words = words_touched(bits);
+        let mut changed = 0;
+        let mut blocks = words.start / BLOCK..words.end.div_ceil(BLOCK);
+        while let Some(found) = self.next_blocks(blocks.clone()) {
+            let mut span = (found.start * BLOCK).max(words.start)..(found.end * BLOCK).min(words.end);
+            let mut clear = |i: u64| {
+                let word = &mut self.level[BOTTOM][i as usize];
+                let mask = mask_in(i, bits);
+                changed += u64::from((*word & mask).count_ones());
+                *word &= !mask;
+            };
+            // The first and the last word may have bits beside the range.
+            if span.start == words.start {
+                clear(span.start);
+                span.start += 1;
+            }
+            if span.start < span.end && span.end == words.end {
+                clear(span.end - 1);
+                span.end -= 1;
+            }
+            if span.start < span.end {
+                changed += kernels::clear(&mut self.level[BOTTOM][span.start as usize..span.end as usize]);
+            }
+            blocks.start = found.end;
+        }
+        changed
+    }
+
+    /// Resets everything.
+    pub(crate) fn clear_all(&mut self) {
+        let mut blocks = 0..self.level[LOW].len() as u64;
+        while let Some(found) = self.next_blocks(blocks.clone()) {
+            let end = (found.end * BLOCK).min(self.bottom().len() as u64);
+            self.level[BOTTOM][(found.start * BLOCK) as usize..end as usize].fill(0);
+            self.level[LOW][found.start as usize..found.end as usize].fill(0);
+            blocks.start = found.end;
+        }
+        // From the bottom up, each found through those above that are still there.
+        for k in (0..LOW).rev() {
+            let all = 0..self.level[k].len() as u64 * WORD_BITS;
+            self.clear(k, &all);
+        }
+    }
+
+    /// Sets what is set in `other`, which has the same shape; returns how many bits were clear.
+    pub(crate) fn merge(&mut self, other: &Self) -> u64 {
+        let mut changed = 0;
+        let len = self.bottom().len() as u64;
+        let mut blocks = 0..self.level[LOW].len() as u64;
+        while let Some(found) = other.next_blocks(blocks.clone()) {
+            let words = (found.start * BLOCK) as usize..(found.end * BLOCK).min(len) as usize;
+            changed += kernels::merge(&mut self.level[BOTTOM][words.clone()], &other.bottom()[words]);
+            for block in found.clone() {
+                let low = &mut self.level[LOW][block as usize];
+                let old = *low;
+                *low |= other.level[LOW][block as usize];
+                if old == 0 {
+                    self.risen(LOW, block);
+                }
+            }
+            blocks.start = found.end;
+        }
+        changed
+    }
+
+    /// Replaces each word by what `keep` makes of it and of the same word of `other`, which has the same shape; it must
+    /// add no bits. Returns how many bits changed.
+    pub(crate) fn filter(&mut self, other: &Self, keep: impl Fn(u64, u64) -> u64 + Copy) -> u64 {
+        let mut changed = 0;
+        let len = self.bottom().len() as u64;
+        let mut blocks = 0..self.level[LOW].len() as u64;
+        while let Some(found) = self.next_blocks(blocks.clone()) {
+            for block in found.clone() {
+                let words = (block * BLOCK) as usize..((block + 1) * BLOCK).min(len) as usize;
+                let gone = kernels::filter(&mut self.level[BOTTOM][words.clone()], &other.bottom()[words], keep);
+                if gone != 0 {
+                    changed += gone;
+                    self.resummarise(block);
+                }
+            }
+            blocks.start = found.end;
+        }
+        changed
+    }
+
+    /// Replaces bottom words, from word `first` on, by little-endian ones. Returns how many bits changed, and how many
+    /// of them are clear now. Cost: one step per word.
+    pub(crate) fn load(&mut self, first: u64, bytes: &[[u8; 8]]) -> (u64, u64) {
+        let (mut changed, mut gone) = (0, 0);
+        let mut at = first;
+        while at < first + bytes.len() as u64 {
+            let block = at / BLOCK;
+            let end = ((block + 1) * BLOCK).min(first + bytes.len() as u64);
+            let from = &bytes[(at - first) as usize..(end - first) as usize];
+            let low = self.level[LOW][block as usize];
+            let to = &mut self.level[BOTTOM][at as usize..end as usize];
+            let new = match low {
+                0 => (kernels::load_fresh(to, from), 0),
+                _ => kernels::load(to, from),
+            };
+            if new.0 != 0 {
+                changed += new.0;
+                gone += new.1;
+                self.resummarise(block);
+            }
+            at = end;
+        }
+        (changed, gone)
+    }
+
+    /// Brings the summaries of a block up to date.
+    fn resummarise(&mut self, block: u64) {
+        let end = ((block + 1) * BLOCK).min(self.bottom().len() as u64);
+        let new = kernels::summary(&self.bottom()[(block * BLOCK) as usize..end as usize]);
+        let old = std::mem::replace(&mut self.level[LOW][block as usize], new);
+        match (old, new) {
+            (0, 0) => {}
+            (0, _) => self.risen(LOW, block),
+            (_, 0) => self.cleared(LOW, block),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The loops over many words.
+//!
+//! Invariant kept here: none of them knows of levels, and all give the same with and without wide instructions.
+
+use crate::sys::cpu::{Kernel, wide};
+use crate::words::WORD_BITS;
+
+/// Bits set.
+struct Count<'a>(&'a [u64]);
+
+impl Kernel for Count<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+}
+
+/// Bits set in these words.
+pub(super) fn count(words: &[u64]) -> u64 {
+    wide(Count(words))
+}
+
+/// Sets all bits.
+struct Fill<'a>(&'a mut [u64]);
+
+impl Kernel for Fill<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        self.0.iter_mut().map(|word| u64::from(std::mem::replace(word, u64::MAX).count_zeros())).sum()
+    }
+}
+
+/// Sets all bits of these words; returns how many were clear.
+pub(super) fn fill(words: &mut [u64]) -> u64 {
+    wide(Fill(words))
+}
+
+/// Clears all bits.
+struct Clear<'a>(&'a mut [u64]);
+
+impl Kernel for Clear<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        self.0.iter_mut().map(|word| u64::from(std::mem::take(word).count_ones())).sum()
+    }
+}
+
+/// Clears all bits of these words; returns how many were set.
+pub(super) fn clear(words: &mut [u64]) -> u64 {
+    wide(Clear(words))
+}
+
+/// Sets bits that others have.
+struct Merge<'a>(&'a mut [u64], &'a [u64]);
+
+impl Kernel for Merge<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let mut changed = 0;
+        for (to, from) in self.0.iter_mut().zip(self.1) {
+            changed += u64::from((from & !*to).count_ones());
+            *to |= from;
+        }
+        changed
+    }
+}
+
+/// Sets in `to` what is set in `from`, which is as long; returns how many bits were clear.
+pub(super) fn merge(to: &mut [u64], from: &[u64]) -> u64 {
+    wide(Merge(to, from))
+}
+
+/// Up to 64 words replaced by what a function makes of them and others.
+struct Filter<'a, F>(&'a mut [u64], &'a [u64], F);
+
+impl<F: Fn(u64, u64) -> u64> Kernel for Filter<'_, F> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let mut changed = 0;
+        for (to, from) in self.0.iter_mut().zip(self.1) {
+            let new = (self.2)(*to, *from);
+            changed += u64::from((*to ^ new).count_ones());
+            *to = new;
+        }
+        changed
+    }
+}
+
+/// Replaces each word by what `keep` makes of it and of the one beside it; returns how many bits changed.
+pub(super) fn filter(to: &mut [u64], from: &[u64], keep: impl Fn(u64, u64) -> u64) -> u64 {
+    wide(Filter(to, from, keep))
+}
+
+/// Words replaced by little-endian ones.
+struct Load<'a>(&'a mut [u64], &'a [[u8; 8]]);
+
+impl Kernel for Load<'_> {
+    type Output = (u64, u64);
+    #[inline(always)]
+    fn run(self) -> (u64, u64) {
+        let (mut changed, mut gone) = (0, 0);
+        for (to, from) in self.0.iter_mut().zip(self.1) {
+            let new = u64::from_le_bytes(*from);
+            changed += u64::from((*to ^ new).count_ones());
+            gone += u64::from((*to & !new).count_ones());
+            *to = new;
+        }
+        (changed, gone)
+    }
+}
+
+/// Replaces words by little-endian ones; returns how many bits changed, and how many of them are clear now.
+pub(super) fn load(to: &mut [u64], from: &[[u8; 8]]) -> (u64, u64) {
+    wide(Load(to, from))
+}
+
+/// Little-endian words where only zeros were.
+struct LoadFresh<'a>(&'a mut [u64], &'a [[u8; 8]]);
+
+impl Kernel for LoadFresh<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let set = self.1.iter().map(|word| u64::from(u64::from_ne_bytes(*word).count_ones())).sum();
+        if set != 0 {
+            self.0.iter_mut().zip(self.1).for_each(|(to, from)| *to = u64::from_le_bytes(*from));
+        }
+        set
+    }
+}
+
+/// Replaces zero words by little-endian ones, or touches nothing if those are zero as well; returns how many bits are
+/// set.
+pub(super) fn load_fresh(to: &mut [u64], from: &[[u8; 8]]) -> u64 {
+    wide(LoadFresh(to, from))
+}
+
+/// One bit for each word.
+struct Summary<'a>(&'a [u64]);
+
+impl Kernel for Summary<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        self.0.iter().zip(0..WORD_BITS).fold(0, |sum, (&word, i)| sum | u64::from(word != 0) << i)
+    }
+}
+
+/// Which of up to 64 words are not zero.
+pub(super) fn summary(words: &[u64]) -> u64 {
+    wide(Summary(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a kernel answers and leaves of `words`, with wide instructions (where there are any) and without.
+    macro_rules! check {
+        ($words:expr, |$it:ident| $kernel:expr, $answer:expr, $left:expr) => {{
+            let mut words = $words.clone();
+            let $it = &mut words[..];
+            assert_eq!(wide($kernel), $answer, "wide");
+            assert_eq!(words, $left, "wide");
+            let mut words = $words.clone();
+            let $it = &mut words[..];
+            assert_eq!($kernel.run(), $answer, "portable");
+            assert_eq!(words, $left, "portable");
+        }};
+    }
+
+    /// The number of ones, bit by bit.
+    fn ones(words: &[u64]) -> u64 {
+        words.iter().map(|word| (0..64).filter(|bit| word >> bit & 1 != 0).count() as u64).sum()
+    }
+
+    /// Each word of two slices, combined.
+    fn zip(a: &[u64], b: &[u64], f: fn(u64, u64) -> u64) -> Vec<u64> {
+        (0..a.len()).map(|i| f(a[i], b[i])).collect()
+    }
+
+    /// Each loop against a naive one, on words of all kinds and of awkward number.
+    #[test]
+    fn wide_and_portable_do_what_naive_loops_do() {
+        let mut seed = 1u64;
+        let mut word = || {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            [0, u64::MAX, seed, seed & seed.rotate_left(21) & seed.rotate_left(42)][(seed >> 60) as usize % 4]
+        };
+        for n in (0..=64).chain([200, 1003]) {
+            let a: Vec<u64> = (0..n).map(|_| word()).collect();
+            let b: Vec<u64> = (0..n).map(|_| word()).collect();
+            let bytes: Vec<[u8; 8]> = b.iter().map(|word| word.to_le_bytes()).collect();
+            let (zeros, full) = (vec![0; n], vec![u64::MAX; n]);
+            check!(a, |it| Count(it), ones(&a), a);
+            check!(a, |it| Fill(it), 64 * n as u64 - ones(&a), full);
+            check!(a, |it| Clear(it), ones(&a), zeros);
+            let (either, both, less) =
+                (zip(&a, &b, |a, b| a | b), zip(&a, &b, |a, b| a & b), zip(&a, &b, |a, b| a & !b));
+            check!(a, |it| Merge(it, &b), ones(&either) - ones(&a), either);
+            check!(a, |it| Filter(it, &b, |a: u64, b: u64| a & !b), ones(&both), less);
+            check!(a, |it| Filter(it, &b, |a: u64, b: u64| a & b), ones(&less), both);
+            check!(a, |it| Load(it, &bytes), (ones(&zip(&a, &b, |a, b| a ^ b)), ones(&less)), b);
+            check!(zeros, |it| LoadFresh(it, &bytes), ones(&b), b);
+            if n <= 64 {
+                let nonzero = (0..n).filter(|&i| a[i] != 0).fold(0, |sum, i| sum | 1u64 << i);
+                check!(a, |it| Summary(it), nonzero, a);
+            }
+        }
+    }
+}
