@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod exit;
 mod files;
+mod load;
 mod open;
 mod output;
 mod publish;
