@@ -109,6 +109,20 @@ pub enum Command {
     /// is changed. Bits are set first and reset then, so that after a kill the map still holds at least what it held, or
     /// what the file says.
     Import(Import),
+    /// Write everything that is in a map as text: header, armed list, dirty areas
+    ///
+    /// A line for each fact, so that two dumps can be compared with `diff`, and `restore` makes a map of one again. Areas
+    /// that are dirty only because nobody knows better (after a crash, or damage) are called assumed. docs/dump.md
+    /// describes the text.
+    #[command(after_help = help!("  dirtymap dump disk.map > disk.dump\n  diff <(dirtymap dump a.map) <(dirtymap dump b.map)"))]
+    Dump(File),
+    /// Make a new map of what `dump` wrote
+    ///
+    /// The map has the length, granularity, durability, label and dirty areas that the dump says, also those that are only
+    /// assumed; `hash` of both is the same. It is another map, with an identity of its own, and belongs to no image:
+    /// untracked changes of the image are not noticed. Text and JSON will both do. The dump is read whole and checked before
+    /// anything is made.
+    Restore(Restore),
     /// Give a map another length, as its image gets one
     ///
     /// New granules are clean. Granules past the new end are forgotten. A crash leaves the old length or the new one.
@@ -147,6 +161,7 @@ impl Command {
                 | Command::Hash(_)
                 | Command::Check(_)
                 | Command::Diff(_)
+                | Command::Dump(_)
         )
     }
 }
@@ -279,6 +294,15 @@ pub struct Import {
     pub file: PathBuf,
     /// The raw file to read; `-` for standard input
     pub input: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap restore disk.dump new.map\n  dirtymap dump disk.map | dirtymap restore - new.map"))]
+pub struct Restore {
+    /// The dump to read, a regular file; `-` for standard input
+    pub dump: PathBuf,
+    /// The map to make; it must not exist
+    pub file: PathBuf,
 }
 
 #[derive(Args, Debug)]

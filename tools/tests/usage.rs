@@ -7,7 +7,7 @@ mod common;
 use common::{Dir, MIB, dirtymap};
 use std::fs;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "create",
     "info",
     "set",
@@ -20,6 +20,8 @@ const COMMANDS: [&str; 19] = [
     "merge",
     "export",
     "import",
+    "dump",
+    "restore",
     "resize",
     "repair",
     "write",
@@ -84,6 +86,10 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["merge", m],
         &["export", m],
         &["import", m],
+        &["dump"],
+        &["dump", m, m],
+        &["restore", m],
+        &["restore", "-", m, m],
         &["resize", m],
         &["resize", m, "8192P"],
         &["resize", m, "-1"],

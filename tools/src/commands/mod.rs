@@ -6,6 +6,7 @@ mod count;
 mod create;
 mod demo;
 mod diff;
+mod dump;
 mod export;
 mod export_qcow2;
 mod hash;
@@ -16,6 +17,7 @@ mod map;
 mod merge;
 mod repair;
 mod resize;
+mod restore;
 mod set;
 mod write;
 
@@ -41,6 +43,8 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Merge(args) => merge::run(args, wait, output),
         Command::Export(args) => export::run(args, wait, output),
         Command::Import(args) => import::run(args, wait, output),
+        Command::Dump(args) => dump::run(args, wait, output),
+        Command::Restore(args) => restore::run(args, output),
         Command::Resize(args) => resize::run(args, wait, output),
         Command::Repair(args) => repair::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
