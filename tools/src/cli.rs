@@ -90,6 +90,13 @@ pub enum Command {
     /// Areas of A that are clean in B are marked -, areas of B that are clean in A are marked +. The maps are compared byte
     /// by byte: their granules may differ. Exits with 1 when there is a difference.
     Diff(Diff),
+    /// Draw a map, or what differs between two
+    ///
+    /// The map is cut into cells, and each shows how much of it is dirty: in the terminal as a block, fuller for more. At the
+    /// left is the offset of each row, below that within the row, both in bytes. With two maps, which must cover equally many bytes, what
+    /// is dirty in only the one and in only the other is drawn, and a difference exits with 1. There are colours on a
+    /// terminal, unless NO_COLOR is set.
+    Show(Show),
     /// Add the dirt of other maps to a map
     ///
     /// All maps must cover equally many bytes; their granules may differ: then every granule of DEST that dirt of a source
@@ -162,6 +169,7 @@ impl Command {
                 | Command::Check(_)
                 | Command::Diff(_)
                 | Command::Dump(_)
+                | Command::Show(_)
         )
     }
 }
@@ -266,6 +274,22 @@ pub struct Diff {
     /// The other one
     #[arg(value_name = "B")]
     pub b: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap show disk.map\n  dirtymap show before.map after.map --svg changes.svg"))]
+pub struct Show {
+    /// The map
+    pub file: PathBuf,
+    /// Another map: draw what differs
+    #[arg(value_name = "FILE2")]
+    pub other: Option<PathBuf>,
+    /// Columns to use, from 40 to 1000; by default those of the terminal, or 80
+    #[arg(long, value_parser = clap::value_parser!(u16).range(40..=1000), value_name = "COLUMNS")]
+    pub width: Option<u16>,
+    /// Write the picture to this file, which must not exist, and not to the terminal
+    #[arg(long, value_name = "OUT")]
+    pub svg: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

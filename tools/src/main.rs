@@ -10,6 +10,7 @@ mod files;
 mod load;
 mod open;
 mod output;
+mod picture;
 mod publish;
 mod raw;
 mod rng;

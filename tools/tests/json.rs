@@ -102,6 +102,12 @@ fn every_command_prints_what_is_documented() {
     let (same_size, bits) = (dir.map("same-size.map", 4 * MIB, &[MIB..2 * MIB]), dir.path("bits"));
     let s = same_size.to_str().unwrap();
     compare("diff", &[], &[json(&["diff", m, s], 1)]);
+    let svg = dir.path("svg");
+    compare(
+        "show",
+        &[],
+        &[json(&["show", m, "--svg", svg.to_str().unwrap()], 0), json(&["show", m, s, "--width", "100"], 1)],
+    );
     compare("export", &[], &[json(&["export", m, bits.to_str().unwrap()], 0)]);
     compare("import", &[], &[json(&["import", m, bits.to_str().unwrap()], 0)]);
     let (text, restored) = (dir.path("text"), dir.path("restored.map"));

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 const LEN: u64 = 64 * MIB;
-const READERS: [&str; 5] = ["info", "map", "count", "hash", "dump"];
+const READERS: [&str; 6] = ["info", "map", "count", "hash", "dump", "show"];
 /// What one armed word makes dirty: 64 granules.
 const WORD: u64 = 64 * GRANULE;
 
@@ -168,7 +168,7 @@ fn a_map_that_another_process_has_open_shows_its_header_only() {
     assert!(!check["unchecked"].as_array().expect("a list").is_empty());
     assert!(dm!("check", path).exits(0).out.contains("not checked: pages"));
 
-    for command in ["map", "count", "hash", "dump"] {
+    for command in ["map", "count", "hash", "dump", "show"] {
         dm!(command, path).exits(8).says("another process has it open").says("--wait");
     }
     dm!("set", path, "0", "1").exits(8).says("in use");

@@ -7,7 +7,7 @@ mod common;
 use common::{Dir, MIB, dirtymap};
 use std::fs;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "create",
     "info",
     "set",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 21] = [
     "hash",
     "check",
     "diff",
+    "show",
     "merge",
     "export",
     "import",
@@ -83,6 +84,11 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["write", m],
         &["diff", m],
         &["diff", m, m, m],
+        &["show"],
+        &["show", m, m, m],
+        &["show", m, "--width", "39"],
+        &["show", m, "--width", "1001"],
+        &["show", m, "--svg"],
         &["merge", m],
         &["export", m],
         &["import", m],

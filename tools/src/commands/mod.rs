@@ -19,6 +19,7 @@ mod repair;
 mod resize;
 mod restore;
 mod set;
+mod show;
 mod write;
 
 use crate::cli::{Cli, Command};
@@ -40,6 +41,7 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Hash(args) => hash::run(args, wait, output),
         Command::Check(args) => check::run(args, output),
         Command::Diff(args) => diff::run(args, wait, output),
+        Command::Show(args) => show::run(args, wait, output),
         Command::Merge(args) => merge::run(args, wait, output),
         Command::Export(args) => export::run(args, wait, output),
         Command::Import(args) => import::run(args, wait, output),
