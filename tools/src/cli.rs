@@ -83,8 +83,7 @@ pub enum Command {
     #[command(after_help = help!("  dirtymap hash disk.map"))]
     Hash(File),
     /// Look for anything wrong with a map, without changing it
-    #[command(after_help = help!("  dirtymap check disk.map"))]
-    Check(File),
+    Check(Check),
     /// Compare two maps of equally long images: what is dirty in only one of them
     ///
     /// Areas of A that are clean in B are marked -, areas of B that are clean in A are marked +. The maps are compared byte
@@ -263,6 +262,16 @@ pub struct Map {
     /// Only the sums, dirty and clean
     #[arg(long)]
     pub totals: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap check disk.map\n  dirtymap check -q disk.map || mail -s 'look at disk.map' root < /dev/null"))]
+pub struct Check {
+    /// The map
+    pub file: PathBuf,
+    /// Print nothing at all, not even errors: the exit code says it
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 #[derive(Args, Debug)]

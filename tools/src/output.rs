@@ -14,18 +14,24 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 pub struct Output {
     format: Format,
     quiet: bool,
+    silent: bool,
     verbose: u8,
 }
 
 impl Output {
     /// `verbose`: how often `-v` was given.
     pub fn new(format: Format, verbose: u8) -> Output {
-        Output { format, quiet: false, verbose }
+        Output { format, quiet: false, silent: false, verbose }
     }
 
     /// The same without notes, for a step whose notes another step tells better.
     pub fn without_notes(self) -> Output {
         Output { quiet: true, ..self }
+    }
+
+    /// The same, but not even failures are said, for whom the exit code is enough.
+    pub fn silent(self) -> Output {
+        Output { quiet: true, silent: true, ..self }
     }
 
     pub fn is_json(self) -> bool {
@@ -128,6 +134,9 @@ impl Output {
 
     /// Says why the command failed.
     pub fn failure(self, failure: &Failure) {
+        if self.silent {
+            return;
+        }
         let _ = writeln!(io::stderr().lock(), "dirtymap: {failure}");
         if self.is_json() {
             let Failure { kind, message, exit } = failure;

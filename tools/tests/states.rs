@@ -70,6 +70,27 @@ fn unclean_check_is_2_and_says_the_consequence() {
 }
 
 #[test]
+fn check_quietly_only_exits() {
+    let dir = Dir::new();
+    let (good, damaged) = (dir.map("good", LEN, &[]), dir.map("damaged", LEN, &[0..1]));
+    damage_page(&damaged);
+    let (ruined, live) = (dir.map("ruined", LEN, &[]), dir.map("live", LEN, &[]));
+    (0..4).for_each(|copy| damage_copy(&ruined, copy));
+    let (unclean, junk) = (dir.unclean("unclean", LEN, &[0..1]), dir.image("junk", MIB));
+    let open = DirtyMap::open(&live).expect("open");
+    let expected = [(&good, 0), (&unclean, 2), (&damaged, 4), (&ruined, 4), (&live, 0), (&junk, 8)];
+    for (map, code) in expected.into_iter().chain([(&dir.path("nothing"), 8)]) {
+        for line in [["check", "-q"], ["check", "--quiet"]] {
+            let args = line.map(std::ffi::OsStr::new).into_iter().chain([map.as_os_str()]);
+            let ran = untouched(map, || common::run(args)).exits(code);
+            assert!(ran.out.is_empty() && ran.err.is_empty(), "{ran:?}");
+        }
+        dm!("check", map).exits(code);
+    }
+    drop(open);
+}
+
+#[test]
 fn unclean_writers_recover_durably() {
     let dir = Dir::new();
     let map = dir.unclean("m", LEN, &[MIB..2 * MIB]);

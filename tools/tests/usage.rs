@@ -84,6 +84,8 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["write", m],
         &["diff", m],
         &["diff", m, m, m],
+        &["check"],
+        &["check", m, "--quietly"],
         &["show"],
         &["show", m, m, m],
         &["show", m, "--width", "39"],
@@ -117,6 +119,12 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         assert_eq!(json["error"]["exit"], 16, "{line:?}");
     }
     assert!(!map.exists());
+}
+
+#[test]
+fn nothing_and_json_are_not_both_to_be_had() {
+    let ran = dm!("check", "m", "-q", "--output", "json").exits(16).says("--quiet");
+    assert_eq!(ran.json()["error"]["kind"], "usage");
 }
 
 #[test]
