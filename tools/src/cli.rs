@@ -5,6 +5,7 @@
 
 use crate::size;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::path::PathBuf;
 
 /// Heading of the options that every command has.
@@ -149,6 +150,10 @@ pub enum Command {
     ImportQcow2(ImportQcow2),
     /// Write a small qcow2 image that carries a map as a bitmap, for QEMU to take over
     ExportQcow2(ExportQcow2),
+    /// Print a script that makes a shell complete this command's arguments
+    Completions(Completions),
+    /// Write this command's manual pages, one for each of its commands
+    Manual(Manual),
     /// Show that it works: a real image, tracked writes, kill -9, incremental backups, compared byte for byte
     Demo(Demo),
     /// The process that the demo kills
@@ -168,6 +173,7 @@ impl Command {
                 | Command::Check(_)
                 | Command::Diff(_)
                 | Command::Dump(_)
+                | Command::Completions(_)
                 | Command::Show(_)
         )
     }
@@ -428,6 +434,20 @@ pub struct ExportQcow2 {
     /// Bytes behind each bit of the bitmap, from 512 to 2G; by default the map's granularity. Dirt is rounded outward
     #[arg(short, long, value_parser = size::parse_granularity, value_name = "BYTES")]
     pub granularity: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap completions bash > ~/.local/share/bash-completion/completions/dirtymap\n  source <(dirtymap completions zsh)"))]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap manual ~/.local/share/man/man1\n  dirtymap manual /tmp/pages && man -l /tmp/pages/dirtymap-backup.1"))]
+pub struct Manual {
+    /// Where the pages go; made if it is not there. None of them may exist
+    pub directory: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -120,6 +120,8 @@ fn every_command_prints_what_is_documented() {
     let (q, n) = (qcow2.to_str().unwrap(), import.to_str().unwrap());
     compare("export-qcow2", &[], &[json(&["export-qcow2", m, q, "--bitmap", "b"], 0)]);
     compare("import-qcow2", &[], &[json(&["import-qcow2", q, "--bitmap", "b", n], 0)]);
+    compare("completions", &[], &[json(&["completions", "bash"], 0)]);
+    compare("manual", &[], &[json(&["manual", dir.path("man1").to_str().unwrap()], 0)]);
     let place = dir.path("place");
     let demo = json(&["demo", i, "--kills", "1", "--dir", place.to_str().unwrap()], 0);
     compare("demo", &["first", "rounds[].backup"], &[demo]);

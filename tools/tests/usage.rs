@@ -7,7 +7,7 @@ mod common;
 use common::{Dir, MIB, dirtymap};
 use std::fs;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
     "create",
     "info",
     "set",
@@ -29,6 +29,8 @@ const COMMANDS: [&str; 22] = [
     "backup",
     "import-qcow2",
     "export-qcow2",
+    "completions",
+    "manual",
     "demo",
 ];
 
@@ -108,6 +110,9 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["export-qcow2", m, "o"],
         &["export-qcow2", m, "o", "--bitmap", ""],
         &["export-qcow2", m, "o", "--bitmap", "b", "-g", "3"],
+        &["completions"],
+        &["completions", "tcsh"],
+        &["manual"],
         &["info", m, "--output", "yaml"],
         &["info", m, "--wait", "soon"],
     ];

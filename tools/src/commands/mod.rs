@@ -2,6 +2,7 @@
 
 pub mod backup;
 mod check;
+mod completions;
 mod count;
 mod create;
 mod demo;
@@ -53,6 +54,8 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Backup(args) => backup::run(args, wait, output),
         Command::ImportQcow2(args) => import_qcow2::run(args, output),
         Command::ExportQcow2(args) => export_qcow2::run(args, wait, output),
+        Command::Completions(args) => completions::completions(args, output),
+        Command::Manual(args) => completions::manual(args, output),
         Command::Demo(args) => demo::run(args, output),
         Command::DemoWriter(args) => demo::writer::run(args),
     }
