@@ -1,13 +1,18 @@
 //! What people and programs get to see.
 //!
 //! Invariants kept here: results go to stdout, notes and messages to stderr; with `--output json` stdout holds
-//! exactly one JSON value, also when the command fails. A reader that went away is no error.
+//! exactly one JSON value, also when the command fails; one that fails while it prints its answer says so on stderr only.
+//! A reader that went away is no error.
 
 use crate::cli::Format;
 use crate::exit::{Exit, Failure, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Something is being printed on stdout, or was. Whoever prints holds its lock, perhaps waiting for a reader.
+static BEGUN: AtomicBool = AtomicBool::new(false);
 
 /// Where a command writes.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +87,7 @@ impl Output {
 
     /// Lets `write` print the answer piece by piece; it is told whether as JSON.
     pub fn stream(self, write: impl FnOnce(&mut dyn Write, bool) -> io::Result<()>) -> Result<()> {
+        BEGUN.store(true, Ordering::SeqCst);
         let mut out = BufWriter::new(io::stdout().lock());
         match write(&mut out, self.is_json()).and_then(|()| out.flush()) {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
@@ -138,7 +144,7 @@ impl Output {
             return;
         }
         let _ = writeln!(io::stderr().lock(), "dirtymap: {failure}");
-        if self.is_json() {
+        if self.is_json() && !BEGUN.load(Ordering::SeqCst) {
             let Failure { kind, message, exit } = failure;
             let error = ErrorAnswer { error: ErrorFields { kind, message, exit: exit.code() } };
             let _ = self.answer(&error, |_, _| Ok(()));
