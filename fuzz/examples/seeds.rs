@@ -2,9 +2,10 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    ALIGN, CheckpointState, Durability, Header, Point, PointRole, Reserved, Runs, Stamp, StampKind, State, Uuid,
-    page_entry,
+    ALIGN, CheckpointState, Choice, Durability, Header, Point, PointRole, Reserved, Runs, Stamp, StampKind, State,
+    Uuid, page_entry,
 };
+use dirtymap_cli::dump::{self, CopyIs};
 use dirtymap_cli::qcow2::Plan;
 use std::{convert::Infallible, fs, io, path::Path};
 
@@ -132,6 +133,41 @@ fn images() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+const JSON: &str = r#"{
+  "dump_version": 1,
+  "len": 100,
+  "granularity": 3,
+  "durability": "Process",
+  "label": "a\n\u00e4",
+  "image": {"kind": "file", "size": 100},
+  "areas": [
+    {"offset": 0, "length": 16, "assumed": true},
+    {"offset": 96, "length": 4, "assumed": false}
+  ]
+}
+"#;
+
+/// Texts of the headers, with armed words, all kinds of copies and areas; and JSON.
+fn dumps() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut texts = vec![("json", JSON.into())];
+    for (name, header) in headers() {
+        let choice = Choice { copy: 0, header: &header, armed: header.runs.clone(), disagreements: Vec::new() };
+        let copies = [CopyIs::Valid(7), CopyIs::Rival(7), CopyIs::Foreign(Uuid([9; 16])), CopyIs::Invalid("\"".into())];
+        let mut text = Vec::new();
+        dump::write_head(&mut text, &copies, &choice)?;
+        let (len, granule) = (header.geometry.len(), header.geometry.granule());
+        let areas = [(0, false), (granule, true), (granule * 5, false)].map(|(start, assumed)| {
+            let items = start.min(len)..(start + granule).min(len);
+            dump::Area { items, assumed }
+        });
+        let areas = areas.iter().filter(|area| !area.items.is_empty());
+        areas.clone().try_for_each(|area| dump::write_area(&mut text, area))?;
+        dump::write_end(&mut text, areas.count() as u64)?;
+        texts.push((name, text));
+    }
+    Ok(texts)
+}
+
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let write = |target: &str, name: &str, bytes: &[u8]| {
@@ -143,6 +179,9 @@ fn main() -> io::Result<()> {
     }
     for (name, bytes) in page_tables() {
         write("page_table", name, &bytes)?;
+    }
+    for (name, text) in dumps()? {
+        write("dump", name, &text)?;
     }
     for (name, bytes) in images() {
         write("qcow2", name, &bytes)?;

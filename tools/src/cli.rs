@@ -5,6 +5,7 @@
 
 use crate::size;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::path::PathBuf;
 
 /// Heading of the options that every command has.
@@ -83,13 +84,19 @@ pub enum Command {
     #[command(after_help = help!("  dirtymap hash disk.map"))]
     Hash(File),
     /// Look for anything wrong with a map, without changing it
-    #[command(after_help = help!("  dirtymap check disk.map"))]
-    Check(File),
+    Check(Check),
     /// Compare two maps of equally long images: what is dirty in only one of them
     ///
     /// Areas of A that are clean in B are marked -, areas of B that are clean in A are marked +. The maps are compared byte
     /// by byte: their granules may differ. Exits with 1 when there is a difference.
     Diff(Diff),
+    /// Draw a map, or what differs between two
+    ///
+    /// The map is cut into cells, and each shows how much of it is dirty: in the terminal as a block, fuller for more. At the
+    /// left is the offset of each row, below that within the row, both in bytes. With two maps, which must cover equally many bytes, what
+    /// is dirty in only the one and in only the other is drawn, and a difference exits with 1. There are colours on a
+    /// terminal, unless NO_COLOR is set.
+    Show(Show),
     /// Add the dirt of other maps to a map
     ///
     /// All maps must cover equally many bytes; their granules may differ: then every granule of DEST that dirt of a source
@@ -109,6 +116,20 @@ pub enum Command {
     /// is changed. Bits are set first and reset then, so that after a kill the map still holds at least what it held, or
     /// what the file says.
     Import(Import),
+    /// Write everything that is in a map as text: header, armed list, dirty areas
+    ///
+    /// A line for each fact, so that two dumps can be compared with `diff`, and `restore` makes a map of one again. Areas
+    /// that are dirty only because nobody knows better (after a crash, or damage) are called assumed. docs/dump.md
+    /// describes the text.
+    #[command(after_help = help!("  dirtymap dump disk.map > disk.dump\n  diff <(dirtymap dump a.map) <(dirtymap dump b.map)"))]
+    Dump(File),
+    /// Make a new map of what `dump` wrote
+    ///
+    /// The map has the length, granularity, durability, label and dirty areas that the dump says, also those that are only
+    /// assumed; `hash` of both is the same. It is another map, with an identity of its own, and belongs to no image:
+    /// untracked changes of the image are not noticed. Text and JSON will both do. The dump is read whole and checked before
+    /// anything is made.
+    Restore(Restore),
     /// Give a map another length, as its image gets one
     ///
     /// New granules are clean. Granules past the new end are forgotten. A crash leaves the old length or the new one.
@@ -129,6 +150,10 @@ pub enum Command {
     ImportQcow2(ImportQcow2),
     /// Write a small qcow2 image that carries a map as a bitmap, for QEMU to take over
     ExportQcow2(ExportQcow2),
+    /// Print a script that makes a shell complete this command's arguments
+    Completions(Completions),
+    /// Write this command's manual pages, one for each of its commands
+    Manual(Manual),
     /// Show that it works: a real image, tracked writes, kill -9, incremental backups, compared byte for byte
     Demo(Demo),
     /// The process that the demo kills
@@ -147,6 +172,9 @@ impl Command {
                 | Command::Hash(_)
                 | Command::Check(_)
                 | Command::Diff(_)
+                | Command::Dump(_)
+                | Command::Completions(_)
+                | Command::Show(_)
         )
     }
 }
@@ -243,6 +271,16 @@ pub struct Map {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap check disk.map\n  dirtymap check -q disk.map || mail -s 'look at disk.map' root < /dev/null"))]
+pub struct Check {
+    /// The map
+    pub file: PathBuf,
+    /// Print nothing at all, not even errors: the exit code says it
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Args, Debug)]
 #[command(after_help = help!("  dirtymap diff before.map after.map"))]
 pub struct Diff {
     /// One map
@@ -251,6 +289,22 @@ pub struct Diff {
     /// The other one
     #[arg(value_name = "B")]
     pub b: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap show disk.map\n  dirtymap show before.map after.map --svg changes.svg"))]
+pub struct Show {
+    /// The map
+    pub file: PathBuf,
+    /// Another map: draw what differs
+    #[arg(value_name = "FILE2")]
+    pub other: Option<PathBuf>,
+    /// Columns to use, from 40 to 1000; by default those of the terminal, or 80
+    #[arg(long, value_parser = clap::value_parser!(u16).range(40..=1000), value_name = "COLUMNS")]
+    pub width: Option<u16>,
+    /// Write the picture to this file, which must not exist, and not to the terminal
+    #[arg(long, value_name = "OUT")]
+    pub svg: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -279,6 +333,15 @@ pub struct Import {
     pub file: PathBuf,
     /// The raw file to read; `-` for standard input
     pub input: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap restore disk.dump new.map\n  dirtymap dump disk.map | dirtymap restore - new.map"))]
+pub struct Restore {
+    /// The dump to read, a regular file; `-` for standard input
+    pub dump: PathBuf,
+    /// The map to make; it must not exist
+    pub file: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -371,6 +434,20 @@ pub struct ExportQcow2 {
     /// Bytes behind each bit of the bitmap, from 512 to 2G; by default the map's granularity. Dirt is rounded outward
     #[arg(short, long, value_parser = size::parse_granularity, value_name = "BYTES")]
     pub granularity: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap completions bash > ~/.local/share/bash-completion/completions/dirtymap\n  source <(dirtymap completions zsh)"))]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap manual ~/.local/share/man/man1\n  dirtymap manual /tmp/pages && man -l /tmp/pages/dirtymap-backup.1"))]
+pub struct Manual {
+    /// Where the pages go; made if it is not there. None of them may exist
+    pub directory: PathBuf,
 }
 
 #[derive(Args, Debug)]

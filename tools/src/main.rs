@@ -7,8 +7,10 @@ mod cli;
 mod commands;
 mod exit;
 mod files;
+mod load;
 mod open;
 mod output;
+mod picture;
 mod publish;
 mod raw;
 mod rng;
@@ -29,7 +31,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e).into(),
     };
-    let output = Output::new(cli.output, cli.verbose);
+    let mut output = Output::new(cli.output, cli.verbose);
+    if matches!(&cli.command, Command::Check(check) if check.quiet) && !output.is_json() {
+        output = output.silent();
+    }
     output.show_events();
     // The demo's victim just dies.
     let listening = match &cli.command {

@@ -1,31 +1,42 @@
 //! What people and programs get to see.
 //!
 //! Invariants kept here: results go to stdout, notes and messages to stderr; with `--output json` stdout holds
-//! exactly one JSON value, also when the command fails. A reader that went away is no error.
+//! exactly one JSON value, also when the command fails; one that fails while it prints its answer says so on stderr only.
+//! A reader that went away is no error.
 
 use crate::cli::Format;
 use crate::exit::{Exit, Failure, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Something is being printed on stdout, or was. Whoever prints holds its lock, perhaps waiting for a reader.
+static BEGUN: AtomicBool = AtomicBool::new(false);
 
 /// Where a command writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     format: Format,
     quiet: bool,
+    silent: bool,
     verbose: u8,
 }
 
 impl Output {
     /// `verbose`: how often `-v` was given.
     pub fn new(format: Format, verbose: u8) -> Output {
-        Output { format, quiet: false, verbose }
+        Output { format, quiet: false, silent: false, verbose }
     }
 
     /// The same without notes, for a step whose notes another step tells better.
     pub fn without_notes(self) -> Output {
         Output { quiet: true, ..self }
+    }
+
+    /// The same, but not even failures are said, for whom the exit code is enough.
+    pub fn silent(self) -> Output {
+        Output { quiet: true, silent: true, ..self }
     }
 
     pub fn is_json(self) -> bool {
@@ -76,6 +87,7 @@ impl Output {
 
     /// Lets `write` print the answer piece by piece; it is told whether as JSON.
     pub fn stream(self, write: impl FnOnce(&mut dyn Write, bool) -> io::Result<()>) -> Result<()> {
+        BEGUN.store(true, Ordering::SeqCst);
         let mut out = BufWriter::new(io::stdout().lock());
         match write(&mut out, self.is_json()).and_then(|()| out.flush()) {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
@@ -128,8 +140,11 @@ impl Output {
 
     /// Says why the command failed.
     pub fn failure(self, failure: &Failure) {
+        if self.silent {
+            return;
+        }
         let _ = writeln!(io::stderr().lock(), "dirtymap: {failure}");
-        if self.is_json() {
+        if self.is_json() && !BEGUN.load(Ordering::SeqCst) {
             let Failure { kind, message, exit } = failure;
             let error = ErrorAnswer { error: ErrorFields { kind, message, exit: exit.code() } };
             let _ = self.answer(&error, |_, _| Ok(()));

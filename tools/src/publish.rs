@@ -7,7 +7,7 @@ use crate::exit::{Failure, Result};
 use crate::files;
 use dirtymap::Error;
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::{Builder, NamedTempFile, TempDir, TempPath};
@@ -43,6 +43,14 @@ pub fn file_beside(path: &Path) -> Result<NamedTempFile> {
 /// A directory on the file system where `path` is to be, for what makes its file by itself.
 pub fn directory_beside(path: &Path) -> Result<TempDir> {
     beside(path, |builder, directory| builder.tempdir_in(directory))
+}
+
+/// Makes a file of these bytes.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut temp = file_beside(path)?;
+    let written = temp.write_all(bytes).and_then(|()| temp.as_file().sync_all());
+    written.map_err(|e| Failure::io(format_args!("{}: write", path.display()), &e))?;
+    publish(temp.into_temp_path(), path)
 }
 
 /// Gives a file that is complete and durable its name, durably.

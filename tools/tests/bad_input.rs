@@ -32,7 +32,7 @@ fn all_commands(dir: &Dir, map: &Path) -> Vec<Vec<String>> {
     let _ = fs::remove_file(&out);
     let (m, i, t) = (text(map), text(&image), text(&dir.path("target")));
     let (bits, other, out) = (text(&bits), text(&other), text(&out));
-    let lines: [&[&str]; 15] = [
+    let lines: [&[&str]; 17] = [
         &["info", &m],
         &["set", &m, "0", "1"],
         &["reset", &m, "--all"],
@@ -41,8 +41,10 @@ fn all_commands(dir: &Dir, map: &Path) -> Vec<Vec<String>> {
         &["hash", &m],
         &["check", &m],
         &["diff", &m, &m],
+        &["show", &m],
         &["merge", &m, &other],
         &["export", &m, &out],
+        &["dump", &m],
         &["import", &m, &bits],
         &["repair", &m],
         &["write", &i, "--map", &m, "--at", "0"],

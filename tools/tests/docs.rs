@@ -89,6 +89,11 @@ fn the_readme_s_session_is_what_happens() {
 }
 
 #[test]
+fn the_sessions_about_dumps_are_what_happens() {
+    assert!(run("docs/dump.md") > 5);
+}
+
+#[test]
 fn a_line_that_is_not_as_shown_is_noticed() {
     assert!(line_matches("a ... c", "a b c") && line_matches("...", "") && line_matches("x", "x"));
     assert!(!line_matches("a ... c", "a b d") && !line_matches("x", "xy") && !line_matches("... y", "xy"));

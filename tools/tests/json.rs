@@ -3,6 +3,8 @@
 #![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
 
 mod common;
+#[path = "../../tests/golden/xxd.rs"]
+mod xxd;
 
 use common::{Dir, MIB, damage_page, run_with};
 use serde_json::Value;
@@ -100,8 +102,17 @@ fn every_command_prints_what_is_documented() {
     let (same_size, bits) = (dir.map("same-size.map", 4 * MIB, &[MIB..2 * MIB]), dir.path("bits"));
     let s = same_size.to_str().unwrap();
     compare("diff", &[], &[json(&["diff", m, s], 1)]);
+    let svg = dir.path("svg");
+    compare(
+        "show",
+        &[],
+        &[json(&["show", m, "--svg", svg.to_str().unwrap()], 0), json(&["show", m, s, "--width", "100"], 1)],
+    );
     compare("export", &[], &[json(&["export", m, bits.to_str().unwrap()], 0)]);
     compare("import", &[], &[json(&["import", m, bits.to_str().unwrap()], 0)]);
+    let (text, restored) = (dir.path("text"), dir.path("restored.map"));
+    std::fs::write(&text, dm!("dump", m).exits(0).out).expect("write");
+    compare("restore", &[], &[json(&["restore", text.to_str().unwrap(), restored.to_str().unwrap()], 0)]);
     compare("merge", &[], &[json(&["merge", m, s], 0)]);
     compare("backup", &[], &[json(&["backup", i, t, "--map", m], 0)]);
     compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0)]);
@@ -109,6 +120,8 @@ fn every_command_prints_what_is_documented() {
     let (q, n) = (qcow2.to_str().unwrap(), import.to_str().unwrap());
     compare("export-qcow2", &[], &[json(&["export-qcow2", m, q, "--bitmap", "b"], 0)]);
     compare("import-qcow2", &[], &[json(&["import-qcow2", q, "--bitmap", "b", n], 0)]);
+    compare("completions", &[], &[json(&["completions", "bash"], 0)]);
+    compare("manual", &[], &[json(&["manual", dir.path("man1").to_str().unwrap()], 0)]);
     let place = dir.path("place");
     let demo = json(&["demo", i, "--kills", "1", "--dir", place.to_str().unwrap()], 0);
     compare("demo", &["first", "rounds[].backup"], &[demo]);
@@ -129,6 +142,17 @@ fn every_command_prints_what_is_documented() {
             json(&["repair", o], 0),
         ],
     );
+    let golden = |name: &str, text: &str, code| {
+        let path = dir.path(name);
+        std::fs::write(&path, xxd::undump(text)).expect("write");
+        json(&["dump", path.to_str().unwrap()], code)
+    };
+    let dumps = [
+        golden("points", include_str!("../../tests/golden/files/checkpoint-frozen.xxd"), 0),
+        golden("foreign", include_str!("../../tests/golden/files/headers-one-foreign.xxd"), 4),
+        golden("armed", include_str!("../../tests/golden/files/unclean-armed.xxd"), 0),
+    ];
+    compare("dump", &[], &[&dumps[..], &[json(&["dump", m], 4)]].concat());
     let live_map = dirtymap::DirtyMap::open(&other).expect("open");
     compare("check", &[], &[clean, json(&["check", m], 4), json(&["check", o], 0)]);
     drop(live_map);

@@ -5,6 +5,10 @@
 mod common;
 
 use common::{Dir, GRANULE, KIB, MIB, areas, untouched};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Stdio;
 
 #[test]
 fn create_says_what_it_made_and_does_not_overwrite() {
@@ -181,14 +185,41 @@ fn verbose_tells_on_stderr_what_happened_and_changes_no_answer() {
     dm!("count", unclean, "--verbose").exits(0).says("160 bits of 64 KiB, not closed cleanly");
 }
 
+/// A map whose areas are more than a pipe takes.
+fn many_areas(dir: &Dir) -> PathBuf {
+    let path = dir.path("m");
+    let map = dirtymap::Options::new().granularity(0).create(&path, 40_000).expect("create");
+    (0..20_000).for_each(|i| map.set(i * 2..i * 2 + 1).expect("set"));
+    map.close().expect("close");
+    path
+}
+
+#[test]
+fn an_interrupt_ends_a_command_that_nobody_reads_from() {
+    let dir = Dir::new();
+    let path = many_areas(&dir);
+    for format in ["human", "json"] {
+        let mut command = common::dirtymap();
+        command.args(["map", "--output", format]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("run");
+        // It prints, and so it listens already; and the pipe will be full.
+        child.stdout.as_mut().expect("piped").read_exact(&mut [0; 1]).expect("read");
+        kill_process(Pid::from_child(&child), Signal::INT).expect("signal");
+        let ended = (0..1000).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            child.try_wait().expect("wait")
+        });
+        if ended.is_none() {
+            child.kill().expect("kill");
+        }
+        assert_eq!(ended.and_then(|status| status.code()), Some(32), "{format}");
+    }
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let dir = Dir::new();
-    let dirty: Vec<_> = (0..20_000).map(|i| i * 2..i * 2 + 1).collect();
-    let path = dir.path("m");
-    let map = dirtymap::Options::new().granularity(0).create(&path, 40_000).expect("create");
-    dirty.into_iter().for_each(|range| map.set(range).expect("set"));
-    map.close().expect("close");
+    let path = many_areas(&dir);
     let mut child = common::dirtymap().arg("map").arg(&path).stdout(std::process::Stdio::piped()).spawn().expect("run");
     drop(child.stdout.take());
     assert_eq!(child.wait().expect("wait").code(), Some(0));

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 const LEN: u64 = 64 * MIB;
-const READERS: [&str; 4] = ["info", "map", "count", "hash"];
+const READERS: [&str; 6] = ["info", "map", "count", "hash", "dump", "show"];
 /// What one armed word makes dirty: 64 granules.
 const WORD: u64 = 64 * GRANULE;
 
@@ -67,6 +67,27 @@ fn unclean_check_is_2_and_says_the_consequence() {
     assert_eq!(json["severity"], "unclean");
     assert_eq!(json["state"], "unclean");
     assert_eq!(json["dirty_bytes"], WORD);
+}
+
+#[test]
+fn check_quietly_only_exits() {
+    let dir = Dir::new();
+    let (good, damaged) = (dir.map("good", LEN, &[]), dir.map("damaged", LEN, &[0..1]));
+    damage_page(&damaged);
+    let (ruined, live) = (dir.map("ruined", LEN, &[]), dir.map("live", LEN, &[]));
+    (0..4).for_each(|copy| damage_copy(&ruined, copy));
+    let (unclean, junk) = (dir.unclean("unclean", LEN, &[0..1]), dir.image("junk", MIB));
+    let open = DirtyMap::open(&live).expect("open");
+    let expected = [(&good, 0), (&unclean, 2), (&damaged, 4), (&ruined, 4), (&live, 0), (&junk, 8)];
+    for (map, code) in expected.into_iter().chain([(&dir.path("nothing"), 8)]) {
+        for line in [["check", "-q"], ["check", "--quiet"]] {
+            let args = line.map(std::ffi::OsStr::new).into_iter().chain([map.as_os_str()]);
+            let ran = untouched(map, || common::run(args)).exits(code);
+            assert!(ran.out.is_empty() && ran.err.is_empty(), "{ran:?}");
+        }
+        dm!("check", map).exits(code);
+    }
+    drop(open);
 }
 
 #[test]
@@ -168,7 +189,7 @@ fn a_map_that_another_process_has_open_shows_its_header_only() {
     assert!(!check["unchecked"].as_array().expect("a list").is_empty());
     assert!(dm!("check", path).exits(0).out.contains("not checked: pages"));
 
-    for command in ["map", "count", "hash"] {
+    for command in ["map", "count", "hash", "dump", "show"] {
         dm!(command, path).exits(8).says("another process has it open").says("--wait");
     }
     dm!("set", path, "0", "1").exits(8).says("in use");

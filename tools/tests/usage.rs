@@ -7,7 +7,7 @@ mod common;
 use common::{Dir, MIB, dirtymap};
 use std::fs;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 24] = [
     "create",
     "info",
     "set",
@@ -17,15 +17,20 @@ const COMMANDS: [&str; 19] = [
     "hash",
     "check",
     "diff",
+    "show",
     "merge",
     "export",
     "import",
+    "dump",
+    "restore",
     "resize",
     "repair",
     "write",
     "backup",
     "import-qcow2",
     "export-qcow2",
+    "completions",
+    "manual",
     "demo",
 ];
 
@@ -81,9 +86,20 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["write", m],
         &["diff", m],
         &["diff", m, m, m],
+        &["check"],
+        &["check", m, "--quietly"],
+        &["show"],
+        &["show", m, m, m],
+        &["show", m, "--width", "39"],
+        &["show", m, "--width", "1001"],
+        &["show", m, "--svg"],
         &["merge", m],
         &["export", m],
         &["import", m],
+        &["dump"],
+        &["dump", m, m],
+        &["restore", m],
+        &["restore", "-", m, m],
         &["resize", m],
         &["resize", m, "8192P"],
         &["resize", m, "-1"],
@@ -94,6 +110,9 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         &["export-qcow2", m, "o"],
         &["export-qcow2", m, "o", "--bitmap", ""],
         &["export-qcow2", m, "o", "--bitmap", "b", "-g", "3"],
+        &["completions"],
+        &["completions", "tcsh"],
+        &["manual"],
         &["info", m, "--output", "yaml"],
         &["info", m, "--wait", "soon"],
     ];
@@ -105,6 +124,12 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
         assert_eq!(json["error"]["exit"], 16, "{line:?}");
     }
     assert!(!map.exists());
+}
+
+#[test]
+fn nothing_and_json_are_not_both_to_be_had() {
+    let ran = dm!("check", "m", "-q", "--output", "json").exits(16).says("--quiet");
+    assert_eq!(ran.json()["error"]["kind"], "usage");
 }
 
 #[test]

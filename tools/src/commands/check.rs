@@ -1,8 +1,8 @@
 //! `dirtymap check`: an offline fsck that changes nothing, with findings to act on.
 
 use super::info::{state_name, verdict_name};
-use crate::cli::File;
-use crate::exit::{Exit, Result};
+use crate::cli::Check;
+use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 use crate::size;
 use dirtymap::{Error, FileState, Finding, Report, Severity, check};
@@ -80,14 +80,20 @@ pub(super) fn examine(file: &Path, output: Output) -> dirtymap::Result<Report> {
     checked
 }
 
-pub fn run(args: &File, output: Output) -> Result<Exit> {
-    let checked = examine(&args.file, output);
+pub fn run(args: &Check, output: Output) -> Result<Exit> {
+    if args.quiet && output.is_json() {
+        return Err(Failure::usage("--quiet prints nothing, and --output json one value; give one of them"));
+    }
+    let checked = if args.quiet { check(&args.file, |_, _| {}) } else { examine(&args.file, output) };
     let file = args.file.display().to_string();
     let (answer, exit) = match checked {
         Ok(report) => of_report(file, &report),
         Err(Error::Corrupt { place, found, expected, .. }) => of_ruin(file, place, found, expected),
         Err(e) => return Err(e.into()),
     };
+    if args.quiet {
+        return Ok(exit);
+    }
     output.answer(&answer, human)?;
     Ok(exit)
 }

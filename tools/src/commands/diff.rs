@@ -17,16 +17,16 @@ use std::time::Duration;
 /// Whose dirt an area is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Side {
+pub(super) enum Side {
     A,
     B,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Difference {
-    offset: u64,
-    length: u64,
-    only_in: Side,
+pub(super) struct Difference {
+    pub offset: u64,
+    pub length: u64,
+    pub only_in: Side,
 }
 
 /// Areas and bytes of one side.
@@ -76,7 +76,10 @@ pub fn run(args: &Diff, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 /// Maximal areas that are dirty in one of two equally long maps, ascending. Cost: the runs of both.
-fn differences<'a>(a: &'a DirtyMap, b: &'a DirtyMap) -> impl Iterator<Item = dirtymap::Result<Difference>> + 'a {
+pub(super) fn differences<'a>(
+    a: &'a DirtyMap,
+    b: &'a DirtyMap,
+) -> impl Iterator<Item = dirtymap::Result<Difference>> + 'a {
     let (mut in_a, mut in_b) = (runs(a, 0..a.len()), runs(b, 0..b.len()));
     let mut next = move |run_a: Option<Run>, run_b: Option<Run>| -> dirtymap::Result<Option<(Run, Run)>> {
         let run_a = run_a.map(Ok).or_else(|| in_a.next()).transpose()?;

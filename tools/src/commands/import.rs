@@ -7,12 +7,13 @@
 use crate::cli::Import;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image, PIECE};
+use crate::load::Loader;
 use crate::open::{self, With};
 use crate::output::Output;
 use crate::raw::{self, Raw};
 use crate::size;
 use crate::stdin;
-use dirtymap::{Bitmap, DirtyMap, Error, Geometry, Info, inspect};
+use dirtymap::{DirtyMap, Geometry, Info, inspect};
 use serde::Serialize;
 use std::io;
 use std::ops::Range;
@@ -77,38 +78,35 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
 
 /// Sets, then resets. Gives the dirty granules of the moment in between.
 fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
-    let geometry = map.geometry();
     let half_set = |f: Failure| f.and("some granules that the file calls dirty may be dirty now; none was reset");
     let half_reset = |f: Failure| f.and("what the file calls dirty is dirty; not everything else was reset");
-    match Bitmap::new(geometry.len(), geometry.granularity()) {
-        // By way of a bitmap in memory: what is scattered is armed together, and reset together.
-        Ok(mut ones) => {
-            raw_ones(raw, "reading", output, |bits| Ok(ones.set(geometry.items_of(&bits)).map(drop)?))?;
-            // Somebody may have cut the file meanwhile, and then the rest of it read as zeros.
-            raw.unchanged()?;
-            map.merge(&ones).map_err(|e| half_set(e.into()))?;
-            let between = map.count();
-            map.intersect(&ones).map_err(|e| half_reset(e.into()))?;
-            Ok(between)
-        }
-        Err(Error::OutOfMemory { .. }) => {
-            raw_ones(raw, "setting", output, |bits| Ok(map.set(geometry.items_of(&bits))?))
-                .and_then(|()| raw.unchanged())
-                .map_err(half_set)?;
-            let between = map.count();
-            let mut at = 0;
-            let mut reset_before = |ones: Range<u64>| {
-                let items = geometry.items_of(&(at..ones.start));
-                at = ones.end;
-                Ok(map.reset(items)?)
-            };
-            let reset = raw_ones(raw, "resetting", output, &mut reset_before);
-            let end = geometry.bits();
-            reset.and_then(|()| raw.unchanged()).and_then(|()| reset_before(end..end)).map_err(half_reset)?;
-            Ok(between)
-        }
-        Err(e) => Err(e.into()),
-    }
+    let mut loader = Loader::new(map)?;
+    let ones = raw_ones(raw, "reading", output, |bits| loader.add(bits))
+        // Somebody may have cut the file meanwhile, and then the rest of it read as zeros.
+        .and_then(|()| raw.unchanged())
+        .and_then(|()| loader.finish())
+        .map_err(half_set)?;
+    let between = map.count();
+    let reset = match ones {
+        Some(ones) => map.intersect(&ones).map_err(Failure::from),
+        None => reset_others(map, raw, output),
+    };
+    reset.map_err(half_reset).map(|()| between)
+}
+
+/// Resets what is clean in the file, as it is read again.
+fn reset_others(map: &DirtyMap, raw: &Raw, output: Output) -> Result<()> {
+    let geometry = map.geometry();
+    let mut at = 0;
+    let mut reset_before = |ones: Range<u64>| {
+        let items = geometry.items_of(&(at..ones.start));
+        at = ones.end;
+        Ok(map.reset(items)?)
+    };
+    raw_ones(raw, "resetting", output, &mut reset_before)?;
+    raw.unchanged()?;
+    let end = geometry.bits();
+    reset_before(end..end)
 }
 
 /// Calls `f` for the runs of ones of the raw file, with progress.

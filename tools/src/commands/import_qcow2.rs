@@ -6,6 +6,7 @@
 use crate::cli::{ImportQcow2, InUse};
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
+use crate::load::{Loader, Made, New};
 use crate::output::Output;
 use crate::publish;
 use crate::signals;
@@ -15,25 +16,14 @@ use dirtymap_cli::qcow2::{self, Chunks, Entry, ReadAt};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::io::{self, Write};
-use std::ops::Range;
 use std::path::Path;
-use tempfile::TempPath;
-
-/// Dirty ranges with less than so many clean granules between them are armed together: 32 KiB of the file.
-const NEAR: u64 = 1 << 18;
-/// Dirty ranges that are armed together at most.
-const TOGETHER: usize = 1 << 16;
 
 #[derive(Serialize)]
 struct Answer {
     image: String,
     bitmap: String,
-    file: String,
-    size: u64,
-    granule_bytes: u64,
-    bits: u64,
-    dirty_bits: u64,
-    dirty_bytes: u64,
+    #[serde(flatten)]
+    made: Made,
     taken_as_dirty: Option<&'static str>,
 }
 
@@ -52,56 +42,38 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
     let entry = image.find(name).map_err(in_image)?;
     let why_dirty = image.unreliable(&entry);
     refuse(why_dirty)?;
-    let directory = publish::directory_beside(&args.file)?;
-    let temp = directory.path().join("map");
-    let map = Options::new()
-        .granularity(entry.granularity())
-        .dirty(why_dirty.is_some())
-        .armed_bound(u64::MAX)
-        .flush_interval(None)
-        .create(&temp, image.virtual_size())?;
-    let temp = TempPath::try_from_path(temp).map_err(|e| Failure::io(args.file.display(), &e))?;
+    let options = Options::new().granularity(entry.granularity()).dirty(why_dirty.is_some());
+    let new = New::create(&args.file, options, image.virtual_size())?;
     match why_dirty {
         Some(why) => output.note(format_args!("bitmap {name:?}: {why}; everything is taken for dirty")),
         None => {
             let chunks = image.chunks(&entry).map_err(in_image)?;
             let bar = output.progress_count("importing", chunks.bits());
-            let loaded = load(&map, chunks, &bar, in_image);
+            let loaded = load(&new.map, chunks, &bar, in_image);
             bar.finish_and_clear();
             loaded?;
             unchanged(&file, name, &entry)?;
         }
     }
-    let answer = Answer {
-        image: args.image.display().to_string(),
-        bitmap: name.clone(),
-        file: args.file.display().to_string(),
-        size: map.len(),
-        granule_bytes: map.geometry().granule(),
-        bits: map.geometry().bits(),
-        dirty_bits: map.count(),
-        dirty_bytes: map.dirty_len(),
-        taken_as_dirty: why_dirty,
-    };
-    map.close()?;
-    publish::publish(temp, &args.file)?;
+    let (image, bitmap) = (args.image.display().to_string(), name.clone());
+    let answer = Answer { image, bitmap, made: new.publish(output)?, taken_as_dirty: why_dirty };
     output.answer(&answer, human)?;
     Ok(Exit::Fine)
 }
 
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-    let h = size::human;
+    let (h, m) = (size::human, &a.made);
     writeln!(
         out,
         "created {} for {}, {} bits of {}, from bitmap {:?} of {}; {} in {} granules are dirty",
-        a.file,
-        h(a.size),
-        a.bits,
-        h(a.granule_bytes),
+        m.file,
+        h(m.size),
+        m.bits,
+        h(m.granule_bytes),
         a.bitmap,
         a.image,
-        h(a.dirty_bytes),
-        a.dirty_bits
+        h(m.dirty_bytes),
+        m.dirty_bits
     )
 }
 
@@ -157,53 +129,12 @@ fn load<S: ReadAt>(
     bar: &ProgressBar,
     in_image: impl Fn(qcow2::Error) -> Failure,
 ) -> Result<()> {
-    let mut loader = Loader { map, ranges: Vec::new() };
+    let mut loader = Loader::new(map)?;
     for chunk in chunks {
         signals::check("no map was made")?;
         let chunk = chunk.map_err(&in_image)?;
         chunk.runs(|bits| loader.add(bits))?;
         bar.set_position(chunk.bits.end);
     }
-    loader.apply()
-}
-
-/// Collects dirty ranges, so that a sync is not paid for each.
-struct Loader<'a> {
-    map: &'a DirtyMap,
-    /// In granules: ascending, not touching.
-    ranges: Vec<Range<u64>>,
-}
-
-impl Loader<'_> {
-    fn add(&mut self, bits: Range<u64>) -> Result<()> {
-        let full = self.ranges.len() == TOGETHER;
-        if let Some(last) = self.ranges.last_mut() {
-            if last.end == bits.start {
-                last.end = bits.end;
-                return Ok(());
-            }
-            if full || bits.start - last.end >= NEAR {
-                self.apply()?;
-            }
-        }
-        self.ranges.push(bits);
-        Ok(())
-    }
-
-    /// Sets from the first to the last, which arms all of it at once, and takes that back; then setting each takes
-    /// neither a sync nor a lock.
-    fn apply(&mut self) -> Result<()> {
-        let (Some(first), Some(last)) = (self.ranges.first(), self.ranges.last()) else { return Ok(()) };
-        let geometry = self.map.geometry();
-        let all = geometry.items_of(&(first.start..last.end));
-        self.map.set(all.clone())?;
-        if self.ranges.len() > 1 {
-            self.map.reset(all)?;
-            for range in &self.ranges {
-                self.map.set(geometry.items_of(range))?;
-            }
-        }
-        self.ranges.clear();
-        Ok(())
-    }
+    loader.finish().map(drop)
 }

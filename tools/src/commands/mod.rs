@@ -2,10 +2,12 @@
 
 pub mod backup;
 mod check;
+mod completions;
 mod count;
 mod create;
 mod demo;
 mod diff;
+mod dump;
 mod export;
 mod export_qcow2;
 mod hash;
@@ -16,7 +18,9 @@ mod map;
 mod merge;
 mod repair;
 mod resize;
+mod restore;
 mod set;
+mod show;
 mod write;
 
 use crate::cli::{Cli, Command};
@@ -38,15 +42,20 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Hash(args) => hash::run(args, wait, output),
         Command::Check(args) => check::run(args, output),
         Command::Diff(args) => diff::run(args, wait, output),
+        Command::Show(args) => show::run(args, wait, output),
         Command::Merge(args) => merge::run(args, wait, output),
         Command::Export(args) => export::run(args, wait, output),
         Command::Import(args) => import::run(args, wait, output),
+        Command::Dump(args) => dump::run(args, wait, output),
+        Command::Restore(args) => restore::run(args, output),
         Command::Resize(args) => resize::run(args, wait, output),
         Command::Repair(args) => repair::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
         Command::ImportQcow2(args) => import_qcow2::run(args, output),
         Command::ExportQcow2(args) => export_qcow2::run(args, wait, output),
+        Command::Completions(args) => completions::completions(args, output),
+        Command::Manual(args) => completions::manual(args, output),
         Command::Demo(args) => demo::run(args, output),
         Command::DemoWriter(args) => demo::writer::run(args),
     }

@@ -1,0 +1,77 @@
+//! What a package installs beside the command: completions and manual pages, from the one definition of the command line.
+
+mod common;
+
+use common::{Dir, system, untouched};
+use std::ffi::OsStr;
+use std::fs;
+
+/// The commands that the help lists.
+fn commands() -> Vec<String> {
+    let help = dm!("--help").exits(0).out;
+    let list = help.split_once("Commands:\n").expect("a list").1.split_once("\n\n").expect("its end").0;
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<String> = names.filter(|name| !name.is_empty() && *name != "help").map(String::from).collect();
+    assert!(names.len() >= 24 && names.contains(&"backup".into()), "{names:?}");
+    names
+}
+
+#[test]
+fn completions_know_every_command_and_no_hidden_one() {
+    let dir = Dir::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = dm!("completions", shell).exits(0).out;
+        commands().iter().for_each(|name| assert!(script.contains(name), "{shell}: {name}"));
+        assert!(script.contains("--granularity") || script.contains("granularity"), "{shell}");
+        assert!(!script.contains("demo-writer"), "{shell}");
+        let json = dm!("completions", shell, "--output", "json").exits(0).json();
+        assert_eq!((json["shell"].as_str(), json["script"].as_str()), (Some(shell), Some(&*script)));
+        let file = dir.path(shell);
+        fs::write(&file, script).expect("write");
+        if ["bash", "zsh", "fish"].contains(&shell) {
+            match system(shell, &[OsStr::new("-c"), OsStr::new("true")]) {
+                true => assert!(system(shell, &[OsStr::new("-n"), file.as_os_str()]), "{shell}: syntax"),
+                false => common::skipped(&format!("syntax of the completions: needs {shell}")),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page_with_examples_and_exit_codes() {
+    let dir = Dir::new();
+    let pages = dir.path("share/man1");
+    let json = dm!("manual", pages, "--output", "json").exits(0).json();
+    let names: Vec<String> = commands().iter().map(|name| format!("dirtymap-{name}.1")).collect();
+    let said: Vec<&str> = json["pages"].as_array().expect("a list").iter().filter_map(|p| p.as_str()).collect();
+    assert_eq!(said[0], "dirtymap.1");
+    assert_eq!(said[1..], names);
+    assert_eq!(fs::read_dir(&pages).expect("read").count(), said.len());
+    for name in said {
+        let page = fs::read_to_string(pages.join(name)).expect("a page");
+        let example = name.trim_end_matches(".1").replacen("dirtymap-", "dirtymap ", 1).replace('-', "\\-");
+        for part in [".TH ", "SYNOPSIS", ".SH \"EXAMPLES\"\n.nf\n", ".SH \"EXIT STATUS\"", "32  interrupted", &example]
+        {
+            assert!(page.contains(part), "{name}: {part}\n{page}");
+        }
+        // No line of an example is taken for an instruction.
+        let lines =
+            page.split_once("EXAMPLES").expect("examples").1.lines().filter(|line| line.starts_with(['.', '\'']));
+        assert!(lines.into_iter().all(|line| [".nf", ".fi"].contains(&line) || line.starts_with(".SH \"")), "{name}");
+        let page = pages.join(name);
+        if system("man", &[OsStr::new("--version")]) {
+            let ran =
+                std::process::Command::new("man").args(["--warnings", "-l"]).arg(&page).output().expect("run man");
+            assert!(ran.status.success() && ran.stderr.is_empty(), "{}", String::from_utf8_lossy(&ran.stderr));
+        }
+    }
+}
+
+#[test]
+fn a_page_that_is_there_is_not_replaced_nor_are_others_written() {
+    let dir = Dir::new();
+    let page = dir.path("dirtymap-show.1");
+    fs::write(&page, "mine").expect("write");
+    untouched(&page, || dm!("manual", dir.path("")).exits(8).says("exists"));
+    dm!("manual", page).exits(8);
+}
