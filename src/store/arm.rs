@@ -128,11 +128,13 @@ impl Core {
             self.counters.arms.fetch_add(1, Relaxed);
             event!(DEBUG, "armed", words = add.words(), listed = header.runs.words(), runs = header.runs.len());
         }
+        at(Point::Listed);
         if !weak(Weak::ArmNoTouch) {
             for (i, mask) in redo {
                 Shared(self.view.touched()).or(i, mask);
             }
         }
+        at(Point::LeftTouched);
         self.mark_armed(&add);
         Ok(())
     }

@@ -6,7 +6,7 @@
 use super::core::{Core, Locked};
 use super::pages::{self, PageContent};
 use super::view::{View, runtime};
-use super::weak::{Weak, weak};
+use super::weak::{Point, Weak, at, weak};
 use crate::error::Result;
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
@@ -77,6 +77,7 @@ impl Locked<'_> {
                     return Err(e);
                 }
             }
+            at(Point::Durable);
             if core.lists_all {
                 self.untouch(&redo);
             }
@@ -116,11 +117,13 @@ impl Locked<'_> {
             let left = if weak(Weak::SkipUnarmed) { 0 } else { words & !armed };
             redo.push((page, left));
         }
+        at(Point::Disarmed);
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
         for (&(page, words), redo) in parts.iter().zip(&mut redo) {
             redo.1 |= words & Shared(view.touched()).and(page as usize, !words);
         }
+        at(Point::Untouched);
         join_pages(&mut redo);
         redo.retain(|&(_, words)| words != 0);
         redo
@@ -144,6 +147,7 @@ impl Locked<'_> {
                 }
             };
         }
+        at(Point::Written);
         let mut levels = core.view.levels();
         for (&(page, redo), words) in batch.iter().zip(&snapshot) {
             for i in ones(redo) {
@@ -162,9 +166,11 @@ impl Locked<'_> {
     fn untouch(&self, redo: &[Redo]) {
         let view = &self.core.view;
         view.runtime()[runtime::FLUSHING].store(1, SeqCst);
+        at(Point::Marked);
         for &(page, words) in redo {
             Shared(view.touched()).and(page as usize, !words);
         }
+        at(Point::UntouchedLast);
         for &(page, words) in redo {
             let differs = |&i: &u64| {
                 let w = (page * PAGE_WORDS + i) as usize;

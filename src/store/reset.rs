@@ -4,7 +4,7 @@
 //! only in a map that is opened alone, where readers look again.
 
 use super::core::{Core, Locked};
-use super::weak::{Weak, weak};
+use super::weak::{Point, Weak, at as point, weak};
 use crate::error::Result;
 use crate::geometry::mask_in;
 use crate::levels::words_touched;
@@ -94,14 +94,17 @@ impl Locked<'_> {
             return at;
         }
         self.remember_reset(&found);
+        point(Point::Remembered);
         for &w in &found {
             let keep = keep(w);
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
             // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
             Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            point(Point::ResetTouched);
             if !weak(Weak::KeepDurable) {
                 Shared(view.durable()).and(w as usize, keep);
             }
+            point(Point::ResetDurable);
             let cleared = Shared(view.live()).and(w as usize, keep) & !keep;
             if cleared != 0 {
                 changed(w, cleared);

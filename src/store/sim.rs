@@ -12,6 +12,7 @@ use crate::sys::{Disk, Lock, Mapping, Part};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 pub(super) const SECTOR: usize = 512;
@@ -219,6 +220,11 @@ impl SimDisk {
         self.mapped.get_or_init(|| tempfile::tempfile().expect("a temporary file"))
     }
 
+    /// Goes on for others, after one process was killed.
+    pub(super) fn survive(&self) {
+        self.bytes.lock().unwrap().dead = false;
+    }
+
     pub(super) fn dead(&self) -> bool {
         self.bytes.lock().unwrap().dead
     }
@@ -369,6 +375,9 @@ impl Disk for SimDisk {
     fn punch(&self, range: Range<u64>) -> io::Result<()> {
         let mut b = self.alive()?;
         b.cache.clear(range.start as usize..range.end as usize);
+        if let Some(mapped) = self.mapped.get() {
+            mapped.write_all_at(&vec![0; (range.end - range.start) as usize], range.start)?;
+        }
         Ok(())
     }
 

@@ -6,6 +6,8 @@
 //! what was ever set is named by the armed list, or was reset and not flushed, or lies in a page that did not verify;
 //! a file that says CLEAN is exact; recovering again changes nothing.
 
+mod sharing;
+
 use super::core::Core;
 use super::headers::{self, Newest};
 use super::open::{load_in_memory, open_alone};
@@ -44,8 +46,12 @@ fn geometry(len: u64) -> Geometry {
 
 /// A new map.
 fn fresh() -> Image {
+    fresh_of(Durability::PowerLoss)
+}
+
+fn fresh_of(durability: Durability) -> Image {
     let disk = SimDisk::new(Image::default(), Vec::new());
-    create::write_new(&*disk, path(), geometry(BITS), &Options { granularity: 0, ..options() }).unwrap();
+    create::write_new(&*disk, path(), geometry(BITS), &Options { granularity: 0, durability, ..options() }).unwrap();
     disk.device()
 }
 
@@ -401,8 +407,12 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
     })));
     let mut rng = Rng(!seed);
     let (c, t) = (Arc::downgrade(core), truth.clone());
-    weak::visit(Some(Box::new(move |_: Point| {
+    weak::visit(Some(Box::new(move |point: Point| {
         let Some(c) = c.upgrade() else { return };
+        // At the others the lock is held that it would wait for.
+        if !matches!(point, Point::SeenArmed | Point::Stored | Point::Touched) {
+            return;
+        }
         if rng.below(3) == 0 {
             t.flush(&c);
         }
@@ -433,11 +443,23 @@ fn check_covered(view: &View, truth: &Truth, when: &str) -> Verdict {
         None => Ok(()),
     })?;
     // And is found by searching, not only by looking.
-    let levels = view.levels();
-    truth.with(|b| match bits_of(view).find(|&i| b.owed[i as usize] && levels.next_set(i..i + 1) != Some(i)) {
+    let found = found_words(view);
+    truth.with(|b| match bits_of(view).find(|&i| b.owed[i as usize] && !found.contains(&(i / 64))) {
         Some(i) => Err(format!("{when}: bit {i} is owed and not found")),
         None => Ok(()),
     })
+}
+
+/// The words that a search through all levels finds.
+fn found_words(view: &View) -> Vec<u64> {
+    let (levels, end) = (view.levels(), view.geometry().words());
+    let mut at = 0;
+    std::iter::from_fn(|| {
+        let (w, _) = levels.next_nonzero_word(at..end)?;
+        at = w + 1;
+        Some(w)
+    })
+    .collect()
 }
 
 /// While the map is open no copy may say CLEAN, whichever of them is lost later.

@@ -73,7 +73,7 @@ pub(crate) fn weak(_step: Weak) -> bool {
     }
 }
 
-/// A place in `set`, off its fast path, where a test lets somebody else act.
+/// A place where a test lets somebody else act, or kills the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) enum Point {
@@ -83,6 +83,28 @@ pub(crate) enum Point {
     Stored,
     /// The word is touched; it is not known yet whether it is still armed.
     Touched,
+    /// Arming: the list is durable; what was left behind is not touched yet.
+    Listed,
+    /// Arming: it is touched, and nothing armed yet.
+    LeftTouched,
+    /// Resetting: the words are remembered, and not touched.
+    Remembered,
+    /// Resetting: a word is touched, and what it had still durable.
+    ResetTouched,
+    /// Resetting: a word is not durable any more, and still live.
+    ResetDurable,
+    /// Flushing: disarmed, and still touched.
+    Disarmed,
+    /// Flushing: untouched, and not looked at.
+    Untouched,
+    /// Flushing: the pages are durable, and not known to be.
+    Written,
+    /// Flushing: known to be durable, and still listed.
+    Durable,
+    /// Flushing a map that lists all: the mark is set, and nothing untouched.
+    Marked,
+    /// Flushing a map that lists all: untouched, and not looked at again.
+    UntouchedLast,
 }
 
 /// What a test does at a [`Point`].
