@@ -162,9 +162,10 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; nothing has changed then.
-    #[inline]
+    #[inline(always)]
     pub fn set(&mut self, range: Range<u64>) -> Result<u64> {
-        // A single granule is the common case, and does without counting bits.
+        // A single granule is the common case, and does without counting bits. Inlined whatever the compiler thinks of it,
+        // because a Result that is returned from a call, being as large as an error, takes longer than a bit.
         match self.geometry.only_bit(&range) {
             Some(bit) => Ok(self.set_one(bit)),
             None => self.set_range(range),
@@ -185,7 +186,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Unaligned`]; nothing has changed then.
-    #[inline]
+    #[inline(always)]
     pub fn reset(&mut self, range: Range<u64>) -> Result<u64> {
         match self.geometry.only_whole_bit(&range) {
             Some(bit) => Ok(self.reset_one(bit)),
