@@ -1,6 +1,6 @@
 //! Several who have one map open: here they are opens of one process, which the kernel's locks take for strangers.
 
-use dirtymap::{Access, DirtyMap, Durability, Error, FileState, Options, check, inspect};
+use dirtymap::{Access, DirtyMap, Durability, Error, FileState, ImageStamp, Options, check, inspect};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -191,5 +191,86 @@ fn nothing_is_lost_whoever_comes_and_goes() {
         assert!((0..WRITERS * OF_EACH).all(|n| map.get(n * GRANULE).unwrap()));
         map.close().unwrap();
         assert!(check(path, |_, _| {}).unwrap().findings.is_empty());
+    });
+}
+
+#[test]
+fn a_reader_does_not_take_a_session_that_is_over_for_the_next_one() {
+    each(|path| {
+        let one = shared().open(path).unwrap();
+        one.set(granule(1)).unwrap();
+        let watching = reader().open(path).unwrap();
+        // As if it had been killed: nobody has told the reader.
+        drop(one);
+        assert!(watching.get(GRANULE).unwrap());
+        // This one keeps what it sets in memory of its own.
+        let alone = Options::new().flush_interval(None).open(path).unwrap();
+        alone.set(granule(2)).unwrap();
+        assert!(watching.get(2 * GRANULE).unwrap_or(true), "a reader misses what was set");
+        assert!(matches!(watching.get(2 * GRANULE), Err(Error::Unusable { .. })));
+        alone.close().unwrap();
+    });
+}
+
+#[test]
+fn nobody_joins_the_dead() {
+    each(|path| {
+        let one = shared().open(path).unwrap();
+        one.set(granule(1)).unwrap();
+        // What a power cut leaves may look like a session that lives: this is such a file.
+        let left = path.with_file_name("left");
+        std::fs::copy(path, &left).unwrap();
+        one.set(granule(2)).unwrap();
+        // Some program locks it, as others do with files of theirs.
+        let file = std::fs::File::open(&left).unwrap();
+        fs2::FileExt::lock_shared(&file).unwrap();
+        assert_eq!(shared().open(&left).unwrap_err().kind(), "locked");
+        drop(file);
+        let recovered = shared().open(&left).unwrap();
+        assert!(recovered.recovery().unclean && recovered.get(GRANULE).unwrap());
+    });
+}
+
+#[test]
+fn who_joins_with_another_image_gets_everything_dirty() {
+    each(|path| {
+        let dir = path.parent().unwrap();
+        let image = |name: &str, len| {
+            let file = std::fs::File::create(dir.join(name)).unwrap();
+            file.set_len(len).unwrap();
+            ImageStamp::of(&file).unwrap()
+        };
+        let (mine, other) = (image("mine", LEN), image("other", LEN));
+        let path = dir.join("bound");
+        let new = Options::new().granularity(12).flush_interval(None).image(mine);
+        new.create(&path, LEN).unwrap().close().unwrap();
+        let first = shared().open(&path).unwrap();
+        let same = shared().image(mine).open(&path).unwrap();
+        assert!(same.is_empty() && same.recovery().image_changed.is_none());
+        let joined = shared().image(other).open(&path).unwrap();
+        assert!(joined.recovery().image_changed.is_some());
+        assert!(joined.is_full() && first.is_full());
+    });
+}
+
+#[test]
+fn what_garbage_there_is_in_a_session_no_reader_panics() {
+    each(|path| {
+        let one = shared().open(path).unwrap();
+        one.set(granule(1)).unwrap();
+        let watching = reader().open(path).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        // Upper levels, live and durable: everything from the touched bits on. The volatile region is the last one.
+        let from = 0x30000 + 3 * 65536;
+        let rest = std::fs::metadata(path).unwrap().len() - from;
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xff; rest as usize], from).unwrap();
+        for map in [&watching, &reader().open(path).unwrap()] {
+            assert!(map.get(0).unwrap() && map.is_full());
+            assert_eq!(map.granules(0..LEN).unwrap().count() as u64, LEN / GRANULE);
+            let _ = (map.count(), map.sha256(), map.next_clean(0..LEN).unwrap(), map.areas(0..LEN).unwrap().count());
+        }
+        let live_from = from + 65536;
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; (rest - 65536) as usize], live_from).unwrap();
+        let _ = (watching.count(), watching.sha256(), watching.areas(0..LEN).unwrap().count());
     });
 }

@@ -114,7 +114,7 @@ impl Core {
     }
 
     /// Changes the header outside of arming and flushing.
-    fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+    pub(super) fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         change(&mut header);

@@ -164,8 +164,10 @@ impl Options {
         let disk = Arc::new(FileDisk::new(file, true));
         create::write_new(&*disk, path, geometry, self)?;
         let attached = attach::attach(disk, path, self)?;
+        // Opened before others can see it: what is refused leaves nothing behind.
+        let map = attached.open(path, self)?;
         unnamed.publish(path)?;
-        attached.open(path, self)
+        Ok(map)
     }
 
     /// Opens the map at `path`, [alone or not](Self::access), after recovering it if need be. Cost: reading the allocated

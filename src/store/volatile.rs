@@ -7,7 +7,7 @@ use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
-use crate::sys::{Disk, Mapping};
+use crate::sys::{Disk, Mapping, Part};
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
@@ -24,6 +24,11 @@ pub(super) const CHUNK_WORDS: u64 = ALIGN / 8;
 pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool) -> Result<View> {
     let v = VolatileLayout::new(&header.geometry);
     if !in_file {
+        end_session(disk, &header.layout.volatile).map_err(|source| Error::Io {
+            op: "end the session of others",
+            path: path.to_path_buf(),
+            source,
+        })?;
         let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
         return View::new(header.geometry, &v, mapping);
     }
@@ -38,6 +43,19 @@ pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool)
         disk.allocate(region).map_err(io)?;
     }
     Ok(view)
+}
+
+/// Takes away what a session has left in the file whose processes are gone: who looks at it would take its nonce for the
+/// sign that nothing has changed, while the next session has its volatile part elsewhere.
+fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
+    let mut nonce = [0; 16];
+    disk.read_at(&mut nonce, region.start)?;
+    if nonce != [0; 16] {
+        disk.write_durable(&[Part { offset: region.start, bytes: &[0; 16] }])?;
+        // Best effort: it only takes space.
+        let _ = disk.punch(region.clone());
+    }
+    Ok(())
 }
 
 /// The volatile part of the file as others have it.
