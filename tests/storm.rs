@@ -9,7 +9,7 @@
 //! `DIRTYMAP_ROUNDS=1000` is a long run, `DIRTYMAP_SEED` chooses the seed, `DIRTYMAP_DIR` where the maps are. Numbers are told with
 //! `--nocapture`.
 
-use dirtymap::{Access, DirtyMap, Durability, FileState, ImageStamp, Options, Verdict, check, inspect};
+use dirtymap::{Access, DirtyMap, Durability, FileState, ImageStamp, Options, Severity, Verdict, check, inspect};
 use memmap2::MmapRaw;
 use std::collections::HashSet;
 use std::fs::File;
@@ -517,8 +517,9 @@ impl Storm {
                 self.ledger.tell(Tell::Finish).store(1, SeqCst);
                 all.iter().for_each(|&role| self.reap(role));
                 assert_eq!(inspect(&self.path).unwrap().state, FileState::Clean, "all have closed it, seed {seed}");
-                let findings = check(&self.path, |_, _| {}).unwrap().findings;
-                assert!(findings.is_empty(), "{findings:#?}, seed {seed}");
+                let report = check(&self.path, |_, _| {}).unwrap();
+                // A note is that the file is longer than need be, which readers and the dead are the reason of.
+                assert!(report.severity() <= Some(Severity::Note), "{:#?}, seed {seed}", report.findings);
             }
         }
         self.verify();
