@@ -3,7 +3,7 @@
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
 use super::image::ImageStamp;
-use super::open::{self, Loaded, Recovery};
+use super::open::{self, Loaded};
 use super::view::View;
 use super::watch::Watch;
 use super::{Access, DirtyMap, Options};

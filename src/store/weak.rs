@@ -73,7 +73,7 @@ pub(crate) fn weak(_step: Weak) -> bool {
     }
 }
 
-/// A place in `set`, off its fast path, where a test lets somebody else act.
+/// A place where a test lets somebody else act: in `set`, off its fast path, and in `truncate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) enum Point {
@@ -83,6 +83,8 @@ pub(crate) enum Point {
     Stored,
     /// The word is touched; it is not known yet whether it is still armed.
     Touched,
+    /// The header with a new length is committed next, to the first pair or to the second.
+    NewLength,
 }
 
 /// What a test does at a [`Point`].
