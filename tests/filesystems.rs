@@ -7,7 +7,7 @@
 //!
 //! **A file system that shuts down** under the map, as it does when its device fails.
 
-use dirtymap::{DirtyMap, Durability, Options};
+use dirtymap::{Access, DirtyMap, Durability, Options};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -60,6 +60,42 @@ fn make(kind: &str, image: &Path, megabytes: u64) -> bool {
         "xfs" => sh!("mkfs.xfs", "-q", "-f", image),
         _ => sh!("mkfs.btrfs", "-q", "-f", image),
     }
+}
+
+/// On tmpfs even reading a hole of a mapping takes space, and a signal comes where there is none.
+#[test]
+fn a_reader_survives_the_end_of_a_session_on_a_full_tmpfs() {
+    let dir = tempfile::tempdir().expect("a place to mount");
+    if !sh!("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", dir.path()) {
+        return skipped("a full tmpfs: cannot mount one");
+    }
+    let mounted = Mounted(dir.path().to_path_buf());
+    let path = mounted.0.join("map");
+    let shared = || Options::new().access(Access::Shared).flush_interval(None);
+    shared().granularity(12).create(&path, 1 << 30).unwrap().close().unwrap();
+    let mut map = shared().open(&path).unwrap();
+    let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+    let space = mounted.0.join("space");
+    let fill = || {
+        let file = fs::File::create(&space).unwrap();
+        (0..).find(|at| std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], at * 4096).is_err());
+    };
+    map.truncate(1 << 29).unwrap();
+    fill();
+    assert_eq!(reader.get(0).unwrap_err().kind(), "unusable");
+    fs::remove_file(&space).unwrap();
+    let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+    map.set(0..1).unwrap();
+    assert!(reader.get(0).unwrap());
+    map.close().unwrap();
+    fill();
+    assert!(reader.is_full() && reader.get(0).unwrap_err().kind() == "unusable");
+    // The next session finds its space, and nothing of the last one in it.
+    let map = shared().open(&path).unwrap();
+    assert_eq!(map.count(), 1);
+    assert_eq!(reader.get(0).unwrap_err().kind(), "unusable");
+    map.set(1 << 20..1 << 21).unwrap();
+    map.close().unwrap();
 }
 
 fn skipped(what: &str) {

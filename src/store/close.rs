@@ -107,8 +107,8 @@ impl Core {
         event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
         drop(lock);
         if self.in_file {
-            // The volatile part means nothing now. Best effort: it only takes space.
-            let _ = self.disk.punch(self.layout.volatile.clone());
+            // The volatile part means nothing now.
+            super::volatile::free(&*self.disk, self.layout.volatile.clone());
         }
         Ok(true)
     }

@@ -171,7 +171,7 @@ impl Core {
         let mut free = 0;
         for region in regions {
             if free < region.start {
-                let _ = self.disk.punch(free..region.start);
+                volatile::free(&*self.disk, free..region.start);
             }
             free = region.end;
         }

@@ -112,6 +112,14 @@ impl View {
         if self.mapping.is_ours() { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
     }
 
+    /// Makes everything zeros, the nonce first.
+    pub(crate) fn clear(&self) {
+        let levels = self.upper.iter().chain([&self.live, &self.durable]);
+        for part in [&self.runtime, &self.armed, &self.touched].into_iter().chain(levels) {
+            self.words(part).iter().for_each(|word| word.store(0, SeqCst));
+        }
+    }
+
     /// The nonce in the runtime page: zeros, or that of a session that lives.
     pub(crate) fn nonce(&self) -> [u8; 16] {
         let mut nonce = [0; 16];

@@ -35,14 +35,32 @@ pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool)
     let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
     let region = header.layout.volatile.clone();
     let view = join(disk, path, header)?;
-    // The nonce goes first: it tells others that the rest is what it was.
-    disk.punch(region.start..region.start + ALIGN).and_then(|()| disk.punch(region.clone())).map_err(io)?;
     // Where holes are filled when a mapping of them is read, a full file system is to be an error here and no signal
     // later.
+    if must_stay(disk) {
+        disk.allocate(region).map_err(io)?;
+        view.clear();
+        return Ok(view);
+    }
+    // The nonce goes first: it tells others that the rest is what it was.
+    disk.punch(region.start..region.start + ALIGN).and_then(|()| disk.punch(region.clone())).map_err(io)?;
     if disk.reading_allocates() {
         disk.allocate(region).map_err(io)?;
     }
     Ok(view)
+}
+
+/// Whether the space of a volatile part must not be given up: somebody may have it mapped for reading, to whom a look
+/// into a hole would bring a signal if the file system has become full.
+fn must_stay(disk: &dyn Disk) -> bool {
+    disk.reading_allocates() && !matches!(disk.has_readers(), Ok(false))
+}
+
+/// Gives space up that nothing names any more. Best effort: it only takes space.
+pub(super) fn free(disk: &dyn Disk, space: Range<u64>) {
+    if !must_stay(disk) {
+        let _ = disk.punch(space);
+    }
 }
 
 /// Takes away what a session has left in the file whose processes are gone: who looks at it would take its nonce for the
@@ -52,8 +70,7 @@ fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
     disk.read_at(&mut nonce, region.start)?;
     if nonce != [0; 16] {
         disk.write_durable(&[Part { offset: region.start, bytes: &[0; 16] }])?;
-        // Best effort: it only takes space.
-        let _ = disk.punch(region.clone());
+        free(disk, region.clone());
     }
     Ok(())
 }
