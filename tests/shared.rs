@@ -274,3 +274,60 @@ fn what_garbage_there_is_in_a_session_no_reader_panics() {
         let _ = (watching.count(), watching.sha256(), watching.areas(0..LEN).unwrap().count());
     });
 }
+
+/// What [`who_may_not_lock_enough_memory_is_told_so`] runs as somebody else.
+#[test]
+#[ignore = "part of another test; nothing by itself"]
+fn somebody_with_little_locked_memory() {
+    let Some(dir) = std::env::var_os("DIRTYMAP_TEST_DIR").map(PathBuf::from) else { return };
+    let limit = libc::rlimit { rlim_cur: 65536, rlim_max: 65536 };
+    // SAFETY: a valid limit; and from here on this process is nobody, if it can be: root may lock what it likes.
+    #[allow(unsafe_code, reason = "what a process may do is its own")]
+    unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit), 0);
+        libc::setuid(65534);
+    }
+    let refused = |opened: dirtymap::Result<DirtyMap>| {
+        let error = opened.unwrap_err();
+        assert!(error.kind() == "refused" && error.to_string().contains("ulimit -l"), "{error}");
+    };
+    let path = dir.join("PowerLoss");
+    // To join, and as the first.
+    for path in [&path, &dir.join("closed")] {
+        refused(shared().open(path));
+        assert_eq!(reader().open(path).unwrap().count(), 1);
+    }
+    // It is as it was, and has no need of such memory when it is alone.
+    assert_eq!(inspect(dir.join("closed")).unwrap().state, FileState::Clean);
+    Options::new().open(dir.join("closed")).unwrap().close().unwrap();
+    refused(shared().granularity(12).create(dir.join("new"), LEN));
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 3, "something was left behind");
+    // A map that trusts its page cache locks nothing.
+    let process = shared().open(dir.join("Process")).unwrap();
+    process.set(granule(2)).unwrap();
+    assert_eq!(process.count(), 2);
+    process.close().unwrap();
+}
+
+#[test]
+fn who_may_not_lock_enough_memory_is_told_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let everybody = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    everybody(dir.path(), 0o777);
+    let new = |name: &str, durability| {
+        let path = dir.path().join(name);
+        let map = shared().granularity(12).durability(durability).create(&path, LEN).unwrap();
+        everybody(&path, 0o666);
+        map.set(granule(1)).unwrap();
+        map
+    };
+    let _open = (new("PowerLoss", Durability::PowerLoss), new("Process", Durability::Process));
+    new("closed", Durability::PowerLoss).close().unwrap();
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+    other.args(["somebody_with_little_locked_memory", "--exact", "--ignored", "--nocapture"]);
+    let ended = other.env("DIRTYMAP_TEST_DIR", dir.path()).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+}
