@@ -343,3 +343,58 @@ fn a_file_system_that_shuts_down_under_the_map_loses_no_bit() {
     shut_down("ext4");
     shut_down("xfs");
 }
+
+/// Space that a set can touch is set aside before: on a full disk it is an error to those who share the map, not a signal.
+#[test]
+fn who_shares_a_map_on_a_full_disk_gets_an_error_and_no_signal() {
+    for (kind, megabytes) in [("ext4", 64), ("xfs", 320), ("btrfs", 128)] {
+        let dir = tempfile::tempdir().expect("a place to mount");
+        let image = dir.path().join("image");
+        let mounted = make(kind, &image, megabytes).then(|| Mounted::new(&image, &dir.path().join("mnt"))).flatten();
+        let Some(mounted) = mounted else {
+            skipped(&format!("sharing on a full {kind}: cannot make or mount one"));
+            continue;
+        };
+        let path = mounted.0.join("map");
+        let shared = || Options::new().access(Access::Shared).flush_interval(None).armed_bound(1 << 20);
+        let len = 1 << 38; // 16 MiB of volatile space and more
+        shared().granularity(12).durability(Durability::Process).create(&path, len).unwrap().close().unwrap();
+        let two = [(); 2].map(|()| shared().open(&path).unwrap());
+        let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+        let space = mounted.0.join("space");
+        let file = fs::File::create(&space).unwrap();
+        for size in [1 << 20, 65536, 4096] {
+            let mut end = file.metadata().unwrap().len();
+            while std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; size], end).is_ok() {
+                end += size as u64;
+            }
+            file.sync_all().ok();
+        }
+        let at = |i: u64| i * (len / 512) + 4096 * i;
+        let (mut set, mut full) = (Vec::new(), 0);
+        for i in 0..512 {
+            match two[i as usize % 2].set(at(i)..at(i) + 1) {
+                Ok(()) => set.push(i),
+                Err(error) => {
+                    assert_eq!(error.kind(), "no-space", "{error}");
+                    full += 1;
+                }
+            }
+            // A look at a hole takes no space here.
+            two[1 - i as usize % 2].get(at(i)).and_then(|_| reader.get(at(i))).unwrap();
+        }
+        eprintln!("{kind}: {} set, {full} refused", set.len());
+        assert!(full > 0, "{kind} was not full");
+        // Whether there is space for this is the file system's business.
+        let _ = (two[0].flush(), two[1].flush());
+        drop(file);
+        fs::remove_file(&space).unwrap();
+        set.iter().for_each(|&i| two[1].set(at(i)..at(i) + 1).unwrap());
+        let [one, other] = two;
+        one.close().unwrap();
+        assert!(set.iter().all(|&i| reader.get(at(i)).unwrap()));
+        let _ = other.close();
+        let map = DirtyMap::open(&path).unwrap();
+        assert!(set.iter().all(|&i| map.get(at(i)).unwrap()));
+    }
+}
