@@ -266,7 +266,7 @@ impl Writer {
         let options = self.options();
         let owed = self.process.ledger.owed();
         let alone = options.clone().access(Access::Exclusive).wait(Duration::ZERO);
-        let map = match self.process.numbers.one_in(6).then(|| alone.open(&self.process.path)) {
+        let map = match self.process.numbers.one_in(3).then(|| alone.open(&self.process.path)) {
             Some(Ok(map)) => map,
             Some(Err(error)) if error.kind() != "locked" => panic!("{error}"),
             _ => options.open(&self.process.path).unwrap(),

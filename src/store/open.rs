@@ -427,7 +427,7 @@ pub(super) fn session(
     map: impl FnOnce(&Header) -> Result<View>,
 ) -> Result<Option<(View, Header)>> {
     let header = headers::newest(disk, path)?.header;
-    if header.state != State::Open || header.volatile_layout != VOLATILE_LAYOUT {
+    if header.state != State::Open || header.nonce.is_nil() || header.volatile_layout != VOLATILE_LAYOUT {
         return Ok(None);
     }
     // A look behind the end of a file kills the process, and a damaged header may say anything.
