@@ -660,12 +660,12 @@ fn chosen_dir() -> Option<PathBuf> {
 
 #[test]
 fn a_map_that_survives_power_cuts() {
-    storm("power loss", Durability::PowerLoss, chosen_dir(), 8, 300);
+    storm("power loss", Durability::PowerLoss, chosen_dir(), 6, 300);
 }
 
 #[test]
 fn a_map_that_survives_processes() {
-    storm("process", Durability::Process, chosen_dir(), 8, 300);
+    storm("process", Durability::Process, chosen_dir(), 6, 300);
 }
 
 #[test]
