@@ -279,6 +279,40 @@ fn what_garbage_there_is_in_a_session_no_reader_panics() {
     }
 }
 
+/// Each keeps all of it in memory, also what only others have touched: they may die, and a failing disk take it away.
+#[test]
+fn the_volatile_part_stays_in_memory_whoever_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let mut first = shared().granularity(12).create(&path, LEN).unwrap();
+    let second = shared().open(&path).unwrap();
+    second.set(LEN - 1..LEN).unwrap();
+    let all_kept = |how_many| {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().peekable();
+        let mut found = 0;
+        while let Some(line) = lines.next() {
+            if !(line.contains("rw-s") && line.ends_with(path.to_str().unwrap())) {
+                continue;
+            }
+            let mut facts = Vec::new();
+            while let Some(fact) = lines.next_if(|line| !line.ends_with(path.to_str().unwrap())) {
+                facts.push(fact);
+            }
+            let fact = |name: &str| facts.iter().find_map(|f| f.strip_prefix(name)).unwrap().trim();
+            assert_eq!(fact("Size:"), fact("Rss:"));
+            assert!(fact("VmFlags:").split(' ').any(|flag| flag == "lo"));
+            found += 1;
+        }
+        assert_eq!(found, how_many);
+    };
+    all_kept(2);
+    second.close().unwrap();
+    first.truncate(2 * LEN).unwrap();
+    first.set(0..LEN).unwrap();
+    all_kept(1);
+}
+
 /// What [`who_may_not_lock_enough_memory_is_told_so`] runs as somebody else.
 #[test]
 #[ignore = "part of another test; nothing by itself"]

@@ -106,6 +106,11 @@ impl View {
         Levels::new(level, self.geometry.bits())
     }
 
+    /// Keeps all of it in memory, also what only others use.
+    pub(crate) fn keep_in_memory(&self) -> std::io::Result<()> {
+        self.mapping.keep_in_memory()
+    }
+
     /// Fails in a forked child, where the memory is not there.
     #[inline]
     pub(crate) fn usable(&self) -> Result<()> {

@@ -47,6 +47,8 @@ pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool)
     if disk.reading_allocates() {
         disk.allocate(region).map_err(io)?;
     }
+    // What was punched is not there any more.
+    keep_in_memory(&view, path, header)?;
     Ok(view)
 }
 
@@ -76,26 +78,33 @@ fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
 }
 
 /// The volatile part of the file as others have it.
-///
-/// That of a `PowerLoss` map stays in memory as long as anybody has it: see [`view`].
 pub(super) fn join(disk: &dyn Disk, path: &Path, header: &Header) -> Result<View> {
     let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
     let v = VolatileLayout::new(&header.geometry);
     let mapping = disk.map(header.layout.volatile.clone()).map_err(io)?;
-    if header.durability == Durability::PowerLoss {
-        mapping.keep_in_memory().map_err(|e| match e.kind() {
-            io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => Error::Refused {
-                path: path.to_path_buf(),
-                why: format!(
-                    "sharing this map takes {} bytes of locked memory, and the limit of this process (RLIMIT_MEMLOCK, \
-                     `ulimit -l`, LimitMEMLOCK= of systemd) is lower; raise it, or open the map alone",
-                    v.length
-                ),
-            },
-            _ => io(e),
-        })?;
+    let view = View::new(header.geometry, &v, mapping)?;
+    keep_in_memory(&view, path, header)?;
+    Ok(view)
+}
+
+/// The volatile part of a `PowerLoss` map stays in memory, all of it, as long as anybody has it: see [`view`]. Not only what
+/// this process has touched: who touched the rest may die, and what he was told is owed.
+fn keep_in_memory(view: &View, path: &Path, header: &Header) -> Result<()> {
+    if header.durability != Durability::PowerLoss {
+        return Ok(());
     }
-    View::new(header.geometry, &v, mapping)
+    view.keep_in_memory().map_err(|source| match source.kind() {
+        io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => Error::Refused {
+            path: path.to_path_buf(),
+            why: format!(
+                "sharing this map takes {} bytes of locked memory, and this process may not have as much (RLIMIT_MEMLOCK, \
+                 `ulimit -l`, LimitMEMLOCK= of systemd; at most half of the machine's memory); raise the limit, or open \
+                 the map alone",
+                header.layout.volatile.end - header.layout.volatile.start
+            ),
+        },
+        _ => Error::Io { op: "keep the volatile part in memory", path: path.to_path_buf(), source },
+    })
 }
 
 /// The chunks of the live level whose space is known to be allocated.
