@@ -7,7 +7,7 @@
 //!
 //! **A file system that shuts down** under the map, as it does when its device fails.
 
-use dirtymap::{DirtyMap, Durability, Options};
+use dirtymap::{Access, DirtyMap, Durability, Options};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -60,6 +60,42 @@ fn make(kind: &str, image: &Path, megabytes: u64) -> bool {
         "xfs" => sh!("mkfs.xfs", "-q", "-f", image),
         _ => sh!("mkfs.btrfs", "-q", "-f", image),
     }
+}
+
+/// On tmpfs even reading a hole of a mapping takes space, and a signal comes where there is none.
+#[test]
+fn a_reader_survives_the_end_of_a_session_on_a_full_tmpfs() {
+    let dir = tempfile::tempdir().expect("a place to mount");
+    if !sh!("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", dir.path()) {
+        return skipped("a full tmpfs: cannot mount one");
+    }
+    let mounted = Mounted(dir.path().to_path_buf());
+    let path = mounted.0.join("map");
+    let shared = || Options::new().access(Access::Shared).flush_interval(None);
+    shared().granularity(12).create(&path, 1 << 30).unwrap().close().unwrap();
+    let mut map = shared().open(&path).unwrap();
+    let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+    let space = mounted.0.join("space");
+    let fill = || {
+        let file = fs::File::create(&space).unwrap();
+        (0..).find(|at| std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], at * 4096).is_err());
+    };
+    map.truncate(1 << 29).unwrap();
+    fill();
+    assert_eq!(reader.get(0).unwrap_err().kind(), "unusable");
+    fs::remove_file(&space).unwrap();
+    let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+    map.set(0..1).unwrap();
+    assert!(reader.get(0).unwrap());
+    map.close().unwrap();
+    fill();
+    assert!(reader.is_full() && reader.get(0).unwrap_err().kind() == "unusable");
+    // The next session finds its space, and nothing of the last one in it.
+    let map = shared().open(&path).unwrap();
+    assert_eq!(map.count(), 1);
+    assert_eq!(reader.get(0).unwrap_err().kind(), "unusable");
+    map.set(1 << 20..1 << 21).unwrap();
+    map.close().unwrap();
 }
 
 fn skipped(what: &str) {
@@ -306,4 +342,59 @@ fn shut_down(kind: &str) {
 fn a_file_system_that_shuts_down_under_the_map_loses_no_bit() {
     shut_down("ext4");
     shut_down("xfs");
+}
+
+/// Space that a set can touch is set aside before: on a full disk it is an error to those who share the map, not a signal.
+#[test]
+fn who_shares_a_map_on_a_full_disk_gets_an_error_and_no_signal() {
+    for (kind, megabytes) in [("ext4", 64), ("xfs", 320), ("btrfs", 128)] {
+        let dir = tempfile::tempdir().expect("a place to mount");
+        let image = dir.path().join("image");
+        let mounted = make(kind, &image, megabytes).then(|| Mounted::new(&image, &dir.path().join("mnt"))).flatten();
+        let Some(mounted) = mounted else {
+            skipped(&format!("sharing on a full {kind}: cannot make or mount one"));
+            continue;
+        };
+        let path = mounted.0.join("map");
+        let shared = || Options::new().access(Access::Shared).flush_interval(None).armed_bound(1 << 20);
+        let len = 1 << 38; // 16 MiB of volatile space and more
+        shared().granularity(12).durability(Durability::Process).create(&path, len).unwrap().close().unwrap();
+        let two = [(); 2].map(|()| shared().open(&path).unwrap());
+        let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+        let space = mounted.0.join("space");
+        let file = fs::File::create(&space).unwrap();
+        for size in [1 << 20, 65536, 4096] {
+            let mut end = file.metadata().unwrap().len();
+            while std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; size], end).is_ok() {
+                end += size as u64;
+            }
+            file.sync_all().ok();
+        }
+        let at = |i: u64| i * (len / 512) + 4096 * i;
+        let (mut set, mut full) = (Vec::new(), 0);
+        for i in 0..512 {
+            match two[i as usize % 2].set(at(i)..at(i) + 1) {
+                Ok(()) => set.push(i),
+                Err(error) => {
+                    assert_eq!(error.kind(), "no-space", "{error}");
+                    full += 1;
+                }
+            }
+            // A look at a hole takes no space here.
+            two[1 - i as usize % 2].get(at(i)).and_then(|_| reader.get(at(i))).unwrap();
+        }
+        eprintln!("{kind}: {} set, {full} refused", set.len());
+        assert!(full > 0, "{kind} was not full");
+        // Whether there is space for this is the file system's business.
+        let _ = (two[0].flush(), two[1].flush());
+        drop(file);
+        fs::remove_file(&space).unwrap();
+        set.iter().for_each(|&i| two[1].set(at(i)..at(i) + 1).unwrap());
+        let [one, other] = two;
+        one.close().unwrap();
+        assert!(set.iter().all(|&i| reader.get(at(i)).unwrap()));
+        let _ = other.close();
+        let map = DirtyMap::open(&path).unwrap();
+        assert!(set.iter().all(|&i| map.get(at(i)).unwrap()));
+    }
 }

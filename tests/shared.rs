@@ -1,6 +1,6 @@
 //! Several who have one map open: here they are opens of one process, which the kernel's locks take for strangers.
 
-use dirtymap::{Access, DirtyMap, Durability, Error, FileState, Options, check, inspect};
+use dirtymap::{Access, DirtyMap, Durability, Error, FileState, ImageStamp, Options, check, inspect};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -192,4 +192,180 @@ fn nothing_is_lost_whoever_comes_and_goes() {
         map.close().unwrap();
         assert!(check(path, |_, _| {}).unwrap().findings.is_empty());
     });
+}
+
+#[test]
+fn a_reader_does_not_take_a_session_that_is_over_for_the_next_one() {
+    each(|path| {
+        let one = shared().open(path).unwrap();
+        one.set(granule(1)).unwrap();
+        let watching = reader().open(path).unwrap();
+        // As if it had been killed: nobody has told the reader.
+        drop(one);
+        assert!(watching.get(GRANULE).unwrap());
+        // This one keeps what it sets in memory of its own.
+        let alone = Options::new().flush_interval(None).open(path).unwrap();
+        alone.set(granule(2)).unwrap();
+        assert!(watching.get(2 * GRANULE).unwrap_or(true), "a reader misses what was set");
+        assert!(matches!(watching.get(2 * GRANULE), Err(Error::Unusable { .. })));
+        alone.close().unwrap();
+    });
+}
+
+#[test]
+fn nobody_joins_the_dead() {
+    each(|path| {
+        let one = shared().open(path).unwrap();
+        one.set(granule(1)).unwrap();
+        // What a power cut leaves may look like a session that lives: this is such a file.
+        let left = path.with_file_name("left");
+        std::fs::copy(path, &left).unwrap();
+        one.set(granule(2)).unwrap();
+        // Some program locks it, as others do with files of theirs.
+        let file = std::fs::File::open(&left).unwrap();
+        fs2::FileExt::lock_shared(&file).unwrap();
+        assert_eq!(shared().open(&left).unwrap_err().kind(), "locked");
+        drop(file);
+        let recovered = shared().open(&left).unwrap();
+        assert!(recovered.recovery().unclean && recovered.get(GRANULE).unwrap());
+    });
+}
+
+#[test]
+fn who_joins_with_another_image_gets_everything_dirty() {
+    each(|path| {
+        let dir = path.parent().unwrap();
+        let image = |name: &str, len| {
+            let file = std::fs::File::create(dir.join(name)).unwrap();
+            file.set_len(len).unwrap();
+            ImageStamp::of(&file).unwrap()
+        };
+        let (mine, other) = (image("mine", LEN), image("other", LEN));
+        let path = dir.join("bound");
+        let new = Options::new().granularity(12).flush_interval(None).image(mine);
+        new.create(&path, LEN).unwrap().close().unwrap();
+        let first = shared().open(&path).unwrap();
+        let same = shared().image(mine).open(&path).unwrap();
+        assert!(same.is_empty() && same.recovery().image_changed.is_none());
+        let joined = shared().image(other).open(&path).unwrap();
+        assert!(joined.recovery().image_changed.is_some());
+        assert!(joined.is_full() && first.is_full());
+    });
+}
+
+#[test]
+fn what_garbage_there_is_in_a_session_no_reader_panics() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = &dir.path().join("map");
+        // The last word and the last granule are not whole.
+        let len = LEN - 100_000;
+        let one = shared().granularity(12).durability(durability).create(path, len).unwrap();
+        one.set(granule(1)).unwrap();
+        let watching = reader().open(path).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        // Upper levels, live and durable: everything from the touched bits on. The volatile region is the last one.
+        let from = 0x30000 + 3 * 65536;
+        let rest = std::fs::metadata(path).unwrap().len() - from;
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xff; rest as usize], from).unwrap();
+        for map in [&watching, &reader().open(path).unwrap()] {
+            assert!(map.get(0).unwrap() && map.is_full());
+            assert_eq!(map.granules(0..len).unwrap().count() as u64, len.div_ceil(GRANULE));
+            let _ = (map.count(), map.sha256(), map.next_clean(0..len).unwrap(), map.areas(0..len).unwrap().count());
+        }
+        let live_from = from + 65536;
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; (rest - 65536) as usize], live_from).unwrap();
+        let _ = (watching.count(), watching.sha256(), watching.areas(0..len).unwrap().count());
+    }
+}
+
+/// Each keeps all of it in memory, also what only others have touched: they may die, and a failing disk take it away.
+#[test]
+fn the_volatile_part_stays_in_memory_whoever_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let mut first = shared().granularity(12).create(&path, LEN).unwrap();
+    let second = shared().open(&path).unwrap();
+    second.set(LEN - 1..LEN).unwrap();
+    let all_kept = |how_many| {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().peekable();
+        let mut found = 0;
+        while let Some(line) = lines.next() {
+            if !(line.contains("rw-s") && line.ends_with(path.to_str().unwrap())) {
+                continue;
+            }
+            let mut facts = Vec::new();
+            while let Some(fact) = lines.next_if(|line| !line.ends_with(path.to_str().unwrap())) {
+                facts.push(fact);
+            }
+            let fact = |name: &str| facts.iter().find_map(|f| f.strip_prefix(name)).unwrap().trim();
+            assert_eq!(fact("Size:"), fact("Rss:"));
+            assert!(fact("VmFlags:").split(' ').any(|flag| flag == "lo"));
+            found += 1;
+        }
+        assert_eq!(found, how_many);
+    };
+    all_kept(2);
+    second.close().unwrap();
+    first.truncate(2 * LEN).unwrap();
+    first.set(0..LEN).unwrap();
+    all_kept(1);
+}
+
+/// What [`who_may_not_lock_enough_memory_is_told_so`] runs as somebody else.
+#[test]
+#[ignore = "part of another test; nothing by itself"]
+fn somebody_with_little_locked_memory() {
+    let Some(dir) = std::env::var_os("DIRTYMAP_TEST_DIR").map(PathBuf::from) else { return };
+    let limit = libc::rlimit { rlim_cur: 65536, rlim_max: 65536 };
+    // SAFETY: a valid limit; and from here on this process is nobody, if it can be: root may lock what it likes.
+    #[allow(unsafe_code, reason = "what a process may do is its own")]
+    unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit), 0);
+        libc::setuid(65534);
+    }
+    let refused = |opened: dirtymap::Result<DirtyMap>| {
+        let error = opened.unwrap_err();
+        assert!(error.kind() == "refused" && error.to_string().contains("ulimit -l"), "{error}");
+    };
+    let path = dir.join("PowerLoss");
+    // To join, and as the first.
+    for path in [&path, &dir.join("closed")] {
+        refused(shared().open(path));
+        assert_eq!(reader().open(path).unwrap().count(), 1);
+    }
+    // It is as it was, and has no need of such memory when it is alone.
+    assert_eq!(inspect(dir.join("closed")).unwrap().state, FileState::Clean);
+    Options::new().open(dir.join("closed")).unwrap().close().unwrap();
+    refused(shared().granularity(12).create(dir.join("new"), LEN));
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 3, "something was left behind");
+    // A map that trusts its page cache locks nothing.
+    let process = shared().open(dir.join("Process")).unwrap();
+    process.set(granule(2)).unwrap();
+    assert_eq!(process.count(), 2);
+    process.close().unwrap();
+}
+
+#[test]
+fn who_may_not_lock_enough_memory_is_told_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let everybody = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    everybody(dir.path(), 0o777);
+    let new = |name: &str, durability| {
+        let path = dir.path().join(name);
+        let map = shared().granularity(12).durability(durability).create(&path, LEN).unwrap();
+        everybody(&path, 0o666);
+        map.set(granule(1)).unwrap();
+        map
+    };
+    let _open = (new("PowerLoss", Durability::PowerLoss), new("Process", Durability::Process));
+    new("closed", Durability::PowerLoss).close().unwrap();
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+    other.args(["somebody_with_little_locked_memory", "--exact", "--ignored", "--nocapture"]);
+    let ended = other.env("DIRTYMAP_TEST_DIR", dir.path()).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }

@@ -3,7 +3,7 @@
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
 use super::image::ImageStamp;
-use super::open::{self, Loaded, Recovery};
+use super::open::{self, Loaded};
 use super::view::View;
 use super::watch::Watch;
 use super::{Access, DirtyMap, Options};
@@ -24,6 +24,9 @@ const FLAGS: usize = format::fields::slot::FLAGS.offset / 8;
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait at least for somebody who seems to be dying.
+const LEAVING: Duration = Duration::from_millis(500);
 
 /// The gate, held until dropped.
 pub(super) struct Gate(Arc<FileDisk>);
@@ -63,8 +66,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         // Explicit, since a forked child may still hold the descriptor; and not in that child, whose locks they are not.
         if self.born.is_current() {
-            self.disk.unlock(Lock::Slot(self.slot));
+            // In this order: who finds the attach lock held finds a slot held.
             self.disk.detach();
+            self.disk.unlock(Lock::Slot(self.slot));
         }
     }
 }
@@ -136,15 +140,23 @@ pub(super) fn attach(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Res
             format!("it is on {what}, where this system does not see every change of a mapped file; open it alone");
         return Err(Error::Refused { path: path.to_path_buf(), why });
     }
-    let deadline = Instant::now().checked_add(options.wait);
+    let start = Instant::now();
+    let deadline = start.checked_add(options.wait);
     loop {
         let gate = gate(&disk, path, options.wait)?;
         let alone = disk.try_attach(true).map_err(io)?;
+        let mut leaving = false;
         if alone || shared && disk.try_attach(false).map_err(io)? {
-            return Ok(Attached { disk, _gate: gate, alone });
+            // Everybody who has the map keeps a slot. Who has only the attach lock is dying, of whose locks the kernel
+            // lets go one by one, or another kind of program: in neither case is there a session, whatever the file says.
+            leaving = !alone && !disk.slot_held(0..SLOTS).map_err(io)?;
+            if !leaving {
+                return Ok(Attached { disk, _gate: gate, alone });
+            }
+            disk.detach();
         }
         drop(gate);
-        if passed(deadline) {
+        if passed(deadline) && !(leaving && start.elapsed() < LEAVING) {
             return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -190,7 +202,8 @@ impl Attached {
             Ok((seat.slot, seat))
         };
         let (core, seat) = open::join(self.disk.clone(), path, options, seat)?;
-        Ok(DirtyMap::live(Arc::new(core), seat, Recovery::default(), options))
+        let recovery = core.compare_image(options.image.as_ref())?;
+        Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
     }
 }
 

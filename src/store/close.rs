@@ -107,14 +107,14 @@ impl Core {
         event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
         drop(lock);
         if self.in_file {
-            // The volatile part means nothing now. Best effort: it only takes space.
-            let _ = self.disk.punch(self.layout.volatile.clone());
+            // The volatile part means nothing now.
+            super::volatile::free(&*self.disk, self.layout.volatile.clone());
         }
         Ok(true)
     }
 
     /// Changes the header outside of arming and flushing.
-    fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+    pub(super) fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         change(&mut header);

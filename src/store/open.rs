@@ -76,6 +76,15 @@ impl Recovery {
         }
         r
     }
+
+    /// Has the header say why there is more dirt than was set.
+    fn remember(&self, header: &mut Header) {
+        let reasons = self.reasons();
+        if reasons != Reasons::NONE {
+            header.dirt_reasons |= reasons;
+            header.dirt_time = facts::now();
+        }
+    }
 }
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
@@ -418,7 +427,7 @@ pub(super) fn session(
     map: impl FnOnce(&Header) -> Result<View>,
 ) -> Result<Option<(View, Header)>> {
     let header = headers::newest(disk, path)?.header;
-    if header.state != State::Open || header.volatile_layout != VOLATILE_LAYOUT {
+    if header.state != State::Open || header.nonce.is_nil() || header.volatile_layout != VOLATILE_LAYOUT {
         return Ok(None);
     }
     // A look behind the end of a file kills the process, and a damaged header may say anything.
@@ -476,6 +485,20 @@ pub(super) fn join<S>(
     Ok((core, seat))
 }
 
+impl Core {
+    /// For who joins others: if the map does not belong to the image that this process has, everything becomes dirty. The
+    /// modification time does not count, since those who have the map open write to the image.
+    pub(super) fn compare_image(&self, image: Option<&ImageStamp>) -> Result<Recovery> {
+        let image_changed = image.and_then(|now| now.differs_from(self.image_before.as_ref()));
+        let recovery = Recovery { image_changed, ..Recovery::default() };
+        if recovery.image_changed.is_some() {
+            self.amend(|header| recovery.remember(header))?;
+            self.set_bits(0..self.geometry().bits())?;
+        }
+        Ok(recovery)
+    }
+}
+
 /// Tells who watches what was found.
 fn told(_path: &Path, _header: &Header, _recovery: &Recovery) {
     event!(INFO, "opened", path = %_path.display(), len = _header.geometry.len(), unclean = _recovery.unclean);
@@ -511,11 +534,7 @@ fn commit_open(
     if !weak(Weak::NoRewrite) {
         headers::renew(disk, found.0, found.1).map_err(io(write))?;
     }
-    let reasons = recovery.reasons();
-    if reasons != Reasons::NONE {
-        header.dirt_reasons |= reasons;
-        header.dirt_time = facts::now();
-    }
+    recovery.remember(header);
     let identity = disk.identity().map_err(io("identify the file"))?;
     header.session = session_of(&identity, 0);
     header.state = State::Open;

@@ -113,8 +113,8 @@ impl Options {
     ///
     /// [`Access::Shared`] keeps the volatile part in the file, which takes space there: about 2 bits per granule where the
     /// map is not all clean. For a [`Durability::PowerLoss`] map it is kept in memory besides, since a failing disk could
-    /// take pages of a file away: that counts against the limit on locked memory (`ulimit -l`) with 2 bits per granule
-    /// of the whole map. A set costs what it costs in a map that is opened alone.
+    /// take pages of a file away: that takes, and counts against the limit on locked memory (`ulimit -l`), 2 bits per
+    /// granule of the whole map, clean or not. A set costs what it costs in a map that is opened alone.
     pub fn access(mut self, access: Access) -> Options {
         self.access = access;
         self
@@ -164,8 +164,10 @@ impl Options {
         let disk = Arc::new(FileDisk::new(file, true));
         create::write_new(&*disk, path, geometry, self)?;
         let attached = attach::attach(disk, path, self)?;
+        // Opened before others can see it: what is refused leaves nothing behind.
+        let map = attached.open(path, self)?;
         unnamed.publish(path)?;
-        attached.open(path, self)
+        Ok(map)
     }
 
     /// Opens the map at `path`, [alone or not](Self::access), after recovering it if need be. Cost: reading the allocated

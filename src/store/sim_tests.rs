@@ -755,10 +755,10 @@ fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_ne
         let new = headers::newest(&*disk, path()).unwrap().header.layout;
         assert_ne!(new, core.layout);
         for region in [&core.layout.volatile, &new.volatile] {
-            let mut degraded = [0; 8];
-            let at = region.start + runtime::DEGRADED as u64 * 8;
-            disk.mapped().read_exact_at(&mut degraded, at).unwrap();
-            assert_ne!(degraded, [0; 8]);
+            let mut page = [0; 80];
+            disk.mapped().read_exact_at(&mut page, region.start).unwrap();
+            assert_ne!(page[runtime::DEGRADED * 8..][..8], [0; 8]);
+            assert_eq!(page[..16], [0; 16], "others can join what never came to be");
         }
     }
     assert_eq!(in_doubt, 2);

@@ -8,7 +8,7 @@ use super::core::{Core, Parts};
 use super::open::{all_words, write_recovered};
 use super::view::{View, runtime};
 use super::volatile::{Allocated, Place};
-use super::weak::{Weak, weak};
+use super::weak::{Point, Weak, at, weak};
 use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
 use crate::format::{Header, Layout, Runs, Uuid, VolatileLayout, bottom_length, free_offset, table_length};
@@ -76,9 +76,15 @@ impl Core {
         if weak(Weak::TruncateEarlyFree) {
             self.free_all_but(&header);
         }
+        // From here on the file may have the new length. Should this process be killed before it takes the nonce away, who
+        // looks at the old volatile part must not go on as if nothing had happened.
+        self.view.runtime()[runtime::SHARED].store(0, SeqCst);
         for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
+            at(Point::NewLength);
             lock.commit(&mut header).map_err(|e| {
                 self.view.set_nonce(&[0; 16]);
+                // Nobody joins a session that never came to be: which header its commits must spare nobody knows.
+                core.view.set_nonce(&[0; 16]);
                 // Whichever header the next opener finds, it must see that a write has failed.
                 core.degrade();
                 Failure::InDoubt(e)
@@ -165,7 +171,7 @@ impl Core {
         let mut free = 0;
         for region in regions {
             if free < region.start {
-                let _ = self.disk.punch(free..region.start);
+                volatile::free(&*self.disk, free..region.start);
             }
             free = region.end;
         }
@@ -289,7 +295,9 @@ impl DirtyMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Options;
+    use crate::store::weak;
+    use crate::{Access, Options};
+    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn a_map_whose_length_is_in_doubt_can_be_read_and_not_written() {
@@ -305,5 +313,25 @@ mod tests {
         assert!(unusable(map.truncate(5)) && unusable(map.close()));
         // It is gone and the file free; what was set is there.
         assert!(DirtyMap::open(&path).unwrap().get(0).unwrap());
+    }
+
+    #[test]
+    fn a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let shared = Options::new().access(Access::Shared).flush_interval(None);
+        let mut map = shared.create(&path, 1 << 30).unwrap();
+        let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+        assert!(!reader.get(0).unwrap());
+        let seen = Arc::new(AtomicU64::new(0));
+        let unusable = seen.clone();
+        weak::visit(Some(Box::new(move |point| {
+            if point == Point::NewLength && matches!(reader.get(0), Err(Error::Unusable { .. })) {
+                unusable.fetch_add(1, SeqCst);
+            }
+        })));
+        map.truncate(1 << 29).unwrap();
+        weak::visit(None);
+        assert_eq!(seen.load(SeqCst), 2, "killed there, nobody would ever tell the reader");
     }
 }

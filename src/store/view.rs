@@ -113,10 +113,23 @@ impl View {
         Levels::new(level, self.geometry.bits())
     }
 
+    /// Keeps all of it in memory, also what only others use.
+    pub(crate) fn keep_in_memory(&self) -> std::io::Result<()> {
+        self.mapping.keep_in_memory()
+    }
+
     /// Fails in a forked child, where the memory is not there.
     #[inline]
     pub(crate) fn usable(&self) -> Result<()> {
         if self.mapping.is_ours() { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
+    }
+
+    /// Makes everything zeros, the nonce first.
+    pub(crate) fn clear(&self) {
+        let levels = self.upper.iter().chain([&self.live, &self.durable]);
+        for part in [&self.runtime, &self.armed, &self.touched].into_iter().chain(levels) {
+            self.words(part).iter().for_each(|word| word.store(0, SeqCst));
+        }
     }
 
     /// The nonce in the runtime page: zeros, or that of a session that lives.

@@ -7,7 +7,7 @@ use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
-use crate::sys::{Disk, Mapping};
+use crate::sys::{Disk, Mapping, Part};
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
@@ -24,43 +24,87 @@ pub(super) const CHUNK_WORDS: u64 = ALIGN / 8;
 pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool) -> Result<View> {
     let v = VolatileLayout::new(&header.geometry);
     if !in_file {
+        end_session(disk, &header.layout.volatile).map_err(|source| Error::Io {
+            op: "end the session of others",
+            path: path.to_path_buf(),
+            source,
+        })?;
         let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
         return View::new(header.geometry, &v, mapping);
     }
     let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
     let region = header.layout.volatile.clone();
     let view = join(disk, path, header)?;
-    // The nonce goes first: it tells others that the rest is what it was.
-    disk.punch(region.start..region.start + ALIGN).and_then(|()| disk.punch(region.clone())).map_err(io)?;
     // Where holes are filled when a mapping of them is read, a full file system is to be an error here and no signal
     // later.
+    if must_stay(disk) {
+        disk.allocate(region).map_err(io)?;
+        view.clear();
+        return Ok(view);
+    }
+    // The nonce goes first: it tells others that the rest is what it was.
+    disk.punch(region.start..region.start + ALIGN).and_then(|()| disk.punch(region.clone())).map_err(io)?;
     if disk.reading_allocates() {
         disk.allocate(region).map_err(io)?;
     }
+    // What was punched is not there any more.
+    keep_in_memory(&view, path, header)?;
     Ok(view)
 }
 
+/// Whether the space of a volatile part must not be given up: somebody may have it mapped for reading, to whom a look
+/// into a hole would bring a signal if the file system has become full.
+fn must_stay(disk: &dyn Disk) -> bool {
+    disk.reading_allocates() && !matches!(disk.has_readers(), Ok(false))
+}
+
+/// Gives space up that nothing names any more. Best effort: it only takes space.
+pub(super) fn free(disk: &dyn Disk, space: Range<u64>) {
+    if !must_stay(disk) {
+        let _ = disk.punch(space);
+    }
+}
+
+/// Takes away what a session has left in the file whose processes are gone: who looks at it would take its nonce for the
+/// sign that nothing has changed, while the next session has its volatile part elsewhere.
+fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
+    let mut nonce = [0; 16];
+    disk.read_at(&mut nonce, region.start)?;
+    if nonce != [0; 16] {
+        disk.write_durable(&[Part { offset: region.start, bytes: &[0; 16] }])?;
+        free(disk, region.clone());
+    }
+    Ok(())
+}
+
 /// The volatile part of the file as others have it.
-///
-/// That of a `PowerLoss` map stays in memory as long as anybody has it: see [`view`].
 pub(super) fn join(disk: &dyn Disk, path: &Path, header: &Header) -> Result<View> {
     let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
     let v = VolatileLayout::new(&header.geometry);
     let mapping = disk.map(header.layout.volatile.clone()).map_err(io)?;
-    if header.durability == Durability::PowerLoss {
-        mapping.keep_in_memory().map_err(|e| match e.kind() {
-            io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => Error::Refused {
-                path: path.to_path_buf(),
-                why: format!(
-                    "sharing this map takes {} bytes of locked memory, and the limit of this process (RLIMIT_MEMLOCK, \
-                     `ulimit -l`, LimitMEMLOCK= of systemd) is lower; raise it, or open the map alone",
-                    v.length
-                ),
-            },
-            _ => io(e),
-        })?;
+    let view = View::new(header.geometry, &v, mapping)?;
+    keep_in_memory(&view, path, header)?;
+    Ok(view)
+}
+
+/// The volatile part of a `PowerLoss` map stays in memory, all of it, as long as anybody has it: see [`view`]. Not only what
+/// this process has touched: who touched the rest may die, and what he was told is owed.
+fn keep_in_memory(view: &View, path: &Path, header: &Header) -> Result<()> {
+    if header.durability != Durability::PowerLoss {
+        return Ok(());
     }
-    View::new(header.geometry, &v, mapping)
+    view.keep_in_memory().map_err(|source| match source.kind() {
+        io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => Error::Refused {
+            path: path.to_path_buf(),
+            why: format!(
+                "sharing this map takes {} bytes of locked memory, and this process may not have as much (RLIMIT_MEMLOCK, \
+                 `ulimit -l`, LimitMEMLOCK= of systemd; at most half of the machine's memory); raise the limit, or open \
+                 the map alone",
+                header.layout.volatile.end - header.layout.volatile.start
+            ),
+        },
+        _ => Error::Io { op: "keep the volatile part in memory", path: path.to_path_buf(), source },
+    })
 }
 
 /// The chunks of the live level whose space is known to be allocated.

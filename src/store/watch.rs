@@ -1,15 +1,16 @@
 //! Looking at a map that others have open.
 //!
 //! Invariant kept here: what was read in the volatile part counts only if the nonce there was that of the session
-//! afterwards. Nothing is written, and no lock is kept that a writer waits for.
+//! afterwards, and the session shared. Nothing is written, and no lock is kept that a writer waits for.
 
 use super::open;
-use super::view::View;
+use super::view::{View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::sys::FileDisk;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// A session of others, looked at.
 pub(super) struct Watch {
@@ -36,7 +37,8 @@ impl Watch {
     /// Fails when the session has ended, and in a forked child.
     pub(super) fn usable(&self) -> Result<()> {
         self.view.usable()?;
-        if self.view.nonce() == self.nonce.0 {
+        let shared = self.view.runtime()[runtime::SHARED].load(SeqCst) == 1;
+        if shared && self.view.nonce() == self.nonce.0 {
             Ok(())
         } else {
             Err(Error::Unusable { why: "those who had it open have closed it or changed its length; open it again" })

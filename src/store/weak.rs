@@ -105,6 +105,8 @@ pub(crate) enum Point {
     Marked,
     /// Flushing a map that lists all: untouched, and not looked at again.
     UntouchedLast,
+    /// The header with a new length is committed next, to the first pair or to the second.
+    NewLength,
 }
 
 /// What a test does at a [`Point`].

@@ -61,11 +61,18 @@ impl Mapping {
         Guarded::new(raw).map(Mapping)
     }
 
-    /// Keeps every page of the mapping in memory from its first use on, for as long as it is mapped.
+    /// Keeps every page of the mapping in memory for as long as it is mapped, also those that only others use.
     pub(crate) fn keep_in_memory(&self) -> io::Result<()> {
         let Some(raw) = self.0.raw() else { return Ok(()) };
+        // SAFETY: plain integers.
+        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        let memory = usize::try_from(pages).unwrap_or(0).saturating_mul(usize::try_from(size).unwrap_or(0));
+        if raw.len() > memory / 2 {
+            // Who may lock what he likes would get it, and the machine would have nothing left.
+            return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+        }
         // SAFETY: the range is that of a mapping that this process has; locking it changes no memory.
-        if unsafe { libc::mlock2(raw.as_ptr().cast(), raw.len(), libc::MLOCK_ONFAULT as libc::c_uint) } == 0 {
+        if unsafe { libc::mlock(raw.as_ptr().cast(), raw.len()) } == 0 {
             return Ok(());
         }
         Err(io::Error::last_os_error())
