@@ -93,6 +93,7 @@ fn every_number_is_the_codes() {
         ("GATE_LOCK", format::GATE_LOCK),
         ("UPDATE_LOCK", format::UPDATE_LOCK),
         ("TURN_LOCK", format::TURN_LOCK),
+        ("SPACE_LOCK", format::SPACE_LOCK),
         ("SLOT_LOCKS", format::SLOT_LOCKS),
         ("SLOTS", format::SLOTS),
     ];

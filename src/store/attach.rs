@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
+const _: () = assert!(Lock::Space.byte() == format::SPACE_LOCK);
 const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
@@ -180,8 +181,7 @@ pub(super) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
     loop {
         match read(&disk, path, options.image.as_ref(), options.wait)? {
             Reading::Loaded(loaded) => {
-                let Loaded { view, header, recovery, .. } = *loaded;
-                return Ok(DirtyMap::loaded(path, view, header, recovery));
+                return Ok(DirtyMap::loaded(path, *loaded));
             }
             Reading::Live if passed(deadline) => {
                 return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });

@@ -15,13 +15,28 @@ type Bytes = Range<usize>;
 
 /// Fields of the runtime page, as words.
 pub(crate) mod runtime {
-    use crate::format::fields::runtime as f;
+    use crate::format::fields::{runtime as f, slot};
     pub(crate) const NONCE: usize = f::NONCE.offset / 8;
     pub(crate) const PUBLISHED: usize = f::PUBLISHED.offset / 8;
     pub(crate) const DEGRADED: usize = f::DEGRADED.offset / 8;
     pub(crate) const RESET_FIRST: usize = f::RESET_FIRST.offset / 8;
     pub(crate) const RESET_END: usize = f::RESET_END.offset / 8;
     pub(crate) const ATTEMPTED: usize = f::ATTEMPTED.offset / 8;
+    pub(crate) const CHECKPOINT: usize = f::CHECKPOINT.offset / 8;
+    pub(crate) const EPOCH: usize = f::EPOCH.offset / 8;
+    const SLOTS: usize = f::SLOTS.offset / 8;
+    const SLOT: usize = slot::SIZE / 8;
+
+    /// Where a slot counts the writes under way that registered in an epoch of this parity.
+    pub(crate) fn under_way(slot: u64, parity: u64) -> usize {
+        let field = if parity.is_multiple_of(2) { slot::EVEN } else { slot::ODD };
+        SLOTS + slot as usize * SLOT + field.offset / 8
+    }
+
+    /// Where the flags of a slot are.
+    pub(crate) fn slot_flags(slot: u64) -> usize {
+        SLOTS + slot as usize * SLOT + slot::FLAGS.offset / 8
+    }
 }
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.

@@ -25,6 +25,8 @@ pub(crate) enum Lock {
     Gate,
     /// Held for every commit.
     Update,
+    /// Held while space that no header names is chosen and written, until a header names it.
+    Space,
     /// Held by one process that has the map open for writing, for as long as it has.
     Slot(u64),
 }
@@ -37,6 +39,7 @@ impl Lock {
             Lock::Gate => FIRST,
             Lock::Update => FIRST + 1,
             Lock::Turn => FIRST + 2,
+            Lock::Space => FIRST + 3,
             Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
         }
     }
