@@ -1,9 +1,8 @@
 //! Brackets around data writes, and the wait of a freeze for those that had begun.
 //!
 //! Invariant kept here: a writer that a freeze does not wait for set its bit after the freeze had reset here. It
-//! registers by the parity of the epoch and looks at the epoch again; a freeze raises the epoch after the reset. Who saw the
-//! same epoch twice is counted before it was raised, and is waited for; who did not registers again, in the new one.
-//! (tests/model_epoch.rs: without the second look a write is missed.)
+//! registers before it sets, in one of two counts, and a freeze sees both at zero after the reset. The epoch, by whose
+//! parity a writer chooses, only keeps newcomers out of the count that is waited for. (tests/model_epoch.rs)
 
 use super::DirtyMap;
 use super::core::Core;
@@ -67,15 +66,10 @@ impl Core {
         let begun = self.begun_here();
         begun.fetch_add(1, SeqCst);
         let rt = self.view.runtime();
-        loop {
-            let epoch = rt[runtime::EPOCH].load(SeqCst);
-            let count = &rt[runtime::under_way(self.slot, epoch % 2)];
-            count.fetch_add(1, SeqCst);
-            if rt[runtime::EPOCH].load(SeqCst) == epoch {
-                return WriteGuard { core: self, parity: epoch % 2, begun };
-            }
-            count.fetch_sub(1, SeqCst);
-        }
+        // By the time that it is counted the epoch may be another one: any of the two counts will do.
+        let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
+        rt[runtime::under_way(self.slot, parity)].fetch_add(1, SeqCst);
+        WriteGuard { core: self, parity, begun }
     }
 
     /// Says in this process's slot whether its writes may arrive after its death. The slot holds zeros.
@@ -100,8 +94,8 @@ impl Core {
     /// Raises the epoch and waits until every write that had registered before has ended. Without the update lock: who
     /// writes may need it.
     ///
-    /// A freeze that was given up may have left writes of the epoch before that have not ended. They are counted with
-    /// those of the epoch to come, so they are waited for first.
+    /// The count of the epoch to come is waited for first: a freeze that was given up may have left writes there, and who
+    /// loaded the epoch long ago may have registered there since.
     pub(super) fn drain(&self, uuid: &Uuid, patience: Duration) -> Result<()> {
         let begun = Instant::now();
         let epoch = self.view.runtime()[runtime::EPOCH].load(SeqCst);
@@ -180,7 +174,7 @@ impl DirtyMap {
     /// ```
     ///
     /// A write without this is right only where no freeze can begin before it has ended. One that is never ended
-    /// (`mem::forget`) lets every freeze fail. Cost: that of `set`, and four atomic operations on memory shared with the other
+    /// (`mem::forget`) lets every freeze fail. Cost: that of `set`, and two atomic operations on memory shared with the other
     /// writers of this process.
     ///
     /// # Errors
