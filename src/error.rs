@@ -144,6 +144,44 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// A checkpoint is outstanding, and there can be only one.
+    Outstanding {
+        /// The file.
+        path: PathBuf,
+        /// How far it has come.
+        state: &'static str,
+        /// Its identity.
+        uuid: String,
+        /// The name that it was frozen with, or nothing.
+        name: String,
+        /// When it was frozen, in seconds since 1970.
+        time: i64,
+    },
+    /// The checkpoint that was asked for is not outstanding, or not in a state for what was to be done.
+    NoCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// Which one was asked for.
+        uuid: String,
+        /// What is outstanding instead.
+        found: String,
+    },
+    /// There is no point of that name.
+    NoPoint {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// Data writes that had begun before a freeze did not end in time.
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        writes: u64,
+        /// How long the freeze has waited, in seconds.
+        waited: u64,
+    },
     /// What was asked for cannot be done on this file system or system.
     Refused {
         /// The file.
@@ -181,6 +219,10 @@ impl Error {
             Error::Exists { .. } => "exists",
             Error::ReadOnly => "read-only",
             Error::Unusable { .. } => "unusable",
+            Error::Outstanding { .. } => "checkpoint-outstanding",
+            Error::NoCheckpoint { .. } => "no-checkpoint",
+            Error::NoPoint { .. } => "no-point",
+            Error::Busy { .. } => "busy",
             Error::Refused { .. } => "refused",
         }
     }
@@ -253,6 +295,30 @@ impl fmt::Display for Error {
             }
             Error::ReadOnly => write!(f, "the map was opened read-only; open it for writing to change it"),
             Error::Unusable { why } => write!(f, "the map cannot be used any more: {why}; open it again"),
+            Error::Outstanding { path, state, uuid, name, time } => {
+                let name = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
+                write!(
+                    f,
+                    "{}: checkpoint {uuid}{name} is outstanding ({state}, begun {time} seconds after 1970-01-01); \
+                     commit or abort it first",
+                    path.display()
+                )
+            }
+            Error::NoCheckpoint { path, uuid, found } => write!(
+                f,
+                "{}: checkpoint {uuid} cannot be gone on with: found {found}; nothing was changed, look which one is \
+                 outstanding",
+                path.display()
+            ),
+            Error::NoPoint { path, name } => {
+                write!(f, "{}: there is no point named {name:?}; list the points that are kept", path.display())
+            }
+            Error::Busy { path, writes, waited } => write!(
+                f,
+                "{}: {writes} data writes that began before the freeze have not ended after {waited} s; the freeze was \
+                 given up, and nothing is lost; try again when they have ended",
+                path.display()
+            ),
             Error::Refused { path, why } => write!(f, "{}: {why}", path.display()),
         }
     }

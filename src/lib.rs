@@ -56,13 +56,13 @@ mod words;
 
 pub use bitmap::{Bitmap, Loading};
 pub use error::{Error, Result};
-pub use format::Durability;
+pub use format::{CheckpointState, Durability, Uuid};
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
 pub use read::AnyMap;
 pub use store::{
-    Access, DirtyMap, FileState, Finding, ImageStamp, Info, MapLoading, Options, Recovery, Report, Severity, Stats,
-    Verdict, check, inspect,
+    Access, Checkpoint, DirtyMap, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint, Options, Recovery,
+    Report, Severity, Stats, Verdict, WriteGuard, check, inspect,
 };
 
 /// The README's program is compiled with the doc tests.

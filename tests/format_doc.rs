@@ -94,6 +94,7 @@ fn every_number_is_the_codes() {
         ("UPDATE_LOCK", format::UPDATE_LOCK),
         ("TURN_LOCK", format::TURN_LOCK),
         ("READERS_LOCK", format::READERS_LOCK),
+        ("SPACE_LOCK", format::SPACE_LOCK),
         ("SLOT_LOCKS", format::SLOT_LOCKS),
         ("SLOTS", format::SLOTS),
     ];

@@ -9,7 +9,8 @@
 //!
 //! Loading the epoch and registering are two steps, so a registration may be late: by then the epoch is older than the
 //! one that a freeze is at. That is harmless if each writer has a slot of its own (the bit is set after the reset
-//! then), and not if the writers of even and of odd epochs are counted.
+//! then), and not if the writers of even and of odd epochs are counted and a freeze waits for one of the counts. If, after
+//! the reset, it waits for the count to come, raises the epoch, and waits for the other one, it is harmless again.
 //!
 //! Beyond that: writers that die inside the bracket, with a data write that may still be under way (a device or another
 //! process has it). What a freeze has to do about their slots depends on when such writes are over.
@@ -24,8 +25,10 @@ use explore::{Model, Packing, State, Steps, breaks, holds, program_counter};
 enum Register {
     /// Each has a slot with its epoch.
     Slots,
-    /// Two counters, for even and for odd epochs.
+    /// Two counters for each, for even and for odd epochs. What the library does, with `leftovers`.
     Parity,
+    /// The same, and who has registered looks at the epoch again: if it is another one, he leaves and begins anew.
+    LookAgain,
 }
 
 /// What a dead writer means to a freeze that finds its slot.
@@ -42,11 +45,11 @@ enum Dead {
 }
 
 program_counter! {
-    enum WriterPc { Load, Register, Set, Data, Leave, Left }
+    enum WriterPc { Load, Register, Set, Data, Leave, Left, Look, Undo }
 }
 
 program_counter! {
-    enum FreezePc { Idle, Reset, Bump, Drain, Commit, PutBack }
+    enum FreezePc { Idle, Reset, Bump, Drain, Commit, PutBack, Leftover }
 }
 
 const WRITERS: usize = 3;
@@ -106,10 +109,22 @@ struct Epoch {
     writers: usize,
     freezes: u8,
     kills: u32,
+    /// A freeze may stop waiting at any time, and is aborted then.
+    gives_up: bool,
+    /// Before a freeze raises the epoch, and after the reset, it waits until nobody is counted with the parity to come.
+    leftovers: bool,
 }
 
-const OK: Epoch =
-    Epoch { register: Register::Slots, dead: Dead::Never, late_writes: false, writers: 2, freezes: 2, kills: 0 };
+const OK: Epoch = Epoch {
+    register: Register::Slots,
+    dead: Dead::Never,
+    late_writes: false,
+    writers: 2,
+    freezes: 2,
+    kills: 0,
+    gives_up: false,
+    leftovers: false,
+};
 
 impl Epoch {
     fn writer(&self, s: &Granule, t: usize, to: &mut Steps<Granule>) {
@@ -124,8 +139,18 @@ impl Epoch {
             WriterPc::Register => {
                 n.count[parity] += 1;
                 n.slot[t] = s.loaded[t];
-                n.writer[t] = WriterPc::Set;
+                n.writer[t] = if self.register == Register::LookAgain { WriterPc::Look } else { WriterPc::Set };
                 "register"
+            }
+            WriterPc::Look => {
+                n.writer[t] = if s.epoch == s.loaded[t] { WriterPc::Set } else { WriterPc::Undo };
+                "look at the epoch again"
+            }
+            WriterPc::Undo => {
+                n.count[parity] -= 1;
+                n.slot[t] = 0;
+                n.writer[t] = WriterPc::Load;
+                "begin anew"
             }
             WriterPc::Set => {
                 n.live = true;
@@ -146,8 +171,7 @@ impl Epoch {
             WriterPc::Left => return,
         };
         to.add(NAMES[t], what, n);
-        let inside = matches!(s.writer[t], WriterPc::Set | WriterPc::Data | WriterPc::Leave);
-        if inside && s.dead.count_ones() < self.kills {
+        if registered(s, t) && s.dead.count_ones() < self.kills {
             let mut n = *s;
             n.dead |= 1 << t;
             if self.late_writes && s.writer[t] == WriterPc::Data {
@@ -155,6 +179,20 @@ impl Epoch {
             }
             to.add(NAMES[t], "KILLED", n);
         }
+    }
+
+    /// What a freeze has to do about writers that are `old`: `Some(true)` go on, `Some(false)` wait, `None` fail.
+    fn drained(&self, s: &Granule, old: impl Fn(usize) -> bool) -> Option<bool> {
+        let died = |t: usize| s.dead >> t & 1 != 0;
+        if self.dead != Dead::Ended && (0..WRITERS).any(|t| old(t) && died(t)) {
+            return None;
+        }
+        Some(!(0..WRITERS).any(|t| old(t) && !died(t)))
+    }
+
+    /// Writers that are counted with this parity.
+    fn counted(s: &Granule, parity: u8) -> impl Fn(usize) -> bool {
+        move |t| registered(s, t) && s.slot[t] & 1 == parity
     }
 
     fn freezer(&self, s: &Granule, to: &mut Steps<Granule>) {
@@ -169,28 +207,31 @@ impl Epoch {
             }
             FreezePc::Reset => {
                 n.live &= !s.frozen;
-                n.freezer = FreezePc::Bump;
+                n.freezer = if self.leftovers { FreezePc::Leftover } else { FreezePc::Bump };
                 "reset"
             }
+            FreezePc::Leftover => match self.drained(s, Epoch::counted(s, (s.epoch + 1) & 1)) {
+                Some(true) => {
+                    n.freezer = FreezePc::Bump;
+                    "nobody is counted with the parity to come"
+                }
+                Some(false) => return self.give_up(s, to),
+                None => return died(s, to),
+            },
             FreezePc::Bump => {
                 n.epoch += 1;
                 n.freezer = FreezePc::Drain;
                 "bump"
             }
             FreezePc::Drain => {
-                let old = |t: usize| s.slot[t] != 0 && s.slot[t] < s.epoch;
-                let died = |t: usize| s.dead >> t & 1 != 0;
-                let waits = match self.register {
-                    Register::Parity => s.count[usize::from((s.epoch - 1) & 1)] != 0,
-                    Register::Slots => (0..WRITERS).any(|t| old(t) && !died(t)),
+                let drained = match self.register {
+                    Register::Slots => self.drained(s, |t| s.slot[t] != 0 && s.slot[t] < s.epoch),
+                    _ => self.drained(s, Epoch::counted(s, (s.epoch - 1) & 1)),
                 };
-                if self.dead != Dead::Ended && (0..WRITERS).any(|t| old(t) && died(t)) {
-                    n.freezer = FreezePc::PutBack;
-                    to.add("freezer", "a writer died in its bracket", n);
-                    return;
-                }
-                if waits {
-                    return;
+                match drained {
+                    Some(true) => {}
+                    Some(false) => return self.give_up(s, to),
+                    None => return died(s, to),
                 }
                 if s.frozen {
                     n.seen = s.image;
@@ -219,6 +260,23 @@ impl Epoch {
             }
         };
         to.add("freezer", what, n);
+    }
+}
+
+/// Whether a writer is counted. A dead one stays so.
+fn registered(s: &Granule, t: usize) -> bool {
+    s.slot[t] != 0
+}
+
+fn died(s: &Granule, to: &mut Steps<Granule>) {
+    to.add("freezer", "a writer died in its bracket", Granule { freezer: FreezePc::PutBack, ..*s });
+}
+
+impl Epoch {
+    fn give_up(&self, s: &Granule, to: &mut Steps<Granule>) {
+        if self.gives_up {
+            to.add("freezer", "gives up", Granule { freezer: FreezePc::PutBack, ..*s });
+        }
     }
 }
 
@@ -274,6 +332,35 @@ fn waiting_for_older_slots_holds() {
 #[test]
 fn counting_by_parity_misses_a_late_registration() {
     breaks("parity", &Epoch { register: Register::Parity, ..OK }, 14);
+}
+
+const COUNTERS: Epoch = Epoch { register: Register::Parity, leftovers: true, ..OK };
+
+/// Whoever set before the reset had registered before that, and both counts are seen at zero after it. The epoch only
+/// keeps newcomers out of the count that is waited for.
+#[test]
+fn counting_by_parity_and_waiting_for_both_holds() {
+    holds("both, 2 writers, 2 freezes", &COUNTERS, 2_653);
+    holds("both, 3 writers, 4 freezes", &Epoch { writers: 3, freezes: 4, ..COUNTERS }, 329_355);
+    let gives_up = Epoch { gives_up: true, ..COUNTERS };
+    holds("both, freezes are given up", &Epoch { writers: 3, freezes: 4, ..gives_up }, 522_945);
+    let kills = Epoch { writers: 3, freezes: 3, kills: 2, ..gives_up };
+    holds("both, dead have ended", &Epoch { dead: Dead::Ended, ..kills }, 1_360_821);
+    let late = Epoch { dead: Dead::FailsWhileUnderWay, late_writes: true, ..kills };
+    holds("both, dead keep their slots, late writes", &late, 1_401_852);
+}
+
+/// A second look at the epoch mends a late registration, and not what a freeze that was given up leaves: writers of the
+/// epoch before the one that the next freeze waits for.
+#[test]
+fn looking_at_the_epoch_again_is_not_enough() {
+    let m = Epoch { register: Register::LookAgain, ..OK };
+    holds("look again, 3 writers, 4 freezes", &Epoch { writers: 3, freezes: 4, ..m }, 235_258);
+    let gives_up = Epoch { gives_up: true, ..m };
+    breaks("look again, given up", &gives_up, 15);
+    breaks("parity, given up", &Epoch { register: Register::Parity, ..gives_up }, 14);
+    let died = Epoch { dead: Dead::FailsWhileUnderWay, late_writes: true, kills: 1, ..m };
+    breaks("look again, a late write", &died, 16);
 }
 
 /// The lock of a slot is let go of when the process has left the kernel: a plain write is over by then.

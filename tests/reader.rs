@@ -507,7 +507,7 @@ fn library(path: &Path) -> BTreeMap<&'static str, String> {
         ("sequence", info.sequence.to_string()),
         ("header_copy", choice.copy.to_string()),
         ("list", list(choice.armed.iter().map(|run| format!("[{}, {}]", run.first, run.count)))),
-        ("checkpoint", quoted(info.checkpoint.as_ref().map_or("normal", |c| c.0))),
+        ("checkpoint", quoted(info.checkpoint.as_ref().map_or("normal", |c| c.state.name()))),
         ("read_only", choice.header.writable().is_err().to_string()),
         ("interrupted", interrupted_pages.to_string()),
         ("damaged", damaged_pages.to_string()),

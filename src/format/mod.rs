@@ -31,7 +31,7 @@ pub use page::{
 pub use problem::{HeaderProblem, ProblemClass};
 pub use runs::{Run, Runs};
 pub use stamp::{Stamp, StampKind};
-pub use values::{CheckpointState, Durability, Point, PointRole, Reasons, Reserved, Session, State, Uuid};
+pub use values::{CheckpointState, Durability, NotUuid, Point, PointRole, Reasons, Reserved, Session, State, Uuid};
 
 use crate::geometry::{LEVELS, MAX_BITS, PAGE_BYTES, PAGE_WORDS};
 
@@ -74,6 +74,8 @@ pub const UPDATE_LOCK: u64 = GATE_LOCK + 1;
 pub const TURN_LOCK: u64 = GATE_LOCK + 2;
 /// Byte whose lock is *readers*.
 pub const READERS_LOCK: u64 = GATE_LOCK + 3;
+/// Byte whose lock is *space*.
+pub const SPACE_LOCK: u64 = GATE_LOCK + 4;
 /// Byte whose lock is that of slot 0; those of the others follow.
 pub const SLOT_LOCKS: u64 = GATE_LOCK + 64;
 /// Slots: most processes that have a map open for writing at a time.

@@ -8,6 +8,7 @@ use super::layout::{bottom_length, region, table_length};
 use crate::geometry::Geometry;
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign, Range};
+use std::str::FromStr;
 
 /// The identity of a map, point, boot or session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +36,37 @@ impl fmt::Display for Uuid {
         Ok(())
     }
 }
+
+/// Reads the usual form; hyphens may be left out.
+impl FromStr for Uuid {
+    type Err = NotUuid;
+
+    fn from_str(text: &str) -> Result<Uuid, NotUuid> {
+        let digits: Vec<u8> = text.bytes().filter(|&b| b != b'-').collect();
+        let mut uuid = Uuid::NIL;
+        let (pairs, rest) = digits.as_chunks::<2>();
+        if pairs.len() != uuid.0.len() || !rest.is_empty() {
+            return Err(NotUuid);
+        }
+        let digit = |b: u8| (b as char).to_digit(16).ok_or(NotUuid);
+        for (byte, &[high, low]) in uuid.0.iter_mut().zip(pairs) {
+            *byte = (digit(high)? << 4 | digit(low)?) as u8;
+        }
+        Ok(uuid)
+    }
+}
+
+/// A text that is no [`Uuid`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotUuid;
+
+impl fmt::Display for NotUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an identity; it has 32 hexadecimal digits, as in 01234567-89ab-cdef-0123-456789abcdef")
+    }
+}
+
+impl std::error::Error for NotUuid {}
 
 /// Bytes that this version gives no meaning. They are kept as they were found, because a feature that this
 /// version may ignore can live in them; new ones are zeros (`Default`).
@@ -97,6 +129,18 @@ pub enum CheckpointState {
     Frozen = 2,
     /// The bits are being put back.
     Aborting = 3,
+}
+
+impl CheckpointState {
+    /// Its name in FORMAT.md, in small letters.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckpointState::Normal => "normal",
+            CheckpointState::Freezing => "freezing",
+            CheckpointState::Frozen => "frozen",
+            CheckpointState::Aborting => "aborting",
+        }
+    }
 }
 
 /// Why dirt was added that nobody asked for: a set of bits. Unknown ones are kept.

@@ -4,7 +4,7 @@
 
 use super::image::ImageStamp;
 use super::open::{self, Loaded};
-use super::view::View;
+use super::view::{View, runtime};
 use super::watch::Watch;
 use super::{Access, DirtyMap, Options};
 use crate::error::{Error, Result};
@@ -17,10 +17,7 @@ use std::time::{Duration, Instant};
 
 const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
 const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Readers.byte() == format::READERS_LOCK);
-const _: () = assert!(Lock::Slot(0).byte() == format::SLOT_LOCKS);
-
-/// The word of a slot that has its flags.
-const FLAGS: usize = format::fields::slot::FLAGS.offset / 8;
+const _: () = assert!(Lock::Space.byte() == format::SPACE_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -198,7 +195,7 @@ impl Attached {
     fn joined(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
         let seat = |view: &View| {
             // What a dead process said of its writes still counts if they may arrive after its death.
-            let seat = self.seat(path, |slot| view.slot(slot)[FLAGS].load(SeqCst) == 0)?;
+            let seat = self.seat(path, |slot| view.runtime()[runtime::slot_flags(slot)].load(SeqCst) == 0)?;
             Ok((seat.slot, seat))
         };
         let (core, seat) = open::join(self.disk.clone(), path, options, seat)?;
@@ -241,8 +238,7 @@ pub(super) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
     loop {
         match read(&disk, path, options.image.as_ref(), options.wait)? {
             Reading::Loaded(loaded) => {
-                let Loaded { view, header, recovery, .. } = *loaded;
-                return Ok(DirtyMap::loaded(path, view, header, recovery));
+                return Ok(DirtyMap::loaded(path, *loaded));
             }
             Reading::Shared(watch) => return Ok(DirtyMap::watching(path, *watch)),
             Reading::Locked if passed(deadline) => {

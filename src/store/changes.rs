@@ -36,6 +36,11 @@ impl SharedChanges {
         }
     }
 
+    /// Whether somebody wants to know.
+    pub(super) fn wanted(&self) -> bool {
+        self.attached.load(SeqCst)
+    }
+
     /// Bits of the range have changed.
     #[inline]
     pub(super) fn mark(&self, bits: Range<u64>) {

@@ -8,11 +8,10 @@ use super::open::{self, Recovery, items_in};
 use super::scan::{Page, PageFault, Scan};
 use super::view::named;
 use super::watch::Watch;
-use super::{DirtyMap, ImageStamp};
+use super::{Checkpoint, DirtyMap, ImageStamp, NamedPoint, checkpoint, points};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, COPIES, COPY_BYTES, CheckpointState, Durability, Header, Point, PointRole, Reasons, Runs, State, copy_offset,
-    pair_of,
+    self, COPIES, COPY_BYTES, Durability, Header, PointRole, Reasons, Runs, State, Uuid, copy_offset, pair_of,
 };
 use crate::geometry::{Geometry, LEVELS, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::read::{Search, items_of_granules};
@@ -86,8 +85,12 @@ pub struct Info {
     pub target: Option<(ImageStamp, bool)>,
     /// When the last backup completed.
     pub backup_time: i64,
-    /// The outstanding checkpoint: its state and identity.
-    pub checkpoint: Option<(&'static str, String)>,
+    /// The outstanding checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+    /// The last checkpoint that was committed, and when.
+    pub committed: Option<(Uuid, i64)>,
+    /// The points that are kept, oldest first.
+    pub points: Vec<NamedPoint>,
     /// What loading found. All zeros for a file that somebody else has open.
     pub recovery: Recovery,
 }
@@ -120,7 +123,9 @@ impl Info {
             image: header.image.map(|s| (ImageStamp(s), s.exact)),
             target: header.target.map(|s| (ImageStamp(s), s.exact)),
             backup_time: header.backup_time,
-            checkpoint: checkpoint(header),
+            checkpoint: checkpoint::of_header(header),
+            committed: (!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)),
+            points: points::kept(header),
             recovery: recovery.clone(),
         }
     }
@@ -133,7 +138,8 @@ impl Info {
             State::Open => FileState::Unclean,
         };
         // What opening for writing found is mended, and recorded in the header.
-        let found = if live { Recovery::default() } else { map.recovery().clone() };
+        let mended = Recovery { damaged_pages: map.point_failed(), ..Recovery::default() };
+        let found = if live { mended } else { map.recovery().clone() };
         let mut info = Info::of_header(header, state, &found);
         info.recovery = map.recovery().clone();
         info.dirty = Some((Search::count(map), Search::dirty_len(map)));
@@ -153,16 +159,6 @@ fn verdict(reasons: Reasons, recovery: &Recovery) -> Verdict {
 
 fn names(reasons: Reasons) -> Vec<&'static str> {
     Reasons::NAMES.iter().filter(|(r, _)| reasons.contains(*r)).map(|(_, name)| *name).collect()
-}
-
-fn checkpoint(header: &Header) -> Option<(&'static str, String)> {
-    let state = match header.checkpoint_state {
-        CheckpointState::Normal => return None,
-        CheckpointState::Freezing => "freezing",
-        CheckpointState::Frozen => "frozen",
-        CheckpointState::Aborting => "aborting",
-    };
-    Some((state, header.checkpoint_uuid.to_string()))
 }
 
 /// What is in the file at `path`, without opening it for writing. If others have it open
@@ -196,10 +192,7 @@ fn look(path: &Path) -> Result<Info> {
             let newest = headers::newest(&*disk, path)?;
             Ok(Info::of_header(&newest.header, FileState::Open, &Recovery::default()))
         }
-        Reading::Loaded(loaded) => {
-            let open::Loaded { view, header, recovery, .. } = *loaded;
-            DirtyMap::loaded(path, view, header, recovery).info()
-        }
+        Reading::Loaded(loaded) => DirtyMap::loaded(path, *loaded).info(),
     }
 }
 
@@ -323,13 +316,13 @@ fn check_file(disk: &Arc<FileDisk>, path: &Path, alone: bool, progress: &mut dyn
             *if interrupted { &mut recovery.interrupted_pages } else { &mut recovery.damaged_pages } += 1;
             findings.push(finding);
         }
-        if let Some(point) = header.outstanding() {
-            let lost = point_findings(disk, path, header, point)?;
-            recovery.damaged_pages += lost.len() as u64;
+        for place in 0..header.points.len() {
+            let lost = point_findings(disk, path, header, place)?;
+            if header.points[place].role == PointRole::Outstanding {
+                recovery.damaged_pages += lost.len() as u64;
+            }
             findings.extend(lost);
         }
-        let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
-        unchecked.extend(kept.map(|point| format!("point {:?}: points kept by name are not looked at", point.name)));
         recovery.lost_granules = open::lost_granules(header, bits, failed.len() as u64);
         if recovery.lost_granules.is_some() || header.state == State::Clean && failed.is_empty() {
             findings.extend(count_finding(header, bits));
@@ -531,10 +524,28 @@ fn page_finding(header: &Header, index: u64, fault: PageFault) -> (Finding, bool
     (finding, interrupted)
 }
 
-/// Pages of the outstanding point that do not verify.
-fn point_findings(disk: &FileDisk, path: &Path, header: &Header, point: &Point) -> Result<Vec<Finding>> {
-    let place = header.points.len() - 1;
+/// What is wrong with a point: pages that do not verify, and entries that the file does not have.
+fn point_findings(disk: &FileDisk, path: &Path, header: &Header, place: usize) -> Result<Vec<Finding>> {
+    let point = &header.points[place];
     let as_header = open::header_of_point(header, point);
+    let consequence = match point.role {
+        PointRole::Outstanding => "everything counts as dirty".to_string(),
+        PointRole::Kept => format!(
+            "everything counts as dirty since {:?} and since older points; what is dirty now is not touched by it",
+            point.name
+        ),
+    };
+    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let entries = open::entries_end(&as_header);
+    if len < entries {
+        return Ok(vec![Finding {
+            severity: Severity::Damage,
+            place: format!("point {place}, page table"),
+            found: format!("the file ends at byte {len}"),
+            expected: format!("entries up to byte {entries}"),
+            consequence,
+        }]);
+    }
     let mut findings = Vec::new();
     let scan = Scan { disk, path, header: &as_header };
     scan.run(
@@ -544,7 +555,7 @@ fn point_findings(disk: &FileDisk, path: &Path, header: &Header, point: &Point) 
                 findings.push(Finding {
                     severity: Severity::Damage,
                     place: format!("point {place}, {}", finding.place),
-                    consequence: "everything counts as dirty".into(),
+                    consequence: consequence.clone(),
                     ..finding
                 });
             }

@@ -4,6 +4,7 @@
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
 use super::changes::SharedChanges;
+use super::frozen::Cache;
 use super::headers::{self, Published};
 use super::view::{View, runtime};
 use super::volatile::Allocated;
@@ -54,6 +55,10 @@ pub(crate) struct Core {
     failed: AtomicBool,
     /// Which chunks were changed, if somebody wants to know.
     pub(super) changes: SharedChanges,
+    /// Held by a thread that writes a region which no header names yet.
+    pub(super) space: Mutex<()>,
+    /// The outstanding point, as far as somebody has read it.
+    pub(super) frozen: Cache,
     /// The image as it was recorded when the map was opened.
     pub(super) image_before: Option<Stamp>,
 }
@@ -149,6 +154,8 @@ impl Core {
             all_reset: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             changes: SharedChanges::default(),
+            space: Mutex::default(),
+            frozen: Cache::default(),
             image_before,
         };
         core.stay_off_volatile();
@@ -243,6 +250,7 @@ impl Locked<'_> {
         if (rivals || last != known.sequence) && !weak(Weak::TrustNewest) {
             self.commit(&mut header)?;
         }
+        core.say_checkpoint(header.checkpoint_state);
         Ok(header)
     }
 
@@ -262,6 +270,7 @@ impl Locked<'_> {
         match headers::commit(&*core.disk, header, core.published()) {
             Ok(published) => {
                 core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
+                core.say_checkpoint(header.checkpoint_state);
                 Ok(())
             }
             Err(e) => {

@@ -4,11 +4,13 @@
 //! place of another file.
 
 use super::Options;
+use super::points::some_pages;
 use super::{headers, pages};
 use crate::error::{Error, Result};
 use crate::format::{HEADER_REGION, Header, Uuid};
 use crate::geometry::{Geometry, PAGE_WORDS};
-use crate::sys::{Disk, Part, facts};
+use crate::read::Search;
+use crate::sys::{Disk, FileDisk, Part, facts};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -54,22 +56,53 @@ impl Drop for Unnamed {
     }
 }
 
+/// Makes a closed map at `path` that holds what `map` does.
+pub(super) fn create_filled(path: &Path, map: &impl Search, options: &Options) -> Result<()> {
+    let io = |source| Error::Io { op: "write the new map", path: path.to_path_buf(), source };
+    let unnamed = Unnamed::beside(path)?;
+    let disk = FileDisk::new(unnamed.file.try_clone().map_err(io)?, true);
+    let fill = |disk: &dyn Disk, header: &mut Header| {
+        header.clean_dirty_bits = map.count();
+        let (mut at, end) = (0, map.geometry().words());
+        while at < end {
+            let (batch, next) = some_pages(map, at);
+            let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
+            if !indices.is_empty() {
+                pages::write(disk, &header.uuid, &header.layout, &indices, |k, _| batch[k].1)?;
+            }
+            at = next;
+        }
+        Ok(())
+    };
+    write_parts(&disk, *map.geometry(), options, fill).map_err(io)?;
+    unnamed.publish(path)
+}
+
 /// Writes a whole new map, closed cleanly, into an empty file, durably.
 pub(super) fn write_new(disk: &dyn Disk, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
     let io = |source| Error::Io { op: "write the new map", path: path.to_path_buf(), source };
-    write_parts(disk, geometry, options).map_err(io)
+    let fill = |disk: &dyn Disk, header: &mut Header| {
+        if options.dirty {
+            header.clean_dirty_bits = geometry.bits();
+            write_all_dirty(disk, header)?;
+        }
+        Ok(())
+    };
+    write_parts(disk, geometry, options, fill).map_err(io)
 }
 
-fn write_parts(disk: &dyn Disk, geometry: Geometry, options: &Options) -> std::io::Result<()> {
+fn write_parts(
+    disk: &dyn Disk,
+    geometry: Geometry,
+    options: &Options,
+    fill: impl Fn(&dyn Disk, &mut Header) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let mut header = Header::new(random_uuid()?, geometry, options.durability);
     disk.grow(header.file_length())?;
     header.label.clone_from(&options.label);
     header.created = facts::now();
     header.image = options.image.map(|i| i.0);
-    if options.dirty {
-        header.clean_dirty_bits = geometry.bits();
-        write_all_dirty(disk, &header)?;
-    }
+    fill(disk, &mut header)?;
     // All of the region, so that no commit ever needs space.
     disk.write_durable(&[Part { offset: 0, bytes: &vec![0; HEADER_REGION as usize] }])?;
     for (sequence, pair) in [(1, 0), (2, 1)] {
@@ -80,7 +113,7 @@ fn write_parts(disk: &dyn Disk, geometry: Geometry, options: &Options) -> std::i
 }
 
 /// A random identity, marked as such (RFC 9562, version 4).
-fn random_uuid() -> std::io::Result<Uuid> {
+pub(super) fn random_uuid() -> std::io::Result<Uuid> {
     let mut bytes: [u8; 16] = facts::random()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;

@@ -252,8 +252,8 @@ impl Locked<'_> {
 
     /// Remembers in which pages these words (ascending) are, before anything in them is reset: exactly enough for the
     /// next flush in this process, and as one window in the runtime page.
-    pub(super) fn remember_reset(&mut self, words: &[u64]) {
-        let mut pages: Vec<u64> = words.iter().map(|w| w / PAGE_WORDS).collect();
+    pub(super) fn remember_reset(&mut self, words: impl Iterator<Item = u64>) {
+        let mut pages: Vec<u64> = words.map(|w| w / PAGE_WORDS).collect();
         pages.dedup();
         let (Some(&first), Some(&last)) = (pages.first(), pages.last()) else { return };
         let r = self.core.view.runtime();

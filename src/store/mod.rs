@@ -7,17 +7,20 @@ mod arm;
 mod attach;
 mod changes;
 mod check;
+mod checkpoint;
 mod close;
 mod combine;
 mod core;
 mod create;
 mod flush;
+mod frozen;
 mod headers;
 mod image;
 mod load;
 mod open;
 mod options;
 mod pages;
+mod points;
 mod reset;
 mod scan;
 #[cfg(test)]
@@ -29,12 +32,16 @@ mod view;
 mod volatile;
 mod watch;
 mod weak;
+mod writes;
 
 pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};
+pub use checkpoint::Checkpoint;
 pub use image::ImageStamp;
 pub use load::MapLoading;
 pub use open::Recovery;
 pub use options::{Access, Options};
+pub use points::NamedPoint;
+pub use writes::WriteGuard;
 
 use self::core::Core;
 use crate::error::{Error, Result};
@@ -42,7 +49,7 @@ use crate::format::{Durability, Header};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::read::{AnyMap, Search};
-use crate::words::Words;
+use frozen::{Both, Frozen, Here};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -83,7 +90,7 @@ enum Inner {
     /// Open for writing.
     Live(Live),
     /// Loaded for reading.
-    Loaded(Box<(View, Header)>),
+    Loaded(Box<(View, Header, Option<Frozen>)>),
     /// Open for writing by others, and looked at.
     Watching(Box<watch::Watch>),
 }
@@ -95,6 +102,8 @@ struct Live {
     seat: attach::Seat,
     /// How often the flusher flushes.
     flush_interval: Option<Duration>,
+    /// How long a freeze waits for writes under way.
+    freeze_timeout: Duration,
     /// Why nothing may be written any more.
     broken: Option<&'static str>,
 }
@@ -148,12 +157,13 @@ impl DirtyMap {
         let flush_interval = options.flush_interval;
         let flusher = flush_interval.and_then(|every| close::Flusher::start(&core, every));
         let path = core.path.clone();
-        let live = Live { flusher, core, seat, flush_interval, broken: None };
+        let live = Live { flusher, core, seat, flush_interval, freeze_timeout: options.freeze_timeout, broken: None };
         DirtyMap { inner: Inner::Live(live), path, recovery }
     }
 
-    fn loaded(path: &Path, view: View, header: Header, recovery: Recovery) -> DirtyMap {
-        DirtyMap { inner: Inner::Loaded(Box::new((view, header))), path: path.to_path_buf(), recovery }
+    fn loaded(path: &Path, loaded: open::Loaded) -> DirtyMap {
+        let open::Loaded { view, header, recovery, frozen, .. } = loaded;
+        DirtyMap { inner: Inner::Loaded(Box::new((view, header, frozen))), path: path.to_path_buf(), recovery }
     }
 
     fn watching(path: &Path, watch: watch::Watch) -> DirtyMap {
@@ -308,7 +318,8 @@ impl DirtyMap {
     pub fn reset_all(&self) -> Result<()> {
         let core = self.core()?;
         core.reset_bits(0..core.geometry().bits())?;
-        core.all_reset.store(true, SeqCst);
+        // What is in an outstanding point may be put back.
+        core.all_reset.store(frozen::is_normal(core.checkpoint_word()), SeqCst);
         Ok(())
     }
 
@@ -408,9 +419,25 @@ impl DirtyMap {
         Search::run(self.readable()?, range)
     }
 
-    /// SHA-256 over the bottom level's words as little-endian bytes, as [`Bitmap::sha256`](crate::Bitmap::sha256).
+    /// SHA-256 over the bottom level's words as little-endian bytes, as [`Bitmap::sha256`](crate::Bitmap::sha256). Of what is
+    /// dirty here: without an outstanding checkpoint. In a forked child, that of a map that is all dirty.
     pub fn sha256(&self) -> [u8; 32] {
-        Search::sha256(self)
+        if self.readable().is_err() { Search::sha256(self) } else { Search::sha256(&self.here()) }
+    }
+
+    /// Only what is dirty here, without the outstanding point.
+    fn here(&self) -> Here<'_> {
+        let core = if let Inner::Live(live) = &self.inner { Some(&*live.core) } else { None };
+        Here { view: self.view(), core }
+    }
+
+    /// The checkpoint word of the runtime page; 0 for a map that nobody changes.
+    fn checkpoint_word(&self) -> u64 {
+        match &self.inner {
+            Inner::Live(live) => live.core.checkpoint_word(),
+            Inner::Loaded(_) => 0,
+            Inner::Watching(watch) => watch.checkpoint_word(),
+        }
     }
 
     /// The first item of each dirty granule that `range` touches, ascending. May run while others set and reset.
@@ -483,17 +510,17 @@ impl Search for DirtyMap {
 
     fn next_set(&self, bits: Range<u64>) -> Option<u64> {
         let all_dirty = || Some(bits.start).filter(|_| bits.start < bits.end);
-        self.search(|view| view.levels().next_set(bits.clone())).unwrap_or_else(all_dirty)
+        self.search(|map| map.next_set(bits.clone())).unwrap_or_else(all_dirty)
     }
 
     fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|view| view.levels().next_clear(bits.clone())).unwrap_or(None)
+        self.search(|map| map.next_clear(bits.clone())).unwrap_or(None)
     }
 
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
         let first = words.start;
         let all_dirty = || Some((first, self.geometry().word_mask(first))).filter(|w| first < words.end && w.1 != 0);
-        self.search(|view| view.levels().next_nonzero_word(words.clone())).unwrap_or_else(all_dirty)
+        self.search(|map| map.next_nonzero_word(words.clone())).unwrap_or_else(all_dirty)
     }
 
     fn check_readable(&self) -> Result<()> {
@@ -501,11 +528,11 @@ impl Search for DirtyMap {
     }
 
     fn word(&self, i: u64) -> u64 {
-        self.search(|view| view.levels().bottom().load(i as usize)).unwrap_or_else(|| self.geometry().word_mask(i))
+        self.search(|map| map.word(i)).unwrap_or_else(|| self.geometry().word_mask(i))
     }
 
     fn certain_word(&self, i: u64) -> u64 {
-        self.search(|view| view.levels().bottom().load(i as usize)).unwrap_or(0)
+        self.search(|map| map.word(i)).unwrap_or(0)
     }
 }
 
@@ -513,15 +540,15 @@ impl DirtyMap {
     /// Runs a search over the levels; `None` in a forked child, which has no levels. Those of its questions that cannot be
     /// answered with an error are answered with "dirty".
     #[inline]
-    fn search<R>(&self, f: impl Fn(&View) -> R) -> Option<R> {
+    fn search<R>(&self, f: impl Fn(&Both<'_>) -> R) -> Option<R> {
         match &self.inner {
             Inner::Live(live) => {
                 live.core.usable().ok()?;
-                Some(live.core.steadily(|| f(&live.core.view)))
+                Some(live.core.together(f))
             }
             Inner::Loaded(loaded) => {
                 loaded.0.usable().ok()?;
-                Some(f(&loaded.0))
+                Some(f(&Both { here: &loaded.0, point: loaded.2.as_ref() }))
             }
             Inner::Watching(watch) => watch.read(f),
         }

@@ -4,6 +4,7 @@
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
 
 use super::core::{self, Core, Parts};
+use super::frozen::Frozen;
 use super::headers::{self, Copies, Newest, Published};
 use super::image::ImageStamp;
 use super::scan::{Page, PageFault, Scan};
@@ -13,8 +14,8 @@ use super::weak::{Weak, weak};
 use super::{Access, Options, volatile};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, Durability, Header, Layout, MAX_RUNS, Point, Reasons, Runs, Session, State, Uuid, VOLATILE_LAYOUT,
-    VolatileLayout,
+    self, CheckpointState, Durability, Header, Layout, MAX_RUNS, NotWritable, Point, Reasons, Runs, Session, State,
+    Uuid, VOLATILE_LAYOUT, VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
@@ -46,6 +47,8 @@ pub struct Recovery {
     pub image_changed: Option<String>,
     /// For a `Process` map after an unclean end: whether the page cache could be trusted.
     pub cache_trusted: Option<bool>,
+    /// A checkpoint that was not frozen yet, or was being aborted, and was aborted now: its identity.
+    pub aborted_checkpoint: Option<String>,
 }
 
 impl Recovery {
@@ -93,6 +96,8 @@ pub(super) struct Loaded {
     pub header: Header,
     pub pair: usize,
     pub recovery: Recovery,
+    /// The outstanding point.
+    pub frozen: Option<Frozen>,
     /// Pages that did not verify.
     failed: Runs,
     /// Words that are dirty for want of knowledge.
@@ -115,15 +120,10 @@ pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
 
 /// Whether this version can open a map with this header for writing.
 pub(super) fn writable(header: &Header, path: &Path) -> Result<()> {
-    let unsupported = |found, expected| Err(Error::Unsupported { path: path.to_path_buf(), found, expected });
-    if let Err(not) = header.writable() {
-        return unsupported(not.found, not.expected);
-    }
-    if header.outstanding().is_some() {
-        // This version can say what is dirty in such a map, and cannot finish or abort the checkpoint.
-        return unsupported("an outstanding checkpoint".into(), "maps without one; open it read-only".into());
-    }
-    Ok(())
+    header.writable().map_err(|not| {
+        let NotWritable { found, expected } = not;
+        Error::Unsupported { path: path.to_path_buf(), found, expected }
+    })
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
@@ -234,31 +234,12 @@ fn load(
         }
         rewrite.union(&Runs::one(touched));
     }
-    if let Some(point) = header.outstanding().map(|point| header_of_point(&header, point)) {
-        let mut all = false;
-        let scan = Scan { disk, path, header: &point };
-        scan.run(
-            |index, found| match found {
-                Page::Good(words) => {
-                    if prepare(index) {
-                        add_page(&view, index, words);
-                    }
-                }
-                Page::Failed(_) => {
-                    recovery.damaged_pages += 1;
-                    all = true;
-                }
-            },
-            |_| {},
-        )?;
-        if all && (0..geometry.pages()).all(&mut prepare) {
-            fill(&view, 0..geometry.words());
-        }
-    }
     trouble?;
+    let frozen = Frozen::outstanding(disk, path, &header)?;
+    recovery.damaged_pages += frozen.as_ref().map_or(0, Frozen::failed);
     let extents = Runs::from_iter(pages);
     view.levels().finish(extents.iter().map(|r| r.range()));
-    Ok(Loaded { view, header, pair, recovery, failed, dirty, rewrite, allocated: Allocated::default() })
+    Ok(Loaded { view, header, pair, recovery, frozen, failed, dirty, rewrite, allocated: Allocated::default() })
 }
 
 /// Whether a cleanly closed file with so many dirty granules in good pages, and so many failed pages, must have lost a page
@@ -288,17 +269,16 @@ fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durab
     }
 }
 
-fn add_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize]) {
-    for (w, &word) in format::page_words(view.geometry(), index).zip(words) {
-        view.live()[w as usize].fetch_or(word, SeqCst);
-    }
-}
-
 /// A header that describes a point as if it were the map: what it takes to read its bottom.
 pub(super) fn header_of_point(header: &Header, point: &Point) -> Header {
     let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
     let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
     Header { uuid: point.uuid, layout, ..header.clone() }
+}
+
+/// Where the entries of the page table end that a header describes.
+pub(super) fn entries_end(header: &Header) -> u64 {
+    header.layout.table.start.saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
 }
 
 fn fill(view: &View, words: Range<u64>) {
@@ -394,7 +374,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
     let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, &mut allocate)?;
     loaded.allocated = allocated;
     commit_open(&*disk, path, &mut loaded, &nonce, (&copies, &newest)).and_then(|published| {
-        let Loaded { view, header, recovery, allocated, .. } = loaded;
+        let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
         let rt = view.runtime();
         rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
         rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
@@ -413,6 +393,14 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
             image_before,
         };
         let core = Core::new(parts, &header).map_err(io("prepare for forks"))?;
+        core.mark_slot(options.writes_outlive);
+        core.say_checkpoint(header.checkpoint_state);
+        core.know_frozen(frozen);
+        if matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting) {
+            // Nobody is at it any more, and the backup has not been told to read.
+            core.abort(&header.checkpoint_uuid)?;
+            recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
+        }
         core.view.set_nonce(&nonce.0);
         told(path, &header, &recovery);
         Ok((core, recovery))
@@ -481,6 +469,7 @@ pub(super) fn join<S>(
     };
     let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
     let core = Core::new(parts, &header).map_err(io)?;
+    core.mark_slot(options.writes_outlive);
     event!(INFO, "joined", path = %path.display(), len = geometry.len());
     Ok((core, seat))
 }

@@ -21,6 +21,8 @@ pub(super) const DEFAULT_ARMED_BOUND: u64 = 1 << 30;
 const AHEAD: u64 = 128 << 20;
 /// How often the flusher thread flushes unless told otherwise.
 const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a freeze waits for writes under way unless told otherwise.
+const DEFAULT_FREEZE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who else may have the map open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Options {
     pub(super) armed_bound: u64,
     pub(super) flush_interval: Option<Duration>,
     pub(super) wait: Duration,
+    pub(super) freeze_timeout: Duration,
+    pub(super) writes_outlive: bool,
 }
 
 impl Default for Options {
@@ -68,6 +72,8 @@ impl Options {
             armed_bound: DEFAULT_ARMED_BOUND,
             flush_interval: Some(DEFAULT_FLUSH_INTERVAL),
             wait: Duration::ZERO,
+            freeze_timeout: DEFAULT_FREEZE_TIMEOUT,
+            writes_outlive: false,
         }
     }
 
@@ -144,6 +150,22 @@ impl Options {
     /// How long to wait for somebody else who has the file open: not at all by default. For opening.
     pub fn wait(mut self, wait: Duration) -> Options {
         self.wait = wait;
+        self
+    }
+
+    /// How long a [freeze](DirtyMap::freeze) waits for [writes](DirtyMap::begin_write) that had begun before it: 60 s by
+    /// default. For opening and creating.
+    pub fn freeze_timeout(mut self, timeout: Duration) -> Options {
+        self.freeze_timeout = timeout;
+        self
+    }
+
+    /// Whether data writes of this process may reach the image after its death: because a device, the kernel or another
+    /// process carries them out (asynchronous or remote I/O). Not by default: a plain write system call is over when the process
+    /// is gone. If so, and the process dies inside a [bracket](DirtyMap::begin_write), no checkpoint can be frozen until the map
+    /// was closed by all who have it open. For opening and creating.
+    pub fn writes_outlive(mut self, outlive: bool) -> Options {
+        self.writes_outlive = outlive;
         self
     }
 

@@ -79,8 +79,9 @@ impl Locked<'_> {
             match levels.next_nonzero_word(at..words.end) {
                 Some((w, word)) => {
                     // The durable level has nothing that the live one has not.
-                    if word & !keep(w) != 0 {
-                        found.push(w);
+                    let kept = keep(w);
+                    if word & !kept != 0 {
+                        found.push((w, kept));
                     }
                     at = w + 1;
                 }
@@ -90,13 +91,29 @@ impl Locked<'_> {
                 }
             }
         }
+        self.reset_found(&found, changed);
+        at
+    }
+
+    /// Resets the bits of a point's words here, which is no change for those who read both.
+    pub(super) fn reset_bits_of(&mut self, point: &[(u64, u64)]) {
+        let live = self.core.view.live();
+        let found: Vec<(u64, u64)> = (point.iter().copied())
+            .filter(|&(w, bits)| live[w as usize].load(SeqCst) & bits != 0)
+            .map(|(w, bits)| (w, !bits))
+            .collect();
+        self.reset_found(&found, &mut |_, _| ());
+    }
+
+    /// Resets words: each keeps the bits that are named with it.
+    fn reset_found(&mut self, found: &[(u64, u64)], changed: &mut impl FnMut(u64, u64)) {
         if found.is_empty() {
-            return at;
+            return;
         }
-        self.remember_reset(&found);
+        let view = &self.core.view;
+        self.remember_reset(found.iter().map(|&(w, _)| w));
         point(Point::Remembered);
-        for &w in &found {
-            let keep = keep(w);
+        for &(w, keep) in found {
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
             // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
             Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
@@ -110,11 +127,10 @@ impl Locked<'_> {
                 changed(w, cleared);
             }
         }
-        self.clear_summaries(&found);
-        at
+        self.clear_summaries(found.iter().map(|&(w, _)| w));
     }
 
-    fn clear_summaries(&self, words: &[u64]) {
+    fn clear_summaries(&self, words: impl Iterator<Item = u64>) {
         let core = self.core;
         if core.shared {
             return; // Others look at them who do not know of this counter.
@@ -122,7 +138,7 @@ impl Locked<'_> {
         let _quiet = core.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         core.clearing.fetch_add(1, SeqCst);
         let mut levels = core.view.levels();
-        for &w in words {
+        for w in words {
             if core.view.live()[w as usize].load(SeqCst) == 0 {
                 levels.unsummarise(w);
             }

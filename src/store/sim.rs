@@ -6,7 +6,6 @@
 //! new, old or garbage, on the device and in the page cache, is chosen by the test; so is how much of what is pending
 //! reached the device.
 
-use crate::store::view::View;
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Lock, Mapping, Part};
 use std::fs::File;
@@ -436,9 +435,4 @@ impl Disk for SimDisk {
     fn identity(&self) -> io::Result<Identity> {
         Ok(Identity::default())
     }
-}
-
-/// Whether a bit of a view is set.
-pub(super) fn bit(view: &View, bit: u64) -> bool {
-    super::view::flag(view.live(), bit)
 }

@@ -9,22 +9,25 @@
 mod sharing;
 
 use super::core::Core;
+use super::frozen::{Both, Frozen};
 use super::headers::{self, Newest};
-use super::open::{load_in_memory, open_alone};
+use super::open::{Loaded, load_in_memory, open_alone};
 use super::scan::{Page, Scan};
-use super::sim::{Fault, Image, Pick, Rng, SimDisk, bit};
+use super::sim::{Fault, Image, Pick, Rng, SimDisk};
 use super::truncate::Failure;
 use super::view::{View, flag, named, runtime};
 use super::weak::{self, Point, Weak};
 use super::{Options, close, create};
-use crate::format::{Durability, Header, State};
+use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::geometry::{Geometry, PAGE_BITS};
 use crate::levels::words_touched;
+use crate::read::Search;
 use crate::sys::Disk;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Three pages and a bit, one item per granule: the length that a map starts with.
 const BITS: u64 = 3 * PAGE_BITS + 100;
@@ -69,6 +72,12 @@ enum Op {
     /// The process is killed between two writes, and the map opened again.
     Drop,
     Truncate(u64),
+    /// Freezes, with a name or without.
+    Freeze(Option<&'static str>),
+    /// Commits what is outstanding, and keeps it if it has a name.
+    Commit,
+    Abort,
+    DropPoint(&'static str),
 }
 
 fn program(rng: &mut Rng, len: usize) -> Vec<Op> {
@@ -133,6 +142,30 @@ fn combining(ops: Vec<Op>, rng: &mut Rng) -> Vec<Op> {
     ops.into_iter().map(&mut change).collect()
 }
 
+/// The same with checkpoints in between.
+fn checkpointing(mut ops: Vec<Op>, rng: &mut Rng) -> Vec<Op> {
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+    let mut at = 0;
+    for _ in 0..1 + rng.below(3) {
+        let mut insert = |op, rng: &mut Rng| {
+            at = (at + rng.below(4) as usize).min(ops.len());
+            ops.insert(at, op);
+            at += 1;
+        };
+        let name = NAMES[rng.below(3) as usize];
+        insert(Op::Freeze(Some(name).filter(|_| rng.below(2) == 0)), rng);
+        match rng.below(8) {
+            0..=3 => insert(Op::Commit, rng),
+            4..=5 => insert(Op::Abort, rng),
+            _ => {}
+        }
+        if rng.below(3) == 0 {
+            insert(Op::DropPoint(NAMES[rng.below(3) as usize]), rng);
+        }
+    }
+    ops
+}
+
 /// Sets of bits as the test keeps them, shared with those who act in between.
 #[derive(Clone)]
 struct Truth(Arc<Mutex<Bits>>);
@@ -151,13 +184,38 @@ struct Bits {
     unflushed: Vec<bool>,
     /// A durable write has failed in this session.
     failed: bool,
+    /// The checkpoint that was begun and is not over.
+    checkpoint: Option<Checkpointed>,
+    /// Set since it was frozen, and not reset since then.
+    since: Vec<bool>,
+    /// The points that are kept, with what was owed when they were frozen; and the one that is being dropped.
+    kept: Vec<(&'static str, Vec<bool>)>,
+    dropping: Option<&'static str>,
+}
+
+/// A checkpoint as the test knows it.
+#[derive(Clone)]
+struct Checkpointed {
+    name: Option<&'static str>,
+    /// What the point may hold.
+    may: Vec<bool>,
+    /// Set while the freeze was under way: there or here, as it happens.
+    during: Vec<bool>,
+    /// What it must hold: owed when the freeze began.
+    must: Vec<bool>,
+    /// The freeze has not returned.
+    freezing: bool,
+    /// The states that the file may be in.
+    states: &'static [CheckpointState],
 }
 
 impl Truth {
     fn new() -> Truth {
         let none = vec![false; MOST as usize];
         let (len, or_len, failed) = (BITS, None, false);
-        let bits = Bits { len, or_len, owed: none.clone(), may: none.clone(), unflushed: none, failed };
+        let (owed, may, unflushed, since) = (none.clone(), none.clone(), none.clone(), none);
+        let (checkpoint, kept, dropping) = (None, Vec::new(), None);
+        let bits = Bits { len, or_len, owed, may, unflushed, failed, checkpoint, since, kept, dropping };
         Truth(Arc::new(Mutex::new(bits)))
     }
 
@@ -179,6 +237,10 @@ impl Truth {
                 // Again: a flush may have come in between.
                 b.may[i as usize] = true;
                 b.owed[i as usize] |= ok;
+                b.since[i as usize] |= ok;
+                if let Some(c) = b.checkpoint.as_mut().filter(|c| c.freezing) {
+                    (c.may[i as usize], c.during[i as usize]) = (true, true);
+                }
                 // Also after an error: what was reset before may be set again, and a flush does not take that away.
                 b.unflushed[i as usize] = false;
             }
@@ -190,10 +252,88 @@ impl Truth {
         self.with(|b| {
             for i in bits.clone() {
                 b.owed[i as usize] = false;
+                b.since[i as usize] = false;
                 b.unflushed[i as usize] = b.may[i as usize];
             }
         });
         let _ = core.reset_bits(bits);
+    }
+
+    /// Freezes, if nothing is outstanding and the name is free.
+    fn freeze(&self, name: Option<&'static str>, core: &Core) -> Verdict {
+        if self.with(|b| b.checkpoint.is_some() || name.is_some_and(|name| b.kept.iter().any(|k| k.0 == name))) {
+            return Ok(());
+        }
+        self.with(|b| {
+            let (may, must) = (b.may.clone(), b.owed.clone());
+            let during = vec![false; MOST as usize];
+            b.checkpoint = Some(Checkpointed { name, may, during, must, freezing: true, states: &ALL_STATES });
+        });
+        let done = core.freeze(name, Duration::ZERO);
+        self.with(|b| {
+            b.failed |= done.is_err();
+            b.since.fill(false);
+            let Some(c) = &mut b.checkpoint else { return };
+            c.freezing = false;
+            if done.is_ok() {
+                c.states = &[CheckpointState::Frozen];
+            }
+        });
+        self.settle_in(core)
+    }
+
+    fn commit(&self, core: &Core) -> Verdict {
+        let Ok(Newest { header, .. }) = headers::newest(&*core.disk, path()) else { return Ok(()) };
+        let Some(point) = header.outstanding().filter(|_| header.checkpoint_state == CheckpointState::Frozen) else {
+            return Ok(());
+        };
+        self.with(|b| {
+            let Some(c) = &mut b.checkpoint else { return };
+            c.states = &[CheckpointState::Frozen, CheckpointState::Normal];
+        });
+        let done = core.commit_checkpoint(&point.uuid, !point.name.is_empty());
+        self.with(|b| b.failed |= done.is_err());
+        self.settle_in(core)?;
+        match done.is_ok() && self.with(|b| b.checkpoint.is_some()) {
+            true => Err("committed, and still outstanding".into()),
+            false => Ok(()),
+        }
+    }
+
+    fn abort(&self, core: &Core) -> Verdict {
+        let Ok(Newest { header, .. }) = headers::newest(&*core.disk, path()) else { return Ok(()) };
+        let Some(point) = header.outstanding() else { return Ok(()) };
+        self.with(|b| {
+            let Some(c) = &mut b.checkpoint else { return };
+            c.states = &[CheckpointState::Frozen, CheckpointState::Aborting, CheckpointState::Normal];
+        });
+        let done = core.abort(&point.uuid);
+        self.with(|b| b.failed |= done.is_err());
+        self.settle_in(core)?;
+        match done.is_ok() && self.with(|b| b.checkpoint.is_some()) {
+            true => Err("aborted, and still outstanding".into()),
+            false => Ok(()),
+        }
+    }
+
+    fn drop_point(&self, name: &'static str, core: &Core) -> Verdict {
+        self.with(|b| b.dropping = Some(name));
+        let done = core.drop_point(name);
+        self.with(|b| b.failed |= done.as_ref().is_err_and(|e| e.kind() != "no-point"));
+        self.settle_in(core)
+    }
+
+    /// Sees how far what was begun has come, in a map that is open.
+    fn settle_in(&self, core: &Core) -> Verdict {
+        match core.lock().and_then(|lock| lock.adopt()) {
+            Ok(header) => self.settle(&header, true),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Sees by a header how far a checkpoint has come. `over`: what it was in the middle of has ended.
+    fn settle(&self, header: &Header, over: bool) -> Verdict {
+        self.with(|b| b.settle(header, over))
     }
 
     /// Changes the length; `None` when the map must be opened again.
@@ -253,7 +393,53 @@ impl Truth {
     }
 }
 
+const ALL_STATES: [CheckpointState; 4] =
+    [CheckpointState::Normal, CheckpointState::Freezing, CheckpointState::Frozen, CheckpointState::Aborting];
+
 impl Bits {
+    fn settle(&mut self, header: &Header, over: bool) -> Verdict {
+        let state = header.checkpoint_state;
+        if let Some(dropped) = self.dropping.filter(|_| over) {
+            self.dropping = None;
+            let at = self.kept.iter().position(|k| k.0 == dropped);
+            if let Some(at) = at.filter(|_| header.points.iter().all(|point| point.name != dropped)) {
+                let (_, must) = self.kept.remove(at);
+                if let Some((_, older)) = at.checked_sub(1).map(|older| &mut self.kept[older]) {
+                    older.iter_mut().zip(must).for_each(|(older, must)| *older |= must);
+                }
+            }
+        }
+        let Some(c) = self.checkpoint.clone() else {
+            let normal = state == CheckpointState::Normal;
+            return if normal { Ok(()) } else { Err(format!("{state:?}, and nobody has begun that")) };
+        };
+        if !c.states.contains(&state) {
+            return Err(format!("{state:?}, and not one of {:?}", c.states));
+        }
+        if state != CheckpointState::Normal {
+            return Ok(());
+        }
+        let committing = c.states == [CheckpointState::Frozen, CheckpointState::Normal];
+        for i in 0..MOST as usize {
+            if committing {
+                // Reset, as it were, when it was frozen; and maybe not flushed since.
+                if !self.since[i] && c.may[i] {
+                    self.owed[i] = false;
+                    self.unflushed[i] = self.may[i] && !c.during[i];
+                }
+            } else {
+                // Some of it may have been put back.
+                self.may[i] |= c.may[i];
+                self.unflushed[i] &= !c.may[i];
+            }
+        }
+        if let (true, Some(name)) = (committing, c.name) {
+            self.kept.push((name, c.must));
+        }
+        self.checkpoint = None;
+        Ok(())
+    }
+
     /// The map has this length now, and what lay behind it is forgotten.
     fn has_length(&mut self, len: u64) {
         (self.len, self.or_len) = (len, None);
@@ -325,13 +511,17 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         disk.interlope(None);
         // What recovery makes dirty may be dirty, also if it does not come to its end.
         if let Ok(loaded) = load_in_memory(&*SimDisk::new(disk.cache(), Vec::new()), path(), None) {
-            truth.with(|b| bits_of(&loaded.view).for_each(|i| b.may[i as usize] |= bit(&loaded.view, i)));
+            let both = both(&loaded);
+            truth.with(|b| bits_of(&loaded.view).for_each(|i| b.may[i as usize] |= dirty(&both, i)));
         }
         match open_alone(disk.shared(), path(), &options(), 0) {
             Ok((opened, _)) => {
                 let opened = Arc::new(opened);
                 truth.with(|b| b.failed = false);
-                check_covered(&opened.view, truth, "opened")?;
+                // One that was not frozen was aborted.
+                truth.with(|b| b.checkpoint.iter_mut().for_each(|c| c.freezing = false));
+                truth.settle_in(&opened)?;
+                opened.together(|both| check_covered(both, truth, "opened"))?;
                 truth.with(|b| b.has_length(opened.geometry().bits()));
                 check_no_clean_copy(disk)?;
                 truth.with(|b| b.unflushed.fill(false));
@@ -364,6 +554,10 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         Op::Merge(bits) => truth.merge(bits, &c),
         Op::Load(first, words) => truth.load(*first, words, &c),
         Op::Flush => truth.flush(&c),
+        Op::Freeze(name) => truth.freeze(*name, &c)?,
+        Op::Commit => truth.commit(&c)?,
+        Op::Abort => truth.abort(&c)?,
+        Op::DropPoint(name) => truth.drop_point(name, &c)?,
         Op::Close => {
             weak::visit(None);
             let clean = c.close(close::Image::AsBefore, c.count_durable(), None);
@@ -380,7 +574,14 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
     weak::visit(None);
     disk.interlope(None);
     if let Some(c) = core {
-        check_covered(&c.view, truth, "running")?;
+        if truth.with(|b| b.checkpoint.as_ref().is_some_and(|c| c.states.len() > 1)) {
+            // A commit of which nobody knew whether it had succeeded may have been made good by whoever adopted it.
+            truth.settle_in(c)?;
+            if disk.dead() {
+                return Ok(());
+            }
+        }
+        c.together(|both| check_covered(both, truth, "running"))?;
     }
     Ok(())
 }
@@ -431,19 +632,35 @@ fn bits_of(view: &View) -> Range<u64> {
     0..view.geometry().bits()
 }
 
+/// What was loaded, and the outstanding point.
+fn both(loaded: &Loaded) -> Both<'_> {
+    Both { here: &loaded.view, point: loaded.frozen.as_ref() }
+}
+
+/// Whether a bit is dirty here or in the outstanding point.
+fn dirty(both: &Both<'_>, i: u64) -> bool {
+    both.word(i / 64) & 1 << (i % 64) != 0
+}
+
+/// All of them.
+fn all_dirty(core: &Core) -> Vec<bool> {
+    core.together(|both| bits_of(&core.view).map(|i| dirty(both, i)).collect())
+}
+
 /// The map has a length that it may have, and everything that is owed reads dirty.
-fn check_covered(view: &View, truth: &Truth, when: &str) -> Verdict {
+fn check_covered(both: &Both<'_>, truth: &Truth, when: &str) -> Verdict {
+    let view = both.here;
     let len = view.geometry().bits();
     truth.with(|b| match Some(len) == b.or_len || len == b.len {
         true => Ok(()),
         false => Err(format!("{when}: {len} bits instead of {} or {:?}", b.len, b.or_len)),
     })?;
-    truth.with(|b| match bits_of(view).find(|&i| b.owed[i as usize] && !bit(view, i)) {
+    truth.with(|b| match bits_of(view).find(|&i| b.owed[i as usize] && !dirty(both, i)) {
         Some(i) => Err(format!("{when}: bit {i} is owed and clean")),
         None => Ok(()),
     })?;
     // And is found by searching, not only by looking.
-    let found = found_words(view);
+    let found = found_words(both);
     truth.with(|b| match bits_of(view).find(|&i| b.owed[i as usize] && !found.contains(&(i / 64))) {
         Some(i) => Err(format!("{when}: bit {i} is owed and not found")),
         None => Ok(()),
@@ -451,11 +668,11 @@ fn check_covered(view: &View, truth: &Truth, when: &str) -> Verdict {
 }
 
 /// The words that a search through all levels finds.
-fn found_words(view: &View) -> Vec<u64> {
-    let (levels, end) = (view.levels(), view.geometry().words());
+fn found_words(both: &Both<'_>) -> Vec<u64> {
+    let end = both.here.geometry().words();
     let mut at = 0;
     std::iter::from_fn(|| {
-        let (w, _) = levels.next_nonzero_word(at..end)?;
+        let (w, _) = both.next_nonzero_word(at..end)?;
         at = w + 1;
         Some(w)
     })
@@ -484,27 +701,38 @@ fn check_one_layout(disk: &SimDisk, core: &Core) -> Verdict {
 fn check_crash(content: &Image, truth: &Truth, again: Option<u64>) -> Verdict {
     let disk = SimDisk::new(content.clone(), Vec::new());
     let Newest { header, .. } = headers::newest(&*disk, path()).map_err(|e| format!("no header: {e}"))?;
+    // A commit of which nobody knows may also be mended by what the second crash interrupts, and be there after it: so
+    // what was begun is only settled for this look.
+    let begun = truth;
+    let truth = &Truth(Arc::new(Mutex::new(truth.with(|b| b.clone()))));
+    let outstanding = truth.with(|b| b.checkpoint.as_ref().map(|c| c.may.clone()));
+    truth.settle(&header, true)?;
+    check_points(&disk, &header, truth)?;
     let read = load_in_memory(&*disk, path(), None).map_err(|e| format!("cannot be read: {e}"))?;
-    check_covered(&read.view, truth, "read only")?;
+    check_covered(&both(&read), truth, "read only")?;
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened: {e}"))?;
-    check_covered(&core.view, truth, "recovered")?;
-    let once: Vec<bool> = bits_of(&core.view).map(|i| bit(&core.view, i)).collect();
-    if !bits_of(&read.view).map(|i| bit(&read.view, i)).eq(once.iter().copied()) {
+    core.together(|both| check_covered(both, truth, "recovered"))?;
+    let once = all_dirty(&core);
+    let both = both(&read);
+    if !bits_of(&read.view).map(|i| dirty(&both, i)).eq(once.iter().copied()) {
         return Err("a reader and a writer recover different things".into());
+    }
+    if let Some(point) = &outstanding {
+        truth.with(|b| b.may.iter_mut().zip(point).for_each(|(may, point)| *may |= point));
     }
     check_excess(content, &header, truth, &once)?;
     let recovery_writes = disk.writes();
     drop(core);
     let (core, _) =
         open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened twice: {e}"))?;
-    if !bits_of(&core.view).map(|i| bit(&core.view, i)).eq(once.iter().copied()) {
+    if all_dirty(&core) != once {
         return Err("recovering twice is not recovering once".into());
     }
     drop(core);
     if let Some(seed) = again {
         let mut rng = Rng(seed);
         // What the first recovery explains, it may have made durable before the second crash.
-        let truth = &Truth(Arc::new(Mutex::new(truth.with(|b| b.clone()))));
+        let truth = &Truth(Arc::new(Mutex::new(begun.with(|b| b.clone()))));
         truth.with(|b| b.may.iter_mut().zip(&once).for_each(|(may, once)| *may |= once));
         for at in 0..recovery_writes {
             let pick = some_pick(&mut rng);
@@ -512,6 +740,28 @@ fn check_crash(content: &Image, truth: &Truth, again: Option<u64>) -> Verdict {
             let _ = open_alone(disk.shared(), path(), &options(), 0);
             check_crash(&disk.device(), truth, None)
                 .map_err(|e| format!("after a cut in write {at} of the recovery ({pick:?}): {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The points that are kept verify and hold what they must.
+fn check_points(disk: &Arc<SimDisk>, header: &Header, truth: &Truth) -> Verdict {
+    let names = header.points.iter().filter(|point| point.role == PointRole::Kept).map(|point| point.name.as_str());
+    let kept = truth.with(|b| b.kept.clone());
+    if !names.clone().eq(kept.iter().map(|k| k.0)) {
+        return Err(format!("the points are {:?}", names.collect::<Vec<_>>()));
+    }
+    for (name, must) in kept {
+        let mut point = Frozen::empty(&header.geometry).map_err(|e| e.to_string())?;
+        let at = header.points.iter().find(|point| point.name == name).ok_or("gone")?;
+        point.add_point(&**disk, path(), header, at).map_err(|e| e.to_string())?;
+        point.finish();
+        if point.failed() > 0 {
+            return Err(format!("point {name} fails"));
+        }
+        if let Some(i) = (0..header.geometry.bits()).find(|&i| must[i as usize] && !point.bit(i)) {
+            return Err(format!("point {name} has lost bit {i}"));
         }
     }
     Ok(())
@@ -575,7 +825,11 @@ fn one_seed(seed: u64, programs: Programs, content: &Image, tally: &mut Tally) -
     let mut rng = Rng(seed);
     let len = 4 + rng.below(10) as usize;
     let ops = program(&mut rng, len);
-    let ops = if programs == Programs::Combining { combining(ops, &mut rng) } else { ops };
+    let ops = match programs {
+        Programs::Plain => ops,
+        Programs::Combining => combining(ops, &mut rng),
+        Programs::Checkpointing => checkpointing(ops, &mut rng),
+    };
     let meddle = (rng.below(2) == 0).then(|| rng.next());
     tally.programs += 1;
     let undisturbed = run(&ops, content.clone(), Vec::new(), meddle)?;
@@ -616,6 +870,7 @@ fn one_seed(seed: u64, programs: Programs, content: &Image, tally: &mut Tally) -
 enum Programs {
     Plain,
     Combining,
+    Checkpointing,
 }
 
 fn seeds(from: u64, count: u64, programs: Programs) -> Result<Tally, (u64, String)> {
@@ -646,6 +901,12 @@ fn no_crash_in_a_merge_or_a_load_loses_an_owed_bit() {
     no_crash(asked("DIRTYMAP_SIM_FROM", 4), asked("DIRTYMAP_SIM_SEEDS", 8), Programs::Combining);
 }
 
+/// What is dirty moves to a point, and stays there, goes, or comes back.
+#[test]
+fn no_crash_in_a_checkpoint_loses_an_owed_bit() {
+    no_crash(asked("DIRTYMAP_SIM_FROM", 1), asked("DIRTYMAP_SIM_SEEDS", 8), Programs::Checkpointing);
+}
+
 fn no_crash(from: u64, count: u64, programs: Programs) {
     match seeds(from, count, programs) {
         Ok(tally) => println!("{tally:?} from seed {from}"),
@@ -655,7 +916,15 @@ fn no_crash(from: u64, count: u64, programs: Programs) {
 
 /// Schedules that chance hardly finds.
 fn scenarios() -> Result<Tally, (u64, String)> {
-    let all = [armed_ahead_in_between(), a_failed_commit_comes_back(), old_entries_come_back(), the_file_is_short()];
+    let all = [
+        armed_ahead_in_between(),
+        a_failed_commit_comes_back(),
+        old_entries_come_back(),
+        the_file_is_short(),
+        a_freezer_goes_on_while_he_is_aborted(),
+        a_freezer_wakes_up_in_the_freeze_of_another(),
+        old_pages_of_a_point_come_back(),
+    ];
     all.iter().cloned().collect::<Verdict>().map_err(|e| (0, e))?;
     Ok(Tally { programs: all.len(), crashes: all.len() })
 }
@@ -719,6 +988,69 @@ fn old_entries_come_back() -> Verdict {
 fn the_file_is_short() -> Verdict {
     let end = run(&[Op::Truncate(BITS + 1)], fresh(), Vec::new(), None)?;
     check_crash(&end.disk.device(), &end.truth, None)
+}
+
+/// A map in which bit 0 is set, and being frozen.
+fn freezing() -> Result<(Arc<SimDisk>, Truth, Arc<Core>, format::Point), String> {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let truth = Truth::new();
+    let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| e.to_string())?;
+    truth.set(0..1, &core);
+    let point = core.freeze_begin(None).map_err(|e| e.to_string())?;
+    Ok((disk, truth, Arc::new(core), point))
+}
+
+/// Between the putting back and NORMAL, he who freezes resets what he has frozen.
+fn a_freezer_goes_on_while_he_is_aborted() -> Verdict {
+    let (disk, truth, core, point) = freezing()?;
+    let (c, frozen) = (Arc::downgrade(&core), point.clone());
+    weak::visit(Some(Box::new(move |at| {
+        if let (Point::PutBack, Some(c)) = (at, c.upgrade()) {
+            let _ = c.freeze_reset(&frozen);
+        }
+    })));
+    let aborted = core.abort(&point.uuid);
+    weak::visit(None);
+    aborted.map_err(|e| e.to_string())?;
+    core.together(|both| check_covered(both, &truth, "aborted"))?;
+    check_crash(&disk.device(), &truth, None)
+}
+
+/// Before he who freezes resets what he has frozen, somebody aborts that, and freezes. What was set since then is reset by
+/// him, and when the second checkpoint is committed it is gone.
+fn a_freezer_wakes_up_in_the_freeze_of_another() -> Verdict {
+    let (disk, truth, core, first) = freezing()?;
+    let (c, t, aborted) = (Arc::downgrade(&core), truth.clone(), first.uuid);
+    let second = Arc::new(Mutex::new(None));
+    let begun = second.clone();
+    weak::visit(Some(Box::new(move |at| {
+        let first = begun.lock().unwrap().is_none();
+        if let (Point::Resetting, Some(c), true) = (at, c.upgrade(), first) {
+            let again = c.abort(&aborted).and_then(|()| c.freeze_begin(None));
+            let again = again.and_then(|point| c.freeze_reset(&point).map(|()| point));
+            t.set(0..1, &c);
+            *begun.lock().unwrap() = Some(again);
+        }
+    })));
+    let _ = core.freeze_reset(&first);
+    weak::visit(None);
+    let second = second.lock().unwrap().take().ok_or("nobody came in between")?.map_err(|e| e.to_string())?;
+    core.freeze_end(&second.uuid).map_err(|e| e.to_string())?;
+    core.commit_checkpoint(&second.uuid, false).map_err(|e| e.to_string())?;
+    core.together(|both| check_covered(both, &truth, "committed"))?;
+    check_crash(&disk.device(), &truth, None)
+}
+
+/// The space of a point that was given up is used for another one, which has fewer pages. The power went before the old
+/// ones were gone.
+fn old_pages_of_a_point_come_back() -> Verdict {
+    let before = run(&[Op::Set(0..9000), Op::Freeze(None), Op::Commit, Op::Flush], fresh(), Vec::new(), None)?;
+    let disk = SimDisk::new(before.disk.device(), Vec::new());
+    let mut core = None;
+    for op in [Op::Set(0..1), Op::Freeze(None)] {
+        step(&op, &disk, &before.truth, &mut core, None)?;
+    }
+    check_crash(&disk.device(), &before.truth, None)
 }
 
 #[test]
@@ -803,15 +1135,22 @@ fn every_weakened_protocol_loses_a_bit_or_lies() {
         (Weak::TruncateOnePair, 5),
         (Weak::TruncateNoClear, 0),
         (Weak::TruncateNoSync, 0),
+        (Weak::PointNoClear, 0),
+        (Weak::NoAborting, 0),
+        (Weak::NoUuid, 0),
     ];
+    let checkpointing =
+        [(Weak::FreezeEarlyReset, 1), (Weak::PointNoWrite, 1), (Weak::PointEarlyFree, 1), (Weak::AbortEarly, 1)];
+    let all = all.map(|(step, from)| (step, from, Programs::Plain)).into_iter();
+    let all = all.chain(checkpointing.map(|(step, from)| (step, from, Programs::Checkpointing)));
     let count = asked("DIRTYMAP_WEAK_SEEDS", 1);
     let mut survived = Vec::new();
     let only = std::env::var("DIRTYMAP_WEAK_ONLY").unwrap_or_default();
-    for (step, from) in all {
+    for (step, from, programs) in all {
         if !format!("{step:?}").contains(&only) {
             continue;
         }
-        match weak::with(Some(step), || if from == 0 { scenarios() } else { seeds(from, count, Programs::Plain) }) {
+        match weak::with(Some(step), || if from == 0 { scenarios() } else { seeds(from, count, programs) }) {
             Err((seed, why)) => println!("{step:?}: seed {seed}: {why}"),
             Ok(tally) => {
                 println!("{step:?}: survived {tally:?}");

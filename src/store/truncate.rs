@@ -96,7 +96,8 @@ impl Core {
             self.changes.truncate(self.geometry(), &geometry, cleared).map_err(Failure::InDoubt)?;
         }
         self.changes.move_to(&core.changes);
-        for field in [runtime::PUBLISHED, runtime::ATTEMPTED] {
+        let own = runtime::slot_flags(self.slot);
+        for field in [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH, own] {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }
         core.counters.continue_from(&self.counters);

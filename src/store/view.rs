@@ -15,7 +15,7 @@ type Bytes = Range<usize>;
 
 /// Fields of the runtime page, as words.
 pub(crate) mod runtime {
-    use crate::format::fields::runtime as f;
+    use crate::format::fields::{runtime as f, slot};
     pub(crate) const NONCE: usize = f::NONCE.offset / 8;
     pub(crate) const PUBLISHED: usize = f::PUBLISHED.offset / 8;
     pub(crate) const DEGRADED: usize = f::DEGRADED.offset / 8;
@@ -24,7 +24,26 @@ pub(crate) mod runtime {
     pub(crate) const ATTEMPTED: usize = f::ATTEMPTED.offset / 8;
     pub(crate) const FLUSHING: usize = f::FLUSHING.offset / 8;
     pub(crate) const SHARED: usize = f::SHARED.offset / 8;
-    pub(crate) const SLOTS: usize = f::SLOTS.offset / 8;
+    pub(crate) const CHECKPOINT: usize = f::CHECKPOINT.offset / 8;
+    pub(crate) const EPOCH: usize = f::EPOCH.offset / 8;
+    const SLOTS: usize = f::SLOTS.offset / 8;
+    const SLOT: usize = slot::SIZE / 8;
+
+    /// Where the words of a slot are.
+    pub(crate) fn slot(slot: u64) -> std::ops::Range<usize> {
+        SLOTS + slot as usize * SLOT..SLOTS + (slot as usize + 1) * SLOT
+    }
+
+    /// Where a slot counts the writes under way that registered in an epoch of this parity.
+    pub(crate) fn under_way(slot: u64, parity: u64) -> usize {
+        let field = if parity.is_multiple_of(2) { slot::EVEN } else { slot::ODD };
+        SLOTS + slot as usize * SLOT + field.offset / 8
+    }
+
+    /// Where the flags of a slot are.
+    pub(crate) fn slot_flags(slot: u64) -> usize {
+        SLOTS + slot as usize * SLOT + slot::FLAGS.offset / 8
+    }
 }
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.
@@ -143,8 +162,7 @@ impl View {
 
     /// The words of a slot.
     pub(crate) fn slot(&self, slot: u64) -> &[AtomicU64] {
-        const WORDS: usize = crate::format::fields::slot::SIZE / 8;
-        &self.runtime()[runtime::SLOTS + slot as usize * WORDS..][..WORDS]
+        &self.runtime()[runtime::slot(slot)]
     }
 
     pub(crate) fn set_nonce(&self, nonce: &[u8; 16]) {

@@ -3,12 +3,13 @@
 //! Invariant kept here: what was read in the volatile part counts only if the nonce there was that of the session
 //! afterwards, and the session shared. Nothing is written, and no lock is kept that a writer waits for.
 
+use super::frozen::{Both, Cache, Frozen, TRIES, is_normal};
 use super::open;
 use super::view::{View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::sys::FileDisk;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -18,6 +19,8 @@ pub(super) struct Watch {
     pub(super) view: View,
     pub(super) durability: Durability,
     nonce: Uuid,
+    path: PathBuf,
+    cache: Cache,
 }
 
 impl Watch {
@@ -30,7 +33,10 @@ impl Watch {
             View::new(header.geometry, &v, disk.map_to_read(region).map_err(io)?)
         };
         let session = open::session(&**disk, path, map)?;
-        let watch = |(view, Header { durability, nonce, .. })| Watch { disk: disk.clone(), view, durability, nonce };
+        let watch = |(view, Header { durability, nonce, .. })| {
+            let (disk, path) = (disk.clone(), path.to_path_buf());
+            Watch { disk, view, durability, nonce, path, cache: Cache::default() }
+        };
         Ok(session.map(watch))
     }
 
@@ -45,10 +51,38 @@ impl Watch {
         }
     }
 
-    /// What `look` finds, if the session lives.
-    pub(super) fn read<R>(&self, look: impl Fn(&View) -> R) -> Option<R> {
+    /// What a search of here and the outstanding point together finds, if the session lives.
+    pub(super) fn read<R>(&self, search: impl Fn(&Both<'_>) -> R) -> Option<R> {
         self.view.usable().ok()?;
-        let found = look(&self.view);
+        let mut found = None;
+        for _ in 0..TRIES {
+            let word = self.checkpoint_word();
+            let point = if is_normal(word) { None } else { self.point(word) };
+            if point.is_some() || is_normal(word) {
+                found = Some(search(&Both { here: &self.view, point: point.as_deref() }));
+                if self.checkpoint_word() == word {
+                    break;
+                }
+                found = None;
+            }
+            std::thread::yield_now();
+        }
+        // The state changes all the time, or who changed it died before the word said so: only a writer can mend that.
+        // Until then everything may be dirty.
+        let found = found.unwrap_or_else(|| {
+            let everything = Frozen::everything(self.view.geometry());
+            search(&Both { here: &self.view, point: Some(&everything) })
+        });
         self.usable().ok().map(|()| found)
+    }
+
+    /// The runtime page's `checkpoint` word.
+    pub(super) fn checkpoint_word(&self) -> u64 {
+        self.view.runtime()[runtime::CHECKPOINT].load(SeqCst)
+    }
+
+    /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
+    pub(super) fn point(&self, word: u64) -> Option<Arc<Frozen>> {
+        self.cache.get(&*self.disk, &self.path, self.view.geometry(), word)
     }
 }

@@ -53,6 +53,20 @@ pub(crate) enum Weak {
     TruncateNoClear,
     /// Clearing the new regions, and the length of the file, is not made durable.
     TruncateNoSync,
+    /// A freeze resets before FREEZING is committed.
+    FreezeEarlyReset,
+    /// A freeze commits FREEZING with a point that was not written.
+    PointNoWrite,
+    /// What was left in the space of a new point is not cleared.
+    PointNoClear,
+    /// A commit gives up the point before NORMAL is durable.
+    PointEarlyFree,
+    /// An abort commits NORMAL before the bits are back.
+    AbortEarly,
+    /// An abort does not commit ABORTING before it puts bits back.
+    NoAborting,
+    /// Only the state of a checkpoint is compared, and not which one it is.
+    NoUuid,
 }
 
 #[cfg(test)]
@@ -107,6 +121,10 @@ pub(crate) enum Point {
     UntouchedLast,
     /// The header with a new length is committed next, to the first pair or to the second.
     NewLength,
+    /// A batch of the point was read, and is to be reset.
+    Resetting,
+    /// An abort has put everything back, and NORMAL is not committed.
+    PutBack,
 }
 
 /// What a test does at a [`Point`].

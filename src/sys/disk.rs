@@ -27,6 +27,8 @@ pub(crate) enum Lock {
     Update,
     /// Held, shared, by who has the volatile region mapped for reading.
     Readers,
+    /// Held while space that no header names is chosen and written, until a header names it.
+    Space,
     /// Held by one process that has the map open for writing, for as long as it has.
     Slot(u64),
 }
@@ -40,6 +42,7 @@ impl Lock {
             Lock::Update => FIRST + 1,
             Lock::Turn => FIRST + 2,
             Lock::Readers => FIRST + 3,
+            Lock::Space => FIRST + 4,
             Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
         }
     }

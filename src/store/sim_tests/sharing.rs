@@ -150,7 +150,7 @@ impl Session {
         let alone = self.cores.iter().all(Option::is_none);
         if alone && let Ok(loaded) = load_in_memory(&*SimDisk::new(self.disk.cache(), Vec::new()), path(), None) {
             // What recovery makes dirty may be dirty, also if it does not come to its end.
-            truth.with(|b| bits_of(&loaded.view).for_each(|i| b.may[i as usize] |= bit(&loaded.view, i)));
+            truth.with(|b| bits_of(&loaded.view).for_each(|i| b.may[i as usize] |= dirty(&both(&loaded), i)));
         }
         let opened = catch_unwind(AssertUnwindSafe(|| {
             if alone {
@@ -172,7 +172,7 @@ impl Session {
                     truth.with(|b| b.unflushed.fill(false));
                     check_no_clean_copy(&self.disk)?;
                 }
-                check_covered(&core.view, truth, if alone { "opened" } else { "joined" })?;
+                core.together(|both| check_covered(both, truth, if alone { "opened" } else { "joined" }))?;
                 self.cores[process] = Some(core.clone());
                 Ok(Some(core))
             }
@@ -245,11 +245,12 @@ impl Session {
             }
         }
         for core in self.cores.iter().flatten() {
-            check_covered(&core.view, truth, "running")?;
+            core.together(|both| check_covered(both, truth, "running"))?;
         }
         if let Some(core) = self.cores.iter().flatten().next() {
-            let found = found_words(&core.view);
-            let lost = |&i: &u64| bit(&core.view, i) && !found.contains(&(i / 64));
+            let here = Both { here: &core.view, point: None };
+            let found = found_words(&here);
+            let lost = |&i: &u64| dirty(&here, i) && !found.contains(&(i / 64));
             self.ghosts.extend(bits_of(&core.view).filter(lost));
         }
         truth.with(|b| self.ghosts.iter().for_each(|&i| b.may[i as usize] = true));
@@ -320,8 +321,8 @@ fn check_closed(content: &Image, truth: &Truth) -> Verdict {
         return Ok(());
     }
     let loaded = load_in_memory(&*disk, path(), None).map_err(|e| format!("cannot be read: {e}"))?;
-    check_covered(&loaded.view, truth, "closed")?;
-    truth.with(|b| match bits_of(&loaded.view).find(|&i| bit(&loaded.view, i) && !b.may[i as usize]) {
+    check_covered(&both(&loaded), truth, "closed")?;
+    truth.with(|b| match bits_of(&loaded.view).find(|&i| dirty(&both(&loaded), i) && !b.may[i as usize]) {
         Some(i) => Err(format!("closed: bit {i} is dirty, and nothing explains it")),
         None => Ok(()),
     })

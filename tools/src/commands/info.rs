@@ -107,7 +107,8 @@ impl Answer {
             verdict: verdict_name(info.verdict),
             reason: (!reasons.is_empty()).then(|| reasons.join(", ")),
             armed_bytes: info.armed_items,
-            checkpoint: info.checkpoint.clone().map(|(state, uuid)| Checkpoint { state, uuid }),
+            checkpoint: (info.checkpoint.as_ref())
+                .map(|c| Checkpoint { state: c.state.name(), uuid: c.uuid.to_string() }),
             levels: info.level_words,
             durability: match info.durability {
                 Durability::PowerLoss => "power-loss",

@@ -1,0 +1,387 @@
+//! Checkpoints: freeze, commit, abort.
+//!
+//! Invariant kept here: a bit that is dirty is here or in the outstanding point, whatever crashes when. State *and* uuid
+//! are compared under the update lock before each step: resetting, promoting, putting back, dropping. Bits are reset
+//! only when a durable header says FREEZING and names a point that durably holds them, and the point is given up only
+//! when a durable header says NORMAL. An abort commits ABORTING first, so that a freezer who lives resets nothing that is
+//! being put back. (tests/model_freeze.rs)
+
+use super::core::Core;
+use super::frozen::Here;
+use super::points::bitmap_of;
+use super::weak::{Point as Stage, Weak, at, weak};
+use super::{DirtyMap, Inner};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, Result};
+use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Uuid};
+use crate::read::Search;
+use crate::sys::facts;
+use crate::trace::event;
+use std::time::Duration;
+
+/// The outstanding checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checkpoint {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// How far it has come.
+    pub state: CheckpointState,
+    /// The name that it was frozen with.
+    pub name: Option<String>,
+    /// When it was frozen, in seconds since 1970.
+    pub time: i64,
+}
+
+/// The outstanding checkpoint of a header.
+pub(super) fn of_header(header: &Header) -> Option<Checkpoint> {
+    let point = header.outstanding()?;
+    let name = Some(point.name.clone()).filter(|name| !name.is_empty());
+    Some(Checkpoint { uuid: point.uuid, state: header.checkpoint_state, name, time: point.time })
+}
+
+impl Core {
+    fn refused(&self, why: impl Into<String>) -> Error {
+        Error::Refused { path: self.path.clone(), why: why.into() }
+    }
+
+    /// Whether the header says that this checkpoint is outstanding, in one of these states.
+    pub(super) fn expect(&self, header: &Header, uuid: &Uuid, states: &[CheckpointState]) -> Result<()> {
+        let same = header.checkpoint_uuid == *uuid || weak(Weak::NoUuid);
+        if same && states.contains(&header.checkpoint_state) {
+            return Ok(());
+        }
+        let found = match of_header(header) {
+            Some(other) => format!("{} ({})", other.uuid, other.state.name()),
+            None => "none outstanding".into(),
+        };
+        Err(Error::NoCheckpoint { path: self.path.clone(), uuid: uuid.to_string(), found })
+    }
+
+    /// Whether a checkpoint with this name may be begun.
+    fn may_freeze(&self, header: &Header, name: Option<&str>) -> Result<()> {
+        if let Some(Checkpoint { uuid, state, name, time }) = of_header(header) {
+            let (path, uuid, name) = (self.path.clone(), uuid.to_string(), name.unwrap_or_default());
+            return Err(Error::Outstanding { path, state: state.name(), uuid, name, time });
+        }
+        if header.points.len() >= MAX_POINTS {
+            return Err(self.refused(format!("it has {MAX_POINTS} points, which is the most; drop one first")));
+        }
+        match name {
+            Some(name) if header.points.iter().any(|point| point.name == name) => {
+                Err(self
+                    .refused(format!("it has a point named {name:?} already; choose another name, or drop that one")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_name(&self, name: Option<&str>) -> Result<()> {
+        match name {
+            Some(name) if name.is_empty() || name.len() > MAX_POINT_NAME || name.contains('\0') => {
+                Err(self.refused(format!(
+                    "the name of a point has 1 to {MAX_POINT_NAME} bytes and no zero byte; this one has {} bytes",
+                    name.len()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn freeze(&self, name: Option<&str>, patience: Duration) -> Result<Checkpoint> {
+        self.not_in_own_bracket()?;
+        let point = self.freeze_begin(name)?;
+        let done = self
+            .freeze_reset(&point)
+            .and_then(|()| self.drain(&point.uuid, patience))
+            .and_then(|()| self.freeze_end(&point.uuid));
+        done.map_err(|e| match self.abort(&point.uuid) {
+            Ok(()) | Err(Error::NoCheckpoint { .. }) => e,
+            // It is still outstanding, and that is the worse news.
+            Err(worse) => worse,
+        })
+    }
+
+    /// Writes what is dirty here to a new point, and commits FREEZING.
+    pub(super) fn freeze_begin(&self, name: Option<&str>) -> Result<Point> {
+        self.check_name(name)?;
+        let space = self.space()?;
+        let header = {
+            let header = self.lock()?.adopt()?;
+            self.may_freeze(&header, name)?;
+            header
+        };
+        let point = Point { name: name.unwrap_or_default().into(), ..space.choose(&header)? };
+        // Without the update lock: what is reset is what was written, and not what is here by then.
+        space.write(&header, &point, &Here { view: &self.view, core: Some(self) })?;
+        if weak(Weak::FreezeEarlyReset) {
+            self.reset_frozen(&header, &point)?;
+        }
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        self.may_freeze(&header, name)?;
+        header.points.push(point.clone());
+        header.checkpoint_state = CheckpointState::Freezing;
+        header.checkpoint_uuid = point.uuid;
+        // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.
+        let committed = (0..2).try_for_each(|_| lock.commit(&mut header));
+        drop(lock);
+        if let Err(e) = committed {
+            // Nobody knows whether it is outstanding. If it is, and can be, it is aborted.
+            let _ = self.abort(&point.uuid);
+            return Err(e);
+        }
+        event!(DEBUG, "freezing", uuid = %point.uuid);
+        Ok(point)
+    }
+
+    /// Resets here what the point holds, batch by batch.
+    pub(super) fn freeze_reset(&self, point: &Point) -> Result<()> {
+        let header = self.lock()?.adopt()?;
+        self.expect(&header, &point.uuid, &[CheckpointState::Freezing])?;
+        self.reset_frozen(&header, point)
+    }
+
+    fn reset_frozen(&self, header: &Header, point: &Point) -> Result<()> {
+        let failed = self.each_batch(header, point, &mut |batch| {
+            at(Stage::Resetting);
+            let mut lock = self.lock()?;
+            if !weak(Weak::FreezeEarlyReset) {
+                self.expect(&lock.adopt()?, &point.uuid, &[CheckpointState::Freezing])?;
+            }
+            lock.reset_bits_of(batch);
+            Ok(())
+        })?;
+        if failed == 0 {
+            return Ok(());
+        }
+        Err(Error::Corrupt {
+            path: self.path.clone(),
+            place: "the point that was just written".into(),
+            found: format!("{failed} pages that do not match their entries"),
+            expected: "what was written".into(),
+        })
+    }
+
+    /// Everything was reset, and every write that had begun has ended: commits FROZEN.
+    pub(super) fn freeze_end(&self, uuid: &Uuid) -> Result<Checkpoint> {
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        self.expect(&header, uuid, &[CheckpointState::Freezing])?;
+        header.checkpoint_state = CheckpointState::Frozen;
+        lock.commit(&mut header)?;
+        event!(INFO, "frozen", path = %self.path.display(), uuid = %uuid);
+        of_header(&header).ok_or_else(|| self.refused("the checkpoint has no point"))
+    }
+
+    pub(super) fn commit_checkpoint(&self, uuid: &Uuid, keep: bool) -> Result<()> {
+        // What was frozen is no longer dirty: a change. It is read while it is there.
+        let marks = self.changes.wanted().then(|| self.frozen(self.checkpoint_word())).flatten();
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        if header.checkpoint_state == CheckpointState::Normal && header.committed_uuid == *uuid {
+            return Ok(()); // It was, by a commit of which nobody could tell whether it had succeeded.
+        }
+        self.expect(&header, uuid, &[CheckpointState::Frozen])?;
+        if keep && header.outstanding().is_none_or(|point| point.name.is_empty()) {
+            return Err(self.refused("the checkpoint was frozen without a name, and so cannot be kept"));
+        }
+        let Some(mut point) = header.points.pop() else { return Err(self.refused("the checkpoint has no point")) };
+        header.checkpoint_state = CheckpointState::Normal;
+        header.checkpoint_uuid = Uuid::NIL;
+        header.committed_uuid = *uuid;
+        header.committed_time = facts::now();
+        if header.dirt_time < point.time {
+            // What recovery had added was in the point at the latest.
+            header.dirt_reasons = Reasons::NONE;
+            header.dirt_time = 0;
+        }
+        if keep {
+            point.role = PointRole::Kept;
+            header.points.push(point.clone());
+        }
+        if weak(Weak::PointEarlyFree) {
+            self.give_up(&point);
+        }
+        lock.commit(&mut header)?;
+        if !keep {
+            self.give_up(&point);
+        }
+        drop(lock);
+        self.know_frozen(None);
+        if let Some(marks) = marks {
+            let (mut from, end) = (0, self.geometry().words());
+            while let Some((w, word)) = marks.next_nonzero_word(from..end) {
+                self.changes.mark_word(w, word);
+                from = w + 1;
+            }
+        }
+        event!(INFO, "committed", path = %self.path.display(), uuid = %uuid, kept = keep);
+        Ok(())
+    }
+
+    /// Puts the bits of the outstanding checkpoint back, whoever began it and however far it is.
+    pub(super) fn abort(&self, uuid: &Uuid) -> Result<()> {
+        let (header, point) = {
+            let lock = self.lock()?;
+            let mut header = lock.adopt()?;
+            let any = [CheckpointState::Freezing, CheckpointState::Frozen, CheckpointState::Aborting];
+            self.expect(&header, uuid, &any)?;
+            if header.checkpoint_state != CheckpointState::Aborting && !weak(Weak::NoAborting) {
+                header.checkpoint_state = CheckpointState::Aborting;
+                lock.commit(&mut header)?;
+            }
+            let Some(point) = header.points.last().cloned() else { return Ok(()) };
+            (header, point)
+        };
+        if !weak(Weak::AbortEarly) {
+            self.put_back(&header, &point)?;
+        }
+        at(Stage::PutBack);
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        if self.aborted_meanwhile(&header, uuid) {
+            return Ok(());
+        }
+        header.points.pop();
+        header.checkpoint_state = CheckpointState::Normal;
+        header.checkpoint_uuid = Uuid::NIL;
+        lock.commit(&mut header)?;
+        self.give_up(&point);
+        drop(lock);
+        self.know_frozen(None);
+        if weak(Weak::AbortEarly) {
+            self.put_back(&header, &point)?;
+        }
+        event!(INFO, "aborted", path = %self.path.display(), uuid = %uuid);
+        Ok(())
+    }
+
+    fn aborted_meanwhile(&self, header: &Header, uuid: &Uuid) -> bool {
+        let state = if weak(Weak::NoAborting) { header.checkpoint_state } else { CheckpointState::Aborting };
+        self.expect(header, uuid, &[state]).is_err()
+    }
+
+    fn put_back(&self, header: &Header, point: &Point) -> Result<()> {
+        // Nothing changes for who reads here and in the point: so these are no changes to mark.
+        let failed = self.each_batch(header, point, &mut |batch| self.or_words(batch.iter().copied(), |_, _| ()))?;
+        // Somebody else may have aborted it meanwhile, and what was read is what came after it.
+        if failed > 0 && !self.aborted_meanwhile(&self.lock()?.adopt()?, &point.uuid) {
+            self.set_bits(0..self.geometry().bits())?;
+        }
+        self.flush()
+    }
+
+    /// Whether a page of the outstanding point fails, so that everything counts as dirty.
+    pub(super) fn point_failed(&self) -> u64 {
+        let word = self.checkpoint_word();
+        if super::frozen::is_normal(word) { 0 } else { self.frozen(word).map_or(0, |point| point.failed()) }
+    }
+}
+
+/// Checkpoints: a backup's work list, taken at one moment while writers go on, and put back if the backup fails.
+///
+/// [`freeze`](Self::freeze) moves what is dirty to a *point* in the file, [`commit_checkpoint`](Self::commit_checkpoint)
+/// forgets or keeps it, [`abort_checkpoint`](Self::abort_checkpoint) puts it back. In between, whatever reads the map
+/// says "dirty here or in the point"; only [`sha256`](Self::sha256) and [`frozen`](Self::frozen) tell one from the other.
+/// Resetting is of here only: it takes nothing out of the point. A checkpoint outlives the process: what opens the file next
+/// goes on with one that is frozen, and aborts one that was not or was being aborted.
+///
+/// The backup syncs the image after the freeze and before it reads, and its target before the commit: bits may be
+/// forgotten only for data that is durable.
+impl DirtyMap {
+    /// Moves what is dirty to a new point, and waits until every write has ended that [had begun](Self::begin_write) before.
+    /// When it returns, the point is the work list of a backup that may read the image now. `name`, of 1 to 64 bytes,
+    /// is for keeping the point.
+    ///
+    /// Writers go on meanwhile. Cost: up to ten syncs and the dirty pages, written and read once; the update lock is
+    /// held for moments only.
+    ///
+    /// # Errors
+    /// [`Error::Outstanding`] when a checkpoint is; [`Error::Refused`] for a name that cannot be or is taken, when there are 24
+    /// points, inside a bracket that this thread has begun, or when a process died whose writes may arrive later;
+    /// [`Error::Busy`] when a write did not end [in time](crate::Options::freeze_timeout); [`Error::NoCheckpoint`] when
+    /// somebody aborted it meanwhile; [`Error::Io`], [`Error::ReadOnly`]. After an error nothing has changed; if that
+    /// failed as well, the checkpoint is outstanding and can be aborted.
+    pub fn freeze(&self, name: Option<&str>) -> Result<Checkpoint> {
+        let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
+        self.core()?.freeze(name, live.freeze_timeout)
+    }
+
+    /// The backup is complete: what was frozen is clean now, unless it was set again. `keep` keeps the point by the name
+    /// that it was frozen with. Doing it twice is no error.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] unless this one is frozen; [`Error::Refused`] when it has no name and is to be kept;
+    /// [`Error::Io`]: then it is not known whether it was committed, and to be tried again. [`Error::ReadOnly`].
+    pub fn commit_checkpoint(&self, uuid: Uuid, keep: bool) -> Result<()> {
+        self.core()?.commit_checkpoint(&uuid, keep)
+    }
+
+    /// Puts everything back that was frozen, durably. Anybody may do it, also while a freeze is under way, which
+    /// fails then. Cost: as merging what was frozen, and a flush.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] unless this one is outstanding. [`Error::Io`]: it is still outstanding, nothing is lost, and
+    /// it can be tried again. [`Error::ReadOnly`].
+    pub fn abort_checkpoint(&self, uuid: Uuid) -> Result<()> {
+        self.core()?.abort(&uuid)
+    }
+
+    /// The outstanding checkpoint.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
+        Ok(of_header(&self.header()?))
+    }
+
+    /// The last checkpoint that was committed, and when, in seconds since 1970.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub fn last_committed(&self) -> Result<Option<(Uuid, i64)>> {
+        let header = self.header()?;
+        Ok((!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)))
+    }
+
+    /// Pages of the outstanding point that fail, in a map that is open for writing: nobody mends those.
+    pub(super) fn point_failed(&self) -> u64 {
+        if let Inner::Live(live) = &self.inner { live.core.point_failed() } else { 0 }
+    }
+
+    /// What the checkpoint has frozen: the work list of the backup. If a page of it does not verify, everything.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] unless this one is frozen: before that the image may not be read. [`Error::OutOfMemory`].
+    pub fn frozen(&self, uuid: Uuid) -> Result<Bitmap> {
+        let none = |header: &Header| Error::NoCheckpoint {
+            path: self.path().to_path_buf(),
+            uuid: uuid.to_string(),
+            found: of_header(header).map_or("none outstanding".into(), |c| format!("{} ({})", c.uuid, c.state.name())),
+        };
+        let is = |header: &Header| header.checkpoint_state == CheckpointState::Frozen && header.checkpoint_uuid == uuid;
+        self.readable()?;
+        let header = self.header()?;
+        if !is(&header) {
+            return Err(none(&header));
+        }
+        let copy = match &self.inner {
+            Inner::Live(live) => match live.core.frozen(live.core.checkpoint_word()) {
+                Some(point) => bitmap_of(&point)?,
+                None => return Err(none(&self.header()?)),
+            },
+            Inner::Loaded(loaded) => match &loaded.2 {
+                Some(point) => bitmap_of(point)?,
+                None => return Err(none(&header)),
+            },
+            Inner::Watching(watch) => match watch.point(watch.checkpoint_word()) {
+                Some(point) => bitmap_of(&point)?,
+                None => return Err(none(&self.header()?)),
+            },
+        };
+        // Still that one: so what was copied is what it froze.
+        let now = self.header()?;
+        if is(&now) { Ok(copy) } else { Err(none(&now)) }
+    }
+}

@@ -1,0 +1,367 @@
+//! Points: frozen sets of dirty bits in regions of their own.
+//!
+//! Invariant kept here: a region is chosen and written holding the space lock, until a header names it, and it is given
+//! up in the same hold of the update lock in which a durable header stopped naming it. So nobody writes where somebody
+//! else does, and nobody clears what is somebody's.
+
+use super::core::Core;
+use super::frozen::Frozen;
+use super::open::header_of_point;
+use super::pages::{self, PageContent};
+use super::scan::{Page, Scan};
+use super::weak::{Weak, weak};
+use super::{DirtyMap, Inner, Options, create, headers};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, Result};
+use crate::format::{self, Header, Point, PointRole, Reserved, Uuid, bottom_length, free_offset, table_length};
+use crate::geometry::PAGE_WORDS;
+use crate::read::Search;
+use crate::sys::{Disk, Lock};
+use std::path::Path;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Pages of a point that are written with one sync: 8 MiB of them.
+const BATCH_PAGES: usize = 16384;
+/// How often points are read again that change meanwhile.
+const TRIES: usize = 16;
+/// Most words of a point handled in one hold of the update lock.
+const BATCH_WORDS: usize = 4096;
+
+/// A word of a point: where, and its bits.
+pub(super) type PointWord = (u64, u64);
+
+/// A point that is kept by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NamedPoint {
+    /// Its name.
+    pub name: String,
+    /// Its identity: that of its checkpoint, or a new one since an older point was merged into it.
+    pub uuid: Uuid,
+    /// When it was frozen, in seconds since 1970.
+    pub time: i64,
+}
+
+/// The points of a header that are kept, oldest first.
+pub(super) fn kept(header: &Header) -> Vec<NamedPoint> {
+    let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
+    kept.map(|point| NamedPoint { name: point.name.clone(), uuid: point.uuid, time: point.time }).collect()
+}
+
+/// The space lock, held: nobody else chooses or writes a region that no header names.
+pub(super) struct Space<'a> {
+    core: &'a Core,
+    _mine: MutexGuard<'a, ()>,
+}
+
+impl Drop for Space<'_> {
+    fn drop(&mut self) {
+        self.core.disk.unlock(Lock::Space);
+    }
+}
+
+impl Core {
+    /// Takes the space lock, waiting for it. It comes before the update lock.
+    pub(super) fn space(&self) -> Result<Space<'_>> {
+        self.usable()?;
+        let mine = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        self.disk.lock(Lock::Space).map_err(self.io("take the space lock"))?;
+        Ok(Space { core: self, _mine: mine })
+    }
+
+    /// Gives up the regions of a point that no durable header names any more. In the same hold of the update lock as
+    /// the commit. Best effort: they only take space, and whoever uses them again clears them.
+    pub(super) fn give_up(&self, point: &Point) {
+        for region in [point.table(self.geometry()), point.bottom(self.geometry())] {
+            let _ = self.disk.punch(region);
+        }
+    }
+
+    /// Hands out the nonzero words of a point, ascending, some at a time; says how many pages did not verify.
+    pub(super) fn each_batch(
+        &self,
+        header: &Header,
+        point: &Point,
+        f: &mut dyn FnMut(&[PointWord]) -> Result<()>,
+    ) -> Result<u64> {
+        let as_header = header_of_point(header, point);
+        let scan = Scan { disk: &*self.disk, path: &self.path, header: &as_header };
+        let mut batch: Vec<PointWord> = Vec::new();
+        let (mut failed, mut trouble) = (0, Ok(()));
+        scan.run(
+            |index, found| match found {
+                Page::Good(words) if trouble.is_ok() => {
+                    let words = format::page_words(self.geometry(), index).zip(words.iter().copied());
+                    batch.extend(words.filter(|&(_, word)| word != 0));
+                    if batch.len() + PAGE_WORDS as usize > BATCH_WORDS {
+                        trouble = f(&batch);
+                        batch.clear();
+                    }
+                }
+                Page::Good(_) => {}
+                Page::Failed(_) => failed += 1,
+            },
+            |_| {},
+        )?;
+        trouble?;
+        if !batch.is_empty() {
+            f(&batch)?;
+        }
+        Ok(failed)
+    }
+
+    /// Forgets a point, whose bits go to the next older one.
+    pub(super) fn drop_point(&self, name: &str) -> Result<()> {
+        let space = self.space()?;
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        let at = find(&header, name, &self.path)?;
+        let dropped = header.points[at].clone();
+        if at == 0 {
+            // Nobody's "since" reaches behind it.
+            header.points.remove(0);
+            lock.commit(&mut header)?;
+            self.give_up(&dropped);
+            return Ok(());
+        }
+        drop(lock);
+        let older = header.points[at - 1].clone();
+        let mut both = Frozen::empty(self.geometry())?;
+        for point in [&older, &dropped] {
+            both.add_point(&*self.disk, &self.path, &header, point)?;
+        }
+        both.finish();
+        let merged = Point { time: older.time, name: older.name.clone(), ..space.choose(&header)? };
+        space.write(&header, &merged, &both)?;
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        let same = header.points.get(at - 1) == Some(&older) && header.points.get(at) == Some(&dropped);
+        if !same {
+            return Err(Error::NoPoint { path: self.path.clone(), name: name.into() });
+        }
+        header.points[at - 1] = Point { role: PointRole::Kept, ..merged };
+        header.points.remove(at);
+        // To both pairs: the loss of one must not bring back a header that names what is given up.
+        for _ in 0..2 {
+            lock.commit(&mut header)?;
+        }
+        self.give_up(&older);
+        self.give_up(&dropped);
+        Ok(())
+    }
+}
+
+/// Where in the table a point that is kept by a name is.
+fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
+    let is = |point: &Point| point.role == PointRole::Kept && point.name == name;
+    let none = || Error::NoPoint { path: path.to_path_buf(), name: name.into() };
+    header.points.iter().position(is).ok_or_else(none)
+}
+
+impl Space<'_> {
+    /// A new, outstanding point without a name, in space that the header leaves free.
+    pub(super) fn choose(&self, header: &Header) -> Result<Point> {
+        let mut taken: Vec<_> = header.regions().into_iter().map(|(_, range)| range).collect();
+        let mut place = |length| {
+            let start = free_offset(taken.iter().cloned(), length);
+            taken.push(start..start + length);
+            start
+        };
+        Ok(Point {
+            uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,
+            time: crate::sys::facts::now(),
+            role: PointRole::Outstanding,
+            name: String::new(),
+            table_offset: place(table_length(&header.geometry)),
+            bottom_offset: place(bottom_length(&header.geometry)),
+            reserved: Reserved::default(),
+        })
+    }
+
+    /// Clears the regions of a new point and writes what `map` holds there, durably. Memory: bounded.
+    pub(super) fn write(&self, header: &Header, point: &Point, map: &impl Search) -> Result<()> {
+        let core = self.core;
+        let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
+        // What an earlier point left there would not match the entries of this one. It must be gone durably before a
+        // header names the region, and the file as long as the header will say.
+        core.disk.grow(table.end.max(bottom.end)).map_err(core.io("grow the file for a point"))?;
+        if !weak(Weak::PointNoClear) {
+            for region in [table, bottom] {
+                core.disk.punch(region).map_err(core.io("clear space for a point"))?;
+            }
+        }
+        core.disk.sync_all().map_err(|e| {
+            core.degrade();
+            core.io("clear space for a point")(e)
+        })?;
+        core.counters.syncs.fetch_add(1, Relaxed);
+        if weak(Weak::PointNoWrite) {
+            return Ok(());
+        }
+        let layout = header_of_point(header, point).layout;
+        let mut at = 0;
+        loop {
+            let (batch, next) = some_pages(map, at);
+            if batch.is_empty() {
+                return Ok(());
+            }
+            at = next;
+            let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
+            core.counters.syncs.fetch_add(1, Relaxed);
+            let written = pages::write(&*core.disk, &point.uuid, &layout, &indices, |k, _| batch[k].1);
+            let bytes = written.map_err(|e| {
+                // Nothing names the region; but the error may be about a page of a mapped volatile part.
+                core.degrade();
+                core.io("write a point")(e)
+            })?;
+            core.counters.bytes_written.fetch_add(bytes, Relaxed);
+        }
+    }
+}
+
+/// Some pages of a map that are not zero, from a word on, and where to go on.
+pub(super) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent)>, u64) {
+    let end = map.geometry().words();
+    let mut pages: Vec<(u64, PageContent)> = Vec::new();
+    let mut at = from;
+    while let Some((w, word)) = map.next_nonzero_word(at..end) {
+        let page = w / PAGE_WORDS;
+        if pages.last().is_none_or(|last| last.0 != page) {
+            if pages.len() == BATCH_PAGES {
+                return (pages, page * PAGE_WORDS);
+            }
+            pages.push((page, [0; PAGE_WORDS as usize]));
+        }
+        if let Some((_, words)) = pages.last_mut() {
+            words[(w % PAGE_WORDS) as usize] = word;
+        }
+        at = w + 1;
+    }
+    (pages, end)
+}
+
+/// Points: the checkpoints that were [committed](Self::commit_checkpoint) and kept by name. Each holds what was dirty
+/// when it was frozen and in no older one.
+impl DirtyMap {
+    /// The points that are kept, oldest first.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub fn points(&self) -> Result<Vec<NamedPoint>> {
+        Ok(kept(&self.header()?))
+    }
+
+    /// What the point of this name holds. If a page of it does not verify, everything.
+    ///
+    /// # Errors
+    /// [`Error::NoPoint`]; [`Error::OutOfMemory`]; as [`info`](Self::info).
+    pub fn point(&self, name: &str) -> Result<Bitmap> {
+        bitmap_of(&self.load_point(name)?)
+    }
+
+    /// What is dirty in the point of this name, in any later one, in an outstanding checkpoint, or here. If a page of
+    /// one of these points does not verify, everything.
+    ///
+    /// # Errors
+    /// As [`point`](Self::point).
+    pub fn since(&self, name: &str) -> Result<Bitmap> {
+        bitmap_of(&self.load_since(name)?)
+    }
+
+    /// Makes a new, closed map at `path` that holds what [`point`](Self::point) says, with this map's length and
+    /// granularity. For maps too large for a [`Bitmap`]: takes as much memory as this map's dirty part.
+    ///
+    /// # Errors
+    /// As [`point`](Self::point), and those of [`Options::create`].
+    pub fn export_point(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
+        export(&self.load_point(name)?, path.as_ref())
+    }
+
+    /// The same with what [`since`](Self::since) says.
+    ///
+    /// # Errors
+    /// As [`export_point`](Self::export_point).
+    pub fn export_since(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
+        export(&self.load_since(name)?, path.as_ref())
+    }
+
+    /// Forgets the name of a point. Its bits go to the next older point, so that what [`since`](Self::since) says for
+    /// every other name stays the same; those of the oldest are forgotten. Crash-safe: either it is there or it is not.
+    ///
+    /// # Errors
+    /// [`Error::NoPoint`], [`Error::ReadOnly`]; [`Error::Io`], when the disk is full for instance: the point is still
+    /// there.
+    pub fn drop_point(&self, name: &str) -> Result<()> {
+        self.core()?.drop_point(name)
+    }
+
+    fn load_point(&self, name: &str) -> Result<Frozen> {
+        self.loading(|disk, header| {
+            let at = find(header, name, self.path())?;
+            let mut point = Frozen::empty(&header.geometry)?;
+            point.add_point(disk, self.path(), header, &header.points[at])?;
+            point.finish();
+            Ok(point)
+        })
+    }
+
+    fn load_since(&self, name: &str) -> Result<Frozen> {
+        self.loading(|disk, header| {
+            let from = find(header, name, self.path())?;
+            let mut all = Frozen::empty(&header.geometry)?;
+            for point in &header.points[from..] {
+                all.add_point(disk, self.path(), header, point)?;
+            }
+            all.add(&self.here());
+            all.finish();
+            Ok(all)
+        })
+    }
+
+    /// Runs `f` with the header until no point came or went meanwhile, and no bit moved from here to a point or back.
+    fn loading(&self, f: impl Fn(&dyn Disk, &Header) -> Result<Frozen>) -> Result<Frozen> {
+        self.readable()?;
+        let points = |disk: &dyn Disk| Ok((headers::newest(disk, self.path())?.header, self.checkpoint_word()));
+        let (own, mut then);
+        let disk: &dyn Disk = match &self.inner {
+            Inner::Live(live) => {
+                then = points(&*live.core.disk)?;
+                &*live.core.disk
+            }
+            Inner::Watching(watch) => {
+                then = points(&*watch.disk)?;
+                &*watch.disk
+            }
+            Inner::Loaded(loaded) => {
+                own = super::attach::open_file(self.path(), false)?;
+                then = (loaded.1.clone(), 0);
+                &own
+            }
+        };
+        for _ in 0..TRIES {
+            let found = f(disk, &then.0)?;
+            let now = points(disk)?;
+            if (now.1, &now.0.uuid, &now.0.points) == (then.1, &then.0.uuid, &then.0.points) {
+                return Ok(found);
+            }
+            if let Inner::Loaded(_) = &self.inner {
+                return Err(Error::Unusable { why: "its points have changed since it was loaded" });
+            }
+            then = now;
+        }
+        Err(Error::Locked { path: self.path().to_path_buf(), what: "its points change all the time" })
+    }
+}
+
+fn export(map: &Frozen, path: &Path) -> Result<()> {
+    let options = Options::new().granularity(map.geometry().granularity());
+    create::create_filled(path, map, &options)
+}
+
+pub(super) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
+    let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
+    copy.merge(map)?;
+    Ok(copy)
+}

@@ -1,0 +1,190 @@
+//! Brackets around data writes, and the wait of a freeze for those that had begun.
+//!
+//! Invariant kept here: a writer that a freeze does not wait for set its bit after the freeze had reset here. It
+//! registers before it sets, in one of two counts, and a freeze sees both at zero after the reset. The epoch, by whose
+//! parity a writer chooses, only keeps newcomers out of the count that is waited for. (tests/model_epoch.rs)
+
+use super::DirtyMap;
+use super::core::Core;
+use super::view::runtime;
+use crate::error::{Error, Result};
+use crate::format::{CheckpointState, SLOTS, Uuid};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+/// `flags` of a slot: writes of this process may arrive after its death.
+const OUTLIVE: u64 = 1;
+
+thread_local! {
+    /// How many brackets this thread has begun that have not ended, by map.
+    static BEGUN: RefCell<Vec<(usize, Arc<AtomicU64>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A data write under way, from [`DirtyMap::begin_write`] until this is dropped, by whichever thread.
+#[must_use = "the write counts as ended when this is dropped"]
+pub struct WriteGuard<'a> {
+    core: &'a Core,
+    parity: u64,
+    begun: Arc<AtomicU64>,
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        self.begun.fetch_sub(1, SeqCst);
+        // In a forked child the memory is not there, and the write is the parent's.
+        if self.core.usable().is_ok() {
+            self.core.view.runtime()[runtime::under_way(self.core.slot, self.parity)].fetch_sub(1, SeqCst);
+        }
+    }
+}
+
+impl std::fmt::Debug for WriteGuard<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteGuard").finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    fn begun_here(&self) -> Arc<AtomicU64> {
+        let key = std::ptr::from_ref(self) as usize;
+        BEGUN.with_borrow_mut(|all| {
+            if let Some((_, begun)) = all.iter().find(|(map, _)| *map == key) {
+                return begun.clone();
+            }
+            // Nobody holds a bracket of those with no other owner.
+            all.retain(|(_, begun)| Arc::strong_count(begun) > 1);
+            let begun = Arc::new(AtomicU64::new(0));
+            all.push((key, begun.clone()));
+            begun
+        })
+    }
+
+    fn register(&self) -> WriteGuard<'_> {
+        let begun = self.begun_here();
+        begun.fetch_add(1, SeqCst);
+        let rt = self.view.runtime();
+        // By the time that it is counted the epoch may be another one: any of the two counts will do.
+        let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
+        rt[runtime::under_way(self.slot, parity)].fetch_add(1, SeqCst);
+        WriteGuard { core: self, parity, begun }
+    }
+
+    /// Says in this process's slot whether its writes may arrive after its death. The slot holds zeros.
+    pub(super) fn mark_slot(&self, writes_outlive: bool) {
+        let flags = if writes_outlive { OUTLIVE } else { 0 };
+        self.view.runtime()[runtime::slot_flags(self.slot)].store(flags, SeqCst);
+    }
+
+    /// A freeze by a thread that is inside a bracket would wait for itself.
+    pub(super) fn not_in_own_bracket(&self) -> Result<()> {
+        if self.begun_here().load(SeqCst) == 0 {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            path: self.path.clone(),
+            why:
+                "this thread has begun a write that has not ended, and a freeze would wait for it; end the write first"
+                    .into(),
+        })
+    }
+
+    /// Raises the epoch and waits until every write that had registered before has ended. Without the update lock: who
+    /// writes may need it.
+    ///
+    /// The count of the epoch to come is waited for first: a freeze that was given up may have left writes there, and who
+    /// loaded the epoch long ago may have registered there since.
+    pub(super) fn drain(&self, uuid: &Uuid, patience: Duration) -> Result<()> {
+        let begun = Instant::now();
+        let epoch = self.view.runtime()[runtime::EPOCH].load(SeqCst);
+        self.wait(uuid, (epoch + 1) % 2, begun, patience)?;
+        {
+            let lock = self.lock()?;
+            self.expect(&lock.adopt()?, uuid, &[CheckpointState::Freezing])?;
+            // Only who is FREEZING raises it.
+            self.view.runtime()[runtime::EPOCH].store(epoch + 1, SeqCst);
+        }
+        self.wait(uuid, epoch % 2, begun, patience)
+    }
+
+    fn wait(&self, uuid: &Uuid, parity: u64, begun: Instant, patience: Duration) -> Result<()> {
+        let word = self.checkpoint_word();
+        let mut pause = Duration::from_micros(50);
+        loop {
+            let writes = self.under_way(parity)?;
+            if writes == 0 {
+                return Ok(());
+            }
+            if self.checkpoint_word() != word {
+                let lock = self.lock()?;
+                self.expect(&lock.adopt()?, uuid, &[CheckpointState::Freezing])?;
+            }
+            let waited = begun.elapsed();
+            if waited >= patience {
+                return Err(Error::Busy { path: self.path.clone(), writes, waited: waited.as_secs() });
+            }
+            std::thread::sleep(pause.min(patience - waited));
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
+    }
+
+    /// Writes under way, of all processes, that registered in epochs of a parity.
+    ///
+    /// A slot that nobody holds was left by a process that died. Its writes were over when its lock was let go of; unless
+    /// it has said that they may arrive later, and then nobody can know when they are over.
+    fn under_way(&self, parity: u64) -> Result<u64> {
+        let rt = self.view.runtime();
+        let mut writes = 0u64;
+        for slot in 0..SLOTS {
+            let count = rt[runtime::under_way(slot, parity)].load(SeqCst);
+            if count == 0 {
+                continue;
+            }
+            let held = slot == self.slot
+                || self.disk.slot_held(slot..slot + 1).map_err(self.io("ask whether a process lives"))?;
+            if held {
+                writes = writes.saturating_add(count);
+            } else if rt[runtime::slot_flags(slot)].load(SeqCst) & OUTLIVE != 0 {
+                return Err(Error::Refused {
+                    path: self.path.clone(),
+                    why: "a process died with writes under way that may still arrive, so no freeze can tell when the \
+                          image stands still; see that they are over, and close the map in all processes"
+                        .into(),
+                });
+            }
+        }
+        Ok(writes)
+    }
+}
+
+impl DirtyMap {
+    /// Marks what a data write is about to touch, as [`set`](Self::set), and says when the write has ended: when what
+    /// this returns is dropped, also by another thread. A [freeze](Self::freeze) waits for the writes that had begun, so that
+    /// the image holds what the frozen bits stand for.
+    ///
+    /// ```no_run
+    /// # use std::os::unix::fs::FileExt;
+    /// # fn f(map: &dirtymap::DirtyMap, image: &std::fs::File, data: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+    /// let write = map.begin_write(4096..4096 + data.len() as u64)?;
+    /// image.write_all_at(data, 4096)?;
+    /// drop(write);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A write without this is right only where no freeze can begin before it has ended. One that is never ended
+    /// (`mem::forget`) lets every freeze fail. Cost: that of `set`, and two atomic operations on memory shared with the other
+    /// writers of this process.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set): then **do not write the data**.
+    pub fn begin_write(&self, range: Range<u64>) -> Result<WriteGuard<'_>> {
+        let core = self.core()?;
+        core.geometry().check(&range)?;
+        // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
+        let guard = core.register();
+        core.set_bits(core.geometry().touched(&range))?;
+        Ok(guard)
+    }
+}

@@ -1,0 +1,426 @@
+//! Checkpoints under live writers, with real threads and real files: what a backup gets that freezes, copies, and commits
+//! or aborts, while others write; and what is left of it after an end without a close.
+
+use dirtymap::format::{Header, copy_offset};
+use dirtymap::{
+    Bitmap, CheckpointState, DirtyMap, Durability, Error, FileState, Options, Uuid, Verdict, check, inspect,
+};
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+const GRANULE: u64 = 1 << 16;
+const LEN: u64 = 1 << 30;
+
+fn options() -> Options {
+    Options::new().flush_interval(None)
+}
+
+fn new(dir: &Path) -> (PathBuf, DirtyMap) {
+    let path = dir.join("map");
+    let map = options().create(&path, LEN).unwrap();
+    (path, map)
+}
+
+fn granule(i: u64) -> std::ops::Range<u64> {
+    i * GRANULE..(i + 1) * GRANULE
+}
+
+/// Which granules are dirty.
+fn dirty(map: &DirtyMap) -> Vec<u64> {
+    map.granules(0..LEN).unwrap().map(|item| item / GRANULE).collect()
+}
+
+fn of(map: &Bitmap) -> Vec<u64> {
+    map.granules(0..LEN).unwrap().map(|item| item / GRANULE).collect()
+}
+
+#[test]
+fn what_was_frozen_is_clean_after_the_commit_and_what_was_set_since_is_dirty() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = new(dir.path());
+    [3, 4, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+    let frozen = map.freeze(None).unwrap();
+    assert_eq!(frozen.state, CheckpointState::Frozen);
+    map.set(granule(4)).unwrap();
+    map.set(granule(5)).unwrap();
+    // All of it is dirty, wherever it is; the hash is of what is here.
+    assert_eq!(dirty(&map), [3, 4, 5, 9000]);
+    assert_eq!(map.count(), 4);
+    assert_eq!(map.next_clean(3 * GRANULE..LEN).unwrap(), Some(6 * GRANULE));
+    assert_eq!(of(&map.frozen(frozen.uuid).unwrap()), [3, 4, 9000]);
+    let mut here = Bitmap::new(LEN, 16).unwrap();
+    here.set(4 * GRANULE..6 * GRANULE).unwrap();
+    assert_eq!(map.sha256(), here.sha256());
+    assert_eq!(map.info().unwrap().checkpoint, Some(frozen.clone()));
+    map.commit_checkpoint(frozen.uuid, false).unwrap();
+    assert_eq!(dirty(&map), [4, 5]);
+    assert_eq!(map.checkpoint().unwrap(), None);
+    assert_eq!(map.last_committed().unwrap().unwrap().0, frozen.uuid);
+    map.commit_checkpoint(frozen.uuid, false).unwrap();
+    drop(map);
+    assert!(DirtyMap::open(&path).unwrap().get(5 * GRANULE).unwrap());
+}
+
+#[test]
+fn what_was_aborted_is_dirty_again_together_with_what_was_set_since() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let map = options().durability(durability).create(&path, LEN).unwrap();
+        [3, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+        let frozen = map.freeze(Some("monday")).unwrap();
+        map.set(granule(5)).unwrap();
+        map.abort_checkpoint(frozen.uuid).unwrap();
+        assert_eq!(dirty(&map), [3, 5, 9000]);
+        assert_eq!(map.points().unwrap(), []);
+        let mut all = Bitmap::new(LEN, 16).unwrap();
+        for i in [3, 5, 9000] {
+            all.set(granule(i)).unwrap();
+        }
+        assert_eq!(map.sha256(), all.sha256());
+        map.close().unwrap();
+        assert_eq!(dirty(&DirtyMap::open(&path).unwrap()), [3, 5, 9000]);
+    }
+}
+
+#[test]
+fn a_frozen_checkpoint_outlives_the_process_and_a_clean_close() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        for close in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("map");
+            let map = options().durability(durability).create(&path, LEN).unwrap();
+            [3, 4].iter().for_each(|&i| map.set(granule(i)).unwrap());
+            map.flush().unwrap();
+            let frozen = map.freeze(Some("a")).unwrap();
+            map.set(granule(5)).unwrap();
+            map.flush().unwrap();
+            if close {
+                map.close().unwrap();
+            } else {
+                drop(map);
+            }
+            let info = inspect(&path).unwrap();
+            assert_eq!(info.checkpoint, Some(frozen.clone()));
+            assert_eq!(info.state, if close { FileState::Clean } else { FileState::Unclean });
+            assert_eq!(check(&path, |_, _| ()).unwrap().not_writable, None);
+            let read = Options::new().read_only(true).open(&path).unwrap();
+            let everything = durability == Durability::Process && !close;
+            if !everything {
+                assert_eq!(dirty(&read), [3, 4, 5]);
+            }
+            assert_eq!(of(&read.frozen(frozen.uuid).unwrap()), [3, 4]);
+            let map = options().open(&path).unwrap();
+            assert_eq!(dirty(&map), [3, 4, 5]);
+            assert_eq!(of(&map.frozen(frozen.uuid).unwrap()), [3, 4]);
+            map.commit_checkpoint(frozen.uuid, true).unwrap();
+            assert_eq!(dirty(&map), [5]);
+            assert_eq!(of(&map.point("a").unwrap()), [3, 4]);
+        }
+    }
+}
+
+#[test]
+fn errors_name_what_is_outstanding_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = new(dir.path());
+    map.set(granule(1)).unwrap();
+    let refused = |r: dirtymap::Result<_>, word: &str| match r {
+        Err(Error::Refused { why, .. }) => assert!(why.contains(word), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    for name in ["", "a\0b", &"x".repeat(65)] {
+        refused(map.freeze(Some(name)), "1 to 64 bytes");
+    }
+    let first = map.freeze(Some(&"y".repeat(64))).unwrap();
+    let e = map.freeze(Some("second")).unwrap_err();
+    assert_eq!(e.kind(), "checkpoint-outstanding");
+    for part in [first.uuid.to_string(), "y".repeat(64), "frozen".into(), first.time.to_string()] {
+        assert!(e.to_string().contains(&part), "{e}");
+    }
+    let other = Uuid([7; 16]);
+    for r in [map.commit_checkpoint(other, false), map.abort_checkpoint(other)] {
+        let e = r.unwrap_err();
+        assert!(e.kind() == "no-checkpoint" && e.to_string().contains(&first.uuid.to_string()), "{e}");
+    }
+    assert_eq!(map.frozen(other).unwrap_err().kind(), "no-checkpoint");
+    map.commit_checkpoint(first.uuid, true).unwrap();
+    assert_eq!(map.abort_checkpoint(first.uuid).unwrap_err().kind(), "no-checkpoint");
+    refused(map.freeze(Some(&"y".repeat(64))), "already");
+    let unnamed = map.freeze(None).unwrap();
+    refused(map.commit_checkpoint(unnamed.uuid, true).map(|()| unnamed.clone()), "without a name");
+    map.commit_checkpoint(unnamed.uuid, false).unwrap();
+    for i in 1..24 {
+        let c = map.freeze(Some(&format!("{i}"))).unwrap();
+        map.commit_checkpoint(c.uuid, true).unwrap();
+    }
+    refused(map.freeze(None), "24 points");
+    assert_eq!(map.drop_point("nobody").unwrap_err().kind(), "no-point");
+    assert_eq!(map.since("nobody").unwrap_err().kind(), "no-point");
+    map.close().unwrap();
+    let read = Options::new().read_only(true).open(&path).unwrap();
+    assert_eq!(read.freeze(None).unwrap_err().kind(), "read-only");
+    assert_eq!(read.points().unwrap().len(), 24);
+}
+
+#[test]
+fn a_freeze_waits_for_a_write_that_had_begun_and_is_given_up_if_that_does_not_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = options().freeze_timeout(Duration::from_millis(5)).create(dir.path().join("map"), LEN).unwrap();
+    map.set(granule(1)).unwrap();
+    let (begun, end) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let write = map.begin_write(granule(2)).unwrap();
+            begun.store(true, SeqCst);
+            while !end.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            drop(write);
+        });
+        while !begun.load(SeqCst) {
+            std::thread::yield_now();
+        }
+        for _ in 0..3 {
+            // Each time: a freeze that was given up leaves nothing that a later one would overlook.
+            let e = map.freeze(None).unwrap_err();
+            assert!(e.kind() == "busy" && e.to_string().contains("1 data writes"), "{e}");
+            assert_eq!(map.checkpoint().unwrap(), None);
+            assert_eq!(dirty(&map), [1, 2]);
+        }
+        end.store(true, SeqCst);
+    });
+    let frozen = map.freeze(None).unwrap();
+    assert_eq!(of(&map.frozen(frozen.uuid).unwrap()), [1, 2]);
+}
+
+#[test]
+fn a_freeze_inside_ones_own_bracket_is_an_error_and_a_bracket_may_end_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, map) = new(dir.path());
+    let write = map.begin_write(granule(2)).unwrap();
+    let e = map.freeze(None).unwrap_err();
+    assert!(e.kind() == "refused" && e.to_string().contains("end the write first"), "{e}");
+    std::thread::scope(|s| s.spawn(move || drop(write)).join().unwrap());
+    map.freeze(None).unwrap();
+    // Of a range that is wrong nothing stays registered.
+    assert!(map.begin_write(0..LEN + 1).is_err());
+    map.abort_checkpoint(map.checkpoint().unwrap().unwrap().uuid).unwrap();
+    map.freeze(None).unwrap();
+}
+
+/// The image is an array of counters, one for each granule; the backup copies what is frozen.
+#[test]
+fn backups_while_threads_write_end_with_the_image() {
+    const N: u64 = 600;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, mut map) = new(dir.path());
+    let image: Vec<AtomicU64> = (0..N).map(|_| AtomicU64::new(0)).collect();
+    let mut backup = vec![0; N as usize];
+    let at = |seed: &mut u64| {
+        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        *seed >> 33
+    };
+    let mut seed = 1;
+    for round in 0..3 {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            for thread in 0..3u64 {
+                let (map, image, stop) = (&map, &image, &stop);
+                s.spawn(move || {
+                    let mut seed = thread + 10 * round;
+                    while !stop.load(SeqCst) {
+                        let i = at(&mut seed) % N;
+                        let _write = map.begin_write(granule(i * 7)).unwrap();
+                        std::thread::yield_now();
+                        image[i as usize].fetch_add(1, SeqCst);
+                    }
+                });
+            }
+            for backups in 0..12 {
+                let frozen = map.freeze(None).unwrap();
+                let mut copy = backup.clone();
+                for i in of(&map.frozen(frozen.uuid).unwrap()) {
+                    copy[(i / 7) as usize] = image[(i / 7) as usize].load(SeqCst);
+                    assert!(map.get(i * GRANULE).unwrap(), "a granule that is being backed up reads clean");
+                }
+                match at(&mut seed) % 3 {
+                    0 => map.abort_checkpoint(frozen.uuid).unwrap(),
+                    _ => {
+                        map.commit_checkpoint(frozen.uuid, false).unwrap();
+                        backup = copy;
+                    }
+                }
+                if backups % 4 == 3 {
+                    map.flush().unwrap();
+                }
+            }
+            stop.store(true, SeqCst);
+        });
+        for i in 0..N {
+            let same = image[i as usize].load(SeqCst) == backup[i as usize];
+            assert!(same || map.get(granule(i * 7).start).unwrap(), "granule {i} is not backed up and clean");
+        }
+        drop(map);
+        map = options().open(&path).unwrap();
+    }
+    let last = map.freeze(None).unwrap();
+    for i in of(&map.frozen(last.uuid).unwrap()).into_iter().filter(|i| i % 7 == 0 && i / 7 < N) {
+        backup[(i / 7) as usize] = image[(i / 7) as usize].load(SeqCst);
+    }
+    map.commit_checkpoint(last.uuid, false).unwrap();
+    assert_eq!(backup, image.iter().map(|i| i.load(SeqCst)).collect::<Vec<_>>());
+}
+
+#[test]
+fn readers_never_see_a_dirty_granule_clean_while_checkpoints_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, map) = new(dir.path());
+    for i in 0..500 {
+        map.set(granule(i * 13)).unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                while !stop.load(SeqCst) {
+                    assert!((0..500).all(|i| map.get(i * 13 * GRANULE).unwrap()));
+                    assert_eq!(map.count(), 500);
+                    assert_eq!(map.next_dirty(GRANULE..LEN).unwrap(), Some(13 * GRANULE));
+                }
+            });
+        }
+        for _ in 0..15 {
+            let frozen = map.freeze(None).unwrap();
+            map.abort_checkpoint(frozen.uuid).unwrap();
+        }
+        stop.store(true, SeqCst);
+    });
+}
+
+#[test]
+fn points_are_kept_and_dropped_and_since_a_name_is_all_of_them_from_there_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = new(dir.path());
+    for (i, name) in ["a", "b", "c"].into_iter().enumerate() {
+        map.set(granule(i as u64)).unwrap();
+        map.set(granule(5000)).unwrap();
+        let c = map.freeze(Some(name)).unwrap();
+        map.commit_checkpoint(c.uuid, true).unwrap();
+    }
+    map.set(granule(3)).unwrap();
+    let names = |map: &DirtyMap| map.points().unwrap().into_iter().map(|p| p.name).collect::<Vec<_>>();
+    assert_eq!(names(&map), ["a", "b", "c"]);
+    let frozen = map.freeze(None).unwrap();
+    map.set(granule(4)).unwrap();
+    let expected = [("a", vec![0, 1, 2, 3, 4, 5000]), ("b", vec![1, 2, 3, 4, 5000]), ("c", vec![2, 3, 4, 5000])];
+    for (name, since) in &expected {
+        assert_eq!(of(&map.since(name).unwrap()), *since);
+    }
+    assert_eq!(of(&map.point("b").unwrap()), [1, 5000]);
+    let exported = dir.path().join("exported");
+    map.export_since("b", &exported).unwrap();
+    assert_eq!(inspect(&exported).unwrap().verdict, Verdict::Exact);
+    assert_eq!(dirty(&DirtyMap::open(&exported).unwrap()), expected[1].1);
+    assert_eq!(map.export_point("b", &exported).unwrap_err().kind(), "exists");
+    // What others say stays the same.
+    map.drop_point("b").unwrap();
+    assert_eq!(names(&map), ["a", "c"]);
+    assert_eq!(of(&map.since("a").unwrap()), expected[0].1);
+    assert_eq!(of(&map.since("c").unwrap()), expected[2].1);
+    map.drop_point("a").unwrap();
+    assert_eq!(of(&map.since("c").unwrap()), expected[2].1);
+    assert_eq!(dirty(&map), [3, 4]);
+    map.commit_checkpoint(frozen.uuid, false).unwrap();
+    drop(map);
+    let map = Options::new().read_only(true).open(&path).unwrap();
+    assert_eq!(names(&map), ["c"]);
+    assert_eq!(of(&map.point("c").unwrap()), [2, 5000]);
+    assert!(map.since("c").unwrap().get(4 * GRANULE).unwrap());
+    // Another name, and so another map, once the points have changed.
+    DirtyMap::open(&path).unwrap().drop_point("c").unwrap();
+    assert_eq!(map.point("c").unwrap_err().kind(), "unusable");
+}
+
+/// The newest header of a closed file.
+fn header(path: &Path) -> Header {
+    let file = std::fs::File::open(path).unwrap();
+    let mut newest = None;
+    for copy in 0..4 {
+        let mut bytes = vec![0; 16384];
+        file.read_exact_at(&mut bytes, copy_offset(copy)).unwrap();
+        let found = Header::parse(&bytes).ok();
+        if found.as_ref().map(|h| h.sequence) > newest.as_ref().map(|h: &Header| h.sequence) {
+            newest = found;
+        }
+    }
+    newest.unwrap()
+}
+
+#[test]
+fn a_point_that_does_not_verify_makes_everything_dirty_and_is_told() {
+    for kept in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, map) = new(dir.path());
+        map.set(granule(1)).unwrap();
+        let c = map.freeze(Some("a")).unwrap();
+        if kept {
+            map.commit_checkpoint(c.uuid, true).unwrap();
+        }
+        map.close().unwrap();
+        let at = header(&path).points[0].bottom_offset;
+        OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xff], at + 7).unwrap();
+        let report = check(&path, |_, _| ()).unwrap();
+        let finding = report.findings.iter().find(|f| f.place.contains("point")).expect("a finding");
+        assert_eq!(finding.consequence.contains("since"), kept, "{finding:?}");
+        let read = Options::new().read_only(true).open(&path).unwrap();
+        let map = options().open(&path).unwrap();
+        for map in [&read, &map] {
+            assert_eq!(map.is_full(), !kept);
+            assert_eq!(map.count() == LEN / GRANULE, !kept);
+            assert_eq!(map.info().unwrap().verdict, if kept { Verdict::Exact } else { Verdict::Damaged });
+            let all = if kept { map.since("a").unwrap() } else { map.frozen(c.uuid).unwrap() };
+            assert!(all.is_full());
+        }
+        if !kept {
+            map.abort_checkpoint(c.uuid).unwrap();
+            assert!(map.is_full());
+            assert_eq!(map.info().unwrap().verdict, Verdict::Superset);
+        }
+    }
+}
+
+#[test]
+fn the_length_changes_only_without_points() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, mut map) = new(dir.path());
+    map.set(granule(1)).unwrap();
+    let c = map.freeze(Some("a")).unwrap();
+    assert_eq!(map.truncate(LEN / 2).unwrap_err().kind(), "refused");
+    map.commit_checkpoint(c.uuid, true).unwrap();
+    assert_eq!(map.truncate(LEN / 2).unwrap_err().kind(), "refused");
+    map.drop_point("a").unwrap();
+    map.set(granule(2)).unwrap();
+    map.truncate(LEN / 2).unwrap();
+    // And brackets and freezes go on in the new regions.
+    drop(map.begin_write(granule(3)).unwrap());
+    let c = map.freeze(Some("a")).unwrap();
+    assert_eq!(map.frozen(c.uuid).unwrap().count(), 2);
+}
+
+#[test]
+fn what_a_commit_makes_clean_is_a_change_and_what_a_freeze_or_an_abort_moves_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, map) = new(dir.path());
+    [3, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+    map.attach_changes(0).unwrap();
+    let c = map.freeze(None).unwrap();
+    map.abort_checkpoint(c.uuid).unwrap();
+    let c = map.freeze(None).unwrap();
+    assert_eq!(map.take_changes().unwrap().unwrap().count(), 0);
+    map.commit_checkpoint(c.uuid, false).unwrap();
+    assert_eq!(of(&map.take_changes().unwrap().unwrap()), [3, 9000]);
+}
