@@ -48,7 +48,7 @@ pub trait Search {
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
-    /// The next nonzero bottom word of a [stable](Self::STABLE) map; others have no walks, and none.
+    /// The next nonzero bottom word of a [stable](Self::STABLE) map, which must provide this; others have none.
     fn step(&self, _walk: &mut Walk) -> Option<(u64, u64)> {
         None
     }

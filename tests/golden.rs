@@ -104,7 +104,8 @@ fn hex(bytes: &[u8]) -> String {
 fn same_bits(name: &str, map: &DirtyMap, answer: &Answer) {
     assert_eq!(dirty(map), answer.dirty, "{name}");
     assert_eq!(count(map.count(), map.dirty_len()), answer.count, "{name}");
-    assert_eq!(hex(&map.sha256()), answer.sha256, "{name}");
+    // Of all that is dirty: the hash of a map is of what is here, without the outstanding point.
+    assert_eq!(hex(&map.to_bitmap().unwrap().sha256()), answer.sha256, "{name}");
     // The same again, one by one.
     let granules: Vec<u64> = map.granules(0..map.len()).unwrap().collect();
     assert_eq!(granules.len() as u64, map.count(), "{name}");
@@ -181,6 +182,9 @@ fn writing(name: &str, path: &Path, answer: &Answer) {
     let map = quiet().open(path).unwrap();
     same_bits(name, &map, answer);
     assert_eq!(verdict(&map.info().unwrap()), answer.opened, "{name}");
+    if answer.opened.starts_with("damaged") {
+        return; // An outstanding point, which nobody mends: it is committed or aborted.
+    }
     // Recovery is durable at once: whoever comes after a crash finds the same bits.
     drop(map);
     let info = inspect(path).unwrap();
@@ -233,7 +237,7 @@ fn every_file_gives_its_answer() {
 fn what_opening_found_is_remembered() {
     let dir = tempfile::tempdir().unwrap();
     for (name, answer) in answers() {
-        if answer.error.is_some() || answer.opened.starts_with("error") {
+        if answer.error.is_some() || answer.opened.starts_with("error") || answer.opened.starts_with("damaged") {
             continue;
         }
         let path = dir.path().join(&name);
@@ -242,6 +246,9 @@ fn what_opening_found_is_remembered() {
         assert_eq!(how(&inspect(&path).unwrap()), format!("clean {}", answer.opened), "{name}");
         // Until everything was reset.
         let map = quiet().open(&path).unwrap();
+        if let Some(checkpoint) = map.checkpoint().unwrap() {
+            map.commit_checkpoint(checkpoint.uuid, false).unwrap();
+        }
         map.reset_all().unwrap();
         map.close().unwrap();
         let info = inspect(&path).unwrap();

@@ -279,6 +279,44 @@ fn what_garbage_there_is_in_a_session_no_reader_panics() {
     }
 }
 
+#[test]
+fn a_change_of_the_image_is_noticed_by_the_first_who_has_it_and_by_the_next_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, image) = (dir.path().join("map"), dir.path().join("image"));
+    let file = std::fs::File::create(&image).unwrap();
+    file.set_len(LEN).unwrap();
+    let stamp = || ImageStamp::of_path(&image).unwrap();
+    let later = AtomicU64::new(1);
+    let write = || {
+        let when = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(later.fetch_add(1, SeqCst));
+        file.set_modified(when).unwrap();
+    };
+    write();
+    Options::new().granularity(12).image(stamp()).create(&path, LEN).unwrap().close().unwrap();
+    // One who does not look at the image leaves the record as it was, whoever of such closes it.
+    let (one, other) = (shared().open(&path).unwrap(), shared().open(&path).unwrap());
+    one.close().unwrap();
+    other.close().unwrap();
+    write();
+    // Also if another one is there before who has the image, but not if he has it.
+    let blind = shared().open(&path).unwrap();
+    let tracker = shared().image(stamp()).open(&path).unwrap();
+    assert!(tracker.recovery().image_changed.is_some() && blind.is_full());
+    blind.reset_all().unwrap();
+    write();
+    let second = shared().image(stamp()).open(&path).unwrap();
+    assert!(second.recovery().image_changed.is_none() && second.is_empty());
+    // What who has the image records as he leaves is there when the last one has left.
+    second.close().unwrap();
+    tracker.close_with_image(&stamp()).unwrap();
+    blind.close().unwrap();
+    let next = shared().image(stamp()).open(&path).unwrap();
+    assert!(next.recovery().image_changed.is_none() && next.is_empty());
+    next.close().unwrap();
+    write();
+    assert!(shared().image(stamp()).open(&path).unwrap().is_full());
+}
+
 /// Each keeps all of it in memory, also what only others have touched: they may die, and a failing disk take it away.
 #[test]
 fn the_volatile_part_stays_in_memory_whoever_dies() {

@@ -149,7 +149,8 @@ table! {
     CHECKPOINT "checkpoint" 8;
     EPOCH "epoch" 8;
     SHARED "shared" 8;
-    RESERVED "reserved" 4008;
+    IMAGE "image" 8;
+    RESERVED "reserved" 4000;
     SLOTS "slots" super::super::SLOTS as usize * super::slot::SIZE;
 }
 

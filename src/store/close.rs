@@ -5,12 +5,14 @@
 
 use super::core::Core;
 use super::image::ImageStamp;
+use super::view::runtime;
 use super::weak::{Weak, weak};
 use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
 use crate::format::{Header, Reasons, Runs, Stamp, State, Uuid};
 use crate::sys::facts;
 use crate::trace::event;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -79,7 +81,7 @@ pub(super) enum Image {
 impl Core {
     /// Flushes and commits CLEAN. The caller is alone. `Ok(false)`: everything is flushed, but a write of this
     /// session failed earlier, and the file stays to be verified by the next open.
-    pub(super) fn close(&self, image: Image, dirty_bits: u64, before: Option<&Stamp>) -> Result<bool> {
+    pub(super) fn close(&self, image: Image, dirty_bits: u64) -> Result<bool> {
         let mut lock = self.lock()?;
         lock.flush()?;
         let mut header = lock.adopt()?;
@@ -100,7 +102,10 @@ impl Core {
         header.clean_dirty_bits = dirty_bits;
         match image {
             Image::Now(stamp) => header.image = Some(stamp),
-            Image::AsBefore => set_exact(&mut header, before.is_some_and(|s| s.exact)),
+            Image::AsBefore => {
+                let exact = self.view.runtime()[runtime::IMAGE].load(SeqCst) & runtime::IMAGE_EXACT != 0;
+                set_exact(&mut header, exact);
+            }
         }
         lock.commit(&mut header)?;
         self.view.set_nonce(&[0; 16]);
@@ -110,7 +115,24 @@ impl Core {
             // The volatile part means nothing now.
             super::volatile::free(&*self.disk, self.layout.volatile.clone());
         }
+        // Neither does what a checkpoint left behind the last region: both pairs name the same ones now.
+        if matches!(self.disk.has_readers(), Ok(false)) {
+            let _ = self.disk.cut(header.file_length());
+        }
         Ok(true)
+    }
+
+    /// Records the image for those who stay, the last of whom may not have it.
+    fn leave_image(&self, image: Image) -> Result<()> {
+        let Image::Now(stamp) = image else { return Ok(()) };
+        self.amend(|header| header.image = Some(Stamp { exact: false, ..stamp }))?;
+        let told = &self.view.runtime()[runtime::IMAGE];
+        if stamp.exact {
+            told.fetch_or(runtime::IMAGE_EXACT, SeqCst);
+        } else {
+            told.fetch_and(!runtime::IMAGE_EXACT, SeqCst);
+        }
+        Ok(())
     }
 
     /// Changes the header outside of arming and flushing.
@@ -131,14 +153,14 @@ pub(super) fn set_exact(header: &mut Header, exact: bool) {
 
 impl Live {
     /// Leaves the file clean if nobody else has it open. The caller holds the gate.
-    fn close(&self, image: Image, before: Option<&Stamp>) -> Result<()> {
+    fn close(&self, image: Image) -> Result<()> {
         let core = &self.core;
         if core.shared && !self.seat.alone().map_err(core.io("take the attach lock"))? {
-            return Ok(());
+            return core.leave_image(image);
         }
         // Others may have set something since, and be gone.
         core.flush()?;
-        if core.close(image, core.count_durable(), before)? {
+        if core.close(image, core.count_durable())? {
             return Ok(());
         }
         Err(Error::Io {
@@ -185,14 +207,13 @@ impl DirtyMap {
     }
 
     fn close_as(self, image: Image) -> Result<()> {
-        let before = self.image_at_open();
         let Inner::Live(mut live) = self.inner else { return Ok(()) };
         live.usable()?;
         live.flusher.take();
         // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
         live.core.flush()?;
         let gate = attach::gate(live.seat.disk(), &live.core.path, Duration::ZERO)?;
-        let closed = live.close(image, before.as_ref());
+        let closed = live.close(image);
         // In this order: who gets the gate finds the map closed and nobody there.
         drop(live);
         drop(gate);

@@ -124,7 +124,8 @@ impl Frozen {
 impl AnyMap for Frozen {}
 
 impl Search for Frozen {
-    const STABLE: bool = true;
+    // It is, but only a map that has walks may say so.
+    const STABLE: bool = false;
 
     fn geometry(&self) -> &Geometry {
         &self.geometry

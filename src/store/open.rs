@@ -14,8 +14,8 @@ use super::weak::{Weak, weak};
 use super::{Access, Options, volatile};
 use crate::error::{Error, Result};
 use crate::format::{
-    self, CheckpointState, Durability, Header, Layout, MAX_RUNS, NotWritable, Point, Reasons, Runs, Session, State,
-    Uuid, VOLATILE_LAYOUT, VolatileLayout,
+    self, CheckpointState, Durability, Header, Layout, MAX_RUNS, NotWritable, Point, Reasons, Runs, Session, Stamp,
+    State, Uuid, VOLATILE_LAYOUT, VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
@@ -379,6 +379,9 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
         rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
         rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
         rt[runtime::SHARED].store(u64::from(shared), SeqCst);
+        let exact = if image_before.is_some_and(|stamp| stamp.exact) { runtime::IMAGE_EXACT } else { 0 };
+        let tracked = if options.image.is_some() { runtime::IMAGE_TRACKED } else { 0 };
+        rt[runtime::IMAGE].store(exact | tracked, SeqCst);
         let geometry = header.geometry;
         let parts = Parts {
             disk: disk.clone(),
@@ -476,14 +479,20 @@ pub(super) fn join<S>(
 
 impl Core {
     /// For who joins others: if the map does not belong to the image that this process has, everything becomes dirty. The
-    /// modification time does not count, since those who have the map open write to the image.
+    /// modification time counts for the first in the session who has the image: the others write to it. The caller holds
+    /// the gate.
     pub(super) fn compare_image(&self, image: Option<&ImageStamp>) -> Result<Recovery> {
-        let image_changed = image.and_then(|now| now.differs_from(self.image_before.as_ref()));
+        let Some(now) = image else { return Ok(Recovery::default()) };
+        let told = &self.view.runtime()[runtime::IMAGE];
+        let exact = told.load(SeqCst) & (runtime::IMAGE_EXACT | runtime::IMAGE_TRACKED) == runtime::IMAGE_EXACT;
+        let recorded = self.image_before.map(|stamp| Stamp { exact, ..stamp });
+        let image_changed = now.differs_from(recorded.as_ref());
         let recovery = Recovery { image_changed, ..Recovery::default() };
         if recovery.image_changed.is_some() {
             self.amend(|header| recovery.remember(header))?;
             self.set_bits(0..self.geometry().bits())?;
         }
+        told.fetch_or(runtime::IMAGE_TRACKED, SeqCst);
         Ok(recovery)
     }
 }

@@ -560,7 +560,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         Op::DropPoint(name) => truth.drop_point(name, &c)?,
         Op::Close => {
             weak::visit(None);
-            let clean = c.close(close::Image::AsBefore, c.count_durable(), None);
+            let clean = c.close(close::Image::AsBefore, c.count_durable());
             if clean.is_ok() {
                 truth.with(Bits::flushed);
             }
@@ -1104,7 +1104,7 @@ fn a_map_in_which_a_write_failed_before_its_length_changed_does_not_close_as_cle
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     assert!(core.set_bits(0..1).is_err());
     let core = core.truncate(geometry(BITS + 1)).unwrap();
-    assert!(!core.close(close::Image::AsBefore, core.count_durable(), None).unwrap());
+    assert!(!core.close(close::Image::AsBefore, core.count_durable()).unwrap());
 }
 
 /// Each of these steps is switched off in turn, and some seed must then fail (0 stands for the scenario). The seed is

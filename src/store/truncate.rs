@@ -161,6 +161,7 @@ impl Core {
         }
         core.all_reset.store(self.all_reset.load(SeqCst), SeqCst);
         core.view.runtime()[runtime::SHARED].store(u64::from(self.shared), SeqCst);
+        core.view.runtime()[runtime::IMAGE].store(self.view.runtime()[runtime::IMAGE].load(SeqCst), SeqCst);
         core.view.set_nonce(&header.nonce.0);
         Ok(core)
     }

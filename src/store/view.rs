@@ -24,6 +24,7 @@ pub(crate) mod runtime {
     pub(crate) const ATTEMPTED: usize = f::ATTEMPTED.offset / 8;
     pub(crate) const FLUSHING: usize = f::FLUSHING.offset / 8;
     pub(crate) const SHARED: usize = f::SHARED.offset / 8;
+    pub(crate) const IMAGE: usize = f::IMAGE.offset / 8;
     pub(crate) const CHECKPOINT: usize = f::CHECKPOINT.offset / 8;
     pub(crate) const EPOCH: usize = f::EPOCH.offset / 8;
     const SLOTS: usize = f::SLOTS.offset / 8;
@@ -44,6 +45,11 @@ pub(crate) mod runtime {
     pub(crate) fn slot_flags(slot: u64) -> usize {
         SLOTS + slot as usize * SLOT + slot::FLAGS.offset / 8
     }
+
+    /// A bit of `IMAGE`: at the close the recorded modification time counts again.
+    pub(crate) const IMAGE_EXACT: u64 = 1;
+    /// Somebody in the session has compared the image with what was recorded, and may write to it.
+    pub(crate) const IMAGE_TRACKED: u64 = 2;
 }
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.

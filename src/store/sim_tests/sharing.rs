@@ -279,7 +279,7 @@ fn act(op: &Op, core: &Core, truth: &Truth) {
 fn close_one(core: &Core, last: bool, truth: &Truth) -> Verdict {
     truth.flush(core);
     if last {
-        let clean = core.close(close::Image::AsBefore, core.count_durable(), None);
+        let clean = core.close(close::Image::AsBefore, core.count_durable());
         if clean.is_ok() {
             truth.with(Bits::flushed);
         }
