@@ -104,7 +104,8 @@ fn hex(bytes: &[u8]) -> String {
 fn same_bits(name: &str, map: &DirtyMap, answer: &Answer) {
     assert_eq!(dirty(map), answer.dirty, "{name}");
     assert_eq!(count(map.count(), map.dirty_len()), answer.count, "{name}");
-    assert_eq!(hex(&map.sha256()), answer.sha256, "{name}");
+    // Of all that is dirty; the hash of the map itself is of what is here, without an outstanding point.
+    assert_eq!(hex(&map.to_bitmap().unwrap().sha256()), answer.sha256, "{name}");
     // The same again, one by one.
     let granules: Vec<u64> = map.granules(0..map.len()).unwrap().collect();
     assert_eq!(granules.len() as u64, map.count(), "{name}");
@@ -192,7 +193,9 @@ fn writing(name: &str, path: &Path, answer: &Answer) {
     map.close().unwrap();
 
     let report = check(path, |_, _| {}).unwrap();
-    assert!(report.findings.is_empty(), "{name}: {:?}", report.findings);
+    // Nobody mends a point: it stays as it is until its checkpoint is over.
+    let damaged = answer.opened.starts_with("damaged");
+    assert_eq!(report.findings.is_empty(), !damaged, "{name}: {:?}", report.findings);
     assert_eq!(report.info.state, FileState::Clean, "{name}");
     same_bits(name, &read_only(path).unwrap(), answer);
 }
@@ -240,8 +243,11 @@ fn what_opening_found_is_remembered() {
         fs::write(&path, stored(&name)).unwrap();
         quiet().open(&path).unwrap().close().unwrap();
         assert_eq!(how(&inspect(&path).unwrap()), format!("clean {}", answer.opened), "{name}");
-        // Until everything was reset.
+        // Until everything was reset; what is frozen is not, before it is back.
         let map = quiet().open(&path).unwrap();
+        if let Some(outstanding) = map.checkpoint().unwrap() {
+            map.abort_checkpoint(outstanding.uuid).unwrap();
+        }
         map.reset_all().unwrap();
         map.close().unwrap();
         let info = inspect(&path).unwrap();

@@ -105,6 +105,8 @@ impl Core {
         lock.commit(&mut header)?;
         self.view.set_nonce(&[0; 16]);
         event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
+        // What points have left behind the last region. Best effort as well.
+        let _ = self.disk.cut(header.file_length());
         drop(lock);
         if self.lists_all {
             // The volatile part means nothing now. Best effort: it only takes space.
