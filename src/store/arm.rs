@@ -64,9 +64,12 @@ impl Core {
                 Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
                 at(Point::Touched);
             }
-            *changed |= mask & !self.view.live()[w as usize].fetch_or(mask, SeqCst);
+            let old = self.view.live()[w as usize].fetch_or(mask, SeqCst);
+            *changed |= mask & !old;
             at(Point::Stored);
-            levels.summarise(w);
+            if !weak(Weak::SkipSummaries) || old & mask != mask {
+                levels.summarise(w);
+            }
             if !weak(Weak::Untouched) && !weak(Weak::TouchFirst) {
                 Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
             }

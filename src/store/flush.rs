@@ -148,10 +148,14 @@ impl Locked<'_> {
         for (&(page, redo), words) in batch.iter().zip(&snapshot) {
             for i in ones(redo) {
                 let w = page * PAGE_WORDS + i;
-                if words[i as usize] != 0 {
+                let late = weak(Weak::SummariesLate);
+                if words[i as usize] != 0 && !late {
                     levels.summarise(w);
                 }
                 core.view.durable()[w as usize].store(words[i as usize], SeqCst);
+                if late {
+                    levels.summarise(w);
+                }
             }
         }
         Ok(())
@@ -171,7 +175,7 @@ impl Locked<'_> {
                 view.live()[w].load(SeqCst) != view.durable()[w].load(SeqCst)
             };
             let again = ones(words).filter(differs).fold(0, |mask, i| mask | 1 << i);
-            if again != 0 {
+            if again != 0 && !weak(Weak::UntouchBlindly) {
                 Shared(view.touched()).or(page as usize, again);
             }
         }

@@ -15,6 +15,8 @@ mod flush;
 mod headers;
 mod image;
 mod load;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod open;
 mod options;
 mod pages;
@@ -28,7 +30,6 @@ mod truncate;
 mod view;
 mod volatile;
 mod watch;
-mod weak;
 
 pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};
 pub use image::ImageStamp;
@@ -42,6 +43,7 @@ use crate::format::{Durability, Header};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::read::{AnyMap, Search};
+use crate::weak;
 use crate::words::Words;
 use std::fmt;
 use std::ops::Range;
