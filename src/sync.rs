@@ -20,10 +20,10 @@ pub(crate) use loom::{
 #[cfg(loom)]
 mod model {
     use crate::weak::{Weak, weak};
-    use loom::sync::atomic::{Ordering, Ordering::SeqCst, fence};
+    use loom::sync::atomic::{Ordering, Ordering::*, fence};
 
-    /// Loom takes a sequentially consistent access for one that acquires and releases. So a fence, which it
-    /// takes for what it is, follows each of them: with one between any two, they are sequentially consistent.
+    /// Loom takes a sequentially consistent access for little more than one that acquires and releases. So a fence,
+    /// which it takes for what it is, follows each of them: with one between any two, they are sequentially consistent.
     #[derive(Debug)]
     pub(crate) struct AtomicU64(loom::sync::atomic::AtomicU64);
 
@@ -33,30 +33,36 @@ mod model {
         }
 
         pub(crate) fn load(&self, order: Ordering) -> u64 {
-            after(order, self.0.load(order))
+            fenced(order, Acquire, |order| self.0.load(order))
         }
 
         pub(crate) fn store(&self, value: u64, order: Ordering) {
-            after(order, self.0.store(value, order));
+            fenced(order, Release, |order| self.0.store(value, order));
         }
 
         pub(crate) fn fetch_or(&self, mask: u64, order: Ordering) -> u64 {
-            after(order, self.0.fetch_or(mask, order))
+            fenced(order, AcqRel, |order| self.0.fetch_or(mask, order))
         }
 
         pub(crate) fn fetch_and(&self, mask: u64, order: Ordering) -> u64 {
-            after(order, self.0.fetch_and(mask, order))
+            fenced(order, AcqRel, |order| self.0.fetch_and(mask, order))
         }
 
         pub(crate) fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
-            after(order, self.0.fetch_add(n, order))
+            fenced(order, AcqRel, |order| self.0.fetch_add(n, order))
         }
     }
 
-    fn after<R>(order: Ordering, done: R) -> R {
-        if order == SeqCst && !weak(Weak::AcquireRelease) {
-            fence(SeqCst);
+    /// An access in its order, `weaker` if that is to be shown not to do.
+    fn fenced<R>(order: Ordering, weaker: Ordering, access: impl FnOnce(Ordering) -> R) -> R {
+        if order != SeqCst {
+            return access(order);
         }
+        if weak(Weak::AcquireRelease) {
+            return access(weaker);
+        }
+        let done = access(order);
+        fence(order);
         done
     }
 }

@@ -28,15 +28,15 @@ use std::sync::{Arc, Mutex};
 
 use Op::*;
 
-/// Three words: one page, and one word of each level above.
-const BITS: u64 = 3 * 64;
-
 /// Bits, some in the same word, some in others.
 const A: u64 = 0;
 const B: u64 = 1;
 const NEXT: u64 = 64;
 const THIRD: u64 = 128;
 const THIRD_B: u64 = 129;
+/// In a word whose summary is in another word than that of those, so that a search finds them by two levels of summaries.
+const FAR: u64 = 64 * 64;
+const FAR_B: u64 = FAR + 1;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -51,6 +51,8 @@ struct Scenario {
     /// What was done before, by one thread.
     before: &'static [Op],
     threads: &'static [&'static [Op]],
+    /// Length of the map, in words.
+    words: u64,
     durability: Durability,
     shared: bool,
     /// Words that the list may name.
@@ -66,6 +68,7 @@ const USUAL: Scenario = Scenario {
     name: "",
     before: &[],
     threads: &[],
+    words: 3,
     durability: Durability::PowerLoss,
     shared: false,
     armed_bound: 3,
@@ -75,6 +78,7 @@ const USUAL: Scenario = Scenario {
 
 const PROCESS: Scenario = Scenario { durability: Durability::Process, ..USUAL };
 const SHARED: Scenario = Scenario { shared: true, ..USUAL };
+const SUMMARIES: Scenario = Scenario { words: 65, ..USUAL };
 const THREE: Scenario = Scenario { bound: Some(2), ..USUAL };
 
 static SCENARIOS: &[Scenario] = &[
@@ -104,8 +108,8 @@ static SCENARIOS: &[Scenario] = &[
         threads: &[&[Reset(A), Set(A)], &[Flush]],
         ..USUAL
     },
-    Scenario { name: "summaries set twice", threads: &[&[Set(A)], &[Set(A)]], ..USUAL },
-    Scenario { name: "summaries cleared", before: &[Set(A)], threads: &[&[Reset(A)], &[Set(B)]], ..USUAL },
+    Scenario { name: "summaries set twice", threads: &[&[Set(FAR)], &[Set(FAR)]], ..SUMMARIES },
+    Scenario { name: "summaries cleared", before: &[Set(FAR)], threads: &[&[Reset(FAR)], &[Set(FAR_B)]], ..SUMMARIES },
     Scenario {
         name: "summaries cleared beside",
         before: &[Set(A), Set(NEXT), Reset(NEXT)],
@@ -114,9 +118,10 @@ static SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "summaries of what is durable",
-        before: &[Set(A), Reset(A)],
-        threads: &[&[Set(B)], &[Flush], &[Set(B)]],
-        ..THREE
+        before: &[Set(FAR), Reset(FAR)],
+        threads: &[&[Set(FAR_B)], &[Flush], &[Set(FAR_B)]],
+        bound: Some(2),
+        ..SUMMARIES
     },
     Scenario { name: "two sets, flush", before: &[Set(A)], threads: &[&[Set(B)], &[Flush], &[Set(NEXT)]], ..THREE },
     Scenario {
@@ -154,7 +159,7 @@ fn path() -> &'static Path {
 /// A map of a scenario as it is when it was opened, and nothing was done yet.
 fn opened(scenario: &Scenario) -> Image {
     let disk = SimDisk::new(Image::default(), Vec::new());
-    let geometry = Geometry::new(BITS, 0).unwrap();
+    let geometry = Geometry::new(scenario.words * 64, 0).unwrap();
     let options = Options { durability: scenario.durability, ..Options::new() };
     create::write_new(&*disk, path(), geometry, &options).unwrap();
     let headers::Newest { mut header, pair, .. } = headers::newest(&*disk, path()).unwrap();
@@ -243,10 +248,10 @@ impl World {
             Flush => {
                 let owed = self.truth(|t| t.owed.clone());
                 if self.core.flush().is_ok() {
-                    let page = self.after_a_cut().1;
+                    let bottom = self.after_a_cut().1;
                     let kept = self.truth(|t| owed.intersection(&t.owed).copied().collect::<Vec<_>>());
                     for bit in kept {
-                        assert!(is_set(&page, bit), "broken: bit {bit} is not in the bottom after a flush");
+                        assert!(is_set(&bottom, bit), "broken: bit {bit} is not in the bottom after a flush");
                     }
                 }
             }
@@ -254,29 +259,34 @@ impl World {
         self.check_covered(op);
     }
 
-    /// What a power cut now would leave: what is listed, and the page.
+    /// What a power cut now would leave: what is listed, and the bottom.
     fn after_a_cut(&self) -> (Runs, Vec<u64>) {
         self.writes.fetch_add(0, Relaxed);
         let cut = SimDisk::new(self.disk.device(), Vec::new());
         let header = headers::newest(&*cut, path()).unwrap().header;
-        let page = Scan { disk: &*cut, path: path(), header: &header }.page(0).expect("whole writes");
-        (header.runs, page.to_vec())
+        let scan = Scan { disk: &*cut, path: path(), header: &header };
+        let bottom = (0..header.geometry.pages()).flat_map(|page| scan.page(page).expect("whole writes")).collect();
+        (header.runs, bottom)
     }
 
     fn check_covered(&self, after: Op) {
-        let (listed, page) = self.after_a_cut();
+        let (listed, bottom) = self.after_a_cut();
         self.truth(|t| {
             for &bit in &t.owed {
-                let covered = listed.contains(bit / 64) || is_set(&page, bit);
+                let covered = listed.contains(bit / 64) || is_set(&bottom, bit);
                 assert!(covered, "broken: bit {bit} is lost if the power goes after {after:?}");
             }
         });
     }
 
     fn check_found(&self, bit: u64) {
-        let found = self.core.steadily(|| self.core.view.levels().next_set(bit..bit + 1));
+        // From the first bit on, or it would begin in the word itself and need no summary.
+        let levels = self.core.view.levels();
+        let search =
+            || std::iter::successors(levels.next_set(0..bit + 1), |at| levels.next_set(at + 1..bit + 1)).last();
+        let found = self.core.steadily(search) == Some(bit);
         let owed = self.truth(|t| t.owed.contains(&bit));
-        assert!(found.is_some() || !owed, "broken: a search does not find bit {bit}");
+        assert!(found || !owed, "broken: a search does not find bit {bit}");
     }
 
     /// When nobody else is there.
@@ -294,9 +304,9 @@ impl World {
             panic!("broken: {finding}");
         }
         self.act(Flush);
-        let (listed, page) = self.after_a_cut();
+        let (listed, bottom) = self.after_a_cut();
         assert!(listed.is_empty() || self.core.lists_all, "broken: {listed:?} is listed after a flush");
-        assert_eq!(page[..live.len()], live, "broken: the bottom is not what is live after a flush");
+        assert_eq!(bottom[..live.len()], live, "broken: the bottom is not what is live after a flush");
     }
 }
 

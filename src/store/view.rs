@@ -60,12 +60,13 @@ mod part {
 mod part {
     use super::*;
 
-    /// Words that loom watches: those of a tiny map, and of its runtime page only those that one process uses.
+    /// Words that loom watches, and so as few as can be: of the runtime page only those that one process uses.
     pub(super) type Part = Box<[AtomicU64]>;
 
     pub(super) fn part(range: &Range<u64>) -> Result<Part> {
-        let words = (range.end - range.start) / 8;
-        Ok((0..words.min(runtime::SHARED as u64 + 1)).map(|_| AtomicU64::new(0)).collect())
+        // The runtime page comes first.
+        let words = if range.start == 0 { runtime::SHARED as u64 + 1 } else { (range.end - range.start) / 8 };
+        Ok((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
     pub(super) fn words<'a>(_: &'a Mapping, part: &'a Part) -> &'a [AtomicU64] {
