@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use std::sync::{Arc, Mutex};
 
 use Op::*;
@@ -177,8 +177,8 @@ fn opened(scenario: &Scenario) -> Image {
 struct World {
     core: Core,
     disk: Arc<SimDisk>,
-    /// Raised by every durable write and read before every look at the disk: loom tries the orders of what it sees.
-    writes: Arc<AtomicU64>,
+    /// Raised by every durable write and every look at the truth and the disk: loom tries the orders of what it sees.
+    looks: Arc<AtomicU64>,
     truth: Mutex<Truth>,
 }
 
@@ -211,15 +211,17 @@ impl World {
             image_before: None,
         };
         let core = Core::new(parts, &newest.header).unwrap();
-        let writes = Arc::new(AtomicU64::new(0));
-        let seen = writes.clone();
+        let looks = Arc::new(AtomicU64::new(0));
+        let writes = looks.clone();
         disk.interlope(Some(Box::new(move || {
-            seen.fetch_add(1, Relaxed);
+            writes.fetch_add(1, Relaxed);
         })));
-        World { core, disk, writes, truth: Mutex::default() }
+        World { core, disk, looks, truth: Mutex::default() }
     }
 
+    /// Loom tries the orders of these, and who looks later knows of what was done before, as threads know who are told.
     fn truth<R>(&self, f: impl FnOnce(&mut Truth) -> R) -> R {
+        self.looks.fetch_add(1, AcqRel);
         f(&mut self.truth.lock().unwrap())
     }
 
@@ -233,6 +235,7 @@ impl World {
                     if t.resets.get(&bit).copied() == before && before.is_none_or(|n| n % 2 == 0) {
                         t.owed.insert(bit);
                     }
+                    self.check_covered(t, op);
                 });
                 self.check_found(bit);
             }
@@ -243,25 +246,27 @@ impl World {
                     t.owed.remove(&bit)
                 });
                 self.core.reset_bits(bit..bit + 1).expect("no fault in a reset");
-                self.truth(count);
+                self.truth(|t| {
+                    count(t);
+                    self.check_covered(t, op);
+                });
             }
             Flush => {
                 let owed = self.truth(|t| t.owed.clone());
-                if self.core.flush().is_ok() {
+                let flushed = self.core.flush().is_ok();
+                self.truth(|t| {
+                    self.check_covered(t, op);
                     let bottom = self.after_a_cut().1;
-                    let kept = self.truth(|t| owed.intersection(&t.owed).copied().collect::<Vec<_>>());
-                    for bit in kept {
+                    for &bit in owed.intersection(&t.owed).filter(|_| flushed) {
                         assert!(is_set(&bottom, bit), "broken: bit {bit} is not in the bottom after a flush");
                     }
-                }
+                });
             }
         }
-        self.check_covered(op);
     }
 
     /// What a power cut now would leave: what is listed, and the bottom.
     fn after_a_cut(&self) -> (Runs, Vec<u64>) {
-        self.writes.fetch_add(0, Relaxed);
         let cut = SimDisk::new(self.disk.device(), Vec::new());
         let header = headers::newest(&*cut, path()).unwrap().header;
         let scan = Scan { disk: &*cut, path: path(), header: &header };
@@ -269,14 +274,12 @@ impl World {
         (header.runs, bottom)
     }
 
-    fn check_covered(&self, after: Op) {
+    fn check_covered(&self, truth: &Truth, after: Op) {
         let (listed, bottom) = self.after_a_cut();
-        self.truth(|t| {
-            for &bit in &t.owed {
-                let covered = listed.contains(bit / 64) || is_set(&bottom, bit);
-                assert!(covered, "broken: bit {bit} is lost if the power goes after {after:?}");
-            }
-        });
+        for &bit in &truth.owed {
+            let covered = listed.contains(bit / 64) || is_set(&bottom, bit);
+            assert!(covered, "broken: bit {bit} is lost if the power goes after {after:?}");
+        }
     }
 
     fn check_found(&self, bit: u64) {
