@@ -1,7 +1,7 @@
 //! Switches that turn single steps of the protocol off, in tests only.
 //!
 //! Invariant kept here: outside `cfg(test)` every switch is a constant `false`. A check that cannot
-//! fail is no check, so the crash tests run once with each of these on and must then fail.
+//! fail is no check, so the crash tests, or loom's, run once with each of these on and must then fail.
 
 /// A step that a weakened build leaves out. The names are those of the protocol's rules in docs/design.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
