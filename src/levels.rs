@@ -12,6 +12,7 @@
 
 use crate::geometry::{BOTTOM, LEVELS, mask_in};
 use crate::sys::cpu::fetch;
+use crate::weak::{Weak, weak};
 use crate::words::{WORD_BITS, Words, WordsMut};
 use std::ops::Range;
 
@@ -220,7 +221,7 @@ impl<W: WordsMut> Levels<W> {
         for k in (0..BOTTOM).rev() {
             let (up, mask) = place(word);
             let left = self.level[k].and(up as usize, !mask) & !mask;
-            if self.level[k + 1].load(word as usize) != 0 {
+            if !weak(Weak::NoSecondLook) && self.level[k + 1].load(word as usize) != 0 {
                 return self.raise(k + 1, word);
             }
             if left != 0 {

@@ -50,8 +50,10 @@ mod iter;
 mod levels;
 mod read;
 mod store;
+mod sync;
 mod sys;
 mod trace;
+mod weak;
 mod words;
 
 pub use bitmap::{Bitmap, Loading};

@@ -5,14 +5,7 @@
 //! Invariant kept here: every atomic access is sequentially consistent. The crash and sharing
 //! protocol is proved for that order and for no weaker one.
 
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::AtomicU64;
-#[cfg(not(loom))]
-pub(crate) use std::sync::atomic::AtomicU64;
-
-#[cfg(loom)]
-use loom::sync::atomic::Ordering::SeqCst;
-#[cfg(not(loom))]
+pub(crate) use crate::sync::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// Bits in a word.

@@ -6,11 +6,11 @@
 use super::core::{Core, Locked};
 use super::view::flag;
 use super::volatile::{CHUNK_WORDS, Place};
-use super::weak::{Point, Weak, at, weak};
 use crate::error::Result;
 use crate::format::{Header, MAX_RUNS, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::trace::event;
+use crate::weak::{Point, Weak, at, weak};
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -77,9 +77,12 @@ impl Core {
                 Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
                 at(Point::Touched);
             }
-            *changed |= mask & !self.view.live()[w as usize].fetch_or(mask, SeqCst);
+            let old = self.view.live()[w as usize].fetch_or(mask, SeqCst);
+            *changed |= mask & !old;
             at(Point::Stored);
-            levels.summarise(w);
+            if !weak(Weak::SkipSummaries) || old & mask != mask {
+                levels.summarise(w);
+            }
             if !weak(Weak::Untouched) && !weak(Weak::TouchFirst) {
                 Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
             }

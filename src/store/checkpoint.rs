@@ -9,7 +9,6 @@
 use super::core::Core;
 use super::frozen::Here;
 use super::points::bitmap_of;
-use super::weak::{Point as Stage, Weak, at, weak};
 use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
@@ -17,6 +16,7 @@ use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, 
 use crate::read::Search;
 use crate::sys::facts;
 use crate::trace::event;
+use crate::weak::{Point as Stage, Weak, at, weak};
 use std::time::Duration;
 
 /// The outstanding checkpoint.

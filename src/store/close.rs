@@ -6,12 +6,12 @@
 use super::core::Core;
 use super::image::ImageStamp;
 use super::view::runtime;
-use super::weak::{Weak, weak};
 use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
 use crate::format::{Header, Reasons, Runs, Stamp, State, Uuid};
 use crate::sys::facts;
 use crate::trace::event;
+use crate::weak::{Weak, weak};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;

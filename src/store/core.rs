@@ -8,17 +8,18 @@ use super::frozen::Cache;
 use super::headers::{self, Published};
 use super::view::{View, runtime};
 use super::volatile::Allocated;
-use super::weak::{Weak, weak};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Layout, Runs, Session, Stamp, State, Uuid};
 use crate::geometry::Geometry;
+use crate::sync::{self, Mutex, MutexGuard};
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
+use crate::weak::{Weak, weak};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// An open, writable map.
 pub(crate) struct Core {
@@ -42,7 +43,7 @@ pub(crate) struct Core {
     /// Most words that are armed ahead of a sequential writer.
     pub(super) ahead_bound: u64,
     /// Odd while summaries are being cleared; readers look again. Only in a map that is opened alone.
-    pub(super) clearing: AtomicU64,
+    pub(super) clearing: sync::AtomicU64,
     /// Held while that is odd.
     pub(super) quiet: Mutex<()>,
     pub(super) counters: Counters,
@@ -145,7 +146,7 @@ impl Core {
             shared,
             armed_bound,
             ahead_bound,
-            clearing: AtomicU64::new(0),
+            clearing: sync::AtomicU64::new(0),
             quiet: Mutex::default(),
             counters: Counters::default(),
             born: fork::generation()?,

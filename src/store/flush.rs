@@ -6,11 +6,11 @@
 use super::core::{Core, Locked};
 use super::pages::{self, PageContent};
 use super::view::{View, runtime};
-use super::weak::{Point, Weak, at, weak};
 use crate::error::Result;
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::trace::event;
+use crate::weak::{Point, Weak, at, weak};
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -152,10 +152,14 @@ impl Locked<'_> {
         for (&(page, redo), words) in batch.iter().zip(&snapshot) {
             for i in ones(redo) {
                 let w = page * PAGE_WORDS + i;
-                if words[i as usize] != 0 {
+                let late = weak(Weak::SummariesLate);
+                if words[i as usize] != 0 && !late {
                     levels.summarise(w);
                 }
                 core.view.durable()[w as usize].store(words[i as usize], SeqCst);
+                if late {
+                    levels.summarise(w);
+                }
             }
         }
         Ok(())
@@ -177,7 +181,7 @@ impl Locked<'_> {
                 view.live()[w].load(SeqCst) != view.durable()[w].load(SeqCst)
             };
             let again = ones(words).filter(differs).fold(0, |mask, i| mask | 1 << i);
-            if again != 0 {
+            if again != 0 && !weak(Weak::UntouchBlindly) {
                 Shared(view.touched()).or(page as usize, again);
             }
         }

@@ -3,12 +3,12 @@
 //! Invariant kept here: a commit writes both copies of the pair that does not hold the newest header
 //! known to be durable, and starts from the newest valid header in the file.
 
-use super::weak::{Weak, weak};
 use crate::error::{Error, Result};
 use crate::format::{
     self, COPIES, COPY_BYTES, Disagreement, HEADER_REGION, Header, HeaderProblem, NoHeader, ProblemClass,
 };
 use crate::sys::{Disk, Part};
+use crate::weak::{Weak, weak};
 use std::path::Path;
 
 /// The newest header known to be durable: its sequence number and the pair that holds it.

@@ -17,6 +17,8 @@ mod frozen;
 mod headers;
 mod image;
 mod load;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod open;
 mod options;
 mod pages;
@@ -31,7 +33,6 @@ mod truncate;
 mod view;
 mod volatile;
 mod watch;
-mod weak;
 mod writes;
 
 pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};

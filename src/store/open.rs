@@ -10,7 +10,6 @@ use super::image::ImageStamp;
 use super::scan::{Page, PageFault, Scan};
 use super::view::{View, named, runtime};
 use super::volatile::{Allocated, Place};
-use super::weak::{Weak, weak};
 use super::{Access, Options, volatile};
 use crate::error::{Error, Result};
 use crate::format::{
@@ -21,6 +20,7 @@ use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
+use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;

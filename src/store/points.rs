@@ -9,7 +9,6 @@ use super::frozen::Frozen;
 use super::open::header_of_point;
 use super::pages::{self, PageContent};
 use super::scan::{Page, Scan};
-use super::weak::{Weak, weak};
 use super::{DirtyMap, Inner, Options, create, headers};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
@@ -17,6 +16,7 @@ use crate::format::{self, Header, Point, PointRole, Reserved, Uuid, bottom_lengt
 use crate::geometry::PAGE_WORDS;
 use crate::read::Search;
 use crate::sys::{Disk, Lock};
+use crate::weak::{Weak, weak};
 use std::path::Path;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;

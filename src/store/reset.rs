@@ -4,10 +4,11 @@
 //! only in a map that is opened alone, where readers look again.
 
 use super::core::{Core, Locked};
-use super::weak::{Point, Weak, at as point, weak};
 use crate::error::Result;
 use crate::geometry::mask_in;
 use crate::levels::words_touched;
+use crate::sync::spin_loop;
+use crate::weak::{Point, Weak, at as point, weak};
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -46,6 +47,9 @@ impl Core {
     /// Runs a search until no summary was being cleared meanwhile. Lock-free but for a reader that is
     /// unlucky many times: it then waits for the clearer's lock.
     pub(crate) fn steadily<R>(&self, search: impl Fn() -> R) -> R {
+        if weak(Weak::Unsteady) {
+            return search();
+        }
         for _ in 0..64 {
             let before = self.clearing.load(SeqCst);
             if before.is_multiple_of(2) {
@@ -54,7 +58,7 @@ impl Core {
                     return found;
                 }
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         let _still = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         search()

@@ -8,13 +8,13 @@ use super::core::{Core, Parts};
 use super::open::{all_words, write_recovered};
 use super::view::{View, runtime};
 use super::volatile::{Allocated, Place};
-use super::weak::{Point, Weak, at, weak};
 use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
 use crate::format::{Header, Layout, Runs, Uuid, VolatileLayout, bottom_length, free_offset, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::sys::facts;
 use crate::trace::event;
+use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -297,7 +297,7 @@ impl DirtyMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::weak;
+    use crate::weak;
     use crate::{Access, Options};
     use std::sync::atomic::AtomicU64;
 

@@ -8,10 +8,9 @@ use crate::geometry::{BOTTOM, Geometry, LEVELS, PAGE_WORDS, mask_in};
 use crate::levels::Levels;
 use crate::sys::Mapping;
 use crate::words::{AtomicU64, Shared};
+use part::{Part, part};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
-
-type Bytes = Range<usize>;
 
 /// Fields of the runtime page, as words.
 pub(crate) mod runtime {
@@ -57,33 +56,64 @@ pub(crate) mod runtime {
 pub(crate) struct View {
     geometry: Geometry,
     mapping: Mapping,
-    runtime: Bytes,
-    armed: Bytes,
-    touched: Bytes,
-    upper: [Bytes; BOTTOM],
-    live: Bytes,
-    durable: Bytes,
+    runtime: Part,
+    armed: Part,
+    touched: Part,
+    upper: [Part; BOTTOM],
+    live: Part,
+    durable: Part,
 }
 
-fn bytes(range: &Range<u64>) -> Result<Bytes> {
-    let narrow = |v: u64| usize::try_from(v).map_err(|_| Error::OutOfMemory { bytes: range.end });
-    Ok(narrow(range.start)?..narrow(range.end)?)
+#[cfg(not(loom))]
+mod part {
+    use super::*;
+
+    /// Bytes of the mapping.
+    pub(super) type Part = Range<usize>;
+
+    pub(super) fn part(range: &Range<u64>) -> Result<Part> {
+        let narrow = |v: u64| usize::try_from(v).map_err(|_| Error::OutOfMemory { bytes: range.end });
+        Ok(narrow(range.start)?..narrow(range.end)?)
+    }
+
+    #[inline]
+    pub(super) fn words<'a>(mapping: &'a Mapping, part: &'a Part) -> &'a [AtomicU64] {
+        mapping.words(part.clone())
+    }
+}
+
+#[cfg(loom)]
+mod part {
+    use super::*;
+
+    /// Words that loom watches, and so as few as can be: of the runtime page only those that one process uses.
+    pub(super) type Part = Box<[AtomicU64]>;
+
+    pub(super) fn part(range: &Range<u64>) -> Result<Part> {
+        // The runtime page comes first.
+        let words = if range.start == 0 { runtime::IMAGE as u64 + 1 } else { (range.end - range.start) / 8 };
+        Ok((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub(super) fn words<'a>(_: &'a Mapping, part: &'a Part) -> &'a [AtomicU64] {
+        part
+    }
 }
 
 impl View {
     /// Lays a view over `mapping`, which must be as long as the layout demands.
     pub(crate) fn new(geometry: Geometry, layout: &VolatileLayout, mapping: Mapping) -> Result<View> {
-        let mut upper: [Bytes; BOTTOM] = Default::default();
+        let mut upper: [Part; BOTTOM] = Default::default();
         for (to, from) in upper.iter_mut().zip(&layout.levels) {
-            *to = bytes(from)?;
+            *to = part(from)?;
         }
         let words = geometry.words() * 8;
         let bits = geometry.level_words()[BOTTOM - 1] * 8;
-        let exactly = |range: &Range<u64>, len: u64| bytes(&(range.start..range.start + len));
+        let exactly = |range: &Range<u64>, len: u64| part(&(range.start..range.start + len));
         Ok(View {
             geometry,
             mapping,
-            runtime: bytes(&layout.runtime)?,
+            runtime: part(&layout.runtime)?,
             armed: exactly(&layout.armed, bits)?,
             touched: exactly(&layout.touched, bits)?,
             upper,
@@ -98,8 +128,8 @@ impl View {
     }
 
     #[inline]
-    fn words(&self, bytes: &Bytes) -> &[AtomicU64] {
-        self.mapping.words(bytes.clone())
+    fn words<'a>(&'a self, part: &'a Part) -> &'a [AtomicU64] {
+        part::words(&self.mapping, part)
     }
 
     pub(crate) fn runtime(&self) -> &[AtomicU64] {

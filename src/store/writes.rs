@@ -75,7 +75,9 @@ impl Core {
     /// Says in this process's slot whether its writes may arrive after its death. The slot holds zeros.
     pub(super) fn mark_slot(&self, writes_outlive: bool) {
         let flags = if writes_outlive { OUTLIVE } else { 0 };
-        self.view.runtime()[runtime::slot_flags(self.slot)].store(flags, SeqCst);
+        if let Some(word) = self.view.runtime().get(runtime::slot_flags(self.slot)) {
+            word.store(flags, SeqCst);
+        }
     }
 
     /// A freeze by a thread that is inside a bracket would wait for itself.

@@ -96,6 +96,7 @@ impl Mapping {
 
     /// The words of a byte range of the mapping. An empty slice when the range is not wholly inside or not
     /// aligned to words, which is a defect of the caller.
+    #[cfg_attr(loom, allow(dead_code))] // a view has words of its own then
     #[inline]
     pub(crate) fn words(&self, bytes: Range<usize>) -> &[AtomicU64] {
         let Some(raw) = self.0.raw() else { return &[] };

@@ -1,11 +1,11 @@
 //! Switches that turn single steps of the protocol off, in tests only.
 //!
 //! Invariant kept here: outside `cfg(test)` every switch is a constant `false`. A check that cannot
-//! fail is no check, so the crash tests run once with each of these on and must then fail.
+//! fail is no check, so the crash tests, or loom's, run once with each of these on and must then fail.
 
 /// A step that a weakened build leaves out. The names are those of the protocol's rules in docs/design.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), allow(dead_code))]
+#[cfg_attr(not(all(test, loom)), allow(dead_code))]
 pub(crate) enum Weak {
     /// Rule 1: `armed` is set before the header that lists the word is durable.
     PublishEarly,
@@ -67,6 +67,18 @@ pub(crate) enum Weak {
     NoAborting,
     /// Only the state of a checkpoint is compared, and not which one it is.
     NoUuid,
+    /// Rule 6: a flush says that words are durable before it sets their summaries.
+    SummariesLate,
+    /// Rule 6: setting a bit that is set already leaves the summaries alone.
+    SkipSummaries,
+    /// A cleared summary is not looked at again.
+    NoSecondLook,
+    /// A search does not look whether summaries were being cleared.
+    Unsteady,
+    /// A flush of a map that lists all does not look again at what it untouched.
+    UntouchBlindly,
+    /// Under loom: sequentially consistent accesses only acquire and release.
+    AcquireRelease,
 }
 
 #[cfg(test)]
