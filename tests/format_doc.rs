@@ -95,6 +95,7 @@ fn every_number_is_the_codes() {
         ("TURN_LOCK", format::TURN_LOCK),
         ("READERS_LOCK", format::READERS_LOCK),
         ("SPACE_LOCK", format::SPACE_LOCK),
+        ("BACKUP_LOCK", format::BACKUP_LOCK),
         ("SLOT_LOCKS", format::SLOT_LOCKS),
         ("SLOTS", format::SLOTS),
     ];

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
 const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Readers.byte() == format::READERS_LOCK);
 const _: () = assert!(Lock::Space.byte() == format::SPACE_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
+const _: () = assert!(Lock::Backup.byte() == format::BACKUP_LOCK);
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -65,6 +66,7 @@ impl Drop for Seat {
         if self.born.is_current() {
             // In this order: who finds the attach lock held finds a slot held.
             self.disk.detach();
+            self.disk.unlock(Lock::Backup);
             self.disk.unlock(Lock::Slot(self.slot));
         }
     }

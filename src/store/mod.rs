@@ -343,6 +343,17 @@ impl DirtyMap {
         Search::get(self.readable()?, item)
     }
 
+    /// Whether `item`'s granule is dirty here, leaving out what an outstanding [checkpoint](Self::freeze) has frozen: whether
+    /// it was set since.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_here(&self, item: u64) -> Result<bool> {
+        self.readable()?;
+        let found = Search::get(&self.here(), item)?;
+        self.readable().map(|_| found)
+    }
+
     /// Granules that are dirty. Cost: their words.
     pub fn count(&self) -> u64 {
         Search::count(self)

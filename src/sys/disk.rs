@@ -29,6 +29,8 @@ pub(crate) enum Lock {
     Readers,
     /// Held while space that no header names is chosen and written, until a header names it.
     Space,
+    /// Held by one who copies what is dirty and will reset it.
+    Backup,
     /// Held by one process that has the map open for writing, for as long as it has.
     Slot(u64),
 }
@@ -43,6 +45,7 @@ impl Lock {
             Lock::Turn => FIRST + 2,
             Lock::Readers => FIRST + 3,
             Lock::Space => FIRST + 4,
+            Lock::Backup => FIRST + 5,
             Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
         }
     }

@@ -145,7 +145,12 @@ pub enum Command {
     /// Write standard input into an image, tracked: set first, then write
     Write(Write),
     /// Copy what is dirty from an image to a backup of it, verify, and only then reset
+    ///
+    /// What is dirty is frozen first: others who share the map go on, and what they set meanwhile is for the next backup.
+    /// Right while the image does not change, or is a snapshot, or whoever writes to it brackets its writes.
     Backup(Backup),
+    /// Freeze what is dirty under live writers, and commit or abort that; keep points by name
+    Checkpoint(Checkpoint),
     /// Make a map of a bitmap that QEMU keeps in a qcow2 image
     ImportQcow2(ImportQcow2),
     /// Write a small qcow2 image that carries a map as a bitmap, for QEMU to take over
@@ -268,6 +273,9 @@ pub struct Map {
     /// Only the sums, dirty and clean
     #[arg(long)]
     pub totals: bool,
+    /// Everything that is dirty in the point of this name or later
+    #[arg(long, value_name = "NAME")]
+    pub since: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -396,6 +404,99 @@ pub struct Backup {
     /// Overwrite TARGET with a full copy even if it is not what this map's last backup wrote
     #[arg(long)]
     pub force: bool,
+    /// Keep a point by this name: what is dirty from this backup on can be had with `--since NAME` later
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Copy everything that is dirty since the point of this name, to a TARGET that was complete then
+    #[arg(long, value_name = "NAME", conflicts_with = "full")]
+    pub since: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(subcommand_required = true, arg_required_else_help = true, after_help = help!("  dirtymap checkpoint freeze disk.map --name monday\n  dirtymap checkpoint commit disk.map --keep\n  dirtymap map disk.map --since monday"))]
+pub struct Checkpoint {
+    /// What to do
+    #[command(subcommand)]
+    pub action: CheckpointAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CheckpointAction {
+    /// Move what is dirty to a new point, once every write under way has ended: the work list of a backup
+    #[command(after_help = help!("  dirtymap checkpoint freeze disk.map --name monday"))]
+    Freeze(Freeze),
+    /// Forget what was frozen: the backup of it is complete
+    #[command(after_help = help!("  dirtymap checkpoint commit disk.map --keep"))]
+    Commit(Commit),
+    /// Put back what was frozen
+    #[command(after_help = help!("  dirtymap checkpoint abort disk.map"))]
+    Abort(Outstanding),
+    /// Show the outstanding checkpoint, and the last that was committed
+    #[command(after_help = help!("  dirtymap checkpoint status disk.map"))]
+    Status(File),
+    /// List the points that are kept
+    #[command(after_help = help!("  dirtymap checkpoint list disk.map"))]
+    List(File),
+    /// Forget a point; what it holds goes to the next older one, so that the other names mean what they meant
+    #[command(after_help = help!("  dirtymap checkpoint drop disk.map --name monday"))]
+    Drop(Named),
+    /// Make a map of what a point holds, or of everything since
+    #[command(after_help = help!("  dirtymap checkpoint export disk.map monday.map --name monday\n  dirtymap checkpoint export disk.map since.map --name monday --since"))]
+    Export(ExportPoint),
+}
+
+#[derive(Args, Debug)]
+pub struct Freeze {
+    /// The map
+    pub file: PathBuf,
+    /// Name of the point, 1 to 64 bytes; without one it cannot be kept
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How long to wait for writes under way
+    #[arg(long, default_value_t = 60, value_name = "SECS")]
+    pub timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Commit {
+    /// The checkpoint
+    #[command(flatten)]
+    pub outstanding: Outstanding,
+    /// Keep the point by its name
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Outstanding {
+    /// The map
+    pub file: PathBuf,
+    /// Only if the outstanding checkpoint has this name
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Named {
+    /// The map
+    pub file: PathBuf,
+    /// Name of the point
+    #[arg(long)]
+    pub name: String,
+}
+
+#[derive(Args, Debug)]
+pub struct ExportPoint {
+    /// The map
+    pub file: PathBuf,
+    /// The map to make; it must not exist
+    pub out: PathBuf,
+    /// Name of the point
+    #[arg(long)]
+    pub name: String,
+    /// Also what later points hold, and what is dirty now
+    #[arg(long)]
+    pub since: bool,
 }
 
 #[derive(Args, Debug)]

@@ -29,6 +29,8 @@ pub enum With {
     Nobody,
     /// Those who share it already; if nobody does, the command has it alone, which takes less.
     Sharers,
+    /// Anybody who shares it, also who comes later. Where it cannot be shared the command has it alone.
+    Anybody,
 }
 
 /// Opens the map for writing, after `acceptable` has accepted what is in it, and says what was recovered.
@@ -39,7 +41,19 @@ pub fn for_writing(
     output: Output,
     acceptable: impl Fn(&Info) -> Result<()>,
 ) -> Result<DirtyMap> {
-    opened(path, with, wait, output, acceptable, || Ok(Options::new()))
+    for_writing_by(path, with, wait, output, acceptable, Options::new())
+}
+
+/// As [`for_writing`], with other options.
+pub fn for_writing_by(
+    path: &Path,
+    with: With,
+    wait: Duration,
+    output: Output,
+    acceptable: impl Fn(&Info) -> Result<()>,
+    options: Options,
+) -> Result<DirtyMap> {
+    opened(path, with, wait, output, acceptable, || Ok(options.clone()))
 }
 
 /// As [`for_writing`], for a command that uses the image: everything becomes dirty if that is not as the map last saw
@@ -81,6 +95,10 @@ fn opened(
         let shared = options.clone().access(Access::Shared);
         Ok(match with {
             With::Nobody => options.open(path),
+            With::Anybody => match shared.open(path) {
+                Err(Error::Refused { .. }) => options.open(path),
+                opened => opened,
+            },
             With::Sharers => match options.open(path) {
                 Err(Error::Locked { .. }) => shared.open(path),
                 opened => opened,

@@ -1,9 +1,10 @@
-//! `dirtymap backup`: copies what is dirty, verifies it, and only then resets.
+//! `dirtymap backup`: freezes what is dirty, copies it, verifies it, and only then forgets it.
 //!
 //! Invariant kept here: the target equals the image wherever the map says clean. So
 //! - before anything is copied to a target whose content is not known, everything is made dirty, durably: a backup
 //!   that is killed half-way is finished by the next one, however that is called;
-//! - bits are reset after the target is synced and what was copied reads back equal;
+//! - what was frozen is forgotten after the target is synced and what was copied reads back equal, or was set again;
+//! - the image is synced after the freeze, which has waited for writes under way, and before it is read;
 //! - what the map records of the image is from before the first byte was copied.
 
 use crate::cli::Backup;
@@ -13,7 +14,8 @@ use crate::open::{self, With};
 use crate::output::Output;
 use crate::signals;
 use crate::size;
-use dirtymap::{DirtyMap, ImageStamp, Info};
+use dirtymap::format::Uuid;
+use dirtymap::{Bitmap, DirtyMap, ImageStamp, Info};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::fs::OpenOptions;
@@ -72,6 +74,9 @@ fn human(out: &mut dyn io::Write, o: &Outcome) -> io::Result<()> {
     writeln!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))
 }
 
+/// The name of a point that is not kept, by which the next backup knows what one that died has left.
+const UNNAMED: &str = "dirtymap backup";
+
 /// What is at the target's name, and so what has to be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
@@ -103,17 +108,22 @@ pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome>
         files::fits(info, &args.map, &image)?;
         plan(args, info, existing.as_ref(), image.size()).map(drop)
     };
-    let (map, stamp) = open::for_writing_of(&args.map, With::Nobody, &image, wait, output, acceptable)?;
+    let (map, stamp) = open::for_writing_of(&args.map, With::Anybody, &image, wait, output, acceptable)?;
     match (Job { args, image: &image, map: &map, output }).run(stamp) {
         Ok(outcome) => {
             open::cost(&map, output);
-            map.close_with_image(&stamp)?;
+            if outcome.image_changed && !map.is_empty() {
+                // Others track it, and tell what it is like when they are done.
+                map.close()?;
+            } else {
+                map.close_with_image(&stamp)?;
+            }
             Ok(outcome)
         }
         Err(failure) => {
             // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`.
             let _ = map.close_with_image(&stamp);
-            Err(failure.and("no bit was reset, so the next backup copies all that this one should have"))
+            Err(failure)
         }
     }
 }
@@ -130,8 +140,23 @@ fn open_target(path: &Path) -> Result<Option<Image>> {
 
 /// Decides what to copy, or refuses.
 fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
-    let Some(target) = target else { return Ok(Plan::New) };
     let name = args.target.display();
+    if let Some(since) = &args.since {
+        return match target {
+            Some(target) if target.size() <= size || target.stamp.is_block_device() => {
+                Ok(Plan::Incremental { compare_all: false })
+            }
+            Some(target) => {
+                let message = format!("{name} has {} bytes, more than the image, which has {size}", target.size());
+                Err(Failure::new("size-differs", message))
+            }
+            None => {
+                let message = format!("{name}: not found; --since needs the backup that was complete at {since:?}");
+                Err(Failure::new("not-found", message))
+            }
+        };
+    }
+    let Some(target) = target else { return Ok(Plan::New) };
     if target.stamp.is_block_device() && target.size() < size {
         let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
         return Err(Failure::new("size-differs", message));
@@ -168,9 +193,25 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&self, stamp: ImageStamp) -> Result<Outcome> {
-        let Job { args, image, map, output } = *self;
+        let copied = self.copied(stamp);
+        let (outcome, target) =
+            copied.map_err(|e| e.and("no bit was reset, so the next backup copies all that this one should have"))?;
+        // If this fails, the next backup compares everything, since it does not know that the target was completed.
+        self.map.complete_backup(&target.stamp_now()?)?;
+        Ok(outcome)
+    }
+
+    /// Everything up to the point from which on what was frozen is forgotten.
+    fn copied(&self, stamp: ImageStamp) -> Result<(Outcome, Image)> {
+        let Job { args, image, map, .. } = *self;
         let len = map.len();
-        // Again, now that nobody else has the map.
+        map.claim_backup()?;
+        if let Some(name) = &args.since
+            && !map.points()?.iter().any(|point| point.name == *name)
+        {
+            map.point(name)?; // Says what points there are.
+        }
+        // Again, now that nobody else makes a backup by this map.
         let info = map.info()?;
         let existing = open_target(&args.target)?;
         let plan = plan(args, &info, existing.as_ref(), len)?;
@@ -197,7 +238,54 @@ impl Job<'_> {
             files::sync_directory_of(&args.target)?;
         }
 
-        let dirty = map.dirty_len();
+        let (uuid, work) = self.freeze()?;
+        let copied = self.copy_frozen(&work, &target, plan, &info, stamp);
+        match copied.and_then(|outcome| Ok(map.commit_checkpoint(uuid, args.name.is_some()).map(|()| outcome)?)) {
+            Ok(outcome) => Ok((outcome, target)),
+            Err(failure) => Err(match map.abort_checkpoint(uuid) {
+                Ok(()) => failure,
+                Err(e) => failure.and(format_args!("what was frozen could not be put back ({e}), which the next does")),
+            }),
+        }
+    }
+
+    /// Freezes what is dirty, and gives what is to be copied.
+    fn freeze(&self) -> Result<(Uuid, Bitmap)> {
+        let Job { args, map, .. } = *self;
+        let name = args.name.as_deref().unwrap_or(UNNAMED);
+        // The map is claimed, so that one of this name was left by a backup that died.
+        if let Some(stale) = map.checkpoint()?
+            && stale.name.as_deref() == Some(name)
+        {
+            map.abort_checkpoint(stale.uuid)?;
+        }
+        let frozen = map.freeze(Some(name))?;
+        let work = match &args.since {
+            None => map.frozen(frozen.uuid),
+            Some(since) => map.since(since),
+        };
+        match work {
+            Ok(work) => Ok((frozen.uuid, work)),
+            Err(e) => {
+                map.abort_checkpoint(frozen.uuid)?;
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Copies what was frozen, and verifies it.
+    fn copy_frozen(
+        &self,
+        work: &Bitmap,
+        target: &Image,
+        plan: Plan,
+        info: &Info,
+        stamp: ImageStamp,
+    ) -> Result<Outcome> {
+        let Job { args, image, map, output } = *self;
+        // Every write that the frozen bits stand for has ended by now.
+        image.sync()?;
+        let (len, dirty) = (work.len(), work.dirty_len());
         let recovered = if info.recovery.image_changed.is_some() { dirty } else { info.recovery.armed_items };
         let mut outcome = Outcome {
             image: args.image.display().to_string(),
@@ -214,49 +302,47 @@ impl Job<'_> {
             bytes_recovered: recovered.min(dirty),
             image_changed: false,
         };
-        self.copy(&target, plan == Plan::New, dirty, &mut outcome)?;
+        self.copy(work, target, plan == Plan::New, dirty, &mut outcome)?;
         target.sync()?;
         target.forget_cache();
-        self.verify(&target, plan, dirty, &mut outcome)?;
+        self.verify(work, target, plan, dirty, &mut outcome)?;
         outcome.image_changed = image.stamp_now()? != stamp;
-        if outcome.image_changed {
+        // Those who track it have set something since. (The frozen bits are dirty in the map as well.)
+        let tracked = || -> Result<bool> { Ok(map.count() > work.count() || self.any_set_since(work)?) };
+        if outcome.image_changed && !tracked()? {
             output.note(format_args!(
                 "{} was changed while it was copied; the next command that opens its map makes everything dirty",
                 image.path.display()
             ));
         }
-        // The map is held alone since before the copying, so what is dirty now is what was dirty then.
-        map.reset_all()?;
-        map.flush()?;
-        map.complete_backup(&target.stamp_now()?)?;
         Ok(outcome)
     }
 
     /// Copies the dirty areas. `blank`: the target reads as zeros.
-    fn copy(&self, target: &Image, blank: bool, dirty: u64, outcome: &mut Outcome) -> Result<()> {
+    fn copy(&self, work: &Bitmap, target: &Image, blank: bool, dirty: u64, outcome: &mut Outcome) -> Result<()> {
         let bar = self.output.progress("copying", dirty);
-        let done = copy_areas(self.image, target, self.map, blank, &bar, outcome);
+        let done = copy_areas(self.image, target, work, blank, &bar, outcome);
         bar.finish_and_clear();
         done
     }
 
-    fn verify(&self, target: &Image, plan: Plan, dirty: u64, outcome: &mut Outcome) -> Result<()> {
+    fn verify(&self, work: &Bitmap, target: &Image, plan: Plan, dirty: u64, outcome: &mut Outcome) -> Result<()> {
         let len = self.map.len();
         let all = plan == Plan::Incremental { compare_all: true };
         let bar = self.output.progress("verifying", if all { len } else { dirty });
         let found = if all {
-            compare(self.image, target, 0..len, &bar)
+            self.differs(target, 0..len, &bar)
         } else {
-            self.map.areas(0..len)?.find_map(|area| compare(self.image, target, area, &bar).transpose()).transpose()
+            work.areas(0..len)?.find_map(|area| self.differs(target, area, &bar).transpose()).transpose()
         };
         outcome.bytes_verified = bar.position();
         bar.finish_and_clear();
         let Some(offset) = found? else { return Ok(()) };
         let name = target.path.display();
-        Err(if self.map.get(offset)? {
+        Err(if work.get(offset)? {
             let message = format!(
-                "{name} differs from the image at {offset} although it was just copied: the image is being written, \
-                 or a disk fails"
+                "{name} differs from the image at {offset} although it was just copied: the image is being written \
+                 by somebody who does not say so in the map, or a disk fails"
             );
             Failure::new("verify-failed", message)
         } else {
@@ -266,6 +352,30 @@ impl Job<'_> {
             );
             Failure::new("target-changed", message)
         })
+    }
+
+    /// Whether anything of what was copied was set again since the freeze.
+    fn any_set_since(&self, work: &Bitmap) -> Result<bool> {
+        for item in work.granules(0..work.len())? {
+            if self.map.get_here(item)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first offset in `range` at which the target differs from the image, and should not: what was set since the
+    /// freeze is for the next backup.
+    fn differs(&self, target: &Image, range: Range<u64>, bar: &ProgressBar) -> Result<Option<u64>> {
+        let granule = self.map.geometry().granule();
+        let mut at = range.start;
+        while let Some(offset) = compare(self.image, target, at..range.end, bar)? {
+            if !self.map.get_here(offset)? {
+                return Ok(Some(offset));
+            }
+            at = (offset / granule + 1).saturating_mul(granule).min(range.end);
+        }
+        Ok(None)
     }
 }
 
@@ -279,13 +389,13 @@ const INTERRUPTED: &str = "the backup is not complete";
 fn copy_areas(
     image: &Image,
     target: &Image,
-    map: &DirtyMap,
+    work: &Bitmap,
     blank: bool,
     bar: &ProgressBar,
     outcome: &mut Outcome,
 ) -> Result<()> {
     let mut buffer = vec![0; files::PIECE as usize];
-    for area in map.areas(0..map.len())? {
+    for area in work.areas(0..work.len())? {
         outcome.areas += 1;
         let mut at = area.start;
         while at < area.end {

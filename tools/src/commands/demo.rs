@@ -136,6 +136,8 @@ fn fresh_seed() -> u64 {
 /// The arguments of the backup that every round takes.
 fn backup_args(place: &Place) -> cli::Backup {
     cli::Backup {
+        name: None,
+        since: None,
         image: place.image.clone(),
         target: place.target.clone(),
         map: place.map.clone(),

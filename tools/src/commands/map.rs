@@ -42,10 +42,16 @@ pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
     let range = args.start..end.unwrap_or_else(|| map.len().max(args.start));
     map.geometry().check(&range)?;
+    let since = args.since.as_ref().map(|name| map.since(name)).transpose()?;
+    let runs = || {
+        let run =
+            |range: Range<u64>| since.as_ref().map_or_else(|| map.run(range.clone()), |since| since.run(range.clone()));
+        runs_by(run, range.clone())
+    };
     if args.totals {
-        totals(&map, range, output)?
+        totals(&map, runs(), range.end - range.start, output)?
     } else {
-        extents(&map, range, output)?
+        extents(runs(), output)?
     }
     map.still_valid()?;
     Ok(exit)
@@ -59,8 +65,16 @@ pub(super) struct Run {
 
 /// The runs of `range`, ascending and without gaps.
 pub(super) fn runs(map: &DirtyMap, range: Range<u64>) -> impl Iterator<Item = dirtymap::Result<Run>> + '_ {
+    runs_by(|range| map.run(range), range)
+}
+
+/// The same by whoever says how far the state of a range's start goes.
+fn runs_by(
+    run: impl Fn(Range<u64>) -> dirtymap::Result<Option<(bool, u64)>>,
+    range: Range<u64>,
+) -> impl Iterator<Item = dirtymap::Result<Run>> {
     let mut at = range.start;
-    std::iter::from_fn(move || match map.run(at..range.end) {
+    std::iter::from_fn(move || match run(at..range.end) {
         Ok(None) => None,
         Ok(Some((dirty, length))) => {
             let items = at..at + length;
@@ -74,8 +88,8 @@ pub(super) fn runs(map: &DirtyMap, range: Range<u64>) -> impl Iterator<Item = di
     })
 }
 
-fn extents(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
-    let extents = runs(map, range).map(|run| {
+fn extents(runs: impl Iterator<Item = dirtymap::Result<Run>>, output: Output) -> Result<()> {
+    let extents = runs.map(|run| {
         let Run { dirty, items } = run?;
         let (r#type, description) = describe(dirty);
         Ok(Extent { offset: items.start, length: items.end - items.start, r#type, description })
@@ -85,10 +99,14 @@ fn extents(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
     })
 }
 
-fn totals(map: &DirtyMap, range: Range<u64>, output: Output) -> Result<()> {
-    let length = range.end - range.start;
+fn totals(
+    map: &DirtyMap,
+    runs: impl Iterator<Item = dirtymap::Result<Run>>,
+    length: u64,
+    output: Output,
+) -> Result<()> {
     let mut dirty_bytes = 0;
-    for run in runs(map, range) {
+    for run in runs {
         let Run { dirty, items } = run?;
         dirty_bytes += if dirty { items.end - items.start } else { 0 };
     }

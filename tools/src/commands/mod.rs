@@ -2,6 +2,7 @@
 
 pub mod backup;
 mod check;
+mod checkpoint;
 mod completions;
 mod count;
 mod create;
@@ -37,6 +38,7 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Info(args) => info::run(args, output),
         Command::Set(args) => set::set(args, wait, output),
         Command::Reset(args) => set::reset(args, wait, output),
+        Command::Checkpoint(args) => checkpoint::run(args, wait, output),
         Command::Map(args) => map::run(args, wait, output),
         Command::Count(args) => count::run(args, wait, output),
         Command::Hash(args) => hash::run(args, wait, output),

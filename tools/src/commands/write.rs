@@ -1,6 +1,6 @@
 //! `dirtymap write`: standard input into an image, tracked.
 //!
-//! Invariant kept here: a byte of the image is written only after `set` of its range has returned `Ok`. Whatever
+//! Invariant kept here: a byte of the image is written only after its range was set, in a bracket that a freeze waits for. Whatever
 //! fails, what was written is dirty.
 
 use crate::cli::Write;
@@ -96,6 +96,6 @@ fn write_piece(map: &DirtyMap, image: &Image, piece: &[u8], offset: u64) -> Resu
         );
         return Err(Failure::new("out-of-range", message));
     }
-    map.set(offset..end)?;
+    let _write = map.begin_write(offset..end)?;
     image.write(piece, offset)
 }

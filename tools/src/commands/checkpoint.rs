@@ -1,0 +1,217 @@
+//! `dirtymap checkpoint`: freezing what is dirty under live writers, and the points that are kept.
+//!
+//! Invariant kept here: none of its own; the library compares what is outstanding before each step.
+
+use crate::cli::{Checkpoint, CheckpointAction, Commit, ExportPoint, File, Freeze, Named, Outstanding};
+use crate::exit::{Exit, Failure, Result};
+use crate::open::{self, With};
+use crate::output::{Output, time};
+use crate::publish;
+use crate::size;
+use dirtymap::{DirtyMap, Info, Options};
+use serde::Serialize;
+use std::time::Duration;
+
+/// A checkpoint or point: its JSON, which docs/json.md describes.
+#[derive(Serialize)]
+struct Item {
+    state: &'static str,
+    name: Option<String>,
+    uuid: String,
+    time: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Frozen {
+    name: Option<String>,
+    uuid: String,
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Ended {
+    uuid: String,
+    name: Option<String>,
+    kept: bool,
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Status {
+    outstanding: Option<Item>,
+    committed: Option<Item>,
+}
+
+#[derive(Serialize)]
+struct Dropped {
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Exported {
+    out: String,
+    dirty_bits: u64,
+    dirty_bytes: u64,
+}
+
+pub fn run(args: &Checkpoint, wait: Duration, output: Output) -> Result<Exit> {
+    match &args.action {
+        CheckpointAction::Freeze(args) => freeze(args, wait, output),
+        CheckpointAction::Commit(args) => commit(args, wait, output),
+        CheckpointAction::Abort(args) => abort(args, wait, output),
+        CheckpointAction::Status(args) => status(args, wait, output),
+        CheckpointAction::List(args) => list(args, wait, output),
+        CheckpointAction::Drop(args) => drop_point(args, wait, output),
+        CheckpointAction::Export(args) => export(args, wait, output),
+    }
+}
+
+fn any(_: &Info) -> Result<()> {
+    Ok(())
+}
+
+fn outstanding(map: &DirtyMap) -> Result<Option<Item>> {
+    let item = |c: dirtymap::Checkpoint| Item {
+        state: c.state.name(),
+        name: c.name,
+        uuid: c.uuid.to_string(),
+        time: time(c.time),
+    };
+    Ok(map.checkpoint()?.map(item))
+}
+
+fn freeze(args: &Freeze, wait: Duration, output: Output) -> Result<Exit> {
+    let options = Options::new().freeze_timeout(Duration::from_secs(args.timeout));
+    let map = open::for_writing_by(&args.file, With::Sharers, wait, output, any, options)?;
+    let frozen = map.freeze(args.name.as_deref()).and_then(|checkpoint| {
+        let bits = map.frozen(checkpoint.uuid)?;
+        let (dirty_bits, dirty_bytes) = (bits.count(), bits.dirty_len());
+        Ok(Frozen { name: checkpoint.name, uuid: checkpoint.uuid.to_string(), dirty_bits, dirty_bytes })
+    });
+    let closed = open::close(map, output);
+    let answer = frozen?;
+    closed?;
+    output.answer(&answer, |out, a| {
+        let bytes = size::human(a.dirty_bytes);
+        writeln!(
+            out,
+            "froze {bytes} in {} granules as {}; commit or abort it when they are copied",
+            a.dirty_bits, a.uuid
+        )
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// The outstanding checkpoint, if it is the one that is meant.
+fn meant(map: &DirtyMap, name: Option<&str>) -> Result<dirtymap::Checkpoint> {
+    let path = map.path().display();
+    let Some(found) = map.checkpoint()? else {
+        return Err(Failure::new(
+            "no-checkpoint",
+            format!("{path}: no checkpoint is outstanding, so none can be ended"),
+        ));
+    };
+    if name.is_none() || name == found.name.as_deref() {
+        return Ok(found);
+    }
+    let is = found.name.as_deref().map_or("has no name".into(), |name| format!("is named {name:?}"));
+    let message = format!("{path}: the outstanding checkpoint {} {is}, expected {:?}", found.uuid, name.unwrap_or(""));
+    Err(Failure::new("no-checkpoint", message))
+}
+
+fn commit(args: &Commit, wait: Duration, output: Output) -> Result<Exit> {
+    end(&args.outstanding, wait, output, args.keep, "committed", |map, uuid| map.commit_checkpoint(uuid, args.keep))
+}
+
+fn abort(args: &Outstanding, wait: Duration, output: Output) -> Result<Exit> {
+    end(args, wait, output, false, "aborted", DirtyMap::abort_checkpoint)
+}
+
+fn end(
+    args: &Outstanding,
+    wait: Duration,
+    output: Output,
+    keep: bool,
+    done: &'static str,
+    how: impl FnOnce(&DirtyMap, dirtymap::format::Uuid) -> dirtymap::Result<()>,
+) -> Result<Exit> {
+    let map = open::for_writing(&args.file, With::Sharers, wait, output, any)?;
+    let ended = meant(&map, args.name.as_deref()).and_then(|found| {
+        how(&map, found.uuid)?;
+        let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
+        let (uuid, kept) = (found.uuid.to_string(), keep);
+        Ok(Ended { uuid, name: found.name, kept, dirty_bits, dirty_bytes })
+    });
+    let closed = open::close(map, output);
+    let answer = ended?;
+    closed?;
+    output.answer(&answer, |out, a| {
+        let kept = if a.kept { ", kept by its name" } else { "" };
+        writeln!(out, "{done} {}{kept}; now {} are dirty", a.uuid, size::human(a.dirty_bytes))
+    })?;
+    Ok(Exit::Fine)
+}
+
+fn status(args: &File, wait: Duration, output: Output) -> Result<Exit> {
+    let (map, exit) = open::for_reading(&args.file, wait, output)?;
+    let committed = map.last_committed()?.map(|(uuid, when)| Item {
+        state: "committed",
+        name: map.points().ok().and_then(|points| points.into_iter().find(|p| p.uuid == uuid)).map(|p| p.name),
+        uuid: uuid.to_string(),
+        time: time(when),
+    });
+    let answer = Status { outstanding: outstanding(&map)?, committed };
+    output.answer(&answer, |out, a| {
+        let line = |item: &Option<Item>| match item {
+            None => "none".into(),
+            Some(i) => {
+                let name = i.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+                format!("{}{name} {}, {}", i.state, i.uuid, i.time.as_deref().unwrap_or("no time"))
+            }
+        };
+        writeln!(out, "outstanding  {}", line(&a.outstanding))?;
+        writeln!(out, "last         {}", line(&a.committed))
+    })?;
+    Ok(exit)
+}
+
+fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
+    let (map, exit) = open::for_reading(&args.file, wait, output)?;
+    let point = |p: dirtymap::NamedPoint| {
+        Ok(Item { state: "kept", name: Some(p.name), uuid: p.uuid.to_string(), time: time(p.time) })
+    };
+    output.list(map.points()?.into_iter().map(point), |out, p| {
+        let (name, time) = (p.name.as_deref().unwrap_or_default(), p.time.as_deref().unwrap_or("no time"));
+        writeln!(out, "{time}  {}  {}", p.uuid, name.escape_debug())
+    })?;
+    Ok(exit)
+}
+
+fn drop_point(args: &Named, wait: Duration, output: Output) -> Result<Exit> {
+    let map = open::for_writing(&args.file, With::Sharers, wait, output, any)?;
+    let dropped = map.drop_point(&args.name);
+    let closed = open::close(map, output);
+    dropped?;
+    closed?;
+    output.answer(&Dropped { name: args.name.clone() }, |out, a| writeln!(out, "dropped {:?}", a.name))?;
+    Ok(Exit::Fine)
+}
+
+fn export(args: &ExportPoint, wait: Duration, output: Output) -> Result<Exit> {
+    publish::vacant(&args.out)?;
+    let (map, exit) = open::for_reading(&args.file, wait, output)?;
+    if args.since {
+        map.export_since(&args.name, &args.out)?;
+    } else {
+        map.export_point(&args.name, &args.out)?;
+    }
+    let (made, _) = open::for_reading(&args.out, wait, output)?;
+    let answer =
+        Exported { out: args.out.display().to_string(), dirty_bits: made.count(), dirty_bytes: made.dirty_len() };
+    output.answer(&answer, |out, a| {
+        writeln!(out, "made {}: {} in {} granules are dirty", a.out, size::human(a.dirty_bytes), a.dirty_bits)
+    })?;
+    Ok(exit)
+}
