@@ -34,7 +34,7 @@ const B: u64 = 1;
 const NEXT: u64 = 64;
 const THIRD: u64 = 128;
 const THIRD_B: u64 = 129;
-/// In a word whose summary is in another word than that of those, so that a search finds them by two levels of summaries.
+/// In a word whose summary is in another word than theirs: a search finds them by two levels of summaries.
 const FAR: u64 = 64 * 64;
 const FAR_B: u64 = FAR + 1;
 
