@@ -498,7 +498,10 @@ fn library(path: &Path) -> BTreeMap<&'static str, String> {
     };
     said.extend([
         ("areas", script::areas(map.areas(0..map.len()).unwrap())),
-        ("sha256", quoted(&map.sha256().iter().map(|byte| format!("{byte:02x}")).collect::<String>())),
+        (
+            "sha256",
+            quoted(&map.to_bitmap().unwrap().sha256().iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        ),
         ("state", quoted(if info.state == FileState::Clean { "clean" } else { "open" })),
         ("len", map.len().to_string()),
         ("granularity", map.granularity().to_string()),
