@@ -172,6 +172,8 @@ pub enum Error {
         path: PathBuf,
         /// The name.
         name: String,
+        /// The names that there are, oldest first.
+        known: Vec<String>,
     },
     /// Data writes that had begun before a freeze did not end in time.
     Busy {
@@ -310,8 +312,12 @@ impl fmt::Display for Error {
                  outstanding",
                 path.display()
             ),
-            Error::NoPoint { path, name } => {
-                write!(f, "{}: there is no point named {name:?}; list the points that are kept", path.display())
+            Error::NoPoint { path, name, known } => {
+                write!(f, "{}: there is no point named {name:?}", path.display())?;
+                match &known[..] {
+                    [] => write!(f, ", and no other; a checkpoint is kept by name when it is committed"),
+                    known => write!(f, "; those that are kept are {known:?}"),
+                }
             }
             Error::Busy { path, writes, waited } => write!(
                 f,

@@ -139,7 +139,7 @@ impl Core {
         let mut header = lock.adopt()?;
         let same = header.points.get(at - 1) == Some(&older) && header.points.get(at) == Some(&dropped);
         if !same {
-            return Err(Error::NoPoint { path: self.path.clone(), name: name.into() });
+            return Err(no_point(&header, name, &self.path));
         }
         header.points[at - 1] = Point { role: PointRole::Kept, ..merged };
         header.points.remove(at);
@@ -154,9 +154,14 @@ impl Core {
 }
 
 /// Where in the table a point that is kept by a name is.
+fn no_point(header: &Header, name: &str, path: &Path) -> Error {
+    let known = kept(header).into_iter().map(|point| point.name).collect();
+    Error::NoPoint { path: path.to_path_buf(), name: name.into(), known }
+}
+
 fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
     let is = |point: &Point| point.role == PointRole::Kept && point.name == name;
-    let none = || Error::NoPoint { path: path.to_path_buf(), name: name.into() };
+    let none = || no_point(header, name, path);
     header.points.iter().position(is).ok_or_else(none)
 }
 

@@ -115,6 +115,16 @@ fn every_command_prints_what_is_documented() {
     compare("restore", &[], &[json(&["restore", text.to_str().unwrap(), restored.to_str().unwrap()], 0)]);
     compare("merge", &[], &[json(&["merge", m, s], 0)]);
     compare("backup", &[], &[json(&["backup", i, t, "--map", m], 0)]);
+    let point = dir.path("point.map");
+    compare("checkpoint freeze", &[], &[json(&["checkpoint", "freeze", m, "--name", "monday"], 0)]);
+    let frozen = json(&["checkpoint", "status", m], 0);
+    let ended = [json(&["checkpoint", "commit", m, "--keep"], 0), json(&["checkpoint", "freeze", m], 0)];
+    compare("checkpoint commit, checkpoint abort", &[], &[ended[0].clone(), json(&["checkpoint", "abort", m], 0)]);
+    compare("checkpoint status", &[], &[frozen, json(&["checkpoint", "status", m], 0)]);
+    compare("checkpoint list", &[], &[json(&["checkpoint", "list", m], 0)]);
+    let export = ["checkpoint", "export", m, point.to_str().unwrap(), "--name", "monday"];
+    compare("checkpoint export", &[], &[json(&export, 0)]);
+    compare("checkpoint drop", &[], &[json(&["checkpoint", "drop", m, "--name", "monday"], 0)]);
     compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0)]);
     let (qcow2, import) = (dir.path("o.qcow2"), dir.path("import.map"));
     let (q, n) = (qcow2.to_str().unwrap(), import.to_str().unwrap());

@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::open;
 use crate::output::Output;
 use crate::size;
-use dirtymap::{Error, FileState, Report, Severity};
+use dirtymap::{Error, FileState, Report, Severity, Verdict};
 use serde::Serialize;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -86,6 +86,12 @@ pub fn run(args: &Repair, wait: Duration, output: Output) -> Result<Exit> {
 fn mend(args: &Repair, wait: Duration, answer: &mut Answer, before: &Report, output: Output) -> Result<Report> {
     let map = open::for_writing(&args.file, open::With::Nobody, wait, output, |_| Ok(()))?;
     let trusted = map.recovery().cache_trusted == Some(true);
+    if map.info()?.verdict == Verdict::Damaged
+        && let Some(checkpoint) = map.checkpoint()?
+    {
+        // What it had frozen is not known any more, and so everything: that is what an abort puts back.
+        map.abort_checkpoint(checkpoint.uuid)?;
+    }
     open::close(map, output)?;
     let after = examine(&args.file, output)?;
     if needs(&after) {

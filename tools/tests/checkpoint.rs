@@ -1,0 +1,146 @@
+//! Checkpoints from the command line, and backups while others write.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Dir, GRANULE, MIB, areas, pattern, run_with};
+use dirtymap::{Access, DirtyMap, Options};
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+const LEN: u64 = 16 * MIB;
+
+fn shared() -> Options {
+    Options::new().access(Access::Shared).flush_interval(None)
+}
+
+#[test]
+fn what_is_frozen_is_committed_kept_listed_exported_and_dropped() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+    let frozen = dm!("checkpoint", "freeze", map, "--name", "monday", "--output", "json").exits(0).json();
+    assert_eq!((frozen["name"].as_str(), frozen["dirty_bytes"].as_u64()), (Some("monday"), Some(MIB)));
+    // Dirty is here or frozen.
+    assert_eq!(areas(&map), [MIB..2 * MIB]);
+    dm!("set", map, "4M", "1").exits(0);
+    dm!("checkpoint", "freeze", map).exits(8).says("monday");
+    dm!("checkpoint", "commit", map, "--name", "tuesday").exits(8).says("monday").says("tuesday");
+    assert!(dm!("checkpoint", "status", map).exits(0).out.contains("frozen \"monday\""));
+    dm!("checkpoint", "commit", map, "--keep").exits(0);
+    dm!("checkpoint", "commit", map).exits(8).says("no checkpoint is outstanding");
+    assert_eq!(areas(&map), [4 * MIB..4 * MIB + GRANULE]);
+    let since = dm!("map", map, "--since", "monday", "--totals", "--output", "json").exits(0).json();
+    assert_eq!(since[1]["size"].as_u64(), Some(MIB + GRANULE));
+    assert!(dm!("checkpoint", "list", map).exits(0).out.contains("monday"));
+    let status = dm!("checkpoint", "status", map, "--output", "json").exits(0).json();
+    assert_eq!(
+        (&status["outstanding"], status["committed"]["name"].as_str()),
+        (&serde_json::Value::Null, Some("monday"))
+    );
+
+    let (point, all) = (dir.path("point"), dir.path("since"));
+    dm!("checkpoint", "export", map, point, "--name", "monday").exits(0);
+    dm!("checkpoint", "export", map, all, "--name", "monday", "--since").exits(0);
+    assert_eq!((areas(&point), areas(&all)), (vec![MIB..2 * MIB], vec![MIB..2 * MIB, 4 * MIB..4 * MIB + GRANULE]));
+    dm!("checkpoint", "export", map, point, "--name", "monday").exits(8).says("exists");
+    dm!("map", map, "--since", "sunday").exits(8).says("sunday").says("monday");
+
+    dm!("checkpoint", "freeze", map).exits(0);
+    dm!("checkpoint", "abort", map).exits(0);
+    assert_eq!(areas(&map), [4 * MIB..4 * MIB + GRANULE]);
+    dm!("checkpoint", "drop", map, "--name", "monday").exits(0);
+    assert_eq!(dm!("checkpoint", "list", map).exits(0).out, "");
+    dm!("checkpoint", "drop", map, "--name", "monday").exits(8).says("monday");
+    dm!("check", map).exits(0);
+}
+
+/// Writers of this process go on while the command freezes, copies, verifies and commits.
+#[test]
+fn backups_beside_a_live_writer_end_with_the_image() {
+    let dir = Dir::new();
+    let (image, target) = (dir.image("image", LEN), dir.path("target"));
+    let map = dir.path("m");
+    dm!("create", map, "--image", image).exits(0);
+    let (done, file) = (AtomicBool::new(false), fs::File::options().write(true).open(&image).expect("open"));
+    let live = shared().open(&map).expect("open");
+    std::thread::scope(|scope| {
+        for writer in 0..2u64 {
+            let (live, file, done) = (&live, &file, &done);
+            scope.spawn(move || {
+                let mut n = writer;
+                while !done.load(SeqCst) {
+                    let at = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (LEN / 512) * 512;
+                    let write = live.begin_write(at..at + 512).expect("begin");
+                    file.write_all_at(&pattern(512, n), at).expect("write");
+                    drop(write);
+                    n += 2;
+                }
+            });
+        }
+        let backups: Vec<_> = (0..3).map(|_| dm!("backup", image, target, "--map", map)).collect();
+        done.store(true, SeqCst);
+        backups.into_iter().for_each(|backup| drop(backup.exits(0)));
+    });
+    // What was written meanwhile is for the next one, and nothing else.
+    assert!(!live.is_empty());
+    dm!("backup", image, target, "--map", map).exits(0);
+    assert_eq!(fs::read(&image).expect("read"), fs::read(&target).expect("read"));
+    assert!(live.is_empty());
+    live.close().expect("close");
+    dm!("check", map).exits(0);
+}
+
+#[test]
+fn what_a_backup_that_died_has_frozen_is_put_back_and_what_a_user_has_frozen_is_not() {
+    let dir = Dir::new();
+    let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
+    dm!("create", map, "--image", image).exits(0);
+    dm!("backup", image, target, "--map", map).exits(0);
+    run_with(["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", "1M"], b"x")
+        .exits(0);
+    DirtyMap::open(&map).expect("open").freeze(Some("dirtymap backup")).expect("freeze");
+    dm!("backup", image, target, "--map", map).exits(0);
+    assert_eq!(fs::read(&image).expect("read"), fs::read(&target).expect("read"));
+
+    dm!("checkpoint", "freeze", map, "--name", "mine").exits(0);
+    dm!("backup", image, target, "--map", map).exits(8).says("mine");
+    dm!("checkpoint", "abort", map, "--name", "mine").exits(0);
+    dm!("backup", image, target, "--map", map).exits(0);
+}
+
+#[test]
+fn one_backup_at_a_time() {
+    let dir = Dir::new();
+    let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
+    dm!("create", map, "--image", image).exits(0);
+    let other = shared().open(&map).expect("open");
+    other.claim_backup().expect("claim");
+    dm!("backup", image, target, "--map", map).exits(8).says("making a backup");
+    assert!(!target.exists());
+    other.close().expect("close");
+    dm!("backup", image, target, "--map", map).exits(0);
+}
+
+#[test]
+fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
+    let dir = Dir::new();
+    let (image, map) = (dir.image("image", LEN), dir.path("m"));
+    let (old, new) = (dir.path("old"), dir.path("new"));
+    let write = |at: &str, data: &[u8]| {
+        let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
+        run_with(line, data).exits(0);
+    };
+    dm!("create", map, "--image", image).exits(0);
+    dm!("backup", image, old, "--map", map, "--name", "sunday").exits(0);
+    write("1M", b"one");
+    dm!("backup", image, new, "--map", map, "--full", "--force", "--name", "monday").exits(0);
+    write("3M", b"three");
+    // The first target lacks both; it is not what the map last wrote.
+    dm!("backup", image, old, "--map", map).exits(8).says("not the backup");
+    dm!("backup", image, old, "--map", map, "--since", "sunday").exits(0);
+    assert_eq!(fs::read(&image).expect("read"), fs::read(&old).expect("read"));
+    dm!("backup", image, old, "--map", map, "--since", "friday").exits(8).says("friday").says("sunday");
+    dm!("backup", image, dir.path("none"), "--map", map, "--since", "sunday").exits(8).says("not found");
+}
