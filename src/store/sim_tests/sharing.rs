@@ -396,3 +396,32 @@ fn no_death_of_one_of_several_loses_an_owed_bit() {
 fn no_death_of_one_of_several_loses_an_owed_bit_of_a_process_map() {
     no_death(Durability::Process);
 }
+
+/// A flusher of a map that lists all is killed after it has untouched a word and before it has looked again, and
+/// somebody has set a bit of the word since the flusher took his copy: the mark in the runtime page is all that tells.
+#[test]
+fn what_a_dead_flusher_untouched_is_absorbed() {
+    let disk = SimDisk::new(fresh_of(Durability::Process), Vec::new());
+    let options = options().access(Access::Shared);
+    let (flusher, _) = open_alone(disk.shared(), path(), &options, 0).unwrap();
+    let (other, ()) = join(disk.shared(), path(), &options, |_| Ok((1, ()))).unwrap();
+    let (flusher, other) = (Arc::new(flusher), Arc::new(other));
+    flusher.set_bits(3..4).unwrap();
+    other.set_bits(3..4).unwrap(); // So that it knows the word's space to be there.
+    let setter = other.clone();
+    disk.interlope(Some(Box::new(move || setter.set_bits(5..6).unwrap())));
+    weak::visit(Some(Box::new(|point| {
+        if point == Point::UntouchedLast {
+            resume_unwind(Box::new(Killed));
+        }
+    })));
+    let end = catch_unwind(AssertUnwindSafe(|| flusher.flush())).unwrap_err();
+    weak::visit(None);
+    disk.interlope(None);
+    killed(end);
+    drop(flusher);
+    other.flush().unwrap();
+    assert!(other.close(close::Image::AsBefore, other.count_durable()).unwrap());
+    let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
+    assert!(dirty(&both(&loaded), 3) && dirty(&both(&loaded), 5), "closed as clean without it");
+}
