@@ -1,15 +1,19 @@
 //! A storm: real processes share one map, and SIGKILL meets them at any moment: in a set, a reset, a flush, a truncation,
-//! while they open, recover, join or leave. Whatever was set and not reset is dirty for everybody who looks, at any
-//! time and in the end; nobody is kept waiting by the dead; and who closes in order leaves a clean file.
+//! a freeze, a commit, an abort, while they open, recover, join or leave. Whatever was set and not reset is dirty for everybody who
+//! looks, at any time and in the end; nobody is kept waiting by the dead; and who closes in order leaves a clean file.
 //!
 //! What is owed is kept outside of the map, in a ledger of atomic words that all processes map: a granule is owed from the moment
-//! its set has returned until its reset begins. Each granule belongs to one writer, so its word is changed by one process.
-//! The seed chooses what happens; the moments are the kernel's.
+//! its set has returned until its reset begins, or until somebody is about to commit a checkpoint that has frozen it, if it was not
+//! set again since. Each granule belongs to one writer, who alone sets and resets it; all sets are in brackets, so whoever
+//! freezes knows which of them it has frozen. The seed chooses what happens; the moments are the kernel's.
 //!
 //! `DIRTYMAP_ROUNDS=1000` is a long run, `DIRTYMAP_SEED` chooses the seed, `DIRTYMAP_DIR` where the maps are. Numbers are told with
 //! `--nocapture`.
 
-use dirtymap::{Access, DirtyMap, Durability, FileState, ImageStamp, Options, Severity, Verdict, check, inspect};
+use dirtymap::{
+    Access, Bitmap, Checkpoint, CheckpointState, DirtyMap, Durability, Error, FileState, ImageStamp, Options, Severity,
+    Uuid, Verdict, check, inspect,
+};
 use memmap2::MmapRaw;
 use std::collections::HashSet;
 use std::fs::File;
@@ -59,7 +63,7 @@ enum Known {
     Clean,
 }
 
-/// A word of the ledger: what is known, and how often that has changed.
+/// A word of the ledger: what is known, and since when by the ledger's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry(u64);
 
@@ -70,6 +74,10 @@ impl Entry {
             1 => Known::Owed,
             _ => Known::Clean,
         }
+    }
+
+    fn since(self) -> u64 {
+        self.0 >> 2
     }
 }
 
@@ -87,6 +95,29 @@ enum Tell {
     Recovered,
     /// 1 when everybody is to verify everything, close, and go.
     Finish,
+    /// Goes up with every change of an entry.
+    Clock,
+    /// Freezes and aborts that have begun: who resets something meanwhile does not know whether it comes back.
+    Moves,
+    /// The last freeze that has returned: which checkpoint, and what the clock said then.
+    FrozenAt,
+    /// Checkpoints frozen, committed, and aborted by somebody.
+    Frozen,
+    Committed,
+    Aborted,
+    /// Points dropped.
+    DroppedPoints,
+    /// The first of a word for each writer: 1 while it freezes or aborts.
+    Moving,
+}
+
+/// Words behind the entries.
+const TOLD: usize = Tell::Moving as usize + WRITERS;
+/// Bits of the clock beside those that tell one checkpoint from another.
+const CLOCK_BITS: u32 = 40;
+
+fn tag(uuid: &Uuid) -> u64 {
+    u64::from_le_bytes(uuid.0[..8].try_into().unwrap()) >> CLOCK_BITS << CLOCK_BITS
 }
 
 struct Ledger(MmapRaw);
@@ -94,7 +125,7 @@ struct Ledger(MmapRaw);
 impl Ledger {
     fn create(path: &Path) -> Ledger {
         let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
-        file.set_len((ENTRIES as u64 + 16) * 8).unwrap();
+        file.set_len(((ENTRIES + TOLD) as u64) * 8).unwrap();
         Ledger(MmapRaw::map_raw(&file).unwrap())
     }
 
@@ -103,7 +134,7 @@ impl Ledger {
     }
 
     fn word(&self, i: usize) -> &AtomicU64 {
-        assert!(i < ENTRIES + 16);
+        assert!(i < ENTRIES + TOLD);
         // SAFETY: the mapping has so many words, is aligned to a page, lives as long as self, and everybody uses it as
         // atomic words only.
         #[allow(unsafe_code, reason = "memory that outlives a killed process")]
@@ -128,11 +159,47 @@ impl Ledger {
         Entry(self.word(i).load(SeqCst))
     }
 
+    fn now(&self, known: Known) -> Entry {
+        Entry((self.tell(Tell::Clock).fetch_add(1, SeqCst) + 1) << 2 | known as u64)
+    }
+
     /// Only for the owner of the entry.
     fn mark(&self, i: usize, known: Known) {
-        let word = self.word(i);
-        let changed = (word.load(SeqCst) >> 2) + 1;
-        word.store(changed << 2 | known as u64, SeqCst);
+        self.word(i).store(self.now(known).0, SeqCst);
+    }
+
+    /// What was frozen is backed up and no longer owed, but for what was set since the freeze had returned.
+    fn forgive(&self, uuid: &Uuid, frozen: &Bitmap) {
+        let (clock, last) = (self.told(Tell::Clock), self.told(Tell::FrozenAt));
+        // Who froze it may have died before it could tell; then nobody has to have set anything since.
+        let until = if last ^ tag(uuid) < 1 << CLOCK_BITS { last ^ tag(uuid) } else { clock };
+        for i in (0..ENTRIES).filter(|&i| frozen.get(granule(i) * GRANULE).unwrap()) {
+            let was = self.entry(i);
+            if was.known() == Known::Owed && was.since() <= until {
+                // If this fails it was set or reset again.
+                let _ = self.word(i).compare_exchange(was.0, self.now(Known::Nothing).0, SeqCst, SeqCst);
+            }
+        }
+    }
+
+    fn moving(&self, writer: usize) -> &AtomicU64 {
+        self.word(ENTRIES + Tell::Moving as usize + writer)
+    }
+
+    /// Runs what moves bits to a point or back.
+    fn while_moving<R>(&self, writer: usize, f: impl FnOnce() -> R) -> R {
+        self.moving(writer).store(1, SeqCst);
+        self.count(Tell::Moves);
+        let done = f();
+        self.moving(writer).store(0, SeqCst);
+        done
+    }
+
+    /// How often bits were moved until now, if none are moved now and none are in a point.
+    fn still(&self, map: &DirtyMap) -> Option<u64> {
+        let moves = self.told(Tell::Moves);
+        let nobody = (0..WRITERS).all(|writer| self.moving(writer).load(SeqCst) == 0);
+        (nobody && map.checkpoint().unwrap().is_none()).then_some(moves)
     }
 
     fn owed(&self) -> Vec<(usize, Entry)> {
@@ -177,7 +244,7 @@ fn items(entries: &Range<usize>) -> Range<u64> {
     granule(entries.start) * GRANULE..(granule(entries.end - 1) + 1) * GRANULE
 }
 
-/// What a writer can do next. Checkpoints join here.
+/// What a writer can do next.
 #[derive(Clone, Copy, Debug)]
 enum Operation {
     Set,
@@ -190,12 +257,17 @@ enum Operation {
     /// Goes through the whole map.
     Iterate,
     Truncate,
+    Freeze,
+    /// Commits or aborts a checkpoint, whoever has frozen it.
+    Settle,
+    /// Looks at the points that are kept, and drops one.
+    Points,
     Close,
     Drop,
 }
 
 /// How often each is done.
-const OFTEN: [(Operation, u64); 9] = [
+const OFTEN: [(Operation, u64); 12] = [
     (Operation::Set, 400),
     (Operation::Reset, 250),
     (Operation::Flush, 40),
@@ -203,6 +275,9 @@ const OFTEN: [(Operation, u64); 9] = [
     (Operation::Others, 150),
     (Operation::Iterate, 4),
     (Operation::Truncate, 6),
+    (Operation::Freeze, 30),
+    (Operation::Settle, 40),
+    (Operation::Points, 10),
     (Operation::Close, 8),
     (Operation::Drop, 8),
 ];
@@ -244,13 +319,34 @@ impl Process {
         }
         Ok(())
     }
+
+    /// Everything that is owed is dirty since any point that is kept.
+    fn since(&mut self, who: &str, map: &DirtyMap) -> dirtymap::Result<()> {
+        let points = map.points()?;
+        if points.is_empty() {
+            return Ok(());
+        }
+        let owed = self.ledger.owed();
+        match map.since(&points[self.numbers.below(points.len() as u64) as usize].name) {
+            Ok(since) => {
+                owed.iter().for_each(|&was| {
+                    let dirty = since.get(granule(was.0) * GRANULE).unwrap();
+                    self.ledger.expect_dirty(&format!("{who}, since a point,"), was, dirty);
+                });
+                Ok(())
+            }
+            // It was dropped meanwhile, or others come and go all the time.
+            Err(Error::NoPoint { .. } | Error::Locked { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 struct Writer {
     process: Process,
     me: usize,
-    /// What this process has done to its granules since it opened the map.
-    done: Vec<Option<bool>>,
+    /// What was known of its granules after what this process last did to them since it opened the map.
+    done: Vec<Option<Entry>>,
 }
 
 impl Writer {
@@ -259,7 +355,8 @@ impl Writer {
         let often = Duration::from_millis(20);
         let interval = self.process.numbers.one_in(2).then_some(often);
         // Small, so that there is always something to arm and to flush.
-        shared().armed_bound(bound * 64 * GRANULE).flush_interval(interval)
+        let patience = Duration::from_millis(self.process.numbers.below(30));
+        shared().armed_bound(bound * 64 * GRANULE).flush_interval(interval).freeze_timeout(patience)
     }
 
     fn open(&mut self) -> DirtyMap {
@@ -305,9 +402,14 @@ impl Writer {
             Operation::Reset => self.reset(&map, mine),
             Operation::Flush => map.flush().unwrap(),
             Operation::Own => {
-                if let Some(dirty) = self.done[mine] {
-                    let item = granule(mine) * GRANULE;
-                    assert_eq!(map.get(item).unwrap(), dirty, "granule {} is not what was done to it", granule(mine));
+                // Others have changed it if they have committed what it was frozen in.
+                if let Some(was) = self.done[mine].filter(|&was| was == self.process.ledger.entry(mine)) {
+                    let dirty = map.get(granule(mine) * GRANULE).unwrap();
+                    match was.known() {
+                        Known::Owed => self.process.ledger.expect_dirty("its owner", (mine, was), dirty),
+                        Known::Clean => assert!(!dirty, "granule {} was reset and is dirty", granule(mine)),
+                        Known::Nothing => {}
+                    }
                 }
             }
             Operation::Others => {
@@ -327,8 +429,12 @@ impl Writer {
             }
             Operation::Truncate => match map.truncate(LEN + self.process.numbers.below(3) * (64 << 20)) {
                 Ok(()) => self.process.ledger.count(Tell::Truncated),
-                Err(error) => assert_eq!(error.kind(), "locked", "{error}"),
+                // Not alone, or there are points.
+                Err(error) => assert!(matches!(error.kind(), "locked" | "refused"), "{error}"),
             },
+            Operation::Freeze => self.freeze(&map),
+            Operation::Settle => self.settle(&map),
+            Operation::Points => self.points(&map),
             Operation::Close => {
                 closed(map);
                 return None;
@@ -339,30 +445,110 @@ impl Writer {
     }
 
     fn set(&mut self, map: &DirtyMap, i: usize) {
-        let (ledger, entries) = (&self.process.ledger, block(i));
+        let Process { ledger, numbers, .. } = &mut self.process;
+        let entries = block(i);
         // What is owed stays so.
         entries
             .clone()
             .filter(|&i| ledger.entry(i).known() == Known::Clean)
             .for_each(|i| ledger.mark(i, Known::Nothing));
-        map.set(items(&entries)).unwrap();
+        let write = if numbers.one_in(2) {
+            map.begin_write(items(&entries)).unwrap()
+        } else {
+            let write = map.begin_write(items(&(entries.start..entries.start + 1))).unwrap();
+            map.set(items(&entries)).unwrap();
+            write
+        };
+        // Before the end of the write: whoever freezes waits for it, and then knows of it.
         for i in entries {
-            if ledger.entry(i).known() != Known::Owed {
-                ledger.mark(i, Known::Owed);
-            }
-            self.done[i] = Some(true);
+            ledger.mark(i, Known::Owed);
+            self.done[i] = Some(ledger.entry(i));
         }
+        if numbers.one_in(20) {
+            thread::sleep(Duration::from_micros(numbers.below(5000)));
+        }
+        drop(write);
         ledger.count(Tell::Acknowledged);
     }
 
     fn reset(&mut self, map: &DirtyMap, i: usize) {
         let (ledger, entries) = (&self.process.ledger, block(i));
         entries.clone().for_each(|i| ledger.mark(i, Known::Nothing));
+        let still = ledger.still(map);
         map.reset(items(&entries)).unwrap();
+        // Not if it may be in a point, which a reset takes nothing out of.
+        let known = match still {
+            Some(moves) if moves == ledger.told(Tell::Moves) => Known::Clean,
+            _ => Known::Nothing,
+        };
         for i in entries {
-            ledger.mark(i, Known::Clean);
-            self.done[i] = Some(false);
+            ledger.mark(i, known);
+            self.done[i] = Some(ledger.entry(i));
         }
+    }
+
+    fn freeze(&mut self, map: &DirtyMap) {
+        let Process { ledger, numbers, .. } = &mut self.process;
+        let name = numbers.one_in(2).then(|| format!("point {}", numbers.below(5)));
+        let owed = ledger.owed();
+        match ledger.while_moving(self.me, || map.freeze(name.as_deref())) {
+            Ok(Checkpoint { uuid, state, .. }) => {
+                assert_eq!(state, CheckpointState::Frozen);
+                let clock = ledger.told(Tell::Clock);
+                ledger.tell(Tell::FrozenAt).store(tag(&uuid) | clock, SeqCst);
+                ledger.count(Tell::Frozen);
+                let Some(frozen) = unless_settled(map.frozen(uuid)) else { return };
+                for was in owed {
+                    let dirty = frozen.get(granule(was.0) * GRANULE).unwrap();
+                    ledger.expect_dirty("a freeze", was, dirty);
+                }
+            }
+            // Others have a checkpoint; others have aborted this one; a write did not end in time; the name is taken.
+            Err(error) => {
+                let expected = ["checkpoint-outstanding", "no-checkpoint", "busy", "refused"];
+                assert!(expected.contains(&error.kind()), "{error}");
+            }
+        }
+    }
+
+    fn settle(&mut self, map: &DirtyMap) {
+        let Process { ledger, numbers, .. } = &mut self.process;
+        let Some(Checkpoint { uuid, state, name, .. }) = map.checkpoint().unwrap() else { return };
+        if state == CheckpointState::Frozen && numbers.below(3) > 0 {
+            let Some(frozen) = unless_settled(map.frozen(uuid)) else { return };
+            ledger.forgive(&uuid, &frozen);
+            let keep = name.is_some() && numbers.one_in(2);
+            if unless_settled(map.commit_checkpoint(uuid, keep)).is_some() {
+                ledger.count(Tell::Committed);
+            }
+        // Who freezes it may live, and had better come to an end now and then.
+        } else if state != CheckpointState::Freezing || numbers.one_in(3) {
+            let aborted = ledger.while_moving(self.me, || unless_settled(map.abort_checkpoint(uuid)));
+            if aborted.is_some() {
+                ledger.count(Tell::Aborted);
+            }
+        }
+    }
+
+    fn points(&mut self, map: &DirtyMap) {
+        self.process.since("a writer", map).unwrap();
+        let points = map.points().unwrap();
+        let Process { ledger, numbers, .. } = &mut self.process;
+        if !points.is_empty() {
+            match map.drop_point(&points[numbers.below(points.len() as u64) as usize].name) {
+                Ok(()) => ledger.count(Tell::DroppedPoints),
+                Err(error) => assert_eq!(error.kind(), "no-point", "{error}"),
+            }
+        }
+    }
+}
+
+/// What was done to a checkpoint, unless others have committed or aborted it meanwhile.
+fn unless_settled<R>(done: dirtymap::Result<R>) -> Option<R> {
+    match done {
+        Ok(done) => Some(done),
+        Err(Error::NoCheckpoint { .. }) => None,
+        Err(error) => panic!("{error}"),
     }
 }
 
@@ -396,6 +582,7 @@ fn read(process: &mut Process) {
                 if process.numbers.one_in(100) {
                     let owed = process.ledger.owed();
                     process.everything("a reader", &map, &owed)?;
+                    process.since("a reader", &map)?;
                 }
             }
             Ok(())
@@ -425,7 +612,11 @@ fn a_process() {
     let (path, ledger) = (PathBuf::from(var(MAP)), Ledger::open(Path::new(&var(LEDGER))));
     let mut process = Process { path, ledger, numbers: Numbers(seed), parent: parent_id() };
     match role.parse() {
-        Ok(me) if me < WRITERS => Writer { process, me, done: vec![None; ENTRIES] }.run(),
+        Ok(me) if me < WRITERS => {
+            // Who was this writer before is dead, and moves nothing any more.
+            process.ledger.moving(me).store(0, SeqCst);
+            Writer { process, me, done: vec![None; ENTRIES] }.run()
+        }
         _ => read(&mut process),
     }
 }
@@ -541,6 +732,9 @@ impl Storm {
         let at_rest = Options::new().access(Access::ReadOnly).open(&self.path).unwrap();
         let access = if self.numbers.one_in(2) { Access::Shared } else { Access::Exclusive };
         let map = Options::new().access(access).flush_interval(None).open(&self.path).unwrap();
+        let outstanding = map.checkpoint().unwrap();
+        let frozen = outstanding.as_ref().is_none_or(|checkpoint| checkpoint.state == CheckpointState::Frozen);
+        assert!(frozen, "{outstanding:?} after an open, seed {}", self.seed);
         let is_dirty = |map: &DirtyMap, i| map.get(granule(i) * GRANULE).unwrap();
         for i in 0..ENTRIES {
             let (dirty, recovered) = (is_dirty(&at_rest, i), is_dirty(&map, i));
@@ -552,7 +746,20 @@ impl Storm {
                 _ => self.ledger.mark(i, if recovered { Known::Nothing } else { Known::Clean }),
             }
         }
-        if self.numbers.one_in(4) {
+        if let Some(Checkpoint { uuid, .. }) = outstanding {
+            match self.numbers.below(3) {
+                0 => {}
+                1 => {
+                    self.ledger.forgive(&uuid, &map.frozen(uuid).unwrap());
+                    map.commit_checkpoint(uuid, false).unwrap();
+                }
+                _ => map.abort_checkpoint(uuid).unwrap(),
+            }
+            for was in self.ledger.owed() {
+                self.ledger.expect_dirty("who goes on with a checkpoint", was, is_dirty(&map, was.0));
+            }
+        }
+        if self.numbers.one_in(4) && map.checkpoint().unwrap().is_none() {
             map.reset_all().unwrap();
             (0..ENTRIES).for_each(|i| self.ledger.mark(i, Known::Clean));
         } else {
@@ -633,12 +840,16 @@ fn storm(name: &str, durability: Durability, dir: Option<PathBuf>, rounds: u64, 
     }
     let told = |what| storm.ledger.told(what);
     eprintln!(
-        "{name}: {rounds} rounds, {} kills, {} sets acknowledged, {} recoveries, {} truncations, looks of readers: {} at \
-         rest, {} at what others had open",
+        "{name}: {rounds} rounds, {} kills, {} sets acknowledged, {} recoveries, {} truncations, {} freezes, \
+         {} commits, {} aborts, {} points dropped, looks of readers: {} at rest, {} at what others had open",
         storm.kills,
         told(Tell::Acknowledged),
         told(Tell::Recovered),
         told(Tell::Truncated),
+        told(Tell::Frozen),
+        told(Tell::Committed),
+        told(Tell::Aborted),
+        told(Tell::DroppedPoints),
         told(Tell::LoadedLooks),
         told(Tell::LiveLooks)
     );
