@@ -8,7 +8,9 @@ use common::{Dir, GRANULE, MIB, areas, pattern, run_with};
 use dirtymap::{Access, DirtyMap, Options};
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 const LEN: u64 = 16 * MIB;
 
@@ -56,6 +58,45 @@ fn what_is_frozen_is_committed_kept_listed_exported_and_dropped() {
     dm!("check", map).exits(0);
 }
 
+/// Writes blocks at random places until told to stop, in brackets.
+fn write_on(live: &DirtyMap, file: &fs::File, done: &AtomicBool, first: u64, step: u64) {
+    let mut n = first;
+    while !done.load(SeqCst) {
+        let at = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (LEN / 512) * 512;
+        let write = live.begin_write(at..at + 512).expect("begin");
+        file.write_all_at(&pattern(512, n), at).expect("write");
+        drop(write);
+        n += step;
+    }
+}
+
+/// Killed anywhere (opening, freezing, copying, committing), a backup leaves nothing that the next one does not mend.
+#[test]
+fn backups_that_are_killed_beside_a_live_writer_forget_nothing() {
+    let dir = Dir::new();
+    let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
+    dm!("create", map, "--image", image).exits(0);
+    let (done, file) = (AtomicBool::new(false), fs::File::options().write(true).open(&image).expect("open"));
+    let live = shared().open(&map).expect("open");
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_on(&live, &file, &done, 1, 1));
+        for round in 0..12u64 {
+            let mut backup = common::dirtymap();
+            backup.arg("backup").args([&image, &target]).arg("--map").arg(&map);
+            let mut child = backup.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run");
+            // At another moment each time; whichever it is, what follows must hold.
+            std::thread::sleep(Duration::from_millis(round * 7 % 40));
+            let _ = child.kill();
+            child.wait().expect("wait");
+        }
+        done.store(true, SeqCst);
+    });
+    dm!("backup", image, target, "--map", map).exits(0);
+    assert_eq!(fs::read(&image).expect("read"), fs::read(&target).expect("read"));
+    live.close().expect("close");
+    dm!("check", map).exits(0);
+}
+
 /// Writers of this process go on while the command freezes, copies, verifies and commits.
 #[test]
 fn backups_beside_a_live_writer_end_with_the_image() {
@@ -68,16 +109,7 @@ fn backups_beside_a_live_writer_end_with_the_image() {
     std::thread::scope(|scope| {
         for writer in 0..2u64 {
             let (live, file, done) = (&live, &file, &done);
-            scope.spawn(move || {
-                let mut n = writer;
-                while !done.load(SeqCst) {
-                    let at = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (LEN / 512) * 512;
-                    let write = live.begin_write(at..at + 512).expect("begin");
-                    file.write_all_at(&pattern(512, n), at).expect("write");
-                    drop(write);
-                    n += 2;
-                }
-            });
+            scope.spawn(move || write_on(live, file, done, writer, 2));
         }
         let backups: Vec<_> = (0..3).map(|_| dm!("backup", image, target, "--map", map)).collect();
         done.store(true, SeqCst);
