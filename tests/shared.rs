@@ -409,6 +409,24 @@ fn who_may_not_lock_enough_memory_is_told_so() {
 }
 
 #[test]
+fn a_commit_is_no_error_the_second_time_although_others_have_frozen_since() {
+    each(|path| {
+        let (a, b) = (shared().open(path).unwrap(), shared().open(path).unwrap());
+        a.set(granule(1)).unwrap();
+        let first = a.freeze(None).unwrap().uuid;
+        a.commit_checkpoint(first, false).unwrap();
+        a.set(granule(2)).unwrap();
+        let second = b.freeze(None).unwrap().uuid;
+        a.commit_checkpoint(first, false).unwrap();
+        assert_eq!(a.checkpoint().unwrap().unwrap().uuid, second);
+        assert!(a.get(2 * GRANULE).unwrap());
+        b.abort_checkpoint(second).unwrap();
+        assert_eq!(a.commit_checkpoint(second, false).unwrap_err().kind(), "no-checkpoint");
+        a.commit_checkpoint(first, false).unwrap();
+    });
+}
+
+#[test]
 fn any_number_of_processes_come_and_go_whose_writes_may_outlive_them() {
     each(|path| {
         let stays = shared().open(path).unwrap();

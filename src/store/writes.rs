@@ -126,16 +126,19 @@ impl Core {
     }
 
     fn wait(&self, uuid: &Uuid, parity: u64, begun: Instant, patience: Duration) -> Result<()> {
-        let word = self.checkpoint_word();
+        // The state is looked at once in any case: it may have been aborted just before.
+        let mut seen = None;
         let mut pause = Duration::from_micros(50);
         loop {
             let writes = self.under_way(parity)?;
             if writes == 0 {
                 return Ok(());
             }
-            if self.checkpoint_word() != word {
+            let word = Some(self.checkpoint_word());
+            if word != seen {
                 let lock = self.lock()?;
                 self.expect(&lock.adopt()?, uuid, &[CheckpointState::Freezing])?;
+                seen = word;
             }
             let waited = begun.elapsed();
             if waited >= patience {
