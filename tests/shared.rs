@@ -414,3 +414,53 @@ fn who_may_not_lock_enough_memory_is_told_so() {
     let ended = other.env("DIRTYMAP_TEST_DIR", dir.path()).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
+
+#[test]
+fn a_commit_is_no_error_the_second_time_although_others_have_frozen_since() {
+    each(|path| {
+        let (a, b) = (shared().open(path).unwrap(), shared().open(path).unwrap());
+        a.set(granule(1)).unwrap();
+        let first = a.freeze(None).unwrap().uuid;
+        a.commit_checkpoint(first, false).unwrap();
+        a.set(granule(2)).unwrap();
+        let second = b.freeze(None).unwrap().uuid;
+        a.commit_checkpoint(first, false).unwrap();
+        assert_eq!(a.checkpoint().unwrap().unwrap().uuid, second);
+        assert!(a.get(2 * GRANULE).unwrap());
+        b.abort_checkpoint(second).unwrap();
+        assert_eq!(a.commit_checkpoint(second, false).unwrap_err().kind(), "no-checkpoint");
+        a.commit_checkpoint(first, false).unwrap();
+    });
+}
+
+#[test]
+fn any_number_of_processes_come_and_go_whose_writes_may_outlive_them() {
+    each(|path| {
+        let stays = shared().open(path).unwrap();
+        // More than there are slots.
+        for i in 0..300 {
+            let map = shared().writes_outlive(true).open(path).unwrap();
+            drop(map.begin_write(granule(i)).unwrap());
+            drop(map);
+        }
+        assert_eq!(stays.count(), 300);
+        stays.freeze(None).unwrap();
+    });
+}
+
+#[test]
+fn a_new_length_does_not_forget_who_died_with_writes_that_may_still_arrive() {
+    each(|path| {
+        let mut map = shared().open(path).unwrap();
+        let dies = shared().writes_outlive(true).open(path).unwrap();
+        std::mem::forget(dies.begin_write(granule(1)).unwrap());
+        drop(dies);
+        for len in [LEN, 2 * LEN] {
+            map.truncate(len).unwrap();
+            assert_eq!(map.freeze(None).unwrap_err().kind(), "refused", "{len}");
+        }
+        map.close().unwrap();
+        let map = shared().open(path).unwrap();
+        map.freeze(None).unwrap();
+    });
+}

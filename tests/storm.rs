@@ -107,6 +107,8 @@ enum Tell {
     Aborted,
     /// Points dropped.
     DroppedPoints,
+    /// 1 when a process has panicked, which may be killed before it has told.
+    Panicked,
     /// The first of a word for each writer: 1 while it freezes or aborts.
     Moving,
 }
@@ -610,6 +612,11 @@ fn a_process() {
     let var = |name| std::env::var_os(name).unwrap();
     let seed = var(SEED).to_str().unwrap().parse().unwrap();
     let (path, ledger) = (PathBuf::from(var(MAP)), Ledger::open(Path::new(&var(LEDGER))));
+    let (told, tells) = (Ledger::open(Path::new(&var(LEDGER))), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        told.tell(Tell::Panicked).store(1, SeqCst);
+        tells(panic);
+    }));
     let mut process = Process { path, ledger, numbers: Numbers(seed), parent: parent_id() };
     match role.parse() {
         Ok(me) if me < WRITERS => {
@@ -654,6 +661,7 @@ impl Storm {
         let status = child.wait().unwrap();
         self.alive.lock().unwrap().remove(&child.id());
         assert!(status.success() || status.signal() == Some(9), "process {role}: {status}, seed {}", self.seed);
+        assert_eq!(self.ledger.told(Tell::Panicked), 0, "a process has panicked, seed {}", self.seed);
     }
 
     fn kill(&mut self, roles: &[usize]) {

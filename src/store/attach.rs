@@ -4,15 +4,14 @@
 
 use super::image::ImageStamp;
 use super::open::{self, Loaded};
-use super::view::{View, runtime};
+use super::view::View;
 use super::watch::Watch;
-use super::{Access, DirtyMap, Options};
+use super::{Access, DirtyMap, Options, writes};
 use crate::error::{Error, Result};
 use crate::format::{self, SLOTS};
 use crate::sys::{Disk, FileDisk, Lock, facts, fork};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
@@ -196,8 +195,7 @@ impl Attached {
 
     fn joined(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
         let seat = |view: &View| {
-            // What a dead process said of its writes still counts if they may arrive after its death.
-            let seat = self.seat(path, |slot| view.runtime()[runtime::slot_flags(slot)].load(SeqCst) == 0)?;
+            let seat = self.seat(path, |slot| !writes::outlived(view, slot))?;
             Ok((seat.slot, seat))
         };
         let (core, seat) = open::join(self.disk.clone(), path, options, seat)?;

@@ -155,6 +155,8 @@ impl Core {
         if failed == 0 {
             return Ok(());
         }
+        // Somebody else may have aborted it meanwhile, and what was read is what came after it.
+        self.expect(&self.lock()?.adopt()?, &point.uuid, &[CheckpointState::Freezing])?;
         Err(Error::Corrupt {
             path: self.path.clone(),
             place: "the point that was just written".into(),
@@ -179,8 +181,9 @@ impl Core {
         let marks = self.changes.wanted().then(|| self.frozen(self.checkpoint_word())).flatten();
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
-        if header.checkpoint_state == CheckpointState::Normal && header.committed_uuid == *uuid {
-            return Ok(()); // It was, by a commit of which nobody could tell whether it had succeeded.
+        if header.committed_uuid == *uuid {
+            // It was, by a commit of which nobody could tell whether it had succeeded. Others may have frozen since.
+            return Ok(());
         }
         self.expect(&header, uuid, &[CheckpointState::Frozen])?;
         if keep && header.outstanding().is_none_or(|point| point.name.is_empty()) {
@@ -383,5 +386,50 @@ impl DirtyMap {
         // Still that one: so what was copied is what it froze.
         let now = self.header()?;
         if is(&now) { Ok(copy) } else { Err(none(&now)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new() -> (tempfile::TempDir, DirtyMap) {
+        let dir = tempfile::tempdir().unwrap();
+        let map = crate::Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 40).unwrap();
+        (dir, map)
+    }
+
+    #[test]
+    fn a_freeze_whose_space_others_have_meanwhile_was_aborted_and_not_damaged() {
+        let (_dir, map) = new();
+        map.set(0..1).unwrap();
+        let Inner::Live(live) = &map.inner else { panic!("not open") };
+        let core = &live.core;
+        let first = core.freeze_begin(None).unwrap();
+        let header = core.lock().unwrap().adopt().unwrap();
+        core.abort(&first.uuid).unwrap();
+        let second = core.freeze_begin(None).unwrap();
+        assert_eq!(first.table_offset, second.table_offset);
+        assert_eq!(core.reset_frozen(&header, &first).unwrap_err().kind(), "no-checkpoint");
+        assert!(map.get(0).unwrap());
+    }
+
+    #[test]
+    fn a_freeze_that_was_aborted_waits_for_no_write() {
+        let (_dir, map) = new();
+        let Inner::Live(live) = &map.inner else { panic!("not open") };
+        let write = map.begin_write(0..1).unwrap();
+        // The first one gives up, and leaves the write to the count that the second one waits for first.
+        for kind in ["busy", "no-checkpoint"] {
+            let point = live.core.freeze_begin(None).unwrap();
+            live.core.freeze_reset(&point).unwrap();
+            if kind == "no-checkpoint" {
+                live.core.abort(&point.uuid).unwrap();
+            }
+            let error = live.core.drain(&point.uuid, Duration::from_millis(1)).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            let _ = live.core.abort(&point.uuid);
+        }
+        drop(write);
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Core {
     pub(super) nonce: Uuid,
     /// The slot of this process.
     pub(super) slot: u64,
+    /// Tells it from every other map of this process.
+    pub(super) id: u64,
     /// One run over everything is listed for as long as the map is open.
     pub(super) lists_all: bool,
     /// The volatile part is a region of the file.
@@ -141,6 +143,7 @@ impl Core {
             layout: header.layout.clone(),
             nonce,
             slot,
+            id: super::writes::new_id(),
             lists_all,
             in_file: in_file(header, shared),
             shared,

@@ -434,7 +434,12 @@ impl DirtyMap {
     /// SHA-256 over the bottom level's words as little-endian bytes, as [`Bitmap::sha256`](crate::Bitmap::sha256). Of what is
     /// dirty here: without an outstanding checkpoint. In a forked child, that of a map that is all dirty.
     pub fn sha256(&self) -> [u8; 32] {
-        if self.readable().is_err() { Search::sha256(self) } else { Search::sha256(&self.here()) }
+        let here = self.readable().map(|_| Search::sha256(&self.here()));
+        // Asked again: the session of others may have ended meanwhile.
+        match here {
+            Ok(here) if self.readable().is_ok() => here,
+            _ => Search::sha256(self),
+        }
     }
 
     /// Only what is dirty here, without the outstanding point.

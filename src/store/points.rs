@@ -348,6 +348,8 @@ impl DirtyMap {
         for _ in 0..TRIES {
             let found = f(disk, &then.0)?;
             let now = points(disk)?;
+            // When the session of others has ended, nothing is dirty in what they had mapped, and its words are zeros.
+            self.readable()?;
             if (now.1, &now.0.uuid, &now.0.points) == (then.1, &then.0.uuid, &then.0.points) {
                 return Ok(found);
             }
@@ -369,4 +371,36 @@ pub(super) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
     let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
     copy.merge(map)?;
     Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Access;
+
+    #[test]
+    fn what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let shared = Options::new().access(Access::Shared).flush_interval(None);
+        let map = shared.create(&path, 1 << 30).unwrap();
+        let uuid = map.freeze(Some("a")).unwrap().uuid;
+        map.commit_checkpoint(uuid, true).unwrap();
+        map.close().unwrap();
+        // No checkpoint in this session: the word that would tell of one is what it is when nobody has the map.
+        let map = shared.open(&path).unwrap();
+        map.set(0..1).unwrap();
+        let map = std::cell::Cell::new(Some(map));
+        let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+        let read = reader.loading(|_, header| {
+            if let Some(map) = map.take() {
+                map.close().unwrap();
+            }
+            let mut all = Frozen::empty(&header.geometry)?;
+            all.add(&reader.here());
+            all.finish();
+            Ok(all)
+        });
+        assert_eq!(read.err().map(|e| e.kind()), Some("unusable"));
+    }
 }

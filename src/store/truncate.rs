@@ -10,7 +10,7 @@ use super::view::{View, runtime};
 use super::volatile::{Allocated, Place};
 use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
-use crate::format::{Header, Layout, Runs, Uuid, VolatileLayout, bottom_length, free_offset, table_length};
+use crate::format::{Header, Layout, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, free_offset, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::sys::facts;
 use crate::trace::event;
@@ -96,8 +96,10 @@ impl Core {
             self.changes.truncate(self.geometry(), &geometry, cleared).map_err(Failure::InDoubt)?;
         }
         self.changes.move_to(&core.changes);
-        let own = runtime::slot_flags(self.slot);
-        for field in [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH, own] {
+        // The slots of the dead as well: their writes may still arrive.
+        let slots = (0..SLOTS).flat_map(runtime::slot);
+        let fields = [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH];
+        for field in fields.into_iter().chain(slots) {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }
         core.counters.continue_from(&self.counters);

@@ -6,7 +6,7 @@
 
 use super::DirtyMap;
 use super::core::Core;
-use super::view::runtime;
+use super::view::{View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
 use std::cell::RefCell;
@@ -19,8 +19,22 @@ use std::time::{Duration, Instant};
 const OUTLIVE: u64 = 1;
 
 thread_local! {
-    /// How many brackets this thread has begun that have not ended, by map.
-    static BEGUN: RefCell<Vec<(usize, Arc<AtomicU64>)>> = const { RefCell::new(Vec::new()) };
+    /// How many brackets this thread has begun that have not ended, by [`Core::id`].
+    static BEGUN: RefCell<Vec<(u64, Arc<AtomicU64>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A number that no other map of this process has or had. Addresses come back, and a bracket may never end.
+pub(super) fn new_id() -> u64 {
+    static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    LAST.fetch_add(1, SeqCst)
+}
+
+/// Whether a slot says that there are writes under way which may arrive although the process is dead. Nobody else may take
+/// such a slot: it is all that tells of them.
+pub(super) fn outlived(view: &View, slot: u64) -> bool {
+    let rt = view.runtime();
+    let flags = rt[runtime::slot_flags(slot)].load(SeqCst);
+    flags & OUTLIVE != 0 && (0..2).any(|parity| rt[runtime::under_way(slot, parity)].load(SeqCst) != 0)
 }
 
 /// A data write under way, from [`DirtyMap::begin_write`] until this is dropped, by whichever thread.
@@ -49,7 +63,7 @@ impl std::fmt::Debug for WriteGuard<'_> {
 
 impl Core {
     fn begun_here(&self) -> Arc<AtomicU64> {
-        let key = std::ptr::from_ref(self) as usize;
+        let key = self.id;
         BEGUN.with_borrow_mut(|all| {
             if let Some((_, begun)) = all.iter().find(|(map, _)| *map == key) {
                 return begun.clone();
@@ -112,16 +126,19 @@ impl Core {
     }
 
     fn wait(&self, uuid: &Uuid, parity: u64, begun: Instant, patience: Duration) -> Result<()> {
-        let word = self.checkpoint_word();
+        // The state is looked at once in any case: it may have been aborted just before.
+        let mut seen = None;
         let mut pause = Duration::from_micros(50);
         loop {
             let writes = self.under_way(parity)?;
             if writes == 0 {
                 return Ok(());
             }
-            if self.checkpoint_word() != word {
+            let word = Some(self.checkpoint_word());
+            if word != seen {
                 let lock = self.lock()?;
                 self.expect(&lock.adopt()?, uuid, &[CheckpointState::Freezing])?;
+                seen = word;
             }
             let waited = begun.elapsed();
             if waited >= patience {
