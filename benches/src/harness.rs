@@ -96,7 +96,7 @@ pub fn measure(row: Row, rounds: usize, mut contenders: Vec<Contender<'_>>) -> M
     Measured { row, times }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -104,12 +104,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// How long `f` takes, and what it answers. What counts is the time that this thread had a processor, in the program or in
 /// the kernel for it: on a machine that does other things as well the wall clock tells of those.
 pub fn timed<R>(f: impl FnOnce() -> R) -> (Duration, R) {
-    let start = now();
+    let start = clock(ClockId::ThreadCPUTime);
     let answer = std::hint::black_box(f());
-    (now() - start, answer)
+    (clock(ClockId::ThreadCPUTime) - start, answer)
 }
 
-fn now() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+pub fn clock(id: ClockId) -> Duration {
+    let time = clock_gettime(id);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -12,7 +12,7 @@ mod peers;
 mod report;
 mod rows;
 
-use rows::{Scale, file, memory};
+use rows::{Scale, file, memory, processes};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,6 +23,13 @@ fn main() -> ExitCode {
         dir = std::env::temp_dir();
     }
     let mut args = std::env::args().skip(1);
+    // Only from this program itself.
+    if let [_, child, path, first, n] = &*std::env::args().collect::<Vec<_>>()
+        && child == "--child"
+    {
+        processes::child(path, first.parse().expect("a bit"), n.parse().expect("a number"));
+        return ExitCode::SUCCESS;
+    }
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
         match arg.as_str() {
@@ -41,9 +48,11 @@ fn main() -> ExitCode {
     memory::rows(&scale, &mut results);
     file::rows(&scale, scratch.path(), &mut results);
     let counted = if scale.filter.is_empty() { file::counted(scratch.path()) } else { Vec::new() };
-    print!("{}", report::table(&results, &counted));
+    let scaled = processes::rows(&scale, scratch.path());
+    print!("{}", report::table(&results, &counted, &scaled));
     if let Some(out) = out {
-        std::fs::write(out.join("performance.json"), report::json(&results, &counted)).expect("write the JSON file");
+        std::fs::write(out.join("performance.json"), report::json(&results, &counted, &scaled))
+            .expect("write the JSON file");
         std::fs::write(out.join("performance.svg"), report::chart(&results)).expect("write the chart");
     }
     ExitCode::SUCCESS

@@ -2,6 +2,7 @@
 
 use crate::harness::{Against, Kind, Measured};
 use crate::rows::file::Counted;
+use crate::rows::processes::Scaled;
 use std::fmt::Write;
 
 /// A time in the unit that suits it.
@@ -25,7 +26,7 @@ fn verdict(measured: &Measured) -> String {
 }
 
 /// One table: what, ours, the peers, the limit, the target.
-pub fn table(results: &[Measured], counted: &[Counted]) -> String {
+pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> String {
     let mut out =
         String::from("| operation | state | ours | peers (ours is so many times theirs) | limit | target |\n");
     out += "| --- | --- | --- | --- | --- | --- |\n";
@@ -45,10 +46,18 @@ pub fn table(results: &[Measured], counted: &[Counted]) -> String {
         let met = if found <= most { "met" } else { "**missed**" };
         let _ = writeln!(out, "| {what} | {state} | {found:.3} {unit} | | | {most} {unit}: {met} |");
     }
+    for Scaled { what, state, ns, times, by_processor, limit, of_limit, least } in scaled {
+        let ns = time(*ns);
+        let target = least.map_or(String::new(), |least| {
+            format!("at least {least:.2}: {}", if *times >= least { "met" } else { "**missed**" })
+        });
+        let ours = format!("{times:.2} × one, which takes {ns}; by processor time {by_processor:.2}");
+        let _ = writeln!(out, "| {what} | {state} | {ours} | | {limit:.2} × one ({of_limit:.2}) | {target} |");
+    }
     out
 }
 
-pub fn json(results: &[Measured], counted: &[Counted]) -> String {
+pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> String {
     let mut lines = Vec::new();
     for measured in results {
         let row = &measured.row;
@@ -68,6 +77,16 @@ pub fn json(results: &[Measured], counted: &[Counted]) -> String {
     for Counted { what, state, found, unit, most } in counted {
         lines.push(format!(
             r#"  {{"operation": "{what}", "state": "{state}", "unit": "{unit}", "counted": {found:.4}, "at_most": {most}}}"#
+        ));
+    }
+    for Scaled { what, state, ns, times, by_processor, limit, of_limit, least } in scaled {
+        let least = least.map_or("null".into(), |least| least.to_string());
+        lines.push(format!(
+            concat!(
+                r#"  {{"operation": "{}", "state": "{}", "one_ns": {:.4}, "two_is_times": {:.4}, "#,
+                r#""by_processor": {:.4}, "limit": {:.4}, "of_limit": {:.4}, "at_least": {}}}"#
+            ),
+            what, state, ns, times, by_processor, limit, of_limit, least
         ));
     }
     format!("[\n{}\n]\n", lines.join(",\n"))

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod memory;
+pub mod processes;
 
 use crate::harness::{Against, Row};
 

@@ -1,0 +1,189 @@
+//! Two processes that share a map, each in a range of its own, against one of them.
+//!
+//! Invariant kept here: what is timed is the wall clock, from a moment that all were told beforehand until the last one is
+//! done, so starting costs nothing; a run for which somebody woke up too late is done again. The runs of one and of two
+//! are interleaved with those of a loop that touches no memory: what two processes can get of this machine now.
+
+use super::Scale;
+use crate::harness::{clock, median, timed};
+use dirtymap::{Access, DirtyMap, Options};
+use rustix::time::ClockId::Monotonic;
+use std::hint::{black_box, spin_loop};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// What two processes do in the time that one takes for its part.
+pub struct Scaled {
+    pub what: &'static str,
+    pub state: String,
+    /// Wall time per operation of one alone.
+    pub ns: f64,
+    /// Throughput of two, as a multiple of that of one.
+    pub times: f64,
+    /// The same by the time that they had a processor: what they slow each other down, whoever else is there.
+    pub by_processor: f64,
+    /// What the loop without memory reached in the same rounds, and ours as a part of it.
+    pub limit: f64,
+    pub of_limit: f64,
+    pub least: Option<f64>,
+}
+
+const GRANULE: u64 = 1 << 16;
+/// How long before a start it is told.
+const LEAD: Duration = Duration::from_millis(20);
+/// Runs of each kind in a round, of which the fastest counts: others on the machine only ever slow one down.
+const TRIES: usize = 5;
+
+fn options() -> Options {
+    Options::new().access(Access::Shared).flush_interval(None).armed_bound(1 << 62)
+}
+
+/// One of the processes: its part is `n` operations, told by name and start, until its input ends.
+pub fn child(path: &str, first: u64, n: u64) {
+    let map = options().open(path).expect("open the map");
+    let write = |bit: u64| (first + bit) * GRANULE..(first + bit) * GRANULE + 4096;
+    // Each of n bits out of 2n once, all over the range.
+    let scattered = |i: u64| i.wrapping_mul(0x9e37_79b1) % (2 * n);
+    for line in std::io::stdin().lines() {
+        let line = line.expect("a line");
+        let (work, start) = line.split_once(' ').expect("work and start");
+        let start = Duration::from_nanos(start.parse().expect("a time"));
+        // Awake in good time: on a busy machine a sleep takes some milliseconds longer.
+        sleep(start.saturating_sub(clock(Monotonic) + LEAD / 2));
+        let late = clock(Monotonic) > start;
+        while clock(Monotonic) < start {
+            spin_loop();
+        }
+        let (processor, _) = timed(|| match work {
+            "set" => (0..n).for_each(|i| map.set(write(scattered(i))).expect("set")),
+            "bracket" => (0..n).for_each(|i| drop(map.begin_write(write(scattered(i))).expect("begin a write"))),
+            "arm" => (0..n).for_each(|i| map.set(write(i)).expect("set")),
+            _ => drop((0..n * 32).fold(1u64, |x, _| black_box(x.wrapping_mul(0x9e37_79b1) + 1))),
+        });
+        let wall = clock(Monotonic).saturating_sub(start);
+        println!("{late} {} {}", wall.as_nanos(), processor.as_nanos());
+    }
+    map.close().expect("close");
+}
+
+struct Process {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(path: &Path, first: u64, n: u64) -> Process {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.arg("--child").arg(path).args([first, n].map(|number| number.to_string()));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start a process");
+        let output = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Process { input: child.stdin.take(), output, child }
+    }
+}
+
+/// The map, open here as well, and two who work on it.
+struct Bench {
+    map: DirtyMap,
+    processes: Vec<Process>,
+    n: u64,
+}
+
+impl Bench {
+    /// What was done before is reset. In the end the map must hold what was set.
+    fn prepare(&self, work: &str) {
+        self.map.reset_all().expect("reset");
+        if work == "arm" {
+            self.map.flush().expect("flush"); // Nothing is armed after it.
+        }
+    }
+
+    /// Lets the first few processes work: the time until the last one is done, and of their processors on average.
+    fn run(&mut self, work: &str, count: usize) -> (f64, f64) {
+        let mut lead = LEAD;
+        loop {
+            self.prepare(work);
+            let start = (clock(Monotonic) + lead).as_nanos();
+            let working = &mut self.processes[..count];
+            for process in &mut *working {
+                writeln!(process.input.as_mut().expect("piped"), "{work} {start}").expect("it listens");
+            }
+            let (mut late, mut wall, mut processor) = (false, 0f64, 0.0);
+            for process in working {
+                let line = process.output.next().expect("it lives").expect("it answers");
+                let said: Vec<_> = line.split(' ').collect();
+                let number = |i: usize| said[i].parse::<f64>().expect("a number");
+                late |= said[0] == "true";
+                wall = wall.max(number(1));
+                processor += number(2) / count as f64;
+            }
+            if work != "spin" {
+                assert_eq!(self.map.count(), count as u64 * self.n, "{work}: not what was set");
+            }
+            if !late {
+                return (wall, processor);
+            }
+            lead += LEAD;
+        }
+    }
+
+    fn scale(&mut self, what: &'static str, state: String, work: &str, rounds: usize) -> Scaled {
+        eprintln!("{what} ({state})");
+        let (mut ns, mut times, mut by_processor) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut limits, mut of_limit) = (Vec::new(), Vec::new());
+        for round in 0..=rounds {
+            let mut found = [(f64::MAX, f64::MAX); 4];
+            for i in 0..4 * TRIES {
+                let i = (i + round) % 4;
+                let (wall, processor) = self.run(if i < 2 { work } else { "spin" }, i % 2 + 1);
+                found[i] = (wall.min(found[i].0), processor.min(found[i].1));
+            }
+            let [one, two, spin_one, spin_two] = found;
+            let (ours, limit) = (2.0 * one.0 / two.0, 2.0 * spin_one.0 / spin_two.0);
+            if round > 0 {
+                ns.push(one.0 / self.n as f64);
+                times.push(ours);
+                by_processor.push(2.0 * one.1 / two.1);
+                limits.push(limit);
+                of_limit.push(ours / limit);
+            }
+        }
+        let least = (work == "set").then_some(1.8);
+        let [ns, times, by_processor, limit, of_limit] = [ns, times, by_processor, limits, of_limit].map(median);
+        Scaled { what, state, ns, times, by_processor, limit, of_limit, least }
+    }
+}
+
+pub fn rows(scale: &Scale, dir: &Path) -> Vec<Scaled> {
+    const ROWS: [(&str, &str, &str); 3] = [
+        ("two processes: set", "set", "bits, half of them set, all armed; random order"),
+        ("two processes: begin_write", "bracket", "bits, half of them set, all armed; random order"),
+        ("two processes: set, arming", "arm", "bits, the first half set, nothing armed; front to back"),
+    ];
+    let wanted: Vec<_> = ROWS.into_iter().filter(|row| scale.wants(row.0)).collect();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let n = scale.bits >> 13;
+    let path = dir.join("shared");
+    // It stays open here: what is armed stays so, and nobody recovers anything.
+    let map = options().create(&path, 4 * n * GRANULE).expect("create a map");
+    map.set_all().expect("arm everything");
+    let processes = (0..2).map(|i| Process::start(&path, i * 2 * n, n)).collect();
+    let mut bench = Bench { map, processes, n };
+    let mut out = Vec::new();
+    for (what, work, state) in wanted {
+        let state = format!("each in a range of 2^{} {state}", (2 * n).ilog2());
+        out.push(bench.scale(what, state, work, scale.rounds));
+    }
+    for mut process in bench.processes {
+        drop(process.input.take());
+        assert!(process.child.wait().expect("it ends").success(), "a process failed");
+    }
+    bench.map.close().expect("close");
+    std::fs::remove_file(&path).expect("remove it");
+    out
+}
