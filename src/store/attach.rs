@@ -162,13 +162,17 @@ pub(super) fn attach(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Res
 }
 
 impl Attached {
-    /// Takes the first free slot that is usable.
+    /// Takes the first free slot that is usable. The gate keeps others from meeting those that are taken for a moment only.
     fn seat(&self, path: &Path, usable: impl Fn(u64) -> bool) -> Result<Seat> {
         let io = |source| Error::Io { op: "take a slot", path: path.to_path_buf(), source };
         let born = fork::generation().map_err(io)?;
-        for slot in (0..SLOTS).filter(|&slot| usable(slot)) {
+        for slot in 0..SLOTS {
             if self.disk.try_lock(Lock::Slot(slot)).map_err(io)? {
-                return Ok(Seat { disk: self.disk.clone(), slot, born });
+                // Asked when nobody writes there any more.
+                if usable(slot) {
+                    return Ok(Seat { disk: self.disk.clone(), slot, born });
+                }
+                self.disk.unlock(Lock::Slot(slot));
             }
         }
         Err(Error::Locked { path: path.to_path_buf(), what: "as many processes as can have it open" })
