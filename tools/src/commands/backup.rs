@@ -122,8 +122,10 @@ pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome>
             Ok(outcome)
         }
         Err(failure) => {
-            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`.
-            let _ = map.close_with_image(&stamp);
+            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`; if that is
+            // no more, others who track it may have told what it is like since, and this must not take it back.
+            let as_it_was = image.stamp_now().is_ok_and(|now| now == stamp);
+            let _ = if as_it_was { map.close_with_image(&stamp) } else { map.close() };
             Err(failure)
         }
     }
