@@ -175,6 +175,33 @@ fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
     assert_eq!(fs::read(&image).expect("read"), fs::read(&old).expect("read"));
     dm!("backup", image, old, "--map", map, "--since", "friday").exits(8).says("friday").says("sunday");
     dm!("backup", image, dir.path("none"), "--map", map, "--since", "sunday").exits(8).says("not found");
+    // Nothing proves that a target is what its user says: all of it is compared.
+    dm!("backup", image, old, "--map", map, "--name", "tuesday").exits(0);
+    dm!("backup", image, dir.image("other", LEN), "--map", map, "--since", "tuesday")
+        .exits(8)
+        .says("not complete then");
+}
+
+/// Who cannot share a map that others share is told why.
+#[test]
+fn a_backup_beside_others_without_memory_to_lock_says_so() {
+    let setpriv = std::path::Path::new("/usr/bin/setpriv");
+    if common::is_root() && !setpriv.exists() {
+        return common::skipped("little locked memory: root without setpriv");
+    }
+    let dir = Dir::new();
+    let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
+    dm!("create", map, "--image", image).exits(0);
+    let other = shared().open(&map).expect("open");
+    let mut sh = std::process::Command::new(if common::is_root() { "setpriv" } else { "env" });
+    if common::is_root() {
+        sh.args(["--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
+    }
+    sh.args(["sh", "-c", "ulimit -l 0; exec \"$@\"", "sh"]).arg(common::dirtymap().get_program());
+    sh.arg("backup").args([&image, &target]).arg("--map").arg(&map);
+    common::Ran::from(sh.output().expect("run")).exits(8).says("in use").says("ulimit -l");
+    other.close().expect("close");
+    common::Ran::from(sh.output().expect("run")).exits(0);
 }
 
 /// A backup without a name forgets nothing that an older point's target lacks; nor does one that died before it was done.

@@ -151,10 +151,13 @@ fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result
         let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
         return Err(Failure::new("size-differs", message));
     }
+    let differs = target.and_then(|target| info.backup_target_differs(&target.stamp));
+    let last = differs.as_deref() == Some("");
+    let compare_all = !(last && info.target.is_some_and(|(_, exact)| exact));
     if let Some(since) = &args.since {
         return match target {
             Some(target) if target.size() <= size || target.stamp.is_block_device() => {
-                Ok(Plan::Incremental { compare_all: false })
+                Ok(Plan::Incremental { compare_all })
             }
             Some(target) => {
                 let message = format!("{name} has {} bytes, more than the image, which has {size}", target.size());
@@ -167,9 +170,7 @@ fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result
         };
     }
     let Some(target) = target else { return Ok(Plan::New) };
-    let differs = info.backup_target_differs(&target.stamp);
-    if differs.as_deref() == Some("") {
-        let compare_all = !info.target.is_some_and(|(_, exact)| exact);
+    if last {
         return Ok(if args.full { Plan::Full } else { Plan::Incremental { compare_all } });
     }
     if target.is_blank() {
@@ -407,9 +408,12 @@ impl Job<'_> {
             );
             Failure::new("verify-failed", message)
         } else {
+            let why = match &self.args.since {
+                Some(since) => format!("{since:?}: {name} was not complete then, or somebody else changed it"),
+                None => format!("the last backup: somebody else changed {name}"),
+            };
             let message = format!(
-                "{name} differs from the image at {offset}, which was not written since the last backup: somebody \
-                 else changed {name}; copy everything (--full)"
+                "{name} differs from the image at {offset}, which was not written since {why}; copy everything (--full)"
             );
             Failure::new("target-changed", message)
         })
