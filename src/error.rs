@@ -302,7 +302,7 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "{}: checkpoint {uuid}{name} is outstanding ({state}, begun {time} seconds after 1970-01-01); \
-                     commit or abort it first",
+                     commit it if all that it froze was copied, else abort it",
                     path.display()
                 )
             }

@@ -1,4 +1,5 @@
-//! Opening a map alone: read, verify, recover, rebuild the volatile part, commit OPEN.
+//! Opening a map alone, or as the first of those who share it: read, verify, recover, rebuild the volatile part, commit
+//! OPEN. Joining those who do.
 //!
 //! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.

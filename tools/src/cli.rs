@@ -462,7 +462,7 @@ pub struct Commit {
     /// The checkpoint
     #[command(flatten)]
     pub outstanding: Outstanding,
-    /// Keep the point by its name
+    /// Keep the point by its name; else what was frozen is no longer dirty since any older name either
     #[arg(long)]
     pub keep: bool,
 }

@@ -90,13 +90,19 @@ fn opened(
         acceptable(&info)?;
     }
     let since = Instant::now();
+    // Why it cannot be shared, where it cannot be had alone either.
+    let refusal = Cell::new(None);
     let open = || {
         let options = options()?;
         let shared = options.clone().access(Access::Shared);
         Ok(match with {
             With::Nobody => options.open(path),
             With::Anybody => match shared.open(path) {
-                Err(Error::Refused { .. }) => options.open(path),
+                Err(refused @ Error::Refused { .. }) => {
+                    let alone = options.open(path);
+                    refusal.set(matches!(alone, Err(Error::Locked { .. })).then_some(refused));
+                    alone
+                }
                 opened => opened,
             },
             With::Sharers => match options.open(path) {
@@ -105,7 +111,11 @@ fn opened(
             },
         })
     };
-    let map = patiently(deadline.saturating_duration_since(Instant::now()), open)?;
+    let opened = patiently(deadline.saturating_duration_since(Instant::now()), open);
+    let map = opened.map_err(|failure| match refusal.take() {
+        Some(refused) => failure.and(format_args!("nor can it be shared: {refused}")),
+        None => failure,
+    })?;
     detail(&map, "writing", since, output);
     if in_use {
         // Whoever had it may have changed what was asked about.

@@ -175,4 +175,85 @@ fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
     assert_eq!(fs::read(&image).expect("read"), fs::read(&old).expect("read"));
     dm!("backup", image, old, "--map", map, "--since", "friday").exits(8).says("friday").says("sunday");
     dm!("backup", image, dir.path("none"), "--map", map, "--since", "sunday").exits(8).says("not found");
+    // Nothing proves that a target is what its user says: all of it is compared.
+    dm!("backup", image, old, "--map", map, "--name", "tuesday").exits(0);
+    dm!("backup", image, dir.image("other", LEN), "--map", map, "--since", "tuesday")
+        .exits(8)
+        .says("not complete then");
+}
+
+/// Who cannot share a map that others share is told why.
+#[test]
+fn a_backup_beside_others_without_memory_to_lock_says_so() {
+    let setpriv = std::path::Path::new("/usr/bin/setpriv");
+    if common::is_root() && !setpriv.exists() {
+        return common::skipped("little locked memory: root without setpriv");
+    }
+    let dir = Dir::new();
+    let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
+    dm!("create", map, "--image", image).exits(0);
+    let other = shared().open(&map).expect("open");
+    let mut sh = std::process::Command::new(if common::is_root() { "setpriv" } else { "env" });
+    if common::is_root() {
+        sh.args(["--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
+    }
+    sh.args(["sh", "-c", "ulimit -l 0; exec \"$@\"", "sh"]).arg(common::dirtymap().get_program());
+    sh.arg("backup").args([&image, &target]).arg("--map").arg(&map);
+    common::Ran::from(sh.output().expect("run")).exits(8).says("in use").says("ulimit -l");
+    other.close().expect("close");
+    common::Ran::from(sh.output().expect("run")).exits(0);
+}
+
+/// A backup without a name forgets nothing that an older point's target lacks; nor does one that died before it was done.
+#[test]
+fn what_a_backup_without_a_name_has_copied_is_still_dirty_since_an_older_one() {
+    let dir = Dir::new();
+    let (image, map) = (dir.image("image", LEN), dir.path("m"));
+    let (old, new) = (dir.path("old"), dir.path("new"));
+    let write = |at: &str, data: &[u8]| {
+        let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
+        run_with(line, data).exits(0);
+    };
+    let since = |name: &str| {
+        let totals = dm!("map", map, "--since", name, "--totals", "--output", "json").exits(0).json();
+        totals[1]["size"].as_u64()
+    };
+    dm!("create", map, "--image", image).exits(0);
+    dm!("backup", image, new, "--map", map).exits(0);
+    dm!("backup", image, new, "--map", map, "--name", "sunday").exits(0);
+    fs::copy(&new, &old).expect("copy");
+    write("1M", b"one");
+    dm!("backup", image, new, "--map", map).exits(0);
+    assert_eq!((areas(&map), since("sunday")), (vec![], Some(GRANULE)));
+    assert_eq!(dm!("checkpoint", "list", map).exits(0).out.lines().count(), 1);
+    write("3M", b"three");
+    // As one that is killed between its commit and its end.
+    let alone = DirtyMap::open(&map).expect("open");
+    let frozen = alone.freeze(Some("dirtymap backup")).expect("freeze");
+    alone.commit_checkpoint(frozen.uuid, true).expect("commit");
+    alone.close().expect("close");
+    write("5M", b"five");
+    dm!("backup", image, old, "--map", map, "--since", "sunday", "--name", "monday").exits(0);
+    assert_eq!(fs::read(&image).expect("read"), fs::read(&old).expect("read"));
+    assert_eq!(since("sunday"), Some(3 * GRANULE));
+    assert!(!dm!("checkpoint", "list", map).exits(0).out.contains("dirtymap backup"));
+}
+
+/// What cannot be frozen is refused while map and target are as they were.
+#[test]
+fn a_name_that_is_taken_changes_nothing() {
+    let dir = Dir::new();
+    let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
+    dm!("create", map, "--image", image).exits(0);
+    dm!("backup", image, target, "--map", map, "--name", "sunday").exits(0);
+    dm!("backup", image, target, "--map", map, "--name", "sunday").exits(8).says("already").says("drop");
+    dm!("backup", image, dir.path("new"), "--map", map, "--name", "sunday").exits(8);
+    dm!("backup", image, target, "--map", map, "--name", "").exits(8).says("1 to 64 bytes");
+    dm!("backup", image, target, "--map", map, "--name", "dirtymap backup").exits(8).says("another name");
+    dm!("checkpoint", "freeze", map, "--name", "mine").exits(0);
+    dm!("backup", image, target, "--map", map, "--full").exits(8).says("checkpoint abort");
+    dm!("checkpoint", "abort", map).exits(0);
+    assert!(!dir.path("new").exists());
+    let info = dm!("info", map, "--output", "json").exits(0).json();
+    assert_eq!((info["dirty_bits"].as_u64(), info["target"]["exact"].as_bool()), (Some(0), Some(true)));
 }

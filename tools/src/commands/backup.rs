@@ -4,6 +4,7 @@
 //! - before anything is copied to a target whose content is not known, everything is made dirty, durably: a backup
 //!   that is killed half-way is finished by the next one, however that is called;
 //! - what was frozen is forgotten after the target is synced and what was copied reads back equal, or was set again;
+//!   but not what points of a name reach back to: for the targets of those it is dirty still;
 //! - the image is synced after the freeze, which has waited for writes under way, and before it is read;
 //! - what the map records of the image is from before the first byte was copied.
 
@@ -14,7 +15,7 @@ use crate::open::{self, With};
 use crate::output::Output;
 use crate::signals;
 use crate::size;
-use dirtymap::format::Uuid;
+use dirtymap::format::{MAX_POINT_NAME, MAX_POINTS, Uuid};
 use dirtymap::{Bitmap, DirtyMap, ImageStamp, Info};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -121,8 +122,10 @@ pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome>
             Ok(outcome)
         }
         Err(failure) => {
-            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`.
-            let _ = map.close_with_image(&stamp);
+            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`; if that is
+            // no more, others who track it may have told what it is like since, and this must not take it back.
+            let as_it_was = image.stamp_now().is_ok_and(|now| now == stamp);
+            let _ = if as_it_was { map.close_with_image(&stamp) } else { map.close() };
             Err(failure)
         }
     }
@@ -141,10 +144,20 @@ fn open_target(path: &Path) -> Result<Option<Image>> {
 /// Decides what to copy, or refuses.
 fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
     let name = args.target.display();
+    if let Some(target) = target
+        && target.stamp.is_block_device()
+        && target.size() < size
+    {
+        let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
+        return Err(Failure::new("size-differs", message));
+    }
+    let differs = target.and_then(|target| info.backup_target_differs(&target.stamp));
+    let last = differs.as_deref() == Some("");
+    let compare_all = !(last && info.target.is_some_and(|(_, exact)| exact));
     if let Some(since) = &args.since {
         return match target {
             Some(target) if target.size() <= size || target.stamp.is_block_device() => {
-                Ok(Plan::Incremental { compare_all: false })
+                Ok(Plan::Incremental { compare_all })
             }
             Some(target) => {
                 let message = format!("{name} has {} bytes, more than the image, which has {size}", target.size());
@@ -157,13 +170,7 @@ fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result
         };
     }
     let Some(target) = target else { return Ok(Plan::New) };
-    if target.stamp.is_block_device() && target.size() < size {
-        let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
-        return Err(Failure::new("size-differs", message));
-    }
-    let differs = info.backup_target_differs(&target.stamp);
-    if differs.as_deref() == Some("") {
-        let compare_all = !info.target.is_some_and(|(_, exact)| exact);
+    if last {
         return Ok(if args.full { Plan::Full } else { Plan::Incremental { compare_all } });
     }
     if target.is_blank() {
@@ -198,7 +205,67 @@ impl Job<'_> {
             copied.map_err(|e| e.and("no bit was reset, so the next backup copies all that this one should have"))?;
         // If this fails, the next backup compares everything, since it does not know that the target was completed.
         self.map.complete_backup(&target.stamp_now()?)?;
+        if let Err(e) = self.join_unnamed() {
+            self.output.note(format_args!("{e}; the point {UNNAMED:?} stays until the next backup"));
+        }
         Ok(outcome)
+    }
+
+    /// Joins what a backup without a name has copied to the next older point, whose `--since` still wants it.
+    fn join_unnamed(&self) -> Result<()> {
+        if self.map.points()?.iter().any(|point| point.name == UNNAMED) {
+            self.map.drop_point(UNNAMED)?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what a backup of this name has left that died, and refuses what a freeze would: while nothing is
+    /// changed. The map is claimed.
+    fn prepare(&self) -> Result<()> {
+        let Job { args, map, .. } = *self;
+        self.join_unnamed()?;
+        let (points, path) = (map.points()?, args.map.display());
+        if let Some(name) = &args.since
+            && !points.iter().any(|point| point.name == *name)
+        {
+            map.point(name)?; // Says what points there are.
+        }
+        if let Some(stale) = map.checkpoint()? {
+            if stale.name.as_deref() != Some(self.name()) {
+                let name = stale.name.unwrap_or_default();
+                let message = format!(
+                    "{path}: checkpoint {} named {name:?} is {}; if a backup that was killed has left it, put it back \
+                     (dirtymap checkpoint abort {path}), else wait for whoever copies it",
+                    stale.uuid,
+                    stale.state.name()
+                );
+                return Err(Failure::new("checkpoint-outstanding", message));
+            }
+            map.abort_checkpoint(stale.uuid)?;
+        }
+        let refused = |why: String| Err(Failure::new("refused", format!("{path}: {why}")));
+        if self.name() == UNNAMED && args.name.is_some() {
+            return refused(format!("{UNNAMED:?} is what a backup without a name is called; choose another name"));
+        }
+        if points.iter().any(|point| point.name == self.name()) {
+            let name = self.name();
+            return refused(format!(
+                "it has a point named {name:?} already; choose another name, or drop that one (dirtymap checkpoint drop)"
+            ));
+        }
+        if points.len() >= MAX_POINTS {
+            let why = "which is the most; drop one first (dirtymap checkpoint list, drop)";
+            return refused(format!("it has {MAX_POINTS} points, {why}"));
+        }
+        if !(1..=MAX_POINT_NAME).contains(&self.name().len()) {
+            return refused(format!("the name of a point has 1 to {MAX_POINT_NAME} bytes"));
+        }
+        Ok(())
+    }
+
+    /// The name that is frozen with.
+    fn name(&self) -> &str {
+        self.args.name.as_deref().unwrap_or(UNNAMED)
     }
 
     /// Everything up to the point from which on what was frozen is forgotten.
@@ -206,11 +273,7 @@ impl Job<'_> {
         let Job { args, image, map, .. } = *self;
         let len = map.len();
         map.claim_backup()?;
-        if let Some(name) = &args.since
-            && !map.points()?.iter().any(|point| point.name == *name)
-        {
-            map.point(name)?; // Says what points there are.
-        }
+        self.prepare()?;
         // Again, now that nobody else makes a backup by this map.
         let info = map.info()?;
         let existing = open_target(&args.target)?;
@@ -240,7 +303,13 @@ impl Job<'_> {
 
         let (uuid, work) = self.freeze()?;
         let copied = self.copy_frozen(&work, &target, plan, &info, stamp);
-        match copied.and_then(|outcome| Ok(map.commit_checkpoint(uuid, args.name.is_some()).map(|()| outcome)?)) {
+        let commit = |outcome| {
+            // What older points reach back to stays, if need be without a name of its own.
+            let keep = args.name.is_some() || !map.points()?.is_empty();
+            map.commit_checkpoint(uuid, keep)?;
+            Ok(outcome)
+        };
+        match copied.and_then(commit) {
             Ok(outcome) => Ok((outcome, target)),
             Err(failure) => Err(match map.abort_checkpoint(uuid) {
                 Ok(()) => failure,
@@ -252,14 +321,7 @@ impl Job<'_> {
     /// Freezes what is dirty, and gives what is to be copied.
     fn freeze(&self) -> Result<(Uuid, Bitmap)> {
         let Job { args, map, .. } = *self;
-        let name = args.name.as_deref().unwrap_or(UNNAMED);
-        // The map is claimed, so that one of this name was left by a backup that died.
-        if let Some(stale) = map.checkpoint()?
-            && stale.name.as_deref() == Some(name)
-        {
-            map.abort_checkpoint(stale.uuid)?;
-        }
-        let frozen = map.freeze(Some(name))?;
+        let frozen = map.freeze(Some(self.name()))?;
         let work = match &args.since {
             None => map.frozen(frozen.uuid),
             Some(since) => map.since(since),
@@ -346,9 +408,12 @@ impl Job<'_> {
             );
             Failure::new("verify-failed", message)
         } else {
+            let why = match &self.args.since {
+                Some(since) => format!("{since:?}: {name} was not complete then, or somebody else changed it"),
+                None => format!("the last backup: somebody else changed {name}"),
+            };
             let message = format!(
-                "{name} differs from the image at {offset}, which was not written since the last backup: somebody \
-                 else changed {name}; copy everything (--full)"
+                "{name} differs from the image at {offset}, which was not written since {why}; copy everything (--full)"
             );
             Failure::new("target-changed", message)
         })
