@@ -257,3 +257,22 @@ fn a_name_that_is_taken_changes_nothing() {
     let info = dm!("info", map, "--output", "json").exits(0).json();
     assert_eq!((info["dirty_bits"].as_u64(), info["target"]["exact"].as_bool()), (Some(0), Some(true)));
 }
+
+/// What is dirty only because a point cannot be read takes no dirt away from another map.
+#[test]
+fn a_point_that_fails_is_nothing_to_subtract() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+    dm!("checkpoint", "freeze", map).exits(0);
+    dm!("set", map, "4M", "1").exits(0);
+    let dump = dm!("dump", map, "--output", "json").exits(0).json();
+    let bottom = dump["points"][0]["bottom_offset"].as_u64().expect("an offset");
+    let file = fs::File::options().write(true).open(&map).expect("open");
+    file.write_all_at(&[0xFF; 512], bottom).expect("write");
+    let map = Options::new().read_only(true).open(&map).expect("open");
+    assert!(map.is_full());
+    let mut all = dirtymap::Bitmap::new(LEN, map.granularity()).expect("make");
+    all.set(0..LEN).expect("set");
+    assert_eq!(all.subtract(&map).expect("subtract"), 1);
+    assert!(!all.get(4 * MIB).expect("get") && all.get(MIB).expect("get"));
+}
