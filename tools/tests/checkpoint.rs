@@ -8,6 +8,7 @@ use common::{Dir, GRANULE, MIB, areas, pattern, run_with};
 use dirtymap::{Access, DirtyMap, Options};
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -155,15 +156,18 @@ fn one_backup_at_a_time() {
     dm!("backup", image, target, "--map", map).exits(0);
 }
 
+/// A tracked write by the command.
+fn write_at(image: &Path, map: &Path, at: &str, data: &[u8]) {
+    let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
+    run_with(line, data).exits(0);
+}
+
 #[test]
 fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
     let dir = Dir::new();
     let (image, map) = (dir.image("image", LEN), dir.path("m"));
     let (old, new) = (dir.path("old"), dir.path("new"));
-    let write = |at: &str, data: &[u8]| {
-        let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
-        run_with(line, data).exits(0);
-    };
+    let write = |at: &str, data: &[u8]| write_at(&image, &map, at, data);
     dm!("create", map, "--image", image).exits(0);
     dm!("backup", image, old, "--map", map, "--name", "sunday").exits(0);
     write("1M", b"one");
@@ -185,7 +189,7 @@ fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
 /// Who cannot share a map that others share is told why.
 #[test]
 fn a_backup_beside_others_without_memory_to_lock_says_so() {
-    let setpriv = std::path::Path::new("/usr/bin/setpriv");
+    let setpriv = Path::new("/usr/bin/setpriv");
     if common::is_root() && !setpriv.exists() {
         return common::skipped("little locked memory: root without setpriv");
     }
@@ -210,10 +214,7 @@ fn what_a_backup_without_a_name_has_copied_is_still_dirty_since_an_older_one() {
     let dir = Dir::new();
     let (image, map) = (dir.image("image", LEN), dir.path("m"));
     let (old, new) = (dir.path("old"), dir.path("new"));
-    let write = |at: &str, data: &[u8]| {
-        let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
-        run_with(line, data).exits(0);
-    };
+    let write = |at: &str, data: &[u8]| write_at(&image, &map, at, data);
     let since = |name: &str| {
         let totals = dm!("map", map, "--since", name, "--totals", "--output", "json").exits(0).json();
         totals[1]["size"].as_u64()
