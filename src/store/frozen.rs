@@ -155,6 +155,10 @@ impl Search for Frozen {
             None => self.geometry.word_mask(i),
         }
     }
+
+    fn certain_word(&self, i: u64) -> u64 {
+        if self.view.is_some() { self.word(i) } else { 0 }
+    }
 }
 
 /// The bits of a map and of its outstanding point, as one.
@@ -206,6 +210,11 @@ impl Both<'_> {
 
     pub(super) fn word(&self, i: u64) -> u64 {
         self.here.levels().bottom().load(i as usize) | self.point.map_or(0, |point| point.word(i))
+    }
+
+    /// Without what is dirty for want of knowledge.
+    pub(super) fn certain_word(&self, i: u64) -> u64 {
+        self.here.levels().bottom().load(i as usize) | self.point.map_or(0, |point| point.certain_word(i))
     }
 }
 

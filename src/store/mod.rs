@@ -549,7 +549,7 @@ impl Search for DirtyMap {
     }
 
     fn certain_word(&self, i: u64) -> u64 {
-        self.search(|map| map.word(i)).unwrap_or(0)
+        self.search(|map| map.certain_word(i)).unwrap_or(0)
     }
 }
 

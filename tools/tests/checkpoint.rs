@@ -8,6 +8,7 @@ use common::{Dir, GRANULE, MIB, areas, pattern, run_with};
 use dirtymap::{Access, DirtyMap, Options};
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -155,15 +156,18 @@ fn one_backup_at_a_time() {
     dm!("backup", image, target, "--map", map).exits(0);
 }
 
+/// A tracked write by the command.
+fn write_at(image: &Path, map: &Path, at: &str, data: &[u8]) {
+    let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
+    run_with(line, data).exits(0);
+}
+
 #[test]
 fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
     let dir = Dir::new();
     let (image, map) = (dir.image("image", LEN), dir.path("m"));
     let (old, new) = (dir.path("old"), dir.path("new"));
-    let write = |at: &str, data: &[u8]| {
-        let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
-        run_with(line, data).exits(0);
-    };
+    let write = |at: &str, data: &[u8]| write_at(&image, &map, at, data);
     dm!("create", map, "--image", image).exits(0);
     dm!("backup", image, old, "--map", map, "--name", "sunday").exits(0);
     write("1M", b"one");
@@ -185,7 +189,7 @@ fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
 /// Who cannot share a map that others share is told why.
 #[test]
 fn a_backup_beside_others_without_memory_to_lock_says_so() {
-    let setpriv = std::path::Path::new("/usr/bin/setpriv");
+    let setpriv = Path::new("/usr/bin/setpriv");
     if common::is_root() && !setpriv.exists() {
         return common::skipped("little locked memory: root without setpriv");
     }
@@ -210,10 +214,7 @@ fn what_a_backup_without_a_name_has_copied_is_still_dirty_since_an_older_one() {
     let dir = Dir::new();
     let (image, map) = (dir.image("image", LEN), dir.path("m"));
     let (old, new) = (dir.path("old"), dir.path("new"));
-    let write = |at: &str, data: &[u8]| {
-        let line = ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", at];
-        run_with(line, data).exits(0);
-    };
+    let write = |at: &str, data: &[u8]| write_at(&image, &map, at, data);
     let since = |name: &str| {
         let totals = dm!("map", map, "--since", name, "--totals", "--output", "json").exits(0).json();
         totals[1]["size"].as_u64()
@@ -256,4 +257,23 @@ fn a_name_that_is_taken_changes_nothing() {
     assert!(!dir.path("new").exists());
     let info = dm!("info", map, "--output", "json").exits(0).json();
     assert_eq!((info["dirty_bits"].as_u64(), info["target"]["exact"].as_bool()), (Some(0), Some(true)));
+}
+
+/// What is dirty only because a point cannot be read takes no dirt away from another map.
+#[test]
+fn a_point_that_fails_is_nothing_to_subtract() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+    dm!("checkpoint", "freeze", map).exits(0);
+    dm!("set", map, "4M", "1").exits(0);
+    let dump = dm!("dump", map, "--output", "json").exits(0).json();
+    let bottom = dump["points"][0]["bottom_offset"].as_u64().expect("an offset");
+    let file = fs::File::options().write(true).open(&map).expect("open");
+    file.write_all_at(&[0xFF; 512], bottom).expect("write");
+    let map = Options::new().read_only(true).open(&map).expect("open");
+    assert!(map.is_full());
+    let mut all = dirtymap::Bitmap::new(LEN, map.granularity()).expect("make");
+    all.set(0..LEN).expect("set");
+    assert_eq!(all.subtract(&map).expect("subtract"), 1);
+    assert!(!all.get(4 * MIB).expect("get") && all.get(MIB).expect("get"));
 }
