@@ -128,6 +128,7 @@ impl Core {
         drop(lock);
         if let Err(e) = committed {
             // Nobody knows whether it is outstanding. If it is, and can be, it is aborted.
+            drop(space);
             let _ = self.abort(&point.uuid);
             return Err(e);
         }
@@ -225,7 +226,7 @@ impl Core {
 
     /// Puts the bits of the outstanding checkpoint back, whoever began it and however far it is.
     pub(super) fn abort(&self, uuid: &Uuid) -> Result<()> {
-        let (header, point) = {
+        {
             let lock = self.lock()?;
             let mut header = lock.adopt()?;
             let any = [CheckpointState::Freezing, CheckpointState::Frozen, CheckpointState::Aborting];
@@ -234,9 +235,14 @@ impl Core {
                 header.checkpoint_state = CheckpointState::Aborting;
                 lock.commit(&mut header)?;
             }
-            let Some(point) = header.points.last().cloned() else { return Ok(()) };
-            (header, point)
-        };
+        }
+        // One after the other: who is slow must not go on with what somebody else has put back already and then reset.
+        let _space = self.space()?;
+        let header = self.lock()?.adopt()?;
+        if self.aborted_meanwhile(&header, uuid) {
+            return Ok(());
+        }
+        let Some(point) = header.points.last().cloned() else { return Ok(()) };
         if !weak(Weak::AbortEarly) {
             self.put_back(&header, &point)?;
         }
@@ -268,8 +274,7 @@ impl Core {
     fn put_back(&self, header: &Header, point: &Point) -> Result<()> {
         // Nothing changes for who reads here and in the point: so these are no changes to mark.
         let failed = self.each_batch(header, point, &mut |batch| self.or_words(batch.iter().copied(), |_, _| ()))?;
-        // Somebody else may have aborted it meanwhile, and what was read is what came after it.
-        if failed > 0 && !self.aborted_meanwhile(&self.lock()?.adopt()?, &point.uuid) {
+        if failed > 0 {
             self.set_bits(0..self.geometry().bits())?;
         }
         self.flush()
@@ -312,7 +317,8 @@ impl DirtyMap {
     }
 
     /// The backup is complete: what was frozen is clean now, unless it was set again. `keep` keeps the point by the name
-    /// that it was frozen with. Doing it twice is no error.
+    /// that it was frozen with; without that, what it held is gone from what [`since`](Self::since) says for older names,
+    /// too. Doing it twice is no error.
     ///
     /// # Errors
     /// [`Error::NoCheckpoint`] unless this one is frozen; [`Error::Refused`] when it has no name and is to be kept;
@@ -412,6 +418,39 @@ mod tests {
         assert_eq!(first.table_offset, second.table_offset);
         assert_eq!(core.reset_frozen(&header, &first).unwrap_err().kind(), "no-checkpoint");
         assert!(map.get(0).unwrap());
+    }
+
+    #[test]
+    fn who_aborts_what_others_have_aborted_meanwhile_sets_nothing() {
+        use std::sync::{Arc, mpsc};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let shared = crate::Options::new().access(crate::Access::Shared).flush_interval(None);
+        let map = shared.create(&path, 1 << 30).unwrap();
+        let other = Arc::new(shared.open(&path).unwrap());
+        map.set(0..1).unwrap();
+        let uuid = map.freeze(None).unwrap().uuid;
+        let (done, finished) = mpsc::channel();
+        let mut others = Some(move || {
+            other.abort_checkpoint(uuid).unwrap();
+            other.reset_all().unwrap();
+            done.send(()).unwrap();
+        });
+        crate::weak::visit(Some(Box::new(move |at| {
+            if let (Stage::SeenArmed, Some(others)) = (at, others.take()) {
+                let thread = std::thread::spawn(others);
+                // They come in between or have to wait: long enough to see the first.
+                let begun = std::time::Instant::now();
+                while !thread.is_finished() && begun.elapsed() < Duration::from_millis(300) {
+                    std::thread::yield_now();
+                }
+            }
+        })));
+        let aborted = map.abort_checkpoint(uuid);
+        crate::weak::visit(None);
+        aborted.unwrap();
+        finished.recv().unwrap();
+        assert!(map.is_empty(), "what was reset is dirty again");
     }
 
     #[test]
