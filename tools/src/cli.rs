@@ -126,9 +126,9 @@ pub enum Command {
     /// Make a new map of what `dump` wrote
     ///
     /// The map has the length, granularity, durability, label and dirty areas that the dump says, also those that are only
-    /// assumed; `hash` of both is the same. It is another map, with an identity of its own, and belongs to no image:
-    /// untracked changes of the image are not noticed. Text and JSON will both do. The dump is read whole and checked before
-    /// anything is made.
+    /// assumed; `hash` of both is the same, unless a checkpoint is outstanding: what that had frozen is just dirty in the new
+    /// one. It is another map, with an identity of its own, and belongs to no image: untracked changes of the image are not
+    /// noticed. Text and JSON will both do. The dump is read whole and checked before anything is made.
     Restore(Restore),
     /// Give a map another length, as its image gets one
     ///

@@ -74,7 +74,9 @@ fn goes_round(dir: &Dir, map: &Path) {
         assert_eq!((a.geometry, a.durability, &a.label), (b.geometry, b.durability, &b.label));
         assert_ne!(a.uuid, b.uuid);
         assert!(b.image.is_none() && b.target.is_none());
-        assert_eq!(open(map).sha256(), open(&new).sha256(), "{}", map.display());
+        // Of all that is dirty: the hash of a map leaves out what an outstanding checkpoint has frozen.
+        let hash = |path| open(path).to_bitmap().expect("copy").sha256();
+        assert_eq!(hash(map), hash(&new), "{}", map.display());
         dm!("check", new).exits(0);
     }
     let b = inspect(&new).expect("inspect");
