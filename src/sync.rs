@@ -51,6 +51,10 @@ mod model {
         pub(crate) fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
             fenced(order, AcqRel, |order| self.0.fetch_add(n, order))
         }
+
+        pub(crate) fn fetch_sub(&self, n: u64, order: Ordering) -> u64 {
+            fenced(order, AcqRel, |order| self.0.fetch_sub(n, order))
+        }
     }
 
     /// An access in its order, `weaker` if that is to be shown not to do.

@@ -23,7 +23,7 @@ const _: () = assert!(Lock::Backup.byte() == format::BACKUP_LOCK);
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait at least for somebody who seems to be dying.
-const LEAVING: Duration = Duration::from_millis(500);
+pub(super) const LEAVING: Duration = Duration::from_millis(500);
 
 /// The gate, held until dropped.
 pub(super) struct Gate(Arc<FileDisk>);

@@ -450,11 +450,8 @@ pub(super) fn join<S>(
         volatile::join(&*disk, path, header)
     };
     let Some((view, header)) = session(&*disk, path, map)? else {
-        return Err(Error::Refused {
-            path: path.to_path_buf(),
-            why: "others have it open, but in no session that can be joined; it can be opened when they are gone"
-                .into(),
-        });
+        let what = "others have it open, in no session that can be joined; it can be had when they are gone";
+        return Err(Error::Locked { path: path.to_path_buf(), what });
     };
     let (slot, seat) = seat(&view)?;
     view.slot(slot).iter().for_each(|word| word.store(0, SeqCst));

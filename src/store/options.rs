@@ -11,7 +11,7 @@ use crate::geometry::Geometry;
 use crate::sys::FileDisk;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Items per granule of a new map unless told otherwise: 2^16, 64 KiB for a disk image.
 pub(super) const DEFAULT_GRANULARITY: u32 = 16;
@@ -207,7 +207,17 @@ impl Options {
             return attach::reading(path, self);
         }
         let disk = attach::open_file(path, true)?;
-        attach::attach(Arc::new(disk), path, self)?.open(path, self)
+        let disk = Arc::new(disk);
+        let start = Instant::now();
+        loop {
+            match attach::attach(disk.clone(), path, self)?.open(path, self) {
+                // Those whose session cannot be joined may be about to go.
+                Err(Error::Locked { .. }) if start.elapsed() < self.wait.max(attach::LEAVING) => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                opened => return opened,
+            }
+        }
     }
 
     fn check_label(&self, path: &Path) -> Result<()> {

@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::format::{self, Header, Point, PointRole, Reserved, Uuid, bottom_length, free_offset, table_length};
 use crate::geometry::PAGE_WORDS;
 use crate::read::Search;
+use crate::sync::MutexGuard;
 use crate::sys::{Disk, Lock};
 use crate::weak::{Weak, weak};
 use std::path::Path;
-use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
