@@ -137,7 +137,9 @@ fn bitmap(map: &DirtyMap) -> Bitmap {
         end = area.end;
         bits.set(area).unwrap();
     }
-    assert_eq!((bits.count(), bits.dirty_len(), bits.sha256()), (map.count(), map.dirty_len(), map.sha256()));
+    // The hash of a map leaves out what an outstanding checkpoint has frozen.
+    let copy = map.to_bitmap().unwrap();
+    assert_eq!((bits.count(), bits.dirty_len(), bits.sha256()), (map.count(), map.dirty_len(), copy.sha256()));
     bits
 }
 
@@ -189,7 +191,9 @@ fn writing(path: &Path, before: &[u8], mut bits: Bitmap, how: u8, set: Range<u64
     if how & 2 == 2 {
         map.close().unwrap();
         let report = check(path, |_, _| {}).unwrap();
-        assert!(report.findings.iter().all(|f| f.severity == dirtymap::Severity::Note), "{:?}", report.findings);
+        // Points that are damaged stay so.
+        let odd = |f: &dirtymap::Finding| f.severity == dirtymap::Severity::Note || f.place.starts_with("point");
+        assert!(report.findings.iter().all(odd), "{:?}", report.findings);
         assert_eq!(bitmap(&read_only(path).unwrap()).sha256(), bits.sha256(), "closed cleanly");
     } else {
         drop(map);
@@ -197,6 +201,9 @@ fn writing(path: &Path, before: &[u8], mut bits: Bitmap, how: u8, set: Range<u64
     let map = options.open(path).unwrap();
     for area in &bits {
         assert!(map.all(area).unwrap(), "lost dirt");
+    }
+    if let Some(outstanding) = map.checkpoint().unwrap() {
+        map.abort_checkpoint(outstanding.uuid).unwrap();
     }
     map.reset_all().unwrap();
     map.close().unwrap();
