@@ -1,5 +1,8 @@
 //! Who has the file: one writer or some readers, whatever races; and nothing is left behind by those who come and go.
 
+mod common;
+
+use common::Finally;
 use dirtymap::{DirtyMap, FileState, Options, check, inspect};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,6 +91,7 @@ fn readers_beside_opens_and_closes_see_a_map_at_rest_or_a_locked_one() {
     let done = AtomicU64::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
+            let _done = Finally(|| done.store(100, SeqCst));
             for n in 0..100 {
                 // A reader may have the lock for a moment.
                 let map = quiet().wait(Duration::from_secs(60)).open(&path).unwrap();

@@ -2,6 +2,9 @@
 //! what changed.
 #![allow(clippy::single_range_in_vec_init, reason = "a list of areas may have one")]
 
+mod common;
+
+use common::Finally;
 use dirtymap::{Bitmap, DirtyMap, Durability, Error, Options};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -301,11 +304,11 @@ fn no_change_is_missed_by_who_takes_them_meanwhile() {
         for setter in 0..SETTERS {
             scope.spawn(move || {
                 start.wait();
+                let _done = Finally(|| _ = working.fetch_sub(1, SeqCst));
                 for i in 0..1500 {
                     let granule = (i * 7 + setter * 3251) % 12_990;
                     map.set(granule * GRANULE..(granule + 1 + i % 3) * GRANULE).unwrap();
                 }
-                working.fetch_sub(1, SeqCst);
             });
         }
         start.wait();

@@ -1,5 +1,8 @@
 //! Several who have one map open: here they are opens of one process, which the kernel's locks take for strangers.
 
+mod common;
+
+use common::Finally;
 use dirtymap::{Access, DirtyMap, Durability, Error, FileState, ImageStamp, Options, check, inspect};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -166,6 +169,7 @@ fn nothing_is_lost_whoever_comes_and_goes() {
             for writer in 0..WRITERS {
                 let done = &done;
                 scope.spawn(move || {
+                    let _done = Finally(|| _ = done.fetch_add(1, SeqCst));
                     let mut next = 0;
                     while next < OF_EACH {
                         let map = shared().open(path).unwrap();
@@ -182,7 +186,6 @@ fn nothing_is_lost_whoever_comes_and_goes() {
                         assert!((0..next).all(|n| map.all(mine(n)).unwrap()), "one of {next} of {writer}");
                         if next % 3 == 0 { map.close().unwrap() } else { drop(map) }
                     }
-                    done.fetch_add(1, SeqCst);
                 });
             }
             scope.spawn(|| {

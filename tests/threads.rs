@@ -1,6 +1,9 @@
 //! Threads share a map by reference: setters, a resetter, a flusher and readers at once. What was set is there in
 //! the end, nothing else is but what was not reset, and all of it survives a drop and a close.
 
+mod common;
+
+use common::Finally;
 use dirtymap::{Bitmap, Durability, Options};
 use std::ops::Range;
 use std::path::Path;
@@ -55,6 +58,7 @@ fn run(durability: Durability, path: &Path) {
         for setter in 0..SETTERS {
             scope.spawn(move || {
                 start.wait();
+                let _done = Finally(|| _ = working.fetch_sub(1, SeqCst));
                 let mut numbers = Numbers(setter);
                 for _ in 0..ROUNDS {
                     let range = numbers.range(0..HALF);
@@ -64,18 +68,17 @@ fn run(durability: Durability, path: &Path) {
                     assert_eq!(map.next_dirty(range.clone()).unwrap(), Some(range.start));
                     assert_eq!(map.next_clean(range.clone()).unwrap(), None);
                 }
-                working.fetch_sub(1, SeqCst);
             });
         }
         scope.spawn(move || {
             start.wait();
+            let _done = Finally(|| _ = working.fetch_sub(1, SeqCst));
             for block in 0..100 {
                 let granules = 20_000 / 100;
                 let from = HALF + block * granules * GRANULE;
                 map.reset(from..(from + granules * GRANULE).min(LEN)).unwrap();
                 assert!(!map.any(from..(from + granules * GRANULE).min(LEN)).unwrap());
             }
-            working.fetch_sub(1, SeqCst);
         });
         scope.spawn(move || {
             start.wait();

@@ -3,6 +3,8 @@
 #![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
 
 mod common;
+#[path = "../../tests/common/mod.rs"]
+mod threads;
 
 use common::{Dir, GRANULE, MIB, areas, pattern, run_with};
 use dirtymap::{Access, DirtyMap, Options};
@@ -12,6 +14,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
+use threads::Finally;
 
 const LEN: u64 = 16 * MIB;
 
@@ -80,6 +83,7 @@ fn backups_that_are_killed_beside_a_live_writer_forget_nothing() {
     let (done, file) = (AtomicBool::new(false), fs::File::options().write(true).open(&image).expect("open"));
     let live = shared().open(&map).expect("open");
     std::thread::scope(|scope| {
+        let ended = Finally(|| done.store(true, SeqCst));
         scope.spawn(|| write_on(&live, &file, &done, 1, 1));
         for round in 0..12u64 {
             let mut backup = common::dirtymap();
@@ -90,7 +94,7 @@ fn backups_that_are_killed_beside_a_live_writer_forget_nothing() {
             let _ = child.kill();
             child.wait().expect("wait");
         }
-        done.store(true, SeqCst);
+        drop(ended);
     });
     dm!("backup", image, target, "--map", map).exits(0);
     assert_eq!(fs::read(&image).expect("read"), fs::read(&target).expect("read"));
@@ -108,12 +112,13 @@ fn backups_beside_a_live_writer_end_with_the_image() {
     let (done, file) = (AtomicBool::new(false), fs::File::options().write(true).open(&image).expect("open"));
     let live = shared().open(&map).expect("open");
     std::thread::scope(|scope| {
+        let ended = Finally(|| done.store(true, SeqCst));
         for writer in 0..2u64 {
             let (live, file, done) = (&live, &file, &done);
             scope.spawn(move || write_on(live, file, done, writer, 2));
         }
         let backups: Vec<_> = (0..3).map(|_| dm!("backup", image, target, "--map", map)).collect();
-        done.store(true, SeqCst);
+        drop(ended);
         backups.into_iter().for_each(|backup| drop(backup.exits(0)));
     });
     // What was written meanwhile is for the next one, and nothing else.
