@@ -46,13 +46,13 @@ pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> St
         let met = if found <= most { "met" } else { "**missed**" };
         let _ = writeln!(out, "| {what} | {state} | {found:.3} {unit} | | | {most} {unit}: {met} |");
     }
-    for Scaled { what, state, ns, times, by_processor, limit, of_limit, least } in scaled {
+    for Scaled { what, state, ns, times, in_rounds, limit, least } in scaled {
         let ns = time(*ns);
         let target = least.map_or(String::new(), |least| {
             format!("at least {least:.2}: {}", if *times >= least { "met" } else { "**missed**" })
         });
-        let ours = format!("{times:.2} × one, which takes {ns}; by processor time {by_processor:.2}");
-        let _ = writeln!(out, "| {what} | {state} | {ours} | | {limit:.2} × one ({of_limit:.2}) | {target} |");
+        let ours = format!("{times:.2} × one, which takes {ns}; {in_rounds:.2} median of rounds");
+        let _ = writeln!(out, "| {what} | {state} | {ours} | | {limit:.2} × one ({:.2}) | {target} |", times / limit);
     }
     out
 }
@@ -79,14 +79,14 @@ pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> Str
             r#"  {{"operation": "{what}", "state": "{state}", "unit": "{unit}", "counted": {found:.4}, "at_most": {most}}}"#
         ));
     }
-    for Scaled { what, state, ns, times, by_processor, limit, of_limit, least } in scaled {
+    for Scaled { what, state, ns, times, in_rounds, limit, least } in scaled {
         let least = least.map_or("null".into(), |least| least.to_string());
         lines.push(format!(
             concat!(
                 r#"  {{"operation": "{}", "state": "{}", "one_ns": {:.4}, "two_is_times": {:.4}, "#,
-                r#""by_processor": {:.4}, "limit": {:.4}, "of_limit": {:.4}, "at_least": {}}}"#
+                r#""two_is_times_in_rounds": {:.4}, "limit": {:.4}, "at_least": {}}}"#
             ),
-            what, state, ns, times, by_processor, limit, of_limit, least
+            what, state, ns, times, in_rounds, limit, least
         ));
     }
     format!("[\n{}\n]\n", lines.join(",\n"))
