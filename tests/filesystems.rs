@@ -11,6 +11,7 @@ use dirtymap::{Access, DirtyMap, Durability, Options};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -96,6 +97,82 @@ fn a_reader_survives_the_end_of_a_session_on_a_full_tmpfs() {
     assert_eq!(reader.get(0).unwrap_err().kind(), "unusable");
     map.set(1 << 20..1 << 21).unwrap();
     map.close().unwrap();
+}
+
+/// A file that another process serves, as a network's would be: its locks and mappings are this machine's only.
+struct Served(Child, PathBuf);
+
+impl Served {
+    /// `file` at `at`, which must be an empty file.
+    fn new(file: &Path, at: &Path) -> Option<Served> {
+        let before = fs::metadata(at).expect("an empty file").dev();
+        let mut daemon = Command::new("qemu-storage-daemon");
+        daemon.arg("--blockdev").arg(format!("driver=file,node-name=file,filename={}", file.display()));
+        daemon.arg("--export").arg(format!("fuse,id=e,node-name=file,mountpoint={},writable=on", at.display()));
+        let mut daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        loop {
+            if fs::metadata(at).expect("a file").dev() != before {
+                return Some(Served(daemon, at.to_path_buf()));
+            }
+            if daemon.try_wait().expect("wait").is_some() {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        sh!("umount", self.1);
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_map_on_a_fuse_file_system_is_not_shared_and_says_why() {
+    let dir = tempfile::tempdir().expect("a place to mount");
+    let (path, at) = (dir.path().join("map"), dir.path().join("served"));
+    let options = || Options::new().flush_interval(None);
+    options().create(&path, 1 << 30).unwrap().close().unwrap();
+    fs::write(&at, "").expect("mount point");
+    let Some(_served) = Served::new(&path, &at) else {
+        return skipped("sharing on FUSE: needs root, /dev/fuse and a qemu-storage-daemon that exports over it");
+    };
+    let error = options().access(Access::Shared).open(&at).unwrap_err();
+    assert_eq!(error.kind(), "refused");
+    assert!(error.to_string().contains("a network or FUSE file system"), "{error}");
+    // Whoever has it alone needs nothing of others.
+    let map = options().open(&at).unwrap();
+    map.set(0..1).unwrap();
+    let error = options().access(Access::ReadOnly).open(&at).unwrap_err();
+    assert_eq!(error.kind(), "locked", "{error}");
+    drop(map);
+    let map = options().open(&at).unwrap();
+    assert!(map.get(0).unwrap());
+    map.close().unwrap();
+    assert!(options().access(Access::ReadOnly).open(&at).unwrap().get(0).unwrap());
+}
+
+#[test]
+fn a_copy_on_btrfs_that_is_not_written_in_place_is_refused_and_says_what_to_do() {
+    let dir = tempfile::tempdir().expect("a place to mount");
+    let image = dir.path().join("image");
+    let mounted = make("btrfs", &image, 128).then(|| Mounted::new(&image, &dir.path().join("mnt"))).flatten();
+    let Some(mounted) = mounted else { return skipped("copy-on-write: cannot make or mount a btrfs") };
+    let (path, copy) = (mounted.0.join("map"), mounted.0.join("copy"));
+    let options = || Options::new().flush_interval(None);
+    options().create(&path, 1 << 30).unwrap().close().unwrap();
+    options().open(&path).unwrap().close().unwrap();
+    fs::write(&copy, fs::read(&path).unwrap()).unwrap();
+    for access in [Access::Exclusive, Access::Shared] {
+        let error = options().access(access).open(&copy).unwrap_err();
+        assert_eq!(error.kind(), "refused");
+        assert!(error.to_string().contains("copy-on-write") && error.to_string().contains("chattr"), "{error}");
+    }
+    // For looking it is as good as any.
+    assert_eq!(options().access(Access::ReadOnly).open(&copy).unwrap().count(), 0);
 }
 
 fn skipped(what: &str) {
