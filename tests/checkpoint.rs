@@ -397,7 +397,39 @@ fn a_point_that_does_not_verify_makes_everything_dirty_and_is_told() {
             map.abort_checkpoint(c.uuid).unwrap();
             assert!(map.is_full());
             assert_eq!(map.info().unwrap().verdict, Verdict::Superset);
+            map.close().unwrap();
+            assert_eq!(inspect(&path).unwrap().verdict, Verdict::Superset);
         }
+    }
+}
+
+/// Writes a header to all its copies.
+fn rewrite(path: &Path, header: &Header) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    (0..4).for_each(|copy| file.write_all_at(&header.encode().unwrap(), copy_offset(copy)).unwrap());
+}
+
+/// When the clock was years ahead at the freeze, dirt that came after it is not taken for older than the point.
+#[test]
+fn a_clock_that_is_set_back_hides_no_dirt_that_came_after_a_freeze() {
+    for ahead in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, map) = new(dir.path());
+        map.set(granule(1)).unwrap();
+        let c = map.freeze(None).unwrap();
+        map.set(granule(2)).unwrap();
+        drop(map);
+        if ahead {
+            let mut header = header(&path);
+            header.points[0].time += 10 * 365 * 86400;
+            rewrite(&path, &header);
+        }
+        // Recovery adds what was armed.
+        let map = options().open(&path).unwrap();
+        assert_eq!(map.info().unwrap().verdict, Verdict::Superset);
+        map.commit_checkpoint(c.uuid, false).unwrap();
+        map.close().unwrap();
+        assert_eq!(inspect(&path).unwrap().verdict, Verdict::Superset);
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::core::Core;
 use super::frozen::Here;
+use super::open::remember;
 use super::points::bitmap_of;
 use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
@@ -243,9 +244,7 @@ impl Core {
             return Ok(());
         }
         let Some(point) = header.points.last().cloned() else { return Ok(()) };
-        if !weak(Weak::AbortEarly) {
-            self.put_back(&header, &point)?;
-        }
+        let failed = if weak(Weak::AbortEarly) { 0 } else { self.put_back(&header, &point)? };
         at(Stage::PutBack);
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
@@ -255,6 +254,9 @@ impl Core {
         header.points.pop();
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
+        if failed > 0 {
+            remember(&mut header, Reasons::DAMAGED_PAGE);
+        }
         lock.commit(&mut header)?;
         self.give_up(&point);
         drop(lock);
@@ -271,13 +273,15 @@ impl Core {
         self.expect(header, uuid, &[state]).is_err()
     }
 
-    fn put_back(&self, header: &Header, point: &Point) -> Result<()> {
+    /// Says how many pages of the point did not verify, so that everything is dirty now.
+    fn put_back(&self, header: &Header, point: &Point) -> Result<u64> {
         // Nothing changes for who reads here and in the point: so these are no changes to mark.
         let failed = self.each_batch(header, point, &mut |batch| self.or_words(batch.iter().copied(), |_, _| ()))?;
         if failed > 0 {
             self.set_bits(0..self.geometry().bits())?;
         }
-        self.flush()
+        self.flush()?;
+        Ok(failed)
     }
 
     /// Whether a page of the outstanding point fails, so that everything counts as dirty.

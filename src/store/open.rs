@@ -85,10 +85,16 @@ impl Recovery {
     fn remember(&self, header: &mut Header) {
         let reasons = self.reasons();
         if reasons != Reasons::NONE {
-            header.dirt_reasons |= reasons;
-            header.dirt_time = facts::now();
+            remember(header, reasons);
         }
     }
+}
+
+/// Has the header say why there is more dirt than was set.
+pub(super) fn remember(header: &mut Header, reasons: Reasons) {
+    header.dirt_reasons |= reasons;
+    // Never before an outstanding point, whatever the clock says now: this dirt is not in it.
+    header.dirt_time = header.outstanding().map_or(i64::MIN, |point| point.time).max(facts::now());
 }
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
