@@ -135,12 +135,24 @@ fn errors_name_what_is_outstanding_and_change_nothing() {
         Err(Error::Refused { why, .. }) => assert!(why.contains(word), "{why}"),
         other => panic!("{other:?}"),
     };
+    // Asking first gives the same answer, and freezes nothing.
+    let can = |name: Option<&str>| {
+        let asked = map.can_freeze(name).map_err(|e| e.to_string());
+        assert_eq!(
+            asked.clone().err(),
+            map.freeze(name).map(|c| map.abort_checkpoint(c.uuid).unwrap()).err().map(|e| e.to_string())
+        );
+        asked.is_ok()
+    };
+    assert!(can(Some("a")) && can(None));
     for name in ["", "a\0b", &"x".repeat(65)] {
+        assert!(!can(Some(name)));
         refused(map.freeze(Some(name)), "1 to 64 bytes");
     }
     let first = map.freeze(Some(&"y".repeat(64))).unwrap();
     let e = map.freeze(Some("second")).unwrap_err();
     assert_eq!(e.kind(), "checkpoint-outstanding");
+    assert!(!can(Some("second")));
     for part in [first.uuid.to_string(), "y".repeat(64), "frozen".into(), first.time.to_string()] {
         assert!(e.to_string().contains(&part), "{e}");
     }
@@ -153,6 +165,7 @@ fn errors_name_what_is_outstanding_and_change_nothing() {
     map.commit_checkpoint(first.uuid, true).unwrap();
     assert_eq!(map.abort_checkpoint(first.uuid).unwrap_err().kind(), "no-checkpoint");
     refused(map.freeze(Some(&"y".repeat(64))), "already");
+    assert!(!can(Some(&"y".repeat(64))));
     let unnamed = map.freeze(None).unwrap();
     refused(map.commit_checkpoint(unnamed.uuid, true).map(|()| unnamed.clone()), "without a name");
     map.commit_checkpoint(unnamed.uuid, false).unwrap();
@@ -161,6 +174,7 @@ fn errors_name_what_is_outstanding_and_change_nothing() {
         map.commit_checkpoint(c.uuid, true).unwrap();
     }
     refused(map.freeze(None), "24 points");
+    assert!(!can(None));
     assert_eq!(map.drop_point("nobody").unwrap_err().kind(), "no-point");
     assert_eq!(map.since("nobody").unwrap_err().kind(), "no-point");
     map.close().unwrap();

@@ -23,7 +23,7 @@ const _: () = assert!(Lock::Backup.byte() == format::BACKUP_LOCK);
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait at least for somebody who seems to be dying.
-pub(super) const LEAVING: Duration = Duration::from_millis(500);
+const LEAVING: Duration = Duration::from_millis(500);
 
 /// The gate, held until dropped.
 pub(super) struct Gate(Arc<FileDisk>);
@@ -72,7 +72,7 @@ impl Drop for Seat {
 }
 
 /// A file on which this process has the attach lock, with the gate still held.
-pub(super) struct Attached {
+struct Attached {
     disk: Arc<FileDisk>,
     _gate: Gate,
     /// Nobody else has the lock.
@@ -130,32 +130,57 @@ pub(super) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<
 
 /// Takes the gate and then the attach lock: exclusively, or shared if that is how others have it and this one may. The
 /// gate is kept.
-pub(super) fn attach(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<Attached> {
+fn attach(disk: &Arc<FileDisk>, path: &Path, options: &Options) -> std::result::Result<Attached, Busy> {
     let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
     let shared = options.access == Access::Shared;
     if shared && let Some(what) = disk.unshareable().map_err(io)? {
         let why =
             format!("it is on {what}, where this system does not see every change of a mapped file; open it alone");
-        return Err(Error::Refused { path: path.to_path_buf(), why });
+        return Err(Error::Refused { path: path.to_path_buf(), why }.into());
     }
-    let start = Instant::now();
-    let deadline = start.checked_add(options.wait);
-    loop {
-        let gate = gate(&disk, path, options.wait)?;
-        let alone = disk.try_attach(true).map_err(io)?;
-        let mut leaving = false;
-        if alone || shared && disk.try_attach(false).map_err(io)? {
-            // Everybody who has the map keeps a slot. Who has only the attach lock is dying, of whose locks the kernel
-            // lets go one by one, or another kind of program: in neither case is there a session, whatever the file says.
-            leaving = !alone && !disk.slot_held(0..SLOTS).map_err(io)?;
-            if !leaving {
-                return Ok(Attached { disk, _gate: gate, alone });
-            }
-            disk.detach();
+    let gate = gate(disk, path, options.wait)?;
+    let alone = disk.try_attach(true).map_err(io)?;
+    let mut leaving = false;
+    if alone || shared && disk.try_attach(false).map_err(io)? {
+        // Everybody who has the map keeps a slot. Who has only the attach lock is dying, of whose locks the kernel
+        // lets go one by one, or another kind of program: in neither case is there a session, whatever the file says.
+        leaving = !alone && !disk.slot_held(0..SLOTS).map_err(io)?;
+        if !leaving {
+            return Ok(Attached { disk: disk.clone(), _gate: gate, alone });
         }
-        drop(gate);
-        if passed(deadline) && !(leaving && start.elapsed() < LEAVING) {
-            return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
+        disk.detach();
+    }
+    let error = Error::Locked { path: path.to_path_buf(), what: "another process has it open" };
+    Err(Busy { error, leaving })
+}
+
+/// Why a map was not opened, and whether those who have it may be gone in a moment.
+struct Busy {
+    error: Error,
+    leaving: bool,
+}
+
+impl From<Error> for Busy {
+    fn from(error: Error) -> Busy {
+        Busy { error, leaving: false }
+    }
+}
+
+/// Attaches to a file and opens the map in it for writing, waiting as the options say for those who have it.
+pub(super) fn open(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<DirtyMap> {
+    let start = Instant::now();
+    loop {
+        let opened = attach(&disk, path, options).and_then(|attached| {
+            // Those whose session cannot be joined may be about to go.
+            attached.open(path, options).map_err(|error| Busy { error, leaving: true })
+        });
+        let busy = match opened {
+            Ok(map) => return Ok(map),
+            Err(busy) => busy,
+        };
+        let wait = if busy.leaving { options.wait.max(LEAVING) } else { options.wait };
+        if !matches!(busy.error, Error::Locked { .. }) || start.elapsed() >= wait {
+            return Err(busy.error);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -179,7 +204,7 @@ impl Attached {
     }
 
     /// Opens the map for writing, and lets go of the gate.
-    pub(super) fn open(self, path: &Path, options: &Options) -> Result<DirtyMap> {
+    fn open(self, path: &Path, options: &Options) -> Result<DirtyMap> {
         let opened = if self.alone { self.first(path, options) } else { self.joined(path, options) };
         if opened.is_err() {
             self.disk.detach();

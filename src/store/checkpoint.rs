@@ -103,15 +103,18 @@ impl Core {
         })
     }
 
+    /// The header, if a checkpoint with this name may be begun.
+    fn can_freeze(&self, name: Option<&str>) -> Result<Header> {
+        self.check_name(name)?;
+        let header = self.lock()?.adopt()?;
+        self.may_freeze(&header, name)?;
+        Ok(header)
+    }
+
     /// Writes what is dirty here to a new point, and commits FREEZING.
     pub(super) fn freeze_begin(&self, name: Option<&str>) -> Result<Point> {
-        self.check_name(name)?;
         let space = self.space()?;
-        let header = {
-            let header = self.lock()?.adopt()?;
-            self.may_freeze(&header, name)?;
-            header
-        };
+        let header = self.can_freeze(name)?;
         let point = Point { name: name.unwrap_or_default().into(), ..space.choose(&header)? };
         // Without the update lock: what is reset is what was written, and not what is here by then.
         space.write(&header, &point, &Here { view: &self.view, core: Some(self) })?;
@@ -318,6 +321,16 @@ impl DirtyMap {
     pub fn freeze(&self, name: Option<&str>) -> Result<Checkpoint> {
         let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
         self.core()?.freeze(name, live.freeze_timeout)
+    }
+
+    /// Whether [`freeze`](Self::freeze) with this name would be refused at once: for who has something to do before it that
+    /// should not be done in vain. Somebody else may freeze in between.
+    ///
+    /// # Errors
+    /// [`Error::Outstanding`]; [`Error::Refused`] for the name and for the number of points; [`Error::Io`],
+    /// [`Error::ReadOnly`].
+    pub fn can_freeze(&self, name: Option<&str>) -> Result<()> {
+        self.core()?.can_freeze(name).map(|_| ())
     }
 
     /// The backup is complete: what was frozen is clean now, unless it was set again. `keep` keeps the point by the name

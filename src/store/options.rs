@@ -11,7 +11,7 @@ use crate::geometry::Geometry;
 use crate::sys::FileDisk;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Items per granule of a new map unless told otherwise: 2^16, 64 KiB for a disk image.
 pub(super) const DEFAULT_GRANULARITY: u32 = 16;
@@ -185,9 +185,8 @@ impl Options {
         let file = file.map_err(|source| Error::Io { op: "create", path: path.to_path_buf(), source })?;
         let disk = Arc::new(FileDisk::new(file, true));
         create::write_new(&*disk, path, geometry, self)?;
-        let attached = attach::attach(disk, path, self)?;
         // Opened before others can see it: what is refused leaves nothing behind.
-        let map = attached.open(path, self)?;
+        let map = attach::open(disk, path, self)?;
         unnamed.publish(path)?;
         Ok(map)
     }
@@ -206,18 +205,7 @@ impl Options {
         if self.access == Access::ReadOnly {
             return attach::reading(path, self);
         }
-        let disk = attach::open_file(path, true)?;
-        let disk = Arc::new(disk);
-        let start = Instant::now();
-        loop {
-            match attach::attach(disk.clone(), path, self)?.open(path, self) {
-                // Those whose session cannot be joined may be about to go.
-                Err(Error::Locked { .. }) if start.elapsed() < self.wait.max(attach::LEAVING) => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                opened => return opened,
-            }
-        }
+        attach::open(Arc::new(attach::open_file(path, true)?), path, self)
     }
 
     fn check_label(&self, path: &Path) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::open::{self, With};
 use crate::output::Output;
 use crate::signals;
 use crate::size;
-use dirtymap::format::{MAX_POINT_NAME, MAX_POINTS, Uuid};
+use dirtymap::format::Uuid;
 use dirtymap::{Bitmap, DirtyMap, ImageStamp, Info};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -243,24 +243,11 @@ impl Job<'_> {
             }
             map.abort_checkpoint(stale.uuid)?;
         }
-        let refused = |why: String| Err(Failure::new("refused", format!("{path}: {why}")));
         if self.name() == UNNAMED && args.name.is_some() {
-            return refused(format!("{UNNAMED:?} is what a backup without a name is called; choose another name"));
+            let why = format!("{UNNAMED:?} is what a backup without a name is called; choose another name");
+            return Err(Failure::new("refused", format!("{path}: {why}")));
         }
-        if points.iter().any(|point| point.name == self.name()) {
-            let name = self.name();
-            return refused(format!(
-                "it has a point named {name:?} already; choose another name, or drop that one (dirtymap checkpoint drop)"
-            ));
-        }
-        if points.len() >= MAX_POINTS {
-            let why = "which is the most; drop one first (dirtymap checkpoint list, drop)";
-            return refused(format!("it has {MAX_POINTS} points, {why}"));
-        }
-        if !(1..=MAX_POINT_NAME).contains(&self.name().len()) {
-            return refused(format!("the name of a point has 1 to {MAX_POINT_NAME} bytes"));
-        }
-        Ok(())
+        Ok(map.can_freeze(Some(self.name()))?)
     }
 
     /// The name that is frozen with.
