@@ -185,11 +185,13 @@ impl<W: WordsMut> Levels<W> {
     /// It does not stop at a bit that is set already: whoever set that one may have been killed before
     /// it got to the levels above. Bottom word first, then this, is the order that
     /// [`unsummarise`](Self::unsummarise) relies on.
+    #[inline]
     pub(crate) fn summarise(&mut self, word: u64) {
         self.raise(BOTTOM, word);
     }
 
     /// Sets the summary bits of word `word` of level `k`, on every level above it, upwards.
+    #[inline]
     fn raise(&mut self, k: usize, mut word: u64) {
         for k in (0..k).rev() {
             let (up, mask) = place(word);

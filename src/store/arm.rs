@@ -30,6 +30,20 @@ impl Core {
         self.set_bits(self.geometry().touched(&range))
     }
 
+    /// Marks one bit.
+    pub(super) fn set_bit(&self, bit: u64) -> Result<()> {
+        let (mut changed, w) = (0, bit / 64);
+        let done = self.set_word(w, 1 << (bit % 64), w + 1, &mut changed);
+        if changed != 0 && self.changes.wanted() {
+            self.changes.mark(bit..bit + 1);
+        }
+        match done {
+            // Not `done`: an error is large, and nothing of it need be copied where there is none.
+            Ok(()) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Marks a range of bits. One load per word for those that are durable already.
     #[inline]
     pub(crate) fn set_bits(&self, bits: Range<u64>) -> Result<()> {
@@ -63,9 +77,8 @@ impl Core {
 
     /// Sets the bits of one word, and adds those that were clear to `changed`, which the caller has to
     /// [mark](super::changes). `end` is the word behind the last one that the caller will need.
-    #[cold]
+    #[inline]
     pub(super) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
-        self.counters.slow_sets.fetch_add(1, Relaxed);
         let armed = self.view.armed();
         let mut levels = self.view.levels();
         loop {
@@ -97,7 +110,9 @@ impl Core {
 
     /// Makes sure that the wanted words are armed. They may be more than the bound, which is on dirt that nobody asked
     /// for.
+    #[cold]
     fn arm(&self, wanted: Range<u64>) -> Result<()> {
+        self.counters.slow_sets.fetch_add(1, Relaxed);
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(wanted.clone());
         let armed = self.arm_waiting(wanted.clone());
         // Whoever armed it has taken it out, unless nobody did.

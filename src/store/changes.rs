@@ -37,6 +37,7 @@ impl SharedChanges {
     }
 
     /// Whether somebody wants to know.
+    #[inline]
     pub(super) fn wanted(&self) -> bool {
         self.attached.load(SeqCst)
     }

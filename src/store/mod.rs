@@ -130,7 +130,7 @@ pub struct Stats {
     pub flushes: u64,
     /// Bytes written durably after opening.
     pub bytes_written: u64,
-    /// Words that `set` could not just look at.
+    /// Times that a `set` found a word not armed, and waited for the update lock to have it armed: mostly for a commit.
     pub slow_sets: u64,
     /// Items that opening the map made dirty because they were armed.
     pub recovered_items: u64,
@@ -261,7 +261,8 @@ impl DirtyMap {
         // The look that set_bits begins with, for a single granule, which is the common case.
         match core.geometry().only_bit(&range) {
             Some(bit) if core.is_durable(bit) => Ok(()),
-            _ => core.set_range(range),
+            Some(bit) => core.set_bit(bit),
+            None => core.set_range(range),
         }
     }
 

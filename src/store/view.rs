@@ -8,7 +8,6 @@ use crate::geometry::{BOTTOM, Geometry, LEVELS, PAGE_WORDS, mask_in};
 use crate::levels::Levels;
 use crate::sys::Mapping;
 use crate::words::{AtomicU64, Shared};
-use part::{Part, part};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -64,61 +63,43 @@ pub(crate) struct View {
     durable: Part,
 }
 
+/// Words of the mapping.
 #[cfg(not(loom))]
-mod part {
-    use super::*;
+type Part = crate::sys::MappedWords;
 
-    /// Bytes of the mapping.
-    pub(super) type Part = Range<usize>;
+/// Words that loom watches, and so as few as can be.
+#[cfg(loom)]
+type Part = Box<[AtomicU64]>;
 
-    pub(super) fn part(range: &Range<u64>) -> Result<Part> {
-        let narrow = |v: u64| usize::try_from(v).map_err(|_| Error::OutOfMemory { bytes: range.end });
-        Ok(narrow(range.start)?..narrow(range.end)?)
-    }
-
-    #[inline]
-    pub(super) fn words<'a>(mapping: &'a Mapping, part: &'a Part) -> &'a [AtomicU64] {
-        mapping.words(part.clone())
-    }
+#[cfg(not(loom))]
+fn part(mapping: &Mapping, range: &Range<u64>) -> Result<Part> {
+    let narrow = |v: u64| usize::try_from(v).map_err(|_| Error::OutOfMemory { bytes: range.end });
+    Ok(mapping.words(narrow(range.start)?..narrow(range.end)?))
 }
 
 #[cfg(loom)]
-mod part {
-    use super::*;
-
-    /// Words that loom watches, and so as few as can be: of the runtime page only those that one process uses.
-    pub(super) type Part = Box<[AtomicU64]>;
-
-    pub(super) fn part(range: &Range<u64>) -> Result<Part> {
-        // The runtime page comes first.
-        let words = if range.start == 0 { runtime::IMAGE as u64 + 1 } else { (range.end - range.start) / 8 };
-        Ok((0..words).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    pub(super) fn words<'a>(_: &'a Mapping, part: &'a Part) -> &'a [AtomicU64] {
-        part
-    }
+fn part(_: &Mapping, range: &Range<u64>) -> Result<Part> {
+    // The runtime page comes first. Of it only those that one process uses.
+    let words = if range.start == 0 { runtime::IMAGE as u64 + 1 } else { (range.end - range.start) / 8 };
+    Ok((0..words).map(|_| AtomicU64::new(0)).collect())
 }
 
 impl View {
     /// Lays a view over `mapping`, which must be as long as the layout demands.
     pub(crate) fn new(geometry: Geometry, layout: &VolatileLayout, mapping: Mapping) -> Result<View> {
-        let mut upper: [Part; BOTTOM] = Default::default();
-        for (to, from) in upper.iter_mut().zip(&layout.levels) {
-            *to = part(from)?;
-        }
         let words = geometry.words() * 8;
         let bits = geometry.level_words()[BOTTOM - 1] * 8;
-        let exactly = |range: &Range<u64>, len: u64| part(&(range.start..range.start + len));
+        let exactly = |range: &Range<u64>, len: u64| part(&mapping, &(range.start..range.start + len));
+        let [a, b, c, d, e, f] = layout.levels.each_ref().map(|range| part(&mapping, range));
         Ok(View {
             geometry,
-            mapping,
-            runtime: part(&layout.runtime)?,
+            runtime: part(&mapping, &layout.runtime)?,
             armed: exactly(&layout.armed, bits)?,
             touched: exactly(&layout.touched, bits)?,
-            upper,
+            upper: [a?, b?, c?, d?, e?, f?],
             live: exactly(&layout.live, words)?,
             durable: exactly(&layout.durable, words)?,
+            mapping,
         })
     }
 
@@ -127,44 +108,39 @@ impl View {
         &self.geometry
     }
 
-    #[inline]
-    fn words<'a>(&'a self, part: &'a Part) -> &'a [AtomicU64] {
-        part::words(&self.mapping, part)
-    }
-
     pub(crate) fn runtime(&self) -> &[AtomicU64] {
-        self.words(&self.runtime)
+        &self.runtime
     }
 
     /// One bit per bottom word: listed in a durable header.
     #[inline]
     pub(crate) fn armed(&self) -> &[AtomicU64] {
-        self.words(&self.armed)
+        &self.armed
     }
 
     /// One bit per bottom word: changed since it was last written to the bottom.
     #[inline]
     pub(crate) fn touched(&self) -> &[AtomicU64] {
-        self.words(&self.touched)
+        &self.touched
     }
 
     /// The dirty bits as everybody sees them.
     #[inline]
     pub(crate) fn live(&self) -> &[AtomicU64] {
-        self.words(&self.live)
+        &self.live
     }
 
     /// What of them is known to be in the durable bottom.
     #[inline]
     pub(crate) fn durable(&self) -> &[AtomicU64] {
-        self.words(&self.durable)
+        &self.durable
     }
 
     /// The hierarchy over the live level.
     #[inline]
     pub(crate) fn levels(&self) -> Levels<Shared<'_>> {
         let level: [Shared<'_>; LEVELS] =
-            std::array::from_fn(|k| Shared(self.words(if k == BOTTOM { &self.live } else { &self.upper[k] })));
+            std::array::from_fn(|k| Shared(if k == BOTTOM { &self.live } else { &self.upper[k] }));
         Levels::new(level, self.geometry.bits())
     }
 
@@ -183,7 +159,7 @@ impl View {
     pub(crate) fn clear(&self) {
         let levels = self.upper.iter().chain([&self.live, &self.durable]);
         for part in [&self.runtime, &self.armed, &self.touched].into_iter().chain(levels) {
-            self.words(part).iter().for_each(|word| word.store(0, SeqCst));
+            part.iter().for_each(|word| word.store(0, SeqCst));
         }
     }
 

@@ -7,18 +7,15 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// Which side of which fork something was made on. Checking costs two loads.
+/// Which side of which fork something was made on. Checking costs one load.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Generation(u64);
-
-struct Page(*const AtomicU64);
-// SAFETY: the pointer is to memory that is never unmapped and only accessed atomically.
-unsafe impl Send for Page {}
-// SAFETY: as above.
-unsafe impl Sync for Page {}
+pub(crate) struct Generation {
+    number: u64,
+    current: &'static AtomicU64,
+}
 
 /// Holds the current generation; the kernel replaces it by zeros in a forked child.
-static PAGE: OnceLock<Page> = OnceLock::new();
+static CURRENT: OnceLock<&'static AtomicU64> = OnceLock::new();
 /// Generations handed out; inherited by children, so theirs differ from their parents'.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
@@ -26,37 +23,31 @@ impl Generation {
     /// Whether this is still the process that took it.
     #[inline]
     pub(crate) fn is_current(self) -> bool {
-        match PAGE.get() {
-            // SAFETY: the page is mapped for good and aligned.
-            Some(page) => unsafe { &*page.0 }.load(SeqCst) == self.0,
-            None => false,
-        }
+        self.current.load(SeqCst) == self.number
     }
 }
 
 /// The current generation.
 pub(crate) fn generation() -> io::Result<Generation> {
-    let page = match PAGE.get() {
-        Some(page) => page,
+    let current = match CURRENT.get() {
+        Some(current) => current,
         None => {
-            let page = wiped_on_fork()?;
-            PAGE.get_or_init(|| page)
+            let word = wiped_on_fork()?;
+            CURRENT.get_or_init(|| word)
         }
     };
-    // SAFETY: the page is mapped for good and aligned.
-    let current = unsafe { &*page.0 };
-    match current.load(SeqCst) {
+    let number = match current.load(SeqCst) {
         0 => {
             let fresh = LAST.fetch_add(1, SeqCst) + 1;
             // Two threads may race here: the first number counts for both.
-            let kept = current.compare_exchange(0, fresh, SeqCst, SeqCst);
-            Ok(Generation(kept.err().unwrap_or(fresh)))
+            current.compare_exchange(0, fresh, SeqCst, SeqCst).err().unwrap_or(fresh)
         }
-        n => Ok(Generation(n)),
-    }
+        n => n,
+    };
+    Ok(Generation { number, current })
 }
 
-fn wiped_on_fork() -> io::Result<Page> {
+fn wiped_on_fork() -> io::Result<&'static AtomicU64> {
     const LEN: usize = 65536; // a multiple of every host's page size
     // SAFETY: a fresh anonymous mapping touches no existing memory.
     let p = unsafe {
@@ -76,7 +67,8 @@ fn wiped_on_fork() -> io::Result<Page> {
     if unsafe { libc::madvise(p, LEN, libc::MADV_WIPEONFORK) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(Page(p.cast()))
+    // SAFETY: the page is mapped for good, aligned, and only ever accessed through this.
+    Ok(unsafe { &*p.cast() })
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Memory shared with a file, seen as atomic words.
 //!
-//! Invariant kept here: mapped memory is only ever accessed as `AtomicU64`, through a reference that
-//! lives no longer than the mapping. A mapping is not inherited by a forked child.
+//! Invariant kept here: mapped memory is only ever accessed as `AtomicU64`, through what keeps the mapping
+//! alive. A mapping is not inherited by a forked child.
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::fork;
@@ -41,24 +42,55 @@ impl Drop for Guarded {
     }
 }
 
-/// A mapping of part of a file, or of nothing (anonymous, for maps that are only read).
+/// A mapping of part of a file, or of nothing (anonymous, for maps that are only read). It lasts until the last of its
+/// words is dropped.
 #[derive(Debug)]
-pub(crate) struct Mapping(Guarded);
+pub(crate) struct Mapping(Arc<Guarded>);
+
+/// Some words of a mapping. Looking at one costs as much as with any slice.
+#[cfg_attr(loom, allow(dead_code))] // a view has words of its own then
+#[derive(Debug)]
+pub(crate) struct MappedWords {
+    first: *const AtomicU64,
+    count: usize,
+    _mapping: Arc<Guarded>,
+}
+
+// SAFETY: what it points to is only ever accessed atomically, and stays mapped as long as this is there.
+unsafe impl Send for MappedWords {}
+// SAFETY: as above.
+unsafe impl Sync for MappedWords {}
+
+impl Deref for MappedWords {
+    type Target = [AtomicU64];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: Mapping::words made it of that many words inside the mapping, which is page-aligned, so the pointer is
+        // valid and aligned. The memory stays mapped as long as self, and everything in this process accesses it as
+        // AtomicU64 only; other processes' stores are atomic too, as far as memory on this machine goes.
+        unsafe { std::slice::from_raw_parts(self.first, self.count) }
+    }
+}
 
 impl Mapping {
+    fn new(guarded: Guarded) -> Mapping {
+        Mapping(Arc::new(guarded))
+    }
+
     /// Maps `range` of `file` shared and writable. `range` must start at a multiple of the host's page
     /// size. Touching a hole that the file system cannot fill kills the process, so allocate first.
     pub(crate) fn of_file(file: &File, range: Range<u64>) -> io::Result<Mapping> {
         let len = length(&range)?;
         let raw = MmapOptions::new().offset(range.start).len(len).map_raw(file)?;
-        Guarded::new(raw).map(Mapping)
+        Guarded::new(raw).map(Mapping::new)
     }
 
     /// Maps `range` of `file` shared, for loads only. A store kills the process.
     pub(crate) fn to_read(file: &File, range: Range<u64>) -> io::Result<Mapping> {
         let len = length(&range)?;
         let raw = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file)?;
-        Guarded::new(raw).map(Mapping)
+        Guarded::new(raw).map(Mapping::new)
     }
 
     /// Keeps every page of the mapping in memory for as long as it is mapped, also those that only others use.
@@ -85,7 +117,7 @@ impl Mapping {
         // Touching one word of a sparse map must not take two megabytes. Best effort: a kernel without huge pages
         // refuses, and does not need it.
         let _ = map.advise(memmap2::Advice::NoHugePage);
-        Guarded::new(MmapRaw::from(map)).map(Mapping)
+        Guarded::new(MmapRaw::from(map)).map(Mapping::new)
     }
 
     /// Whether this process made the mapping, and did not inherit it.
@@ -94,25 +126,20 @@ impl Mapping {
         self.0.born.is_current()
     }
 
-    /// The words of a byte range of the mapping. An empty slice when the range is not wholly inside or not
-    /// aligned to words, which is a defect of the caller.
+    /// The words of a byte range of the mapping. None of them when the range is not wholly inside or not aligned to
+    /// words, which is a defect of the caller.
     #[cfg_attr(loom, allow(dead_code))] // a view has words of its own then
-    #[inline]
-    pub(crate) fn words(&self, bytes: Range<usize>) -> &[AtomicU64] {
-        let Some(raw) = self.0.raw() else { return &[] };
-        let fits = bytes.start <= bytes.end && bytes.end <= raw.len();
+    pub(crate) fn words(&self, bytes: Range<usize>) -> MappedWords {
+        let len = self.0.raw().map_or(0, MmapRaw::len);
+        let fits = bytes.start <= bytes.end && bytes.end <= len;
         let aligned = bytes.start.is_multiple_of(8) && bytes.end.is_multiple_of(8);
-        debug_assert!(fits && aligned, "{bytes:?} of {}", raw.len());
-        if !fits || !aligned {
-            return &[];
-        }
-        // SAFETY: start is inside the mapping, which is page-aligned, so the pointer is valid and aligned for
-        // u64. The memory stays mapped as long as self is borrowed, and everything in this process accesses it
-        // as AtomicU64 only; other processes' stores are atomic too, as far as memory on this machine goes.
-        unsafe {
-            let first = raw.as_mut_ptr().add(bytes.start).cast::<AtomicU64>();
-            std::slice::from_raw_parts(first, (bytes.end - bytes.start) / 8)
-        }
+        debug_assert!(fits && aligned, "{bytes:?} of {len}");
+        let (first, count) = match self.0.raw() {
+            // SAFETY: start is inside the mapping.
+            Some(raw) if fits && aligned => unsafe { (raw.as_ptr().add(bytes.start), (bytes.end - bytes.start) / 8) },
+            _ => (std::ptr::NonNull::<AtomicU64>::dangling().as_ptr().cast_const().cast(), 0),
+        };
+        MappedWords { first: first.cast(), count, _mapping: self.0.clone() }
     }
 }
 

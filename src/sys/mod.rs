@@ -15,4 +15,5 @@ pub(crate) mod mapping;
 
 pub(crate) use disk::{Disk, Lock, Part};
 pub(crate) use file::FileDisk;
-pub(crate) use mapping::Mapping;
+#[cfg_attr(loom, allow(unused_imports))] // a view has words of its own then
+pub(crate) use mapping::{MappedWords, Mapping};

@@ -139,7 +139,7 @@ pub fn cost(map: &DirtyMap, output: Output) {
     output.detail(|| {
         let s = map.stats();
         format!(
-            "{}, before closing: {} durable writes of {} bytes in all, {} to arm; {} words set slowly; {} flushes",
+            "{}, before closing: {} durable writes of {} bytes in all, {} to arm; {} sets waited for that; {} flushes",
             map.path().display(),
             s.syncs,
             s.bytes_written,
