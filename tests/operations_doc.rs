@@ -1,4 +1,5 @@
-//! docs/operations.md: no cell is empty, and the functions, commands and tests that it names exist.
+//! docs/operations.md: no cell is empty, and the functions, commands and tests that it names exist. docs/proof.md: the
+//! tests that it names exist, and each claim has one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,9 +23,13 @@ fn sources(dir: &Path, text: &mut String) {
     }
 }
 
-/// The rows of the tables, without their heads.
 fn rows() -> Vec<Vec<String>> {
-    let text = read(&root().join("docs/operations.md"));
+    rows_of("docs/operations.md")
+}
+
+/// The rows of the tables, without their heads.
+fn rows_of(doc: &str) -> Vec<Vec<String>> {
+    let text = read(&root().join(doc));
     let lines = text.lines().filter(|line| line.starts_with('|') && !line.starts_with("| ---"));
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_string()).collect();
     lines.map(cells).filter(|row: &Vec<String>| !["operation", "claim"].contains(&row[0].as_str())).collect()
@@ -73,16 +78,31 @@ fn capital(word: &str) -> String {
     word.char_indices().map(|(i, c)| if i == 0 { c.to_ascii_uppercase() } else { c }).collect()
 }
 
+#[track_caller]
+fn exists(test: &str) {
+    let (file, name) = test.split_once("::").unwrap();
+    assert!(read(&root().join(file)).contains(&format!("fn {name}(")), "there is no {test}");
+}
+
+#[test]
+fn each_claim_of_the_proof_has_a_test_that_exists() {
+    // The claims are the rows of three cells.
+    let claims: Vec<_> = rows_of("docs/proof.md").into_iter().filter(|row| row.len() == 3).collect();
+    assert!(claims.len() > 12, "{} claims", claims.len());
+    for row in claims {
+        assert!(quoted(&row[1]).next().is_some(), "no test in {row:?}");
+        for test in quoted(&row[1]) {
+            if test.contains("::") { exists(test) } else { drop(read(&root().join(test))) }
+        }
+    }
+}
+
 #[test]
 fn its_tests_exist() {
     for row in rows() {
         let cell = row.last().unwrap();
         let tests: Vec<&str> = quoted(cell).filter(|test| test.contains(".rs::")).collect();
-        for test in &tests {
-            let (file, name) = test.split_once("::").unwrap();
-            let text = read(&root().join(file));
-            assert!(text.contains(&format!("fn {name}(")), "{test} in {row:?}");
-        }
+        tests.iter().for_each(|test| exists(test));
         let named = ["model", "sim"].iter().any(|w| cell.split([',', ' ']).any(|word| word == *w));
         assert!(named || !tests.is_empty(), "no test in {row:?}");
     }
