@@ -12,6 +12,7 @@ mod close;
 mod combine;
 mod core;
 mod create;
+mod findings;
 mod flush;
 mod frozen;
 mod headers;
@@ -29,14 +30,16 @@ mod scan;
 mod sim;
 #[cfg(test)]
 mod sim_tests;
+mod survey;
 mod truncate;
 mod view;
 mod volatile;
 mod watch;
 mod writes;
 
-pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};
+pub use check::{FileState, Info, Omitted, Report, Verdict, check, inspect};
 pub use checkpoint::Checkpoint;
+pub use findings::{Finding, Severity};
 pub use image::ImageStamp;
 pub use load::MapLoading;
 pub use open::Recovery;
