@@ -24,6 +24,7 @@ mod open;
 mod options;
 mod pages;
 mod points;
+mod repair;
 mod reset;
 mod scan;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod sim;
 mod sim_tests;
 mod survey;
 mod truncate;
+mod undo;
 mod view;
 mod volatile;
 mod watch;
@@ -45,6 +47,8 @@ pub use load::MapLoading;
 pub use open::Recovery;
 pub use options::{Access, Options};
 pub use points::NamedPoint;
+pub use repair::{FilePart, RepairPlan, plan_repair, repair, undo_repair};
+pub use undo::Undone;
 pub use writes::WriteGuard;
 
 use self::core::Core;
