@@ -63,8 +63,9 @@ pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
 pub use read::AnyMap;
 pub use store::{
-    Access, Checkpoint, DirtyMap, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint, Options, Recovery,
-    Report, Severity, Stats, Verdict, WriteGuard, check, inspect,
+    Access, Checkpoint, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint, Omitted,
+    Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check, inspect, plan_repair,
+    repair, undo_repair,
 };
 
 /// The README's program is compiled with the doc tests.

@@ -157,7 +157,17 @@ fn reading(name: &str, path: &Path, answer: &Answer, trimmed: bool) {
             Severity::Unclean => "unclean",
             Severity::Damage => "damage",
         };
-        found.push(format!("{severity} {}", finding.place.split(" (").next().unwrap()));
+        let place = finding.place.split(" (").next().unwrap();
+        // Neighbouring pages that fail alike are one finding.
+        let (before, pages) = place.split_once("pages ").unwrap_or((place, ""));
+        match pages.split_once(" to ") {
+            Some((first, last)) => {
+                let pages = first.parse::<u64>().unwrap()..=last.parse().unwrap();
+                assert_eq!(pages.clone().count() as u64, finding.count, "{name}");
+                found.extend(pages.map(|page| format!("{severity} {before}page {page}")));
+            }
+            None => found.push(format!("{severity} {place}")),
+        }
     }
     expected.sort();
     found.sort();

@@ -88,10 +88,14 @@ fn page_tables() -> Vec<(&'static str, Vec<u8>)> {
     vec![("table", table), ("sets", sets)]
 }
 
+fn golden_files() -> u8 {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/files");
+    fs::read_dir(golden).expect("the golden files").count() as u8
+}
+
 /// Every golden file, closed after a flush or left as it is; and one edit of each kind.
 fn files() -> Vec<(String, Vec<u8>)> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/files");
-    let mut count = fs::read_dir(golden).expect("the golden files").count() as u8;
+    let mut count = golden_files();
     let set = [0, 0, 8, 0, 0, 0, 0, 80, 0, 0, 0, 0];
     let mut files = Vec::new();
     while let Some(base) = count.checked_sub(1) {
@@ -110,6 +114,36 @@ fn files() -> Vec<(String, Vec<u8>)> {
     ];
     files.extend(edits.map(|(name, edit)| (name.into(), [&[4, 3], &set[..], edit].concat())));
     files
+}
+
+/// The same files, to be checked and repaired, with damage of each kind; and files that are none.
+fn repairs() -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<(String, Vec<u8>)> =
+        (0..golden_files()).map(|base| (format!("golden-{base:02}"), vec![base])).collect();
+    let edits: [(&str, &[u8]); 8] = [
+        ("no-bytes", &[255]),
+        ("no-map", &[255, 1, 2, 3]),
+        ("page-flipped", &[4, 5, 0, 70, 255]),
+        ("sector-lost", &[4, 8, 0, 0, 80, 0]),
+        ("sectors-moved", &[4, 15, 0, 80, 81, 1]),
+        ("copy-flipped", &[4, 0, 2, 0, 2, 2, 9, 9]),
+        ("copy-over-another", &[4, 6, 5, 1, 2]),
+        ("cut-short", &[4, 7, 0, 0, 0, 2]),
+    ];
+    files.extend(edits.map(|(name, bytes)| (name.into(), bytes.into())));
+    files
+}
+
+/// Something set, then each of the operations, an end of either kind, and something more.
+fn operations(shapes: &[u8], kinds: u8, ends: [u8; 2]) -> Vec<(String, Vec<u8>)> {
+    let each = |kind| {
+        let shape = shapes[usize::from(kind) % shapes.len()];
+        let (set, end) = ([0, 1, 10, 0, 200, 1, 2, 0, 90], ends[usize::from(kind) % 2]);
+        let bytes =
+            [&[shape, 0x40, 0x1f], &set[..], &[kind, 1, 9, 0, 60, 2, 3, 4], &set, &[end, 0, 0, 0], &set].concat();
+        (format!("op-{kind:02}"), bytes)
+    };
+    (0..kinds).map(each).collect()
 }
 
 /// Images with clusters of 512 bytes: without data, with some, with all-ones clusters, and with all of these.
@@ -188,6 +222,16 @@ fn main() -> io::Result<()> {
     }
     for (name, bytes) in files() {
         write("open", &name, &bytes)?;
+    }
+    for (name, bytes) in repairs() {
+        write("check_repair", &name, &bytes)?;
+    }
+    // At granularities 0 to 63; with both durabilities.
+    for (name, bytes) in operations(&[0, 4, 16, 57, 63], 20, [18, 14]) {
+        write("bitmap_ops", &name, &bytes)?;
+    }
+    for (name, bytes) in operations(&[0, 12, 3, 14], 24, [15, 16]) {
+        write("map_ops", &name, &bytes)?;
     }
     Ok(())
 }

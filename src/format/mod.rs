@@ -9,7 +9,7 @@
 //! fuzzing and for tests; a program that uses a map wants [`DirtyMap`](crate) instead.
 
 mod choice;
-mod codec;
+pub(crate) mod codec;
 pub mod fields;
 mod header;
 mod layout;

@@ -212,6 +212,16 @@ impl Attached {
         opened
     }
 
+    /// The file.
+    pub(super) fn disk(&self) -> &Arc<FileDisk> {
+        &self.disk
+    }
+
+    /// Lets go of it without having opened the map.
+    pub(super) fn leave(self) {
+        self.disk.detach();
+    }
+
     fn first(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
         let seat = self.seat(path, |_| true)?;
         let (core, recovery) = open::open_alone(self.disk.clone(), path, options, seat.slot)?;

@@ -3,18 +3,17 @@
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
 use super::attach::{self, Reading};
+use super::findings::{self, Finding, Severity};
 use super::headers::{self, Copies, Newest};
 use super::open::{self, Recovery, items_in};
-use super::scan::{Page, PageFault, Scan};
-use super::view::named;
+use super::scan::Scan;
+use super::survey::{self, Count, Survey};
 use super::watch::Watch;
 use super::{Checkpoint, DirtyMap, ImageStamp, NamedPoint, checkpoint, points};
 use crate::error::{Error, Result};
-use crate::format::{
-    self, COPIES, COPY_BYTES, Durability, Header, PointRole, Reasons, Runs, State, Uuid, copy_offset, pair_of,
-};
-use crate::geometry::{Geometry, LEVELS, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
-use crate::read::{Search, items_of_granules};
+use crate::format::{self, COPIES, Durability, Header, PointRole, Reasons, Runs, State, Uuid, pair_of};
+use crate::geometry::{Geometry, LEVELS};
+use crate::read::Search;
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
 use std::sync::Arc;
@@ -196,30 +195,26 @@ fn look(path: &Path) -> Result<Info> {
     }
 }
 
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Odd, but without consequence.
-    Note,
-    /// What a crash leaves. The next open for writing mends it, and only adds dirt.
-    Unclean,
-    /// What a crash does not explain.
-    Damage,
+/// Findings that are not told one by one, since there are too many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Omitted {
+    /// How many.
+    pub findings: u64,
+    /// Failed pages that they are about.
+    pub pages: u64,
+    /// The worst of them.
+    pub severity: Option<Severity>,
 }
 
-/// Something in a file that is not as a clean close leaves it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad.
-    pub severity: Severity,
-    /// Where: the part of the file, and its bytes.
-    pub place: String,
-    /// What is there.
-    pub found: String,
-    /// What should be.
-    pub expected: String,
-    /// What it means for the next backup.
-    pub consequence: String,
+impl Omitted {
+    fn add(&mut self, (findings, pages): (u64, u64), severity: Severity) {
+        self.findings += findings;
+        self.pages += pages;
+        if findings > 0 {
+            self.severity = self.severity.max(Some(severity));
+        }
+    }
 }
 
 /// What [`check`] found.
@@ -228,8 +223,11 @@ pub struct Finding {
 pub struct Report {
     /// What the header says. The dirty count is that of the recovered map; none for a file in use that is not shared.
     pub info: Info,
-    /// All findings, in the order of the phases: header copies, file length, state, armed list, pages.
+    /// All findings, in the order of the phases: header copies, file length, state, armed list, pages, points. Of
+    /// the map, and of each point, the first thousand stretches of failed pages.
     pub findings: Vec<Finding>,
+    /// What is not among the findings, since there is too much of it.
+    pub omitted: Omitted,
     /// Parts that could not be checked, and why.
     pub unchecked: Vec<String>,
     /// Pages of the bottom level that hold something, and were checked.
@@ -244,12 +242,13 @@ pub struct Report {
 impl Report {
     /// The worst finding.
     pub fn severity(&self) -> Option<Severity> {
-        self.findings.iter().map(|f| f.severity).max()
+        self.findings.iter().map(|f| f.severity).max().max(self.omitted.severity)
     }
 }
 
 /// Checks the file at `path` without changing it. `progress` is told pages passed and pages in all.
-/// Memory: bounded, whatever the file's size, but for the findings.
+/// Time goes with what is allocated, not with the file's length. Memory: some 40 MiB at most, whatever the file's size and
+/// whatever is wrong with it; but the map's own, if others share it.
 ///
 /// # Errors
 /// As [`inspect`]. A file with no usable header is an error; any other fault is a finding.
@@ -259,127 +258,116 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
     let gate = attach::gate(&disk, path, Duration::ZERO)?;
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let alone = attach::at_rest(&disk).map_err(io("ask for writers"))?;
-    let report = check_file(&disk, path, alone, &mut progress);
+    let report = if alone { at_rest(&*disk, path, &mut progress) } else { in_use(&disk, path) };
     drop(gate);
     report
 }
 
-fn check_file(disk: &Arc<FileDisk>, path: &Path, alone: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let copies = headers::read_copies(&**disk);
-    let newest = headers::choose(&**disk, &copies, path)?;
+/// Checks a file that nobody has open for writing.
+pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let copies = headers::read_copies(disk);
+    let newest = headers::choose(disk, &copies, path)?;
     let header = &newest.header;
-    let mut findings = header_findings(&copies, &newest, alone);
+    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let mut findings = findings::header_copies(&copies, &newest);
     let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
-    let mut unchecked = Vec::new();
-    let mut pages_checked = 0;
-    let dirty;
-    let mut verified = None;
-    let state = match (alone, header.state) {
-        (false, _) => FileState::Open,
-        (_, State::Clean) => FileState::Clean,
-        (_, State::Open) => FileState::Unclean,
-    };
-    findings.extend(length_finding(header, disk.len().map_err(io("look at the file"))?));
-    if alone {
-        recovery.unclean = header.state == State::Open;
-        recovery.armed_items = items_in(&header.geometry, &header.runs);
-        if recovery.unclean && header.durability == Durability::Process {
-            recovery.cache_trusted = Some(false); // A reader cannot know.
-        }
-        findings.extend(state_findings(header));
-        let mut failed = Vec::new();
-        let mut good = Count::default();
-        let mut count = Count::of_list(header);
-        let pages = header.geometry.pages();
-        let scan = Scan { disk: &**disk, path, header };
-        scan.run(
-            |index, page| {
-                pages_checked += 1;
-                match page {
-                    Page::Good(words) => {
-                        good.add(header, index, words, 0);
-                        count.add(header, index, words, named(&header.runs, index));
-                    }
-                    Page::Failed(fault) => {
-                        count.add(header, index, &[u64::MAX; PAGE_WORDS as usize], named(&header.runs, index));
-                        failed.push((index, fault));
-                    }
-                }
-            },
-            |done| progress(done, pages),
-        )?;
-        let bits = good.granules;
-        verified = Some(good.totals(&header.geometry));
-        for &(index, fault) in &failed {
-            let (finding, interrupted) = page_finding(header, index, fault);
-            *if interrupted { &mut recovery.interrupted_pages } else { &mut recovery.damaged_pages } += 1;
-            findings.push(finding);
-        }
-        for place in 0..header.points.len() {
-            let lost = point_findings(disk, path, header, place)?;
-            if header.points[place].role == PointRole::Outstanding {
-                recovery.damaged_pages += lost.len() as u64;
+    let mut omitted = Omitted::default();
+    findings.extend(findings::length(header, len));
+    recovery.unclean = header.state == State::Open;
+    recovery.armed_items = items_in(&header.geometry, &header.runs);
+    if recovery.unclean && header.durability == Durability::Process {
+        recovery.cache_trusted = Some(false); // A reader cannot know.
+    }
+    findings.extend(findings::state(header));
+    let scan = Scan { disk, path, header };
+    let survey = Survey::of(&scan, progress)?;
+    let bits = survey.good.granules;
+    recovery.interrupted_pages = survey.interrupted;
+    recovery.damaged_pages = survey.damaged;
+    findings.extend(findings::pages(header, &survey));
+    omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
+    let mut frozen_failed = false;
+    for (place, point) in header.points.iter().enumerate() {
+        let as_header = open::header_of_point(header, point);
+        let failed = match point_survey(disk, path, len, &as_header)? {
+            None => {
+                findings.push(findings::point_cut_off(header, place, len, open::entries_end(&as_header)));
+                1
             }
-            findings.extend(lost);
-        }
-        recovery.lost_granules = open::lost_granules(header, bits, failed.len() as u64);
-        if recovery.lost_granules.is_some() || header.state == State::Clean && failed.is_empty() {
-            findings.extend(count_finding(header, bits));
-        }
-        dirty = match (header.outstanding(), recovery.lost_granules) {
-            (_, Some(_)) => Some(Count::everything(&header.geometry)),
-            (None, None) => Some(count.totals(&header.geometry)),
-            // Two sets of pages are not joined without loading them.
-            (Some(_), None) => DirtyMap::options().read_only(true).open(path)?.info()?.dirty,
+            Some(found) => {
+                findings.extend(findings::point_pages(header, place, &as_header, &found));
+                omitted.add(found.omitted, Severity::Damage);
+                found.failures()
+            }
         };
-    } else {
-        unchecked.push("pages: another process has the file open, and may be writing them".to_string());
-        unchecked.push("armed list: it belongs to the process that has the file open".to_string());
-        let watch = Watch::new(disk, path)?.map(|watch| DirtyMap::watching(path, watch));
-        dirty = watch.and_then(|map| map.still_valid().is_ok().then(|| (Search::count(&map), Search::dirty_len(&map))));
-    }
-    let mut info = Info::of_header(header, state, &recovery);
-    info.dirty = dirty;
-    let not_writable = open::writable(header, path).err().map(|e| e.to_string());
-    Ok(Report { info, findings, unchecked, pages_checked, verified, not_writable })
-}
-
-/// Dirty granules, counted without loading the map.
-#[derive(Default)]
-struct Count {
-    granules: u64,
-    /// Whether the map's last granule, which may be partial, is among them.
-    last: bool,
-}
-
-impl Count {
-    /// Those of the words that the list names.
-    fn of_list(header: &Header) -> Count {
-        let g = &header.geometry;
-        let bit = |word: u64| (word * 64).min(g.bits());
-        let granules = header.runs.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
-        Count { granules, last: g.bits() > 0 && header.runs.contains((g.bits() - 1) / 64) }
-    }
-
-    /// Those of a page, except in the words of `besides`.
-    fn add(&mut self, header: &Header, index: u64, words: &[u64; PAGE_WORDS as usize], besides: u64) {
-        let g = &header.geometry;
-        for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
-            let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
-            self.granules += u64::from(word.count_ones());
-            self.last |= g.bits() > 0 && at == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
+        if point.role == PointRole::Outstanding {
+            recovery.damaged_pages += failed;
+            frozen_failed = failed > 0;
         }
     }
-
-    /// Granules and items.
-    fn totals(&self, g: &Geometry) -> (u64, u64) {
-        (self.granules, items_of_granules(g, self.granules, self.last))
+    recovery.lost_granules = open::lost_granules(header, bits, survey.failures());
+    if recovery.lost_granules.is_some() || header.state == State::Clean && survey.failures() == 0 {
+        findings.extend(findings::count(header, bits));
     }
+    let dirty = if recovery.lost_granules.is_some() || frozen_failed {
+        Count::everything(&header.geometry)
+    } else {
+        match header.outstanding() {
+            None => survey.dirty.totals(&header.geometry),
+            Some(point) => {
+                let as_header = open::header_of_point(header, point);
+                let frozen = Scan { disk, path, header: &as_header };
+                survey::together(&scan, &frozen)?.totals(&header.geometry)
+            }
+        }
+    };
+    let state = if recovery.unclean { FileState::Unclean } else { FileState::Clean };
+    let mut info = Info::of_header(header, state, &recovery);
+    info.dirty = Some(dirty);
+    Ok(Report {
+        info,
+        findings,
+        omitted,
+        unchecked: Vec::new(),
+        pages_checked: survey.checked,
+        verified: Some(survey.good.totals(&header.geometry)),
+        not_writable: open::writable(header, path).err().map(|e| e.to_string()),
+    })
+}
 
-    fn everything(g: &Geometry) -> (u64, u64) {
-        (g.bits(), g.len())
+/// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
+/// explains nothing here.
+pub(super) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
+    if len < open::entries_end(as_header) {
+        return Ok(None);
     }
+    let header = &Header { runs: Runs::new(), ..as_header.clone() };
+    Survey::of(&Scan { disk, path, header }, &mut |_, _| {}).map(Some)
+}
+
+/// Looks at a file that others have open.
+fn in_use(disk: &Arc<FileDisk>, path: &Path) -> Result<Report> {
+    let newest = headers::newest(&**disk, path)?;
+    let header = &newest.header;
+    let watch = Watch::new(disk, path)?.map(|watch| DirtyMap::watching(path, watch));
+    let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
+    info.dirty =
+        watch.and_then(|map| map.still_valid().is_ok().then(|| (Search::count(&map), Search::dirty_len(&map))));
+    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let unchecked = [
+        "header copies: a commit may be under way, so that only the newest was looked at",
+        "pages: another process has the file open, and may be writing them",
+        "armed list: it belongs to the process that has the file open",
+    ];
+    Ok(Report {
+        info,
+        findings: findings::length(header, len).into_iter().collect(),
+        omitted: Omitted::default(),
+        unchecked: unchecked.map(String::from).to_vec(),
+        pages_checked: 0,
+        verified: None,
+        not_writable: open::writable(header, path).err().map(|e| e.to_string()),
+    })
 }
 
 /// Copies that should be the header, or the one before it, and are neither.
@@ -417,165 +405,7 @@ fn twin_agrees(copies: &Copies, copy: usize) -> bool {
 }
 
 /// Whether `header` has the newest sequence number and is not what the first copy with it says.
-fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
+pub(super) fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
     let same = |h: &&Header| h.uuid == newest.header.uuid && h.sequence == newest.header.sequence;
     same(&header) && copies.iter().flatten().find(same) != Some(header)
-}
-
-fn header_findings(copies: &Copies, newest: &Newest, alone: bool) -> Vec<Finding> {
-    if !alone {
-        return Vec::new(); // A commit may be under way.
-    }
-    let finding = |&copy: &usize| {
-        let start = copy_offset(copy);
-        let found = match &copies[copy] {
-            Err(problem) => problem.to_string(),
-            Ok(h) if h.uuid != newest.header.uuid => format!("a header of another map, {}", h.uuid),
-            Ok(h) if is_rival(copies, newest, h) => format!("another commit with the newest number, {}", h.sequence),
-            Ok(h) => format!("commit {}, unlike its twin", h.sequence),
-        };
-        let rival = copies[copy].as_ref().is_ok_and(|h| is_rival(copies, newest, h));
-        Finding {
-            severity: Severity::Damage,
-            place: format!("header copy {copy} (bytes {start} to {})", start + COPY_BYTES as u64),
-            found,
-            expected: format!("a valid copy of map {}", newest.header.uuid),
-            consequence: if rival {
-                "what either commit calls armed counts as dirty".into()
-            } else {
-                "nothing: another copy is good; opening the map for writing renews all copies".into()
-            },
-        }
-    };
-    damaged_copies(copies, newest).iter().map(finding).collect()
-}
-
-fn length_finding(header: &Header, len: u64) -> Option<Finding> {
-    let expected = header.file_length();
-    (len != expected).then(|| Finding {
-        severity: Severity::Note,
-        place: "file length".into(),
-        found: format!("{len} bytes"),
-        expected: format!("{expected} bytes"),
-        consequence: if len > expected {
-            "nothing: what is behind the end is not used".into()
-        } else {
-            "nothing by itself: missing bytes count as zeros, and pages that they belong to are reported below".into()
-        },
-    })
-}
-
-fn state_findings(header: &Header) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let armed = items_in(&header.geometry, &header.runs);
-    if header.state == State::Open {
-        findings.push(Finding {
-            severity: Severity::Unclean,
-            place: "header, state".into(),
-            found: "OPEN, and nobody has it open".into(),
-            expected: "CLEAN".into(),
-            consequence: "resets since the last flush are undone; the next open for writing recovers the map".into(),
-        });
-    }
-    if !header.runs.is_empty() {
-        findings.push(Finding {
-            severity: Severity::Unclean,
-            place: "header, armed list".into(),
-            found: format!("{} runs naming {} words", header.runs.len(), header.runs.words()),
-            expected: "none in a clean file".into(),
-            consequence: match header.durability {
-                Durability::PowerLoss => format!("up to {armed} bytes copied needlessly"),
-                Durability::Process => {
-                    format!("up to {armed} bytes copied needlessly, unless the page cache can be trusted")
-                }
-            },
-        });
-    }
-    findings
-}
-
-fn page_finding(header: &Header, index: u64, fault: PageFault) -> (Finding, bool) {
-    let interrupted = named(&header.runs, index) != 0 && fault != PageFault::StrayBits;
-    let start = header.layout.bottom.start + index * PAGE_BYTES;
-    let g = &header.geometry;
-    let items = g.items_of(&(index * PAGE_BITS..((index + 1) * PAGE_BITS).min(g.bits())));
-    let (found, expected) = match fault {
-        PageFault::Mismatch { entry, computed } => {
-            (format!("bytes with entry {computed:08x}"), format!("entry {entry:08x}, as in the page table"))
-        }
-        PageFault::Unreadable => ("bytes that the device does not give back".into(), "readable bytes".into()),
-        PageFault::EntryUnreadable => {
-            ("a page-table entry that the device does not give back".into(), "a readable entry".into())
-        }
-        PageFault::StrayBits => ("bits past the end of the map".into(), "zeros there".into()),
-    };
-    let finding = Finding {
-        severity: if interrupted { Severity::Unclean } else { Severity::Damage },
-        place: format!("page {index} (bytes {start} to {})", start + PAGE_BYTES),
-        found,
-        expected,
-        consequence: format!(
-            "bytes {} to {} of the image count as dirty: up to {} bytes copied needlessly",
-            items.start,
-            items.end,
-            items.end - items.start
-        ),
-    };
-    (finding, interrupted)
-}
-
-/// What is wrong with a point: pages that do not verify, and entries that the file does not have.
-fn point_findings(disk: &FileDisk, path: &Path, header: &Header, place: usize) -> Result<Vec<Finding>> {
-    let point = &header.points[place];
-    let as_header = open::header_of_point(header, point);
-    let consequence = match point.role {
-        PointRole::Outstanding => "everything counts as dirty".to_string(),
-        PointRole::Kept => format!(
-            "everything counts as dirty since {:?} and since older points; what is dirty now is not touched by it",
-            point.name
-        ),
-    };
-    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
-    let entries = open::entries_end(&as_header);
-    if len < entries {
-        return Ok(vec![Finding {
-            severity: Severity::Damage,
-            place: format!("point {place}, page table"),
-            found: format!("the file ends at byte {len}"),
-            expected: format!("entries up to byte {entries}"),
-            consequence,
-        }]);
-    }
-    let mut findings = Vec::new();
-    let scan = Scan { disk, path, header: &as_header };
-    scan.run(
-        |index, page| {
-            if let Page::Failed(fault) = page {
-                let (finding, _) = page_finding(&as_header, index, fault);
-                findings.push(Finding {
-                    severity: Severity::Damage,
-                    place: format!("point {place}, {}", finding.place),
-                    consequence: consequence.clone(),
-                    ..finding
-                });
-            }
-        },
-        |_| {},
-    )?;
-    Ok(findings)
-}
-
-fn count_finding(header: &Header, bits: u64) -> Option<Finding> {
-    let recorded = header.clean_dirty_bits;
-    (bits != recorded && header.runs == Runs::new()).then(|| Finding {
-        severity: if bits < recorded { Severity::Damage } else { Severity::Note },
-        place: "bottom level".into(),
-        found: format!("{bits} dirty granules"),
-        expected: format!("{recorded}, as counted when the map was closed"),
-        consequence: if bits < recorded {
-            "full backup needed: pages and their entries were lost together; everything counts as dirty".into()
-        } else {
-            "nothing: there is more dirt than there was, not less".into()
-        },
-    })
 }

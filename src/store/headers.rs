@@ -62,34 +62,39 @@ pub(crate) fn newest(disk: &dyn Disk, path: &Path) -> Result<Newest> {
     choose(disk, &read_copies(disk), path)
 }
 
-/// The header among the copies of a file.
+/// The header among the copies of a file, which has all that says what is dirty.
 pub(crate) fn choose(disk: &dyn Disk, copies: &Copies, path: &Path) -> Result<Newest> {
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let len = disk.len().map_err(io("look at the file"))?;
-    let chosen = among(copies, path, len);
-    if let Err(Error::NotDirtymap { .. }) = chosen {
-        // What cannot be read was taken for zeros; that the device fails is what matters then.
-        disk.read_at(&mut [0; COPY_BYTES], 0).map_err(io("read the header"))?;
-    }
-    chosen
-}
-
-/// The header among some copies of a file that is `len` bytes long.
-fn among(copies: &Copies, path: &Path, len: u64) -> Result<Newest> {
-    match format::choose(copies) {
-        Ok(choice) if len < entries_end(choice.header) => Err(Error::Corrupt {
+    let (newest, len) = choose_also_cut_off(disk, copies, path)?;
+    let expected = entries_end(&newest.header);
+    if len < expected {
+        return Err(Error::Corrupt {
             path: path.to_path_buf(),
             place: "page table".into(),
             found: format!("the file ends at byte {len}"),
-            expected: format!("entries up to byte {}", entries_end(choice.header)),
-        }),
+            expected: format!("entries up to byte {expected}"),
+        });
+    }
+    Ok(newest)
+}
+
+/// The header among the copies of a file, also of one that ends before the last entry of a page table; and the length of
+/// the file.
+pub(crate) fn choose_also_cut_off(disk: &dyn Disk, copies: &Copies, path: &Path) -> Result<(Newest, u64)> {
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    let len = disk.len().map_err(io("look at the file"))?;
+    let chosen = match format::choose(copies) {
         Ok(choice) => Ok(Newest {
             header: Header { runs: choice.armed.clone(), ..choice.header.clone() },
             pair: format::pair_of(choice.copy),
             rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Rival { .. })),
         }),
         Err(none) => Err(no_header(path, &none, len)),
+    };
+    if let Err(Error::NotDirtymap { .. }) = chosen {
+        // What cannot be read was taken for zeros; that the device fails is what matters then.
+        disk.read_at(&mut [0; COPY_BYTES], 0).map_err(io("read the header"))?;
     }
+    Ok((chosen?, len))
 }
 
 /// Where the entries of the page tables end, the map's and the outstanding point's. A file without all of them has lost

@@ -12,6 +12,7 @@ mod close;
 mod combine;
 mod core;
 mod create;
+mod findings;
 mod flush;
 mod frozen;
 mod headers;
@@ -23,25 +24,31 @@ mod open;
 mod options;
 mod pages;
 mod points;
+mod repair;
 mod reset;
 mod scan;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod sim_tests;
+mod survey;
 mod truncate;
+mod undo;
 mod view;
 mod volatile;
 mod watch;
 mod writes;
 
-pub use check::{FileState, Finding, Info, Report, Severity, Verdict, check, inspect};
+pub use check::{FileState, Info, Omitted, Report, Verdict, check, inspect};
 pub use checkpoint::Checkpoint;
+pub use findings::{Finding, Severity};
 pub use image::ImageStamp;
 pub use load::MapLoading;
 pub use open::Recovery;
 pub use options::{Access, Options};
 pub use points::NamedPoint;
+pub use repair::{FilePart, RepairPlan, plan_repair, repair, undo_repair};
+pub use undo::Undone;
 pub use writes::WriteGuard;
 
 use self::core::Core;

@@ -82,7 +82,7 @@ impl Recovery {
     }
 
     /// Has the header say why there is more dirt than was set.
-    fn remember(&self, header: &mut Header) {
+    pub(super) fn remember(&self, header: &mut Header) {
         let reasons = self.reasons();
         if reasons != Reasons::NONE {
             remember(header, reasons);
@@ -307,29 +307,38 @@ fn session_of(identity: &Identity, flags: u32) -> Session {
 /// a `PowerLoss` map never does, and neither does a reader: the kernel tells a failed write-back once, and whoever asks
 /// takes the answer away from the next opener. A writer that asks says so in the file first.
 fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
+    if !cache_may_be_trusted(disk, path, header)? {
+        return Ok(None);
+    }
+    let v = VolatileLayout::new(&header.geometry);
+    let base = header.layout.volatile.start;
+    let asked = Part { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
+    if disk.write_durable(&[asked]).is_err() || disk.sync_all().is_err() {
+        return Ok(None);
+    }
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    read_live(disk, base + v.live.start, &header.geometry).map_err(io("read the live level")).map(Some)
+}
+
+/// Whether the live level in the page cache is that of the processes that had the map, unless the kernel says that a
+/// write-back failed. Asks nobody for that.
+pub(super) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header) -> Result<bool> {
     let known = header.volatile_layout == VOLATILE_LAYOUT;
     if header.durability != Durability::Process || header.state != State::Open || !known {
-        return Ok(None);
+        return Ok(false);
     }
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let now = disk.identity().map_err(io("identify the file"))?;
     let known = now.boot_id != [0; 16] && now.mount != 0 && now.birth != 0;
     let same = known && session_of(&now, 0) == header.session;
     if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
-        return Ok(None);
+        return Ok(false);
     }
     let v = VolatileLayout::new(&header.geometry);
-    let base = header.layout.volatile.start;
     let mut page = [0; 80];
-    if disk.read_at(&mut page, base + v.runtime.start).is_err() || page[..16] != header.nonce.0 {
-        return Ok(None);
-    }
+    let read = disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
     let degraded = page[runtime::DEGRADED * 8..][..8] != [0; 8];
-    let asked = Part { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
-    if degraded || disk.write_durable(&[asked]).is_err() || disk.sync_all().is_err() {
-        return Ok(None);
-    }
-    read_live(disk, base + v.live.start, &header.geometry).map_err(io("read the live level")).map(Some)
+    Ok(read.is_ok() && page[..16] == header.nonce.0 && !degraded)
 }
 
 fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
@@ -567,7 +576,7 @@ fn commit_open(
 }
 
 /// The words of some pages.
-fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
+pub(super) fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
     Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
 }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Pages read together: 8 MiB of the bottom.
-const CHUNK_PAGES: u64 = 16384;
+pub(crate) const CHUNK_PAGES: u64 = 16384;
 /// A page table up to this size is read whole, so that no page with an entry can hide in a hole that the
 /// file system only claims to be one.
 const WHOLE_TABLE_BYTES: u64 = 16 << 20;
@@ -32,6 +32,13 @@ pub(crate) enum PageFault {
     EntryUnreadable,
     /// It matches, but has bits past the end of the map.
     StrayBits,
+}
+
+impl PageFault {
+    /// Whether the same is wrong, whatever the bytes are.
+    pub(crate) fn is_like(&self, other: &PageFault) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
 }
 
 /// What a page of the bottom turned out to be. Pages of zeros are not reported.
@@ -93,7 +100,7 @@ impl Scan<'_> {
     }
 
     /// The first page at or after `at` whose chunk is worth reading.
-    fn next_chunk(&self, at: u64) -> Result<Option<u64>> {
+    pub(crate) fn next_chunk(&self, at: u64) -> Result<Option<u64>> {
         let layout = &self.header.layout;
         if layout.table.end - layout.table.start <= WHOLE_TABLE_BYTES {
             return Ok(Some(at));
@@ -113,7 +120,8 @@ impl Scan<'_> {
         self.disk.next_data(range).map_err(|source| Error::Io { op: "look for data", path, source })
     }
 
-    fn chunk(&self, pages: Range<u64>, f: &mut impl FnMut(u64, Page<'_>)) -> Result<()> {
+    /// Calls `f` for those of some pages, [`CHUNK_PAGES`] at most, that are not all zeros, ascending.
+    pub(crate) fn chunk(&self, pages: Range<u64>, f: &mut impl FnMut(u64, Page<'_>)) -> Result<()> {
         let count = (pages.end - pages.start) as usize;
         let mut table = vec![0; count * ENTRY_BYTES as usize];
         let at = self.header.layout.table.start + pages.start * ENTRY_BYTES;

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each story uses a part of it")]
 
+pub mod documented;
+pub mod promises;
+
 use dirtymap::format::{self, COPIES, COPY_BYTES, Header};
 use dirtymap::{DirtyMap, Options};
 use serde_json::Value;

@@ -1,0 +1,254 @@
+//! What a check has to say of a file: what is where, what should be there, what that means for the next backup, and what
+//! repair would do about it.
+//!
+//! Invariant kept here: nothing is read or decided here; the numbers are those that reading has found.
+
+use super::check::{damaged_copies, is_rival};
+use super::headers::{Copies, Newest};
+use super::open::items_in;
+use super::scan::PageFault;
+use super::survey::{Group, Survey};
+use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copy_offset};
+use crate::geometry::{PAGE_BITS, PAGE_BYTES};
+use std::ops::Range;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Odd, but without consequence.
+    Note,
+    /// What a crash leaves. The next open for writing mends it, and only adds dirt.
+    Unclean,
+    /// What a crash does not explain.
+    Damage,
+}
+
+/// Something in a file that is not as a clean close leaves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// Where: the part of the file, and its bytes.
+    pub place: String,
+    /// What is there.
+    pub found: String,
+    /// What should be.
+    pub expected: String,
+    /// What it means for the next backup.
+    pub consequence: String,
+    /// What [`repair`](crate::repair()) would do about it.
+    pub repair: String,
+    /// How many neighbouring pages it is about; 1 for what is not about pages.
+    pub count: u64,
+}
+
+/// What is said of each damaged header copy.
+pub(super) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
+    let finding = |&copy: &usize| {
+        let start = copy_offset(copy);
+        let rival = copies[copy].as_ref().is_ok_and(|h| is_rival(copies, newest, h));
+        let found = match &copies[copy] {
+            Err(problem) => problem.to_string(),
+            Ok(h) if h.uuid != newest.header.uuid => format!("a header of another map, {}", h.uuid),
+            Ok(h) if rival => format!("another commit with the newest number, {}", h.sequence),
+            Ok(h) => format!("commit {}, unlike its twin", h.sequence),
+        };
+        Finding {
+            severity: Severity::Damage,
+            place: format!("header copy {copy} (bytes {start} to {})", start + COPY_BYTES as u64),
+            found,
+            expected: format!("a valid copy of map {}", newest.header.uuid),
+            consequence: if rival {
+                "what either commit calls armed counts as dirty".into()
+            } else {
+                "nothing: another copy is good; opening the map for writing renews all copies".into()
+            },
+            repair: "write it anew, from a good copy".into(),
+            count: 1,
+        }
+    };
+    damaged_copies(copies, newest).iter().map(finding).collect()
+}
+
+/// What is said of a file that is longer or shorter than its header says.
+pub(super) fn length(header: &Header, len: u64) -> Option<Finding> {
+    let expected = header.file_length();
+    let (consequence, repair) = if len > expected {
+        ("nothing: what is behind the end is not used", "cut off what is behind the end")
+    } else {
+        (
+            "nothing by itself: missing bytes count as zeros, and pages that they belong to are reported below",
+            "make the file as long as it should be",
+        )
+    };
+    (len != expected).then(|| Finding {
+        severity: Severity::Note,
+        place: "file length".into(),
+        found: format!("{len} bytes"),
+        expected: format!("{expected} bytes"),
+        consequence: consequence.into(),
+        repair: repair.into(),
+        count: 1,
+    })
+}
+
+/// What is said of a header that was not closed.
+pub(super) fn state(header: &Header) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let armed = items_in(&header.geometry, &header.runs);
+    if header.state == State::Open {
+        findings.push(Finding {
+            severity: Severity::Unclean,
+            place: "header, state".into(),
+            found: "OPEN, and nobody has it open".into(),
+            expected: "CLEAN".into(),
+            consequence: "resets since the last flush are undone; the next open for writing recovers the map".into(),
+            repair: "close the map cleanly".into(),
+            count: 1,
+        });
+    }
+    if !header.runs.is_empty() {
+        let needlessly = format!("up to {armed} bytes copied needlessly");
+        findings.push(Finding {
+            severity: Severity::Unclean,
+            place: "header, armed list".into(),
+            found: format!("{} runs naming {} words", header.runs.len(), header.runs.words()),
+            expected: "none in a clean file".into(),
+            consequence: match header.durability {
+                Durability::PowerLoss => needlessly,
+                Durability::Process => needlessly + ", unless the page cache can be trusted",
+            },
+            repair: "make what it names dirty, and empty it".into(),
+            count: 1,
+        });
+    }
+    findings
+}
+
+/// "page 3 (bytes ...)", "pages 3 to 7 (bytes ...)".
+fn place_of(header: &Header, pages: &Range<u64>) -> String {
+    let at = |page: u64| header.layout.bottom.start + page * PAGE_BYTES;
+    let (start, end) = (at(pages.start), at(pages.end));
+    match pages.end - pages.start {
+        1 => format!("page {} (bytes {start} to {end})", pages.start),
+        _ => format!("pages {} to {} (bytes {start} to {end})", pages.start, pages.end - 1),
+    }
+}
+
+fn group(header: &Header, group: &Group) -> Finding {
+    let g = &header.geometry;
+    let pages = &group.pages;
+    let bit = |page: u64| (page * PAGE_BITS).min(g.bits());
+    let items = g.items_of(&(bit(pages.start)..bit(pages.end)));
+    let count = pages.end - pages.start;
+    let first = if count > 1 { ", the first" } else { "" };
+    let (found, expected) = match group.fault {
+        PageFault::Mismatch { entry, computed } => (
+            format!("bytes with entry {computed:08x}{first}"),
+            format!("entry {entry:08x}{first}, as in the page table"),
+        ),
+        PageFault::Unreadable => ("bytes that the device does not give back".into(), "readable bytes".into()),
+        PageFault::EntryUnreadable => {
+            ("a page-table entry that the device does not give back".into(), "a readable entry".into())
+        }
+        PageFault::StrayBits => ("bits past the end of the map".into(), "zeros there".into()),
+    };
+    Finding {
+        severity: if group.interrupted { Severity::Unclean } else { Severity::Damage },
+        place: place_of(header, pages),
+        found,
+        expected,
+        consequence: format!(
+            "bytes {} to {} of the image count as dirty: up to {} bytes copied needlessly",
+            items.start,
+            items.end,
+            items.end - items.start
+        ),
+        repair: match count {
+            1 => "write it anew, as all dirty".into(),
+            _ => "write them anew, as all dirty".into(),
+        },
+        count,
+    }
+}
+
+/// What is said of the failed pages of the map.
+pub(super) fn pages(header: &Header, survey: &Survey) -> impl Iterator<Item = Finding> {
+    survey.groups.iter().map(|g| group(header, g))
+}
+
+/// What is wrong with a point means, and what repair does.
+fn point_means(header: &Header, place: usize) -> (String, String) {
+    let point = &header.points[place];
+    match point.role {
+        PointRole::Outstanding => (
+            "full backup needed: everything counts as dirty".into(),
+            "make all of the point dirty: it is frozen still, and everything is in it".into(),
+        ),
+        PointRole::Kept => (
+            format!(
+                "everything counts as dirty since {:?} and since older points; what is dirty now is not touched by it",
+                point.name
+            ),
+            "make all of the point dirty".into(),
+        ),
+    }
+}
+
+/// What is said of a point of which the file has not all entries.
+pub(super) fn point_cut_off(header: &Header, place: usize, len: u64, entries: u64) -> Finding {
+    let (consequence, repair) = point_means(header, place);
+    Finding {
+        severity: Severity::Damage,
+        place: format!("point {place}, page table"),
+        found: format!("the file ends at byte {len}"),
+        expected: format!("entries up to byte {entries}"),
+        consequence,
+        repair,
+        count: 1,
+    }
+}
+
+/// What is said of the failed pages of a point, which `as_header` describes as if it were the map.
+pub(super) fn point_pages(
+    header: &Header,
+    place: usize,
+    as_header: &Header,
+    survey: &Survey,
+) -> impl Iterator<Item = Finding> {
+    let (consequence, repair) = point_means(header, place);
+    survey.groups.iter().map(move |g| {
+        let finding = group(as_header, g);
+        Finding {
+            severity: Severity::Damage,
+            place: format!("point {place}, {}", finding.place),
+            consequence: consequence.clone(),
+            repair: repair.clone(),
+            ..finding
+        }
+    })
+}
+
+/// What is said of a closed map that has another number of dirty granules than were counted when it was closed.
+pub(super) fn count(header: &Header, bits: u64) -> Option<Finding> {
+    let recorded = header.clean_dirty_bits;
+    let (severity, consequence, repair) = if bits < recorded {
+        (
+            Severity::Damage,
+            "full backup needed: pages and their entries were lost together; everything counts as dirty",
+            "make everything dirty",
+        )
+    } else {
+        (Severity::Note, "nothing: there is more dirt than there was, not less", "record how many there are")
+    };
+    (bits != recorded && header.runs == Runs::new()).then(|| Finding {
+        severity,
+        place: "bottom level".into(),
+        found: format!("{bits} dirty granules"),
+        expected: format!("{recorded}, as counted when the map was closed"),
+        consequence: consequence.into(),
+        repair: repair.into(),
+        count: 1,
+    })
+}

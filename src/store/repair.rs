@@ -1,0 +1,453 @@
+//! Repair without opening the map: from whatever is good, towards dirty.
+//!
+//! Invariants kept here: what was dirty for certain or for want of knowledge is dirty in the repaired map. A crash at any
+//! point leaves a file in which no less is dirty, and which can be repaired again: a header that lists every word in
+//! doubt is durable in both pairs before the first page, and a point that is not all dirty yet has a page that fails.
+//! The volatile region is not touched. What is written is planned before, so that it can be saved before.
+
+use super::check::{self, damaged_copies};
+use super::headers::{self, Copies, Newest};
+use super::open::{self, Recovery, all_words, items_in, words_of_pages};
+use super::scan::{Page, Scan};
+use super::survey::{Count, Survey};
+use super::undo::{self, Undone};
+use super::view::named;
+use super::{Options, attach, pages};
+use crate::error::{Error, Result};
+use crate::format::{self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, Reasons, Runs, State, Uuid};
+use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::sys::{Disk, Part, facts};
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Pages written at a time: 4 MiB of the bottom.
+const BATCH: u64 = 8192;
+
+/// A part of a file that a repair may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FilePart {
+    /// The header copies.
+    Headers,
+    /// Entries of the map's page table.
+    Table,
+    /// Entries of the page table of a point.
+    PointTable(usize),
+    /// Pages of the map's bottom.
+    Bottom,
+    /// Pages of the bottom of a point.
+    PointBottom(usize),
+    /// What is behind the end of the last region.
+    Behind,
+}
+
+/// What a repair does to a file, or would do.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RepairPlan {
+    /// For people: one line for each thing that is done. Empty when nothing is to do.
+    pub actions: Vec<String>,
+    /// Byte ranges that may be changed: what an undo file keeps. Not those behind the end of the file.
+    pub ranges: Vec<(FilePart, Range<u64>)>,
+    /// Length of the file before and after.
+    pub length: (u64, u64),
+    /// Dirty granules that are known to be dirty, and the items in them; none where the page table is cut off.
+    pub verified: Option<(u64, u64)>,
+    /// Dirty granules afterwards, but for those that are frozen, and the items in them.
+    pub dirty: (u64, u64),
+    work: Work,
+}
+
+impl RepairPlan {
+    /// Whether anything is to be done.
+    pub fn is_needed(&self) -> bool {
+        !self.actions.is_empty()
+    }
+}
+
+/// What has been found, and what is to be written because of it.
+#[derive(Clone, Debug)]
+struct Work {
+    copies: Copies,
+    newest: Newest,
+    /// Pages to be looked at again, and written if they are not as they should be.
+    pages: Runs,
+    /// Everything becomes dirty.
+    everything: bool,
+    /// The points that become all dirty, each with a page of it that fails; none where the file has not all entries.
+    points: Vec<(usize, Option<u64>)>,
+    /// Headers that name what is in doubt, and the pairs that they are written to.
+    doubt: Vec<(Header, usize)>,
+    /// Headers of the repaired map, and the pairs that they are written to.
+    closed: Vec<(Header, usize)>,
+    /// The page cache may still know what is dirty; opening the map asks it.
+    cache: bool,
+}
+
+/// Says what [`repair`] would do about the file at `path`. Reads only. `progress` is told pages passed and pages in all.
+/// Memory: some 50 MiB at most.
+///
+/// # Errors
+/// [`Error::Locked`] while somebody has it open; [`Error::Corrupt`] and [`Error::NotDirtymap`] when no header copy is good, so that there
+/// is nothing to go by; [`Error::Unsupported`], [`Error::Io`].
+pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<RepairPlan> {
+    let path = path.as_ref();
+    let disk = Arc::new(attach::open_file(path, false)?);
+    let gate = attach::gate(&disk, path, Duration::ZERO)?;
+    let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
+    if !attach::at_rest(&disk).map_err(io)? {
+        return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
+    }
+    let planned = plan(&*disk, path, &mut progress);
+    drop(gate);
+    planned
+}
+
+/// Repairs the file at `path`, from whatever header copies and pages are good, and says what was done. What is not known
+/// to be clean becomes dirty, nothing that counts as dirty becomes clean. The map is closed cleanly afterwards, and
+/// [`check`](crate::check()) has nothing to say of it. Nothing is written when nothing is to do.
+///
+/// All bytes that are about to be changed are kept in the new file `undo`, durably, before the first one is; [`undo_repair`] puts
+/// them back. A crash leaves a map that is no less dirty, and can be repaired again.
+///
+/// A `Process` map whose processes were killed while the machine lived on is opened and closed first, as nothing else can ask the
+/// page cache what is dirty; that cannot be undone, and so is refused where `undo` is asked for.
+///
+/// # Errors
+/// As [`plan_repair`]; [`Error::Exists`] when `undo` does.
+pub fn repair(
+    path: impl AsRef<Path>,
+    undo: Option<&Path>,
+    wait: Duration,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<RepairPlan> {
+    let path = path.as_ref();
+    let options = Options::new().wait(wait);
+    let mut first = None;
+    loop {
+        let attached = attach::attach(Arc::new(attach::open_file(path, true)?), path, &options)?;
+        let disk = attached.disk();
+        let plan = plan(&**disk, path, &mut progress)?;
+        let cache = plan.work.cache && first.is_none();
+        let done = match undo {
+            Some(_) if cache => Err(Error::Refused {
+                path: path.to_path_buf(),
+                why: "the page cache may still know what is dirty, and only opening the map can ask it; repair it without \
+                      keeping what is changed, or copy it and repair the copy"
+                    .into(),
+            }),
+            _ if cache || !plan.is_needed() => Ok(()),
+            _ => undo.map_or(Ok(()), |undo| undo::save(&**disk, path, undo, &plan.kept())).and_then(|()| {
+                let io = |source| Error::Io { op: "repair", path: path.to_path_buf(), source };
+                apply(&**disk, path, &plan).map_err(io)
+            }),
+        };
+        attached.leave();
+        done?;
+        if !cache {
+            return Ok(first.unwrap_or(plan));
+        }
+        options.open(path)?.close()?;
+        first = Some(plan);
+    }
+}
+
+/// Puts back what a [`repair`] has changed, from the file that it kept it in: the very bytes, and the length. The
+/// undo file stays.
+///
+/// # Errors
+/// [`Error::Corrupt`] when the undo file is not whole; [`Error::Refused`] when it is of another map, or the map was
+/// written since by anything but that repair: its new bits would be lost. [`Error::Locked`], [`Error::Io`].
+pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duration) -> Result<Undone> {
+    let path = path.as_ref();
+    let attached = attach::attach(Arc::new(attach::open_file(path, true)?), path, &Options::new().wait(wait))?;
+    let undone = undo::put_back(&**attached.disk(), path, undo.as_ref());
+    attached.leave();
+    undone
+}
+
+/// Looks at everything, and decides.
+pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
+    let copies = headers::read_copies(disk);
+    let (newest, len) = headers::choose_also_cut_off(disk, &copies, path)?;
+    let header = &newest.header;
+    let g = header.geometry;
+    open::writable(header, path)?;
+    let damaged = damaged_copies(&copies, &newest);
+    let cut_off = len < open::entries_end(header);
+    let scan = Scan { disk, path, header };
+    let survey = if cut_off { Survey::default() } else { Survey::of(&scan, progress)? };
+    let lost = if cut_off { None } else { open::lost_granules(header, survey.good.granules, survey.failures()) };
+    let everything = cut_off || lost.is_some();
+
+    let mut points = Vec::new();
+    for place in 0..header.points.len() {
+        let as_header = open::header_of_point(header, &header.points[place]);
+        match check::point_survey(disk, path, len, &as_header)? {
+            None => points.push((place, None)),
+            Some(found) => points.extend(found.groups.first().map(|g| (place, Some(g.pages.start)))),
+        }
+    }
+    let mut recovery = Recovery {
+        unclean: header.state == State::Open,
+        armed_items: items_in(&g, &header.runs),
+        interrupted_pages: survey.interrupted,
+        damaged_pages: survey.damaged,
+        damaged_headers: damaged.len() as u64,
+        lost_granules: lost,
+        ..Recovery::default()
+    };
+    if recovery.unclean && header.durability == Durability::Process {
+        recovery.cache_trusted = Some(false);
+    }
+    let dirty = if everything { Count::everything(&g) } else { survey.dirty.totals(&g) };
+    let miscounted = header.state == State::Clean && header.clean_dirty_bits != dirty.0;
+    let readers = disk.has_readers().unwrap_or(true);
+    let expected = header.file_length();
+    // Nobody who looks at the file loses it from under a mapping.
+    let after = if len > expected && readers { len } else { expected };
+
+    let mut actions = Vec::new();
+    let when = |actions: &mut Vec<String>, needed: bool, action: String| {
+        if needed {
+            actions.push(action);
+        }
+    };
+    when(
+        &mut actions,
+        !damaged.is_empty(),
+        format!("write {} damaged header copies anew, from a good one", damaged.len()),
+    );
+    when(&mut actions, cut_off, "make everything dirty: the file was cut off inside its page table".into());
+    when(&mut actions, lost.is_some(), "make everything dirty: pages and their entries were lost together".into());
+    let failed = survey.failures();
+    when(&mut actions, failed > 0, format!("write {failed} pages that fail anew, as all dirty"));
+    for &(place, _) in &points {
+        let point = &header.points[place];
+        let name = if point.name.is_empty() { String::new() } else { format!(" {:?}", point.name) };
+        when(&mut actions, true, format!("make all of point {place}{name} dirty: it was damaged"));
+    }
+    let armed = recovery.armed_items;
+    when(&mut actions, armed > 0, format!("make {armed} armed bytes dirty, and empty the armed list"));
+    when(&mut actions, recovery.unclean, "close the map cleanly".into());
+    when(&mut actions, !recovery.unclean && armed == 0 && header.runs != Runs::new(), "empty the armed list".into());
+    when(
+        &mut actions,
+        miscounted && failed == 0 && !everything && armed == 0,
+        "record how many granules are dirty".into(),
+    );
+    let commits = !actions.is_empty();
+    when(&mut actions, len < after, format!("make the file {after} bytes long, as it should be; it has {len}"));
+    when(&mut actions, len > after, format!("cut off {} bytes behind the end of the map", len.saturating_sub(after)));
+
+    let mut words = header.runs.clone();
+    words.union(&words_of_pages(&g, &Runs::from_iter(survey.failed.iter().cloned())));
+    if everything {
+        words = all_words(&g);
+    }
+    let pages = Runs::from_iter(words.iter().map(|r| r.first / PAGE_WORDS..r.end().div_ceil(PAGE_WORDS)));
+    let (mut doubt, mut closed) = (Vec::new(), Vec::new());
+    if commits {
+        let damage = everything || survey.damaged > 0 || !points.is_empty();
+        let mut next = header.clone();
+        recovery.remember(&mut next);
+        if damage {
+            next.dirt_reasons |= Reasons::REPAIR;
+            next.dirt_time = facts::now();
+        }
+        super::close::set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
+        let mut pair = newest.pair;
+        let mut commit = |next: &mut Header| {
+            next.sequence += 1;
+            pair = 1 - pair;
+            (next.clone(), pair)
+        };
+        if !pages.is_empty() || !points.is_empty() {
+            let io = |source| Error::Io { op: "get random bytes", path: path.to_path_buf(), source };
+            next.nonce = Uuid(facts::random().map_err(io)?);
+            next.state = State::Open;
+            // Naming more than that only matters if this is interrupted, and then adds dirt.
+            words.coarsen(MAX_RUNS);
+            next.runs = words;
+            doubt.extend([commit(&mut next), commit(&mut next)]);
+        }
+        next.nonce = Uuid::NIL;
+        next.state = State::Clean;
+        next.runs = Runs::new();
+        next.clean_dirty_bits = dirty.0;
+        next.last_clean = facts::now();
+        closed.extend([commit(&mut next), commit(&mut next)]);
+    }
+    let ranges = ranges(header, &pages, &points, commits, (len, after));
+    let cache = !cut_off && open::cache_may_be_trusted(disk, path, header)?;
+    let verified = (!cut_off).then(|| survey.good.totals(&g));
+    let work = Work { copies, newest, pages, everything, points, doubt, closed, cache };
+    Ok(RepairPlan { actions, ranges, length: (len, after), verified, dirty, work })
+}
+
+/// What may be changed, as far as the file has it: headers, page tables, bottoms, and what is behind the end. In this order it is put back.
+fn ranges(
+    header: &Header,
+    pages: &Runs,
+    points: &[(usize, Option<u64>)],
+    commits: bool,
+    (len, after): (u64, u64),
+) -> Vec<(FilePart, Range<u64>)> {
+    let mut ranges = Vec::new();
+    let mut add = |name, range: Range<u64>| {
+        let range = range.start..range.end.min(len);
+        if range.start < range.end {
+            ranges.push((name, range));
+        }
+    };
+    if commits {
+        add(FilePart::Headers, 0..HEADER_REGION);
+    }
+    let part = |region: &Range<u64>, pages: Range<u64>, size: u64| {
+        region.start + pages.start * size..region.start + pages.end * size
+    };
+    let all = 0..header.geometry.pages();
+    for run in pages.iter() {
+        add(FilePart::Table, part(&header.layout.table, run.range(), ENTRY_BYTES));
+    }
+    for &(place, _) in points {
+        add(FilePart::PointTable(place), part(&header.points[place].table(&header.geometry), all.clone(), ENTRY_BYTES));
+    }
+    for run in pages.iter() {
+        add(FilePart::Bottom, part(&header.layout.bottom, run.range(), PAGE_BYTES));
+    }
+    for &(place, _) in points {
+        add(
+            FilePart::PointBottom(place),
+            part(&header.points[place].bottom(&header.geometry), all.clone(), PAGE_BYTES),
+        );
+    }
+    if after < len {
+        add(FilePart::Behind, after..len);
+    }
+    ranges
+}
+
+impl RepairPlan {
+    /// What an undo file keeps.
+    pub(super) fn kept(&self) -> undo::Kept<'_> {
+        let header = |h: &Header| h.encode().ok().map(|bytes| format::codec::crc32(&[&bytes]));
+        let old = self.work.copies.iter().flatten().filter_map(header);
+        let new = self.work.doubt.iter().chain(&self.work.closed).filter_map(|(h, _)| header(h));
+        undo::Kept {
+            uuid: self.work.newest.header.uuid,
+            length: self.length.0,
+            headers: old.chain(new).collect(),
+            ranges: &self.ranges,
+        }
+    }
+}
+
+/// Does what was planned.
+pub(super) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Result<()> {
+    let work = &plan.work;
+    let header = &work.newest.header;
+    let (len, after) = plan.length;
+    if !work.closed.is_empty() {
+        disk.grow(HEADER_REGION)?;
+        disk.sync_all()?;
+        headers::renew(disk, &work.copies, &work.newest)?;
+    }
+    for (header, pair) in &work.doubt {
+        headers::write_pair(disk, header, *pair)?;
+    }
+    // What the file lacked reads as zeros from here on. The list names every page of the map of which that matters.
+    for &(place, failed) in &work.points {
+        if failed.is_none() {
+            spoil_first_entry(disk, &open::header_of_point(header, &header.points[place]))?;
+        }
+    }
+    if len < after {
+        disk.grow(after)?;
+        disk.sync_all()?;
+    }
+    for run in work.pages.iter() {
+        for first in run.range().step_by(BATCH as usize) {
+            rewrite(disk, path, work, first..(first + BATCH).min(run.end()))?;
+        }
+    }
+    for &(place, failed) in &work.points {
+        fill(disk, &open::header_of_point(header, &header.points[place]), failed.unwrap_or(0))?;
+    }
+    for (header, pair) in &work.closed {
+        headers::write_pair(disk, header, *pair)?;
+    }
+    if len > after {
+        disk.cut(after)?;
+        disk.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Writes those of some pages that are not as they should be.
+fn rewrite(disk: &dyn Disk, path: &Path, work: &Work, range: Range<u64>) -> io::Result<()> {
+    let header = &work.newest.header;
+    let g = &header.geometry;
+    let mut content = vec![[0; PAGE_WORDS as usize]; (range.end - range.start) as usize];
+    let mut failed = vec![false; content.len()];
+    let scan = Scan { disk, path, header };
+    let read = scan.chunk(range.clone(), &mut |index, page| {
+        let i = (index - range.start) as usize;
+        match page {
+            Page::Good(words) => content[i] = *words,
+            Page::Failed(_) => failed[i] = true,
+        }
+    });
+    read.map_err(|e| match e {
+        Error::Io { source, .. } => source,
+        e => io::Error::other(e),
+    })?;
+    let mut wrong: Vec<u64> = Vec::new();
+    for ((index, words), failed) in range.clone().zip(&mut content).zip(failed) {
+        let listed = if failed || work.everything { u64::MAX } else { named(&header.runs, index) };
+        let before = *words;
+        for (i, word) in words.iter_mut().enumerate().filter(|(i, _)| listed & 1 << i != 0) {
+            *word = full_word(g, index, i);
+        }
+        if failed || *words != before {
+            wrong.push(index);
+        }
+    }
+    if !wrong.is_empty() {
+        let of = |index: u64| content[(index - range.start) as usize];
+        pages::write(disk, &header.uuid, &header.layout, &wrong, |_, index| of(index))?;
+    }
+    Ok(())
+}
+
+/// All bits that the map has in word `i` of a page.
+fn full_word(g: &Geometry, page: u64, i: usize) -> u64 {
+    g.word_mask(page * PAGE_WORDS + i as u64)
+}
+
+/// Has the first page of a point fail although its entry is missing, without the file getting all entries by that.
+fn spoil_first_entry(disk: &dyn Disk, as_header: &Header) -> io::Result<()> {
+    let at = as_header.layout.table.start;
+    disk.grow(at + 1)?;
+    disk.sync_all()?;
+    let mut page = [0; PAGE_BYTES as usize];
+    disk.read_at(&mut page, as_header.layout.bottom.start)?;
+    let [low, ..] = format::page_entry(&as_header.uuid, 0, &page).to_le_bytes();
+    disk.write_durable(&[Part { offset: at, bytes: &[low ^ 0x5a] }])
+}
+
+/// Makes all of a point dirty, the page that fails last: until then, it says that the point is not to be relied upon.
+fn fill(disk: &dyn Disk, as_header: &Header, failed: u64) -> io::Result<()> {
+    let g = &as_header.geometry;
+    let content = |_, index| std::array::from_fn(|i| full_word(g, index, i));
+    for first in (0..g.pages()).step_by(BATCH as usize) {
+        let batch: Vec<u64> = (first..(first + BATCH).min(g.pages())).filter(|&index| index != failed).collect();
+        if !batch.is_empty() {
+            pages::write(disk, &as_header.uuid, &as_header.layout, &batch, content)?;
+        }
+    }
+    pages::write(disk, &as_header.uuid, &as_header.layout, &[failed], content).map(drop)
+}

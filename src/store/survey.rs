@@ -1,0 +1,233 @@
+//! Reading all pages of a bottom level to learn what is in it, without loading it.
+//!
+//! Invariant kept here: memory is bounded, whatever is found. All counts are exact; of the failed pages, neighbours that
+//! failed alike are one group, and only the first groups are kept.
+
+use super::scan::{CHUNK_PAGES, Page, PageFault, Scan};
+use super::view::named;
+use crate::error::Result;
+use crate::format::{Header, Runs};
+use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::read::items_of_granules;
+use std::ops::Range;
+
+/// Groups of failed pages that are kept.
+pub(super) const MOST_GROUPS: usize = 1000;
+/// Stretches of failed pages that are kept apart; the nearest are joined when there are more.
+const MOST_STRETCHES: usize = 1 << 16;
+
+/// The words of a page.
+type Words = [u64; PAGE_WORDS as usize];
+
+/// Dirty granules, counted without loading the map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    pub granules: u64,
+    /// Whether the map's last granule, which may be partial, is among them.
+    last: bool,
+}
+
+impl Count {
+    /// Those of the words that the list names.
+    pub(super) fn of_list(header: &Header) -> Count {
+        let g = &header.geometry;
+        let bit = |word: u64| (word * 64).min(g.bits());
+        let granules = header.runs.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
+        Count { granules, last: g.bits() > 0 && header.runs.contains((g.bits() - 1) / 64) }
+    }
+
+    /// Those of a page, except in the words of `besides`.
+    fn add(&mut self, header: &Header, index: u64, words: &Words, besides: u64) {
+        let g = &header.geometry;
+        for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
+            let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
+            self.granules += u64::from(word.count_ones());
+            self.last |= g.bits() > 0 && at == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
+        }
+    }
+
+    /// Granules and items.
+    pub(super) fn totals(&self, g: &Geometry) -> (u64, u64) {
+        (self.granules, items_of_granules(g, self.granules, self.last))
+    }
+
+    pub(super) fn everything(g: &Geometry) -> (u64, u64) {
+        (g.bits(), g.len())
+    }
+}
+
+/// Neighbouring pages that failed alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub pages: Range<u64>,
+    /// What is wrong with the first of them.
+    pub fault: PageFault,
+    /// What a crash leaves: the list names a word of each.
+    pub interrupted: bool,
+}
+
+/// What reading all pages found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Survey {
+    /// Pages that hold something.
+    pub checked: u64,
+    /// Dirty granules of pages that verify.
+    pub good: Count,
+    /// Dirty granules of the recovered map, but for an outstanding point.
+    pub dirty: Count,
+    /// Failed pages that a crash explains.
+    pub interrupted: u64,
+    /// Failed pages that it does not.
+    pub damaged: u64,
+    /// The failed pages; where they are very many and apart, also some between.
+    pub failed: Vec<Range<u64>>,
+    /// The failed pages by what is wrong with them: the first of them.
+    pub groups: Vec<Group>,
+    /// Groups that are not kept, and the pages in them.
+    pub omitted: (u64, u64),
+    /// The last group, while it may still grow and is not kept.
+    last: Option<Group>,
+}
+
+impl Survey {
+    /// Reads all pages that `header` describes.
+    pub(super) fn of(scan: &Scan<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Survey> {
+        let header = scan.header;
+        let pages = header.geometry.pages();
+        let mut survey = Survey { dirty: Count::of_list(header), ..Survey::default() };
+        scan.run(
+            |index, page| {
+                survey.checked += 1;
+                let listed = named(&header.runs, index);
+                match page {
+                    Page::Good(words) => {
+                        survey.good.add(header, index, words, 0);
+                        survey.dirty.add(header, index, words, listed);
+                    }
+                    Page::Failed(fault) => {
+                        survey.dirty.add(header, index, &[u64::MAX; PAGE_WORDS as usize], listed);
+                        survey.fail(index, fault, listed != 0 && fault != PageFault::StrayBits);
+                    }
+                }
+            },
+            |done| progress(done, pages),
+        )?;
+        Ok(survey)
+    }
+
+    /// Failed pages.
+    pub(super) fn failures(&self) -> u64 {
+        self.interrupted + self.damaged
+    }
+
+    fn fail(&mut self, index: u64, fault: PageFault, interrupted: bool) {
+        *if interrupted { &mut self.interrupted } else { &mut self.damaged } += 1;
+        match self.failed.last_mut() {
+            Some(last) if last.end == index => last.end += 1,
+            _ => self.failed.push(index..index + 1),
+        }
+        if self.failed.len() > MOST_STRETCHES {
+            let mut fewer = Runs::from_iter(std::mem::take(&mut self.failed));
+            fewer.coarsen(MOST_STRETCHES / 2);
+            self.failed = fewer.iter().map(|run| run.range()).collect();
+        }
+        let kept = self.omitted.0 == 0;
+        let last = if kept { self.groups.last_mut() } else { self.last.as_mut() };
+        match last {
+            Some(group)
+                if group.pages.end == index && group.fault.is_like(&fault) && group.interrupted == interrupted =>
+            {
+                group.pages.end += 1;
+                self.omitted.1 += u64::from(!kept);
+            }
+            _ => {
+                let group = Group { pages: index..index + 1, fault, interrupted };
+                if self.groups.len() < MOST_GROUPS {
+                    self.groups.push(group);
+                } else {
+                    self.last = Some(group);
+                    self.omitted.0 += 1;
+                    self.omitted.1 += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Dirty granules of two bottoms together, all of whose pages are good or named by the list of the first.
+pub(super) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
+    let header = one.header;
+    let pages = header.geometry.pages();
+    let mut count = Count::of_list(header);
+    let mut at = 0;
+    let mut buffer: Vec<Words> = Vec::new();
+    while at < pages {
+        let Some(first) = [one.next_chunk(at)?, other.next_chunk(at)?].into_iter().flatten().min() else { break };
+        let chunk = first..(first + CHUNK_PAGES).min(pages);
+        buffer.clear();
+        buffer.resize((chunk.end - chunk.start) as usize, [0; PAGE_WORDS as usize]);
+        for scan in [one, other] {
+            scan.chunk(chunk.clone(), &mut |index, page| {
+                let to = &mut buffer[(index - chunk.start) as usize];
+                match page {
+                    Page::Good(words) => to.iter_mut().zip(words).for_each(|(to, word)| *to |= word),
+                    Page::Failed(_) => to.fill(u64::MAX),
+                }
+            })?;
+        }
+        for (index, words) in chunk.clone().zip(&buffer) {
+            if words.iter().any(|&word| word != 0) {
+                count.add(header, index, words, named(&header.runs, index));
+            }
+        }
+        at = chunk.end;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail_all(pages: impl Iterator<Item = u64>) -> Survey {
+        let mut survey = Survey::default();
+        pages.for_each(|page| survey.fail(page, PageFault::Unreadable, false));
+        survey
+    }
+
+    #[test]
+    fn neighbours_that_failed_alike_are_one_group() {
+        let mut survey = Survey::default();
+        for (page, fault, interrupted) in [
+            (1, PageFault::Mismatch { entry: 1, computed: 2 }, false),
+            (2, PageFault::Mismatch { entry: 3, computed: 4 }, false),
+            (3, PageFault::Mismatch { entry: 3, computed: 4 }, true),
+            (4, PageFault::Unreadable, true),
+            (6, PageFault::Unreadable, true),
+        ] {
+            survey.fail(page, fault, interrupted);
+        }
+        let pages: Vec<_> = survey.groups.iter().map(|g| g.pages.clone()).collect();
+        assert_eq!(pages, [1..3, 3..4, 4..5, 6..7]);
+        assert_eq!(survey.failed, [1..5, 6..7]);
+        assert_eq!((survey.interrupted, survey.damaged), (3, 2));
+    }
+
+    #[test]
+    fn what_is_not_kept_is_counted() {
+        let most = MOST_GROUPS as u64;
+        let survey = fail_all((0..most + 3).flat_map(|i| [10 * i, 10 * i + 1]));
+        assert_eq!((survey.groups.len() as u64, survey.omitted), (most, (3, 6)));
+        assert_eq!(survey.damaged, 2 * (most + 3));
+        assert_eq!(fail_all((0..most).map(|i| 2 * i)).omitted, (0, 0));
+    }
+
+    #[test]
+    fn stretches_are_joined_when_they_are_too_many_and_none_is_lost() {
+        let many = MOST_STRETCHES as u64 * 2;
+        let survey = fail_all((0..many).map(|i| 3 * i));
+        assert!(survey.failed.len() <= MOST_STRETCHES);
+        assert!((0..many).step_by(4099).all(|i| survey.failed.iter().any(|r| r.contains(&(3 * i)))));
+        assert_eq!(survey.damaged, many);
+    }
+}

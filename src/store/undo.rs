@@ -1,0 +1,389 @@
+//! The undo file: what a repair is about to change, as it was. In FORMAT.md, "Undo file".
+//!
+//! Invariants kept here: an undo file that can be seen is whole and durable, and so is written before anything else is.
+//! Nothing is put back unless all of it is as it was written, and the map is as that repair found or left it. Whatever is
+//! being put back when the power goes, the map is no less dirty than it was before the repair.
+
+use super::create::Unnamed;
+use super::headers::{self, Copies};
+use super::repair::FilePart;
+use crate::error::{Error, Result};
+use crate::format::codec::{crc32, put, put_u32, put_u64, u32_at, u64_at};
+use crate::format::{COPIES, COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, Uuid, copy_offset};
+use crate::sys::{Disk, Part, facts};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::Path;
+
+/// First bytes of an undo file.
+pub(crate) const UNDO_MAGIC: [u8; 8] = *b"\x89DMUNDO\n";
+/// Version of its format.
+pub(crate) const UNDO_VERSION: u32 = 1;
+/// Bytes of its head.
+pub(crate) const UNDO_HEAD: usize = 128;
+/// Bytes in front of the bytes of a record.
+pub(crate) const UNDO_RECORD: usize = 32;
+/// Checksums of headers that it has room for.
+pub(crate) const UNDO_HEADERS: usize = 16;
+/// Bytes of the file that one record holds at most.
+pub(crate) const UNDO_PIECE: u64 = 1 << 20;
+
+/// Fields of the head.
+mod head {
+    pub(super) const VERSION: usize = 8;
+    pub(super) const CRC: usize = 12;
+    pub(super) const UUID: usize = 16;
+    pub(super) const LENGTH: usize = 32;
+    pub(super) const RECORDS: usize = 40;
+    pub(super) const HEADER_COUNT: usize = 48;
+    pub(super) const HEADERS: usize = 56;
+    pub(super) const _END: () = assert!(HEADERS + 4 * super::UNDO_HEADERS <= super::UNDO_HEAD);
+}
+
+/// Fields of a record.
+mod record {
+    pub(super) const OFFSET: usize = 0;
+    pub(super) const LENGTH: usize = 8;
+    pub(super) const KIND: usize = 16;
+    pub(super) const DATA_CRC: usize = 20;
+    pub(super) const CRC: usize = 28;
+}
+
+/// A record with its bytes.
+const BYTES: u32 = 1;
+/// A record of zeros, which has none.
+const ZEROS: u32 = 2;
+
+/// What a repair is about to change.
+pub(super) struct Kept<'a> {
+    pub uuid: Uuid,
+    /// Length of the file.
+    pub length: u64,
+    /// Checksums of the header copies that are there and that will be.
+    pub headers: Vec<u32>,
+    pub ranges: &'a [(FilePart, Range<u64>)],
+}
+
+/// What was put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Undone {
+    /// Bytes, without those of the length that was given back or taken away.
+    pub bytes: u64,
+    /// Length of the file before and after.
+    pub length: (u64, u64),
+}
+
+/// Keeps what is about to be changed in the new file `to`, durably.
+pub(super) fn save(disk: &dyn Disk, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
+    let unnamed = Unnamed::beside(to)?;
+    let written = write(disk, kept, &mut &unnamed.file).and_then(|()| unnamed.file.sync_all());
+    written.map_err(|source| Error::Io { op: "keep what is to be changed of it", path: path.to_path_buf(), source })?;
+    unnamed.publish(to)
+}
+
+/// Writes an undo file, from its first byte.
+pub(super) fn write(disk: &dyn Disk, kept: &Kept<'_>, to: &mut (impl Write + Seek)) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, to);
+    out.write_all(&[0; UNDO_HEAD])?;
+    let mut records = 0;
+    for (_, range) in kept.ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let data = disk.next_data(at..range.end)?.unwrap_or(range.end..range.end);
+            if at < data.start {
+                put_record(&mut out, at, data.start - at, None)?;
+                records += 1;
+            }
+            at = data.start.max(at);
+            while at < data.end {
+                let mut bytes = vec![0; (data.end - at).min(UNDO_PIECE) as usize];
+                read_what_can_be(disk, &mut bytes, at);
+                put_record(&mut out, at, bytes.len() as u64, Some(&bytes))?;
+                records += 1;
+                at += bytes.len() as u64;
+            }
+        }
+    }
+    let mut first = [0; UNDO_HEAD];
+    put(&mut first, 0, &UNDO_MAGIC);
+    put_u32(&mut first, head::VERSION, UNDO_VERSION);
+    put(&mut first, head::UUID, &kept.uuid.0);
+    put_u64(&mut first, head::LENGTH, kept.length);
+    put_u64(&mut first, head::RECORDS, records);
+    put_u32(&mut first, head::HEADER_COUNT, kept.headers.len() as u32);
+    for (i, crc) in kept.headers.iter().take(UNDO_HEADERS).enumerate() {
+        put_u32(&mut first, head::HEADERS + 4 * i, *crc);
+    }
+    let crc = crc32(&[&first]);
+    put_u32(&mut first, head::CRC, crc);
+    out.seek(SeekFrom::Start(0))?;
+    out.write_all(&first)?;
+    out.flush()
+}
+
+/// Reads some bytes; those that the device does not give back, nobody can put back either.
+fn read_what_can_be(disk: &dyn Disk, bytes: &mut [u8], at: u64) {
+    if disk.read_at(bytes, at).is_err() {
+        for (i, sector) in bytes.chunks_mut(512).enumerate() {
+            if disk.read_at(sector, at + 512 * i as u64).is_err() {
+                sector.fill(0);
+            }
+        }
+    }
+}
+
+fn put_record(out: &mut impl Write, offset: u64, length: u64, bytes: Option<&[u8]>) -> io::Result<()> {
+    let mut first = [0; UNDO_RECORD];
+    put_u64(&mut first, record::OFFSET, offset);
+    put_u64(&mut first, record::LENGTH, length);
+    put_u32(&mut first, record::KIND, if bytes.is_some() { BYTES } else { ZEROS });
+    put_u32(&mut first, record::DATA_CRC, bytes.map_or(0, |bytes| crc32(&[bytes])));
+    let crc = crc32(&[&first]);
+    put_u32(&mut first, record::CRC, crc);
+    out.write_all(&first)?;
+    out.write_all(bytes.unwrap_or_default())
+}
+
+/// Something that an undo file is not: where, what was found, what was expected.
+type Flaw = (String, String, String);
+
+fn flaw<T>(place: &str, found: impl ToString, expected: impl ToString) -> std::result::Result<T, Flaw> {
+    Err((place.into(), found.to_string(), expected.to_string()))
+}
+
+/// The head of an undo file.
+#[derive(Debug)]
+struct Head {
+    uuid: Uuid,
+    length: u64,
+    records: u64,
+    headers: Vec<u32>,
+}
+
+impl Head {
+    fn parse(bytes: &[u8; UNDO_HEAD]) -> std::result::Result<Head, Flaw> {
+        if bytes[..8] != UNDO_MAGIC {
+            return flaw(
+                "first bytes",
+                format_args!("{:02x?}", &bytes[..8]),
+                "those of an undo file of dirtymap repair",
+            );
+        }
+        let version = u32_at(bytes, head::VERSION);
+        if version != UNDO_VERSION {
+            return flaw("version", version, UNDO_VERSION);
+        }
+        let mut copy = *bytes;
+        put_u32(&mut copy, head::CRC, 0);
+        let (crc, computed) = (u32_at(bytes, head::CRC), crc32(&[&copy]));
+        if crc != computed {
+            return flaw("checksum of the head", format_args!("{crc:08x}"), format_args!("{computed:08x}"));
+        }
+        let count = u32_at(bytes, head::HEADER_COUNT) as usize;
+        let length = u64_at(bytes, head::LENGTH);
+        if count > UNDO_HEADERS || length > MAX_FILE_LENGTH.saturating_mul(2) {
+            return flaw("head", format_args!("{count} headers, length {length}"), "what a file can have");
+        }
+        let mut uuid = Uuid::NIL;
+        uuid.0.copy_from_slice(&bytes[head::UUID..head::UUID + 16]);
+        let headers = (0..count).map(|i| u32_at(bytes, head::HEADERS + 4 * i)).collect();
+        Ok(Head { uuid, length, records: u64_at(bytes, head::RECORDS), headers })
+    }
+}
+
+/// A record of an undo file.
+struct Record<'a> {
+    range: Range<u64>,
+    /// None for zeros.
+    bytes: Option<&'a [u8]>,
+}
+
+/// Reads all of an undo file, checking it, and calls `f` with every record.
+fn read(
+    from: &mut (impl Read + Seek),
+    mut f: impl FnMut(Record<'_>) -> io::Result<()>,
+) -> io::Result<std::result::Result<Head, Flaw>> {
+    from.seek(SeekFrom::Start(0))?;
+    let mut first = [0; UNDO_HEAD];
+    if !fill(from, &mut first)? {
+        return Ok(flaw("length", "fewer bytes than a head has", UNDO_HEAD));
+    }
+    let head = match Head::parse(&first) {
+        Ok(head) => head,
+        Err(flaw) => return Ok(Err(flaw)),
+    };
+    let mut bytes = Vec::new();
+    for i in 0..head.records {
+        let place = format!("record {i}");
+        let mut first = [0; UNDO_RECORD];
+        if !fill(from, &mut first)? {
+            return Ok(flaw(&place, "the end of the file", format_args!("{} records", head.records)));
+        }
+        let crc = u32_at(&first, record::CRC);
+        put_u32(&mut first, record::CRC, 0);
+        if crc32(&[&first]) != crc {
+            return Ok(flaw(&place, format_args!("checksum {crc:08x}"), format_args!("{:08x}", crc32(&[&first]))));
+        }
+        let (offset, length) = (u64_at(&first, record::OFFSET), u64_at(&first, record::LENGTH));
+        let kind = u32_at(&first, record::KIND);
+        let range = offset..offset.saturating_add(length);
+        if range.end > head.length || kind == BYTES && length > UNDO_PIECE || ![BYTES, ZEROS].contains(&kind) {
+            let expected = format!("a part of {} bytes", head.length);
+            return Ok(flaw(&place, format_args!("kind {kind}, {length} bytes at {offset}"), expected));
+        }
+        if kind == ZEROS {
+            f(Record { range, bytes: None })?;
+            continue;
+        }
+        bytes.resize(length as usize, 0);
+        if !fill(from, &mut bytes)? || crc32(&[&bytes]) != u32_at(&first, record::DATA_CRC) {
+            return Ok(flaw(&place, "bytes that do not match their checksum", "those that were kept"));
+        }
+        f(Record { range, bytes: Some(&bytes) })?;
+    }
+    Ok(Ok(head))
+}
+
+/// Fills `to`, unless the input ends before.
+fn fill(from: &mut impl Read, to: &mut [u8]) -> io::Result<bool> {
+    match from.read_exact(to) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Puts back what the undo file `from` keeps.
+pub(super) fn put_back(disk: &dyn Disk, path: &Path, from: &Path) -> Result<Undone> {
+    let file = facts::open(from, false);
+    let file = file.map_err(|source| Error::Io { op: "open", path: from.to_path_buf(), source })?;
+    put_back_from(disk, path, &mut BufReader::with_capacity(1 << 16, file), from)
+}
+
+/// Puts back what an undo file keeps; `name` is its name, for errors.
+pub(super) fn put_back_from(
+    disk: &dyn Disk,
+    path: &Path,
+    from: &mut (impl Read + Seek),
+    name: &Path,
+) -> Result<Undone> {
+    let reading = |source| Error::Io { op: "read the undo file", path: name.to_path_buf(), source };
+    let writing = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
+    // All of it is checked before any of it is used.
+    let mut old = vec![0; HEADER_REGION as usize];
+    let mut keeps_headers = false;
+    let checked = read(from, |record| {
+        if let Some(to) = old.get_mut(record.range.start as usize..record.range.end.min(HEADER_REGION) as usize) {
+            keeps_headers = true;
+            to.copy_from_slice(&record.bytes.map_or(vec![0; to.len()], |b| b[..to.len()].to_vec()));
+        }
+        Ok(())
+    });
+    let head = checked.map_err(reading)?.map_err(|(place, found, expected)| Error::Corrupt {
+        path: name.to_path_buf(),
+        place: format!("undo file, {place}"),
+        found,
+        expected,
+    })?;
+    let copies = headers::read_copies(disk);
+    let mut now = vec![0; HEADER_REGION as usize];
+    read_what_can_be(disk, &mut now, 0);
+    is_as_repair_left_it(&head, &copies, &old, &now, keeps_headers)
+        .map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
+
+    let before = disk.len().map_err(writing)?;
+    disk.grow(head.length).map_err(writing)?;
+    disk.sync_all().map_err(writing)?;
+    if keeps_headers {
+        put_headers_back(disk, &old).map_err(writing)?;
+    }
+    let mut count = if keeps_headers { HEADER_REGION.min(head.length) } else { 0 };
+    let put = read(from, |record| {
+        if record.range.start < HEADER_REGION {
+            return Ok(());
+        }
+        count += record.range.end - record.range.start;
+        match record.bytes {
+            Some(bytes) => disk.write_durable(&[Part { offset: record.range.start, bytes }]),
+            None => clear(disk, record.range),
+        }
+    });
+    // Checked above; who changes it meanwhile is told, and can do it again.
+    if put.map_err(writing)?.is_err() {
+        return Err(Error::Io { op: "read the undo file again", path: name.to_path_buf(), source: changed() });
+    }
+    disk.cut(head.length).and_then(|()| disk.sync_all()).map_err(writing)?;
+    Ok(Undone { bytes: count, length: (before, head.length) })
+}
+
+fn changed() -> io::Error {
+    io::Error::other("it changed while it was read")
+}
+
+/// Whether putting back loses nothing: every header copy is one that was there, one that the repair wrote, or torn.
+fn is_as_repair_left_it(
+    head: &Head,
+    copies: &Copies,
+    old: &[u8],
+    now: &[u8],
+    keeps_headers: bool,
+) -> std::result::Result<(), String> {
+    let mut known = false;
+    for (copy, found) in copies.iter().enumerate() {
+        let at = copy_offset(copy) as usize;
+        let same = keeps_headers && old[at..at + COPY_BYTES] == now[at..at + COPY_BYTES];
+        match found {
+            Ok(header) if is_known(head, header) => known |= header.uuid == head.uuid,
+            _ if same => {}
+            Ok(header) if header.uuid != head.uuid => {
+                return Err(format!(
+                    "the undo file is of map {}, and header copy {copy} is of map {}; give the undo file of this map",
+                    head.uuid, header.uuid
+                ));
+            }
+            Ok(header) => {
+                return Err(format!(
+                    "the map was written since it was repaired (header copy {copy}, commit {}), and what was set since \
+                     would be lost; keep it as it is, or work on a copy made before",
+                    header.sequence
+                ));
+            }
+            Err(_) => {}
+        }
+    }
+    if known {
+        Ok(())
+    } else {
+        Err(format!("no header copy is one of map {} as it was repaired; give the undo file of this map", head.uuid))
+    }
+}
+
+fn is_known(head: &Head, header: &Header) -> bool {
+    header.encode().is_ok_and(|bytes| head.headers.contains(&crc32(&[&bytes])))
+}
+
+/// Puts the header copies back one after the other, the newest first: until it is there, one that the repair wrote is,
+/// or this one.
+fn put_headers_back(disk: &dyn Disk, old: &[u8]) -> io::Result<()> {
+    let bytes = |copy: usize| &old[copy_offset(copy) as usize..][..COPY_BYTES];
+    let mut order: Vec<usize> = (0..COPIES).collect();
+    order.sort_by_key(|&copy| std::cmp::Reverse(Header::parse(bytes(copy)).map_or(0, |h| h.sequence)));
+    for copy in order {
+        disk.write_durable(&[Part { offset: copy_offset(copy), bytes: bytes(copy) }])?;
+    }
+    Ok(())
+}
+
+/// Makes a range zeros, without taking space where the file system can.
+fn clear(disk: &dyn Disk, range: Range<u64>) -> io::Result<()> {
+    if disk.punch(range.clone()).and_then(|()| disk.sync_all()).is_ok() {
+        return Ok(());
+    }
+    let zeros = vec![0; UNDO_PIECE as usize];
+    for at in range.clone().step_by(UNDO_PIECE as usize) {
+        let end = (at + UNDO_PIECE).min(range.end);
+        disk.write_durable(&[Part { offset: at, bytes: &zeros[..(end - at) as usize] }])?;
+    }
+    Ok(())
+}

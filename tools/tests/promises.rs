@@ -1,0 +1,163 @@
+//! What every command promises (common/promises.rs has the table): help with an example and the exit codes; files that are
+//! only read stay as they are; what is made is never written over something; JSON that is one value, documented and
+//! the same each time; and nothing but an end in order when nobody listens.
+
+mod common;
+
+use common::Ran;
+use common::documented::shown;
+use common::promises::{PROMISES, Promise, World, listed};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Stdio;
+
+/// The commands that the helps list, also inside of others.
+fn commands(prefix: &[&str]) -> BTreeSet<String> {
+    let help = common::run(prefix.iter().chain(&["--help"])).exits(0).out;
+    let mut found = BTreeSet::new();
+    for name in listed(&help) {
+        let words = [prefix, &[name.as_str()]].concat();
+        let inside = commands(&words);
+        if inside.is_empty() {
+            found.insert(words.join(" "));
+        }
+        found.extend(inside);
+    }
+    found
+}
+
+/// Runs each line of the table in files of its own, with more words.
+fn each(more: &[&str], mut look: impl FnMut(&Promise, &World, Ran, &str)) {
+    let world = World::new();
+    for promise in &PROMISES {
+        let world = world.again();
+        let words: Vec<&str> = promise.words().chain(more.iter().copied()).collect();
+        let ran = world.run(&words, Stdio::piped());
+        look(promise, &world, ran, &words.join(" "));
+    }
+}
+
+#[test]
+fn the_table_has_all_commands() {
+    let table: BTreeSet<String> = PROMISES.iter().map(|promise| promise.command.to_string()).collect();
+    assert_eq!(commands(&[]), table, "left: the helps, right: common/promises.rs");
+}
+
+#[test]
+fn every_help_has_an_example_and_the_exit_codes() {
+    let groups = PROMISES.iter().filter_map(|promise| promise.command.split_once(' ')).map(|(group, _)| group);
+    let all: BTreeSet<&str> = PROMISES.iter().map(|promise| promise.command).chain(groups).collect();
+    for command in all {
+        let help = common::run(command.split(' ').chain(["--help"])).exits(0);
+        let example = help.out.split_once("Example:\n  dirtymap ").map(|(_, example)| example.strip_prefix(command));
+        assert!(example.flatten().is_some_and(|rest| rest.starts_with([' ', '\n'])), "{command}: {}", help.out);
+        assert!(help.err.is_empty(), "{command}: {}", help.err);
+        for code in
+            ["0   fine", "1   corrected", "2   unclean", "4   damage", "8   operational", "16  ", "32  interrupted"]
+        {
+            assert!(help.out.contains(code), "{command} says nothing of {code}");
+        }
+        for option in ["--output <FORMAT>", "--wait <SECS>", "-v, --verbose"] {
+            assert!(help.out.contains(option), "{command} says nothing of {option}");
+        }
+    }
+    assert!(!dm!("--help").exits(0).out.contains("demo-writer"));
+    assert_eq!(dm!("--version").exits(0).out, format!("dirtymap {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn every_command_exits_as_promised_and_touches_nothing_else() {
+    each(&[], |promise, world, ran, line| {
+        assert_eq!(ran.code, promise.exits, "{line}: {ran:?}");
+        world.is_untouched_but(promise.changes.iter().chain(&promise.makes).copied(), line);
+        let made = promise.makes.is_none_or(|name| world.path(name).exists());
+        assert!(made, "{line} did not make {:?}", promise.makes);
+        // Nobody is left who has one of the files.
+        for name in ["disk.map", "other.map", "unclean.map", "frozen.map"] {
+            dirtymap::DirtyMap::open(world.path(name)).unwrap_or_else(|e| panic!("after {line}: {e}"));
+        }
+    });
+}
+
+#[test]
+fn nothing_is_written_over() {
+    let first = World::new();
+    for promise in &PROMISES {
+        let Some(name) = promise.makes else { continue };
+        let here = first.again();
+        let path = here.path(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("make the directory");
+        // Something that is somebody's: not empty, and nothing that the command would have made.
+        fs::write(&path, b"precious").expect("write");
+        for more in [&[][..], &["--output", "json"]] {
+            let words: Vec<&str> = promise.words().chain(more.iter().copied()).collect();
+            let line = words.join(" ");
+            let ran = here.run(&words, Stdio::piped());
+            assert_eq!(ran.code, 8, "{line}: {ran:?}");
+            assert_eq!(fs::read(&path).expect("read"), b"precious", "{line}");
+            // Also what it would have changed is as it was.
+            here.is_untouched_but([name], &line);
+        }
+    }
+}
+
+/// Names of fields and what kinds of values they have: what stays the same however often a command is run.
+fn outline(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), outline(value))).collect(),
+        Value::Array(list) => list.iter().take(1).map(outline).collect(),
+        Value::String(_) => "string".into(),
+        Value::Number(_) => "number".into(),
+        Value::Bool(_) => "boolean".into(),
+        Value::Null => Value::Null,
+    }
+}
+
+#[test]
+fn json_is_one_value_documented_and_the_same_each_time() {
+    let mut before = Vec::new();
+    each(&["--output", "json"], |promise, _, ran, line| {
+        let value = ran.exits(promise.exits).json();
+        let inside: &[&str] = match promise.section {
+            "info" => &["target", "checkpoint"],
+            "demo" => &["first", "rounds[].backup"],
+            "repair" => &["before.findings[]", "after.findings[]"],
+            _ => &[],
+        };
+        let fields = shown(promise.section, inside, std::slice::from_ref(&value));
+        assert!(!fields.is_empty() || value.as_array().is_some_and(Vec::is_empty), "{line}: {value}");
+        before.push((line.to_string(), outline(&value)));
+    });
+    let mut before = before.into_iter();
+    each(&["--output", "json"], |promise, world, ran, line| {
+        assert_eq!(before.next(), Some((line.to_string(), outline(&ran.json()))));
+        if promise.only_reads() {
+            let again = world.run(line.split(' '), Stdio::piped());
+            assert_eq!(again.out, ran.out, "{line}: another answer");
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
+    let first = World::new();
+    let mut lines: Vec<(Vec<&str>, i32)> = vec![(vec!["--version"], 0), (vec!["--help"], 0)];
+    for promise in &PROMISES {
+        lines.push((promise.words().collect(), promise.exits));
+        lines.push((promise.words().chain(["--output", "json"]).collect(), promise.exits));
+        lines.push((promise.command.split(' ').chain(["--help"]).collect(), 0));
+    }
+    for (words, exits) in lines {
+        let line = words.join(" ");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let ran = first.again().run(&words, writer);
+        assert_eq!(ran.code, exits, "{line}, into a closed pipe: {ran:?}");
+        assert!(!ran.err.contains("panicked") && !ran.err.contains("Broken pipe"), "{line}: {}", ran.err);
+        let full = fs::File::options().write(true).open("/dev/full").expect("open");
+        let ran = first.again().run(&words, full);
+        assert_eq!(ran.code, 8, "{line}, into a full disk: {ran:?}");
+        assert!(!ran.err.contains("panicked"), "{line}: {}", ran.err);
+    }
+}
