@@ -72,7 +72,7 @@ impl Drop for Seat {
 }
 
 /// A file on which this process has the attach lock, with the gate still held.
-struct Attached {
+pub(super) struct Attached {
     disk: Arc<FileDisk>,
     _gate: Gate,
     /// Nobody else has the lock.
@@ -168,14 +168,25 @@ impl From<Error> for Busy {
 
 /// Attaches to a file and opens the map in it for writing, waiting as the options say for those who have it.
 pub(super) fn open(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<DirtyMap> {
+    attached(disk, path, options, |attached| attached.open(path, options))
+}
+
+/// Does something with a file to which this process is attached, waiting as the options say for those who have it, also
+/// for those of whom only `f` finds that they do.
+pub(super) fn attached<R>(
+    disk: Arc<FileDisk>,
+    path: &Path,
+    options: &Options,
+    mut f: impl FnMut(Attached) -> Result<R>,
+) -> Result<R> {
     let start = Instant::now();
     loop {
-        let opened = attach(&disk, path, options).and_then(|attached| {
+        let done = attach(&disk, path, options).and_then(|attached| {
             // Those whose session cannot be joined may be about to go.
-            attached.open(path, options).map_err(|error| Busy { error, leaving: true })
+            f(attached).map_err(|error| Busy { error, leaving: true })
         });
-        let busy = match opened {
-            Ok(map) => return Ok(map),
+        let busy = match done {
+            Ok(done) => return Ok(done),
             Err(busy) => busy,
         };
         let wait = if busy.leaving { options.wait.max(LEAVING) } else { options.wait };

@@ -128,31 +128,45 @@ pub fn repair(
     let options = Options::new().wait(wait);
     let mut first = None;
     loop {
-        let attached = attach::attach(Arc::new(attach::open_file(path, true)?), path, &options)?;
-        let disk = attached.disk();
-        let plan = plan(&**disk, path, &mut progress)?;
-        let cache = plan.work.cache && first.is_none();
-        let done = match undo {
-            Some(_) if cache => Err(Error::Refused {
-                path: path.to_path_buf(),
-                why: "the page cache may still know what is dirty, and only opening the map can ask it; repair it without \
-                      keeping what is changed, or copy it and repair the copy"
-                    .into(),
-            }),
-            _ if cache || !plan.is_needed() => Ok(()),
-            _ => undo.map_or(Ok(()), |undo| undo::save(&**disk, path, undo, &plan.kept())).and_then(|()| {
-                let io = |source| Error::Io { op: "repair", path: path.to_path_buf(), source };
-                apply(&**disk, path, &plan).map_err(io)
-            }),
-        };
-        attached.leave();
-        done?;
+        let disk = Arc::new(attach::open_file(path, true)?);
+        let (plan, cache) = attach::attached(disk, path, &options, |attached| {
+            let cache_asked = first.is_some();
+            let done = planned(&**attached.disk(), path, undo, cache_asked, &mut progress);
+            attached.leave();
+            done
+        })?;
         if !cache {
             return Ok(first.unwrap_or(plan));
         }
         options.open(path)?.close()?;
         first = Some(plan);
     }
+}
+
+/// Plans, and does it unless the page cache has to be asked first; says whether it has.
+fn planned(
+    disk: &dyn Disk,
+    path: &Path,
+    undo: Option<&Path>,
+    cache_asked: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(RepairPlan, bool)> {
+    let plan = plan(disk, path, progress)?;
+    let cache = plan.work.cache && !cache_asked;
+    let done: Result<()> = match undo {
+        Some(_) if cache => Err(Error::Refused {
+            path: path.to_path_buf(),
+            why: "the page cache may still know what is dirty, and only opening the map can ask it; repair it without \
+                  keeping what is changed, or copy it and repair the copy"
+                .into(),
+        }),
+        _ if cache || !plan.is_needed() => Ok(()),
+        _ => undo.map_or(Ok(()), |undo| undo::save(disk, path, undo, &plan.kept())).and_then(|()| {
+            let io = |source| Error::Io { op: "repair", path: path.to_path_buf(), source };
+            apply(disk, path, &plan).map_err(io)
+        }),
+    };
+    done.map(|()| (plan, cache))
 }
 
 /// Puts back what a [`repair`] has changed, from the file that it kept it in: the very bytes, and the length. The
@@ -163,10 +177,12 @@ pub fn repair(
 /// written since by anything but that repair: its new bits would be lost. [`Error::Locked`], [`Error::Io`].
 pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duration) -> Result<Undone> {
     let path = path.as_ref();
-    let attached = attach::attach(Arc::new(attach::open_file(path, true)?), path, &Options::new().wait(wait))?;
-    let undone = undo::put_back(&**attached.disk(), path, undo.as_ref());
-    attached.leave();
-    undone
+    let disk = Arc::new(attach::open_file(path, true)?);
+    attach::attached(disk, path, &Options::new().wait(wait), |attached| {
+        let undone = undo::put_back(&**attached.disk(), path, undo.as_ref());
+        attached.leave();
+        undone
+    })
 }
 
 /// Looks at everything, and decides.
