@@ -56,7 +56,9 @@ fn what_is_frozen_is_committed_kept_listed_exported_and_dropped() {
     dm!("checkpoint", "freeze", map).exits(0);
     dm!("checkpoint", "abort", map).exits(0);
     assert_eq!(areas(&map), [4 * MIB..4 * MIB + GRANULE]);
+    assert!(dm!("info", map).exits(0).out.contains("\"monday\", oldest first"));
     dm!("checkpoint", "drop", map, "--name", "monday").exits(0);
+    assert!(!dm!("info", map).exits(0).out.contains("oldest first"));
     assert_eq!(dm!("checkpoint", "list", map).exits(0).out, "");
     dm!("checkpoint", "drop", map, "--name", "monday").exits(8).says("monday");
     dm!("check", map).exits(0);

@@ -27,6 +27,7 @@ pub struct Answer {
     reason: Option<String>,
     armed_bytes: u64,
     checkpoint: Option<Checkpoint>,
+    points: Vec<String>,
     levels: [u64; dirtymap::LEVELS],
     durability: &'static str,
     sequence: u64,
@@ -109,6 +110,7 @@ impl Answer {
             armed_bytes: info.armed_items,
             checkpoint: (info.checkpoint.as_ref())
                 .map(|c| Checkpoint { state: c.state.name(), uuid: c.uuid.to_string() }),
+            points: info.points.iter().map(|point| point.name.clone()).collect(),
             levels: info.level_words,
             durability: match info.durability {
                 Durability::PowerLoss => "power-loss",
@@ -142,6 +144,10 @@ impl Answer {
         line("durability", a.durability.into())?;
         if let Some(c) = &a.checkpoint {
             line("checkpoint", format!("{} {}", c.state, c.uuid))?;
+        }
+        if !a.points.is_empty() {
+            let names: Vec<_> = a.points.iter().map(|name| format!("{name:?}")).collect();
+            line("points", format!("{}, oldest first", names.join(", ")))?;
         }
         line("image", a.image.as_ref().map_or("none recorded".into(), |s| stamp(s, "being written")))?;
         let backup = match (&a.target, &a.last_backup) {
