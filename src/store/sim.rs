@@ -4,10 +4,17 @@
 //! store writes is durable when it goes on. So all that can go wrong happens inside a [`Disk::write_durable`] or a
 //! [`Disk::sync_all`]: power goes, the process is killed, or the device fails. Which of the written sectors are then
 //! new, old or garbage, on the device and in the page cache, is chosen by the test; so is how much of what is pending
-//! reached the device.
+//! reached the device. Other calls fail as the test says, sectors are unreadable until they are written, and every few
+//! system calls one does less than it was asked for, or is interrupted.
+//!
+//! The disk looks at what is written: a header whose checkpoint state is no step from one that was there before it is
+//! remembered as [wrong](SimDisk::wrong).
 
+use crate::format::{COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
 use crate::sys::disk::Identity;
+use crate::sys::file::fill_from;
 use crate::sys::{Disk, Lock, Mapping, Part};
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -23,10 +30,30 @@ pub(super) enum Fault {
     Cut(Pick),
     /// The process is killed. The page cache keeps what was picked first, the device of that what was picked second.
     Kill(Pick, Pick),
-    /// The device keeps what was picked and reports an error. The page cache keeps the new content, or is
-    /// reverted to what the device has.
+    /// The device keeps what was picked and reports an error: that it is full, if it took the first sectors, else EIO. The
+    /// page cache keeps the new content, or is reverted to what the device has.
     Fail(Pick, bool),
 }
+
+/// Calls that write nothing durably, and fail as the test says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Read,
+    Allocate,
+    Punch,
+    Grow,
+}
+
+impl Call {
+    pub(super) const ALL: [Call; 4] = [Call::Read, Call::Allocate, Call::Punch, Call::Grow];
+
+    fn error(self) -> io::Error {
+        io::Error::from_raw_os_error(if self == Call::Read { libc::EIO } else { libc::ENOSPC })
+    }
+}
+
+/// Which calls of a kind fail, counted from the first one on.
+pub(super) type Trouble = (Call, Range<usize>);
 
 /// Which of the sectors that are being written become new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +67,8 @@ pub(super) enum Pick {
     Random(u64),
     /// All but one sector in each eight, which becomes garbage.
     Rot(usize),
+    /// Each sector by its bit; the others are old, or garbage.
+    Mask(u64, bool),
     /// As `Random`, but some of the others become garbage.
     Garbage(u64),
 }
@@ -167,6 +196,59 @@ struct Bytes {
     /// The machine or the process is gone: nothing works any more.
     dead: bool,
     pending_sectors: usize,
+    /// A durable write has failed.
+    failed: bool,
+    /// Calls so far, by [`Call`].
+    calls: [usize; Call::ALL.len()],
+    troubles: Vec<Trouble>,
+    /// Sectors that cannot be read until they are written.
+    bad: Vec<usize>,
+    /// System calls so far.
+    system_calls: Cell<u64>,
+    states: States,
+}
+
+/// The checkpoint as headers say it: the state, and of which one.
+type Checkpoint = (CheckpointState, Uuid);
+
+/// What headers have said of the checkpoint.
+#[derive(Clone, Debug, Default)]
+pub(super) struct States {
+    /// What the last header says that was written durably, and those say of which nobody knows.
+    possible: Vec<Checkpoint>,
+    wrong: Option<String>,
+}
+
+impl States {
+    /// Whether a header that a crash leaves may say that.
+    pub(super) fn may_be(&self, header: &Header) -> bool {
+        self.possible.is_empty() || self.possible.contains(&(header.checkpoint_state, header.checkpoint_uuid))
+    }
+
+    /// A header is being written.
+    fn written(&mut self, to: Checkpoint, durably: bool) {
+        if !self.possible.is_empty() && !self.possible.iter().any(|&from| is_step(from, to)) {
+            self.wrong.get_or_insert_with(|| format!("{to:?} is written after {:?}", self.possible));
+        }
+        if durably {
+            self.possible.clear();
+        }
+        if !self.possible.contains(&to) {
+            self.possible.push(to);
+        }
+    }
+}
+
+/// The arrows: NORMAL to FREEZING to FROZEN to NORMAL, and from any that is outstanding to ABORTING to NORMAL.
+fn is_step(from: Checkpoint, to: Checkpoint) -> bool {
+    use CheckpointState::*;
+    let same = from.1 == to.1;
+    match (from.0, to.0) {
+        (Normal, Freezing) => true,
+        (Freezing, Frozen) | (Freezing | Frozen, Aborting) => same,
+        (Frozen | Aborting, Normal) => true,
+        (a, b) => a == b && same,
+    }
 }
 
 type Interloper = Box<dyn FnMut() + Send>;
@@ -234,6 +316,65 @@ impl SimDisk {
         if bytes.dead { Err(gone()) } else { Ok(bytes) }
     }
 
+    /// Has calls fail, from here on.
+    pub(super) fn trouble(&self, troubles: &[Trouble]) {
+        let mut b = self.bytes.lock().unwrap();
+        let so_far = b.calls;
+        let later = |(call, at): &Trouble| (*call, at.start + so_far[*call as usize]..at.end + so_far[*call as usize]);
+        b.troubles.extend(troubles.iter().map(later));
+    }
+
+    /// Calls of a kind so far.
+    pub(super) fn calls(&self, call: Call) -> usize {
+        self.bytes.lock().unwrap().calls[call as usize]
+    }
+
+    /// Makes a sector unreadable until it is written.
+    pub(super) fn spoil(&self, sector: usize) {
+        self.bytes.lock().unwrap().bad.push(sector);
+    }
+
+    /// Whether a durable write has failed since the last [`forgive`](Self::forgive).
+    pub(super) fn failed(&self) -> bool {
+        self.bytes.lock().unwrap().failed
+    }
+
+    pub(super) fn forgive(&self) {
+        self.bytes.lock().unwrap().failed = false;
+    }
+
+    /// What the headers said that were written.
+    pub(super) fn states(&self) -> States {
+        self.bytes.lock().unwrap().states.clone()
+    }
+
+    /// What was written that must not be.
+    pub(super) fn wrong(&self) -> Result<(), String> {
+        self.states().wrong.map_or(Ok(()), Err)
+    }
+
+    /// The same disk for a new process, after the one before was killed. With the faults that are still to come.
+    pub(super) fn carry_on(&self) -> Arc<SimDisk> {
+        let b = self.bytes.lock().unwrap();
+        let faults = b.faults.iter().filter(|f| f.0 >= b.writes).map(|f| (f.0 - b.writes, f.1)).collect();
+        let disk = SimDisk::with_cache(b.device.clone(), b.cache.clone(), faults);
+        let mut new = disk.bytes.lock().unwrap();
+        (new.calls, new.troubles, new.states) = (b.calls, b.troubles.clone(), b.states.clone());
+        drop(new);
+        disk
+    }
+
+    /// Counts a call, which fails if the test says so.
+    fn call(&self, call: Call) -> io::Result<MutexGuard<'_, Bytes>> {
+        let mut b = self.alive()?;
+        let this = b.calls[call as usize];
+        b.calls[call as usize] += 1;
+        match b.troubles.iter().any(|(kind, at)| *kind == call && at.contains(&this)) {
+            true => Err(call.error()),
+            false => Ok(b),
+        }
+    }
+
     /// What the device holds.
     pub(super) fn device(&self) -> Image {
         self.bytes.lock().unwrap().device.clone()
@@ -266,10 +407,13 @@ impl Bytes {
                 Pick::Rot(n) => i % 8 != n,
                 Pick::Random(_) => rng.below(2) == 0,
                 Pick::Garbage(_) => rng.below(2) == 0,
+                Pick::Mask(mask, _) => mask >> (i % 64) & 1 != 0,
             };
             if through {
                 to.set_sector(*at, sector);
-            } else if matches!(pick, Pick::Rot(_)) || matches!(pick, Pick::Garbage(_)) && rng.below(2) == 0 {
+            } else if matches!(pick, Pick::Rot(_) | Pick::Mask(_, true))
+                || matches!(pick, Pick::Garbage(_)) && rng.below(2) == 0
+            {
                 to.set_sector(*at, &std::array::from_fn(|_| rng.next() as u8));
             }
         }
@@ -282,8 +426,25 @@ impl Bytes {
             .map(|s| (s, self.cache.sector(s)))
             .collect();
         // No garbage here: freeing space is not writing sectors.
-        let pick = if let Pick::Garbage(seed) = pick { Pick::Random(seed) } else { pick };
-        Bytes::let_through(&mut self.device, &pending, if let Pick::Rot(_) = pick { Pick::None } else { pick });
+        let pick = match pick {
+            Pick::Garbage(seed) => Pick::Random(seed),
+            Pick::Rot(_) => Pick::None,
+            Pick::Mask(mask, _) => Pick::Mask(mask, false),
+            pick => pick,
+        };
+        Bytes::let_through(&mut self.device, &pending, pick);
+    }
+
+    /// The length of the file that a power cut leaves: as it was before what was written, or with it.
+    fn cut_length(&mut self, before: usize, pick: Pick) {
+        let short = match pick {
+            Pick::Random(seed) | Pick::Garbage(seed) => seed & 8 != 0,
+            Pick::Mask(..) | Pick::AllBut(_) => true,
+            _ => false,
+        };
+        if short && before < self.device.len {
+            self.device.cut(before.div_ceil(CHUNK) * CHUNK);
+        }
     }
 
     /// Writes what is in `next` at some sectors, with whatever is to go wrong in this write.
@@ -294,6 +455,7 @@ impl Bytes {
         let fault = self.faults.iter().find(|(at, _)| *at == self.writes).map(|(_, fault)| *fault);
         self.writes += 1;
         self.pending_sectors = new.len();
+        self.bad.retain(|bad| !touched.contains(bad));
         match fault {
             None => {
                 Bytes::let_through(&mut self.device, &new, Pick::All);
@@ -302,8 +464,10 @@ impl Bytes {
                 Ok(())
             }
             Some(Fault::Cut(pick)) => {
+                let before = self.device.len;
                 self.let_pending_through(&new, pick);
                 Bytes::let_through(&mut self.device, &new, pick);
+                self.cut_length(before, pick);
                 self.cache = self.device.clone();
                 self.dead = true;
                 Err(gone())
@@ -321,6 +485,7 @@ impl Bytes {
                 Err(gone())
             }
             Some(Fault::Fail(pick, keep)) => {
+                self.failed = true;
                 Bytes::let_through(&mut self.device, &new, pick);
                 if keep {
                     self.cache = next;
@@ -330,10 +495,52 @@ impl Bytes {
                         self.cache.set_sector(*at, &device);
                     }
                 }
-                Err(io::Error::from_raw_os_error(libc::EIO))
+                let full = matches!(pick, Pick::First(_));
+                Err(io::Error::from_raw_os_error(if full { libc::ENOSPC } else { libc::EIO }))
             }
         }
     }
+}
+
+/// The system calls on an image: now and then one does less than it is asked for, or is interrupted.
+struct Calls<'a> {
+    image: RefCell<&'a mut Image>,
+    so_far: &'a Cell<u64>,
+}
+
+impl Calls<'_> {
+    fn some(&self, wanted: usize) -> io::Result<usize> {
+        self.so_far.set(self.so_far.get() + 1);
+        match self.so_far.get() % 7 {
+            2 => Err(io::ErrorKind::Interrupted.into()),
+            5 => Ok(wanted.div_ceil(3)),
+            _ => Ok(wanted),
+        }
+    }
+}
+
+impl FileExt for Calls<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let image = self.image.borrow();
+        let n = self.some(buf.len())?.min(image.len.saturating_sub(offset as usize));
+        image.read(&mut buf[..n], offset as usize);
+        Ok(n)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let n = self.some(buf.len())?;
+        self.image.borrow_mut().write(&buf[..n], offset as usize);
+        Ok(n)
+    }
+}
+
+/// What headers among some parts say of the checkpoint.
+fn checkpoints<'a>(parts: &'a [Part<'_>]) -> impl Iterator<Item = Checkpoint> + 'a {
+    let header = |part: &Part<'_>| {
+        let whole = part.offset < HEADER_REGION && part.bytes.len() <= COPY_BYTES;
+        whole.then(|| Header::parse(part.bytes).ok()).flatten()
+    };
+    parts.iter().filter_map(header).map(|header| (header.checkpoint_state, header.checkpoint_uuid))
 }
 
 impl Disk for SimDisk {
@@ -342,9 +549,14 @@ impl Disk for SimDisk {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let b = self.alive()?;
-        b.cache.read(buf, offset as usize);
-        Ok(())
+        let mut b = self.call(Call::Read)?;
+        let at = offset as usize;
+        let wanted = at / SECTOR..(at + buf.len()).div_ceil(SECTOR);
+        if b.bad.iter().any(|bad| wanted.contains(bad)) {
+            return Err(Call::Read.error());
+        }
+        let Bytes { cache, system_calls, .. } = &mut *b;
+        fill_from(&Calls { image: RefCell::new(cache), so_far: system_calls }, buf, offset)
     }
 
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
@@ -361,18 +573,21 @@ impl Disk for SimDisk {
         for part in parts {
             let at = part.offset as usize;
             assert!(at + part.bytes.len() <= next.len, "a durable write past the end of the file");
-            next.write(part.bytes, at);
+            let calls = Calls { image: RefCell::new(&mut next), so_far: &b.system_calls };
+            calls.write_all_at(part.bytes, part.offset)?;
             touched.extend(at / SECTOR..(at + part.bytes.len()).div_ceil(SECTOR));
         }
-        b.write(next, touched)
+        let done = b.write(next, touched);
+        checkpoints(parts).for_each(|to| b.states.written(to, done.is_ok()));
+        done
     }
 
     fn allocate(&self, _: Range<u64>) -> io::Result<()> {
-        if self.dead() { Err(gone()) } else { Ok(()) }
+        self.call(Call::Allocate).map(|_| ())
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {
-        let mut b = self.alive()?;
+        let mut b = self.call(Call::Punch)?;
         b.cache.clear(range.start as usize..range.end as usize);
         if let Some(mapped) = self.mapped.get() {
             mapped.write_all_at(&vec![0; (range.end - range.start) as usize], range.start)?;
@@ -381,7 +596,7 @@ impl Disk for SimDisk {
     }
 
     fn grow(&self, len: u64) -> io::Result<()> {
-        let mut b = self.alive()?;
+        let mut b = self.call(Call::Grow)?;
         b.cache.grow(len as usize);
         Ok(())
     }

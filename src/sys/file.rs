@@ -164,19 +164,7 @@ impl Disk for FileDisk {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
-                Ok(0) => {
-                    buf[done..].fill(0);
-                    return Ok(());
-                }
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        fill_from(&self.file, buf, offset)
     }
 
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
@@ -266,6 +254,23 @@ impl Disk for FileDisk {
     fn identity(&self) -> io::Result<Identity> {
         facts::identity(&self.file)
     }
+}
+
+/// Fills `buf` from `offset`, in as many calls as it takes. Bytes past the end of the file read as zeros.
+pub(crate) fn fill_from(file: &impl FileExt, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => {
+                buf[done..].fill(0);
+                return Ok(());
+            }
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> {

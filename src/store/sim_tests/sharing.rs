@@ -9,6 +9,9 @@ use crate::store::Access;
 use crate::store::open::join;
 use crate::sys::disk::Identity;
 use crate::sys::{Lock, Mapping, Part};
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -110,22 +113,54 @@ enum Turn {
     Close,
 }
 
-fn turns(rng: &mut Rng, len: usize) -> Vec<(usize, Turn)> {
-    let ops = program(rng, len);
-    let ops = combining(ops, rng);
-    let turn = |op: Op| {
-        let process = rng.below(PROCESSES as u64) as usize;
-        let turn = match op {
-            // They take one that is alone, and the programs of one have them.
-            Op::Truncate(_) => return None,
-            Op::Close => Turn::Close,
-            Op::Drop => Turn::Leave,
-            op if rng.below(6) == 0 => Turn::Dying(op, rng.below(12)),
-            op => Turn::Op(op),
-        };
-        Some((process, turn))
-    };
-    ops.into_iter().filter_map(turn).collect()
+/// Who does what. What cannot be done when its turn comes is left out: so a program of which something was taken away is
+/// a program.
+type Turns = Vec<(usize, Turn)>;
+
+/// A stretch of bits; those at the beginning of the map come more often.
+fn stretch() -> impl Strategy<Value = Range<u64>> {
+    let start = prop_oneof![0..300u64, 0..BITS];
+    let len = prop_oneof![3 => 1..4u64, 1 => 1..1000u64];
+    (start, len).prop_map(|(start, len)| start..(start + len).min(BITS))
+}
+
+fn operation() -> impl Strategy<Value = Op> {
+    let name = || prop::sample::select(vec!["a", "b", "c"]);
+    let words = prop::collection::vec((any::<u64>(), any::<u64>()).prop_map(|(a, b)| a & b), 1..18);
+    let length = prop_oneof![0..=MOST, prop::sample::select(vec![0, 64, PAGE_BITS, 2 * PAGE_BITS, BITS])];
+    let merged = prop::collection::btree_set(prop_oneof![0..300u64, 0..BITS], 1..12);
+    prop_oneof![
+        12 => stretch().prop_map(Op::Set),
+        // In order, as the words of a writer who goes through the map.
+        4 => (0..BITS / 64 - 1).prop_map(|w| Op::Set(w * 64..w * 64 + 64)),
+        5 => stretch().prop_map(Op::Reset),
+        1 => Just(Op::ResetAll),
+        4 => merged.prop_map(|bits| Op::Merge(bits.into_iter().collect())),
+        2 => (0..BITS / 64, words).prop_map(|(first, words)| Op::Load(first, words)),
+        5 => Just(Op::Flush),
+        4 => prop::option::of(name()).prop_map(Op::Freeze),
+        3 => Just(Op::Commit),
+        2 => Just(Op::Abort),
+        1 => name().prop_map(Op::DropPoint),
+        1 => length.prop_map(Op::Truncate),
+    ]
+}
+
+fn turns() -> impl Strategy<Value = Turns> {
+    let turn = prop_oneof![
+        10 => operation().prop_map(Turn::Op),
+        2 => (operation(), 0..12u64).prop_map(|(op, points)| Turn::Dying(op, points)),
+        1 => Just(Turn::Leave),
+        1 => Just(Turn::Close),
+    ];
+    prop::collection::vec((0..PROCESSES, turn), 8..24)
+}
+
+/// The program of a seed, which can be made smaller.
+fn tree(seed: u64) -> impl ValueTree<Value = Turns> {
+    let bytes: Vec<u8> = (0..4).flat_map(|i| Rng(seed ^ i << 60).next().to_le_bytes()).collect();
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    turns().new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).expect("no filters")
 }
 
 /// The processes that have the map open.
@@ -168,17 +203,48 @@ impl Session {
                 let core = Arc::new(core);
                 if alone {
                     self.ghosts.clear();
-                    truth.with(|b| b.failed = false);
+                    self.disk.forgive();
                     truth.with(|b| b.unflushed.fill(false));
                     check_no_clean_copy(&self.disk)?;
                 }
+                if alone {
+                    // A checkpoint that was not frozen was aborted.
+                    truth.freeze_ended(false);
+                }
+                if !self.living(process, || truth.settle_in(&core))? {
+                    return Ok(None);
+                }
                 core.together(|both| check_covered(both, truth, if alone { "opened" } else { "joined" }))?;
+                truth.with(|b| b.has_length(core.geometry().bits()));
                 self.cores[process] = Some(core.clone());
                 Ok(Some(core))
             }
-            Ok(Err(e)) if self.disk.dead() || e.kind() == "io" => Ok(None),
+            Ok(Err(e)) if self.disk.dead() || of_the_device(&e) => Ok(None),
             Ok(Err(e)) => Err(format!("process {process} cannot open: {e}")),
         }
+    }
+
+    /// Runs what a process does, which may be killed in it: then it is gone, and this is false.
+    fn living(&mut self, process: usize, f: impl FnOnce() -> Verdict) -> Result<bool, String> {
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(verdict) => verdict.map(|()| true),
+            Err(end) => {
+                killed(end);
+                self.cores[process] = None;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Sees how far a checkpoint has come of which that is not known, by whoever lives.
+    fn settle(&mut self, truth: &Truth) -> Verdict {
+        for process in 0..PROCESSES {
+            let open =
+                truth.with(|b| b.dropping.is_some() || b.checkpoint.as_ref().is_some_and(|c| c.states.len() > 1));
+            let Some(core) = self.cores[process].clone().filter(|_| open && !self.disk.dead()) else { continue };
+            self.living(process, || truth.settle_in(&core))?;
+        }
+        Ok(())
     }
 
     /// Another process sets something inside every durable write of this one: bits of words that are armed, since this one
@@ -189,8 +255,12 @@ impl Session {
         let (truth, mut rng) = (truth.clone(), Rng(self.disk.writes() as u64));
         self.disk.interlope(Some(Box::new(move || {
             let Some(other) = other.upgrade() else { return };
+            let len = other.geometry().bits();
             for _ in 0..4 {
-                let i = if rng.below(2) == 0 { rng.below(300) } else { rng.below(BITS) };
+                let i = if rng.below(2) == 0 { rng.below(300) } else { rng.below(len) };
+                if i >= len {
+                    continue;
+                }
                 if flag(other.view.armed(), i / 64) || flag(other.view.durable(), i) {
                     weak::unvisited(|| truth.set(i..i + 1, &other));
                 }
@@ -200,11 +270,15 @@ impl Session {
 
     fn turn(&mut self, process: usize, turn: &Turn, truth: &Truth) -> Verdict {
         let Some(core) = self.core(process, truth)? else { return Ok(()) };
+        let alone = self.cores.iter().flatten().count() == 1;
         let (op, last) = match turn {
+            // It takes one who is alone.
+            Turn::Op(Op::Truncate(_)) | Turn::Dying(Op::Truncate(_), _) if !alone => return Ok(()),
             Turn::Op(op) | Turn::Dying(op, _) => (Some(op), None),
             Turn::Leave => (None, None),
-            Turn::Close => (None, Some(self.cores.iter().flatten().count() == 1)),
+            Turn::Close => (None, Some(alone)),
         };
+        let mut core = Some(core);
         if let Turn::Dying(_, points) = turn {
             let mut left = *points;
             weak::visit(Some(Box::new(move |_| {
@@ -215,26 +289,25 @@ impl Session {
             })));
         }
         self.meddle(process, truth);
+        let disk = self.disk.clone();
         let done = catch_unwind(AssertUnwindSafe(|| match (op, last) {
-            (Some(op), _) => {
-                act(op, &core, truth);
-                Ok(())
+            (Some(op), _) => act(op, &mut core, &disk, truth),
+            (None, last) => {
+                let core = core.take().expect("open");
+                last.map_or(Ok(()), |last| close_one(&core, last, &disk, truth))
             }
-            (None, Some(last)) => close_one(&core, last, truth),
-            (None, None) => Ok(()),
         }));
         weak::visit(None);
         self.disk.interlope(None);
         match done {
             Ok(verdict) => {
                 verdict?;
-                if op.is_none() {
-                    self.cores[process] = None;
-                }
+                self.cores[process] = core;
             }
             Err(end) => {
                 killed(end);
                 self.cores[process] = None;
+                truth.freeze_ended(false);
                 // What it was changing may be as it was or as it should be, for good.
                 let of = |op: &Op| match op {
                     Op::Set(bits) | Op::Reset(bits) => bits.clone(),
@@ -244,13 +317,15 @@ impl Session {
                 truth.with(|b| op.map(of).unwrap_or(0..0).for_each(|i| b.unflushed[i as usize] = false));
             }
         }
-        for core in self.cores.iter().flatten() {
+        self.settle(truth)?;
+        disk.wrong()?;
+        for core in self.cores.iter().flatten().filter(|_| !disk.dead()) {
             core.together(|both| check_covered(both, truth, "running"))?;
         }
         if let Some(core) = self.cores.iter().flatten().next() {
             let here = Both { here: &core.view, point: None };
             let found = found_words(&here);
-            let lost = |&i: &u64| dirty(&here, i) && !found.contains(&(i / 64));
+            let lost = |&i: &u64| dirty(&here, i) && !found[(i / 64) as usize];
             self.ghosts.extend(bits_of(&core.view).filter(lost));
         }
         truth.with(|b| self.ghosts.iter().for_each(|&i| b.may[i as usize] = true));
@@ -265,33 +340,61 @@ fn killed(end: Box<dyn std::any::Any + Send>) {
     }
 }
 
-fn act(op: &Op, core: &Core, truth: &Truth) {
+fn act(op: &Op, core: &mut Option<Arc<Core>>, disk: &SimDisk, truth: &Truth) -> Verdict {
+    let Some(c) = core.clone() else { return Ok(()) };
+    let len = c.geometry().bits();
     match op {
-        Op::Set(bits) => _ = truth.set(bits.clone(), core),
-        Op::Reset(bits) => truth.reset(bits.clone(), core),
-        Op::ResetAll => truth.reset(0..BITS, core),
-        Op::Merge(bits) => truth.merge(bits, core),
-        Op::Load(first, words) => truth.load(*first, words, core),
-        _ => truth.flush(core),
+        Op::Truncate(len) => {
+            *core = None; // One that is killed in it is gone.
+            *core = truth.truncate(*len, c);
+            match core {
+                Some(core) if !disk.dead() => check_one_layout(disk, core),
+                _ => Ok(()),
+            }
+        }
+        op => act_on(op, &c, len, truth),
     }
 }
 
-fn close_one(core: &Core, last: bool, truth: &Truth) -> Verdict {
+fn act_on(op: &Op, core: &Core, len: u64, truth: &Truth) -> Verdict {
+    let inside = |bits: &Range<u64>| bits.start.min(len)..bits.end.min(len);
+    match op {
+        Op::Set(bits) => _ = truth.set(inside(bits), core),
+        Op::Reset(bits) => truth.reset(inside(bits), core),
+        Op::ResetAll => truth.reset(0..len, core),
+        Op::Merge(bits) => truth.merge(bits, core),
+        Op::Load(first, words) => truth.load(*first, words, core),
+        Op::Freeze(name) => truth.freeze(*name, core)?,
+        Op::Commit => truth.commit(core)?,
+        Op::Abort => truth.abort(core)?,
+        Op::DropPoint(name) => truth.drop_point(name, core)?,
+        Op::Flush | Op::Close | Op::Drop | Op::Truncate(_) => truth.flush(core),
+    }
+    Ok(())
+}
+
+fn close_one(core: &Core, last: bool, disk: &SimDisk, truth: &Truth) -> Verdict {
     truth.flush(core);
     if last {
         let clean = core.close(close::Image::AsBefore, core.count_durable());
         if clean.is_ok() {
             truth.with(Bits::flushed);
         }
-        if clean.is_ok_and(|clean| clean) && truth.with(|b| b.failed) {
+        if clean.is_ok_and(|clean| clean) && disk.failed() {
             return Err("closed as clean although a durable write had failed".into());
         }
     }
     Ok(())
 }
 
-fn session(turns: &[(usize, Turn)], content: &Image, faults: &[(usize, Fault)]) -> Result<End, String> {
+fn session(
+    turns: &[(usize, Turn)],
+    content: &Image,
+    faults: &[(usize, Fault)],
+    troubles: &[Trouble],
+) -> Result<End, String> {
     let disk = SimDisk::new(content.clone(), faults.to_vec());
+    disk.trouble(troubles);
     let truth = Truth::new();
     let mut session =
         Session { disk: disk.clone(), faults: faults.to_vec(), cores: Default::default(), ghosts: Vec::new() };
@@ -321,17 +424,23 @@ fn check_closed(content: &Image, truth: &Truth) -> Verdict {
         return Ok(());
     }
     let loaded = load_in_memory(&*disk, path(), None).map_err(|e| format!("cannot be read: {e}"))?;
+    let truth = &Truth(Arc::new(Mutex::new(truth.with(|b| b.clone()))));
+    let outstanding = truth.with(|b| b.checkpoint.as_ref().map(|c| c.may.clone()));
+    truth.settle(&header, true)?;
+    check_points(&disk, &header, truth)?;
     check_covered(&both(&loaded), truth, "closed")?;
+    if let Some(point) = outstanding {
+        truth.with(|b| b.may.iter_mut().zip(&point).for_each(|(may, point)| *may |= point));
+    }
     truth.with(|b| match bits_of(&loaded.view).find(|&i| dirty(&both(&loaded), i) && !b.may[i as usize]) {
         Some(i) => Err(format!("closed: bit {i} is dirty, and nothing explains it")),
         None => Ok(()),
     })
 }
 
-fn one_seed_of_several(seed: u64, durability: Durability, content: &Image, tally: &mut Tally) -> Verdict {
+fn one_program(turns: &Turns, seed: u64, durability: Durability, content: &Image, tally: &mut Tally) -> Verdict {
     let mut rng = Rng(seed ^ 0x5AE5);
-    let len = 8 + rng.below(12) as usize;
-    let mut turns = turns(&mut rng, len);
+    let mut turns = turns.clone();
     // A Process map whose processes do not close it is all dirty where its page cache is not there.
     let process = durability == Durability::Process;
     if process || rng.below(2) == 0 {
@@ -340,15 +449,20 @@ fn one_seed_of_several(seed: u64, durability: Durability, content: &Image, tally
     }
     tally.programs += 1;
     let check = |end: &End| {
-        if process {
-            check_closed(&end.disk.device(), &end.truth)
-        } else {
-            check_crash(&end.disk.device(), &end.truth, None)
-        }
+        if process { check_closed(&end.disk.device(), &end.truth) } else { check_end(end, None) }
     };
-    let end = session(&turns, content, &[])?;
+    let end = session(&turns, content, &[], &[])?;
     check(&end).map_err(|e| format!("undisturbed: {e}"))?;
     let writes = end.disk.writes();
+    let troubles = troubles(&end.disk, &mut rng);
+    for trouble in troubles {
+        tally.troubles += 1;
+        let kill = [(rng.below(writes as u64) as usize, some_kill(&mut rng))];
+        let kill = if rng.below(2) == 0 { &kill[..] } else { &[] };
+        let why = |e| format!("{trouble:?} {kill:?}: {e}");
+        let end = session(&turns, content, kill, std::slice::from_ref(&trouble)).map_err(why)?;
+        check(&end).map_err(why)?;
+    }
     for at in 0..writes {
         let later = at + 1 + rng.below(8) as usize;
         let cut = Fault::Cut(some_pick(&mut rng));
@@ -361,30 +475,57 @@ fn one_seed_of_several(seed: u64, durability: Durability, content: &Image, tally
         }
         for faults in all {
             tally.crashes += 1;
-            let end = session(&turns, content, &faults).map_err(|e| format!("{faults:?}: {e}"))?;
+            let end = session(&turns, content, &faults, &[]).map_err(|e| format!("{faults:?}: {e}"))?;
             check(&end).map_err(|e| format!("{faults:?}: {e}"))?;
         }
     }
     Ok(())
 }
 
+/// The program of a seed, and whether anything goes wrong with it.
+fn try_program(turns: &Turns, seed: u64, durability: Durability, content: &Image, tally: &mut Tally) -> Verdict {
+    let found = one_program(turns, seed, durability, content, tally);
+    weak::visit(None);
+    found
+}
+
 pub(super) fn seeds_of_several(from: u64, count: u64, durability: Durability) -> Result<Tally, (u64, String)> {
     let content = fresh_of(durability);
     let mut tally = Tally::default();
     for seed in from..from + count {
-        let found = one_seed_of_several(seed, durability, &content, &mut tally);
-        weak::visit(None);
-        found.map_err(|e| (seed, e))?;
+        let turns = tree(seed).current();
+        try_program(&turns, seed, durability, &content, &mut tally).map_err(|e| (seed, e))?;
     }
     Ok(tally)
 }
 
+/// The smallest program that proptest finds in some tries that fails as that of the seed does.
+fn smallest(seed: u64, why: String, durability: Durability) -> String {
+    const TRIES: usize = 200;
+    let content = fresh_of(durability);
+    let mut tree = tree(seed);
+    let mut found = (tree.current(), why);
+    let mut smaller = tree.simplify();
+    for _ in 0..TRIES {
+        if !smaller {
+            break;
+        }
+        let turns = tree.current();
+        smaller = match try_program(&turns, seed, durability, &content, &mut Tally::default()) {
+            Err(why) => {
+                found = (turns, why);
+                tree.simplify()
+            }
+            Ok(()) => tree.complicate(),
+        };
+    }
+    format!("{}\nThe smallest program found that fails: {:?}", found.1, found.0)
+}
+
 fn no_death(durability: Durability) {
     let from = asked("DIRTYMAP_SIM_FROM", 1);
-    match seeds_of_several(from, asked("DIRTYMAP_SIM_SEEDS", 10), durability) {
-        Ok(tally) => println!("{tally:?} from seed {from}"),
-        Err((seed, why)) => panic!("DIRTYMAP_SIM_FROM={seed} DIRTYMAP_SIM_SEEDS=1: {why}"),
-    }
+    let found = seeds_of_several(from, asked("DIRTYMAP_SIM_SEEDS", 10), durability);
+    report(from, found.map_err(|(seed, why)| (seed, smallest(seed, why, durability))));
 }
 
 #[test]
