@@ -59,7 +59,8 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
     let disk = SimDisk::new(content, Vec::new());
     let header = headers::newest(&*disk, path()).unwrap().header;
     let g = &header.geometry;
-    let mut places = vec![0..0x1_0000];
+    let mut places = Vec::new();
+    places.push(0..0x1_0000);
     let mut bottom = |table: u64, bottom: u64| {
         places.push(table..table + ENTRY_BYTES * g.pages());
         places.push(bottom..bottom + PAGE_BYTES * g.pages());
