@@ -5,6 +5,7 @@
 //! them calls armed is armed.
 
 use super::{COPIES, Header, HeaderProblem, ProblemClass, Runs, Uuid};
+use crate::weak::{Weak, weak};
 use std::fmt;
 
 /// The header of a file.
@@ -133,7 +134,9 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
                 Some(chosen) if chosen.header == header => {}
                 Some(chosen) => {
                     disagreements.push(Disagreement::Rival { copy, sequence });
-                    join(&mut chosen.armed, chosen.header, header);
+                    if !weak(Weak::IgnoreRivals) {
+                        join(&mut chosen.armed, chosen.header, header);
+                    }
                 }
             },
         }
