@@ -185,7 +185,7 @@ fn most_telling(copies: &[Result<Header, HeaderProblem>; COPIES]) -> NoHeader<'_
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::codec::{crc32, put_u32, put_u64};
     use super::super::fields::header as h;
     use super::super::header_tests::rich;
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn rivals_that_differ_in_their_lists_arm_both() {
+    pub(crate) fn rivals_that_differ_in_their_lists_arm_both() {
         let mut rival = with(9).unwrap();
         rival.runs = [3..4, 100..110].into_iter().collect();
         let copies = [with(8), with(9), with(8), Ok(rival.clone())];
