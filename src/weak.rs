@@ -3,10 +3,21 @@
 //! Invariant kept here: outside `cfg(test)` every switch is a constant `false`. A check that cannot
 //! fail is no check, so the crash tests, or loom's, run once with each of these on and must then fail.
 
-/// A step that a weakened build leaves out. The names are those of the protocol's rules in docs/design.md.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(all(test, loom)), allow(dead_code))]
-pub(crate) enum Weak {
+macro_rules! steps {
+    ($($(#[$doc:meta])* $step:ident,)*) => {
+        /// A step that a weakened build leaves out. Those of the protocol's rules bear their names in docs/design.md.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(not(all(test, loom)), allow(dead_code))]
+        pub(crate) enum Weak { $($(#[$doc])* $step),* }
+
+        #[cfg(test)]
+        impl Weak {
+            pub(crate) const ALL: &[Weak] = &[$(Weak::$step),*];
+        }
+    };
+}
+
+steps! {
     /// Rule 1: `armed` is set before the header that lists the word is durable.
     PublishEarly,
     /// Rule 2: no second look at `armed` after the store.
@@ -79,6 +90,52 @@ pub(crate) enum Weak {
     UntouchBlindly,
     /// Under loom: sequentially consistent accesses only acquire and release.
     AcquireRelease,
+    /// Rule 3: pages and entries are written and not synced. The simulated disk leaves the sync out.
+    UnsyncedPages,
+    /// Headers are written and not synced. The simulated disk leaves the sync out.
+    UnsyncedHeaders,
+    /// Rule 3: words are untouched after they were copied.
+    ClearLate,
+    /// Rule 4: a reset touches the word last.
+    ResetTouchLast,
+    /// A flush writes pages of words that were reset and that the list does not name.
+    WriteUnlisted,
+    /// A flush does not know where something was reset.
+    ForgetResets,
+    /// A flush of a map that lists all sets no mark before it untouches.
+    NoMark,
+    /// The mark of a dead flusher is not looked at.
+    NoAbsorb,
+    /// Rule 5: a newest header that is older than the published one is taken as it is.
+    TrustOlder,
+    /// Of two headers with one sequence number only the list of the first counts.
+    IgnoreRivals,
+    /// Opening writes both copies of the newest header again at once.
+    RenewBoth,
+    /// Opening writes a copy that is the newest header again before one that is not.
+    RenewNewestFirst,
+    /// Rule 7: nobody remembers that a durable write has failed.
+    NoDegrade,
+    /// Rule 7: a map of a new length does not know that a write had failed.
+    TruncateForgetError,
+    /// Rule 7: a commit of a new length that fails is not remembered in the new region.
+    TruncateForgetDoubt,
+    /// Changing the length leaves the mark of sharing in the old volatile part.
+    TruncateKeepShared,
+    /// Closing a `Process` map does not ask whether the kernel failed to write something back.
+    CloseNoAsk,
+    /// FREEZING is committed to one pair only.
+    FreezeOnePair,
+    /// A freeze does not look, batch by batch, whether it was aborted.
+    FreezeNoRecheck,
+    /// A freeze does not wait for writes that had begun.
+    NoDrain,
+    /// Clearing the space of a new point, and the length of the file, is not made durable.
+    PointNoSync,
+    /// Dropping a point gives up its region when one pair does not name it any more.
+    DropOnePair,
+    /// The runtime page does not say that the checkpoint's state has changed.
+    SilentCheckpoint,
 }
 
 #[cfg(test)]
@@ -119,6 +176,8 @@ pub(crate) enum Point {
     ResetTouched,
     /// Resetting: a word is not durable any more, and still live.
     ResetDurable,
+    /// Resetting: a word is not live any more, and its summaries are still set.
+    ResetLive,
     /// Flushing: disarmed, and still touched.
     Disarmed,
     /// Flushing: untouched, and not looked at.

@@ -5,6 +5,7 @@
 //! them calls armed is armed.
 
 use super::{COPIES, Header, HeaderProblem, ProblemClass, Runs, Uuid};
+use crate::weak::{Weak, weak};
 use std::fmt;
 
 /// The header of a file.
@@ -133,7 +134,9 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
                 Some(chosen) if chosen.header == header => {}
                 Some(chosen) => {
                     disagreements.push(Disagreement::Rival { copy, sequence });
-                    join(&mut chosen.armed, chosen.header, header);
+                    if !weak(Weak::IgnoreRivals) {
+                        join(&mut chosen.armed, chosen.header, header);
+                    }
                 }
             },
         }
@@ -182,7 +185,7 @@ fn most_telling(copies: &[Result<Header, HeaderProblem>; COPIES]) -> NoHeader<'_
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::codec::{crc32, put_u32, put_u64};
     use super::super::fields::header as h;
     use super::super::header_tests::rich;
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn rivals_that_differ_in_their_lists_arm_both() {
+    pub(crate) fn rivals_that_differ_in_their_lists_arm_both() {
         let mut rival = with(9).unwrap();
         rival.runs = [3..4, 100..110].into_iter().collect();
         let copies = [with(8), with(9), with(8), Ok(rival.clone())];

@@ -22,6 +22,8 @@ mod values;
 #[cfg(test)]
 mod header_tests;
 
+#[cfg(test)]
+pub(crate) use choice::tests::rivals_that_differ_in_their_lists_arm_both;
 pub use choice::{Choice, Disagreement, NoHeader, choose};
 pub use header::{Header, HeaderReserved, NotWritable, RegionName};
 pub use layout::{Layout, VolatileLayout, bottom_length, free_offset, table_length};

@@ -128,7 +128,8 @@ impl Core {
         header.checkpoint_state = CheckpointState::Freezing;
         header.checkpoint_uuid = point.uuid;
         // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.
-        let committed = (0..2).try_for_each(|_| lock.commit(&mut header));
+        let pairs = if weak(Weak::FreezeOnePair) { 1 } else { 2 };
+        let committed = (0..pairs).try_for_each(|_| lock.commit(&mut header));
         drop(lock);
         if let Err(e) = committed {
             // Nobody knows whether it is outstanding. If it is, and can be, it is aborted.
@@ -151,7 +152,7 @@ impl Core {
         let failed = self.each_batch(header, point, &mut |batch| {
             at(Stage::Resetting);
             let mut lock = self.lock()?;
-            if !weak(Weak::FreezeEarlyReset) {
+            if !weak(Weak::FreezeEarlyReset) && !weak(Weak::FreezeNoRecheck) {
                 self.expect(&lock.adopt()?, &point.uuid, &[CheckpointState::Freezing])?;
             }
             lock.reset_bits_of(batch);
@@ -413,7 +414,7 @@ impl DirtyMap {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn new() -> (tempfile::TempDir, DirtyMap) {
@@ -471,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_freeze_that_was_aborted_waits_for_no_write() {
+    pub(in crate::store) fn a_freeze_that_was_aborted_waits_for_no_write() {
         let (_dir, map) = new();
         let Inner::Live(live) = &map.inner else { panic!("not open") };
         let write = map.begin_write(0..1).unwrap();

@@ -87,7 +87,7 @@ impl Core {
         let mut header = lock.adopt()?;
         // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
         // read may not be what was set; that has to be asked after the flush has read, and before CLEAN is written.
-        if self.lists_all && self.disk.sync_all().is_err() {
+        if self.lists_all && !weak(Weak::CloseNoAsk) && self.disk.sync_all().is_err() {
             self.degrade();
         }
         let clean = (header.runs.is_empty() || self.lists_all) && !self.degraded();

@@ -205,6 +205,9 @@ impl Core {
     /// Remembers for the rest of the session that a durable write failed.
     pub(super) fn degrade(&self) {
         event!(ERROR, "a durable write failed", path = %self.path.display());
+        if weak(Weak::NoDegrade) {
+            return;
+        }
         self.failed.store(true, SeqCst);
         self.view.runtime()[runtime::DEGRADED].store(1, SeqCst);
     }
@@ -231,7 +234,7 @@ impl Locked<'_> {
         let core = self.core;
         let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
         let known = core.published();
-        if header.sequence < known.sequence {
+        if header.sequence < known.sequence && !weak(Weak::TrustOlder) {
             return Err(Error::Corrupt {
                 path: core.path.clone(),
                 place: "header copies".into(),

@@ -53,11 +53,13 @@ impl Locked<'_> {
             let handled = if core.lists_all {
                 also
             } else {
-                if !also.is_empty() {
-                    header.runs.union(&also);
+                let mut handled = header.runs.clone();
+                handled.union(&also);
+                if !also.is_empty() && !weak(Weak::WriteUnlisted) {
+                    header.runs = handled.clone();
                     self.commit(&mut header)?;
                 }
-                header.runs.clone()
+                handled
             };
             let clears_reasons = !more && core.all_reset.load(SeqCst) && header.dirt_reasons != Reasons::NONE;
             if handled.is_empty() && !clears_reasons {
@@ -78,6 +80,9 @@ impl Locked<'_> {
                 }
             }
             at(Point::Durable);
+            if weak(Weak::ClearLate) {
+                touch_none(&core.view, &handled);
+            }
             if core.lists_all {
                 self.untouch(&redo);
             }
@@ -121,7 +126,8 @@ impl Locked<'_> {
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
         for (&(page, words), redo) in parts.iter().zip(&mut redo) {
-            redo.1 |= words & Shared(view.touched()).and(page as usize, !words);
+            let keep = if weak(Weak::ClearLate) { u64::MAX } else { !words };
+            redo.1 |= words & Shared(view.touched()).and(page as usize, keep);
         }
         at(Point::Untouched);
         join_pages(&mut redo);
@@ -169,7 +175,7 @@ impl Locked<'_> {
     /// again, and the mark tells who comes after this process, should it be killed between the two.
     fn untouch(&self, redo: &[Redo]) {
         let view = &self.core.view;
-        view.runtime()[runtime::FLUSHING].store(1, SeqCst);
+        view.runtime()[runtime::FLUSHING].store(u64::from(!weak(Weak::NoMark)), SeqCst);
         at(Point::Marked);
         for &(page, words) in redo {
             Shared(view.touched()).and(page as usize, !words);
@@ -192,7 +198,8 @@ impl Locked<'_> {
     /// durable level has nothing that the live one has not.
     fn absorb_untouched(&self) {
         let view = &self.core.view;
-        if !self.core.lists_all || view.runtime()[runtime::FLUSHING].load(SeqCst) == 0 {
+        let marked = view.runtime()[runtime::FLUSHING].load(SeqCst) != 0 && !weak(Weak::NoAbsorb);
+        if !self.core.lists_all || !marked {
             return;
         }
         let (levels, end) = (view.levels(), self.core.geometry().words());
@@ -260,6 +267,9 @@ impl Locked<'_> {
         let mut pages: Vec<u64> = words.map(|w| w / PAGE_WORDS).collect();
         pages.dedup();
         let (Some(&first), Some(&last)) = (pages.first(), pages.last()) else { return };
+        if weak(Weak::ForgetResets) {
+            return;
+        }
         let r = self.core.view.runtime();
         let (from, to) = (r[runtime::RESET_FIRST].load(SeqCst), r[runtime::RESET_END].load(SeqCst));
         r[runtime::RESET_FIRST].store(if from < to { from.min(first) } else { first }, SeqCst);
@@ -287,6 +297,13 @@ fn touched_of(view: &View, handled: &Runs) -> Vec<Redo> {
         words.map(|(page, words)| (page, words & view.touched()[page as usize].load(SeqCst))).collect();
     join_pages(&mut redo);
     redo
+}
+
+/// What [`Weak::ClearLate`] does instead.
+fn touch_none(view: &View, handled: &Runs) {
+    for (page, words) in handled.iter().flat_map(|run| words_of(run.range())) {
+        Shared(view.touched()).and(page as usize, !words);
+    }
 }
 
 /// Several runs may lie in one page.

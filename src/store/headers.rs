@@ -150,9 +150,13 @@ pub(crate) fn renew(disk: &dyn Disk, copies: &Copies, newest: &Newest) -> std::i
         _ => None,
     };
     let mut pair = format::copies_of(newest.pair);
-    pair.sort_by_key(|&copy| current(copy).is_some());
+    pair.sort_by_key(|&copy| current(copy).is_some() != weak(Weak::RenewNewestFirst));
+    let some = pair.into_iter().find_map(current);
+    if weak(Weak::RenewBoth) {
+        return write_pair(disk, some.unwrap_or(&newest.header), newest.pair);
+    }
     for copy in pair {
-        let header = current(copy).or(current(pair[1])).unwrap_or(&newest.header);
+        let header = current(copy).or(some).unwrap_or(&newest.header);
         let bytes = header.encode().map_err(invalid)?;
         disk.write_durable(&[Part { offset: format::copy_offset(copy), bytes: &bytes }])?;
     }

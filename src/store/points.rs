@@ -152,7 +152,8 @@ impl Core {
     /// To both pairs: the loss of one must not bring back a header that names what is given up, and would say by its
     /// name that nothing changed.
     fn commit_to_both(&self, lock: &Locked<'_>, header: &mut Header) -> Result<()> {
-        (0..2).try_for_each(|_| lock.commit(header))
+        let pairs = if weak(Weak::DropOnePair) { 1 } else { 2 };
+        (0..pairs).try_for_each(|_| lock.commit(header))
     }
 }
 
@@ -200,10 +201,12 @@ impl Space<'_> {
                 core.disk.punch(region).map_err(core.io("clear space for a point"))?;
             }
         }
-        core.disk.sync_all().map_err(|e| {
-            core.degrade();
-            core.io("clear space for a point")(e)
-        })?;
+        if !weak(Weak::PointNoSync) {
+            core.disk.sync_all().map_err(|e| {
+                core.degrade();
+                core.io("clear space for a point")(e)
+            })?;
+        }
         core.counters.syncs.fetch_add(1, Relaxed);
         if weak(Weak::PointNoWrite) {
             return Ok(());

@@ -120,13 +120,20 @@ impl Locked<'_> {
         for &(w, keep) in found {
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
             // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
-            Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            let touch = || Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            if !weak(Weak::ResetTouchLast) {
+                touch();
+            }
             point(Point::ResetTouched);
             if !weak(Weak::KeepDurable) {
                 Shared(view.durable()).and(w as usize, keep);
             }
             point(Point::ResetDurable);
             let cleared = Shared(view.live()).and(w as usize, keep) & !keep;
+            point(Point::ResetLive);
+            if weak(Weak::ResetTouchLast) {
+                touch();
+            }
             if cleared != 0 {
                 changed(w, cleared);
             }

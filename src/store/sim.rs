@@ -14,6 +14,7 @@ use crate::format::{COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
 use crate::sys::disk::Identity;
 use crate::sys::file::fill_from;
 use crate::sys::{Disk, Lock, Mapping, Part};
+use crate::weak::{Weak as Switch, weak};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
@@ -198,6 +199,7 @@ struct Bytes {
     pending_sectors: usize,
     /// A durable write has failed.
     failed: bool,
+    write_back_failed: bool,
     /// Calls so far, by [`Call`].
     calls: [usize; Call::ALL.len()],
     troubles: Vec<Trouble>,
@@ -329,6 +331,11 @@ impl SimDisk {
         self.bytes.lock().unwrap().calls[call as usize]
     }
 
+    /// The kernel could not write something back that is mapped, and tells whoever syncs first.
+    pub(super) fn fail_write_back(&self) {
+        self.bytes.lock().unwrap().write_back_failed = true;
+    }
+
     /// Makes a sector unreadable until it is written.
     pub(super) fn spoil(&self, sector: usize) {
         self.bytes.lock().unwrap().bad.push(sector);
@@ -448,7 +455,7 @@ impl Bytes {
     }
 
     /// Writes what is in `next` at some sectors, with whatever is to go wrong in this write.
-    fn write(&mut self, next: Image, mut touched: Vec<usize>) -> io::Result<()> {
+    fn write(&mut self, next: Image, mut touched: Vec<usize>, synced: bool) -> io::Result<()> {
         touched.sort_unstable();
         touched.dedup();
         let new: Vec<(usize, Sector)> = touched.iter().map(|&s| (s, next.sector(s))).collect();
@@ -457,6 +464,10 @@ impl Bytes {
         self.pending_sectors = new.len();
         self.bad.retain(|bad| !touched.contains(bad));
         match fault {
+            None if !synced => {
+                self.cache = next;
+                Ok(())
+            }
             None => {
                 Bytes::let_through(&mut self.device, &new, Pick::All);
                 self.cache = next;
@@ -577,7 +588,9 @@ impl Disk for SimDisk {
             calls.write_all_at(part.bytes, part.offset)?;
             touched.extend(at / SECTOR..(at + part.bytes.len()).div_ceil(SECTOR));
         }
-        let done = b.write(next, touched);
+        let headers = parts.iter().any(|part| part.offset < HEADER_REGION);
+        let step = if headers { Switch::UnsyncedHeaders } else { Switch::UnsyncedPages };
+        let done = b.write(next, touched, !weak(step));
         checkpoints(parts).for_each(|to| b.states.written(to, done.is_ok()));
         done
     }
@@ -639,9 +652,13 @@ impl Disk for SimDisk {
 
     fn sync_all(&self) -> io::Result<()> {
         let mut b = self.alive()?;
+        if std::mem::take(&mut b.write_back_failed) {
+            b.failed = true;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let (next, pending) = (b.cache.clone(), b.cache.differing(&b.device));
         let len = next.len;
-        b.write(next, pending)?;
+        b.write(next, pending, true)?;
         b.device.grow(len);
         b.device.cut(len);
         Ok(())

@@ -78,7 +78,9 @@ impl Core {
         }
         // From here on the file may have the new length. Should this process be killed before it takes the nonce away, who
         // looks at the old volatile part must not go on as if nothing had happened.
-        self.view.runtime()[runtime::SHARED].store(0, SeqCst);
+        if !weak(Weak::TruncateKeepShared) {
+            self.view.runtime()[runtime::SHARED].store(0, SeqCst);
+        }
         for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
             at(Point::NewLength);
             lock.commit(&mut header).map_err(|e| {
@@ -86,7 +88,9 @@ impl Core {
                 // Nobody joins a session that never came to be: which header its commits must spare nobody knows.
                 core.view.set_nonce(&[0; 16]);
                 // Whichever header the next opener finds, it must see that a write has failed.
-                core.degrade();
+                if !weak(Weak::TruncateForgetDoubt) {
+                    core.degrade();
+                }
                 Failure::InDoubt(e)
             })?;
         }
@@ -158,7 +162,7 @@ impl Core {
             image_before: self.image_before,
         };
         let core = Core::new(parts, header).map_err(self.io("prepare for forks"))?;
-        if self.degraded() {
+        if self.degraded() && !weak(Weak::TruncateForgetError) {
             core.degrade();
         }
         core.all_reset.store(self.all_reset.load(SeqCst), SeqCst);
@@ -297,7 +301,7 @@ impl DirtyMap {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::weak;
     use crate::{Access, Options};
@@ -320,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed() {
+    pub(in crate::store) fn a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("map");
         let shared = Options::new().access(Access::Shared).flush_interval(None);

@@ -21,6 +21,11 @@ pub trait Model {
     /// Adds every step that is possible in `s`.
     fn steps(&self, s: &Self::State, to: &mut Steps<Self::State>);
 
+    /// The state that stands for all those which differ from `s` in nothing but who is who.
+    fn canonical(&self, s: Self::State) -> Self::State {
+        s
+    }
+
     /// What must be true in every reachable state; the error says what is not.
     fn check(&self, s: &Self::State) -> Result<(), String>;
 
@@ -227,7 +232,7 @@ pub fn explore<M: Model>(model: &M) -> Outcome {
         }
         model.steps(&s, &mut steps);
         for (_, to) in steps.drain() {
-            seen.insert(to.pack(), next as u32);
+            seen.insert(model.canonical(to).pack(), next as u32);
         }
         next += 1;
         assert!(next <= MAX_STATES, "more than {MAX_STATES} states");
@@ -272,8 +277,11 @@ fn trace<M: Model>(model: &M, seen: &Seen<<M::State as State>::Key>, end: usize)
         let before = seen.from[at] as usize;
         let mut steps = Steps::new();
         model.steps(&M::State::unpack(seen.keys[before]), &mut steps);
-        let ((who, what), s) =
-            steps.list.iter().find(|(_, s)| s.pack() == seen.keys[at]).expect("the step that led here");
+        let ((who, what), s) = steps
+            .list
+            .iter()
+            .find(|(_, s)| model.canonical(*s).pack() == seen.keys[at])
+            .expect("the step that led here");
         let mut line = String::new();
         write!(line, "{:<44} {}", format!("{who}: {what}"), model.show(s)).expect("a string takes it");
         lines.push(line);

@@ -185,7 +185,8 @@ impl Session {
         let alone = self.cores.iter().all(Option::is_none);
         if alone && let Ok(loaded) = load_in_memory(&*SimDisk::new(self.disk.cache(), Vec::new()), path(), None) {
             // What recovery makes dirty may be dirty, also if it does not come to its end.
-            truth.with(|b| bits_of(&loaded.view).for_each(|i| b.may[i as usize] |= dirty(&both(&loaded), i)));
+            let all = all_of(&both(&loaded));
+            truth.with(|b| b.may.iter_mut().zip(all).for_each(|(may, dirty)| *may |= dirty));
         }
         let opened = catch_unwind(AssertUnwindSafe(|| {
             if alone {
@@ -210,6 +211,7 @@ impl Session {
                 if alone {
                     // A checkpoint that was not frozen was aborted.
                     truth.freeze_ended(false);
+                    truth.reopened(&core);
                 }
                 if !self.living(process, || truth.settle_in(&core))? {
                     return Ok(None);
@@ -541,11 +543,8 @@ fn no_death_of_one_of_several_loses_an_owed_bit_of_a_process_map() {
 /// A flusher of a map that lists all is killed after it has untouched a word and before it has looked again, and
 /// somebody has set a bit of the word since the flusher took his copy: the mark in the runtime page is all that tells.
 #[test]
-fn what_a_dead_flusher_untouched_is_absorbed() {
-    let disk = SimDisk::new(fresh_of(Durability::Process), Vec::new());
-    let options = options().access(Access::Shared);
-    let (flusher, _) = open_alone(disk.shared(), path(), &options, 0).unwrap();
-    let (other, ()) = join(disk.shared(), path(), &options, |_| Ok((1, ()))).unwrap();
+pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
+    let (disk, flusher, other) = two_of(Durability::Process);
     let (flusher, other) = (Arc::new(flusher), Arc::new(other));
     flusher.set_bits(3..4).unwrap();
     other.set_bits(3..4).unwrap(); // So that it knows the word's space to be there.
@@ -565,4 +564,38 @@ fn what_a_dead_flusher_untouched_is_absorbed() {
     assert!(other.close(close::Image::AsBefore, other.count_durable()).unwrap());
     let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
     assert!(dirty(&both(&loaded), 3) && dirty(&both(&loaded), 5), "closed as clean without it");
+}
+
+/// Two processes that share a map.
+fn two_of(durability: Durability) -> (Arc<SimDisk>, Core, Core) {
+    let disk = SimDisk::new(fresh_of(durability), Vec::new());
+    let options = options().access(Access::Shared);
+    let (first, _) = open_alone(disk.shared(), path(), &options, 0).unwrap();
+    let (second, ()) = join(disk.shared(), path(), &options, |_| Ok((1, ()))).unwrap();
+    (disk, first, second)
+}
+
+/// A process is killed between the steps of a reset. What the others read then is what the file has when they close it.
+#[test]
+pub(super) fn a_reset_of_one_who_is_killed_does_not_come_back_when_others_close() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        for dies_at in [Point::Remembered, Point::ResetTouched, Point::ResetDurable, Point::ResetLive] {
+            let (disk, resetter, other) = two_of(durability);
+            resetter.set_bits(3..4).unwrap();
+            resetter.flush().unwrap();
+            weak::visit(Some(Box::new(move |point| {
+                if point == dies_at {
+                    resume_unwind(Box::new(Killed));
+                }
+            })));
+            let end = catch_unwind(AssertUnwindSafe(|| resetter.reset_bits(3..4))).unwrap_err();
+            weak::visit(None);
+            killed(end);
+            drop(resetter);
+            let read = all_dirty(&other);
+            assert!(other.close(close::Image::AsBefore, other.count_durable()).unwrap());
+            let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
+            assert!(all_of(&both(&loaded)) == read, "killed at {dies_at:?}, and other bits after a clean close");
+        }
+    }
 }
