@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// Pages written at a time: 4 MiB of the bottom.
 const BATCH: u64 = 8192;
+/// The largest sectors that devices have.
+const SECTOR: u64 = 4096;
 
 /// A part of a file that a repair may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -296,11 +298,16 @@ fn ranges(
     commits: bool,
     (len, after): (u64, u64),
 ) -> Vec<(FilePart, Range<u64>)> {
-    let mut ranges = Vec::new();
-    let mut add = |name, range: Range<u64>| {
-        let range = range.start..range.end.min(len);
-        if range.start < range.end {
-            ranges.push((name, range));
+    let mut ranges: Vec<(FilePart, Range<u64>)> = Vec::new();
+    let mut add = |part, range: Range<u64>| {
+        // Whole sectors: the power may go while one is being written, and take all of it.
+        let range = range.start / SECTOR * SECTOR..range.end.next_multiple_of(SECTOR).min(len);
+        match ranges.last_mut() {
+            Some((last, before)) if *last == part && before.end >= range.start => {
+                before.end = before.end.max(range.end)
+            }
+            _ if range.start < range.end => ranges.push((part, range)),
+            _ => {}
         }
     };
     if commits {

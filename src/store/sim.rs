@@ -134,7 +134,7 @@ impl Image {
     }
 
     /// The sectors in which this differs from another.
-    fn differing(&self, other: &Image) -> Vec<usize> {
+    pub(super) fn differing(&self, other: &Image) -> Vec<usize> {
         let same = |i: usize| match (self.chunks.get(i).unwrap_or(&None), other.chunks.get(i).unwrap_or(&None)) {
             (None, None) => true,
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),

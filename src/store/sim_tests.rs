@@ -6,6 +6,7 @@
 //! what was ever set is named by the armed list, or was reset and not flushed, or lies in a page that did not verify;
 //! a file that says CLEAN is exact; recovering again changes nothing.
 
+mod repair;
 mod sharing;
 
 use super::core::Core;

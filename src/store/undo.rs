@@ -2,14 +2,16 @@
 //!
 //! Invariants kept here: an undo file that can be seen is whole and durable, and so is written before anything else is.
 //! Nothing is put back unless all of it is as it was written, and the map is as that repair found or left it. Whatever is
-//! being put back when the power goes, the map is no less dirty than it was before the repair.
+//! being put back when the power goes, the map is no less dirty than it was before the repair: a header that doubts every
+//! word stands until all pages are back, page tables are put back before what they are of, and the headers last.
 
 use super::create::Unnamed;
 use super::headers::{self, Copies};
+use super::open::all_words;
 use super::repair::FilePart;
 use crate::error::{Error, Result};
-use crate::format::codec::{crc32, put, put_u32, put_u64, u32_at, u64_at};
-use crate::format::{COPIES, COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, Uuid, copy_offset};
+use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
+use crate::format::{COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, State, Uuid, copy_offset};
 use crate::sys::{Disk, Part, facts};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -24,7 +26,7 @@ pub(crate) const UNDO_HEAD: usize = 128;
 /// Bytes in front of the bytes of a record.
 pub(crate) const UNDO_RECORD: usize = 32;
 /// Checksums of headers that it has room for.
-pub(crate) const UNDO_HEADERS: usize = 16;
+pub(crate) const UNDO_HEADERS: usize = 12;
 /// Bytes of the file that one record holds at most.
 pub(crate) const UNDO_PIECE: u64 = 1 << 20;
 
@@ -37,7 +39,8 @@ mod head {
     pub(super) const RECORDS: usize = 40;
     pub(super) const HEADER_COUNT: usize = 48;
     pub(super) const HEADERS: usize = 56;
-    pub(super) const _END: () = assert!(HEADERS + 4 * super::UNDO_HEADERS <= super::UNDO_HEAD);
+    pub(super) const NONCE: usize = 104;
+    const _: () = assert!(HEADERS + 4 * super::UNDO_HEADERS <= NONCE && NONCE + 16 <= super::UNDO_HEAD);
 }
 
 /// Fields of a record.
@@ -109,6 +112,7 @@ pub(super) fn write(disk: &dyn Disk, kept: &Kept<'_>, to: &mut (impl Write + See
     put(&mut first, 0, &UNDO_MAGIC);
     put_u32(&mut first, head::VERSION, UNDO_VERSION);
     put(&mut first, head::UUID, &kept.uuid.0);
+    put(&mut first, head::NONCE, &facts::random::<16>()?);
     put_u64(&mut first, head::LENGTH, kept.length);
     put_u64(&mut first, head::RECORDS, records);
     put_u32(&mut first, head::HEADER_COUNT, kept.headers.len() as u32);
@@ -159,6 +163,8 @@ struct Head {
     length: u64,
     records: u64,
     headers: Vec<u32>,
+    /// The nonce of the header that stands while it is put back.
+    nonce: Uuid,
 }
 
 impl Head {
@@ -185,10 +191,10 @@ impl Head {
         if count > UNDO_HEADERS || length > MAX_FILE_LENGTH.saturating_mul(2) {
             return flaw("head", format_args!("{count} headers, length {length}"), "what a file can have");
         }
-        let mut uuid = Uuid::NIL;
-        uuid.0.copy_from_slice(&bytes[head::UUID..head::UUID + 16]);
+        let uuid = Uuid(array_at(bytes, head::UUID));
+        let nonce = Uuid(array_at(bytes, head::NONCE));
         let headers = (0..count).map(|i| u32_at(bytes, head::HEADERS + 4 * i)).collect();
-        Ok(Head { uuid, length, records: u64_at(bytes, head::RECORDS), headers })
+        Ok(Head { uuid, length, records: u64_at(bytes, head::RECORDS), headers, nonce })
     }
 }
 
@@ -293,18 +299,16 @@ pub(super) fn put_back_from(
         .map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
 
     let before = disk.len().map_err(writing)?;
-    disk.grow(head.length).map_err(writing)?;
-    disk.sync_all().map_err(writing)?;
+    let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
+    disk.grow(length).and_then(|()| disk.sync_all()).map_err(writing)?;
     if keeps_headers {
-        put_headers_back(disk, &old).map_err(writing)?;
+        doubt_everything(disk, path, &copies, &head)?;
     }
-    let mut count = if keeps_headers { HEADER_REGION.min(head.length) } else { 0 };
+    let mut count = 0;
     let put = read(from, |record| {
-        if record.range.start < HEADER_REGION {
-            return Ok(());
-        }
         count += record.range.end - record.range.start;
         match record.bytes {
+            _ if record.range.start < HEADER_REGION => Ok(()),
             Some(bytes) => disk.write_durable(&[Part { offset: record.range.start, bytes }]),
             None => clear(disk, record.range),
         }
@@ -313,8 +317,29 @@ pub(super) fn put_back_from(
     if put.map_err(writing)?.is_err() {
         return Err(Error::Io { op: "read the undo file again", path: name.to_path_buf(), source: changed() });
     }
+    // Before the headers: a file that was cut off is one again before anything says that it has all entries.
     disk.cut(head.length).and_then(|()| disk.sync_all()).map_err(writing)?;
+    if keeps_headers {
+        put_headers_back(disk, &old[..HEADER_REGION.min(head.length) as usize]).map_err(writing)?;
+    }
     Ok(Undone { bytes: count, length: (before, head.length) })
+}
+
+/// Commits to both pairs that every word may be dirty, for as long as the pages are neither what they were nor what they
+/// became. Where no header can be read, nothing is clean as it is.
+fn doubt_everything(disk: &dyn Disk, path: &Path, copies: &Copies, head: &Head) -> Result<()> {
+    let Ok((newest, _)) = headers::choose_also_cut_off(disk, copies, path) else { return Ok(()) };
+    let io = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
+    headers::renew(disk, copies, &newest).map_err(io)?;
+    let mut header = newest.header;
+    header.state = State::Open;
+    header.nonce = head.nonce;
+    header.runs = all_words(&header.geometry);
+    for pair in [1 - newest.pair, newest.pair] {
+        header.sequence += 1;
+        headers::write_pair(disk, &header, pair).map_err(io)?;
+    }
+    Ok(())
 }
 
 fn changed() -> io::Error {
@@ -360,17 +385,16 @@ fn is_as_repair_left_it(
 }
 
 fn is_known(head: &Head, header: &Header) -> bool {
-    header.encode().is_ok_and(|bytes| head.headers.contains(&crc32(&[&bytes])))
+    header.nonce == head.nonce || header.encode().is_ok_and(|bytes| head.headers.contains(&crc32(&[&bytes])))
 }
 
-/// Puts the header copies back one after the other, the newest first: until it is there, one that the repair wrote is,
-/// or this one.
+/// Puts the header copies back one after the other, the newest first: until it is there, one of those is that everything
+/// is in doubt by, and the last of them is not missed.
 fn put_headers_back(disk: &dyn Disk, old: &[u8]) -> io::Result<()> {
-    let bytes = |copy: usize| &old[copy_offset(copy) as usize..][..COPY_BYTES];
-    let mut order: Vec<usize> = (0..COPIES).collect();
-    order.sort_by_key(|&copy| std::cmp::Reverse(Header::parse(bytes(copy)).map_or(0, |h| h.sequence)));
-    for copy in order {
-        disk.write_durable(&[Part { offset: copy_offset(copy), bytes: bytes(copy) }])?;
+    let mut copies: Vec<(usize, &[u8])> = old.chunks(COPY_BYTES).enumerate().collect();
+    copies.sort_by_key(|(_, bytes)| std::cmp::Reverse(Header::parse(bytes).map_or(0, |h| h.sequence)));
+    for (copy, bytes) in copies {
+        disk.write_durable(&[Part { offset: copy_offset(copy), bytes }])?;
     }
     Ok(())
 }

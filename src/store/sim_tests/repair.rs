@@ -1,0 +1,195 @@
+//! Repair on the simulated disk: damaged maps, and the power going in every durable write of the repair, of a second one,
+//! and of putting back what it changed.
+//!
+//! Asked after each: what counted as dirty before the repair, in the map and since each point, does so still, whoever
+//! reads the file; repairing it again ends as it should; and putting back gives the very bytes.
+
+use super::*;
+use crate::format::{ENTRY_BYTES, Point};
+use crate::geometry::PAGE_BYTES;
+use crate::store::check::{at_rest, point_survey};
+use crate::store::open::header_of_point;
+use crate::store::repair::{apply, plan};
+use crate::store::undo::{put_back_from, write};
+use crate::sys::Part;
+use std::io::Cursor;
+
+/// What counts as dirty in a file; nothing says so where it cannot be opened.
+struct Counts {
+    map: Option<Vec<bool>>,
+    /// How much of each point, by its identity; all of it where a page of it fails.
+    points: Vec<(format::Uuid, u64)>,
+}
+
+fn point_counts(disk: &SimDisk, header: &Header, point: &Point) -> u64 {
+    let as_header = header_of_point(header, point);
+    let found = point_survey(disk, path(), disk.len().unwrap(), &as_header).unwrap();
+    found.filter(|found| found.failures() == 0).map_or(header.geometry.bits(), |found| found.good.granules)
+}
+
+fn counts(content: &Image) -> Counts {
+    let disk = SimDisk::new(content.clone(), Vec::new());
+    let Ok(loaded) = load_in_memory(&*disk, path(), None) else { return Counts { map: None, points: Vec::new() } };
+    let both = both(&loaded);
+    let map = bits_of(&loaded.view).map(|i| dirty(&both, i)).collect();
+    let header = &loaded.header;
+    let points = header.points.iter().map(|point| (point.uuid, point_counts(&disk, header, point))).collect();
+    Counts { map: Some(map), points }
+}
+
+impl Counts {
+    /// Whether all of this counts as dirty in `after`, a file that may be opened unless `cut_off`.
+    fn kept_in(&self, after: &Counts, cut_off: bool) -> Verdict {
+        let Some(map) = &after.map else {
+            return if cut_off { Ok(()) } else { Err("it cannot be opened".into()) };
+        };
+        let all = vec![true; map.len()];
+        if let Some(i) = self.map.as_ref().unwrap_or(&all).iter().zip(map).position(|(was, is)| *was && !is) {
+            return Err(format!("bit {i} became clean"));
+        }
+        match self.points.iter().find(|p| !after.points.iter().any(|q| q.0 == p.0 && q.1 >= p.1)) {
+            Some(point) => Err(format!("the point {} had {} dirty bits, and has {:?}", point.0, point.1, after.points)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Damages a file: sectors of headers, page tables, bottoms and points become something else, or its end is lost.
+fn damage(content: Image, rng: &mut Rng) -> Image {
+    let disk = SimDisk::new(content, Vec::new());
+    let header = headers::newest(&*disk, path()).unwrap().header;
+    let g = &header.geometry;
+    let mut places = vec![0..0x1_0000];
+    let mut bottom = |table: u64, bottom: u64| {
+        places.push(table..table + ENTRY_BYTES * g.pages());
+        places.push(bottom..bottom + PAGE_BYTES * g.pages());
+    };
+    bottom(header.layout.table.start, header.layout.bottom.start);
+    header.points.iter().for_each(|point| bottom(point.table_offset, point.bottom_offset));
+    let spare = rng.below(4);
+    for _ in 0..rng.below(4) {
+        let place = &places[rng.below(places.len() as u64) as usize];
+        let offset = (place.start + rng.below(place.end - place.start)) / 512 * 512;
+        if offset / 16384 == spare {
+            continue; // One header copy stays.
+        }
+        let mut bytes = [0; 512];
+        if rng.below(3) > 0 {
+            bytes.iter_mut().for_each(|b| *b = rng.next() as u8);
+        }
+        disk.write_durable(&[Part { offset, bytes: &bytes }]).unwrap();
+    }
+    if rng.below(3) == 0 {
+        let place = &places[1 + rng.below(places.len() as u64 - 1) as usize];
+        disk.cut((place.start + rng.below(place.end - place.start)) / 4096 * 4096).unwrap();
+    }
+    disk.sync_all().unwrap();
+    disk.device()
+}
+
+fn planned(disk: &SimDisk) -> Result<crate::store::RepairPlan, String> {
+    plan(disk, path(), &mut |_, _| {}).map_err(|e| format!("no plan: {e}"))
+}
+
+/// Repairs, and asks what must be so afterwards.
+fn repaired(content: &Image, before: &Counts) -> Result<usize, String> {
+    let disk = SimDisk::new(content.clone(), Vec::new());
+    let plan = planned(&disk)?;
+    apply(&*disk, path(), &plan).map_err(|e| format!("repair: {e}"))?;
+    let report = at_rest(&*disk, path(), &mut |_, _| {}).map_err(|e| format!("check after the repair: {e}"))?;
+    if !report.findings.is_empty() {
+        return Err(format!("check after the repair: {:?}", report.findings));
+    }
+    before.kept_in(&counts(&disk.device()), false)?;
+    let again = planned(&disk)?;
+    if again.is_needed() { Err(format!("a second repair: {:?}", again.actions)) } else { Ok(disk.writes()) }
+}
+
+fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::store::Undone> {
+    put_back_from(disk, path(), &mut Cursor::new(undo), Path::new("undo"))
+}
+
+/// The file is as it was before the repair, also if putting back is cut short and done again.
+fn undone(content: &Image, before: &Image, undo: &[u8], counted: &Counts, rng: &mut Rng) -> Verdict {
+    let same = |disk: &SimDisk| {
+        let now = disk.device();
+        let length = SimDisk::new(before.clone(), Vec::new()).len().unwrap();
+        if disk.len().unwrap() == length && now.differing(before).is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} bytes, not {length}; sectors {:?}", disk.len().unwrap(), now.differing(before)))
+        }
+    };
+    let disk = SimDisk::new(content.clone(), Vec::new());
+    put_back(&disk, undo).map_err(|e| format!("undo: {e}"))?;
+    same(&disk).map_err(|e| format!("undone: {e}"))?;
+    for at in 0..disk.writes() {
+        let pick = some_pick(rng);
+        let cut = SimDisk::new(content.clone(), vec![(at, Fault::Cut(pick))]);
+        put_back(&cut, undo).expect_err("the power went");
+        let left = cut.device();
+        let when = |e| format!("after a cut in write {at} of putting back ({pick:?}): {e}");
+        counted.kept_in(&counts(&left), counted.map.is_none()).map_err(when)?;
+        let disk = SimDisk::new(left, Vec::new());
+        put_back(&disk, undo).map_err(|e| when(format!("again: {e}")))?;
+        same(&disk).map_err(when)?;
+    }
+    Ok(())
+}
+
+fn one_seed(seed: u64) -> Result<usize, String> {
+    let mut rng = Rng(seed);
+    let len = 4 + rng.below(12) as usize;
+    let ops = program(&mut rng, len);
+    let ops = checkpointing(ops, &mut rng);
+    let durability = if rng.below(6) == 0 { Durability::Process } else { Durability::PowerLoss };
+    let faults =
+        if rng.below(2) == 0 { vec![(rng.below(30) as usize, Fault::Cut(some_pick(&mut rng)))] } else { Vec::new() };
+    let left = run(&ops, fresh_of(durability), faults, None)?.disk.device();
+    let content = damage(left, &mut rng);
+    let disk = SimDisk::new(content.clone(), Vec::new());
+    let plan = planned(&disk)?;
+    let before = counts(&content);
+    let cut_off = before.map.is_none();
+    let mut undo = Cursor::new(Vec::new());
+    write(&*disk, &plan.kept(), &mut undo).map_err(|e| e.to_string())?;
+    let undo = undo.into_inner();
+    let writes = repaired(&content, &before)?;
+    let mut crashes = 0;
+    for at in 0..writes {
+        for _ in 0..3 {
+            crashes += 1;
+            let fault = Fault::Cut(some_pick(&mut rng));
+            let cut = SimDisk::new(content.clone(), vec![(at, fault)]);
+            apply(&*cut, path(), &plan).expect_err("the power went");
+            let left = cut.device();
+            let when = |e: String| format!("after {fault:?} in write {at} of {writes}: {e}");
+            let counted = counts(&left);
+            before.kept_in(&counted, cut_off).map_err(when)?;
+            repaired(&left, &before).map_err(when)?;
+            if rng.below(4) == 0 {
+                undone(&left, &content, &undo, &before, &mut rng).map_err(when)?;
+            }
+        }
+    }
+    let done = SimDisk::new(content.clone(), Vec::new());
+    apply(&*done, path(), &plan).map_err(|e| e.to_string())?;
+    if plan.is_needed() {
+        undone(&done.device(), &content, &undo, &before, &mut rng)?;
+    }
+    Ok(crashes)
+}
+
+#[test]
+fn no_crash_in_a_repair_or_in_undoing_it_makes_anything_clean() {
+    let from = asked("DIRTYMAP_SIM_FROM", 1);
+    let count = asked("DIRTYMAP_SIM_SEEDS", 20);
+    let mut crashes = 0;
+    for seed in from..from + count {
+        match one_seed(seed) {
+            Ok(more) => crashes += more,
+            Err(why) => panic!("DIRTYMAP_SIM_FROM={seed} DIRTYMAP_SIM_SEEDS=1: {why}"),
+        }
+    }
+    println!("{crashes} crashes from seed {from}");
+}
