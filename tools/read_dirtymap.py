@@ -782,7 +782,7 @@ class Map:
         ):
             self.assume("fewer dirty bits than when it was closed: pages were lost with their entries")
         if since is not None:
-            names = [point.name for point in header.points]
+            names = [point.name for point in header.points if point.flags == KEPT]
             if since not in names:
                 raise Unreadable("no-such-point", f"no point {since!r} in this file")
             for point in header.points[names.index(since) :]:

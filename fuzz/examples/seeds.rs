@@ -120,12 +120,15 @@ fn files() -> Vec<(String, Vec<u8>)> {
 fn repairs() -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<(String, Vec<u8>)> =
         (0..golden_files()).map(|base| (format!("golden-{base:02}"), vec![base])).collect();
-    let edits: [(&str, &[u8]); 9] = [
+    let edits: [(&str, &[u8]); 12] = [
         ("no-bytes", &[255]),
         ("no-map", &[255, 1, 2, 3]),
         ("page-flipped", &[4, 5, 0, 70, 255]),
         ("sector-lost", &[4, 8, 0, 0, 80, 0]),
         ("pages-and-entries-lost", &[4, 8, 0, 0, 80, 2, 8, 0, 0, 64, 0]),
+        ("disk-lost-sectors", &[132, 1, 0, 80, 2, 1, 0, 64, 0]),
+        ("disk-moved-sectors", &[132, 2, 80, 81, 0]),
+        ("disk-cut-short", &[132, 0, 0, 0, 2]),
         ("sectors-moved", &[4, 15, 0, 80, 81, 1]),
         ("copy-flipped", &[4, 0, 2, 0, 2, 2, 9, 9]),
         ("copy-over-another", &[4, 6, 5, 1, 2]),

@@ -1,13 +1,16 @@
 //! Anything as a map, checked and repaired. No panic; looking changes nothing; what is repaired is a map that a check finds
 //! nothing wrong with, and that still has every dirty bit which the file proved: a page that matches its entry, of the
-//! map or of the outstanding point, and the armed list. A second repair does nothing, and an undo gives the very bytes back.
+//! map or of the outstanding point, and the armed list. A second repair does nothing, and an undo gives the very bytes back. A check
+//! does not call a file fine that a disk has made lose a bit.
 //!
-//! The input: 255 and the file; or a golden file and edits (see file.rs).
+//! The input: 255 and the file; a golden file and edits; or 128 more than that, and what a disk did (see file.rs).
 
-use super::file::{base, edited, small};
+use super::file::{base, damaged, edited, small};
 use super::input::scratch;
 use dirtymap::format::{self, COPIES, COPY_BYTES, Header, PageBytes, Uuid};
-use dirtymap::{Bitmap, DirtyMap, Error, FileState, Options, RepairPlan, check, plan_repair, repair, undo_repair};
+use dirtymap::{
+    Bitmap, DirtyMap, Error, FileState, Options, RepairPlan, Severity, check, plan_repair, repair, undo_repair,
+};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -46,7 +49,7 @@ fn at<const N: usize>(file: &[u8], at: u64) -> [u8; N] {
 }
 
 fn dirty(path: &Path) -> Bitmap {
-    let map = Options::new().read_only(true).open(path).expect("it was repaired");
+    let map = Options::new().read_only(true).open(path).expect("nothing is wrong with it");
     map.to_bitmap().expect("a small map")
 }
 
@@ -85,9 +88,13 @@ fn repaired(path: &Path, file: &[u8], plan: &RepairPlan) {
 }
 
 pub fn run(bytes: &[u8]) {
-    let file = match bytes.split_first() {
-        Some((255, file)) => file.to_vec(),
-        Some((which, edits)) => edited(base(*which), edits),
+    let (file, once) = match bytes.split_first() {
+        Some((255, file)) => (file.to_vec(), None),
+        Some((which @ 128.., events)) => {
+            let once = base(which - 128);
+            (damaged(once.clone(), events), proven(&once))
+        }
+        Some((which, edits)) => (edited(base(*which), edits), None),
         None => return,
     };
     let dir = scratch();
@@ -99,6 +106,12 @@ pub fn run(bytes: &[u8]) {
     if let (Ok(report), Ok(plan)) = (&report, &plan) {
         assert!(plan.is_needed() || report.severity().is_none(), "nothing to do about {:?}", report.findings);
         assert!(report.severity().is_none() || plan.is_needed(), "something to do about nothing: {:?}", plan.actions);
+    }
+    if let (Some(once), Ok(report)) = (once, &report)
+        && report.severity() <= Some(Severity::Note)
+    {
+        let lost = once.difference(&dirty(&path)).unwrap();
+        assert!(lost.is_empty(), "fine, and not dirty any more: {:?}", lost.into_iter().collect::<Vec<_>>());
     }
     match plan {
         Ok(plan) if small(&file) => repaired(&path, &file, &plan),

@@ -40,6 +40,29 @@ pub fn edited(mut file: Vec<u8>, mut input: &[u8]) -> Vec<u8> {
     file
 }
 
+/// What a disk may do to a file, as often as the input says: sectors lost, or those of another place; the end cut off, or
+/// something behind it. No byte comes from the input, which could be a checksum that fits.
+pub fn damaged(mut file: Vec<u8>, mut input: &[u8]) -> Vec<u8> {
+    while !input.is_empty() {
+        match byte(&mut input) % 4 {
+            0 => resize(&mut file, &mut input),
+            kind => move_sectors(&mut file, &mut input, kind == 1),
+        }
+    }
+    file
+}
+
+fn resize(file: &mut Vec<u8>, input: &mut &[u8]) {
+    file.resize(number::<3>(input) as usize % 0x9_4000, 0);
+}
+
+fn move_sectors(file: &mut Vec<u8>, input: &mut &[u8], lost: bool) {
+    let [from, to, count] = take(input).map(|at: u8| usize::from(at) * SECTOR);
+    let count = count % (16 * SECTOR) + SECTOR;
+    let moved = if lost { vec![0; count] } else { read(file, place(from), count) };
+    write(file, place(to), &moved);
+}
+
 /// Places of sectors: of headers, entries and pages, and few others.
 fn place(at: usize) -> usize {
     match at {
@@ -77,12 +100,7 @@ fn edit(file: &mut Vec<u8>, input: &mut &[u8]) {
     let each = (0..COPIES).filter(|copy| copies >> copy & 1 == 1).map(|copy| copy * COPY_BYTES);
     match op % 8 {
         // Sectors of zeros, as a disk gives them back that has lost them; or those of another place.
-        0 | 7 if op & 8 != 0 => {
-            let [from, to, count] = take(input).map(|at: u8| usize::from(at) * SECTOR);
-            let count = count % (16 * SECTOR) + SECTOR;
-            let lost = if op % 8 == 0 { vec![0; count] } else { read(file, place(from), count) };
-            write(file, place(to), &lost);
-        }
+        0 | 7 if op & 8 != 0 => move_sectors(file, input, op % 8 == 0),
         // Anything anywhere, the checksums as they are.
         0 => {
             let at = number::<3>(input) as usize % 0x4_0000;
@@ -135,7 +153,7 @@ fn edit(file: &mut Vec<u8>, input: &mut &[u8]) {
             seal(file, copies);
         }
         // Longer or shorter.
-        _ => file.resize(number::<3>(input) as usize % 0x9_4000, 0),
+        _ => resize(file, input),
     }
 }
 
