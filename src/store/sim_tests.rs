@@ -745,8 +745,13 @@ fn check_spoilt(content: &Image, truth: &Truth, seed: u64) -> Verdict {
     let Newest { header, .. } = headers::newest(&*disk, path()).map_err(|e| format!("no header: {e}"))?;
     let mut rng = Rng(seed);
     let page = header.layout.bottom.start + PAGE_BYTES * rng.below(header.geometry.pages());
+    // A header copy whose twin is good: of the one that a crash in a renewal may leave alone, nothing is promised.
+    let copies = headers::read_copies(&*disk);
+    let newest = |copy: &usize| copies[*copy].as_ref().is_ok_and(|copy| copy.sequence == header.sequence);
+    let pair = format::copies_of(rng.below(2) as usize);
+    let expendable = pair.iter().all(newest) || !pair.iter().any(newest);
     let at = match rng.below(3) {
-        0 => format::copy_offset(rng.below(4) as usize),
+        0 if expendable => format::copy_offset(pair[rng.below(2) as usize]),
         1 => header.layout.table.start,
         _ => page,
     };

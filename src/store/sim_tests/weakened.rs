@@ -44,7 +44,7 @@ fn suite(step: Weak) -> Suite {
         Weak::SkipUnarmed => Seed(2, Plain),
         Weak::ArmNoTouch => Seed(3, Plain),
         Weak::ForgetError => Seed(2, Plain),
-        Weak::NoDegrade => Seed(1, Plain),
+        Weak::NoDegrade => Seed(10, Plain),
         Weak::TruncateForgetError => {
             Test(a_map_in_which_a_write_failed_before_its_length_changed_does_not_close_as_clean)
         }
