@@ -64,8 +64,8 @@ pub use iter::{Areas, Granules, WordsIter};
 pub use read::AnyMap;
 pub use store::{
     Access, Checkpoint, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint, Omitted,
-    Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check, inspect, plan_repair,
-    repair, undo_repair,
+    Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check, check_after_power_loss,
+    inspect, plan_repair, repair, undo_repair,
 };
 
 /// The README's program is compiled with the doc tests.

@@ -14,25 +14,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Numbers that look random, the same every time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 8) % end.max(1)
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
+#[path = "common/numbers.rs"]
+mod numbers;
+use numbers::Numbers;
 
 /// The bits of a map, a word for 64.
 type Bits = Vec<u64>;
@@ -475,7 +459,7 @@ fn whatever_happens_to_the_bytes() {
     let mut tally = Tally::default();
     let seeds = match asked("DIRTYMAP_CORRUPTION") {
         Some(seed) => seed..seed + 1,
-        None => 0..asked("DIRTYMAP_CORRUPTIONS").unwrap_or(300),
+        None => 0..asked("DIRTYMAP_CORRUPTIONS").unwrap_or(120),
     };
     let mut failed = Vec::new();
     for seed in seeds.clone() {

@@ -62,7 +62,8 @@ fn its_functions_and_commands_exist() {
             let name: String = command.split(' ').next().unwrap_or_default().split('-').map(capital).collect();
             assert!(cli.contains(&format!("    {name}(")), "{command} in {row:?}");
             for option in command.split(' ').filter_map(|word| word.strip_prefix("--")) {
-                assert!(cli.contains(&format!("    pub {option}: ")), "--{option} in {row:?}");
+                let field = option.replace('-', "_");
+                assert!(cli.contains(&format!("    pub {field}: ")), "--{option} in {row:?}");
             }
         }
         assert!(!commands.is_empty() || row[2].starts_with("none: ") || row[2].starts_with("every "), "{row:?}");

@@ -14,34 +14,19 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "common/numbers.rs"]
+mod numbers;
 #[path = "golden/script.rs"]
 mod script;
+use numbers::Numbers;
 
 const COPY: usize = format::COPY_BYTES;
 /// More runs of the generator, with other numbers.
 const SEEDS: &str = "DIRTYMAP_READER_SEEDS";
 
-/// Numbers that look random, the same every time.
-struct Numbers(u64);
-
 impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 8) % end.max(1)
-    }
-
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
     }
 
     /// Small and large numbers alike, below `end`.

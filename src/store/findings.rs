@@ -117,13 +117,23 @@ pub(super) fn state(header: &Header) -> Vec<Finding> {
             expected: "none in a clean file".into(),
             consequence: match header.durability {
                 Durability::PowerLoss => needlessly,
-                Durability::Process => needlessly + ", unless the page cache can be trusted",
+                Durability::Process => needlessly + CACHE,
             },
             repair: "make what it names dirty, and empty it".into(),
             count: 1,
         });
     }
     findings
+}
+
+/// What nobody knows if the power goes.
+const CACHE: &str = ", unless the page cache can be trusted";
+
+/// The same of a file whose page cache is lost.
+pub(super) fn without_cache(finding: &mut Finding) {
+    if let Some(definite) = finding.consequence.strip_suffix(CACHE) {
+        finding.consequence = definite.to_string();
+    }
 }
 
 /// "page 3 (bytes ...)", "pages 3 to 7 (bytes ...)".

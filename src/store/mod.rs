@@ -39,7 +39,7 @@ mod volatile;
 mod watch;
 mod writes;
 
-pub use check::{FileState, Info, Omitted, Report, Verdict, check, inspect};
+pub use check::{FileState, Info, Omitted, Report, Verdict, check, check_after_power_loss, inspect};
 pub use checkpoint::Checkpoint;
 pub use findings::{Finding, Severity};
 pub use image::ImageStamp;

@@ -8,11 +8,12 @@
 use super::check::{self, damaged_copies};
 use super::headers::{self, Copies, Newest};
 use super::open::{self, Recovery, all_words, items_in, words_of_pages};
+use super::pages::{self, PageContent};
 use super::scan::{Page, Scan};
 use super::survey::{Count, Survey};
 use super::undo::{self, Undone};
 use super::view::named;
-use super::{Options, attach, pages};
+use super::{Options, attach};
 use crate::error::{Error, Result};
 use crate::format::{self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, Reasons, Runs, State, Uuid};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
@@ -177,7 +178,6 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let (newest, len) = headers::choose_also_cut_off(disk, &copies, path)?;
     let header = &newest.header;
     let g = header.geometry;
-    open::writable(header, path)?;
     let damaged = damaged_copies(&copies, &newest);
     let cut_off = len < open::entries_end(header);
     let scan = Scan { disk, path, header };
@@ -209,8 +209,9 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let miscounted = header.state == State::Clean && header.clean_dirty_bits != dirty.0;
     let readers = disk.has_readers().unwrap_or(true);
     let expected = header.file_length();
-    // Nobody who looks at the file loses it from under a mapping.
-    let after = if len > expected && readers { len } else { expected };
+    // Nobody who looks at the file loses it from under a mapping; and the length alone does not matter.
+    let leave = len > expected && readers || open::writable(header, path).is_err();
+    let after = if leave { len } else { expected };
 
     let mut actions = Vec::new();
     let when = |actions: &mut Vec<String>, needed: bool, action: String| {
@@ -242,6 +243,9 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         "record how many granules are dirty".into(),
     );
     let commits = !actions.is_empty();
+    if commits {
+        open::writable(header, path)?;
+    }
     when(&mut actions, len < after, format!("make the file {after} bytes long, as it should be; it has {len}"));
     when(&mut actions, len > after, format!("cut off {} bytes behind the end of the map", len.saturating_sub(after)));
 
@@ -376,11 +380,17 @@ pub(super) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
         disk.grow(after)?;
         disk.sync_all()?;
     }
+    let mut batch: Vec<(u64, PageContent)> = Vec::new();
     for run in work.pages.iter() {
         for first in run.range().step_by(BATCH as usize) {
-            rewrite(disk, path, work, first..(first + BATCH).min(run.end()))?;
+            let range = first..(first + BATCH).min(run.end());
+            if batch.len() as u64 + (range.end - range.start) > BATCH {
+                write(disk, header, &mut batch)?;
+            }
+            wrong_pages(disk, path, work, range, &mut batch)?;
         }
     }
+    write(disk, header, &mut batch)?;
     for &(place, failed) in &work.points {
         fill(disk, &open::header_of_point(header, &header.points[place]), failed.unwrap_or(0))?;
     }
@@ -394,38 +404,47 @@ pub(super) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
     Ok(())
 }
 
-/// Writes those of some pages that are not as they should be.
-fn rewrite(disk: &dyn Disk, path: &Path, work: &Work, range: Range<u64>) -> io::Result<()> {
+/// Writes some pages, and forgets them.
+fn write(disk: &dyn Disk, header: &Header, batch: &mut Vec<(u64, PageContent)>) -> io::Result<()> {
+    let indices: Vec<u64> = batch.iter().map(|page| page.0).collect();
+    if !indices.is_empty() {
+        pages::write(disk, &header.uuid, &header.layout, &indices, |k, _| batch[k].1)?;
+    }
+    batch.clear();
+    Ok(())
+}
+
+/// Adds those of some pages that are not as they should be, as they should be.
+fn wrong_pages(
+    disk: &dyn Disk,
+    path: &Path,
+    work: &Work,
+    range: Range<u64>,
+    wrong: &mut Vec<(u64, PageContent)>,
+) -> io::Result<()> {
     let header = &work.newest.header;
     let g = &header.geometry;
-    let mut content = vec![[0; PAGE_WORDS as usize]; (range.end - range.start) as usize];
-    let mut failed = vec![false; content.len()];
+    let mut found = vec![Some([0; PAGE_WORDS as usize]); (range.end - range.start) as usize];
     let scan = Scan { disk, path, header };
     let read = scan.chunk(range.clone(), &mut |index, page| {
-        let i = (index - range.start) as usize;
-        match page {
-            Page::Good(words) => content[i] = *words,
-            Page::Failed(_) => failed[i] = true,
-        }
+        found[(index - range.start) as usize] = match page {
+            Page::Good(words) => Some(*words),
+            Page::Failed(_) => None,
+        };
     });
     read.map_err(|e| match e {
         Error::Io { source, .. } => source,
         e => io::Error::other(e),
     })?;
-    let mut wrong: Vec<u64> = Vec::new();
-    for ((index, words), failed) in range.clone().zip(&mut content).zip(failed) {
-        let listed = if failed || work.everything { u64::MAX } else { named(&header.runs, index) };
-        let before = *words;
+    for (index, before) in range.zip(found) {
+        let listed = if before.is_none() || work.everything { u64::MAX } else { named(&header.runs, index) };
+        let mut words = before.unwrap_or([0; PAGE_WORDS as usize]);
         for (i, word) in words.iter_mut().enumerate().filter(|(i, _)| listed & 1 << i != 0) {
             *word = full_word(g, index, i);
         }
-        if failed || *words != before {
-            wrong.push(index);
+        if before != Some(words) {
+            wrong.push((index, words));
         }
-    }
-    if !wrong.is_empty() {
-        let of = |index: u64| content[(index - range.start) as usize];
-        pages::write(disk, &header.uuid, &header.layout, &wrong, |_, index| of(index))?;
     }
     Ok(())
 }

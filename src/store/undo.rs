@@ -293,10 +293,7 @@ pub(super) fn put_back_from(
         expected,
     })?;
     let copies = headers::read_copies(disk);
-    let mut now = vec![0; HEADER_REGION as usize];
-    read_what_can_be(disk, &mut now, 0);
-    is_as_repair_left_it(&head, &copies, &old, &now, keeps_headers)
-        .map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
+    is_as_repair_left_it(&head, &copies).map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
 
     let before = disk.len().map_err(writing)?;
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
@@ -304,6 +301,8 @@ pub(super) fn put_back_from(
     if keeps_headers {
         doubt_everything(disk, path, &copies, &head)?;
     }
+    // Before the pages: a point that was cut off is so again before anything of it is what it was.
+    disk.cut(length).and_then(|()| disk.sync_all()).map_err(writing)?;
     let mut count = 0;
     let put = read(from, |record| {
         count += record.range.end - record.range.start;
@@ -317,7 +316,6 @@ pub(super) fn put_back_from(
     if put.map_err(writing)?.is_err() {
         return Err(Error::Io { op: "read the undo file again", path: name.to_path_buf(), source: changed() });
     }
-    // Before the headers: a file that was cut off is one again before anything says that it has all entries.
     disk.cut(head.length).and_then(|()| disk.sync_all()).map_err(writing)?;
     if keeps_headers {
         put_headers_back(disk, &old[..HEADER_REGION.min(head.length) as usize]).map_err(writing)?;
@@ -346,42 +344,20 @@ fn changed() -> io::Error {
     io::Error::other("it changed while it was read")
 }
 
-/// Whether putting back loses nothing: every header copy is one that was there, one that the repair wrote, or torn.
-fn is_as_repair_left_it(
-    head: &Head,
-    copies: &Copies,
-    old: &[u8],
-    now: &[u8],
-    keeps_headers: bool,
-) -> std::result::Result<(), String> {
-    let mut known = false;
-    for (copy, found) in copies.iter().enumerate() {
-        let at = copy_offset(copy) as usize;
-        let same = keeps_headers && old[at..at + COPY_BYTES] == now[at..at + COPY_BYTES];
-        match found {
-            Ok(header) if is_known(head, header) => known |= header.uuid == head.uuid,
-            _ if same => {}
-            Ok(header) if header.uuid != head.uuid => {
-                return Err(format!(
-                    "the undo file is of map {}, and header copy {copy} is of map {}; give the undo file of this map",
-                    head.uuid, header.uuid
-                ));
-            }
-            Ok(header) => {
-                return Err(format!(
-                    "the map was written since it was repaired (header copy {copy}, commit {}), and what was set since \
-                     would be lost; keep it as it is, or work on a copy made before",
-                    header.sequence
-                ));
-            }
-            Err(_) => {}
-        }
+/// Whether putting back loses nothing. Who opens a map for writing replaces all header copies before a bit is set in it: so
+/// one that was there before the repair, or that it wrote, says that nobody has. Others may be torn, or mended by that.
+fn is_as_repair_left_it(head: &Head, copies: &Copies) -> std::result::Result<(), String> {
+    let valid = || copies.iter().flatten();
+    if valid().any(|header| header.uuid == head.uuid && is_known(head, header)) {
+        return Ok(());
     }
-    if known {
-        Ok(())
-    } else {
-        Err(format!("no header copy is one of map {} as it was repaired; give the undo file of this map", head.uuid))
-    }
+    Err(match valid().find(|header| header.uuid == head.uuid) {
+        Some(header) => format!(
+            "the map was written since it was repaired (commit {}), and what was set since would be lost; keep it as it is",
+            header.sequence
+        ),
+        None => format!("the undo file is of map {}, and no header copy is; give the undo file of this map", head.uuid),
+    })
 }
 
 fn is_known(head: &Head, header: &Header) -> bool {

@@ -139,8 +139,10 @@ pub enum Command {
     Resize(Resize),
     /// Recover and mend a map: what cannot be trusted becomes dirty, all header copies are renewed
     ///
-    /// Does what every command that writes does with a map that needs it, says what, and looks again. A map that needs
-    /// nothing is not written at all. Exits with 1 when something was corrected, with 8 when the map cannot be mended.
+    /// Works from whatever header copies and pages are good, also where the file was cut off, only adds dirt, says what it
+    /// does, and looks again. A map that needs nothing is not written at all; one that is in use is refused. Exits with 1
+    /// when something was corrected, with 8 when no header copy is good: then there is nothing to go by. With --undo every
+    /// byte that is changed is kept, and --undo-from puts it back.
     Repair(Repair),
     /// Write standard input into an image, tracked: set first, then write
     Write(Write),
@@ -286,6 +288,9 @@ pub struct Check {
     /// Print nothing at all, not even errors: the exit code says it
     #[arg(short, long)]
     pub quiet: bool,
+    /// Say what would be true if the power went now, also of a map that is in use
+    #[arg(long)]
+    pub assume_power_loss: bool,
 }
 
 #[derive(Args, Debug)]
@@ -366,13 +371,22 @@ pub struct Resize {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap repair disk.map --dry-run\n  dirtymap repair disk.map"))]
+#[command(after_help = help!(
+    "  dirtymap repair disk.map --dry-run\n  dirtymap repair disk.map --undo before-repair.undo\n  \
+     dirtymap repair disk.map --undo-from before-repair.undo"
+))]
 pub struct Repair {
     /// The map
     pub file: PathBuf,
     /// Only say what would be done, and exit as if it had been
     #[arg(long)]
     pub dry_run: bool,
+    /// Keep all bytes that are changed in this new file, before they are
+    #[arg(long, value_name = "UNDO")]
+    pub undo: Option<PathBuf>,
+    /// Put back what a repair has kept in this file
+    #[arg(long, value_name = "UNDO", conflicts_with_all = ["dry_run", "undo"])]
+    pub undo_from: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -159,9 +159,16 @@ fn truncated_at_any_length_is_an_error_or_only_adds_dirt() {
     for length in lengths {
         fs::write(&map, &bytes[..length as usize]).expect("write");
         for line in all_commands(&dir, &map) {
+            if line[0] == "repair" && length >= 1024 {
+                continue; // The first header copy is whole but for zeros at its end: it is mended.
+            }
             let ran = untouched(&map, || run_with(&line, b"x"));
             let damaged = line[0] == "check" && length >= 8;
             assert!(ran.code == if damaged { 4 } else { 8 }, "{length}, {line:?}: {ran:?}");
+        }
+        if length >= 1024 {
+            dm!("repair", map).exits(1);
+            assert_eq!(dm!("count", map, "--output", "json").exits(0).json()["dirty_bits"], 1024, "{length}");
         }
     }
     let expected = degraded.map(|length| (length, 4, 1024)).into_iter().chain(harmless.map(|length| (length, 0, 16)));

@@ -74,14 +74,14 @@ fn every_command_prints_what_is_documented() {
     damage_page(&map);
     let look = &["before.findings[]", "after.findings[]"];
     let mended = dir.unclean("unclean.map", MIB, &[0..1]);
+    let (mended, undo) = (mended.to_str().unwrap(), dir.path("undo"));
+    let undo = undo.to_str().unwrap();
+    let kept = json(&["repair", mended, "--undo", undo], 1);
+    compare("repair --undo-from", &[], &[json(&["repair", mended, "--undo-from", undo], 0)]);
     compare(
         "repair",
         look,
-        &[
-            json(&["repair", mended.to_str().unwrap()], 1),
-            json(&["repair", m, "--dry-run"], 1),
-            json(&["repair", o], 0),
-        ],
+        &[kept, json(&["repair", mended], 1), json(&["repair", m, "--dry-run"], 1), json(&["repair", o], 0)],
     );
     let golden = |name: &str, text: &str, code| {
         let path = dir.path(name);

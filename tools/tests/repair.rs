@@ -29,14 +29,117 @@ fn a_map_that_needs_nothing_is_not_written() {
     let unclean = dir.unclean("u", LEN, &[MIB..2 * MIB]);
     dm!("set", unclean, "0", "1").exits(0);
     untouched(&unclean, || dm!("repair", unclean).exits(0));
-    // Nor are bytes behind the end.
-    let file = fs::File::options().append(true).open(&map).expect("open");
-    file.set_len(file.metadata().expect("look").len() + 1).expect("grow");
-    file.set_modified(before).expect("set the modification time");
-    let note = untouched(&map, || dm!("repair", map, "--output", "json").exits(0).json());
-    assert_eq!(note["before"]["findings"][0]["severity"], "note");
-    assert_eq!(note["corrected"], false);
     assert_eq!(modified(), before);
+}
+
+#[test]
+fn a_file_that_was_cut_short_or_grown_gets_its_length_back() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+    let whole = fs::read(&map).expect("read");
+    for length in [whole.len() + 70_000, whole.len() - 1, 0x3_0000] {
+        let file = fs::File::options().write(true).open(&map).expect("open");
+        file.set_len(length as u64).expect("another length");
+        let done = repairs(&map);
+        assert_eq!(
+            (done["length_before"].as_u64(), done["length_after"].as_u64()),
+            (Some(length as u64), Some(whole.len() as u64))
+        );
+        assert_eq!(done["before"]["findings"][0]["severity"], "note");
+        assert_eq!(fs::read(&map).expect("read"), whole);
+    }
+    // Without its page table it cannot even be opened.
+    for length in [0x1_0000, 0x8000, 5000] {
+        let file = fs::File::options().write(true).open(&map).expect("open");
+        file.set_len(length).expect("another length");
+        dm!("check", map).exits(4);
+        dm!("info", map).exits(8);
+        let done = repairs(&map);
+        assert_eq!(done["added_bytes"], LEN);
+        assert_eq!(areas(&map), [0..LEN]);
+    }
+}
+
+#[test]
+fn what_was_kept_is_put_back_and_nothing_else_is() {
+    let dir = Dir::new();
+    let (map, undo) = (dir.map("m", LEN, &[MIB..2 * MIB]), dir.path("undo"));
+    damage_page(&map);
+    damage_copy(&map, 2);
+    let before = fs::read(&map).expect("read");
+    let plan = dm!("repair", map, "--dry-run", "--undo", undo, "--output", "json").exits(1).json();
+    assert!(!undo.exists());
+    let done = dm!("repair", map, "--undo", undo, "--output", "json").exits(1).json();
+    assert_eq!((done["undo"].as_str(), &plan["changes"]), (undo.to_str(), &done["changes"]));
+    // Every byte that has changed is among them.
+    let after = fs::read(&map).expect("read");
+    let named = |i: u64| {
+        let of = |c: &serde_json::Value, name: &str| c[name].as_u64().expect("a number");
+        let list = done["changes"].as_array().expect("a list");
+        list.iter().any(|c| (of(c, "offset")..of(c, "offset") + of(c, "length")).contains(&i))
+    };
+    assert!((0..before.len()).all(|i| before[i] == after[i] || named(i as u64)));
+    // An undo file is never replaced.
+    damage_page(&map);
+    untouched(&undo, || untouched(&map, || dm!("repair", map, "--undo", undo).exits(8).says("exists")));
+    fs::write(&map, &after).expect("write");
+
+    // Of another map, not whole, not one, of a map in use: nothing happens.
+    let other = dir.map("other", LEN, &[]);
+    untouched(&other, || dm!("repair", other, "--undo-from", undo).exits(8).says("undo file"));
+    let bad = dir.copy(&undo, "bad");
+    let whole = fs::read(&undo).expect("read");
+    for i in (0..160).chain((160..whole.len()).step_by(997)) {
+        let mut bytes = whole.clone();
+        bytes[i] ^= 1;
+        fs::write(&bad, &bytes).expect("write");
+        untouched(&map, || dm!("repair", map, "--undo-from", bad).exits(8));
+        if i % 8 == 0 {
+            fs::write(&bad, &whole[..i]).expect("write");
+            untouched(&map, || dm!("repair", map, "--undo-from", bad).exits(8));
+        }
+    }
+    let live = DirtyMap::options().read_only(true).open(&map).expect("open");
+    drop(live);
+
+    dm!("repair", map, "--undo-from", undo).exits(0);
+    assert!(fs::read(&map).expect("read") == before, "not the very bytes");
+    dm!("repair", map, "--undo-from", undo).exits(0);
+    dm!("check", map).exits(4);
+    dm!("repair", map).exits(1);
+    // What was set since would be lost.
+    dm!("set", map, "40M", "1").exits(0);
+    untouched(&map, || dm!("repair", map, "--undo-from", undo).exits(8).says("written since"));
+    let live = DirtyMap::open(&map).expect("open");
+    dm!("repair", map, "--undo-from", undo).exits(8).says("in use");
+    drop(live);
+}
+
+#[test]
+fn people_are_told_what_programs_are() {
+    let dir = Dir::new();
+    let map = dir.unclean("m", LEN, &[MIB..2 * MIB]);
+    damage_page(&map);
+    damage_copy(&map, 0);
+    for line in [&["check"][..], &["check", "--assume-power-loss"], &["repair", "--dry-run"]] {
+        let run = |more: &[&str]| common::run(line.iter().chain(more).map(AsRef::as_ref).chain([map.as_os_str()]));
+        let (human, json) = (run(&[]).out, run(&["--output", "json"]).json());
+        let findings = if line[0] == "check" { &json["findings"] } else { &json["before"]["findings"] };
+        for finding in findings.as_array().expect("a list") {
+            for field in ["severity", "place", "found", "expected", "consequence", "repair"] {
+                let said = finding[field].as_str().expect("text");
+                assert!(human.contains(said), "{field} {said:?} is not in\n{human}");
+            }
+        }
+        for field in ["summary", "advice", "state", "verdict"] {
+            let said = json[field].as_str().unwrap_or_default();
+            assert!(human.contains(said), "{field} {said:?} is not in\n{human}");
+        }
+        for field in ["actions", "unchecked"] {
+            let list = json[field].as_array().cloned().unwrap_or_default();
+            assert!(list.iter().all(|said| human.contains(said.as_str().expect("text"))), "{human}");
+        }
+    }
 }
 
 /// Repairs, and asserts that the dry run told the same before. Gives the answer.
@@ -112,8 +215,11 @@ fn every_golden_file_that_opens_is_mended() {
         fs::write(&map, xxd::undump(&fs::read_to_string(&from).expect("read"))).expect("write");
         let found = dm!("check", map, "--output", "json");
         let opens = DirtyMap::open(dir.copy(&map, "opened")).is_ok();
-        let expected = match (opens, found.code) {
-            (_, 0) => 0,
+        let cut_off = found.json()["findings"][0]["place"] == "page table";
+        let expected = match (opens || cut_off, found.code) {
+            // Files without their last zeros are a little short, which alone needs a map that can be written.
+            (true, 0) => i32::from(found.json()["findings"][0]["severity"] == "note"),
+            (false, 0) => 0,
             (true, 2 | 4) => 1,
             _ => 8,
         };

@@ -5,7 +5,7 @@ use crate::cli::Check;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 use crate::size;
-use dirtymap::{Error, FileState, Finding, Report, Severity, check};
+use dirtymap::{Error, Finding, Report, Severity, check, check_after_power_loss};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,10 +15,13 @@ use std::path::Path;
 struct Answer {
     file: String,
     live: bool,
+    assume_power_loss: bool,
     state: Option<&'static str>,
     verdict: &'static str,
     severity: Option<&'static str>,
     findings: Vec<Item>,
+    omitted_findings: u64,
+    omitted_pages: u64,
     unchecked: Vec<String>,
     pages_checked: u64,
     dirty_bits: Option<u64>,
@@ -35,6 +38,8 @@ pub(super) struct Item {
     found: String,
     expected: String,
     consequence: String,
+    repair: String,
+    count: u64,
 }
 
 /// The names that JSON and people see.
@@ -54,6 +59,8 @@ pub(super) fn items(report: &Report) -> Vec<Item> {
         found: f.found.clone(),
         expected: f.expected.clone(),
         consequence: f.consequence.clone(),
+        repair: f.repair.clone(),
+        count: f.count,
     };
     report.findings.iter().map(item).collect()
 }
@@ -65,30 +72,59 @@ pub(super) fn write_items(out: &mut dyn Write, items: &[Item]) -> io::Result<()>
         writeln!(out, "  found        {}", f.found)?;
         writeln!(out, "  expected     {}", f.expected)?;
         writeln!(out, "  consequence  {}", f.consequence)?;
+        writeln!(out, "  repair       {}", f.repair)?;
     }
     Ok(())
 }
 
+/// What a check ends with where a file cannot be opened, as a finding.
+pub(super) fn ruin(place: String, found: String, expected: String) -> Item {
+    let cut_off = place == CUT_OFF;
+    Item {
+        severity: "damage",
+        place,
+        found,
+        expected,
+        consequence: "full backup needed: the map cannot be opened, and what is dirty is not known".into(),
+        repair: if cut_off { "make everything dirty" } else { "nothing: there is nothing to go by" }.into(),
+        count: 1,
+    }
+}
+
+/// The place of what is wrong with a file that ends inside its page table: the one that cannot be opened and can be repaired.
+pub(super) const CUT_OFF: &str = "page table";
+
 /// Checks, showing progress.
 pub(super) fn examine(file: &Path, output: Output) -> dirtymap::Result<Report> {
-    let bar = output.progress_count("checking", 0);
-    let checked = check(file, |done, all| {
+    with_progress("checking", output, |progress| check(file, progress))
+}
+
+/// Shows how far something is.
+pub(super) fn with_progress<R>(what: &'static str, output: Output, f: impl FnOnce(&mut dyn FnMut(u64, u64)) -> R) -> R {
+    let bar = output.progress_count(what, 0);
+    let done = f(&mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    checked
+    done
 }
 
 pub fn run(args: &Check, output: Output) -> Result<Exit> {
     if args.quiet && output.is_json() {
         return Err(Failure::usage("--quiet prints nothing, and --output json one value; give one of them"));
     }
-    let checked = if args.quiet { check(&args.file, |_, _| {}) } else { examine(&args.file, output) };
+    let look = |progress: &mut dyn FnMut(u64, u64)| match args.assume_power_loss {
+        true => check_after_power_loss(&args.file, progress),
+        false => check(&args.file, progress),
+    };
+    let checked = if args.quiet { look(&mut |_, _| {}) } else { with_progress("checking", output, look) };
     let file = args.file.display().to_string();
     let (answer, exit) = match checked {
         Ok(report) => of_report(file, &report),
-        Err(Error::Corrupt { place, found, expected, .. }) => of_ruin(file, place, found, expected),
+        Err(Error::Corrupt { place, found, expected, .. }) => {
+            of_ruin(file, args.assume_power_loss, ruin(place, found, expected))
+        }
         Err(e) => return Err(e.into()),
     };
     if args.quiet {
@@ -99,17 +135,22 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
 }
 
 fn of_report(file: String, report: &Report) -> (Answer, Exit) {
-    let live = report.info.state == FileState::Open;
+    let (live, assumed) = (report.live, report.after_power_loss);
     let exit = match report.severity() {
         None | Some(Severity::Note) => Exit::Fine,
         Some(Severity::Unclean) => Exit::Unclean,
         Some(Severity::Damage) => Exit::Damage,
     };
-    let full_backup = report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.contains("full"));
+    let full_backup =
+        report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.starts_with("full backup"));
     let (summary, advice) = match exit {
-        _ if live => (
+        _ if live && !assumed => (
             "the map is live, other processes have it open: only its header was looked at",
-            "check again when those processes have ended",
+            "check again when those processes have ended, or with --assume-power-loss what a power cut would leave",
+        ),
+        Exit::Unclean if assumed => (
+            "after a power cut now: as after a crash; no dirt is missing, some is added",
+            "nothing to do: recovery would make dirty what the findings say",
         ),
         Exit::Fine => ("nothing is wrong", "nothing to do"),
         Exit::Unclean => (
@@ -117,21 +158,24 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
             "nothing to do: the next command that writes recovers the map, and the next backup copies a little more",
         ),
         _ if full_backup => (
-            "damage, and dirt may be missing",
+            "damage: everything counts as dirty",
             "take a full backup (dirtymap backup IMAGE TARGET --map FILE --full), and look for what damages the disk",
         ),
         _ => (
             "damage; what failed counts as dirty, so no dirt is missing",
-            "take a backup soon: it mends the map and copies what counts as dirty; and look for what damages the disk",
+            "take a backup soon, or dirtymap repair FILE --undo UNDO: both mend the map; and look for what damages the disk",
         ),
     };
     let answer = Answer {
         file,
         live,
+        assume_power_loss: assumed,
         state: Some(state_name(report.info.state)),
         verdict: verdict_name(report.info.verdict),
         severity: report.severity().map(severity_name),
         findings: items(report),
+        omitted_findings: report.omitted.findings,
+        omitted_pages: report.omitted.pages,
         unchecked: report.unchecked.clone(),
         pages_checked: report.pages_checked,
         dirty_bits: report.info.dirty.map(|d| d.0),
@@ -143,23 +187,29 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
 }
 
 /// A map that cannot be opened: no usable header, or no page table.
-fn of_ruin(file: String, place: String, found: String, expected: String) -> (Answer, Exit) {
-    let summary = format!("damage: the map cannot be used ({place})");
-    let consequence = "the map cannot be opened: what is dirty is not known, so everything must be copied".into();
+fn of_ruin(file: String, assume_power_loss: bool, finding: Item) -> (Answer, Exit) {
+    let advice = if finding.place == CUT_OFF {
+        "dirtymap repair FILE --undo UNDO makes everything dirty; then take a full backup, and look for what cut the file off"
+    } else {
+        "move this file away, make a new map for the image (dirtymap create FILE --image IMAGE), which starts all dirty, \
+         and take a full backup"
+    };
     let answer = Answer {
         file,
         live: false,
+        assume_power_loss,
         state: None,
         verdict: "damaged",
         severity: Some("damage"),
-        findings: vec![Item { severity: "damage", place, found, expected, consequence }],
+        summary: format!("damage: the map cannot be used ({})", finding.place),
+        findings: vec![finding],
+        omitted_findings: 0,
+        omitted_pages: 0,
         unchecked: vec!["everything else: this stands in its way".into()],
         pages_checked: 0,
         dirty_bits: None,
         dirty_bytes: None,
-        summary,
-        advice: "move this file away, make a new map for the image (dirtymap create FILE --image IMAGE), which starts \
-                 all dirty, and take a full backup",
+        advice,
     };
     (answer, Exit::Damage)
 }
@@ -169,12 +219,20 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     for what in &a.unchecked {
         writeln!(out, "not checked: {what}")?;
     }
-    let count = match a.findings.len() {
+    if a.omitted_findings > 0 {
+        writeln!(out, "and {} more findings about {} failed pages", a.omitted_findings, a.omitted_pages)?;
+    }
+    let count = match a.findings.len() as u64 + a.omitted_findings {
         0 => "no findings".into(),
         1 => "1 finding".into(),
         n => format!("{n} findings"),
     };
     writeln!(out, "{}: {} ({count}, {} pages checked)", a.file, a.summary, a.pages_checked)?;
+    if let (Some(state), verdict) = (a.state, a.verdict) {
+        let live = if a.live { ", and in use" } else { "" };
+        let assumed = if a.assume_power_loss { " after a power cut now" } else { "" };
+        writeln!(out, "state: {state}{live}; verdict: {verdict}{assumed}")?;
+    }
     if let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) {
         writeln!(out, "dirty: {} in {bits} granules", size::human(bytes))?;
     }

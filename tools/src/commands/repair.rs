@@ -1,19 +1,20 @@
-//! `dirtymap repair`: what opening for writing mends, as a command of its own, told before and after.
+//! `dirtymap repair`: what the library plans and does, told before and after; and putting it back.
 //!
 //! Invariant kept here: a map that needs nothing is not written; one that is written only gains dirt, and is checked
 //! again.
 
-use super::check::{Item, examine, items, severity_name, write_items};
+use super::check::{CUT_OFF, Item, examine, items, ruin, severity_name, with_progress, write_items};
 use super::info::{state_name, verdict_name};
 use crate::cli::Repair;
 use crate::exit::{Exit, Failure, Result};
 use crate::open;
 use crate::output::Output;
 use crate::size;
-use dirtymap::{Error, FileState, Report, Severity, Verdict};
+use dirtymap::{Error, FilePart, RepairPlan, Report, Severity, Verdict, plan_repair, repair, undo_repair};
 use serde::Serialize;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// The JSON of `repair`; docs/json.md describes it.
@@ -23,15 +24,27 @@ struct Answer {
     dry_run: bool,
     corrected: bool,
     actions: Vec<String>,
+    changes: Vec<Change>,
+    length_before: u64,
+    length_after: u64,
+    undo: Option<String>,
     added_bytes: u64,
     before: Look,
     after: Option<Look>,
 }
 
+/// Bytes that may be changed.
+#[derive(Serialize)]
+struct Change {
+    part: String,
+    offset: u64,
+    length: u64,
+}
+
 /// A map as a check finds it.
 #[derive(Serialize)]
 struct Look {
-    state: &'static str,
+    state: Option<&'static str>,
     verdict: &'static str,
     severity: Option<&'static str>,
     findings: Vec<Item>,
@@ -39,10 +52,20 @@ struct Look {
     dirty_bytes: Option<u64>,
 }
 
+/// The JSON of `repair --undo-from`.
+#[derive(Serialize)]
+struct Undone {
+    file: String,
+    undo: String,
+    bytes: u64,
+    length_before: u64,
+    length_after: u64,
+}
+
 impl Look {
     fn new(report: &Report) -> Look {
         Look {
-            state: state_name(report.info.state),
+            state: Some(state_name(report.info.state)),
             verdict: verdict_name(report.info.verdict),
             severity: report.severity().map(severity_name),
             findings: items(report),
@@ -53,48 +76,73 @@ impl Look {
 }
 
 pub fn run(args: &Repair, wait: Duration, output: Output) -> Result<Exit> {
-    let before = open::patiently(wait, || Ok(examine_alone(args, output))).map_err(advise)?;
-    let needed = needs(&before);
+    if let Some(from) = &args.undo_from {
+        return put_back(&args.file, from, wait, output);
+    }
+    let planned = || Ok(with_progress("checking", output, |progress| plan_repair(&args.file, progress)));
+    let plan = open::patiently(wait, planned).map_err(advise)?;
+    let before = look(&args.file, output)?;
+    let needed = plan.is_needed();
     let mut answer = Answer {
         file: args.file.display().to_string(),
         dry_run: args.dry_run,
         corrected: needed && !args.dry_run,
-        actions: if needed { actions(&before) } else { Vec::new() },
-        added_bytes: 0,
-        before: Look::new(&before),
+        added_bytes: plan.dirty.1.saturating_sub(plan.verified.map_or(0, |verified| verified.1)),
+        actions: plan.actions.clone(),
+        changes: plan.ranges.iter().map(|(part, range)| change(*part, range)).collect(),
+        length_before: plan.length.0,
+        length_after: plan.length.1,
+        undo: None,
+        before,
         after: None,
     };
     if needed {
-        if let Some(why) = &before.not_writable {
-            return Err(Failure::new("unsupported", why.clone()));
-        }
-        answer.added_bytes = added(&before, &before);
         if args.dry_run {
             // Asks for permission, and writes nothing.
             let opened = OpenOptions::new().write(true).open(&args.file);
             opened.map_err(|e| Failure::io(format_args!("{}: open for writing", args.file.display()), &e))?;
         } else {
-            let after = mend(args, wait, &mut answer, &before, output)?;
-            answer.after = Some(Look::new(&after));
+            mend(args, wait, &mut answer, output)?;
         }
     }
     output.answer(&answer, human)?;
     Ok(if needed { Exit::Corrected } else { Exit::Fine })
 }
 
-/// Opens for writing, which mends, and closes.
-fn mend(args: &Repair, wait: Duration, answer: &mut Answer, before: &Report, output: Output) -> Result<Report> {
-    let map = open::for_writing(&args.file, open::With::Nobody, wait, output, |_| Ok(()))?;
-    let trusted = map.recovery().cache_trusted == Some(true);
-    if map.info()?.verdict == Verdict::Damaged
-        && let Some(checkpoint) = map.checkpoint()?
-    {
-        // What it had frozen is not known any more, and so everything: that is what an abort puts back.
-        map.abort_checkpoint(checkpoint.uuid)?;
+fn change(part: FilePart, range: &std::ops::Range<u64>) -> Change {
+    let part = match part {
+        FilePart::Headers => "header copies".into(),
+        FilePart::Table => "page table".into(),
+        FilePart::Bottom => "bottom level".into(),
+        FilePart::PointTable(place) => format!("page table of point {place}"),
+        FilePart::PointBottom(place) => format!("bottom level of point {place}"),
+        _ => "behind the end".into(),
+    };
+    Change { part, offset: range.start, length: range.end - range.start }
+}
+
+/// The map as it is, also if it cannot be opened.
+fn look(file: &Path, output: Output) -> Result<Look> {
+    match examine(file, output) {
+        Ok(report) => Ok(Look::new(&report)),
+        Err(Error::Corrupt { place, found, expected, .. }) if place == CUT_OFF => Ok(Look {
+            state: None,
+            verdict: verdict_name(Verdict::Damaged),
+            severity: Some(severity_name(Severity::Damage)),
+            findings: vec![ruin(place, found, expected)],
+            dirty_bits: None,
+            dirty_bytes: None,
+        }),
+        Err(e) => Err(e.into()),
     }
-    open::close(map, output)?;
+}
+
+/// Repairs, and looks again.
+fn mend(args: &Repair, wait: Duration, answer: &mut Answer, output: Output) -> Result<RepairPlan> {
+    let undo = args.undo.as_deref();
+    let done = with_progress("repairing", output, |progress| repair(&args.file, undo, wait, progress))?;
     let after = examine(&args.file, output)?;
-    if needs(&after) {
+    if after.severity() > Some(Severity::Note) {
         let left = after.findings.iter().max_by_key(|f| f.severity);
         let found = left.map(|f| format!("{}, found {}, expected {}", f.place, f.found, f.expected));
         let message = format!(
@@ -104,18 +152,29 @@ fn mend(args: &Repair, wait: Duration, answer: &mut Answer, before: &Report, out
         );
         return Err(Failure::new("not-mended", message));
     }
-    // A page cache that can be trusted says exactly what was set.
-    answer.added_bytes = if trusted { 0 } else { added(before, &after) };
-    Ok(after)
+    if after.info.verdict == Verdict::Exact {
+        // Also of a page cache that could be trusted, which says exactly what was set.
+        answer.added_bytes = 0;
+    }
+    answer.undo = undo.map(|undo| undo.display().to_string());
+    answer.after = Some(Look::new(&after));
+    Ok(done)
 }
 
-/// Looks at a map that nobody else has open.
-fn examine_alone(args: &Repair, output: Output) -> dirtymap::Result<Report> {
-    let report = examine(&args.file, output)?;
-    if report.info.state == FileState::Open {
-        return Err(Error::Locked { path: args.file.clone(), what: "another process has it open" });
-    }
-    Ok(report)
+fn put_back(file: &Path, undo: &Path, wait: Duration, output: Output) -> Result<Exit> {
+    let undone = undo_repair(file, undo, wait)?;
+    let answer = Undone {
+        file: file.display().to_string(),
+        undo: undo.display().to_string(),
+        bytes: undone.bytes,
+        length_before: undone.length.0,
+        length_after: undone.length.1,
+    };
+    output.answer(&answer, |out, a| {
+        writeln!(out, "{}: put back {} bytes from {}, as they were before the repair", a.file, a.bytes, a.undo)?;
+        writeln!(out, "length: {}, was {}", a.length_after, a.length_before)
+    })?;
+    Ok(Exit::Fine)
 }
 
 /// What can be done about a map that cannot be opened.
@@ -129,34 +188,6 @@ fn advise(failure: Failure) -> Failure {
     )
 }
 
-fn needs(report: &Report) -> bool {
-    report.severity() > Some(Severity::Note)
-}
-
-/// What opening for writing does about the findings.
-fn actions(report: &Report) -> Vec<String> {
-    let found = &report.info.recovery;
-    let mut actions = Vec::new();
-    let mut when = |needed: bool, action: String| {
-        if needed {
-            actions.push(action);
-        }
-    };
-    let (headers, pages) = (found.damaged_headers, found.damaged_pages + found.interrupted_pages);
-    when(headers > 0, format!("write {headers} damaged header copies anew, from a good one"));
-    when(pages > 0, format!("write {pages} pages that fail anew, as all dirty"));
-    when(found.lost_granules.is_some(), "make everything dirty: pages and their entries were lost together".into());
-    when(found.armed_items > 0, format!("make {} armed bytes dirty, and empty the armed list", found.armed_items));
-    when(found.unclean, "close the map cleanly".into());
-    actions
-}
-
-/// Bytes that are dirty in `after` only for want of knowledge in `before`.
-fn added(before: &Report, after: &Report) -> u64 {
-    let (Some(verified), Some(dirty)) = (before.verified, after.info.dirty) else { return 0 };
-    dirty.1.saturating_sub(verified.1)
-}
-
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     write_items(out, &a.before.findings)?;
     if a.actions.is_empty() {
@@ -166,8 +197,30 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     for action in &a.actions {
         writeln!(out, "{would}: {action}")?;
     }
+    for c in &a.changes {
+        writeln!(
+            out,
+            "{} {} to {} ({})",
+            if a.dry_run { "may change" } else { "may have changed" },
+            c.offset,
+            c.offset + c.length,
+            c.part
+        )?;
+    }
+    if a.length_before != a.length_after {
+        writeln!(
+            out,
+            "length: {} bytes, {would_be} {}",
+            a.length_before,
+            a.length_after,
+            would_be = if a.dry_run { "would be" } else { "now" }
+        )?;
+    }
+    if let Some(undo) = &a.undo {
+        writeln!(out, "undo: dirtymap repair {} --undo-from {undo}", a.file)?;
+    }
     writeln!(out, "{}: up to {} {becomes} dirty needlessly", a.file, size::human(a.added_bytes))?;
-    if let Some(Look { state, verdict, dirty_bytes: Some(bytes), .. }) = &a.after {
+    if let Some(Look { state: Some(state), verdict, dirty_bytes: Some(bytes), .. }) = &a.after {
         writeln!(out, "now {state}, {verdict}, {} dirty, and checked: nothing is wrong", size::human(*bytes))?;
     }
     Ok(())
