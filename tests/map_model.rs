@@ -47,11 +47,12 @@ proptest! {
         len in prop_oneof![Just(0), Just(1), 1..200u64, 1..MOST],
         granularity in prop_oneof![3 => 0..6u32, 1 => Just(40u32), 1 => Just(57u32)],
         durability in prop_oneof![Just(Durability::PowerLoss), Just(Durability::Process)],
+        shared in any::<bool>(),
         ops in prop::collection::vec((op(), range()), 1..25),
         // On whatever there is for temporary files, which may have to sync, or in memory.
         place in prop_oneof![1 => Just(std::env::temp_dir()), 2 => Just("/dev/shm".into())],
     ) {
         let dir = tempfile::tempdir_in(place).or_else(|_| tempfile::tempdir()).unwrap();
-        ops::play(&Story { len, granularity, durability, ops }, dir.path());
+        ops::play(&Story { len, granularity, durability, shared, ops }, dir.path());
     }
 }

@@ -230,11 +230,11 @@ fn main() -> io::Result<()> {
     for (name, bytes) in repairs() {
         write("check_repair", &name, &bytes)?;
     }
-    // At granularities 0 to 63; with both durabilities.
+    // At granularities 0 to 63; with both durabilities, alone and shared.
     for (name, bytes) in operations(&[0, 4, 16, 57, 63], 20, [18, 14]) {
         write("bitmap_ops", &name, &bytes)?;
     }
-    for (name, bytes) in operations(&[0, 12, 3, 14], 24, [15, 16]) {
+    for (name, bytes) in operations(&[0, 12, 131, 14, 168], 24, [15, 16]) {
         write("map_ops", &name, &bytes)?;
     }
     Ok(())

@@ -65,12 +65,13 @@ fn story(input: &mut &[u8]) -> Story {
     let shape = byte(input);
     let scale = shape >> 4 & 7;
     let durability = if shape & 8 == 0 { Durability::PowerLoss } else { Durability::Process };
+    let shared = shape & 128 != 0;
     let (granularity, len) = (GRANULARITIES[usize::from(shape % 8)], place(input, scale));
     let mut ops = Vec::new();
     while !input.is_empty() && ops.len() < MOST_OPS {
         ops.push((op(input, scale), range(input, scale)));
     }
-    Story { len, granularity, durability, ops }
+    Story { len, granularity, durability, shared, ops }
 }
 
 pub fn run(mut bytes: &[u8]) {

@@ -4,7 +4,9 @@
 //! Invariants asked for after every step: all readers say the same of both. After a drop: what is owed is dirty, and not
 //! more than what was there at the last flush or has been set since, and what the armed list named.
 
-use dirtymap::{Bitmap, Checkpoint, DirtyMap, Durability, Error, FileState, Options, Severity, Uuid, check, inspect};
+use dirtymap::{
+    Access, Bitmap, Checkpoint, DirtyMap, Durability, Error, FileState, Options, Severity, Uuid, check, inspect,
+};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -45,12 +47,15 @@ pub struct Story {
     pub len: u64,
     pub granularity: u32,
     pub durability: Durability,
+    /// Opened so that others could have it too, and looked at by a reader after each operation.
+    pub shared: bool,
     pub ops: Vec<(Op, Range<u64>)>,
 }
 
 /// A map and all that it must hold.
 struct Twin {
     path: PathBuf,
+    options: Options,
     map: DirtyMap,
     here: Bitmap,
     outstanding: Option<(Checkpoint, Bitmap)>,
@@ -60,9 +65,11 @@ struct Twin {
     back: Bitmap,
 }
 
-fn options(durability: Durability) -> Options {
+fn options(story: &Story) -> Options {
+    let access = if story.shared { Access::Shared } else { Access::Exclusive };
     // Room for little, so that lists fill up and are flushed for room.
-    Options::new().durability(durability).armed_bound(2000).flush_interval(None)
+    let options = Options::new().granularity(story.granularity).durability(story.durability).access(access);
+    options.armed_bound(2000).flush_interval(None)
 }
 
 /// The same kind of error, or none.
@@ -158,9 +165,10 @@ fn load(map: DirtyMap, bits: Bitmap, chunks: &[(u64, Option<bool>)]) -> (DirtyMa
 
 impl Twin {
     fn new(path: PathBuf, story: &Story) -> Twin {
-        let map = options(story.durability).granularity(story.granularity).create(&path, story.len).unwrap();
+        let options = options(story);
+        let map = options.create(&path, story.len).unwrap();
         let bits = || Bitmap::new(story.len, story.granularity).unwrap();
-        let mut twin = Twin { path, map, here: bits(), outstanding: None, kept: Vec::new(), back: bits() };
+        let mut twin = Twin { path, options, map, here: bits(), outstanding: None, kept: Vec::new(), back: bits() };
         twin.attach_changes();
         twin
     }
@@ -224,7 +232,7 @@ impl Twin {
     }
 
     fn close(mut self) -> Twin {
-        let (durability, dirty) = (self.map.durability(), self.dirty());
+        let dirty = self.dirty();
         self.map.close().unwrap();
         let report = check(&self.path, |_, _| {}).unwrap();
         assert!(report.severity() <= Some(Severity::Note), "{:?}", report.findings);
@@ -232,7 +240,7 @@ impl Twin {
         let reader = Options::new().read_only(true).open(&self.path).unwrap();
         assert_eq!(reader.to_bitmap().unwrap(), dirty);
         drop(reader);
-        self.map = options(durability).open(&self.path).unwrap();
+        self.map = self.options.open(&self.path).unwrap();
         assert!(!self.map.recovery().added_dirt());
         self.back = self.here.try_clone().unwrap();
         self.lost_changes();
@@ -242,14 +250,14 @@ impl Twin {
     /// Dropped without a close, which is how a process ends that is killed.
     fn crash(mut self) -> Twin {
         let armed = self.map.info().unwrap().armed_items;
-        let (durability, owed) = (self.map.durability(), self.dirty());
+        let owed = self.dirty();
         drop(self.map);
         let left = inspect(&self.path).unwrap();
         assert_eq!((left.state, left.recovery.damaged_pages), (FileState::Unclean, 0));
         let reader = Options::new().read_only(true).open(&self.path).unwrap();
         let read = reader.to_bitmap().unwrap();
         drop(reader);
-        self.map = options(durability).open(&self.path).unwrap();
+        self.map = self.options.open(&self.path).unwrap();
         let recovery = self.map.recovery();
         assert!(!recovery.damaged() && recovery.interrupted_pages == 0, "{recovery:?}");
         let found = self.map.to_bitmap().unwrap();
@@ -354,9 +362,14 @@ impl Twin {
         }
     }
 
-    fn check(&self, asked: &Range<u64>) {
+    fn check(&self, asked: &Range<u64>, shared: bool) {
         let mut dirty = self.dirty();
         compare(&self.map, &dirty, asked);
+        if shared {
+            let reader = Options::new().read_only(true).open(&self.path).unwrap();
+            compare(&reader, &dirty, asked);
+            assert_eq!(reader.sha256(), self.here.sha256());
+        }
         assert_eq!(self.map.sha256(), self.here.sha256());
         assert_eq!(self.map.checkpoint().unwrap().as_ref(), self.outstanding.as_ref().map(|(c, _)| c));
         let names: Vec<String> = self.map.points().unwrap().into_iter().map(|point| point.name).collect();
@@ -375,10 +388,10 @@ pub fn play(story: &Story, dir: &Path) {
     let mut twin = Twin::new(dir.join("map"), story);
     for (op, asked) in &story.ops {
         twin = twin.step(op);
-        twin.check(asked);
+        twin.check(asked, story.shared);
         if asked.start % 2 == 0 {
             assert_eq!(twin.map.take_changes().unwrap(), twin.here.take_changes().unwrap());
         }
     }
-    twin.close().check(&(0..0));
+    twin.close().check(&(0..0), story.shared);
 }

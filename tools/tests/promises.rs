@@ -74,7 +74,7 @@ fn every_command_exits_as_promised_and_touches_nothing_else() {
         let made = promise.makes.is_none_or(|name| world.path(name).exists());
         assert!(made, "{line} did not make {:?}", promise.makes);
         // Nobody is left who has one of the files.
-        for name in ["disk.map", "other.map", "unclean.map", "frozen.map"] {
+        for name in ["disk.map", "other.map", "unclean.map", "mended.map", "frozen.map"] {
             dirtymap::DirtyMap::open(world.path(name)).unwrap_or_else(|e| panic!("after {line}: {e}"));
         }
     });

@@ -58,7 +58,7 @@ const fn makes(command: &'static str, line: &'static str, file: &'static str, se
 }
 
 /// The table.
-pub const PROMISES: [Promise; 36] = [
+pub const PROMISES: [Promise; 38] = [
     makes("create", "new.map --image disk.raw", "new.map", "info"),
     reads("info", "disk.map", 0, "info"),
     changes("set", "disk.map 0 1", &["disk.map"], "set"),
@@ -81,6 +81,12 @@ pub const PROMISES: [Promise; 36] = [
     reads("repair", "disk.map", 0, "repair"),
     reads("repair", "unclean.map --dry-run", 1, "repair"),
     Promise { exits: 1, ..changes("repair", "unclean.map", &["unclean.map"], "repair") },
+    Promise {
+        exits: 1,
+        changes: &["unclean.map"],
+        ..makes("repair", "unclean.map --undo new.undo", "new.undo", "repair")
+    },
+    changes("repair", "mended.map --undo-from mended.undo", &["mended.map"], "repair --undo-from"),
     changes("write", "disk.raw --map disk.map --at 64K", &["disk.raw", "disk.map"], "write"),
     Promise { changes: &["disk.map"], ..makes("backup", "disk.raw new.raw --map disk.map", "new.raw", "backup") },
     changes("checkpoint freeze", "disk.map --name x", &["disk.map"], "checkpoint freeze"),
@@ -121,6 +127,7 @@ impl World {
         let disk = dir.map("disk.map", MIB, &[0..1, MIB / 2..MIB]);
         dir.map("other.map", MIB, &[MIB / 4..MIB / 2]);
         dir.unclean("unclean.map", MIB, &[0..1]);
+        let mended = dir.unclean("mended.map", MIB, &[0..1]);
         let frozen = Options::new().create(dir.path("frozen.map"), MIB).expect("create");
         frozen.set(0..1).expect("set");
         let monday = frozen.freeze(Some("monday")).expect("freeze");
@@ -134,7 +141,8 @@ impl World {
         for line in ["export disk.map disk.bits", "export-qcow2 disk.map disk.qcow2 --bitmap b"] {
             world.run(line.split(' '), Stdio::piped()).exits(0);
         }
-        assert!(image.exists() && disk.exists());
+        world.run("repair mended.map --undo mended.undo".split(' '), Stdio::piped()).exits(1);
+        assert!([image, disk, mended].iter().all(|file| file.exists()));
         world
     }
 
