@@ -72,6 +72,9 @@ fn repaired(path: &Path, file: &[u8], plan: &RepairPlan) {
     let mended = fs::read(path).unwrap();
     assert!(done.is_needed() || mended == file, "nothing was to do, and was done");
     let after = check(path, |_, _| {}).unwrap();
+    if after.not_writable.is_some() && !done.is_needed() {
+        return;
+    }
     assert!(after.findings.is_empty(), "{:?}", after.findings);
     assert_eq!((after.info.state, after.not_writable), (FileState::Clean, None));
     let dirty = dirty(path);
@@ -104,8 +107,10 @@ pub fn run(bytes: &[u8]) {
     let plan = plan_repair(&path, |done, all| assert!(done <= all));
     assert!(fs::read(&path).unwrap() == file, "changed by looking");
     if let (Ok(report), Ok(plan)) = (&report, &plan) {
-        assert!(plan.is_needed() || report.severity().is_none(), "nothing to do about {:?}", report.findings);
-        assert!(report.severity().is_none() || plan.is_needed(), "something to do about nothing: {:?}", plan.actions);
+        // The length alone is not worth writing to what is of a newer version.
+        let left = if report.not_writable.is_some() { Some(Severity::Note) } else { None };
+        assert!(plan.is_needed() || report.severity() <= left, "nothing to do about {:?}", report.findings);
+        assert!(report.severity().is_some() || !plan.is_needed(), "something to do about nothing: {:?}", plan.actions);
     }
     if let (Some(once), Ok(report)) = (once, &report)
         && report.severity() <= Some(Severity::Note)
