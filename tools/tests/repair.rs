@@ -277,3 +277,25 @@ fn a_process_map_counts_all_that_nobody_knows() {
     drop(live);
     assert_eq!(repairs(&map)["added_bytes"], LEN - GRANULE);
 }
+
+/// Only who opens the map can ask the page cache, which is no change that could be put back.
+#[test]
+fn a_page_cache_that_knows_what_is_dirty_is_asked() {
+    let dir = Dir::new();
+    let map = dir.path("m");
+    let live = Options::new().durability(dirtymap::Durability::Process).create(&map, LEN).expect("create");
+    live.set(0..GRANULE).expect("set");
+    drop(live);
+    let ran = untouched(&map, || dm!("repair", map, "--undo", dir.path("undo"), "--dry-run").exits(1));
+    assert!(ran.out.contains("page cache"), "{ran:?}");
+    let refused = dm!("repair", map, "--undo", dir.path("undo"));
+    if refused.code != 8 {
+        return common::skipped("this system does not say enough of a file to trust its page cache");
+    }
+    refused.says("page cache");
+    assert!(!dir.path("undo").exists());
+    let done = dm!("repair", map, "--output", "json").exits(1).json();
+    assert_eq!((done["added_bytes"].as_u64(), done["after"]["verdict"].as_str()), (Some(0), Some("exact")));
+    assert_eq!(areas(&map), [0..GRANULE]);
+    dm!("repair", map).exits(0);
+}

@@ -204,3 +204,31 @@ fn no_crash_in_a_repair_or_in_undoing_it_makes_anything_clean() {
     }
     println!("{crashes} crashes from seed {from}");
 }
+
+/// A point that takes more than one write to fill: the page that fails is the last one to be written, or a crash in
+/// between leaves a point that seems whole, and is not all dirty.
+#[test]
+fn a_point_seems_whole_only_when_all_of_it_is_dirty() {
+    let bits = 8200 * PAGE_BITS;
+    let disk = SimDisk::new(Image::default(), Vec::new());
+    create::write_new(&*disk, path(), geometry(bits), &Options { granularity: 0, ..options() }).unwrap();
+    let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
+    core.set_bits(7..8).unwrap();
+    core.freeze(Some("a"), Duration::ZERO).unwrap();
+    let header = headers::newest(&*disk, path()).unwrap().header;
+    core.commit_checkpoint(&header.checkpoint_uuid, true).unwrap();
+    drop(core);
+    let at = header.points[0].bottom_offset;
+    disk.write_durable(&[Part { offset: at, bytes: &[0x55; 512] }]).unwrap();
+    let content = disk.device();
+    let everything = |disk: &SimDisk| point_counts(disk, &header, &header.points[0]) == bits;
+    assert!(everything(&disk));
+    let plan = planned(&disk).unwrap();
+    let writes = disk.writes();
+    apply(&*disk, path(), &plan).unwrap();
+    for at in 0..disk.writes() - writes {
+        let cut = SimDisk::new(content.clone(), vec![(at, Fault::Cut(Pick::All))]);
+        apply(&*cut, path(), &plan).expect_err("the power went");
+        assert!(everything(&SimDisk::new(cut.device(), Vec::new())), "after write {at}");
+    }
+}
