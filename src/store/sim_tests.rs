@@ -1006,7 +1006,7 @@ fn no_crash_at_any_durable_write_loses_an_owed_bit() {
 /// Merges and loads go through the steps of sets and resets in their own way.
 #[test]
 fn no_crash_in_a_merge_or_a_load_loses_an_owed_bit() {
-    no_crash(asked("DIRTYMAP_SIM_FROM", 4), asked("DIRTYMAP_SIM_SEEDS", 8), Programs::Combining);
+    no_crash(asked("DIRTYMAP_SIM_FROM", 4), asked("DIRTYMAP_SIM_SEEDS", 2), Programs::Combining);
 }
 
 /// What is dirty moves to a point, and stays there, goes, or comes back.
