@@ -93,13 +93,6 @@ static SCENARIOS: &[Scenario] = &[
         threads: &[&[Set(THIRD_B)], &[Flush, Set(NEXT), Flush]],
         ..USUAL
     },
-    // The same with fewer preemptions between the copy that a flush takes and its end.
-    Scenario {
-        name: "set and flush, arm ahead",
-        before: &[Set(A), Set(THIRD)],
-        threads: &[&[Set(THIRD_B), Flush], &[Flush, Set(NEXT)]],
-        ..THREE
-    },
     Scenario {
         name: "after a failed flush",
         before: &[Set(A), Flush],
@@ -151,7 +144,6 @@ static WEAKNESSES: &[(Weak, &str)] = &[
     (Weak::NoRecheck, "set, flush"),
     (Weak::Untouched, "set, flush"),
     (Weak::TouchFirst, "set, arm ahead, flush"),
-    (Weak::ClearLate, "set and flush, arm ahead"),
     (Weak::EarlyDrop, "set, flush"),
     (Weak::NoPageWrite, "set, flush"),
     (Weak::KeepDurable, "reset, set, flush"),
