@@ -144,7 +144,6 @@ static WEAKNESSES: &[(Weak, &str)] = &[
     (Weak::NoRecheck, "set, flush"),
     (Weak::Untouched, "set, flush"),
     (Weak::TouchFirst, "set, arm ahead, flush"),
-    (Weak::ClearLate, "set, arm ahead, flush"),
     (Weak::EarlyDrop, "set, flush"),
     (Weak::NoPageWrite, "set, flush"),
     (Weak::KeepDurable, "reset, set, flush"),

@@ -34,7 +34,7 @@ fn suite(step: Weak) -> Suite {
         Weak::NoPageWrite => Seed(2, Plain),
         Weak::UnsyncedPages => Seed(1, Plain),
         Weak::UnsyncedHeaders => Seed(1, Plain),
-        Weak::ClearLate => Loom,
+        Weak::ClearLate => Test(a_word_that_was_touched_after_it_was_copied_is_not_forgotten),
         Weak::KeepDurable => Seed(1, Plain),
         Weak::ResetTouchLast => Test(sharing::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close),
         Weak::TrustNewest => Seed(1, Plain),
