@@ -53,8 +53,31 @@ fn dirty(path: &Path) -> Bitmap {
     map.to_bitmap().expect("a small map")
 }
 
+/// An undo file of which a bit has flipped changes nothing; one that says something odd of itself is no panic.
+fn broken_undo(path: &Path, undo: &Path, mended: &[u8], choice: u64) {
+    let (broken, whole) = (path.with_extension("broken"), fs::read(undo).unwrap());
+    let mut flipped = whole.clone();
+    flipped[(choice >> 3) as usize % whole.len()] ^= 1 << (choice % 8);
+    fs::write(&broken, flipped).unwrap();
+    let refused = undo_repair(path, &broken, Duration::ZERO);
+    assert!(refused.is_err() && fs::read(path).unwrap() == mended, "{refused:?}");
+    // A length or a count, with a checksum that fits.
+    let mut odd = whole;
+    let field = [32, 40, 48][choice as usize % 3];
+    odd[field..field + 8].copy_from_slice(&(choice >> 2).to_le_bytes());
+    odd[12..16].fill(0);
+    let crc = crc32fast::hash(&odd[..128]);
+    odd[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&broken, odd).unwrap();
+    match undo_repair(path, &broken, Duration::ZERO) {
+        // Who makes checksums fit can make a file of any length, and one too long to work with.
+        Ok(_) | Err(Error::Io { .. }) => fs::write(path, mended).unwrap(),
+        Err(_) => assert!(fs::read(path).unwrap() == mended, "changed by an undo that was refused"),
+    }
+}
+
 /// Repairs, and looks at everything that was promised of it.
-fn repaired(path: &Path, file: &[u8], plan: &RepairPlan) {
+fn repaired(path: &Path, file: &[u8], plan: &RepairPlan, choice: u64) {
     let proven = proven(file).expect("a plan rests on a header");
     // Not to be had of a map whose page table is cut off.
     let read = Options::new().read_only(true).open(path).ok().map(|map| map.to_bitmap().expect("a small map"));
@@ -85,6 +108,7 @@ fn repaired(path: &Path, file: &[u8], plan: &RepairPlan) {
     let again = repair(path, None, Duration::ZERO, |_, _| {}).unwrap();
     assert!(!again.is_needed() && fs::read(path).unwrap() == mended, "a second repair: {:?}", again.actions);
     if undo.exists() {
+        broken_undo(path, &undo, &mended, choice);
         undo_repair(path, &undo, Duration::ZERO).unwrap();
         assert!(fs::read(path).unwrap() == file, "undone, and not as it was");
     }
@@ -119,7 +143,10 @@ pub fn run(bytes: &[u8]) {
         assert!(lost.is_empty(), "fine, and not dirty any more: {:?}", lost.into_iter().collect::<Vec<_>>());
     }
     match plan {
-        Ok(plan) if small(&file) => repaired(&path, &file, &plan),
+        Ok(plan) if small(&file) => {
+            let choice = bytes.iter().rev().take(8).fold(0, |choice, byte| choice << 8 | u64::from(*byte));
+            repaired(&path, &file, &plan, choice);
+        }
         Ok(_) => {}
         Err(e) => {
             // No header that can be relied upon; or one that may only be read.
