@@ -278,8 +278,9 @@ pub(super) fn put_back_from(
     let writing = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
     // All of it is checked before any of it is used.
     let mut old = vec![0; HEADER_REGION as usize];
-    let mut keeps_headers = false;
+    let (mut keeps_headers, mut reach) = (false, 0);
     let checked = read(from, |record| {
+        reach = record.range.end.max(reach);
         if let Some(to) = old.get_mut(record.range.start as usize..record.range.end.min(HEADER_REGION) as usize) {
             keeps_headers = true;
             to.copy_from_slice(&record.bytes.map_or(vec![0; to.len()], |b| b[..to.len()].to_vec()));
@@ -296,6 +297,15 @@ pub(super) fn put_back_from(
     is_as_repair_left_it(&head, &copies).map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
 
     let before = disk.len().map_err(writing)?;
+    // Of what was cut off all is kept. So nobody makes the file longer by a length alone.
+    if head.length > before.max(reach) {
+        return Err(Error::Corrupt {
+            path: name.to_path_buf(),
+            place: "undo file, length".into(),
+            found: format!("a file of {} bytes, of which none are kept behind byte {reach}", head.length),
+            expected: format!("at most {} bytes", before.max(reach)),
+        });
+    }
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
     disk.grow(length).and_then(|()| disk.sync_all()).map_err(writing)?;
     if keeps_headers {
