@@ -426,19 +426,25 @@ fn rewrite(path: &Path, header: &Header) {
 /// When the clock was years ahead at the freeze, dirt that came after it is not taken for older than the point.
 #[test]
 fn a_clock_that_is_set_back_hides_no_dirt_that_came_after_a_freeze() {
-    for ahead in [false, true] {
+    for (ahead, repaired) in [(false, false), (true, false), (true, true)] {
         let dir = tempfile::tempdir().unwrap();
         let (path, map) = new(dir.path());
         map.set(granule(1)).unwrap();
         let c = map.freeze(None).unwrap();
         map.set(granule(2)).unwrap();
         drop(map);
+        let mut header = header(&path);
         if ahead {
-            let mut header = header(&path);
             header.points[0].time += 10 * 365 * 86400;
             rewrite(&path, &header);
         }
-        // Recovery adds what was armed.
+        if repaired {
+            // Page 2, which the armed list does not name: damage.
+            let at = header.layout.bottom.start + 2 * 512;
+            OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[1], at).unwrap();
+            assert!(dirtymap::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap().is_needed());
+        }
+        // Recovery adds what was armed, and repair what failed.
         let map = options().open(&path).unwrap();
         assert_eq!(map.info().unwrap().verdict, Verdict::Superset);
         map.commit_checkpoint(c.uuid, false).unwrap();

@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+#[path = "common/numbers.rs"]
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+mod numbers;
+use numbers::Numbers;
+
 const GRANULE: u64 = 4096;
 const LEN: u64 = 20_000 * GRANULE;
 
@@ -30,11 +35,8 @@ fn a_flusher_beside_changes_of_length_merges_and_closes_loses_nothing() {
         let restless = options(Some(Duration::from_micros(1)));
         let mut map = restless.clone().durability(durability).create(&path, LEN).unwrap();
         let mut owed = Bitmap::new(LEN, 12).unwrap();
-        let mut seed = 5u64;
-        let mut below = |n: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) % n
-        };
+        let mut numbers = Numbers(5);
+        let mut below = |n: u64| numbers.below(n);
         for round in 0..150 {
             let granules = map.len().div_ceil(GRANULE);
             for _ in 0..5 {

@@ -128,8 +128,7 @@ impl Core {
         header.checkpoint_state = CheckpointState::Freezing;
         header.checkpoint_uuid = point.uuid;
         // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.
-        let pairs = if weak(Weak::FreezeOnePair) { 1 } else { 2 };
-        let committed = (0..pairs).try_for_each(|_| lock.commit(&mut header));
+        let committed = lock.commit_to_both(&mut header, Weak::FreezeOnePair);
         drop(lock);
         if let Err(e) = committed {
             // Nobody knows whether it is outstanding. If it is, and can be, it is aborted.

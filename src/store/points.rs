@@ -4,7 +4,7 @@
 //! up in the same hold of the update lock in which a durable header stopped naming it. So nobody writes where somebody
 //! else does, and nobody clears what is somebody's.
 
-use super::core::{Core, Locked};
+use super::core::Core;
 use super::frozen::Frozen;
 use super::open::header_of_point;
 use super::pages::{self, PageContent};
@@ -122,7 +122,7 @@ impl Core {
         if at == 0 {
             // Nobody's "since" reaches behind it.
             header.points.remove(0);
-            self.commit_to_both(&lock, &mut header)?;
+            lock.commit_to_both(&mut header, Weak::DropOnePair)?;
             self.give_up(&dropped);
             return Ok(());
         }
@@ -143,17 +143,10 @@ impl Core {
         }
         header.points[at - 1] = Point { role: PointRole::Kept, ..merged };
         header.points.remove(at);
-        self.commit_to_both(&lock, &mut header)?;
+        lock.commit_to_both(&mut header, Weak::DropOnePair)?;
         self.give_up(&older);
         self.give_up(&dropped);
         Ok(())
-    }
-
-    /// To both pairs: the loss of one must not bring back a header that names what is given up, and would say by its
-    /// name that nothing changed.
-    fn commit_to_both(&self, lock: &Locked<'_>, header: &mut Header) -> Result<()> {
-        let pairs = if weak(Weak::DropOnePair) { 1 } else { 2 };
-        (0..pairs).try_for_each(|_| lock.commit(header))
     }
 }
 

@@ -277,8 +277,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         let mut next = header.clone();
         recovery.remember(&mut next);
         if damage {
-            next.dirt_reasons |= Reasons::REPAIR;
-            next.dirt_time = facts::now();
+            open::remember(&mut next, Reasons::REPAIR);
         }
         super::close::set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
         let mut pair = newest.pair;
