@@ -132,6 +132,8 @@ steps! {
     NoDrain,
     /// Clearing the space of a new point, and the length of the file, is not made durable.
     PointNoSync,
+    /// Nobody compares how much is in a point with what was counted.
+    PointNoCount,
     /// Dropping a point gives up its region when one pair does not name it any more.
     DropOnePair,
     /// The runtime page does not say that the checkpoint's state has changed.

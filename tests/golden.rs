@@ -1,7 +1,9 @@
 //! Files of every state, each with its documented answer: tests/golden/answers.txt says what is dirty, how the file
 //! was left, what a check finds, and what opening for writing makes of it. README.md beside it tells more.
 
-use dirtymap::{DirtyMap, FileState, ImageStamp, Info, Options, Severity, Verdict, check, inspect};
+use dirtymap::{
+    DirtyMap, FileState, ImageStamp, Info, Options, Severity, Verdict, check, inspect, plan_repair, repair,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -349,6 +351,24 @@ fn what_a_newer_version_left_in_compatible_fields_survives_a_writer() {
     let after = fs::read(&path).unwrap();
     for copy in 0..4 {
         let copy = &after[copy * 16384..][..4096];
-        assert_eq!((copy[16], copy[751]), (1, 0x99));
+        assert_eq!((copy[16], copy[751]), (2, 0x99));
     }
+}
+
+#[test]
+fn no_repair_is_promised_of_what_may_not_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let mut bytes = stored("newer-ro-compatible");
+    bytes[0x2_0000] ^= 1;
+    bytes.truncate(0x5_0000);
+    fs::write(&path, &bytes).unwrap();
+    let report = check(&path, |_, _| {}).unwrap();
+    assert!(report.not_writable.is_some() && report.severity() == Some(Severity::Damage));
+    for finding in &report.findings {
+        assert!(finding.repair.starts_with("nothing, by this version"), "{finding:?}");
+    }
+    assert_eq!(plan_repair(&path, |_, _| {}).unwrap_err().kind(), "unsupported");
+    assert_eq!(repair(&path, None, std::time::Duration::ZERO, |_, _| {}).unwrap_err().kind(), "unsupported");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
 }

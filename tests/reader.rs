@@ -351,9 +351,21 @@ impl Image {
             let name = if outstanding && rng.one_in(2) { String::new() } else { format!("p{i}") };
             let role = if outstanding { PointRole::Outstanding } else { PointRole::Kept };
             let reserved = Reserved::default();
-            header.points.push(Point { uuid, time: 5, role, name, table_offset, bottom_offset, reserved });
+            // What was counted, less or more than is there; it may have been lost.
+            let set = bits.count();
+            let more = rng.one_in(8);
+            let granules = if more { set + 1 + rng.any_size(9000) } else { rng.of(&[set, set, set / 2, 0]) };
+            let point = Point { uuid, time: 5, role, name, table_offset, bottom_offset, granules, reserved };
+            if rng.one_in(4) {
+                header.points.push(point);
+            } else {
+                header.push_point(point);
+            }
             header.checkpoint_uuid = if outstanding { uuid } else { Uuid::NIL };
             added.push(Added { bits, failed });
+        }
+        for (point, added) in header.points.iter().zip(&mut added) {
+            added.failed |= header.count_of(point) > added.bits.count();
         }
         header.checkpoint_state = state;
         let bytes = header.encode().unwrap();
@@ -700,13 +712,14 @@ fn rich(state: CheckpointState, kind: StampKind) -> Image {
         let (name, uuid) = (format!("{i}"), Uuid([i; 16]));
         let (table_offset, bottom_offset) = (end, end + format::ALIGN);
         end += 2 * format::ALIGN;
-        header.points.push(Point {
+        header.push_point(Point {
             uuid,
             time: 5,
             role,
             name,
             table_offset,
             bottom_offset,
+            granules: 0,
             reserved: Reserved::default(),
         });
         header.checkpoint_uuid = if outstanding { uuid } else { Uuid([0; 16]) };

@@ -68,6 +68,7 @@ REGULAR_FILE, BLOCK_DEVICE = 1, 2
 
 # Known feature bits: none.
 KNOWN_RO_COMPATIBLE = 0
+POINTS_COUNTED = 1
 KNOWN_INCOMPATIBLE = 0
 
 EXIT_FINE, EXIT_UNCLEAN, EXIT_DAMAGE, EXIT_ERROR, EXIT_USAGE = 0, 2, 4, 8, 16
@@ -355,9 +356,8 @@ def impossible(field, text):
 
 class Point:
     def __init__(self, raw):
-        self.uuid, self.time, self.flags, self.name_length, self.table_offset, self.bottom_offset = struct.unpack_from(
-            "<16sqIIQQ", raw
-        )
+        fields = struct.unpack_from("<16sqIIQQQ", raw)
+        self.uuid, self.time, self.flags, self.name_length, self.table_offset, self.bottom_offset, self.granules = fields
         self.raw_name = raw[64:128]
         self.name = None
 
@@ -774,7 +774,7 @@ class Map:
             self.damage = True
         self.point_failed = 0
         if outstanding is not None:  # rule 3
-            self.point_failed = self.add_point(outstanding, "a page of the outstanding point failed")
+            self.point_failed = self.add_point(header.points[-1], outstanding, "the outstanding point")
         if (  # rule 4
             header.state == CLEAN
             and not self.listed
@@ -787,7 +787,7 @@ class Map:
                 raise Unreadable("no-such-point", f"no point {since!r} in this file")
             for point in header.points[names.index(since) :]:
                 if point.flags == KEPT:
-                    self.add_point(self.point_part(point), f"a page of the point {point.name!r} failed")
+                    self.add_point(point, self.point_part(point), f"the point {point.name!r}")
 
     def note(self, other, problem):
         """What there is to say of a header copy."""
@@ -800,13 +800,19 @@ class Map:
     def point_part(self, point):
         return Part(self.source, self.geometry, point.uuid, point.table_offset, point.bottom_offset)
 
-    def add_point(self, part, text):
+    def add_point(self, point, part, name):
+        survey = Survey(part)
+        lost = (
+            self.header.compatible & POINTS_COUNTED != 0
+            and survey.bits + PAGE_BITS * survey.failed < point.granules
+        )
         # A kept point may be cut off: entries that are missing would say that nothing is dirty.
-        failed = Survey(part).failed
-        if failed or part.cut_off():
-            self.assume(text)
+        if survey.failed or part.cut_off():
+            self.assume(f"a page of {name} failed")
+        elif lost:
+            self.assume(f"fewer bits in {name} than were counted: pages were lost with their entries")
         self.parts.append(part)
-        return failed
+        return survey.failed + lost
 
     def assume(self, reason):
         self.damage = True

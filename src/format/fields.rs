@@ -125,7 +125,8 @@ table! {
     NAME_LENGTH "name_length" 4;
     TABLE_OFFSET "table_offset" 8;
     BOTTOM_OFFSET "bottom_offset" 8;
-    RESERVED "reserved" 16;
+    GRANULES "granules" 8;
+    RESERVED "reserved" 8;
     NAME "name" super::super::MAX_POINT_NAME;
 }
 

@@ -10,7 +10,7 @@ use super::layout::region;
 use super::{
     ALIGN, COPY_BYTES, CheckpointState, Durability, FIXED_BYTES, HEADER_REGION, HeaderProblem, KNOWN_INCOMPATIBLE,
     KNOWN_RO_COMPATIBLE, Layout, MAGIC, MAX_FILE_LENGTH, MAX_LABEL, MAX_POINT_NAME, MAX_POINTS, MAX_RUNS, MAX_SEQUENCE,
-    Point, PointRole, ProblemClass, Reasons, Reserved, Run, Runs, Session, Stamp, State, Uuid, VERSION,
+    POINTS_COUNTED, Point, PointRole, ProblemClass, Reasons, Reserved, Run, Runs, Session, Stamp, State, Uuid, VERSION,
     VOLATILE_LAYOUT, VolatileLayout, bottom_length, table_length,
 };
 use crate::geometry::{Geometry, LEVELS};
@@ -226,6 +226,33 @@ impl Header {
         self.points.last().filter(|point| point.role == PointRole::Outstanding)
     }
 
+    /// Bits that are set in a point of this header, at least; 0 when that is not known.
+    pub fn count_of(&self, point: &Point) -> u64 {
+        if self.compatible & POINTS_COUNTED != 0 { point.granules } else { 0 }
+    }
+
+    /// Adds a point, which is counted from now on.
+    pub fn push_point(&mut self, point: Point) {
+        self.count_points();
+        self.points.push(point);
+    }
+
+    /// Puts a point in place of one that there is. It is counted from now on.
+    pub fn replace_point(&mut self, place: usize, point: Point) {
+        self.count_points();
+        if let Some(there) = self.points.get_mut(place) {
+            *there = point;
+        }
+    }
+
+    fn count_points(&mut self) {
+        if self.compatible & POINTS_COUNTED == 0 {
+            // What was there meant nothing.
+            self.points.iter_mut().for_each(|point| point.granules = 0);
+            self.compatible |= POINTS_COUNTED;
+        }
+    }
+
     /// Exactly the bytes in use, [`used`](Self::used) many. What follows them in the copy means nothing. Unknown
     /// compatible features and reserved bytes are as they were parsed.
     ///
@@ -342,6 +369,7 @@ fn encode_point(point: &Point, b: &mut [u8], at: usize) {
     put_u32(b, at + p::NAME_LENGTH.offset, point.name.len() as u32);
     put_u64(b, at + p::TABLE_OFFSET.offset, point.table_offset);
     put_u64(b, at + p::BOTTOM_OFFSET.offset, point.bottom_offset);
+    put_u64(b, at + p::GRANULES.offset, point.granules);
     point.reserved.put(b, at + p::RESERVED.offset);
     put(b, at + p::NAME.offset, point.name.as_bytes());
 }
@@ -685,6 +713,7 @@ impl<'a> Checked<'a> {
             name,
             table_offset: u64_at(b, at + p::TABLE_OFFSET.offset),
             bottom_offset: u64_at(b, at + p::BOTTOM_OFFSET.offset),
+            granules: u64_at(b, at + p::GRANULES.offset),
             reserved: Reserved::at(b, at + p::RESERVED.offset),
         })
     }

@@ -48,12 +48,35 @@ pub(super) fn rich() -> Header {
         name: name.into(),
         table_offset: at,
         bottom_offset: at + ALIGN,
+        granules: 5,
         reserved: Reserved::default(),
     };
     header.points =
         vec![point(1, PointRole::Kept, "monday", end), point(3, PointRole::Outstanding, "tuesday", end + 2 * ALIGN)];
     header.runs = [0..1, 5..9].into_iter().collect();
     header
+}
+
+/// Where points were not counted, nobody knows what the bytes are.
+#[test]
+fn counts_mean_something_with_their_feature_only() {
+    let mut header = rich();
+    let of = |header: &Header| header.points.iter().map(|point| header.count_of(point)).collect::<Vec<_>>();
+    assert_eq!((header.compatible, of(&header)), (0, vec![0, 0]));
+    let mut last = header.points.pop().unwrap();
+    last.granules = 7;
+    header.push_point(last.clone());
+    assert_eq!((header.compatible, of(&header)), (POINTS_COUNTED, vec![0, 7]));
+    header.replace_point(0, Point { granules: 8, ..header.points[0].clone() });
+    header.points.pop();
+    header.push_point(last);
+    assert_eq!(of(&header), [8, 7]);
+    assert_eq!(Header::parse(&header.encode().unwrap()), Ok(header.clone()));
+    // Another feature bit stays, and is not this one.
+    header.compatible = 1 << 40;
+    assert_eq!(of(&header), [0, 0]);
+    header.replace_point(1, Point { granules: 9, ..header.points[1].clone() });
+    assert_eq!((header.compatible, of(&header)), (1 << 40 | POINTS_COUNTED, vec![0, 9]));
 }
 
 #[test]
@@ -705,6 +728,7 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
                 name: format!("point {i} é"),
                 table_offset: at,
                 bottom_offset: at + table_length(&geometry),
+                granules: ints[7] >> (i % 64),
                 reserved: Reserved::default(),
             });
         }

@@ -84,8 +84,10 @@ pub const BACKUP_LOCK: u64 = GATE_LOCK + 5;
 pub const SLOT_LOCKS: u64 = GATE_LOCK + 64;
 /// Slots: most processes that have a map open for writing at a time.
 pub const SLOTS: u64 = 256;
-/// The feature bits of each kind that this version knows: none.
-pub const KNOWN_COMPATIBLE: u64 = 0;
+/// The compatible feature bit that says that points are counted.
+pub const POINTS_COUNTED: u64 = 1;
+/// The feature bits of each kind that this version knows.
+pub const KNOWN_COMPATIBLE: u64 = POINTS_COUNTED;
 /// See [`KNOWN_COMPATIBLE`].
 pub const KNOWN_RO_COMPATIBLE: u64 = 0;
 /// See [`KNOWN_COMPATIBLE`].

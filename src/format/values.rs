@@ -242,8 +242,11 @@ pub struct Point {
     pub table_offset: u64,
     /// Where its bottom is, in bytes from the start of the file.
     pub bottom_offset: u64,
+    /// Bits that are set in it, at least; 0 when they were not counted. Means something only in a header with the
+    /// feature [`POINTS_COUNTED`](super::POINTS_COUNTED): see [`Header::count_of`](super::Header::count_of).
+    pub granules: u64,
     /// Bytes without a meaning in this version.
-    pub reserved: Reserved<16>,
+    pub reserved: Reserved<8>,
 }
 
 impl Point {

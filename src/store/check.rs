@@ -340,7 +340,9 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
             Some(found) => {
                 findings.extend(findings::point_pages(header, place, &as_header, &found));
                 omitted.add(found.omitted, Severity::Damage);
-                found.failures()
+                let lost = open::lost_granules(&as_header, found.good.granules, found.failures());
+                findings.extend(lost.map(|lost| findings::point_lost(header, place, lost)));
+                found.failures() + u64::from(lost.is_some())
             }
         };
         if point.role == PointRole::Outstanding {
@@ -364,6 +366,10 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
             }
         }
     };
+    let not_writable = open::writable(header, path).err().map(|e| e.to_string());
+    if not_writable.is_some() {
+        findings.iter_mut().for_each(findings::not_by_us);
+    }
     let state = if recovery.unclean { FileState::Unclean } else { FileState::Clean };
     let mut info = Info::of_header(header, state, &recovery);
     info.dirty = Some(dirty);
@@ -376,7 +382,7 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
         unchecked: Vec::new(),
         pages_checked: survey.checked,
         verified: Some(survey.good.totals(&header.geometry)),
-        not_writable: open::writable(header, path).err().map(|e| e.to_string()),
+        not_writable,
     })
 }
 

@@ -117,14 +117,14 @@ impl Core {
         let header = self.can_freeze(name)?;
         let point = Point { name: name.unwrap_or_default().into(), ..space.choose(&header)? };
         // Without the update lock: what is reset is what was written, and not what is here by then.
-        space.write(&header, &point, &Here { view: &self.view, core: Some(self) })?;
+        let point = space.write(&header, point, &Here { view: &self.view, core: Some(self) })?;
         if weak(Weak::FreezeEarlyReset) {
             self.reset_frozen(&header, &point)?;
         }
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         self.may_freeze(&header, name)?;
-        header.points.push(point.clone());
+        header.push_point(point.clone());
         header.checkpoint_state = CheckpointState::Freezing;
         header.checkpoint_uuid = point.uuid;
         // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.

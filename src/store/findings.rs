@@ -136,6 +136,11 @@ pub(super) fn without_cache(finding: &mut Finding) {
     }
 }
 
+/// The same of a map that this version may not write to.
+pub(super) fn not_by_us(finding: &mut Finding) {
+    finding.repair = "nothing, by this version: it cannot write to the map".into();
+}
+
 /// "page 3 (bytes ...)", "pages 3 to 7 (bytes ...)".
 fn place_of(header: &Header, pages: &Range<u64>) -> String {
     let at = |page: u64| header.layout.bottom.start + page * PAGE_BYTES;
@@ -214,6 +219,20 @@ pub(super) fn point_cut_off(header: &Header, place: usize, len: u64, entries: u6
         place: format!("point {place}, page table"),
         found: format!("the file ends at byte {len}"),
         expected: format!("entries up to byte {entries}"),
+        consequence,
+        repair,
+        count: 1,
+    }
+}
+
+/// What is said of a point that has fewer granules than were counted when it was made.
+pub(super) fn point_lost(header: &Header, place: usize, (found, recorded): (u64, u64)) -> Finding {
+    let (consequence, repair) = point_means(header, place);
+    Finding {
+        severity: Severity::Damage,
+        place: format!("point {place}, bottom level"),
+        found: format!("{found} dirty granules"),
+        expected: format!("{recorded}, as counted when it was frozen: pages and their entries were lost together"),
         consequence,
         repair,
         count: 1,

@@ -5,7 +5,7 @@
 //! with every change of that state, is the same after the search as before it.
 
 use super::core::Core;
-use super::open::{entries_end, header_of_point};
+use super::open::{entries_end, header_of_point, lost_granules};
 use super::scan::{Page, Scan};
 use super::view::{View, runtime};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub(super) struct Frozen {
     view: Option<View>,
     /// Which words may be nonzero, as stretches of whole pages that need not be in order.
     extents: Vec<Range<u64>>,
-    /// Pages that did not verify.
+    /// Pages that did not verify, and points of which some were lost.
     failed: u64,
 }
 
@@ -60,27 +60,28 @@ impl Frozen {
         Ok(Some(frozen))
     }
 
-    /// Adds what a point holds. One of which a page fails, or of which the file has not all entries, is everything.
+    /// Adds what a point holds. One of which a page fails or was lost, or of which the file has not all entries, is everything.
     pub(super) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
         let len =
             disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
         let as_header = header_of_point(header, point);
-        if len < entries_end(&as_header) {
-            self.failed += 1;
-        }
+        let (mut granules, mut failed) = (0, u64::from(len < entries_end(&as_header)));
         let scan = Scan { disk, path, header: &as_header };
         scan.run(
             |index, found| match found {
                 Page::Good(words) => {
                     for (w, &word) in format::page_words(&self.geometry, index).zip(words) {
+                        granules += u64::from(word.count_ones());
                         self.or(w, word);
                     }
                 }
-                Page::Failed(_) => self.failed += 1,
+                Page::Failed(_) => failed += 1,
             },
             |_| {},
         )?;
-        if self.failed > 0 {
+        failed += u64::from(lost_granules(&as_header, granules, failed).is_some());
+        self.failed += failed;
+        if failed > 0 {
             self.view = None;
         }
         Ok(())
@@ -116,7 +117,7 @@ impl Frozen {
         }
     }
 
-    /// Pages that did not verify, for which everything counts as dirty.
+    /// Pages that did not verify, and points of which some were lost, for which everything counts as dirty.
     pub(super) fn failed(&self) -> u64 {
         self.failed
     }

@@ -249,8 +249,8 @@ fn load(
     Ok(Loaded { view, header, pair, recovery, frozen, failed, dirty, rewrite, allocated: Allocated::default() })
 }
 
-/// Whether a cleanly closed file with so many dirty granules in good pages, and so many failed pages, must have lost a page
-/// together with its entry: dirty granules found and recorded. A failed page may hide one that was lost so.
+/// Whether a cleanly closed map, or a point, with so many dirty granules in good pages, and so many failed pages, must have lost
+/// a page together with its entry: dirty granules found and recorded. A failed page may hide one that was lost so.
 pub(super) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -> Option<(u64, u64)> {
     let at_most = granules.saturating_add(failed_pages.saturating_mul(PAGE_BITS));
     let closed = header.state == State::Clean && header.runs.is_empty();
@@ -276,11 +276,14 @@ fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durab
     }
 }
 
-/// A header that describes a point as if it were the map: what it takes to read its bottom.
+/// A header that describes a point as if it were a closed map: what it takes to read its bottom.
 pub(super) fn header_of_point(header: &Header, point: &Point) -> Header {
     let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
     let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
-    Header { uuid: point.uuid, layout, ..header.clone() }
+    // It was complete before it was named, like a map that was closed.
+    let clean_dirty_bits = if weak(Weak::PointNoCount) { 0 } else { header.count_of(point) };
+    let (state, nonce, runs) = (State::Clean, Uuid::NIL, Runs::new());
+    Header { uuid: point.uuid, layout, state, nonce, runs, clean_dirty_bits, ..header.clone() }
 }
 
 /// Where the entries of the page table end that a header describes.

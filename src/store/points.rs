@@ -6,7 +6,7 @@
 
 use super::core::Core;
 use super::frozen::Frozen;
-use super::open::header_of_point;
+use super::open::{header_of_point, lost_granules};
 use super::pages::{self, PageContent};
 use super::scan::{Page, Scan};
 use super::{DirtyMap, Inner, Options, create, headers};
@@ -79,7 +79,8 @@ impl Core {
         }
     }
 
-    /// Hands out the nonzero words of a point, ascending, some at a time; says how many pages did not verify.
+    /// Hands out the nonzero words of a point, ascending, some at a time; says how many pages did not verify, or were lost
+    /// so that nothing else tells (which counts as one).
     pub(super) fn each_batch(
         &self,
         header: &Header,
@@ -88,13 +89,15 @@ impl Core {
     ) -> Result<u64> {
         let as_header = header_of_point(header, point);
         let scan = Scan { disk: &*self.disk, path: &self.path, header: &as_header };
+        let mut granules = 0;
         let mut batch: Vec<PointWord> = Vec::new();
         let (mut failed, mut trouble) = (0, Ok(()));
         scan.run(
             |index, found| match found {
                 Page::Good(words) if trouble.is_ok() => {
                     let words = format::page_words(self.geometry(), index).zip(words.iter().copied());
-                    batch.extend(words.filter(|&(_, word)| word != 0));
+                    let words = words.filter(|&(_, word)| word != 0);
+                    batch.extend(words.inspect(|&(_, word)| granules += u64::from(word.count_ones())));
                     if batch.len() + PAGE_WORDS as usize > BATCH_WORDS {
                         trouble = f(&batch);
                         batch.clear();
@@ -109,7 +112,7 @@ impl Core {
         if !batch.is_empty() {
             f(&batch)?;
         }
-        Ok(failed)
+        Ok(failed + u64::from(lost_granules(&as_header, granules, failed).is_some()))
     }
 
     /// Forgets a point, whose bits go to the next older one.
@@ -134,15 +137,15 @@ impl Core {
         }
         both.finish();
         let merged = Point { time: older.time, name: older.name.clone(), ..space.choose(&header)? };
-        space.write(&header, &merged, &both)?;
+        let merged = space.write(&header, merged, &both)?;
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         let same = header.points.get(at - 1) == Some(&older) && header.points.get(at) == Some(&dropped);
         if !same {
             return Err(no_point(&header, name, &self.path));
         }
-        header.points[at - 1] = Point { role: PointRole::Kept, ..merged };
         header.points.remove(at);
+        header.replace_point(at - 1, Point { role: PointRole::Kept, ..merged });
         lock.commit_to_both(&mut header, Weak::DropOnePair)?;
         self.give_up(&older);
         self.give_up(&dropped);
@@ -178,12 +181,14 @@ impl Space<'_> {
             name: String::new(),
             table_offset: place(table_length(&header.geometry)),
             bottom_offset: place(bottom_length(&header.geometry)),
+            granules: 0,
             reserved: Reserved::default(),
         })
     }
 
-    /// Clears the regions of a new point and writes what `map` holds there, durably. Memory: bounded.
-    pub(super) fn write(&self, header: &Header, point: &Point, map: &impl Search) -> Result<()> {
+    /// Clears the regions of a new point and writes what `map` holds there, durably; says of it how much that was. Memory:
+    /// bounded.
+    pub(super) fn write(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
         let core = self.core;
         let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
         // What an earlier point left there would not match the entries of this one. It must be gone durably before a
@@ -202,16 +207,19 @@ impl Space<'_> {
         }
         core.counters.syncs.fetch_add(1, Relaxed);
         if weak(Weak::PointNoWrite) {
-            return Ok(());
+            return Ok(point);
         }
-        let layout = header_of_point(header, point).layout;
+        let layout = header_of_point(header, &point).layout;
         let mut at = 0;
         loop {
             let (batch, next) = some_pages(map, at);
             if batch.is_empty() {
-                return Ok(());
+                return Ok(point);
             }
             at = next;
+            // Of what is written: what is in the map may be more by now.
+            point.granules +=
+                batch.iter().flat_map(|page| page.1).map(|word| u64::from(word.count_ones())).sum::<u64>();
             let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
             core.counters.syncs.fetch_add(1, Relaxed);
             let written = pages::write(&*core.disk, &point.uuid, &layout, &indices, |k, _| batch[k].1);

@@ -206,7 +206,11 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         let as_header = open::header_of_point(header, &header.points[place]);
         match check::point_survey(disk, path, len, &as_header)? {
             None => points.push((place, None)),
-            Some(found) => points.extend(found.groups.first().map(|g| (place, Some(g.pages.start)))),
+            Some(found) => {
+                let lost = open::lost_granules(&as_header, found.good.granules, found.failures()).is_some();
+                let failed = found.groups.first().map(|g| g.pages.start);
+                points.extend(failed.map(Some).or(lost.then_some(None)).map(|failed| (place, failed)));
+            }
         }
     }
     let mut recovery = Recovery {
@@ -469,7 +473,7 @@ fn full_word(g: &Geometry, page: u64, i: usize) -> u64 {
     g.word_mask(page * PAGE_WORDS + i as u64)
 }
 
-/// Has the first page of a point fail although its entry is missing, without the file getting all entries by that.
+/// Has the first page of a point fail although its entry is missing or matches, without the file getting all entries by that.
 fn spoil_first_entry(disk: &dyn Disk, as_header: &Header) -> io::Result<()> {
     let at = as_header.layout.table.start;
     disk.grow(at + 1)?;

@@ -18,12 +18,12 @@ use super::scan::{Page, Scan};
 use super::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
 use super::truncate::Failure;
 use super::view::{View, flag, named, runtime};
-use super::{Options, checkpoint, close, create, truncate};
+use super::{Options, check, checkpoint, close, create, truncate};
 use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES};
 use crate::levels::words_touched;
 use crate::read::Search;
-use crate::sys::Disk;
+use crate::sys::{Disk, Part};
 use crate::weak::{self, Point, Weak};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -1254,6 +1254,28 @@ fn both_pairs_name_a_point_before_its_bits_are_reset() -> Verdict {
         Some(header) => Err(format!("the copy of commit {} does not name the point", header.sequence)),
         None => Ok(()),
     }
+}
+
+/// Nothing but the count tells that it is gone.
+#[test]
+fn a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty() {
+    let (disk, _, core, point) = freezing().unwrap();
+    let zeros = [0; SECTOR];
+    let lost = [point.table_offset, point.bottom_offset].map(|offset| Part { offset, bytes: &zeros });
+    disk.write_durable(&lost).unwrap();
+    let device = SimDisk::new(disk.device(), Vec::new());
+    let loaded = load_in_memory(&*device, path(), None).unwrap();
+    assert!(all_of(&both(&loaded)).into_iter().all(|dirty| dirty), "read");
+    let report = check::at_rest(&*device, path(), &mut |_, _| {}).unwrap();
+    let finding = report.findings.iter().find(|finding| finding.place == "point 0, bottom level").unwrap();
+    assert_eq!((&*finding.found, finding.severity), ("0 dirty granules", crate::store::Severity::Damage));
+    assert_eq!(report.info.dirty.unwrap().0, BITS);
+    // Who puts it back does not believe it either.
+    core.freeze_reset(&point).unwrap_err();
+    core.abort(&point.uuid).unwrap();
+    core.together(|both| assert!(all_of(both).into_iter().all(|dirty| dirty), "put back"));
+    let reasons = headers::newest(&*disk, path()).unwrap().header.dirt_reasons;
+    assert!(reasons.contains(format::Reasons::DAMAGED_PAGE));
 }
 
 /// Or the loss of one pair would bring back a header that names space which was given up.

@@ -113,14 +113,30 @@ impl Maker {
         (0..format::COPIES).for_each(|copy| self.patch(copy, &edit));
     }
 
+    /// Counts the outstanding point: so many granules.
+    fn counted(&mut self, granules: u64) -> &mut Maker {
+        let mut point = self.header.points.pop().expect("a point");
+        point.granules = granules;
+        self.header.push_point(point);
+        self
+    }
+
     fn outstanding(&mut self, state: CheckpointState, bits: &[Range<u64>]) -> &mut Maker {
         let table_offset = self.header.layout.volatile.end;
         let bottom_offset = table_offset + format::ALIGN;
         self.header.checkpoint_state = state;
         self.header.checkpoint_uuid = POINT;
         let (role, name, reserved) = (PointRole::Outstanding, String::new(), Reserved::default());
-        self.header.points =
-            vec![Point { uuid: POINT, time: 1_700_000_040, role, name, table_offset, bottom_offset, reserved }];
+        self.header.points = vec![Point {
+            uuid: POINT,
+            time: 1_700_000_040,
+            role,
+            name,
+            table_offset,
+            bottom_offset,
+            granules: 0,
+            reserved,
+        }];
         self.bits_at(bits, POINT, table_offset, bottom_offset)
     }
 }
@@ -333,7 +349,7 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
         "newer-compatible",
         clean(|m| {
             m.patch_all(|b| {
-                field(h::COMPATIBLE, 1)(b);
+                field(h::COMPATIBLE, 2)(b);
                 b[h::RESERVED_5.offset + 7] = 0x99;
             });
         }),
@@ -353,5 +369,24 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     add("checkpoint-frozen", point(CheckpointState::Frozen, false));
     add("checkpoint-aborting", point(CheckpointState::Aborting, false));
     add("checkpoint-point-damaged", point(CheckpointState::Frozen, true));
+    // Five granules were counted. Then the second page of the point, with its entry, was lost.
+    let counted = |lost: bool, feature: bool| {
+        let mut m = Maker::new(LEN);
+        m.outstanding(CheckpointState::Frozen, &[0..2, 8000..8003]).counted(5);
+        if !feature {
+            m.header.compatible = 0;
+        }
+        m.bits(&DIRT).headers();
+        if lost {
+            let (table, bottom) = (m.header.points[0].table_offset, m.header.points[0].bottom_offset);
+            m.put(table + 4, &[0; 4]);
+            m.put(bottom + 512, &[0; 512]);
+        }
+        m
+    };
+    add("checkpoint-counted", counted(false, true));
+    add("checkpoint-page-and-entry-lost", counted(true, true));
+    // The same without the feature bit: the bytes mean nothing.
+    add("checkpoint-not-counted", counted(true, false));
     files
 }

@@ -256,7 +256,11 @@ pub fn write_head(out: &mut dyn Write, file: &[CopyIs; COPIES], choice: &Choice<
     }
     for p in &choice.header.points {
         let (uuid, time, role, name) = (p.uuid, p.time, role(p.role), p.name.escape_debug());
-        writeln!(out, "point {uuid} {time} {role} {} {} \"{name}\"", p.table_offset, p.bottom_offset)?;
+        write!(out, "point {uuid} {time} {role} {} {} ", p.table_offset, p.bottom_offset)?;
+        match choice.header.count_of(p) {
+            0 => writeln!(out, "\"{name}\"")?,
+            granules => writeln!(out, "{granules} \"{name}\"")?,
+        }
     }
     for run in choice.armed.iter() {
         writeln!(out, "armed {} {}", run.first, run.count)?;
@@ -646,5 +650,8 @@ fn point(at: &mut Cursor<'_>) -> Result<(), Error> {
     at.one_of(&["outstanding", "kept"])?;
     at.number(u64::MAX)?;
     at.number(u64::MAX)?;
+    if at.is_number() {
+        at.number(u64::MAX)?;
+    }
     at.text().map(drop)
 }

@@ -8,10 +8,10 @@ use super::*;
 use crate::format::{ENTRY_BYTES, Point};
 use crate::geometry::PAGE_BYTES;
 use crate::store::check::{at_rest, point_survey};
-use crate::store::open::header_of_point;
+use crate::store::open::{header_of_point, lost_granules};
 use crate::store::repair::{apply, plan};
+use crate::store::survey::Survey;
 use crate::store::undo::{put_back_from, write};
-use crate::sys::Part;
 use std::io::Cursor;
 
 /// What counts as dirty in a file; nothing says so where it cannot be opened.
@@ -26,7 +26,8 @@ struct Counts {
 fn point_counts(disk: &SimDisk, header: &Header, point: &Point) -> u64 {
     let as_header = header_of_point(header, point);
     let found = point_survey(disk, path(), disk.len().unwrap(), &as_header).unwrap();
-    found.filter(|found| found.failures() == 0).map_or(header.geometry.bits(), |found| found.good.granules)
+    let whole = |found: &Survey| found.failures() == 0 && lost_granules(&as_header, found.good.granules, 0).is_none();
+    found.filter(whole).map_or(header.geometry.bits(), |found| found.good.granules)
 }
 
 fn counts(content: &Image) -> Counts {

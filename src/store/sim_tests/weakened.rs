@@ -79,6 +79,7 @@ fn suite(step: Weak) -> Suite {
         Weak::PointNoWrite => Seed(1, Checkpointing),
         Weak::PointNoClear => Schedules,
         Weak::PointNoSync => Schedules,
+        Weak::PointNoCount => Test(a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty),
         Weak::PointEarlyFree => Seed(1, Checkpointing),
         Weak::DropOnePair => Schedules,
         Weak::AbortEarly => Seed(1, Checkpointing),

@@ -288,7 +288,8 @@ fn write_json_head(out: &mut dyn Write, copies: &[CopyIs; COPIES], choice: &form
         .iter()
         .map(|p| {
             json!({"uuid": p.uuid.to_string(), "time": p.time, "role": dump::role(p.role), "name": p.name,
-                   "table_offset": p.table_offset, "bottom_offset": p.bottom_offset})
+                   "table_offset": p.table_offset, "bottom_offset": p.bottom_offset,
+                   "granules": choice.header.count_of(p)})
         })
         .collect();
     let armed: Vec<_> = choice.armed.iter().map(|run| json!({"first": run.first, "count": run.count})).collect();

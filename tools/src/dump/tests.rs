@@ -25,13 +25,14 @@ fn rich() -> Header {
     header.checkpoint_state = CheckpointState::Frozen;
     header.dirt_time = i64::MIN;
     header.session.inode = u64::MAX;
-    header.points.push(Point {
+    header.push_point(Point {
         uuid: Uuid([3; 16]),
         time: i64::MAX,
         role: PointRole::Kept,
         name: "mon \"day\"".into(),
         table_offset: 65536,
         bottom_offset: 131072,
+        granules: 17,
         reserved: Reserved::default(),
     });
     header
@@ -195,6 +196,8 @@ fn lines_of_a_kind_are_limited() {
     let many = |line: &str, n: usize| parse(&format!("{SMALL}{}end 0\n", line.repeat(n)));
     let point = format!("point {} 0 kept 0 0 \"x\"\n", Uuid([1; 16]));
     assert!(many(&point, MAX_POINTS).is_ok());
+    assert!(many(&point.replace(" \"", " 17 \""), MAX_POINTS).is_ok());
+    assert!(many(&point.replace(" \"", " 17 18 \""), 1).is_err());
     assert!(many(&point, MAX_POINTS + 1).unwrap_err().to_string().contains("at most 24"));
 }
 
