@@ -48,6 +48,7 @@ fn headers() -> Vec<(&'static str, Header)> {
             name: name.into(),
             table_offset: at,
             bottom_offset: at + 16 * ALIGN,
+            granules: 7,
             reserved: Reserved::default(),
         });
     }
@@ -88,21 +89,26 @@ fn page_tables() -> Vec<(&'static str, Vec<u8>)> {
     vec![("table", table), ("sets", sets)]
 }
 
-fn golden_files() -> u8 {
+/// The names of the golden files, as they are numbered.
+fn golden_files() -> Vec<String> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/files");
-    fs::read_dir(golden).expect("the golden files").count() as u8
+    let entries = fs::read_dir(golden).expect("the golden files");
+    let name = |entry: io::Result<fs::DirEntry>| entry.expect("an entry").file_name().into_string().expect("a name");
+    let mut names: Vec<String> = entries.map(name).map(|name| name.trim_end_matches(".xxd").to_string()).collect();
+    names.sort_by_key(|name| format!("{name}.xxd"));
+    names
+}
+
+/// The number of a golden file.
+fn golden(name: &str) -> u8 {
+    golden_files().iter().position(|file| file == name).expect("a golden file of that name") as u8
 }
 
 /// Every golden file, closed after a flush or left as it is; and one edit of each kind.
 fn files() -> Vec<(String, Vec<u8>)> {
-    let mut count = golden_files();
     let set = [0, 0, 8, 0, 0, 0, 0, 80, 0, 0, 0, 0];
-    let mut files = Vec::new();
-    while let Some(base) = count.checked_sub(1) {
-        files.push((format!("golden-{base:02}"), [&[base, base], &set[..]].concat()));
-        count = base;
-    }
-    // On the fifth file by name, clean-dirty.
+    let each = |(base, name)| (format!("golden-{name}"), [&[base, base], &set[..]].concat());
+    let mut files: Vec<_> = (0..).zip(golden_files()).map(each).collect();
     let edits: [(&str, &[u8]); 7] = [
         ("edit-bytes", &[0, 2, 0, 2, 2, 9, 9]),
         ("edit-field", &[1, 15, 15, 0, 0, 0, 0, 2]),
@@ -112,27 +118,28 @@ fn files() -> Vec<(String, Vec<u8>)> {
         ("edit-copy", &[6, 5, 1, 2]),
         ("edit-length", &[7, 0, 0, 0, 2]),
     ];
-    files.extend(edits.map(|(name, edit)| (name.into(), [&[4, 3], &set[..], edit].concat())));
+    files.extend(edits.map(|(name, edit)| (name.into(), [&[golden("clean-dirty"), 3], &set[..], edit].concat())));
     files
 }
 
 /// The same files, to be checked and repaired, with damage of each kind; and files that are none.
 fn repairs() -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<(String, Vec<u8>)> =
-        (0..golden_files()).map(|base| (format!("golden-{base:02}"), vec![base])).collect();
+    let each = |(base, name)| (format!("golden-{name}"), vec![base]);
+    let mut files: Vec<(String, Vec<u8>)> = (0..).zip(golden_files()).map(each).collect();
+    let one = golden("clean-dirty");
     let edits: [(&str, &[u8]); 12] = [
         ("no-bytes", &[255]),
         ("no-map", &[255, 1, 2, 3]),
-        ("page-flipped", &[4, 5, 0, 70, 255]),
-        ("sector-lost", &[4, 8, 0, 0, 80, 0]),
-        ("pages-and-entries-lost", &[4, 8, 0, 0, 80, 2, 8, 0, 0, 64, 0]),
-        ("disk-lost-sectors", &[132, 1, 0, 80, 2, 1, 0, 64, 0]),
-        ("disk-moved-sectors", &[132, 2, 80, 81, 0]),
-        ("disk-cut-short", &[132, 0, 0, 0, 2]),
-        ("sectors-moved", &[4, 15, 0, 80, 81, 1]),
-        ("copy-flipped", &[4, 0, 2, 0, 2, 2, 9, 9]),
-        ("copy-over-another", &[4, 6, 5, 1, 2]),
-        ("cut-short", &[4, 7, 0, 0, 0, 2]),
+        ("page-flipped", &[one, 5, 0, 70, 255]),
+        ("sector-lost", &[one, 8, 0, 0, 80, 0]),
+        ("pages-and-entries-lost", &[one, 8, 0, 0, 80, 2, 8, 0, 0, 64, 0]),
+        ("disk-lost-sectors", &[128 + one, 1, 0, 80, 2, 1, 0, 64, 0]),
+        ("disk-moved-sectors", &[128 + one, 2, 80, 81, 0]),
+        ("disk-cut-short", &[128 + one, 0, 0, 0, 2]),
+        ("sectors-moved", &[one, 15, 0, 80, 81, 1]),
+        ("copy-flipped", &[one, 0, 2, 0, 2, 2, 9, 9]),
+        ("copy-over-another", &[one, 6, 5, 1, 2]),
+        ("cut-short", &[one, 7, 0, 0, 0, 2]),
     ];
     files.extend(edits.map(|(name, bytes)| (name.into(), bytes.into())));
     files
