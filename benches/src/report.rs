@@ -2,6 +2,7 @@
 
 use crate::harness::{Against, Kind, Measured};
 use crate::rows::file::Counted;
+use crate::rows::latency::Latency;
 use crate::rows::processes::Scaled;
 use std::fmt::Write;
 
@@ -27,6 +28,9 @@ fn verdict(measured: &Measured) -> String {
 
 /// One table: what, ours, the peers, the limit, the target.
 pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> String {
+    if results.is_empty() && counted.is_empty() && scaled.is_empty() {
+        return String::new();
+    }
     let mut out =
         String::from("| operation | state | ours | peers (ours is so many times theirs) | limit | target |\n");
     out += "| --- | --- | --- | --- | --- | --- |\n";
@@ -57,7 +61,33 @@ pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> St
     out
 }
 
-pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> String {
+/// A table of its own: how long single sets take.
+pub fn latencies(latencies: &[Latency]) -> String {
+    let Some(first) = latencies.first() else { return String::new() };
+    let mut out = format!("| on {} | state | p50 | p99 | p99.9 | worst | of |\n", first.file_system);
+    out += "| --- | --- | --- | --- | --- | --- | --- |\n";
+    for Latency { what, state, p50, p99, p999, worst, operations, slow, flushes, fsyncs, .. } in latencies {
+        let times = [p50, p99, p999, worst].map(|&ns| time(ns as f64)).join(" | ");
+        let load = format!("{operations} operations, {slow} waited to be armed; {flushes} flushes, {fsyncs} fsyncs");
+        let _ = writeln!(out, "| {what} | {state} | {times} | {load} |");
+    }
+    out
+}
+
+/// A text with what stands between `<!-- table NAME -->` and the next `<!-- end -->` replaced, for each name that it has.
+pub fn with_tables(mut text: String, tables: &[(&str, String)]) -> String {
+    for (name, table) in tables.iter().filter(|(_, table)| !table.is_empty()) {
+        let begin = format!("<!-- table {name} -->\n");
+        if let Some(start) = text.find(&begin).map(|at| at + begin.len())
+            && let Some(len) = text[start..].find("<!-- end -->")
+        {
+            text.replace_range(start..start + len, table);
+        }
+    }
+    text
+}
+
+pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled], latencies: &[Latency]) -> String {
     let mut lines = Vec::new();
     for measured in results {
         let row = &measured.row;
@@ -87,6 +117,15 @@ pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> Str
                 r#""two_is_times_in_rounds": {:.4}, "limit": {:.4}, "at_least": {}}}"#
             ),
             what, state, ns, times, in_rounds, limit, least
+        ));
+    }
+    for l in latencies {
+        lines.push(format!(
+            concat!(
+                r#"  {{"operation": "latency of set: {}", "state": "{}", "file_system": "{}", "operations": {}, "#,
+                r#""p50_ns": {}, "p99_ns": {}, "p999_ns": {}, "worst_ns": {}, "slow_sets": {}, "flushes": {}, "fsyncs": {}}}"#
+            ),
+            l.what, l.state, l.file_system, l.operations, l.p50, l.p99, l.p999, l.worst, l.slow, l.flushes, l.fsyncs
         ));
     }
     format!("[\n{}\n]\n", lines.join(",\n"))

@@ -1,6 +1,7 @@
 //! The rows of the table.
 
 pub mod file;
+pub mod latency;
 pub mod memory;
 pub mod processes;
 
