@@ -9,6 +9,8 @@
 
 mod harness;
 mod inputs;
+#[path = "../../tests/common/mounted.rs"]
+mod mounted;
 mod peers;
 mod report;
 mod rows;
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
     let mut results = Vec::new();
     memory::rows(&scale, &mut results);
     file::rows(&scale, scratch.path(), &mut results);
-    let counted = if scale.filter.is_empty() { file::counted(scratch.path()) } else { Vec::new() };
+    let counted = if scale.wants("flush, counted") { file::counted(scratch.path()) } else { Vec::new() };
     let scaled = processes::rows(&scale, scratch.path());
     let latencies = latency::rows(&scale, device.path());
     let tables = [("main", report::table(&results, &counted, &scaled)), ("latency", report::latencies(&latencies))];

@@ -47,8 +47,10 @@ pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> St
         let _ = writeln!(out, "| {} | {} | {ours} | {peers} | {limit} | {} |", row.name, row.state, verdict(measured));
     }
     for Counted { what, state, found, unit, most } in counted {
-        let met = if found <= most { "met" } else { "**missed**" };
-        let _ = writeln!(out, "| {what} | {state} | {found:.3} {unit} | | | {most} {unit}: {met} |");
+        let target = most.map_or(String::new(), |most| {
+            format!("{most} {unit}: {}", if *found <= most { "met" } else { "**missed**" })
+        });
+        let _ = writeln!(out, "| {what} | {state} | {found:.3} {unit} | | | {target} |");
     }
     for Scaled { what, state, ns, times, in_rounds, limit, least } in scaled {
         let ns = time(*ns);
@@ -105,6 +107,7 @@ pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled], latenc
         ));
     }
     for Counted { what, state, found, unit, most } in counted {
+        let most = most.map_or("null".into(), |most| most.to_string());
         lines.push(format!(
             r#"  {{"operation": "{what}", "state": "{state}", "unit": "{unit}", "counted": {found:.4}, "at_most": {most}}}"#
         ));
