@@ -3,10 +3,11 @@
 //!     cargo run --release            in benches/: everything, some minutes
 //!     cargo run --release -- --quick smaller maps, fewer rounds: a minute, to see that it works
 //!
-//! `--filter TEXT` runs only rows whose names contain it. `--out DIR` also writes performance.json and
-//! performance.svg there, and the tables into performance.md if there is one. `--dir DIR` says where the files of timed rows are made; without it they are made in memory, and
+//! `--filter TEXT` runs only rows whose names contain it. `--out DIR` also writes performance.json,
+//! performance.svg and scale.svg there, and the tables into performance.md if there is one. `--dir DIR` says where the files of timed rows are made; without it they are made in memory, and
 //! those of which the latency is looked at on a disk.
 
+mod chart;
 mod harness;
 mod inputs;
 #[path = "../../tests/common/mounted.rs"]
@@ -15,7 +16,8 @@ mod peers;
 mod report;
 mod rows;
 
-use rows::{Scale, file, latency, memory, processes};
+use report::Found;
+use rows::{Scale, file, latency, memory, processes, scale};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,11 +26,16 @@ fn main() -> ExitCode {
     let (mut dir, mut out) = (None, None);
     let mut args = std::env::args().skip(1);
     // Only from this program itself.
-    if let [_, child, path, first, n] = &*std::env::args().collect::<Vec<_>>()
-        && child == "--child"
-    {
-        processes::child(path, first.parse().expect("a bit"), n.parse().expect("a number"));
-        return ExitCode::SUCCESS;
+    match &*std::env::args().collect::<Vec<_>>() {
+        [_, child, path, first, n] if child == "--child" => {
+            processes::child(path, first.parse().expect("a bit"), n.parse().expect("a number"));
+            return ExitCode::SUCCESS;
+        }
+        [_, child, what, size] if child == "--child-memory" => {
+            scale::child(what, size.parse().expect("a size"));
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
@@ -47,22 +54,29 @@ fn main() -> ExitCode {
     let fast = if in_memory.is_dir() { in_memory.to_path_buf() } else { std::env::temp_dir() };
     let scratch = tempfile::tempdir_in(dir.clone().unwrap_or(fast)).expect("a place for files");
     let device = tempfile::tempdir_in(latency::on_a_device(dir.as_deref())).expect("a place for files");
-    let mut results = Vec::new();
-    memory::rows(&scale, &mut results);
-    file::rows(&scale, scratch.path(), &mut results);
-    let counted = if scale.wants("flush, counted") { file::counted(scratch.path()) } else { Vec::new() };
-    let scaled = processes::rows(&scale, scratch.path());
-    let latencies = latency::rows(&scale, device.path());
-    let tables = [("main", report::table(&results, &counted, &scaled)), ("latency", report::latencies(&latencies))];
-    let found = tables.iter().filter(|(_, table)| !table.is_empty());
-    print!("{}", found.map(|(_, table)| table.as_str()).collect::<Vec<_>>().join("\n"));
+    let mut found = Found::default();
+    memory::rows(&scale, &mut found.measured);
+    file::rows(&scale, scratch.path(), &mut found.measured);
+    if scale.wants("flush, counted") {
+        found.counted = file::counted(scratch.path());
+    }
+    found.scaled = processes::rows(&scale, scratch.path());
+    found.latencies = latency::rows(&scale, device.path());
+    found.panels = scale::rows(&scale, scratch.path());
+    let tables = [
+        ("main", report::table(&found)),
+        ("latency", report::latencies(&found.latencies)),
+        ("scale", report::panels(&found.panels)),
+    ];
+    let printed = tables.iter().filter(|(_, table)| !table.is_empty());
+    print!("{}", printed.map(|(_, table)| table.as_str()).collect::<Vec<_>>().join("\n"));
     if let Some(out) = out {
-        let json = report::json(&results, &counted, &scaled, &latencies);
-        std::fs::write(out.join("performance.json"), json).expect("write the JSON file");
-        std::fs::write(out.join("performance.svg"), report::chart(&results)).expect("write the chart");
-        let text = out.join("performance.md");
-        if let Ok(old) = std::fs::read_to_string(&text) {
-            std::fs::write(text, report::with_tables(old, &tables)).expect("write the tables");
+        let write = |name: &str, text: String| std::fs::write(out.join(name), text).expect("write a result");
+        write("performance.json", report::json(&found));
+        write("performance.svg", chart::ratios(&found.measured));
+        write("scale.svg", chart::panels(&found.panels));
+        if let Ok(old) = std::fs::read_to_string(out.join("performance.md")) {
+            write("performance.md", report::with_tables(old, &tables));
         }
     }
     ExitCode::SUCCESS

@@ -4,6 +4,7 @@ pub mod file;
 pub mod latency;
 pub mod memory;
 pub mod processes;
+pub mod scale;
 
 use crate::harness::{Against, Row};
 
