@@ -7,8 +7,12 @@
 //!
 //! **A file system that shuts down** under the map, as it does when its device fails.
 
+#[path = "common/mounted.rs"]
+#[allow(dead_code, reason = "the loop device's counts are for others")]
+mod mounted;
+
 use dirtymap::{Access, DirtyMap, Durability, Options};
-use std::ffi::OsStr;
+use mounted::{Mounted, make, sh};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -20,48 +24,6 @@ use std::time::Duration;
 const GRANULE: u64 = 4096;
 /// Granules of the longest map here.
 const MOST: u64 = 3 * 4096 + 100;
-
-fn run(program: &str, args: &[&OsStr]) -> bool {
-    let ran = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    ran.is_ok_and(|status| status.success())
-}
-
-macro_rules! sh {
-    ($program:expr $(, $arg:expr)* $(,)?) => { run($program, &[$(OsStr::new(&$arg)),*]) };
-}
-
-/// A mounted image; unmounted at the end, whatever happens.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(image: &Path, at: &Path) -> Option<Mounted> {
-        fs::create_dir_all(at).expect("mount point");
-        sh!("mount", "-o", "loop", image, at).then(|| Mounted(at.to_path_buf()))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // A file that was just closed may be in use for a moment more.
-        for _ in 0..50 {
-            if sh!("umount", self.0) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        sh!("umount", "-l", self.0);
-    }
-}
-
-/// Makes a file system of some size in a new file.
-fn make(kind: &str, image: &Path, megabytes: u64) -> bool {
-    fs::File::create(image).and_then(|f| f.set_len(megabytes << 20)).expect("image");
-    match kind {
-        "ext4" => sh!("mkfs.ext4", "-q", "-F", image),
-        "xfs" => sh!("mkfs.xfs", "-q", "-f", image),
-        _ => sh!("mkfs.btrfs", "-q", "-f", image),
-    }
-}
 
 /// On tmpfs even reading a hole of a mapping takes space, and a signal comes where there is none.
 #[test]

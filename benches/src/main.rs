@@ -3,32 +3,39 @@
 //!     cargo run --release            in benches/: everything, some minutes
 //!     cargo run --release -- --quick smaller maps, fewer rounds: a minute, to see that it works
 //!
-//! `--filter TEXT` runs only rows whose names contain it. `--out DIR` also writes performance.json and
-//! performance.svg there. `--dir DIR` says where the files of timed rows are made.
+//! `--filter TEXT` runs only rows whose names contain it. `--out DIR` also writes performance.json,
+//! performance.svg and scale.svg there, and the tables into performance.md if there is one. `--dir DIR` says where the files of timed rows are made; without it they are made in memory, and
+//! those of which the latency is looked at on a disk.
 
+mod chart;
 mod harness;
 mod inputs;
+#[path = "../../tests/common/mounted.rs"]
+mod mounted;
 mod peers;
 mod report;
 mod rows;
 
-use rows::{Scale, file, memory, processes};
+use report::Found;
+use rows::{Scale, file, latency, memory, processes, scale};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut scale = Scale { bits: 1 << 30, rounds: 11, filter: String::new() };
-    let (mut dir, mut out) = (Path::new("/dev/shm").to_path_buf(), None);
-    if !dir.is_dir() {
-        dir = std::env::temp_dir();
-    }
+    let (mut dir, mut out) = (None, None);
     let mut args = std::env::args().skip(1);
     // Only from this program itself.
-    if let [_, child, path, first, n] = &*std::env::args().collect::<Vec<_>>()
-        && child == "--child"
-    {
-        processes::child(path, first.parse().expect("a bit"), n.parse().expect("a number"));
-        return ExitCode::SUCCESS;
+    match &*std::env::args().collect::<Vec<_>>() {
+        [_, child, path, first, n] if child == "--child" => {
+            processes::child(path, first.parse().expect("a bit"), n.parse().expect("a number"));
+            return ExitCode::SUCCESS;
+        }
+        [_, child, what, size] if child == "--child-memory" => {
+            scale::child(what, size.parse().expect("a size"));
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
@@ -36,24 +43,41 @@ fn main() -> ExitCode {
             "--quick" => scale = Scale { bits: 1 << 24, rounds: 5, ..scale },
             "--filter" => scale.filter = value(),
             "--out" => out = Some(PathBuf::from(value())),
-            "--dir" => dir = PathBuf::from(value()),
+            "--dir" => dir = Some(PathBuf::from(value())),
             _ => {
                 eprintln!("{arg}: not known; there are --quick, --filter TEXT, --out DIR and --dir DIR");
                 return ExitCode::from(16);
             }
         }
     }
-    let scratch = tempfile::tempdir_in(dir).expect("a place for files");
-    let mut results = Vec::new();
-    memory::rows(&scale, &mut results);
-    file::rows(&scale, scratch.path(), &mut results);
-    let counted = if scale.filter.is_empty() { file::counted(scratch.path()) } else { Vec::new() };
-    let scaled = processes::rows(&scale, scratch.path());
-    print!("{}", report::table(&results, &counted, &scaled));
+    let in_memory = Path::new("/dev/shm");
+    let fast = if in_memory.is_dir() { in_memory.to_path_buf() } else { std::env::temp_dir() };
+    let scratch = tempfile::tempdir_in(dir.clone().unwrap_or(fast)).expect("a place for files");
+    let device = tempfile::tempdir_in(latency::on_a_device(dir.as_deref())).expect("a place for files");
+    let mut found = Found::default();
+    memory::rows(&scale, &mut found.measured);
+    file::rows(&scale, scratch.path(), &mut found.measured);
+    if scale.wants("flush, counted") {
+        found.counted = file::counted(scratch.path());
+    }
+    found.scaled = processes::rows(&scale, scratch.path());
+    found.latencies = latency::rows(&scale, device.path());
+    found.panels = scale::rows(&scale, scratch.path());
+    let tables = [
+        ("main", report::table(&found)),
+        ("latency", report::latencies(&found.latencies)),
+        ("scale", report::panels(&found.panels)),
+    ];
+    let printed = tables.iter().filter(|(_, table)| !table.is_empty());
+    print!("{}", printed.map(|(_, table)| table.as_str()).collect::<Vec<_>>().join("\n"));
     if let Some(out) = out {
-        std::fs::write(out.join("performance.json"), report::json(&results, &counted, &scaled))
-            .expect("write the JSON file");
-        std::fs::write(out.join("performance.svg"), report::chart(&results)).expect("write the chart");
+        let write = |name: &str, text: String| std::fs::write(out.join(name), text).expect("write a result");
+        write("performance.json", report::json(&found));
+        write("performance.svg", chart::ratios(&found.measured));
+        write("scale.svg", chart::panels(&found.panels));
+        if let Ok(old) = std::fs::read_to_string(out.join("performance.md")) {
+            write("performance.md", report::with_tables(old, &tables));
+        }
     }
     ExitCode::SUCCESS
 }

@@ -1,8 +1,10 @@
-//! The results as a Markdown table, as JSON, and as a chart.
+//! The results as Markdown tables and as JSON.
 
 use crate::harness::{Against, Kind, Measured};
 use crate::rows::file::Counted;
+use crate::rows::latency::Latency;
 use crate::rows::processes::Scaled;
+use crate::rows::scale::{Panel, Unit};
 use std::fmt::Write;
 
 /// A time in the unit that suits it.
@@ -26,7 +28,11 @@ fn verdict(measured: &Measured) -> String {
 }
 
 /// One table: what, ours, the peers, the limit, the target.
-pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> String {
+pub fn table(found: &Found) -> String {
+    let Found { measured: results, counted, scaled, .. } = found;
+    if results.is_empty() && counted.is_empty() && scaled.is_empty() {
+        return String::new();
+    }
     let mut out =
         String::from("| operation | state | ours | peers (ours is so many times theirs) | limit | target |\n");
     out += "| --- | --- | --- | --- | --- | --- |\n";
@@ -43,8 +49,10 @@ pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> St
         let _ = writeln!(out, "| {} | {} | {ours} | {peers} | {limit} | {} |", row.name, row.state, verdict(measured));
     }
     for Counted { what, state, found, unit, most } in counted {
-        let met = if found <= most { "met" } else { "**missed**" };
-        let _ = writeln!(out, "| {what} | {state} | {found:.3} {unit} | | | {most} {unit}: {met} |");
+        let target = most.map_or(String::new(), |most| {
+            format!("{most} {unit}: {}", if *found <= most { "met" } else { "**missed**" })
+        });
+        let _ = writeln!(out, "| {what} | {state} | {found:.3} {unit} | | | {target} |");
     }
     for Scaled { what, state, ns, times, in_rounds, limit, least } in scaled {
         let ns = time(*ns);
@@ -57,9 +65,77 @@ pub fn table(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> St
     out
 }
 
-pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> String {
+/// A figure of a panel, in the unit that suits it.
+pub fn figure(value: f64, unit: Unit) -> String {
+    let scaled = |step: f64, names: [&str; 5]| {
+        let i = (0..4).rev().find(|&i| value >= step.powi(i + 1)).map_or(0, |i| i + 1);
+        let value = value / step.powi(i);
+        format!("{value:.*} {}", if value < 10.0 && i > 0 { 1 } else { 0 }, names[i as usize])
+    };
+    match unit {
+        Unit::Time => time(value),
+        Unit::Bytes => scaled(1024.0, ["B", "KiB", "MiB", "GiB", "TiB"]),
+        Unit::Rate => format!("{:.1} M", value / 1e6),
+        Unit::Times | Unit::Count if value >= 10.0 => format!("{value:.0}"),
+        Unit::Times | Unit::Count => format!("{value:.2}"),
+    }
+}
+
+/// A table for each panel.
+pub fn panels(panels: &[Panel]) -> String {
+    let mut out = Vec::new();
+    for Panel { title, x, unit, lines } in panels {
+        let mut table = format!("**{title}**\n\n| {} | {} |\n|", x.0, x.1.join(" | "));
+        table += &" --- |".repeat(x.1.len() + 1);
+        for (name, values) in lines {
+            let cell = |value: &Option<f64>| value.map_or("–".into(), |value| figure(value, *unit));
+            let _ = write!(table, "\n| {name} | {} |", values.iter().map(cell).collect::<Vec<_>>().join(" | "));
+        }
+        out.push(table + "\n");
+    }
+    out.join("\n")
+}
+
+/// A table of its own: how long single sets take.
+pub fn latencies(latencies: &[Latency]) -> String {
+    let Some(first) = latencies.first() else { return String::new() };
+    let mut out = format!("| on {} | state | p50 | p99 | p99.9 | worst | of |\n", first.file_system);
+    out += "| --- | --- | --- | --- | --- | --- | --- |\n";
+    for Latency { what, state, p50, p99, p999, worst, operations, slow, flushes, fsyncs, .. } in latencies {
+        let times = [p50, p99, p999, worst].map(|&ns| time(ns as f64)).join(" | ");
+        let load = format!("{operations} operations, {slow} waited to be armed; {flushes} flushes, {fsyncs} fsyncs");
+        let _ = writeln!(out, "| {what} | {state} | {times} | {load} |");
+    }
+    out
+}
+
+/// A text with what stands between `<!-- table NAME -->` and the next `<!-- end -->` replaced, for each name that it has.
+pub fn with_tables(mut text: String, tables: &[(&str, String)]) -> String {
+    for (name, table) in tables.iter().filter(|(_, table)| !table.is_empty()) {
+        let begin = format!("<!-- table {name} -->\n");
+        if let Some(start) = text.find(&begin).map(|at| at + begin.len())
+            && let Some(len) = text[start..].find("<!-- end -->")
+        {
+            text.replace_range(start..start + len, table);
+        }
+    }
+    text
+}
+
+/// Everything that one run has found.
+#[derive(Default)]
+pub struct Found {
+    pub measured: Vec<Measured>,
+    pub counted: Vec<Counted>,
+    pub scaled: Vec<Scaled>,
+    pub latencies: Vec<Latency>,
+    pub panels: Vec<Panel>,
+}
+
+pub fn json(found: &Found) -> String {
+    let Found { measured, counted, scaled, latencies, panels } = found;
     let mut lines = Vec::new();
-    for measured in results {
+    for measured in measured {
         let row = &measured.row;
         let times = measured.times.iter().map(|(name, kind, ns, ratio)| {
             let kind = ["ours", "peer", "limit"][*kind as usize];
@@ -75,6 +151,7 @@ pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> Str
         ));
     }
     for Counted { what, state, found, unit, most } in counted {
+        let most = most.map_or("null".into(), |most| most.to_string());
         lines.push(format!(
             r#"  {{"operation": "{what}", "state": "{state}", "unit": "{unit}", "counted": {found:.4}, "at_most": {most}}}"#
         ));
@@ -89,83 +166,25 @@ pub fn json(results: &[Measured], counted: &[Counted], scaled: &[Scaled]) -> Str
             what, state, ns, times, in_rounds, limit, least
         ));
     }
+    for l in latencies {
+        lines.push(format!(
+            concat!(
+                r#"  {{"operation": "latency of set: {}", "state": "{}", "file_system": "{}", "operations": {}, "#,
+                r#""p50_ns": {}, "p99_ns": {}, "p999_ns": {}, "worst_ns": {}, "slow_sets": {}, "flushes": {}, "fsyncs": {}}}"#
+            ),
+            l.what, l.state, l.file_system, l.operations, l.p50, l.p99, l.p999, l.worst, l.slow, l.flushes, l.fsyncs
+        ));
+    }
+    for Panel { title, x, unit, lines: of } in panels {
+        let unit = ["ns", "bytes", "times", "per second", "count"][*unit as usize];
+        for (name, values) in of {
+            let points = x.1.iter().zip(values).filter_map(|(x, value)| Some(format!(r#""{x}": {:.4}"#, (*value)?)));
+            lines.push(format!(
+                r#"  {{"scale": "{title}", "line": "{name}", "over": "{}", "unit": "{unit}", "points": {{{}}}}}"#,
+                x.0,
+                points.collect::<Vec<_>>().join(", ")
+            ));
+        }
+    }
     format!("[\n{}\n]\n", lines.join(",\n"))
-}
-
-const LEFT: f64 = 330.0;
-const WIDTH: f64 = 560.0;
-const STEP: f64 = 24.0;
-/// The ends of the scale: our time as a multiple.
-const SCALE: (f64, f64) = (1.0 / 64.0, 16.0);
-
-/// A dot for each peer and a ring for the limit: how many times its time ours is, on a logarithmic scale.
-pub fn chart(results: &[Measured]) -> String {
-    let rows: Vec<_> = results.iter().filter(|m| m.times.len() > 1).collect();
-    let bottom = 60.0 + STEP * rows.len() as f64;
-    let x = |ratio: f64| {
-        let at = ratio.clamp(SCALE.0, SCALE.1).ln();
-        LEFT + WIDTH * (at - SCALE.0.ln()) / (SCALE.1.ln() - SCALE.0.ln())
-    };
-    let mut out = format!(
-        concat!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" font-family="sans-serif" font-size="12">"#,
-            "\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-            "<text x=\"10\" y=\"20\">our time as a multiple of each contender's; left of 1 we are faster</text>\n"
-        ),
-        LEFT + WIDTH + 40.0,
-        bottom + 40.0
-    );
-    let mut mark = SCALE.0;
-    while mark <= SCALE.1 {
-        let (at, colour) = (x(mark), if mark == 1.0 { "black" } else { "#ddd" });
-        let label = if mark < 1.0 { format!("1/{}", 1.0 / mark) } else { format!("{mark}") };
-        let _ = writeln!(out, r#"<line x1="{at:.1}" x2="{at:.1}" y1="45" y2="{bottom}" stroke="{colour}"/>"#);
-        let _ = writeln!(out, r#"<text x="{at:.1}" y="40" text-anchor="middle">{label}</text>"#);
-        mark *= 2.0;
-    }
-    let colours = [
-        ("fixedbitset", "#1f77b4"),
-        ("roaring", "#ff7f0e"),
-        ("croaring", "#2ca02c"),
-        ("hibitset", "#9467bd"),
-        ("vm-memory", "#8c564b"),
-    ];
-    let mut y = 60.0;
-    for measured in rows {
-        let state = measured.row.state.split([',', ';']).take(2).collect::<Vec<_>>().join(",");
-        let label: String = format!("{}: {state}", measured.row.name).chars().take(56).collect();
-        let _ = writeln!(out, r#"<text x="{}" y="{y}" text-anchor="end" font-size="10">{label}</text>"#, LEFT - 8.0);
-        let middle = y - 4.0;
-        if let (Some((_, most, _)), Some((_, against))) = (measured.verdict(), measured.row.target)
-            && !matches!(against, Against::Clock)
-        {
-            let at = x(most);
-            let (top, foot) = (middle - 9.0, middle + 9.0);
-            let _ = writeln!(out, r#"<line x1="{at:.1}" x2="{at:.1}" y1="{top}" y2="{foot}" stroke="red"/>"#);
-        }
-        for &(name, kind, _, ratio) in &measured.times[1..] {
-            let at = x(ratio);
-            let colour = colours.iter().find(|c| c.0 == name).map_or("none", |c| c.1);
-            let edge = if kind == Kind::Limit { "black" } else { colour };
-            let title = format!("<title>{name}: {ratio:.2}</title>");
-            let _ = writeln!(
-                out,
-                r#"<circle cx="{at:.1}" cy="{middle}" r="5" fill="{colour}" stroke="{edge}">{title}</circle>"#
-            );
-        }
-        y += STEP;
-    }
-    let mut at = LEFT;
-    for (name, colour) in colours.iter().copied().chain([("limit", "none"), ("target", "red")]) {
-        let y = bottom + 20.0;
-        let edge = if colour == "none" { "black" } else { colour };
-        if name == "target" {
-            let _ = writeln!(out, r#"<line x1="{at}" x2="{at}" y1="{}" y2="{}" stroke="red"/>"#, y - 9.0, y + 9.0);
-        } else {
-            let _ = writeln!(out, r#"<circle cx="{at}" cy="{y}" r="5" fill="{colour}" stroke="{edge}"/>"#);
-        }
-        let _ = writeln!(out, r#"<text x="{}" y="{}">{name}</text>"#, at + 9.0, y + 4.0);
-        at += 85.0;
-    }
-    out + "</svg>\n"
 }

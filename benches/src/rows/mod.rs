@@ -1,8 +1,10 @@
 //! The rows of the table.
 
 pub mod file;
+pub mod latency;
 pub mod memory;
 pub mod processes;
+pub mod scale;
 
 use crate::harness::{Against, Row};
 
