@@ -38,6 +38,15 @@ pub(crate) fn words_touched(bits: &Range<u64>) -> Range<u64> {
     if bits.start < bits.end { bits.start / WORD_BITS..(bits.end - 1) / WORD_BITS + 1 } else { 0..0 }
 }
 
+/// Words that a search or a loop over many of them looks at. Only tests count them.
+#[inline(always)]
+fn looked_at(words: u64) {
+    #[cfg(test)]
+    work::count(words);
+    #[cfg(not(test))]
+    let _ = words;
+}
+
 impl<W> Levels<W> {
     /// Levels, the top one first, above a bottom of `bits` bits. Looks at nothing.
     pub(crate) fn new(level: [W; LEVELS], bits: u64) -> Self {
@@ -55,6 +64,7 @@ impl<W: Words> Levels<W> {
     /// Word `i` of level `k`; zero past its end.
     #[inline]
     pub(crate) fn word(&self, k: usize, i: u64) -> u64 {
+        looked_at(1);
         if i < self.level[k].len() as u64 { self.level[k].load(i as usize) } else { 0 }
     }
 
@@ -120,6 +130,7 @@ impl<W: Words> Levels<W> {
             if word >= self.level[k].len() as u64 {
                 return None;
             }
+            looked_at(1);
             let rest = self.level[k].load(word as usize) & (u64::MAX << (bit % WORD_BITS));
             if rest == 0 {
                 if k == 0 {
@@ -175,6 +186,7 @@ impl<W: Words> Levels<W> {
         let below = &self.level[k + 1];
         let first = word * WORD_BITS;
         let end = (first + WORD_BITS).min(below.len() as u64);
+        looked_at(end - first);
         (first..end).fold(0, |sum, i| sum | u64::from(below.load(i as usize) != 0) << (i - first))
     }
 }
@@ -463,3 +475,5 @@ pub(crate) use walk::Walk;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod work;

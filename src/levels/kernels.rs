@@ -2,8 +2,16 @@
 //!
 //! Invariant kept here: none of them knows of levels, and all give the same with and without wide instructions.
 
-use crate::sys::cpu::{Kernel, wide};
+use super::looked_at;
+use crate::sys::cpu::{self, Kernel};
 use crate::words::WORD_BITS;
+
+/// Runs a loop over so many words.
+#[inline]
+fn over<K: Kernel>(words: usize, kernel: K) -> K::Output {
+    looked_at(words as u64);
+    cpu::wide(kernel)
+}
 
 /// Bits set.
 struct Count<'a>(&'a [u64]);
@@ -18,7 +26,7 @@ impl Kernel for Count<'_> {
 
 /// Bits set in these words.
 pub(super) fn count(words: &[u64]) -> u64 {
-    wide(Count(words))
+    over(words.len(), Count(words))
 }
 
 /// Sets all bits.
@@ -34,7 +42,7 @@ impl Kernel for Fill<'_> {
 
 /// Sets all bits of these words; returns how many were clear.
 pub(super) fn fill(words: &mut [u64]) -> u64 {
-    wide(Fill(words))
+    over(words.len(), Fill(words))
 }
 
 /// Clears all bits.
@@ -50,7 +58,7 @@ impl Kernel for Clear<'_> {
 
 /// Clears all bits of these words; returns how many were set.
 pub(super) fn clear(words: &mut [u64]) -> u64 {
-    wide(Clear(words))
+    over(words.len(), Clear(words))
 }
 
 /// Sets bits that others have.
@@ -71,7 +79,7 @@ impl Kernel for Merge<'_> {
 
 /// Sets in `to` what is set in `from`, which is as long; returns how many bits were clear.
 pub(super) fn merge(to: &mut [u64], from: &[u64]) -> u64 {
-    wide(Merge(to, from))
+    over(to.len(), Merge(to, from))
 }
 
 /// Up to 64 words replaced by what a function makes of them and others.
@@ -93,7 +101,7 @@ impl<F: Fn(u64, u64) -> u64> Kernel for Filter<'_, F> {
 
 /// Replaces each word by what `keep` makes of it and of the one beside it; returns how many bits changed.
 pub(super) fn filter(to: &mut [u64], from: &[u64], keep: impl Fn(u64, u64) -> u64) -> u64 {
-    wide(Filter(to, from, keep))
+    over(to.len(), Filter(to, from, keep))
 }
 
 /// Words replaced by little-endian ones.
@@ -116,7 +124,7 @@ impl Kernel for Load<'_> {
 
 /// Replaces words by little-endian ones; returns how many bits changed, and how many of them are clear now.
 pub(super) fn load(to: &mut [u64], from: &[[u8; 8]]) -> (u64, u64) {
-    wide(Load(to, from))
+    over(to.len(), Load(to, from))
 }
 
 /// Little-endian words where only zeros were.
@@ -137,7 +145,7 @@ impl Kernel for LoadFresh<'_> {
 /// Replaces zero words by little-endian ones, or touches nothing if those are zero as well; returns how many bits are
 /// set.
 pub(super) fn load_fresh(to: &mut [u64], from: &[[u8; 8]]) -> u64 {
-    wide(LoadFresh(to, from))
+    over(to.len(), LoadFresh(to, from))
 }
 
 /// One bit for each word.
@@ -153,12 +161,13 @@ impl Kernel for Summary<'_> {
 
 /// Which of up to 64 words are not zero.
 pub(super) fn summary(words: &[u64]) -> u64 {
-    wide(Summary(words))
+    over(words.len(), Summary(words))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::cpu::wide;
 
     /// What a kernel answers and leaves of `words`, with wide instructions (where there are any) and without.
     macro_rules! check {

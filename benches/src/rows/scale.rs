@@ -211,13 +211,13 @@ fn maps(dir: &Path) -> Vec<Panel> {
 
 /// A process of its own for each figure, since memory that others have used and given back would be in the way.
 pub fn child(what: &str, size: u32) {
-    let field = |name: &str| -> u64 {
-        let text = std::fs::read_to_string("/proc/self/status").expect("proc");
+    let field = |file: &str, name: &str| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/self/{file}")).expect("proc");
         let line = text.lines().find(|line| line.starts_with(name)).expect("a field");
         line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") << 10
     };
-    let resident = || field("RssAnon:") + field("VmPTE:");
-    let mapped = || field("VmSize:");
+    let resident = || field("smaps_rollup", "Anonymous:") + field("status", "VmPTE:");
+    let mapped = || field("status", "VmSize:");
     let bits = 1u64 << size;
     let (kind, state) = what.split_once(' ').expect("a kind and a state");
     let some = positions(bits, if kind == "bitmap" { SPARSE } else { FEW });
