@@ -111,15 +111,22 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
     #[inline]
     fn fold<B, F: FnMut(B, u64) -> B>(mut self, init: B, mut f: F) -> B {
         let mut value = init;
-        while self.peek_bit().is_some() {
-            let (first, mut word) = (self.index * WORD_BITS, std::mem::take(&mut self.seen));
-            self.bits.start = first + WORD_BITS - u64::from(word.leading_zeros());
+        if !S::STABLE {
+            for item in self.by_ref() {
+                value = f(value, item);
+            }
+            return value;
+        }
+        let shift = self.map.geometry().granularity();
+        let mut each = |mut value, i, mut word: u64| {
             while word != 0 {
-                value = f(value, self.item(first + u64::from(word.trailing_zeros())));
+                value = f(value, (i * WORD_BITS + u64::from(word.trailing_zeros())) << shift);
                 word &= word - 1;
             }
-        }
-        value
+            value
+        };
+        let rest = each(value, self.index, self.seen);
+        self.map.fold_words(self.walk, &self.bits, rest, each)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -219,6 +226,51 @@ impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
         };
         self.items.start = area.end;
         Some(area)
+    }
+
+    /// What `for_each`, `sum` and the like do: word by word, and within one from run to run.
+    #[inline]
+    fn fold<B, F: FnMut(B, Range<u64>) -> B>(mut self, init: B, mut f: F) -> B {
+        let mut value = init;
+        if !S::STABLE {
+            for area in self.by_ref() {
+                value = f(value, area);
+            }
+            return value;
+        }
+        if let Some(area) = self.seen.take() {
+            self.items.start = area.end;
+            value = f(value, area);
+        }
+        let (g, items) = (self.map.geometry(), self.items.clone());
+        let bits = g.touched(&items);
+        // Whole granules are below 2^64 also where the last one reaches past the end.
+        let area = |run: &Range<u64>| {
+            (run.start << g.granularity()).max(items.start)..(run.end << g.granularity()).min(items.end)
+        };
+        // A run that may go on in the next word.
+        let mut open = 0..0;
+        let mut each = |mut value, i, mut word: u64| {
+            let first = i * WORD_BITS;
+            while word != 0 {
+                let start = u64::from(word.trailing_zeros());
+                // Adding the first bit of a run clears the run and carries into the bit behind it, or out of the word.
+                let carried = word.wrapping_add(1 << start);
+                let end = u64::from((carried & !word).trailing_zeros());
+                word &= carried;
+                if open.end != first + start {
+                    if open.start != open.end {
+                        value = f(value, area(&open));
+                    }
+                    open.start = first + start;
+                }
+                open.end = first + end;
+            }
+            value
+        };
+        let rest = each(value, self.index, self.rest);
+        value = self.map.fold_words(self.walk, &bits, rest, each);
+        if open.start != open.end { f(value, area(&open)) } else { value }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

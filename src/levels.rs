@@ -186,6 +186,9 @@ impl<W: Words> Levels<W> {
         let below = &self.level[k + 1];
         let first = word * WORD_BITS;
         let end = (first + WORD_BITS).min(below.len() as u64);
+        if let Some(words) = below.plain() {
+            return kernels::summary(&words[first as usize..end as usize]);
+        }
         looked_at(end - first);
         (first..end).fold(0, |sum, i| sum | u64::from(below.load(i as usize) != 0) << (i - first))
     }

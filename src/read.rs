@@ -52,6 +52,11 @@ pub trait Search {
     fn step(&self, _walk: &mut Walk) -> Option<(u64, u64)> {
         None
     }
+    /// Folds the words of a [stable](Self::STABLE) map that have some of `bits`, only those of them, and where they are, from
+    /// where a walk is: [`step`](Self::step) for all of them at once. Such a map must provide this, too.
+    fn fold_words<B>(&self, _walk: Walk, _bits: &Range<u64>, init: B, _f: impl FnMut(B, u64, u64) -> B) -> B {
+        init
+    }
     /// Itself, if it is one in memory, for what is quicker with two of them.
     fn as_bitmap(&self) -> Option<&Bitmap> {
         None

@@ -17,6 +17,11 @@ pub(crate) trait Words {
     fn len(&self) -> usize;
     /// The word at `i`, which must be less than `len()`.
     fn load(&self, i: usize) -> u64;
+    /// All of them, where nobody else can change them.
+    #[inline]
+    fn plain(&self) -> Option<&[u64]> {
+        None
+    }
 }
 
 /// An array of words that can be changed.
@@ -37,6 +42,10 @@ impl Words for Vec<u64> {
     #[inline]
     fn load(&self, i: usize) -> u64 {
         self[i]
+    }
+    #[inline]
+    fn plain(&self) -> Option<&[u64]> {
+        Some(self)
     }
 }
 

@@ -491,6 +491,10 @@ impl Search for Bitmap {
     fn step(&self, walk: &mut Walk) -> Option<(u64, u64)> {
         walk.next(|k, i| self.levels.word(k, i), |block| self.levels.fetch_block(block))
     }
+    #[inline]
+    fn fold_words<B>(&self, walk: Walk, bits: &Range<u64>, init: B, f: impl FnMut(B, u64, u64) -> B) -> B {
+        self.levels.fold_words(walk, bits, init, f)
+    }
     fn as_bitmap(&self) -> Option<&Bitmap> {
         Some(self)
     }

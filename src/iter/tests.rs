@@ -306,6 +306,9 @@ proptest! {
         let mut folded = Vec::new();
         granules.clone().for_each(|item| folded.push(item));
         prop_assert_eq!(folded, items(&left));
+        let mut folded = Vec::new();
+        areas.clone().for_each(|area| folded.push(area));
+        prop_assert_eq!(&folded, &areas_left);
         prop_assert!(granules.eq(items(&left)));
         prop_assert!(areas.eq(areas_left));
         prop_assert!(words.eq(words_left));

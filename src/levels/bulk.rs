@@ -6,7 +6,7 @@
 //! A *block* is the 64 words under one word of the level above. Where that one is not zero, all of them are gone through:
 //! that is quicker than looking for those that are not, and their memory is there.
 
-use super::{Levels, kernels, words_touched};
+use super::{Levels, Walk, kernels, looked_at, words_touched};
 use crate::geometry::{BOTTOM, mask_in};
 use crate::words::WORD_BITS;
 use std::ops::Range;
@@ -38,6 +38,33 @@ impl Levels<Vec<u64>> {
             blocks.start = found.end;
             Some((found.start * BLOCK).max(words.start)..(found.end * BLOCK).min(words.end))
         })
+    }
+
+    /// Folds the words that have some of `bits`, with where they are, from where a walk is.
+    #[inline]
+    pub(crate) fn fold_words<B>(
+        &self,
+        mut walk: Walk,
+        bits: &Range<u64>,
+        init: B,
+        mut f: impl FnMut(B, u64, u64) -> B,
+    ) -> B {
+        let (mut value, bottom, touched) = (init, self.bottom(), words_touched(bits));
+        while let Some((block, ahead)) = walk.next_block(|k, i| self.word(k, i), |block| self.fetch_block(block))
+            && block * BLOCK < touched.end
+        {
+            let mut ahead = ahead & mask_in(block, &touched);
+            looked_at(ahead.count_ones().into());
+            let words = &bottom[(block * BLOCK) as usize..((block + 1) * BLOCK).min(touched.end) as usize];
+            let inside = bits.start <= block * BLOCK * WORD_BITS && (block + 1) * BLOCK * WORD_BITS <= bits.end;
+            while ahead != 0 {
+                let i = u64::from(ahead.trailing_zeros());
+                ahead &= ahead - 1;
+                let (word, i) = (words[i as usize], block * BLOCK + i);
+                value = f(value, i, if inside { word } else { word & mask_in(i, bits) });
+            }
+        }
+        value
     }
 
     /// Bits set among `bits`.

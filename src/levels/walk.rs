@@ -10,7 +10,7 @@ use crate::words::WORD_BITS;
 const LOW: usize = BOTTOM - 1;
 
 /// How many blocks before it comes there a walk tells. What a block holds takes less time than memory takes to answer.
-const AHEAD: u64 = 4;
+const AHEAD: u64 = 8;
 
 /// Where a walk is, and what it has seen of the levels above.
 ///
@@ -71,6 +71,16 @@ impl Walk {
                 return None;
             }
         }
+    }
+
+    /// The next block and which of its words, of those still ahead, are not zero, unless their summaries are stale. The walk
+    /// is behind it then. `load` and `soon` as for [`next`](Self::next).
+    #[inline]
+    pub(crate) fn next_block(&mut self, load: impl Fn(usize, u64) -> u64, soon: impl Fn(u64)) -> Option<(u64, u64)> {
+        if self.ahead[LOW] == 0 && !self.climb(&load, &soon) {
+            return None;
+        }
+        Some((self.at[LOW], std::mem::take(&mut self.ahead[LOW])))
     }
 
     /// Goes to the next word of the level above the bottom that is not zero, over the levels above that. Whether there is

@@ -56,8 +56,11 @@ fn walking_looks_at_each_word_that_is_not_zero_once() {
         let mut walk = Walk::from(0);
         std::iter::from_fn(|| walk.next(|k, i| levels.word(k, i), |_| {})).count() as u64
     });
-    assert_eq!(found, SET);
-    assert_eq!(looks, (0..LEVELS).map(|k| nonzero(&bits, k)).sum::<u64>());
+    let each_once = (0..LEVELS).map(|k| nonzero(&bits, k)).sum::<u64>();
+    assert_eq!((looks, found), (each_once, SET));
+    // The same, of all that is left at once.
+    let (looks, found) = counted(|| levels.fold_words(Walk::from(0), &(0..BITS), 0, |n, _, _| n + 1));
+    assert_eq!((looks, found), (each_once, SET));
 }
 
 #[test]
