@@ -3,7 +3,7 @@
 mod common;
 
 use common::Finally;
-use dirtymap::{Access, DirtyMap, Durability, Error, FileState, ImageStamp, Options, check, inspect};
+use dirtymap::{Access, DirtyMap, Durability, Error, FileState, ImageStamp, Options, Verdict, check, inspect};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -261,6 +261,52 @@ fn who_joins_with_another_image_gets_everything_dirty() {
         assert!(joined.recovery().image_changed.is_some());
         assert!(joined.is_full() && first.is_full());
     });
+}
+
+#[test]
+fn what_others_add_after_a_reset_or_after_a_backup_began_is_not_called_exact() {
+    let (dir, path) = new_map(Durability::PowerLoss);
+    let image = |name: &str| {
+        let file = std::fs::File::create(dir.path().join(name)).unwrap();
+        file.set_len(LEN).unwrap();
+        ImageStamp::of(&file).unwrap()
+    };
+    let (mine, others) = (image("mine"), image("others"));
+    let verdict = |map: &DirtyMap| map.info().unwrap().verdict;
+    for backup in [false, true] {
+        std::fs::remove_file(&path).unwrap();
+        Options::new().image(mine).create(&path, LEN).unwrap().close_with_image(&mine).unwrap();
+        let map = shared().image(mine).open(&path).unwrap();
+        map.set(0..1).unwrap();
+        let checkpoint = if backup {
+            map.begin_backup(&others).unwrap();
+            Some(map.freeze(None).unwrap().uuid)
+        } else {
+            map.reset_all().unwrap();
+            None
+        };
+        let joined = shared().image(others).open(&path).unwrap();
+        assert!(joined.recovery().image_changed.is_some());
+        if let Some(uuid) = checkpoint {
+            map.commit_checkpoint(uuid, false).unwrap();
+            map.complete_backup(&others).unwrap();
+        }
+        map.flush().unwrap();
+        assert!(map.is_full());
+        assert_eq!(verdict(&map), Verdict::Superset, "backup: {backup}");
+        // What has been seen of it is forgotten.
+        if backup {
+            map.begin_backup(&others).unwrap();
+            map.reset_all().unwrap();
+            map.complete_backup(&others).unwrap();
+        } else {
+            map.reset_all().unwrap();
+            map.flush().unwrap();
+        }
+        assert_eq!(verdict(&map), Verdict::Exact, "backup: {backup}");
+        joined.close().unwrap();
+        map.close().unwrap();
+    }
 }
 
 #[test]

@@ -6,9 +6,9 @@
 //! when a durable header says NORMAL. An abort commits ABORTING first, so that a freezer who lives resets nothing that is
 //! being put back. (tests/model_freeze.rs)
 
+use super::added::{forget, remember};
 use super::core::Core;
 use super::frozen::Here;
-use super::open::remember;
 use super::points::bitmap_of;
 use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
@@ -201,8 +201,7 @@ impl Core {
         header.committed_time = facts::now();
         if header.dirt_time < point.time {
             // What recovery had added was in the point at the latest.
-            header.dirt_reasons = Reasons::NONE;
-            header.dirt_time = 0;
+            forget(&mut header);
         }
         if keep {
             point.role = PointRole::Kept;

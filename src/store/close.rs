@@ -3,12 +3,13 @@
 //! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
 //! durable write of the session failed.
 
+use super::added::{added, forget};
 use super::core::Core;
 use super::image::ImageStamp;
 use super::view::runtime;
 use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
-use crate::format::{Header, Reasons, Runs, Stamp, State, Uuid};
+use crate::format::{Header, Runs, Stamp, State, Uuid};
 use crate::sys::{Lock, facts};
 use crate::trace::event;
 use crate::weak::{Weak, weak};
@@ -235,16 +236,22 @@ impl DirtyMap {
     }
 
     /// Records that a backup is about to write `target` or to change its size, so that it is known again should the
-    /// backup be interrupted.
+    /// backup be interrupted. Call it before the image is read: dirt that is added from here on is none that the backup
+    /// takes away.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn begin_backup(&self, target: &ImageStamp) -> Result<()> {
-        self.core()?.amend(|header| header.target = Some(Stamp { exact: false, ..target.0 }))
+        let core = self.core()?;
+        core.amend(|header| {
+            header.target = Some(Stamp { exact: false, ..target.0 });
+            core.backup_began.set(Some(added(header)));
+        })
     }
 
-    /// Records that a backup to `target` (as it is now) is complete: flushes, and forgets what recovery had added.
-    /// The caller has reset what was copied, after syncing the target.
+    /// Records that a backup to `target` (as it is now) is complete: flushes, and forgets what recovery had added; but not
+    /// what was added since this process [began it](Self::begin_backup), if it did. The caller has reset what was copied, after
+    /// syncing the target.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Io`].
@@ -254,9 +261,12 @@ impl DirtyMap {
         core.amend(|header| {
             header.target = Some(target.0);
             header.backup_time = facts::now();
-            header.dirt_reasons = Reasons::NONE;
-            header.dirt_time = 0;
-        })
+            if core.backup_began.get().is_none_or(|began| began == added(header)) {
+                forget(header);
+            }
+        })?;
+        core.backup_began.set(None);
+        Ok(())
     }
 
     /// Whether `target` is what the last backup of this map wrote: `None` when there was none, else what differs,

@@ -3,6 +3,7 @@
 //! Invariant kept here: whoever holds the [`Update`] guard is alone, among all threads and processes,
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
+use super::added::Seen;
 use super::changes::SharedChanges;
 use super::frozen::Cache;
 use super::headers::{self, Published};
@@ -53,8 +54,10 @@ pub(crate) struct Core {
     state: Mutex<Update>,
     /// Words that threads of this process wait to have armed.
     pub(super) waiting: Mutex<Vec<Range<u64>>>,
-    /// A reset of everything was done, and recovery's dirt is forgotten with the next flush.
-    pub(super) all_reset: AtomicBool,
+    /// A reset of everything was done, and the dirt that was added before it is forgotten with the next flush.
+    pub(super) all_reset: Seen,
+    /// What dirt had been added when a backup began.
+    pub(super) backup_began: Seen,
     failed: AtomicBool,
     /// Which chunks were changed, if somebody wants to know.
     pub(super) changes: SharedChanges,
@@ -155,7 +158,8 @@ impl Core {
             born: fork::generation()?,
             state: Mutex::new(Update { allocated, ..Update::default() }),
             waiting: Mutex::default(),
-            all_reset: AtomicBool::new(false),
+            all_reset: Seen::default(),
+            backup_began: Seen::default(),
             failed: AtomicBool::new(false),
             changes: SharedChanges::default(),
             space: Mutex::default(),

@@ -3,6 +3,7 @@
 //! Invariant kept here: a word leaves the list only after, in one hold of the update lock, it was
 //! disarmed, untouched, snapshotted, and its page and page-table entry were made durable (rule 3).
 
+use super::added::{added, forget};
 use super::core::{Core, Locked};
 use super::pages::{self, PageContent};
 use super::view::{View, runtime};
@@ -61,7 +62,8 @@ impl Locked<'_> {
                 }
                 handled
             };
-            let clears_reasons = !more && core.all_reset.load(SeqCst) && header.dirt_reasons != Reasons::NONE;
+            let known = core.all_reset.get() == Some(added(&header));
+            let clears_reasons = !more && known && header.dirt_reasons != Reasons::NONE;
             if handled.is_empty() && !clears_reasons {
                 break;
             }
@@ -87,8 +89,7 @@ impl Locked<'_> {
                 self.untouch(&redo);
             }
             if clears_reasons {
-                header.dirt_reasons = Reasons::NONE;
-                header.dirt_time = 0;
+                forget(&mut header);
             }
             if !core.lists_all || clears_reasons {
                 if !core.lists_all {
@@ -98,7 +99,7 @@ impl Locked<'_> {
             }
             event!(DEBUG, "flushed", pages = redo.len(), listed = header.runs.words());
             if clears_reasons {
-                core.all_reset.store(false, SeqCst);
+                core.all_reset.set(None);
             }
             if !more {
                 break;

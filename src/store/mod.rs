@@ -3,6 +3,7 @@
 //! Invariant kept here: coverage. What `set` has returned `Ok` for reads dirty after any crash and any
 //! recovery, until someone resets it. docs/design.md tells why it holds, `weak` lists the steps it hangs on.
 
+mod added;
 mod arm;
 mod attach;
 mod changes;
@@ -62,7 +63,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use view::View;
 
@@ -326,9 +327,11 @@ impl DirtyMap {
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn reset_all(&self) -> Result<()> {
         let core = self.core()?;
+        // Before anything is reset: what others add meanwhile is not forgotten.
+        let added = added::added(&core.lock()?.adopt()?);
         core.reset_bits(0..core.geometry().bits())?;
         // What is in an outstanding point may be put back.
-        core.all_reset.store(frozen::is_normal(core.checkpoint_word()), SeqCst);
+        core.all_reset.set(frozen::is_normal(core.checkpoint_word()).then_some(added));
         Ok(())
     }
 

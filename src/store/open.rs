@@ -4,6 +4,7 @@
 //! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
 
+use super::added::remember;
 use super::core::{self, Core, Parts};
 use super::frozen::Frozen;
 use super::headers::{self, Copies, Newest, Published};
@@ -88,13 +89,6 @@ impl Recovery {
             remember(header, reasons);
         }
     }
-}
-
-/// Has the header say why there is more dirt than was set.
-pub(super) fn remember(header: &mut Header, reasons: Reasons) {
-    header.dirt_reasons |= reasons;
-    // Never before an outstanding point, whatever the clock says now: this dirt is not in it.
-    header.dirt_time = header.outstanding().map_or(i64::MIN, |point| point.time).max(facts::now());
 }
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
@@ -507,6 +501,8 @@ impl Core {
         if recovery.image_changed.is_some() {
             self.amend(|header| recovery.remember(header))?;
             self.set_bits(0..self.geometry().bits())?;
+            // Again: others may have reset everything in between, and forget with that what they had read of the reasons.
+            self.amend(|header| recovery.remember(header))?;
         }
         told.fetch_or(runtime::IMAGE_TRACKED, SeqCst);
         Ok(recovery)

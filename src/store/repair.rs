@@ -5,6 +5,7 @@
 //! doubt is durable in both pairs before the first page, and a point that is not all dirty yet has a page that fails.
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
+use super::added::remember;
 use super::check::{self, damaged_copies};
 use super::headers::{self, Copies, Newest};
 use super::open::{self, Recovery, all_words, items_in, words_of_pages};
@@ -281,7 +282,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         let mut next = header.clone();
         recovery.remember(&mut next);
         if damage {
-            open::remember(&mut next, Reasons::REPAIR);
+            remember(&mut next, Reasons::REPAIR);
         }
         super::close::set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
         let mut pair = newest.pair;

@@ -165,7 +165,8 @@ impl Core {
         if self.degraded() && !weak(Weak::TruncateForgetError) {
             core.degrade();
         }
-        core.all_reset.store(self.all_reset.load(SeqCst), SeqCst);
+        core.all_reset.set(self.all_reset.get());
+        core.backup_began.set(self.backup_began.get());
         core.view.runtime()[runtime::SHARED].store(u64::from(self.shared), SeqCst);
         core.view.runtime()[runtime::IMAGE].store(self.view.runtime()[runtime::IMAGE].load(SeqCst), SeqCst);
         core.view.set_nonce(&header.nonce.0);

@@ -118,6 +118,20 @@ fn a_target_that_is_not_the_last_backup_is_refused_unless_forced() {
 }
 
 #[test]
+fn a_target_that_cannot_be_made_makes_nothing_dirty() {
+    let set = Set::backed_up(SIZE);
+    set.write(MIB, b"written");
+    let dangling = set.dir.path("dangling");
+    std::os::unix::fs::symlink("nowhere/at/all", &dangling).expect("link");
+    for target in [set.dir.path("nowhere/backup.raw"), dangling] {
+        dm!("backup", set.image, target, "--map", set.map).exits(8);
+        assert_eq!(areas(&set.map), [MIB..MIB + GRANULE]);
+    }
+    set.back_up(&[]).exits(0);
+    set.assert_equal();
+}
+
+#[test]
 fn a_map_without_a_backup_refuses_what_holds_data_and_takes_what_holds_none() {
     let set = Set::new(SIZE);
     fs::write(&set.target, b"precious").expect("write");

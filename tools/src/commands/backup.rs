@@ -266,14 +266,15 @@ impl Job<'_> {
         let existing = open_target(&args.target)?;
         let plan = plan(args, &info, existing.as_ref(), len)?;
         image.sync()?;
-        if plan.is_full() {
-            map.set_all()?;
-            map.flush()?;
-        }
+        // A name that cannot be had costs nothing; and a file without content is one that everything is copied to.
         let target = match existing {
             Some(target) => target,
             None => create(&args.target)?,
         };
+        if plan.is_full() {
+            map.set_all()?;
+            map.flush()?;
+        }
         let sized = !target.stamp.is_block_device() && (plan.is_full() || target.size() != len);
         if sized && target.size() < len && !plan.is_full() {
             // The image has grown since. What the target lacks is copied, whatever it holds.
