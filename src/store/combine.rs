@@ -125,7 +125,7 @@ impl DirtyMap {
     fn keep(&self, other: &impl AnyMap, keep: impl Fn(u64) -> u64) -> Result<()> {
         let core = self.core()?;
         check_shape(core.geometry(), other)?;
-        core.reset_words(0..core.geometry().words(), keep, &mut |w, cleared| {
+        core.reset_words_by_map(0..core.geometry().words(), keep, &mut |w, cleared| {
             core.changes.mark_word(w, cleared);
         })?;
         other.check_readable()
@@ -156,5 +156,33 @@ impl DirtyMap {
         let mut copy = Bitmap::new(self.len(), self.granularity())?;
         copy.merge(self)?;
         Ok(copy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::weak::{Weak, with};
+    use crate::{Access, Options};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn who_subtracts_a_map_from_itself_after_a_death_in_a_commit_does_not_wait_for_himself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let shared = Options::new().access(Access::Shared).flush_interval(None);
+        let map = shared.create(&path, 1 << 30).unwrap();
+        let again = shared.open(&path).unwrap();
+        let uuid = map.freeze(None).unwrap().uuid;
+        map.set(0..1).unwrap();
+        // As if killed before the runtime page said so.
+        with(Some(Weak::SilentCheckpoint), || map.commit_checkpoint(uuid, false)).unwrap();
+        let (done, finished) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            map.subtract(&again).unwrap();
+            done.send(map.is_empty()).unwrap();
+        });
+        assert_eq!(finished.recv_timeout(Duration::from_secs(20)), Ok(true), "it hangs");
+        thread.join().unwrap();
     }
 }

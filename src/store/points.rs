@@ -9,7 +9,7 @@ use super::frozen::Frozen;
 use super::open::{header_of_point, lost_granules};
 use super::pages::{self, PageContent};
 use super::scan::{Page, Scan};
-use super::{DirtyMap, Inner, Options, create, headers};
+use super::{DirtyMap, Inner, Options, attach, create, headers};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
 use crate::format::{self, Header, Point, PointRole, Reserved, Uuid, bottom_length, free_offset, table_length};
@@ -19,8 +19,9 @@ use crate::sync::MutexGuard;
 use crate::sys::{Disk, Lock};
 use crate::weak::{Weak, weak};
 use std::path::Path;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// Pages of a point that are written with one sync: 8 MiB of them.
 const BATCH_PAGES: usize = 16384;
@@ -268,7 +269,8 @@ impl DirtyMap {
     /// What the point of this name holds. If a page of it does not verify, everything.
     ///
     /// # Errors
-    /// [`Error::NoPoint`]; [`Error::OutOfMemory`]; as [`info`](Self::info).
+    /// [`Error::NoPoint`]; [`Error::OutOfMemory`]; as [`info`](Self::info). Of a map that was loaded for reading also
+    /// [`Error::Locked`], while somebody opens, closes or repairs it, and [`Error::Unusable`] when its points are others by now.
     pub fn point(&self, name: &str) -> Result<Bitmap> {
         bitmap_of(&self.load_point(name)?)
     }
@@ -336,7 +338,7 @@ impl DirtyMap {
     fn loading(&self, f: impl Fn(&dyn Disk, &Header) -> Result<Frozen>) -> Result<Frozen> {
         self.readable()?;
         let points = |disk: &dyn Disk| Ok((headers::newest(disk, self.path())?.header, self.checkpoint_word()));
-        let (own, mut then);
+        let (own, _gate, mut then);
         let disk: &dyn Disk = match &self.inner {
             Inner::Live(live) => {
                 then = points(&*live.core.disk)?;
@@ -347,9 +349,12 @@ impl DirtyMap {
                 &*watch.disk
             }
             Inner::Loaded(loaded) => {
-                own = super::attach::open_file(self.path(), false)?;
+                own = Arc::new(attach::open_file(self.path(), false)?);
+                // Nobody keeps a repair, or the undoing of one, from writing points that a header goes on naming: who has read
+                // half of one before and half afterwards knows neither.
+                _gate = attach::gate(&own, self.path(), Duration::ZERO)?;
                 then = (loaded.1.clone(), 0);
-                &own
+                &*own
             }
         };
         for _ in 0..TRIES {
@@ -409,5 +414,23 @@ mod tests {
             Ok(all)
         });
         assert_eq!(read.err().map(|e| e.kind()), Some("unusable"));
+    }
+
+    #[test]
+    fn nobody_repairs_a_point_while_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let map = Options::new().flush_interval(None).create(&path, 1 << 30).unwrap();
+        map.set(0..1).unwrap();
+        let uuid = map.freeze(Some("a")).unwrap().uuid;
+        map.commit_checkpoint(uuid, true).unwrap();
+        map.close().unwrap();
+        let reader = Options::new().read_only(true).open(&path).unwrap();
+        let repairer = attach::open_file(&path, true).unwrap();
+        let read = reader.loading(|_, header| {
+            assert!(!repairer.try_lock(Lock::Gate).unwrap(), "the gate is free");
+            Frozen::empty(&header.geometry)
+        });
+        assert!(read.is_ok() && repairer.try_lock(Lock::Gate).unwrap());
     }
 }

@@ -44,6 +44,23 @@ impl Core {
         Ok(())
     }
 
+    /// The same for a `keep` that looks at a map, which may be this one. Who looks at a map whose checkpoint state was left
+    /// behind by somebody who died takes the update lock to mend that, and would wait for himself: so it is mended before.
+    pub(super) fn reset_words_by_map(
+        &self,
+        words: Range<u64>,
+        keep: impl Fn(u64) -> u64,
+        changed: &mut impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let mut at = words.start;
+        while at < words.end {
+            let mut lock = self.lock()?;
+            lock.adopt()?;
+            at = lock.reset_batch(at..words.end, &keep, changed);
+        }
+        Ok(())
+    }
+
     /// Runs a search until no summary was being cleared meanwhile. Lock-free but for a reader that is
     /// unlucky many times: it then waits for the clearer's lock.
     pub(crate) fn steadily<R>(&self, search: impl Fn() -> R) -> R {
