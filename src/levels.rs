@@ -395,15 +395,16 @@ impl Levels<Vec<u64>> {
     #[inline(never)]
     pub(crate) fn set(&mut self, bits: Range<u64>) -> u64 {
         let mut span = bits.start..bits.end.min(self.bits);
-        let changed = fill(&mut self.level[BOTTOM], &span);
-        let mut news = changed;
+        let words = words_touched(&span);
+        let changed = kernels::fill(&mut self.level[BOTTOM][words.start as usize..words.end as usize], ends(&span));
+        let mut any = changed != 0;
         for k in (0..BOTTOM).rev() {
-            // No word on the level below was touched for the first time: the summaries stand.
-            if news == 0 {
+            // No word on the level below was zero: the summaries stand.
+            if !any {
                 break;
             }
             span = words_touched(&span);
-            news = fill(&mut self.level[k], &span);
+            any = raise(&mut self.level[k], &span);
         }
         changed
     }
@@ -453,22 +454,25 @@ impl Levels<Vec<u64>> {
     }
 }
 
-/// Sets `bits` in `words`; returns how many were clear.
-fn fill(words: &mut [u64], bits: &Range<u64>) -> u64 {
-    let Range { start: first, end } = words_touched(bits);
-    let or = |word: &mut u64, mask: u64| {
-        let changed = u64::from((mask & !*word).count_ones());
-        *word |= mask;
-        changed
-    };
-    match &mut words[first as usize..end as usize] {
-        [] => 0,
-        [only] => or(only, mask_in(first, bits)),
+/// Sets `bits` in `words`; whether any of the words had none before.
+fn raise(words: &mut [u64], bits: &Range<u64>) -> bool {
+    let touched = words_touched(bits);
+    let [first, last] = ends(bits);
+    let or = |word: &mut u64, mask: u64| std::mem::replace(word, *word | mask) == 0;
+    match &mut words[touched.start as usize..touched.end as usize] {
+        [] => false,
+        [only] => or(only, first & last),
         [head, inner @ .., tail] => {
-            let inner = if inner.is_empty() { 0 } else { kernels::fill(inner) };
-            or(head, mask_in(first, bits)) + or(tail, mask_in(end - 1, bits)) + inner
+            let ends = or(head, first) | or(tail, last);
+            inner.iter_mut().fold(ends, |any, word| any | or(word, u64::MAX))
         }
     }
+}
+
+/// Which bits of the first and of the last word that it touches are in a range that is not empty.
+#[inline]
+fn ends(bits: &Range<u64>) -> [u64; 2] {
+    [u64::MAX << (bits.start % WORD_BITS), u64::MAX >> (WORD_BITS - 1 - bits.end.wrapping_sub(1) % WORD_BITS)]
 }
 
 mod bulk;

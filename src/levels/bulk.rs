@@ -6,7 +6,7 @@
 //! A *block* is the 64 words under one word of the level above. Where that one is not zero, all of them are gone through:
 //! that is quicker than looking for those that are not, and their memory is there.
 
-use super::{Levels, Walk, kernels, looked_at, words_touched};
+use super::{Levels, Walk, ends, kernels, looked_at, words_touched};
 use crate::geometry::{BOTTOM, mask_in};
 use crate::words::WORD_BITS;
 use std::ops::Range;
@@ -118,25 +118,14 @@ impl Levels<Vec<u64>> {
         let mut changed = 0;
         let mut blocks = words.start / BLOCK..words.end.div_ceil(BLOCK);
         while let Some(found) = self.next_blocks(blocks.clone()) {
-            let mut span = (found.start * BLOCK).max(words.start)..(found.end * BLOCK).min(words.end);
-            let mut clear = |i: u64| {
-                let word = &mut self.level[BOTTOM][i as usize];
-                let mask = mask_in(i, bits);
-                changed += u64::from((*word & mask).count_ones());
-                *word &= !mask;
-            };
-            // The first and the last word may have bits beside the range.
-            if span.start == words.start {
-                clear(span.start);
-                span.start += 1;
-            }
-            if span.start < span.end && span.end == words.end {
-                clear(span.end - 1);
-                span.end -= 1;
-            }
-            if span.start < span.end {
-                changed += kernels::clear(&mut self.level[BOTTOM][span.start as usize..span.end as usize]);
-            }
+            let span = (found.start * BLOCK).max(words.start)..(found.end * BLOCK).min(words.end);
+            // Only the outermost words may have bits beside the range.
+            let [first, last] = ends(bits);
+            let ends = [
+                if span.start == words.start { first } else { u64::MAX },
+                if span.end == words.end { last } else { u64::MAX },
+            ];
+            changed += kernels::clear(&mut self.level[BOTTOM][span.start as usize..span.end as usize], ends);
             blocks.start = found.end;
         }
         changed

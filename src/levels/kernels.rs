@@ -29,36 +29,58 @@ pub(super) fn count(words: &[u64]) -> u64 {
     over(words.len(), Count(words))
 }
 
-/// Sets all bits.
-struct Fill<'a>(&'a mut [u64]);
+/// Applies a function to the words of a range, with the bits of each that are in it, of which only the first and the last
+/// word may not have all; returns the sum of what it answers.
+#[inline(always)]
+fn over_range(words: &mut [u64], [first, last]: [u64; 2], f: impl Fn(&mut u64, u64) -> u32) -> u64 {
+    match words {
+        [] => 0,
+        [only] => f(only, first & last).into(),
+        [head, inner @ .., tail] => {
+            let ends = u64::from(f(head, first)) + u64::from(f(tail, last));
+            ends + inner.iter_mut().map(|word| u64::from(f(word, u64::MAX))).sum::<u64>()
+        }
+    }
+}
+
+/// Sets the bits of a range.
+struct Fill<'a>(&'a mut [u64], [u64; 2]);
 
 impl Kernel for Fill<'_> {
     type Output = u64;
     #[inline(always)]
     fn run(self) -> u64 {
-        self.0.iter_mut().map(|word| u64::from(std::mem::replace(word, u64::MAX).count_zeros())).sum()
+        over_range(self.0, self.1, |word, mask| {
+            let clear = mask & !*word;
+            *word |= mask;
+            clear.count_ones()
+        })
     }
 }
 
-/// Sets all bits of these words; returns how many were clear.
-pub(super) fn fill(words: &mut [u64]) -> u64 {
-    over(words.len(), Fill(words))
+/// Sets all bits of these words, in the first and in the last one only those of `ends`; returns how many were clear.
+pub(super) fn fill(words: &mut [u64], ends: [u64; 2]) -> u64 {
+    over(words.len(), Fill(words, ends))
 }
 
-/// Clears all bits.
-struct Clear<'a>(&'a mut [u64]);
+/// Clears the bits of a range.
+struct Clear<'a>(&'a mut [u64], [u64; 2]);
 
 impl Kernel for Clear<'_> {
     type Output = u64;
     #[inline(always)]
     fn run(self) -> u64 {
-        self.0.iter_mut().map(|word| u64::from(std::mem::take(word).count_ones())).sum()
+        over_range(self.0, self.1, |word, mask| {
+            let set = mask & *word;
+            *word &= !mask;
+            set.count_ones()
+        })
     }
 }
 
-/// Clears all bits of these words; returns how many were set.
-pub(super) fn clear(words: &mut [u64]) -> u64 {
-    over(words.len(), Clear(words))
+/// Clears all bits of these words, in the first and in the last one only those of `ends`; returns how many were set.
+pub(super) fn clear(words: &mut [u64], ends: [u64; 2]) -> u64 {
+    over(words.len(), Clear(words, ends))
 }
 
 /// Sets bits that others have.
@@ -207,8 +229,17 @@ mod tests {
             let bytes: Vec<[u8; 8]> = b.iter().map(|word| word.to_le_bytes()).collect();
             let (zeros, full) = (vec![0; n], vec![u64::MAX; n]);
             check!(a, |it| Count(it), ones(&a), a);
-            check!(a, |it| Fill(it), 64 * n as u64 - ones(&a), full);
-            check!(a, |it| Clear(it), ones(&a), zeros);
+            let all = [u64::MAX; 2];
+            check!(a, |it| Fill(it, all), 64 * n as u64 - ones(&a), full);
+            check!(a, |it| Clear(it, all), ones(&a), zeros);
+            // The same with what a range has of the first and the last word.
+            let ends = [u64::MAX << 13, u64::MAX >> 7];
+            let mask =
+                |i: usize| [u64::MAX, ends[0]][usize::from(i == 0)] & [u64::MAX, ends[1]][usize::from(i + 1 == n)];
+            let inside: Vec<u64> = (0..n).map(mask).collect();
+            let (more, fewer) = (zip(&a, &inside, |a, b| a | b), zip(&a, &inside, |a, b| a & !b));
+            check!(a, |it| Fill(it, ends), ones(&more) - ones(&a), more);
+            check!(a, |it| Clear(it, ends), ones(&a) - ones(&fewer), fewer);
             let (either, both, less) =
                 (zip(&a, &b, |a, b| a | b), zip(&a, &b, |a, b| a & b), zip(&a, &b, |a, b| a & !b));
             check!(a, |it| Merge(it, &b), ones(&either) - ones(&a), either);
