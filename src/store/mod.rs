@@ -57,6 +57,7 @@ use crate::format::{Durability, Header};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::read::{AnyMap, Search};
+use crate::weak::{Weak, weak};
 use frozen::{Both, Frozen, Here};
 use std::fmt;
 use std::ops::Range;
@@ -328,7 +329,8 @@ impl DirtyMap {
         let core = self.core()?;
         core.reset_bits(0..core.geometry().bits())?;
         // What is in an outstanding point may be put back.
-        core.all_reset.store(frozen::is_normal(core.checkpoint_word()), SeqCst);
+        let all = frozen::is_normal(core.checkpoint_word()) || weak(Weak::ReasonsBesidePoint);
+        core.all_reset.store(all, SeqCst);
         Ok(())
     }
 
