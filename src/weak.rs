@@ -138,6 +138,144 @@ steps! {
     DropOnePair,
     /// The runtime page does not say that the checkpoint's state has changed.
     SilentCheckpoint,
+    /// Rule 2: `set` says that it has, although arming failed.
+    SetForgetError,
+    /// Rule 3: words are untouched before the last of them is disarmed.
+    UntouchFirst,
+    /// Rule 4: a reset clears live before durable.
+    ResetLiveFirst,
+    /// Rule 5: a session that somebody else has begun is gone on with.
+    AdoptAnySession,
+    /// Rule 5: a header with other regions is gone on with.
+    AdoptAnyRegions,
+    /// What a dead holder of the lock has committed is not told to those who read.
+    SilentAdoption,
+    /// The header that is committed after a failed write does not say so.
+    HeaderForgetsError,
+    /// A commit is known to have been begun when it has ended.
+    AttemptLate,
+    /// A commit is taken for durable before it is.
+    KnownEarly,
+    /// The list names more than the bound.
+    NoBound,
+    /// The space of the volatile part is not set aside before it is stored into.
+    NoAllocate,
+    /// A flush for which the list has not room is over after one round.
+    OneRound,
+    /// A flush forgets where something was reset before it has written that.
+    ForgetResetsEarly,
+    /// Where something was reset is known to this process only.
+    NoWindow,
+    /// A reset remembers where it was when it has been there.
+    RememberLate,
+    /// The page cache is trusted that was another boot's.
+    TrustOtherBoot,
+    /// The page cache is trusted although nobody knows which boot this is.
+    TrustUnknown,
+    /// The page cache is trusted although the file is another one.
+    TrustOtherFile,
+    /// The page cache is trusted although the session in it is another one, or over.
+    TrustAnyNonce,
+    /// The page cache is trusted although a write had failed.
+    TrustDegraded,
+    /// The page cache is trusted without asking whether the kernel failed to write something back.
+    TrustUnasked,
+    /// Who asks that does not say so in the file before.
+    AskUnmarked,
+    /// The page cache is freed before the nonce is taken away by which it is trusted.
+    NonceLast,
+    /// The volatile part is taken as others have left it.
+    KeepVolatile,
+    /// Who needs no volatile part of the file leaves the nonce there.
+    KeepNonce,
+    /// A map in a file that ends within its page table is opened.
+    IgnoreLength,
+    /// A header copy is taken whatever its checksum.
+    IgnoreChecksum,
+    /// Of two maps whose copies are as many, one wins.
+    AnyOfTwoMaps,
+    /// A copy that a newer version wrote is passed over.
+    PassOverNewer,
+    /// A page is good that has bits past the end of the map.
+    IgnoreStray,
+    /// A page that was lost with its entry is not missed.
+    IgnoreLost,
+    /// A clean close does not count what is dirty.
+    CloseNoCount,
+    /// An image that is not as it was recorded is taken for the same.
+    IgnoreImage,
+    /// The header does not say why there is more dirt than was set.
+    NoReasons,
+    /// Dirt that recovery added after a freeze is taken for older if the clock says so.
+    ReasonsByClock,
+    /// A reset of everything forgets what recovery had added although some of it is in a point.
+    ReasonsBesidePoint,
+    /// A checkpoint that was not frozen outlives its processes.
+    OpenNoAbort,
+    /// A session is joined whose processes are gone.
+    JoinAnyNonce,
+    /// A session is joined of one who has the map alone.
+    JoinUnshared,
+    /// A session is joined by the attach lock alone.
+    JoinWithoutSlots,
+    /// A volatile part is mapped behind the end of the file.
+    JoinCutOff,
+    /// What a reader found counts although the session has ended.
+    WatchEnded,
+    /// A clean close does not flush what others have set since.
+    CloseNoFlush,
+    /// A clean close leaves the nonce in the volatile part.
+    CloseKeepNonce,
+    /// What is done to a checkpoint does not depend on its state.
+    AnyState,
+    /// Space for a point is chosen and written without the space lock.
+    NoSpace,
+    /// An abort puts bits back without the space lock.
+    AbortNoSpace,
+    /// An abort does not look whether somebody else has ended it.
+    AbortNoRecheck,
+    /// An abort of a point of which a page fails puts back the others.
+    PutBackIgnoreFailed,
+    /// A point of which a page fails holds what the others say.
+    PointIgnoreFailed,
+    /// A point of which the file has not all entries holds what the others say.
+    PointIgnoreLength,
+    /// A point that was read is taken for the next one.
+    StalePoint,
+    /// Who reads here and in the point does not look whether bits have moved meanwhile.
+    LookOnce,
+    /// Dropping a point does not give its bits to the older one.
+    DropNoMerge,
+    /// A bracket registers after it has set.
+    RegisterLate,
+    /// A freeze waits for one of the two counts.
+    DrainOne,
+    /// A freeze does not mind writes that may arrive after the death of their process.
+    ForgetOutlived,
+    /// The slot of a process that died with such writes is given to another one.
+    TakeOutlived,
+    /// The length is changed although points are kept, which are as long as the map.
+    TruncateWithPoints,
+    /// The session of a length that never came to be can be joined.
+    TruncateJoinable,
+    /// The new volatile part does not know of writes under way, also of the dead.
+    TruncateForgetSlots,
+    /// A new file is not made durable before it has its name.
+    CreateUnsynced,
+    /// A repair does not commit what is in doubt before it writes pages.
+    RepairNoDoubt,
+    /// A repair commits that to one pair only.
+    RepairOnePair,
+    /// A repair makes a file longer that ended within a point, whose missing entries are zeros then.
+    RepairNoSpoil,
+    /// A repair fills a point in order, the page that fails not last.
+    RepairFillInOrder,
+    /// An undo file is used for whatever map.
+    UndoAnyMap,
+    /// Putting back does not commit that everything is in doubt.
+    UndoNoDoubt,
+    /// Putting back the headers does not begin with the newest.
+    UndoInOrder,
 }
 
 #[cfg(test)]
@@ -194,8 +332,16 @@ pub(crate) enum Point {
     UntouchedLast,
     /// The header with a new length is committed next, to the first pair or to the second.
     NewLength,
+    /// A commit is known to be durable, and readers do not know the checkpoint's state.
+    Published,
+    /// Opening: one part of what the dead have left is freed, and the other is not; the nonce is in one of them.
+    Freed,
+    /// Space for a point was chosen, and nothing is written there.
+    Chosen,
     /// A batch of the point was read, and is to be reset.
     Resetting,
+    /// An abort has committed ABORTING, and nothing is put back.
+    Aborting,
     /// An abort has put everything back, and NORMAL is not committed.
     PutBack,
 }

@@ -106,6 +106,7 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
     // Map and sequence number of every copy that has a say: the valid ones, and those of newer versions.
     let claims: [Option<(Uuid, u64)>; COPIES] = std::array::from_fn(|i| match &copies[i] {
         Ok(header) => Some((header.uuid, header.sequence)),
+        Err(_) if weak(Weak::PassOverNewer) => None,
         Err(problem) if problem.is_newer() => problem.identity,
         Err(_) => None,
     });
@@ -113,7 +114,8 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
     let Some(&(uuid, _)) = claims.iter().flatten().max_by_key(|claim| votes(claim.0)) else {
         return Err(most_telling(copies));
     };
-    if let Some(&(other, _)) = claims.iter().flatten().find(|claim| claim.0 != uuid && votes(claim.0) == votes(uuid)) {
+    let tie = |claim: &&(Uuid, u64)| claim.0 != uuid && votes(claim.0) == votes(uuid) && !weak(Weak::AnyOfTwoMaps);
+    if let Some(&(other, _)) = claims.iter().flatten().find(tie) {
         return Err(NoHeader::TwoMaps { first: uuid.min(other), second: uuid.max(other) });
     }
     let newest = claims.iter().flatten().filter(|claim| claim.0 == uuid).map(|claim| claim.1).max().unwrap_or(0);
@@ -126,6 +128,7 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
                 disagreements.push(Disagreement::Foreign { copy, uuid: foreign });
             }
             (_, Some((_, sequence))) if sequence < newest => {}
+            (Err(_), _) if weak(Weak::PassOverNewer) => {}
             (Err(problem), _) => return Err(NoHeader::Newer { copy, problem }),
             (Ok(header), Some((_, sequence))) => match &mut choice {
                 None => {
@@ -278,7 +281,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_committed_is_not_passed_over() {
+    pub(crate) fn what_a_newer_version_committed_is_not_passed_over() {
         for copies in [
             [with(9), newer(10), with(9), newer(10)],
             [with(9), newer(9), with(9), torn()],
@@ -307,7 +310,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn between_two_maps_with_equally_many_copies_nobody_can_tell() {
+    pub(crate) fn between_two_maps_with_equally_many_copies_nobody_can_tell() {
         let two = NoHeader::TwoMaps { first: Uuid([7; 16]), second: Uuid([8; 16]) };
         assert_eq!(choose(&[with(8), foreign(99), with(8), foreign(99)]), Err(two.clone()));
         assert_eq!(choose(&[foreign(1), torn(), with(8), blank()]), Err(two));

@@ -14,6 +14,7 @@ use super::{
     VOLATILE_LAYOUT, VolatileLayout, bottom_length, table_length,
 };
 use crate::geometry::{Geometry, LEVELS};
+use crate::weak::{Weak, weak};
 use std::fmt;
 use std::ops::Range;
 
@@ -442,7 +443,7 @@ impl<'a> Checked<'a> {
         }
         match actual {
             None => return fail(ProblemClass::Checksum, h::USED, &used, &expected),
-            Some(actual) if actual != crc => {
+            Some(actual) if actual != crc && !weak(Weak::IgnoreChecksum) => {
                 return fail(
                     ProblemClass::Checksum,
                     h::CRC,

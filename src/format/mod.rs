@@ -23,7 +23,10 @@ mod values;
 mod header_tests;
 
 #[cfg(test)]
-pub(crate) use choice::tests::rivals_that_differ_in_their_lists_arm_both;
+pub(crate) use choice::tests::{
+    between_two_maps_with_equally_many_copies_nobody_can_tell, rivals_that_differ_in_their_lists_arm_both,
+    what_a_newer_version_committed_is_not_passed_over,
+};
 pub use choice::{Choice, Disagreement, NoHeader, choose};
 pub use header::{Header, HeaderReserved, NotWritable, RegionName};
 pub use layout::{Layout, VolatileLayout, bottom_length, free_offset, table_length};

@@ -5,6 +5,7 @@
 
 use crate::format::{Header, Reasons};
 use crate::sys::facts;
+use crate::weak::{Weak, weak};
 use std::sync::{Mutex, PoisonError};
 
 /// What a header says of it.
@@ -20,7 +21,8 @@ pub(super) fn remember(header: &mut Header, reasons: Reasons) {
     let later = if header.dirt_reasons.is_empty() { i64::MIN } else { header.dirt_time.saturating_add(1) };
     header.dirt_reasons |= reasons;
     // Never before an outstanding point, whatever the clock says now: this dirt is not in it.
-    let point = header.outstanding().map_or(i64::MIN, |point| point.time);
+    let frozen = header.outstanding().filter(|_| !weak(Weak::ReasonsByClock));
+    let point = frozen.map_or(i64::MIN, |point| point.time);
     header.dirt_time = facts::now().max(point).max(later);
 }
 

@@ -82,8 +82,10 @@ impl Core {
         let armed = self.view.armed();
         let mut levels = self.view.levels();
         loop {
-            if !flag(armed, w) {
-                self.arm(w..end)?;
+            if !flag(armed, w)
+                && let Err(e) = self.arm(w..end)
+            {
+                return if weak(Weak::SetForgetError) { Ok(()) } else { Err(e) };
             }
             at(Point::SeenArmed);
             if weak(Weak::TouchFirst) {
@@ -192,7 +194,7 @@ impl Core {
         let mut all = list.clone();
         all.union(add);
         // Half the room for runs is left to flushes, which list what was reset and not set.
-        all.len() <= MAX_RUNS / 2 && all.words() <= self.armed_bound
+        all.len() <= MAX_RUNS / 2 && (all.words() <= self.armed_bound || weak(Weak::NoBound))
     }
 
     /// What to arm: the caller's words, those that other threads of this process wait for, and words ahead of a
@@ -247,6 +249,9 @@ impl Locked<'_> {
         let core = self.core;
         if !core.in_file {
             return Ok(()); // Its volatile part is in no file.
+        }
+        if weak(Weak::NoAllocate) {
+            return Ok(());
         }
         let place = Place { layout: &core.layout, geometry: core.geometry() };
         self.state.allocated.ensure(&*core.disk, &core.path, place, words)

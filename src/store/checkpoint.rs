@@ -49,7 +49,7 @@ impl Core {
     /// Whether the header says that this checkpoint is outstanding, in one of these states.
     pub(super) fn expect(&self, header: &Header, uuid: &Uuid, states: &[CheckpointState]) -> Result<()> {
         let same = header.checkpoint_uuid == *uuid || weak(Weak::NoUuid);
-        if same && states.contains(&header.checkpoint_state) {
+        if same && (states.contains(&header.checkpoint_state) || weak(Weak::AnyState)) {
             return Ok(());
         }
         let found = match of_header(header) {
@@ -116,6 +116,7 @@ impl Core {
         let space = self.space()?;
         let header = self.can_freeze(name)?;
         let point = Point { name: name.unwrap_or_default().into(), ..space.choose(&header)? };
+        at(Stage::Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
         let point = space.write(&header, point, &Here { view: &self.view, core: Some(self) })?;
         if weak(Weak::FreezeEarlyReset) {
@@ -239,8 +240,9 @@ impl Core {
                 lock.commit(&mut header)?;
             }
         }
+        at(Stage::Aborting);
         // One after the other: who is slow must not go on with what somebody else has put back already and then reset.
-        let _space = self.space()?;
+        let _space = if weak(Weak::AbortNoSpace) { None } else { Some(self.space()?) };
         let header = self.lock()?.adopt()?;
         if self.aborted_meanwhile(&header, uuid) {
             return Ok(());
@@ -271,6 +273,9 @@ impl Core {
     }
 
     fn aborted_meanwhile(&self, header: &Header, uuid: &Uuid) -> bool {
+        if weak(Weak::AbortNoRecheck) {
+            return false;
+        }
         let state = if weak(Weak::NoAborting) { header.checkpoint_state } else { CheckpointState::Aborting };
         self.expect(header, uuid, &[state]).is_err()
     }
@@ -279,7 +284,7 @@ impl Core {
     fn put_back(&self, header: &Header, point: &Point) -> Result<u64> {
         // Nothing changes for who reads here and in the point: so these are no changes to mark.
         let failed = self.each_batch(header, point, &mut |batch| self.or_words(batch.iter().copied(), |_, _| ()))?;
-        if failed > 0 {
+        if failed > 0 && !weak(Weak::PutBackIgnoreFailed) {
             self.set_bits(0..self.geometry().bits())?;
         }
         self.flush()?;
@@ -453,7 +458,7 @@ pub(super) mod tests {
             done.send(()).unwrap();
         });
         crate::weak::visit(Some(Box::new(move |at| {
-            if let (Stage::SeenArmed, Some(others)) = (at, others.take()) {
+            if let Some(others) = others.take_if(|_| at == Stage::SeenArmed) {
                 let thread = std::thread::spawn(others);
                 // They come in between or have to wait: long enough to see the first.
                 let begun = std::time::Instant::now();

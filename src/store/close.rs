@@ -84,7 +84,9 @@ impl Core {
     /// session failed earlier, and the file stays to be verified by the next open.
     pub(super) fn close(&self, image: Image, dirty_bits: u64) -> Result<bool> {
         let mut lock = self.lock()?;
-        lock.flush()?;
+        if !weak(Weak::CloseNoFlush) {
+            lock.flush()?;
+        }
         let mut header = lock.adopt()?;
         // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
         // read may not be what was set; that has to be asked after the flush has read, and before CLEAN is written.
@@ -100,7 +102,7 @@ impl Core {
         header.state = State::Clean;
         header.nonce = Uuid::NIL;
         header.last_clean = facts::now();
-        header.clean_dirty_bits = dirty_bits;
+        header.clean_dirty_bits = if weak(Weak::CloseNoCount) { 0 } else { dirty_bits };
         match image {
             Image::Now(stamp) => header.image = Some(stamp),
             Image::AsBefore => {
@@ -109,7 +111,9 @@ impl Core {
             }
         }
         lock.commit(&mut header)?;
-        self.view.set_nonce(&[0; 16]);
+        if !weak(Weak::CloseKeepNonce) {
+            self.view.set_nonce(&[0; 16]);
+        }
         event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
         drop(lock);
         if self.in_file {

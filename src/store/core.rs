@@ -15,7 +15,7 @@ use crate::geometry::Geometry;
 use crate::sync::{self, Mutex, MutexGuard};
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
-use crate::weak::{Weak, weak};
+use crate::weak::{Point, Weak, at, weak};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -246,10 +246,12 @@ impl Locked<'_> {
                 expected: format!("at least {}, which was written durably", known.sequence),
             });
         }
-        if header.uuid != core.uuid || header.nonce != core.nonce || header.state != State::Open {
+        let ours = header.uuid == core.uuid && header.nonce == core.nonce && header.state == State::Open;
+        if !ours && !weak(Weak::AdoptAnySession) {
             return Err(Error::Unusable { why: "its session was ended by somebody else" });
         }
-        if header.layout != core.layout || header.geometry != *core.geometry() {
+        let same = header.layout == core.layout && header.geometry == *core.geometry();
+        if !same && !weak(Weak::AdoptAnyRegions) {
             return Err(Error::Unusable { why: "its regions were moved by somebody else" });
         }
         // Two lists joined may be longer than one can be; naming more only adds dirt.
@@ -261,7 +263,9 @@ impl Locked<'_> {
         if (rivals || last != known.sequence) && !weak(Weak::TrustNewest) {
             self.commit(&mut header)?;
         }
-        core.say_checkpoint(header.checkpoint_state);
+        if !weak(Weak::SilentAdoption) {
+            core.say_checkpoint(header.checkpoint_state);
+        }
         Ok(header)
     }
 
@@ -275,7 +279,7 @@ impl Locked<'_> {
     /// Commits `header`, which must come from [`adopt`](Self::adopt) in this hold of the lock.
     pub(super) fn commit(&self, header: &mut Header) -> Result<()> {
         let core = self.core;
-        if core.degraded() {
+        if core.degraded() && !weak(Weak::HeaderForgetsError) {
             header.session.flags |= Session::DEGRADED;
         }
         core.counters.syncs.fetch_add(1, Relaxed);
@@ -284,10 +288,18 @@ impl Locked<'_> {
         if !weak(Weak::ForgetAttempt) {
             header.sequence = header.sequence.max(attempted.load(SeqCst));
         }
-        attempted.store(header.sequence + 1, SeqCst);
+        if !weak(Weak::AttemptLate) {
+            attempted.store(header.sequence + 1, SeqCst);
+        }
+        if weak(Weak::KnownEarly) {
+            let early = Published { sequence: header.sequence + 1, pair: 1 - core.published().pair };
+            core.view.runtime()[runtime::PUBLISHED].store(early.pack(), SeqCst);
+        }
         match headers::commit(&*core.disk, header, core.published()) {
             Ok(published) => {
                 core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
+                attempted.store(published.sequence, SeqCst);
+                at(Point::Published);
                 core.say_checkpoint(header.checkpoint_state);
                 Ok(())
             }

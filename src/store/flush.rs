@@ -51,6 +51,9 @@ impl Locked<'_> {
             let mut header = self.adopt()?;
             self.absorb_untouched();
             let (also, more) = self.touched_unlisted(&header.runs)?;
+            if weak(Weak::ForgetResetsEarly) {
+                self.forget_resets();
+            }
             let handled = if core.lists_all {
                 also
             } else {
@@ -86,7 +89,7 @@ impl Locked<'_> {
                 touch_none(&core.view, &handled);
             }
             if core.lists_all {
-                self.untouch(&redo);
+                self.untouch_durable(&redo);
             }
             if clears_reasons {
                 forget(&mut header);
@@ -101,7 +104,7 @@ impl Locked<'_> {
             if clears_reasons {
                 core.all_reset.set(None);
             }
-            if !more {
+            if !more || weak(Weak::OneRound) {
                 break;
             }
         }
@@ -118,6 +121,7 @@ impl Locked<'_> {
         for run in handled.iter() {
             parts.extend(words_of(run.range()));
         }
+        let early = weak(Weak::UntouchFirst).then(|| self.untouch(&parts));
         for &(page, words) in &parts {
             let armed = Shared(view.armed()).and(page as usize, !words);
             let left = if weak(Weak::SkipUnarmed) { 0 } else { words & !armed };
@@ -126,14 +130,22 @@ impl Locked<'_> {
         at(Point::Disarmed);
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
-        for (&(page, words), redo) in parts.iter().zip(&mut redo) {
-            let keep = if weak(Weak::ClearLate) { u64::MAX } else { !words };
-            redo.1 |= words & Shared(view.touched()).and(page as usize, keep);
-        }
-        at(Point::Untouched);
+        let touched = early.unwrap_or_else(|| self.untouch(&parts));
+        redo.iter_mut().zip(touched).for_each(|(redo, touched)| redo.1 |= touched);
         join_pages(&mut redo);
         redo.retain(|&(_, words)| words != 0);
         redo
+    }
+
+    /// Untouches words, and says which were touched.
+    fn untouch(&self, parts: &[(u64, u64)]) -> Vec<u64> {
+        let clear = |&(page, words): &(u64, u64)| {
+            let keep = if weak(Weak::ClearLate) { u64::MAX } else { !words };
+            words & Shared(self.core.view.touched()).and(page as usize, keep)
+        };
+        let touched = parts.iter().map(clear).collect();
+        at(Point::Untouched);
+        touched
     }
 
     /// Writes pages and their entries durably, then takes their new words for durable.
@@ -174,7 +186,7 @@ impl Locked<'_> {
 
     /// In a map that lists all: untouches what is durable now. A set that came in between is found by looking at the word
     /// again, and the mark tells who comes after this process, should it be killed between the two.
-    fn untouch(&self, redo: &[Redo]) {
+    fn untouch_durable(&self, redo: &[Redo]) {
         let view = &self.core.view;
         view.runtime()[runtime::FLUSHING].store(u64::from(!weak(Weak::NoMark)), SeqCst);
         at(Point::Marked);
@@ -273,8 +285,10 @@ impl Locked<'_> {
         }
         let r = self.core.view.runtime();
         let (from, to) = (r[runtime::RESET_FIRST].load(SeqCst), r[runtime::RESET_END].load(SeqCst));
-        r[runtime::RESET_FIRST].store(if from < to { from.min(first) } else { first }, SeqCst);
-        r[runtime::RESET_END].store(to.max(last + 1), SeqCst);
+        if !weak(Weak::NoWindow) {
+            r[runtime::RESET_FIRST].store(if from < to { from.min(first) } else { first }, SeqCst);
+            r[runtime::RESET_END].store(to.max(last + 1), SeqCst);
+        }
         let all = &mut self.state.reset_pages;
         pages.iter().for_each(|&page| all.insert(page..page + 1));
         if all.len() > RESET_RUNS {

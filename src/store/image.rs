@@ -5,6 +5,7 @@
 use crate::error::{Error, Result};
 use crate::format::{Reserved, Stamp, StampKind};
 use crate::sys::facts;
+use crate::weak::{Weak, weak};
 use std::fs::File;
 use std::path::Path;
 
@@ -86,7 +87,7 @@ impl ImageStamp {
             let time = |s: &Stamp| format!("{}.{:09}", s.mtime_seconds, s.mtime_nanos);
             compare("modification time", time(recorded), time(now));
         }
-        (!found.is_empty()).then(|| found.join("; "))
+        (!found.is_empty() && !weak(Weak::IgnoreImage)).then(|| found.join("; "))
     }
 
     /// How a target differs from what was recorded; empty when it does not. Its size does not count while a backup to

@@ -58,6 +58,7 @@ use crate::format::{Durability, Header};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::read::{AnyMap, Search};
+use crate::weak::{Weak, weak};
 use frozen::{Both, Frozen, Here};
 use std::fmt;
 use std::ops::Range;
@@ -331,7 +332,8 @@ impl DirtyMap {
         let added = added::added(&core.lock()?.adopt()?);
         core.reset_bits(0..core.geometry().bits())?;
         // What is in an outstanding point may be put back.
-        core.all_reset.set(frozen::is_normal(core.checkpoint_word()).then_some(added));
+        let all = frozen::is_normal(core.checkpoint_word()) || weak(Weak::ReasonsBesidePoint);
+        core.all_reset.set(all.then_some(added));
         Ok(())
     }
 

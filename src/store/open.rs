@@ -85,7 +85,7 @@ impl Recovery {
     /// Has the header say why there is more dirt than was set.
     pub(super) fn remember(&self, header: &mut Header) {
         let reasons = self.reasons();
-        if reasons != Reasons::NONE {
+        if reasons != Reasons::NONE && !weak(Weak::NoReasons) {
             remember(header, reasons);
         }
     }
@@ -195,7 +195,7 @@ fn load(
         |_| {},
     )?;
     let failed = Runs::from_iter(failed);
-    recovery.lost_granules = lost_granules(&header, granules, failed.words());
+    recovery.lost_granules = lost_granules(&header, granules, failed.words()).filter(|_| !weak(Weak::IgnoreLost));
     let dirty = if recovery.image_changed.is_some() || recovery.lost_granules.is_some() {
         all_words(&geometry)
     } else if saved.is_some() || weak(Weak::IgnoreList) {
@@ -310,7 +310,10 @@ fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Ve
     let v = VolatileLayout::new(&header.geometry);
     let base = header.layout.volatile.start;
     let asked = Part { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
-    if disk.write_durable(&[asked]).is_err() || disk.sync_all().is_err() {
+    if !weak(Weak::AskUnmarked) && disk.write_durable(&[asked]).is_err() {
+        return Ok(None);
+    }
+    if !weak(Weak::TrustUnasked) && disk.sync_all().is_err() {
         return Ok(None);
     }
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
@@ -326,8 +329,15 @@ pub(super) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
     }
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let now = disk.identity().map_err(io("identify the file"))?;
-    let known = now.boot_id != [0; 16] && now.mount != 0 && now.birth != 0;
-    let same = known && session_of(&now, 0) == header.session;
+    let known = now.boot_id != [0; 16] && now.mount != 0 && now.birth != 0 || weak(Weak::TrustUnknown);
+    let mut now = session_of(&now, 0);
+    if weak(Weak::TrustOtherBoot) {
+        now.boot_id = header.session.boot_id;
+    }
+    if weak(Weak::TrustOtherFile) {
+        now.inode = header.session.inode;
+    }
+    let same = known && now == header.session;
     if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
         return Ok(false);
     }
@@ -335,7 +345,8 @@ pub(super) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
     let mut page = [0; 80];
     let read = disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
     let degraded = page[runtime::DEGRADED * 8..][..8] != [0; 8];
-    Ok(read.is_ok() && page[..16] == header.nonce.0 && !degraded)
+    let ours = page[..16] == header.nonce.0 || weak(Weak::TrustAnyNonce);
+    Ok(read.is_ok() && ours && (!degraded || weak(Weak::TrustDegraded)))
 }
 
 fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
@@ -412,7 +423,8 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
         core.mark_slot(options.writes_outlive);
         core.say_checkpoint(header.checkpoint_state);
         core.know_frozen(frozen);
-        if matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting) {
+        let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
+        if half && !weak(Weak::OpenNoAbort) {
             // Nobody is at it any more, and the backup has not been told to read.
             core.abort(&header.checkpoint_uuid)?;
             recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
@@ -437,7 +449,7 @@ pub(super) fn session(
     // A look behind the end of a file kills the process, and a damaged header may say anything.
     let end = header.layout.volatile.end;
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
-    if len < end {
+    if len < end && !weak(Weak::JoinCutOff) {
         return Err(Error::Corrupt {
             path: path.to_path_buf(),
             place: "volatile region".into(),
@@ -446,8 +458,9 @@ pub(super) fn session(
         });
     }
     let view = map(&header)?;
-    let joinable = view.nonce() == header.nonce.0 && view.runtime()[runtime::SHARED].load(SeqCst) == 1;
-    Ok(joinable.then_some((view, header)))
+    let lives = view.nonce() == header.nonce.0 || weak(Weak::JoinAnyNonce);
+    let shared = view.runtime()[runtime::SHARED].load(SeqCst) == 1 || weak(Weak::JoinUnshared);
+    Ok((lives && shared).then_some((view, header)))
 }
 
 /// Joins those who share the map. The caller holds the gate and, shared, the attach lock; `seat` takes a slot.

@@ -54,7 +54,7 @@ pub(super) fn kept(header: &Header) -> Vec<NamedPoint> {
 /// The space lock, held: nobody else chooses or writes a region that no header names.
 pub(super) struct Space<'a> {
     core: &'a Core,
-    _mine: MutexGuard<'a, ()>,
+    _mine: Option<MutexGuard<'a, ()>>,
 }
 
 impl Drop for Space<'_> {
@@ -67,9 +67,12 @@ impl Core {
     /// Takes the space lock, waiting for it. It comes before the update lock.
     pub(super) fn space(&self) -> Result<Space<'_>> {
         self.usable()?;
+        if weak(Weak::NoSpace) {
+            return Ok(Space { core: self, _mine: None });
+        }
         let mine = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         self.disk.lock(Lock::Space).map_err(self.io("take the space lock"))?;
-        Ok(Space { core: self, _mine: mine })
+        Ok(Space { core: self, _mine: Some(mine) })
     }
 
     /// Gives up the regions of a point that no durable header names any more. In the same hold of the update lock as
@@ -133,7 +136,7 @@ impl Core {
         drop(lock);
         let older = header.points[at - 1].clone();
         let mut both = Frozen::empty(self.geometry())?;
-        for point in [&older, &dropped] {
+        for point in [&older, &dropped].into_iter().take(if weak(Weak::DropNoMerge) { 1 } else { 2 }) {
             both.add_point(&*self.disk, &self.path, &header, point)?;
         }
         both.finish();
@@ -386,12 +389,12 @@ pub(super) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::Access;
 
     #[test]
-    fn what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error() {
+    pub(in crate::store) fn what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("map");
         let shared = Options::new().access(Access::Shared).flush_interval(None);

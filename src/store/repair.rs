@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, Reasons, Runs, State, Uuid};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::{Disk, Part, facts};
+use crate::weak::{Weak, weak};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -387,12 +388,13 @@ pub(super) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
         disk.sync_all()?;
         headers::renew(disk, &work.copies, &work.newest)?;
     }
-    for (header, pair) in &work.doubt {
+    let doubts = if weak(Weak::RepairNoDoubt) { 0 } else { work.doubt.len() };
+    for (header, pair) in work.doubt.iter().take(if weak(Weak::RepairOnePair) { 1 } else { doubts }) {
         headers::write_pair(disk, header, *pair)?;
     }
     // What the file lacked reads as zeros from here on. The list names every page of the map of which that matters.
     for &(place, failed) in &work.points {
-        if failed.is_none() {
+        if failed.is_none() && !weak(Weak::RepairNoSpoil) {
             spoil_first_entry(disk, &open::header_of_point(header, &header.points[place]))?;
         }
     }
@@ -489,8 +491,10 @@ fn spoil_first_entry(disk: &dyn Disk, as_header: &Header) -> io::Result<()> {
 fn fill(disk: &dyn Disk, as_header: &Header, failed: u64) -> io::Result<()> {
     let g = &as_header.geometry;
     let content = |_, index| std::array::from_fn(|i| full_word(g, index, i));
+    let first_too = weak(Weak::RepairFillInOrder);
     for first in (0..g.pages()).step_by(BATCH as usize) {
-        let batch: Vec<u64> = (first..(first + BATCH).min(g.pages())).filter(|&index| index != failed).collect();
+        let batch: Vec<u64> =
+            (first..(first + BATCH).min(g.pages())).filter(|&index| index != failed || first_too).collect();
         if !batch.is_empty() {
             pages::write(disk, &as_header.uuid, &as_header.layout, &batch, content)?;
         }

@@ -132,7 +132,9 @@ impl Locked<'_> {
             return;
         }
         let view = &self.core.view;
-        self.remember_reset(found.iter().map(|&(w, _)| w));
+        if !weak(Weak::RememberLate) {
+            self.remember_reset(found.iter().map(|&(w, _)| w));
+        }
         point(Point::Remembered);
         for &(w, keep) in found {
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
@@ -142,11 +144,21 @@ impl Locked<'_> {
                 touch();
             }
             point(Point::ResetTouched);
-            if !weak(Weak::KeepDurable) {
-                Shared(view.durable()).and(w as usize, keep);
+            let not_live = || Shared(view.live()).and(w as usize, keep) & !keep;
+            let not_durable = || {
+                if !weak(Weak::KeepDurable) {
+                    Shared(view.durable()).and(w as usize, keep);
+                }
+            };
+            let first = weak(Weak::ResetLiveFirst).then(not_live);
+            if first.is_none() {
+                not_durable();
             }
             point(Point::ResetDurable);
-            let cleared = Shared(view.live()).and(w as usize, keep) & !keep;
+            let cleared = first.unwrap_or_else(not_live);
+            if first.is_some() {
+                not_durable();
+            }
             point(Point::ResetLive);
             if weak(Weak::ResetTouchLast) {
                 touch();
@@ -154,6 +166,9 @@ impl Locked<'_> {
             if cleared != 0 {
                 changed(w, cleared);
             }
+        }
+        if weak(Weak::RememberLate) {
+            self.remember_reset(found.iter().map(|&(w, _)| w));
         }
         self.clear_summaries(found.iter().map(|&(w, _)| w));
     }

@@ -7,19 +7,25 @@
 //! reached the device. Other calls fail as the test says, sectors are unreadable until they are written, and every few
 //! system calls one does less than it was asked for, or is interrupted.
 //!
-//! The disk looks at what is written: a header whose checkpoint state is no step from one that was there before it is
-//! remembered as [wrong](SimDisk::wrong).
+//! What is mapped is page cache too: it is read by reading the file, stays when processes die and goes when the power does,
+//! and now and then the kernel writes a page of it back, so that the device has pages of different moments. The machine has
+//! another boot id after a power cut, and the same after a kill.
+//!
+//! The disk looks at what is written: a header whose checkpoint state is no step from one that was there before it, or a
+//! store into mapped space that was not set aside before, is remembered as [wrong](SimDisk::wrong).
 
-use crate::format::{COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
+use crate::format::{ALIGN, COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
 use crate::sys::disk::Identity;
 use crate::sys::file::fill_from;
 use crate::sys::{Disk, Lock, Mapping, Part};
 use crate::weak::{Weak as Switch, weak};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 pub(super) const SECTOR: usize = 512;
@@ -148,6 +154,16 @@ impl Image {
         }
     }
 
+    /// One of the chunks.
+    fn chunk(&self, index: usize) -> Option<&Arc<[u8; CHUNK]>> {
+        self.chunks.get(index).and_then(Option::as_ref)
+    }
+
+    fn set_chunk(&mut self, index: usize, chunk: Option<Arc<[u8; CHUNK]>>) {
+        self.grow((index + 1) * CHUNK);
+        self.chunks[index] = chunk;
+    }
+
     /// Zeros for whole sectors.
     fn clear(&mut self, range: Range<usize>) {
         for index in range.start.div_ceil(SECTOR)..range.end.min(self.len) / SECTOR {
@@ -208,6 +224,19 @@ struct Bytes {
     /// System calls so far.
     system_calls: Cell<u64>,
     states: States,
+    /// Which boot of the machine this is, and which file.
+    boot: u64,
+    file: u64,
+    /// What has been mapped, and what of the file has space, in units of [`ALIGN`] bytes.
+    mapped: BTreeSet<usize>,
+    allocated: BTreeSet<usize>,
+}
+
+const UNIT: usize = ALIGN as usize;
+
+/// The units that a range touches.
+fn units(range: &Range<u64>) -> Range<usize> {
+    range.start as usize / UNIT..(range.end as usize).div_ceil(UNIT)
 }
 
 /// The checkpoint as headers say it: the state, and of which one.
@@ -259,7 +288,7 @@ pub(super) struct SimDisk {
     bytes: Mutex<Bytes>,
     /// Called inside every durable write, before anything is written.
     interloper: Mutex<Option<Interloper>>,
-    /// What is mapped, which is not part of the simulation: nothing is lost of it.
+    /// The page cache of what has been mapped.
     mapped: OnceLock<File>,
     me: Weak<SimDisk>,
 }
@@ -270,10 +299,12 @@ impl SimDisk {
         SimDisk::with_cache(content.clone(), content, faults)
     }
 
-    /// A disk with this content on the device, and that in the page cache.
+    /// A disk with this content on the device, and that in the page cache, of a machine that was just booted.
     pub(super) fn with_cache(device: Image, cache: Image, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
+        static BOOTS: AtomicU64 = AtomicU64::new(1);
+        let boot = BOOTS.fetch_add(1, Relaxed);
         Arc::new_cyclic(|me| SimDisk {
-            bytes: Mutex::new(Bytes { device, cache, faults, ..Bytes::default() }),
+            bytes: Mutex::new(Bytes { device, cache, faults, boot, file: 1, ..Bytes::default() }),
             interloper: Mutex::new(None),
             mapped: OnceLock::new(),
             me: me.clone(),
@@ -362,13 +393,80 @@ impl SimDisk {
 
     /// The same disk for a new process, after the one before was killed. With the faults that are still to come.
     pub(super) fn carry_on(&self) -> Arc<SimDisk> {
-        let b = self.bytes.lock().unwrap();
-        let faults = b.faults.iter().filter(|f| f.0 >= b.writes).map(|f| (f.0 - b.writes, f.1)).collect();
-        let disk = SimDisk::with_cache(b.device.clone(), b.cache.clone(), faults);
-        let mut new = disk.bytes.lock().unwrap();
+        let disk = self.after_death();
+        let (b, mut new) = (self.bytes.lock().unwrap(), disk.bytes.lock().unwrap());
+        new.faults = b.faults.iter().filter(|f| f.0 >= b.writes).map(|f| (f.0 - b.writes, f.1)).collect();
         (new.calls, new.troubles, new.states) = (b.calls, b.troubles.clone(), b.states.clone());
         drop(new);
         disk
+    }
+
+    /// The same disk after all processes were killed, and with nothing that goes wrong any more.
+    pub(super) fn after_death(&self) -> Arc<SimDisk> {
+        let cache = self.cache();
+        let b = self.bytes.lock().unwrap();
+        let disk = SimDisk::with_cache(b.device.clone(), cache, Vec::new());
+        let mut new = disk.bytes.lock().unwrap();
+        (new.boot, new.file, new.write_back_failed) = (b.boot, b.file, b.write_back_failed);
+        new.allocated = b.allocated.clone();
+        drop(new);
+        disk
+    }
+
+    /// From here on nobody knows which boot this is, as without a procfs.
+    pub(super) fn forget_boot(&self) {
+        self.bytes.lock().unwrap().boot = 0;
+    }
+
+    /// From here on this is another file, with the same content.
+    pub(super) fn become_another_file(&self) {
+        self.bytes.lock().unwrap().file += 1;
+    }
+
+    /// A page of what is mapped, as it is now. Maps are small here: nothing but the first page of each unit is used.
+    fn mapped_page(&self, unit: usize) -> Option<Arc<[u8; CHUNK]>> {
+        let mut page = [0; CHUNK];
+        self.mapped().read_exact_at(&mut page, (unit * UNIT) as u64).expect("it was made long enough");
+        (page != [0; CHUNK]).then(|| Arc::new(page))
+    }
+
+    /// The kernel writes some pages back of what is mapped.
+    fn write_back(&self, b: &mut Bytes, some: impl Fn(usize) -> bool) {
+        for unit in b.mapped.clone() {
+            let page = self.mapped_page(unit);
+            if page.is_some() && !b.allocated.contains(&unit) {
+                b.states
+                    .wrong
+                    .get_or_insert_with(|| format!("stored into unit {unit}, and there was no space set aside"));
+            }
+            if some(unit) {
+                b.cache.set_chunk(unit * UNIT / CHUNK, page.clone());
+                b.device.set_chunk(unit * UNIT / CHUNK, page);
+            }
+        }
+    }
+
+    /// The kernel fails to write a mapped page back, drops it, and tells whoever syncs first: it reads as the device has it.
+    pub(super) fn lose_a_mapped_page(&self, which: u64) {
+        let mut b = self.bytes.lock().unwrap();
+        let Some(&unit) = b.mapped.iter().nth(which as usize % b.mapped.len().max(1)) else { return };
+        b.write_back_failed = true;
+        let page = b.device.chunk(unit * UNIT / CHUNK).cloned();
+        b.cache.set_chunk(unit * UNIT / CHUNK, page.clone());
+        self.mapped()
+            .write_all_at(&*page.unwrap_or_else(|| Arc::new([0; CHUNK])), (unit * UNIT) as u64)
+            .expect("written");
+    }
+
+    /// What the page cache has of some sectors is what who maps them sees.
+    fn show(&self, b: &mut Bytes, sectors: &[usize]) {
+        for &sector in sectors {
+            let unit = sector * SECTOR / UNIT;
+            if b.mapped.contains(&unit) {
+                self.mapped().write_all_at(&b.cache.sector(sector), (sector * SECTOR) as u64).expect("written");
+                b.allocated.insert(unit);
+            }
+        }
     }
 
     /// Counts a call, which fails if the test says so.
@@ -387,9 +485,12 @@ impl SimDisk {
         self.bytes.lock().unwrap().device.clone()
     }
 
-    /// What the page cache holds.
+    /// What the page cache holds, also of what is mapped.
     pub(super) fn cache(&self) -> Image {
-        self.bytes.lock().unwrap().cache.clone()
+        let b = self.bytes.lock().unwrap();
+        let mut cache = b.cache.clone();
+        b.mapped.iter().for_each(|&unit| cache.set_chunk(unit * UNIT / CHUNK, self.mapped_page(unit)));
+        cache
     }
 }
 
@@ -454,6 +555,19 @@ impl Bytes {
         }
     }
 
+    /// Whether any of some sectors belongs to the header or to what it names. What fails elsewhere was given up.
+    fn is_named(&self, sectors: &[usize]) -> bool {
+        let copy = |copy: usize| -> Option<Header> {
+            let mut bytes = vec![0; COPY_BYTES];
+            self.cache.read(&mut bytes, crate::format::copy_offset(copy) as usize);
+            Header::parse(&bytes).ok()
+        };
+        let newest = (0..crate::format::COPIES).filter_map(copy).max_by_key(|header| header.sequence);
+        let regions = newest.map_or(Vec::new(), |header| header.regions());
+        let named = |&at: &usize| regions.iter().any(|(_, region)| region.contains(&((at * SECTOR) as u64)));
+        regions.is_empty() || sectors.iter().any(named)
+    }
+
     /// Writes what is in `next` at some sectors, with whatever is to go wrong in this write.
     fn write(&mut self, next: Image, mut touched: Vec<usize>, synced: bool) -> io::Result<()> {
         touched.sort_unstable();
@@ -496,7 +610,7 @@ impl Bytes {
                 Err(gone())
             }
             Some(Fault::Fail(pick, keep)) => {
-                self.failed = true;
+                self.failed |= self.is_named(&touched);
                 Bytes::let_through(&mut self.device, &new, pick);
                 if keep {
                     self.cache = next;
@@ -567,7 +681,12 @@ impl Disk for SimDisk {
             return Err(Call::Read.error());
         }
         let Bytes { cache, system_calls, .. } = &mut *b;
-        fill_from(&Calls { image: RefCell::new(cache), so_far: system_calls }, buf, offset)
+        fill_from(&Calls { image: RefCell::new(cache), so_far: system_calls }, buf, offset)?;
+        for unit in units(&(offset..offset + buf.len() as u64)).filter(|unit| b.mapped.contains(unit)) {
+            let seen = at.max(unit * UNIT)..(at + buf.len()).min((unit + 1) * UNIT);
+            self.mapped().read_exact_at(&mut buf[seen.start - at..seen.end - at], seen.start as u64)?;
+        }
+        Ok(())
     }
 
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
@@ -579,6 +698,15 @@ impl Disk for SimDisk {
             f();
         }
         let mut b = self.alive()?;
+        let some = Rng(b.writes as u64).next();
+        self.write_back(&mut b, |unit| some >> (unit % 32 * 2) & 3 == 0);
+        // Who writes a part of a sector leaves the rest of it as it is mapped.
+        for unit in parts.iter().flat_map(|part| units(&(part.offset..part.offset + part.bytes.len() as u64))) {
+            if b.mapped.contains(&unit) {
+                let page = self.mapped_page(unit);
+                b.cache.set_chunk(unit * UNIT / CHUNK, page);
+            }
+        }
         let mut next = b.cache.clone();
         let mut touched = Vec::new();
         for part in parts {
@@ -590,20 +718,25 @@ impl Disk for SimDisk {
         }
         let headers = parts.iter().any(|part| part.offset < HEADER_REGION);
         let step = if headers { Switch::UnsyncedHeaders } else { Switch::UnsyncedPages };
-        let done = b.write(next, touched, !weak(step));
+        let done = b.write(next, touched.clone(), !weak(step));
+        self.show(&mut b, &touched);
         checkpoints(parts).for_each(|to| b.states.written(to, done.is_ok()));
         done
     }
 
-    fn allocate(&self, _: Range<u64>) -> io::Result<()> {
-        self.call(Call::Allocate).map(|_| ())
+    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        self.call(Call::Allocate)?.allocated.extend(units(&range));
+        Ok(())
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {
         let mut b = self.call(Call::Punch)?;
         b.cache.clear(range.start as usize..range.end as usize);
-        if let Some(mapped) = self.mapped.get() {
-            mapped.write_all_at(&vec![0; (range.end - range.start) as usize], range.start)?;
+        for unit in units(&range) {
+            b.allocated.remove(&unit);
+            if b.mapped.contains(&unit) {
+                self.mapped().write_all_at(&[0; CHUNK], (unit * UNIT) as u64)?;
+            }
         }
         Ok(())
     }
@@ -627,6 +760,13 @@ impl Disk for SimDisk {
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
         let file = self.mapped();
         file.set_len(range.end.max(file.metadata()?.len()))?;
+        let mut b = self.alive()?;
+        for unit in units(&range) {
+            let page = b.cache.chunk(unit * UNIT / CHUNK).cloned();
+            if let (true, Some(page)) = (b.mapped.insert(unit), page) {
+                file.write_all_at(&*page, (unit * UNIT) as u64)?;
+            }
+        }
         Mapping::of_file(file, range)
     }
 
@@ -656,15 +796,21 @@ impl Disk for SimDisk {
             b.failed = true;
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
+        self.write_back(&mut b, |_| true);
         let (next, pending) = (b.cache.clone(), b.cache.differing(&b.device));
         let len = next.len;
-        b.write(next, pending, true)?;
+        let done = b.write(next, pending.clone(), true);
+        self.show(&mut b, &pending);
+        done?;
         b.device.grow(len);
         b.device.cut(len);
         Ok(())
     }
 
     fn identity(&self) -> io::Result<Identity> {
-        Ok(Identity::default())
+        let b = self.bytes.lock().unwrap();
+        let mut boot_id = [0; 16];
+        boot_id[..8].copy_from_slice(&b.boot.to_le_bytes());
+        Ok(Identity { boot_id, device: 1, inode: b.file, mount: 1, birth: 1 })
     }
 }

@@ -6,8 +6,10 @@
 //! what was ever set is named by the armed list, or was reset and not flushed, or lies in a page that did not verify;
 //! a file that says CLEAN is exact; recovering again changes nothing.
 
+mod programs;
 mod repair;
 mod sharing;
+mod steps;
 mod weakened;
 
 use super::core::Core;
@@ -18,13 +20,14 @@ use super::scan::{Page, Scan};
 use super::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
 use super::truncate::Failure;
 use super::view::{View, flag, named, runtime};
-use super::{Options, check, checkpoint, close, create, truncate};
+use super::{Options, check, checkpoint, close, create, points, truncate};
 use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES};
-use crate::levels::words_touched;
 use crate::read::Search;
 use crate::sys::{Disk, Part};
 use crate::weak::{self, Point, Weak};
+use programs::{Op, Programs, name_of, program, report, smallest, tree, verdict};
+use proptest::strategy::ValueTree;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -58,114 +61,6 @@ fn fresh_of(durability: Durability) -> Image {
     let disk = SimDisk::new(Image::default(), Vec::new());
     create::write_new(&*disk, path(), geometry(BITS), &Options { granularity: 0, durability, ..options() }).unwrap();
     disk.device()
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Set(Range<u64>),
-    Reset(Range<u64>),
-    ResetAll,
-    /// Bits from all over the map, as a merge brings them.
-    Merge(Vec<u64>),
-    /// Words from this one on are replaced, as loading a chunk does.
-    Load(u64, Vec<u64>),
-    Flush,
-    Close,
-    /// The process is killed between two writes, and the map opened again.
-    Drop,
-    Truncate(u64),
-    /// Freezes, with a name or without.
-    Freeze(Option<&'static str>),
-    /// Commits what is outstanding, and keeps it if it has a name.
-    Commit,
-    Abort,
-    DropPoint(&'static str),
-}
-
-fn program(rng: &mut Rng, len: usize) -> Vec<Op> {
-    let mut sequential = rng.below(BITS);
-    let mut ops: Vec<Op> = (0..len)
-        .map(|_| {
-            let start = if rng.below(2) == 0 { rng.below(BITS) } else { rng.below(300) };
-            let longest = if rng.below(4) == 0 { 1000 } else { 3 };
-            let end = (start + 1 + rng.below(longest)).min(BITS);
-            match rng.below(20) {
-                0..=6 => Op::Set(start..end),
-                7..=11 => {
-                    // A writer that goes through the map in order.
-                    let start = if sequential + 70 > BITS { 0 } else { sequential };
-                    sequential = start + 64;
-                    Op::Set(start..sequential)
-                }
-                12..=14 => Op::Reset(start..end),
-                15 => Op::ResetAll,
-                16..=17 => Op::Flush,
-                18 => Op::Close,
-                _ => Op::Drop,
-            }
-        })
-        .collect();
-    if rng.below(3) == 0 {
-        // A word that a flush may leave half-done if it fails, and a writer in order that arms it ahead again.
-        let word = |k: u64| Op::Set(k * 64..k * 64 + 1);
-        let k = rng.below(BITS / 64 - 3);
-        let at = rng.below(ops.len() as u64) as usize;
-        ops.splice(at..at, [word(k + 2), Op::Flush, word(k), word(k + 1), Op::Flush]);
-    }
-    if rng.below(3) == 0 {
-        for _ in 0..1 + rng.below(3) {
-            let at = rng.below(ops.len() as u64 + 1) as usize;
-            let whole = [0, 64, PAGE_BITS, 2 * PAGE_BITS, BITS];
-            let len = if rng.below(2) == 0 { rng.below(MOST + 1) } else { whole[rng.below(5) as usize] };
-            ops.insert(at, Op::Truncate(len));
-        }
-    }
-    ops
-}
-
-/// The same with merges for most sets and chunks that are loaded for most resets.
-fn combining(ops: Vec<Op>, rng: &mut Rng) -> Vec<Op> {
-    let geometry = geometry(BITS);
-    let mut change = |op| match op {
-        Op::Set(bits) if rng.below(3) > 0 => {
-            // What lies elsewhere is often near what others have set, and in order.
-            let mut all: Vec<u64> = bits.chain((0..rng.below(9)).map(|_| rng.below(BITS))).collect();
-            all.sort();
-            all.dedup();
-            Op::Merge(all)
-        }
-        Op::Reset(bits) if rng.below(3) > 0 => {
-            let words = words_touched(&bits);
-            let first = words.start;
-            Op::Load(first, words.map(|w| rng.next() & rng.next() & geometry.word_mask(w)).collect())
-        }
-        op => op,
-    };
-    ops.into_iter().map(&mut change).collect()
-}
-
-/// The same with checkpoints in between.
-fn checkpointing(mut ops: Vec<Op>, rng: &mut Rng) -> Vec<Op> {
-    const NAMES: [&str; 3] = ["a", "b", "c"];
-    let mut at = 0;
-    for _ in 0..1 + rng.below(3) {
-        let mut insert = |op, rng: &mut Rng| {
-            at = (at + rng.below(4) as usize).min(ops.len());
-            ops.insert(at, op);
-            at += 1;
-        };
-        let name = NAMES[rng.below(3) as usize];
-        insert(Op::Freeze(Some(name).filter(|_| rng.below(2) == 0)), rng);
-        match rng.below(8) {
-            0..=3 => insert(Op::Commit, rng),
-            4..=5 => insert(Op::Abort, rng),
-            _ => {}
-        }
-        if rng.below(3) == 0 {
-            insert(Op::DropPoint(NAMES[rng.below(3) as usize]), rng);
-        }
-    }
-    ops
 }
 
 /// Sets of bits as the test keeps them, shared with those who act in between.
@@ -692,7 +587,7 @@ fn check_covered(both: &Both<'_>, truth: &Truth, when: &str) -> Verdict {
             return Err(format!("{when}: bit {i} is owed and clean"));
         }
         // And is found by searching, not only by looking.
-        let words = b.owed.chunks(64).zip(&found);
+        let words = b.owed[..len as usize].chunks(64).zip(&found);
         match words.into_iter().position(|(owed, found)| !found && owed.contains(&true)) {
             Some(w) => Err(format!("{when}: a bit of word {w} is owed and not found")),
             None => Ok(()),
@@ -921,21 +816,16 @@ struct Tally {
     crashes: usize,
     /// Runs in which other calls than durable writes fail.
     troubles: usize,
+    /// How often the page cache of killed processes was trusted.
+    trusted: usize,
 }
 
-/// One seed: cut every write in many ways; kill and fail in every write, and cut a later one.
-fn one_seed(seed: u64, programs: Programs, content: &Image, tally: &mut Tally) -> Verdict {
+/// One program: cut every write in many ways; kill and fail in every write, and cut a later one.
+fn one_program(ops: &[Op], seed: u64, content: &Image, tally: &mut Tally) -> Verdict {
     let mut rng = Rng(seed);
-    let len = 4 + rng.below(10) as usize;
-    let ops = program(&mut rng, len);
-    let ops = match programs {
-        Programs::Plain => ops,
-        Programs::Combining => combining(ops, &mut rng),
-        Programs::Checkpointing => checkpointing(ops, &mut rng),
-    };
     let meddle = (rng.below(2) == 0).then(|| rng.next());
     tally.programs += 1;
-    let undisturbed = run(&ops, content.clone(), Vec::new(), meddle)?;
+    let undisturbed = run(ops, content.clone(), Vec::new(), meddle)?;
     let writes = undisturbed.disk.writes();
     check_end(&undisturbed, None).map_err(|e| format!("undisturbed: {e}"))?;
     for trouble in troubles(&undisturbed.disk, &mut rng) {
@@ -946,14 +836,14 @@ fn one_seed(seed: u64, programs: Programs, content: &Image, tally: &mut Tally) -
             let what = format!("{trouble:?} {faults:?}");
             let disk = SimDisk::new(content.clone(), faults.clone());
             disk.trouble(std::slice::from_ref(&trouble));
-            let end = run_on(&ops, disk, &faults, meddle).map_err(|e| format!("{what}: {e}"))?;
+            let end = run_on(ops, disk, &faults, meddle).map_err(|e| format!("{what}: {e}"))?;
             check_end(&end, None).map_err(|e| format!("{what}: {e}"))?;
         }
     }
     for at in 0..writes {
         let what = [Fault::Cut(Pick::None), Fault::Cut(Pick::All)];
         let mut faults: Vec<Vec<(usize, Fault)>> = what.into_iter().map(|f| vec![(at, f)]).collect();
-        let sectors = run(&ops, content.clone(), vec![(at, what[0])], meddle)?.disk.sectors();
+        let sectors = run(ops, content.clone(), vec![(at, what[0])], meddle)?.disk.sectors();
         let all = picks(sectors, &mut rng);
         // All of them for one write in eight, some for the others: the seeds are many.
         let some = if rng.below(8) == 0 { all.len() } else { 3 };
@@ -972,7 +862,7 @@ fn one_seed(seed: u64, programs: Programs, content: &Image, tally: &mut Tally) -
         }
         for faults in faults {
             tally.crashes += 1;
-            let end = run(&ops, content.clone(), faults.clone(), meddle).map_err(|e| format!("{faults:?}: {e}"))?;
+            let end = run(ops, content.clone(), faults.clone(), meddle).map_err(|e| format!("{faults:?}: {e}"))?;
             let again = (rng.below(4) == 0).then(|| rng.next());
             check_end(&end, again).map_err(|e| format!("{faults:?}: {e}"))?;
         }
@@ -980,21 +870,12 @@ fn one_seed(seed: u64, programs: Programs, content: &Image, tally: &mut Tally) -
     Ok(())
 }
 
-/// Which programs to run.
-#[derive(Clone, Copy, PartialEq)]
-enum Programs {
-    Plain,
-    Combining,
-    Checkpointing,
-}
-
 fn seeds(from: u64, count: u64, programs: Programs) -> Result<Tally, (u64, String)> {
     let content = fresh();
     let mut tally = Tally::default();
     for seed in from..from + count {
-        let found = one_seed(seed, programs, &content, &mut tally);
-        weak::visit(None);
-        found.map_err(|e| (seed, e))?;
+        let ops = tree(program(programs), seed).current();
+        verdict(|| one_program(&ops, seed, &content, &mut tally)).map_err(|e| (seed, e))?;
     }
     Ok(tally)
 }
@@ -1006,37 +887,31 @@ fn asked(name: &str, default: u64) -> u64 {
 
 #[test]
 fn no_crash_at_any_durable_write_loses_an_owed_bit() {
-    let from = asked("DIRTYMAP_SIM_FROM", 1);
-    no_crash(from, asked("DIRTYMAP_SIM_SEEDS", 6), Programs::Plain);
+    no_crash(name_of(no_crash_at_any_durable_write_loses_an_owed_bit), 1, 6, Programs::Plain);
 }
 
 /// Merges and loads go through the steps of sets and resets in their own way.
 #[test]
 fn no_crash_in_a_merge_or_a_load_loses_an_owed_bit() {
-    no_crash(asked("DIRTYMAP_SIM_FROM", 6), asked("DIRTYMAP_SIM_SEEDS", 2), Programs::Combining);
+    no_crash(name_of(no_crash_in_a_merge_or_a_load_loses_an_owed_bit), 6, 2, Programs::Combining);
 }
 
 /// What is dirty moves to a point, and stays there, goes, or comes back.
 #[test]
 fn no_crash_in_a_checkpoint_loses_an_owed_bit() {
-    no_crash(asked("DIRTYMAP_SIM_FROM", 1), asked("DIRTYMAP_SIM_SEEDS", 8), Programs::Checkpointing);
+    no_crash(name_of(no_crash_in_a_checkpoint_loses_an_owed_bit), 1, 8, Programs::Checkpointing);
 }
 
-fn no_crash(from: u64, count: u64, programs: Programs) {
-    report(from, seeds(from, count, programs));
-}
-
-/// Says how much was tried; or, of a failure, the command that runs it alone.
-fn report(from: u64, found: Result<Tally, (u64, String)>) {
-    let this = std::thread::current();
-    let name = this.name().unwrap_or("no_");
-    match found {
-        Ok(tally) => println!("{name}: {tally:?} from seed {from}"),
-        Err((seed, why)) => panic!(
-            "seed {seed}: {why}\nThis one alone:\n    \
-             DIRTYMAP_SIM_FROM={seed} DIRTYMAP_SIM_SEEDS=1 cargo test --lib {name} -- --exact"
-        ),
-    }
+/// Runs so many seeds from one on, unless others are asked for.
+fn no_crash(name: &str, from: u64, count: u64, programs: Programs) {
+    let from = asked("DIRTYMAP_SIM_FROM", from);
+    let found = seeds(from, asked("DIRTYMAP_SIM_SEEDS", count), programs);
+    let smaller = |(seed, why)| {
+        let content = fresh();
+        let fails = |ops: &Vec<Op>| one_program(ops, seed, &content, &mut Tally::default());
+        (seed, smallest(tree(program(programs), seed), why, fails))
+    };
+    report(name, from, found.map_err(smaller));
 }
 
 /// Schedules that chance hardly finds.
@@ -1055,7 +930,7 @@ fn scenarios() -> Result<Tally, (u64, String)> {
         a_page_of_which_something_was_reset_is_interrupted_and_not_damaged(),
     ];
     all.iter().cloned().collect::<Verdict>().map_err(|e| (0, e))?;
-    Ok(Tally { programs: all.len(), crashes: all.len(), troubles: 0 })
+    Ok(Tally { programs: all.len(), crashes: all.len(), ..Tally::default() })
 }
 
 /// Between touch and recheck of a setter a flush takes its word off the list, and

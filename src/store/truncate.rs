@@ -44,7 +44,7 @@ impl Core {
         // Now the live level is what the bottom holds, and nothing is listed by words of the old geometry.
         lock.flush()?;
         let mut header = lock.adopt()?;
-        if !header.points.is_empty() {
+        if !header.points.is_empty() && !weak(Weak::TruncateWithPoints) {
             let why = format!(
                 "it has {} named points, which are as long as the map; drop them before its length is changed",
                 header.points.len()
@@ -86,7 +86,9 @@ impl Core {
             lock.commit(&mut header).map_err(|e| {
                 self.view.set_nonce(&[0; 16]);
                 // Nobody joins a session that never came to be: which header its commits must spare nobody knows.
-                core.view.set_nonce(&[0; 16]);
+                if !weak(Weak::TruncateJoinable) {
+                    core.view.set_nonce(&[0; 16]);
+                }
                 // Whichever header the next opener finds, it must see that a write has failed.
                 if !weak(Weak::TruncateForgetDoubt) {
                     core.degrade();
@@ -103,7 +105,7 @@ impl Core {
         // The slots of the dead as well: their writes may still arrive.
         let slots = (0..SLOTS).flat_map(runtime::slot);
         let fields = [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH];
-        for field in fields.into_iter().chain(slots) {
+        for field in fields.into_iter().chain(slots.filter(|_| !weak(Weak::TruncateForgetSlots))) {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }
         core.counters.continue_from(&self.counters);

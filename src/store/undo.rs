@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
 use crate::format::{COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, State, Uuid, copy_offset};
 use crate::sys::{Disk, Part, facts};
+use crate::weak::{Weak, weak};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -294,7 +295,9 @@ pub(super) fn put_back_from(
         expected,
     })?;
     let copies = headers::read_copies(disk);
-    is_as_repair_left_it(&head, &copies).map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
+    if !weak(Weak::UndoAnyMap) {
+        is_as_repair_left_it(&head, &copies).map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
+    }
 
     let before = disk.len().map_err(writing)?;
     // Of what was cut off all is kept. So nobody makes the file longer by a length alone.
@@ -308,7 +311,7 @@ pub(super) fn put_back_from(
     }
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
     disk.grow(length).and_then(|()| disk.sync_all()).map_err(writing)?;
-    if keeps_headers {
+    if keeps_headers && !weak(Weak::UndoNoDoubt) {
         doubt_everything(disk, path, &copies, &head)?;
     }
     // Before the pages: a point that was cut off is so again before anything of it is what it was.
@@ -378,7 +381,9 @@ fn is_known(head: &Head, header: &Header) -> bool {
 /// is in doubt by, and the last of them is not missed.
 fn put_headers_back(disk: &dyn Disk, old: &[u8]) -> io::Result<()> {
     let mut copies: Vec<(usize, &[u8])> = old.chunks(COPY_BYTES).enumerate().collect();
-    copies.sort_by_key(|(_, bytes)| std::cmp::Reverse(Header::parse(bytes).map_or(0, |h| h.sequence)));
+    copies.sort_by_key(|(_, bytes)| {
+        std::cmp::Reverse(if weak(Weak::UndoInOrder) { 0 } else { Header::parse(bytes).map_or(0, |h| h.sequence) })
+    });
     for (copy, bytes) in copies {
         disk.write_durable(&[Part { offset: copy_offset(copy), bytes }])?;
     }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
 use crate::sys::{Disk, Mapping, Part};
+use crate::weak::{Point, Weak, at, weak};
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
@@ -43,7 +44,13 @@ pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool)
         return Ok(view);
     }
     // The nonce goes first: it tells others that the rest is what it was.
-    disk.punch(region.start..region.start + ALIGN).and_then(|()| disk.punch(region.clone())).map_err(io)?;
+    let (nonce, rest) = (region.start..region.start + ALIGN, region.start + ALIGN..region.end);
+    let (first, then) = if weak(Weak::NonceLast) { (rest, nonce) } else { (nonce, rest) };
+    if !weak(Weak::KeepVolatile) {
+        disk.punch(first).map_err(io)?;
+        at(Point::Freed);
+        disk.punch(then).map_err(io)?;
+    }
     if disk.reading_allocates() {
         disk.allocate(region).map_err(io)?;
     }
@@ -70,7 +77,7 @@ pub(super) fn free(disk: &dyn Disk, space: Range<u64>) {
 fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
     let mut nonce = [0; 16];
     disk.read_at(&mut nonce, region.start)?;
-    if nonce != [0; 16] {
+    if nonce != [0; 16] && !weak(Weak::KeepNonce) {
         disk.write_durable(&[Part { offset: region.start, bytes: &[0; 16] }])?;
         free(disk, region.clone());
     }

@@ -9,6 +9,7 @@ use super::view::{View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::sys::FileDisk;
+use crate::weak::{Weak, weak};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -44,7 +45,7 @@ impl Watch {
     pub(super) fn usable(&self) -> Result<()> {
         self.view.usable()?;
         let shared = self.view.runtime()[runtime::SHARED].load(SeqCst) == 1;
-        if shared && self.view.nonce() == self.nonce.0 {
+        if shared && self.view.nonce() == self.nonce.0 || weak(Weak::WatchEnded) {
             Ok(())
         } else {
             Err(Error::Unusable { why: "those who had it open have closed it or changed its length; open it again" })

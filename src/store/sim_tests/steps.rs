@@ -1,0 +1,705 @@
+//! Steps that chance hardly misses, one by one: each test goes wrong without a step of the protocol, and says which in the
+//! table of `weakened.rs`.
+//!
+//! Invariant kept here: nothing waits for a clock. Who acts in between does so at a [`Point`], inside a durable write, or
+//! where a call fails.
+
+use super::sharing::two_of;
+use super::*;
+use crate::error::Error;
+use crate::format::{ALIGN, Reasons, Stamp, StampKind};
+use crate::store::ImageStamp;
+use crate::store::open::{Recovery, join};
+use crate::store::{Access, Inner, Verdict as MapVerdict, attach, pages};
+use crate::sys::{FileDisk, Part};
+use crate::{DirtyMap, Result};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::SeqCst;
+
+type Opened = (Core, Recovery);
+
+fn opened_with(disk: &SimDisk, options: &Options) -> Result<Opened> {
+    open_alone(disk.shared(), path(), options, 0)
+}
+
+fn opened(disk: &SimDisk) -> Core {
+    opened_with(disk, &options()).unwrap().0
+}
+
+fn process_map() -> (Arc<SimDisk>, Core) {
+    let disk = SimDisk::new(fresh_of(Durability::Process), Vec::new());
+    let core = opened(&disk);
+    (disk, core)
+}
+
+/// What a new boot of the machine makes of a disk.
+fn after_a_cut(disk: &SimDisk) -> Loaded {
+    load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap()
+}
+
+fn header_on(disk: &SimDisk) -> Header {
+    headers::newest(disk, path()).unwrap().header
+}
+
+fn close(core: &Core) -> bool {
+    core.close(close::Image::AsBefore, core.count_durable()).unwrap()
+}
+
+/// Does something once, at a point.
+fn once_at(point: Point, f: impl FnOnce() + 'static) {
+    let mut f = Some(f);
+    weak::visit(Some(Box::new(move |at| {
+        if let Some(f) = f.take_if(|_| at == point) {
+            f();
+        }
+    })));
+}
+
+#[test]
+pub(super) fn a_flush_untouches_when_nobody_can_return_any_more() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = Arc::new(opened(&disk));
+    // In order, so that words are armed ahead that nobody has touched.
+    (0..4).for_each(|w| core.set_bits(w * 64..w * 64 + 64).unwrap());
+    let ahead = |core: &Core| -> Vec<u64> {
+        (0..core.geometry().words()).filter(|&w| flag(core.view.armed(), w) && !flag(core.view.touched(), w)).collect()
+    };
+    assert!(!ahead(&core).is_empty());
+    let set = Arc::new(Mutex::new(Vec::new()));
+    let (c, bits) = (Arc::downgrade(&core), set.clone());
+    once_at(Point::Untouched, move || {
+        let c = c.upgrade().unwrap();
+        for w in ahead(&c) {
+            c.set_bits(w * 64..w * 64 + 1).unwrap();
+            bits.lock().unwrap().push(w * 64);
+        }
+    });
+    core.flush().unwrap();
+    weak::visit(None);
+    let left = after_a_cut(&disk);
+    let lost = set.lock().unwrap().iter().copied().find(|&bit| !dirty(&both(&left), bit));
+    assert_eq!(lost, None, "a set had returned");
+}
+
+/// Who is killed at a point of what he does.
+fn killed_at(dies_at: Point, f: impl FnOnce()) {
+    weak::visit(Some(Box::new(move |point| {
+        if point == dies_at {
+            resume_unwind(Box::new("killed"));
+        }
+    })));
+    let killed = catch_unwind(AssertUnwindSafe(f));
+    weak::visit(None);
+    assert!(killed.is_err());
+}
+
+/// Of a checkpoint that is over nobody reads the point.
+#[test]
+pub(super) fn what_a_dead_one_has_committed_is_told_to_those_who_read() {
+    let (_disk, first, other) = two_of(Durability::PowerLoss);
+    first.set_bits(3..4).unwrap();
+    let uuid = first.freeze(None, Duration::ZERO).unwrap().uuid;
+    other.flush().unwrap();
+    killed_at(Point::Published, || drop(first.commit_checkpoint(&uuid, false)));
+    drop(first);
+    // Whatever takes the lock next; commits tell it anyway.
+    drop(other.lock().unwrap().adopt().unwrap());
+    assert!(!all_dirty(&other).contains(&true));
+}
+
+#[test]
+pub(super) fn a_set_after_a_reset_that_was_killed_sets() {
+    let (_disk, resetter, other) = two_of(Durability::PowerLoss);
+    resetter.set_bits(3..4).unwrap();
+    resetter.flush().unwrap();
+    killed_at(Point::ResetDurable, || drop(resetter.reset_bits(3..4)));
+    drop(resetter);
+    other.set_bits(3..4).unwrap();
+    assert!(all_dirty(&other)[3]);
+}
+
+#[test]
+pub(super) fn who_was_replaced_is_refused() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let first = opened(&disk);
+    first.set_bits(0..1).unwrap();
+    let _second = opened(&disk);
+    assert_eq!(first.set_bits(6400..6401).unwrap_err().kind(), "unusable");
+}
+
+/// A commit of a new length that failed may have come so far.
+#[test]
+pub(super) fn nothing_is_set_by_a_header_with_other_regions() {
+    let mut in_doubt = 0;
+    for at in 0.. {
+        let disk = SimDisk::new(fresh(), vec![(at, Fault::Fail(Pick::All, true))]);
+        let Ok((core, _)) = opened_with(&disk, &options()) else { continue };
+        let _ = core.set_bits(0..1);
+        match core.truncate(geometry(BITS + 1)) {
+            Ok(_) if disk.writes() <= at => break,
+            Err(Failure::InDoubt(_)) => in_doubt += 1,
+            _ => continue,
+        }
+        assert_eq!(core.set_bits(6400..6401).unwrap_err().kind(), "unusable");
+    }
+    assert_eq!(in_doubt, 2);
+}
+
+#[test]
+pub(super) fn the_list_stays_within_its_bound() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    for word in (0..BITS / 64).step_by(3) {
+        core.set_bits(word * 64..word * 64 + 1).unwrap();
+        assert!(header_on(&disk).runs.words() <= 24, "after word {word}");
+    }
+}
+
+/// A map that is larger than what is set aside together.
+#[test]
+pub(super) fn space_is_set_aside_before_it_is_stored_into() {
+    let disk = SimDisk::new(Image::default(), Vec::new());
+    let options = Options { granularity: 0, durability: Durability::Process, ..options() };
+    create::write_new(&*disk, path(), geometry(1 << 20), &options).unwrap();
+    let core = opened(&disk);
+    core.set_bits(1 << 19..(1 << 19) + 1).unwrap();
+    core.flush().unwrap();
+    assert_eq!(disk.wrong(), Ok(()));
+}
+
+/// More stretches of pages with resets than a list has room for.
+#[test]
+pub(super) fn a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs() {
+    let pages = 5 * format::MAX_RUNS as u64;
+    let disk = SimDisk::new(Image::default(), Vec::new());
+    let options = Options { granularity: 0, armed_bound: 1 << 40, ..options() };
+    create::write_new(&*disk, path(), geometry(pages * PAGE_BITS), &options).unwrap();
+    let core = opened_with(&disk, &options).unwrap().0;
+    core.set_bits(0..pages * PAGE_BITS).unwrap();
+    core.flush().unwrap();
+    let reset = |page: u64| page * PAGE_BITS..page * PAGE_BITS + 64;
+    (0..pages).step_by(2).for_each(|page| core.reset_bits(reset(page)).unwrap());
+    core.flush().unwrap();
+    let left = after_a_cut(&disk);
+    let back = (0..pages).step_by(2).find(|&page| dirty(&both(&left), reset(page).start));
+    assert_eq!(back, None, "a reset that was flushed came back");
+}
+
+/// What is to be listed, as it was reset and not set, cannot be.
+#[test]
+pub(super) fn a_flush_that_failed_forgets_no_reset() {
+    // Opening takes four writes; setting and flushing three.
+    let disk = SimDisk::new(fresh(), vec![(7, Fault::Fail(Pick::None, false))]);
+    let core = opened(&disk);
+    core.set_bits(0..2).unwrap();
+    core.flush().unwrap();
+    core.reset_bits(0..1).unwrap();
+    core.flush().unwrap_err();
+    core.flush().unwrap();
+    let left = after_a_cut(&disk);
+    assert_eq!([0, 1].map(|bit| dirty(&both(&left), bit)), [false, true]);
+}
+
+/// The page that has the live level of a small map, among those that are mapped; the runtime page is the first.
+const LIVE: u64 = 4;
+
+/// Of a killed process, the next one has the bits that it had set, and knows that it has.
+#[test]
+fn the_page_cache_of_a_killed_process_is_trusted_and_that_of_another_boot_is_not() {
+    let (disk, core) = process_map();
+    core.set_bits(5..6).unwrap();
+    drop(core);
+    let (core, recovery) = opened_with(&disk.after_death(), &options()).unwrap();
+    assert_eq!((recovery.cache_trusted, all_dirty(&core).iter().filter(|d| **d).count()), (Some(true), 1));
+    drop(core);
+    let (core, recovery) = opened_with(&SimDisk::new(disk.cache(), Vec::new()), &options()).unwrap();
+    assert_eq!((recovery.cache_trusted, all_dirty(&core).contains(&false)), (Some(false), false));
+}
+
+#[test]
+pub(super) fn the_page_cache_of_another_file_is_not_trusted() {
+    let (disk, core) = process_map();
+    core.set_bits(5..6).unwrap();
+    drop(core);
+    disk.become_another_file();
+    assert_eq!(opened_with(&disk, &options()).unwrap().1.cache_trusted, Some(false));
+}
+
+/// Two machines without a procfs, it may be.
+#[test]
+pub(super) fn the_page_cache_of_nobody_knows_which_boot_is_not_trusted() {
+    let disk = SimDisk::new(fresh_of(Durability::Process), Vec::new());
+    disk.forget_boot();
+    drop(opened(&disk));
+    assert_eq!(opened_with(&disk, &options()).unwrap().1.cache_trusted, Some(false));
+}
+
+/// Opens what a killed process has left of bit 5 while some calls fail, and then again.
+fn opened_again_after(disk: &SimDisk, troubles: &[Trouble]) {
+    disk.trouble(troubles);
+    assert!(opened_with(disk, &options()).is_err(), "the call did not fail");
+    let core = opened(disk);
+    assert!(all_dirty(&core)[5], "lost");
+}
+
+#[test]
+pub(super) fn who_opens_takes_the_nonce_away_before_the_bits() {
+    let (disk, core) = process_map();
+    core.set_bits(5..6).unwrap();
+    let (mut nonce, volatile, d) = ([1; 16], core.layout.volatile.clone(), disk.clone());
+    drop(core);
+    // Readers would take the bits for what they were.
+    once_at(Point::Freed, move || {
+        d.read_at(&mut nonce, volatile.start).unwrap();
+        assert_eq!(nonce, [0; 16]);
+    });
+    opened_again_after(&disk, &[(Call::Punch, 1..2)]);
+    weak::visit(None);
+}
+
+#[test]
+pub(super) fn bits_without_a_nonce_are_not_trusted() {
+    let (disk, core) = process_map();
+    core.set_bits(5..6).unwrap();
+    drop(core);
+    opened_again_after(&disk, &[(Call::Allocate, 0..1)]);
+}
+
+/// The kernel tells the first one who opens the file that it has lost a page, and nobody after him.
+#[test]
+pub(super) fn who_asks_the_kernel_says_so_before() {
+    let (disk, core) = process_map();
+    core.flush().unwrap();
+    core.set_bits(5..6).unwrap();
+    drop(core);
+    disk.lose_a_mapped_page(LIVE);
+    opened_again_after(&disk, &[(Call::Grow, 0..1)]);
+}
+
+/// A process was told, and has died since.
+#[test]
+pub(super) fn what_a_process_was_told_of_a_lost_page_outlives_it() {
+    let (disk, core) = process_map();
+    core.set_bits(5..6).unwrap();
+    disk.lose_a_mapped_page(LIVE);
+    assert!(!close(&core));
+    drop(core);
+    assert!(all_dirty(&opened(&disk))[5], "lost");
+}
+
+/// The same, and the page is lost as well that says so.
+#[test]
+pub(super) fn the_header_knows_of_a_failed_write_as_well() {
+    let (disk, core) = process_map();
+    core.degrade();
+    core.amend(|_| ()).unwrap();
+    core.view.runtime()[runtime::DEGRADED].store(0, SeqCst);
+    drop(core);
+    assert_eq!(opened_with(&disk, &options()).unwrap().1.cache_trusted, Some(false));
+}
+
+#[test]
+pub(super) fn a_file_that_ends_within_its_page_table_is_not_opened() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..1).unwrap();
+    assert!(close(&core));
+    disk.cut(core.layout.table.start).unwrap();
+    assert_eq!(load_in_memory(&*disk, path(), None).err().map(|e| e.kind()), Some("corrupt"));
+}
+
+#[test]
+pub(super) fn bits_past_the_end_make_a_page_damaged() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let header = header_on(&disk);
+    let stray = |_, _| std::array::from_fn(|word| u64::from(word == 63));
+    pages::write(&*disk, &header.uuid, &header.layout, &[3], stray).unwrap();
+    let loaded = load_in_memory(&*disk, path(), None).unwrap();
+    assert_eq!(loaded.recovery.damaged_pages, 1);
+    assert!((3 * PAGE_BITS..BITS).all(|bit| dirty(&both(&loaded), bit)));
+}
+
+#[test]
+pub(super) fn a_page_that_was_lost_with_its_entry_is_missed() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..64).unwrap();
+    core.flush().unwrap();
+    assert!(close(&core));
+    let Core { layout, .. } = &core;
+    for offset in [layout.table.start, layout.bottom.start] {
+        disk.write_durable(&[Part { offset, bytes: &[0; 512] }]).unwrap();
+    }
+    assert!((0..BITS).all(|bit| dirty(&both(&after_a_cut(&disk)), bit)));
+}
+
+#[test]
+pub(super) fn another_image_makes_everything_dirty() {
+    let of_size = |size| {
+        let (mtime_seconds, mtime_nanos, inode, device, reserved) = Default::default();
+        let kind = StampKind::File;
+        ImageStamp(Stamp { kind, exact: true, size, mtime_seconds, mtime_nanos, inode, device, reserved })
+    };
+    let disk = SimDisk::new(Image::default(), Vec::new());
+    let options = Options { granularity: 0, image: Some(of_size(BITS)), ..options() };
+    create::write_new(&*disk, path(), geometry(BITS), &options).unwrap();
+    let none = load_in_memory(&*disk, path(), Some(&of_size(BITS))).unwrap();
+    assert!(!dirty(&both(&none), 0));
+    let all = load_in_memory(&*disk, path(), Some(&of_size(BITS + 512))).unwrap();
+    assert!((0..BITS).all(|bit| dirty(&both(&all), bit)));
+}
+
+#[test]
+pub(super) fn the_header_says_that_there_was_a_crash() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    drop(opened(&disk));
+    let core = opened(&disk);
+    assert!(close(&core));
+    assert!(header_on(&disk).dirt_reasons.contains(Reasons::CRASH));
+}
+
+/// The clock was set back after a freeze, and the process was killed.
+#[test]
+pub(super) fn dirt_of_a_recovery_is_never_older_than_the_point() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    core.amend(|header| header.points[0].time += 1 << 20).unwrap();
+    drop(core);
+    let core = opened(&disk);
+    core.commit_checkpoint(&uuid, false).unwrap();
+    assert!(header_on(&disk).dirt_reasons.contains(Reasons::CRASH), "what came after the point was in no backup");
+}
+
+/// A map in a real file that was not closed, and what is done to it.
+fn recovered(dir: &Path) -> DirtyMap {
+    let path = dir.join("map");
+    let options = Options::new().flush_interval(None);
+    options.create(&path, 1 << 30).unwrap().set(0..1).unwrap();
+    options.open(path).unwrap()
+}
+
+#[test]
+pub(super) fn a_reset_of_everything_does_not_forget_what_recovery_added_to_a_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = recovered(dir.path());
+    let uuid = map.freeze(None).unwrap().uuid;
+    map.reset_all().unwrap();
+    map.flush().unwrap();
+    map.abort_checkpoint(uuid).unwrap();
+    assert_eq!(map.info().unwrap().verdict, MapVerdict::Superset);
+}
+
+#[test]
+pub(super) fn a_checkpoint_that_was_not_frozen_does_not_outlive_its_process() {
+    let (disk, truth, core, _) = freezing().unwrap();
+    drop(core);
+    let (core, recovery) = opened_with(&disk, &options()).unwrap();
+    assert!(recovery.aborted_checkpoint.is_some());
+    assert_eq!(header_on(&disk).checkpoint_state, CheckpointState::Normal);
+    core.together(|both| check_covered(both, &truth, "opened")).unwrap();
+}
+
+fn joined(disk: &SimDisk) -> Result<()> {
+    join(disk.shared(), path(), &options().access(Access::Shared), |_| Ok((1, ()))).map(|_| ())
+}
+
+/// Somebody has the map alone, and the file has the volatile part of a session of the dead: nothing could be freed.
+#[test]
+pub(super) fn the_session_of_the_dead_is_not_joined() {
+    let (disk, first, second) = two_of(Durability::PowerLoss);
+    drop((first, second));
+    disk.trouble(&[(Call::Punch, 0..9)]);
+    let _alone = opened(&disk);
+    assert_eq!(joined(&disk).err().map(|e| e.kind()), Some("locked"));
+}
+
+/// What the dead knew to be durable was reset since, by one who had the map alone and could not free their volatile part.
+#[test]
+pub(super) fn what_the_dead_have_left_in_the_volatile_part_is_nothing_to_go_by() {
+    let (disk, first, second) = two_of(Durability::PowerLoss);
+    first.set_bits(3..4).unwrap();
+    first.flush().unwrap();
+    drop((first, second));
+    disk.trouble(&[(Call::Punch, 0..1)]);
+    let alone = opened(&disk);
+    alone.reset_bits(3..4).unwrap();
+    assert!(close(&alone));
+    let (shared, _) = opened_with(&disk, &options().access(Access::Shared)).unwrap();
+    shared.set_bits(3..4).unwrap();
+    assert!(dirty(&both(&after_a_cut(&disk)), 3), "lost");
+}
+
+#[test]
+pub(super) fn who_has_a_map_alone_is_not_joined() {
+    let (disk, _alone) = process_map();
+    assert_eq!(joined(&disk).err().map(|e| e.kind()), Some("locked"));
+}
+
+#[test]
+pub(super) fn nobody_maps_what_is_behind_the_end_of_the_file() {
+    let (disk, first, _second) = two_of(Durability::PowerLoss);
+    disk.cut(first.layout.volatile.end - ALIGN).unwrap();
+    assert_eq!(joined(&disk).err().map(|e| e.kind()), Some("corrupt"));
+}
+
+fn shared_file() -> (tempfile::TempDir, std::path::PathBuf, Options) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    (dir, path, Options::new().access(Access::Shared).flush_interval(None))
+}
+
+/// A dying process lets go of its locks one by one.
+#[test]
+pub(super) fn who_has_the_attach_lock_and_no_slot_has_no_session() {
+    let (_dir, path, shared) = shared_file();
+    shared.create(&path, 1 << 30).unwrap().set(0..1).unwrap();
+    let dying: FileDisk = attach::open_file(&path, true).unwrap();
+    assert!(dying.try_attach(false).unwrap());
+    assert_eq!(shared.open(&path).err().map(|e| e.kind()), Some("locked"));
+}
+
+#[test]
+pub(super) fn a_reader_notices_that_somebody_has_the_map_alone() {
+    let (_dir, path, shared) = shared_file();
+    let map = shared.create(&path, 1 << 30).unwrap();
+    let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+    assert!(!reader.get(0).unwrap());
+    drop(map);
+    let alone = Options::new().flush_interval(None).open(&path).unwrap();
+    alone.set(0..1).unwrap();
+    assert_eq!(reader.get(0).unwrap_err().kind(), "unusable");
+}
+
+/// A process died with writes under way that may still arrive: freezes fail, whoever comes after it.
+#[test]
+pub(super) fn no_freeze_succeeds_while_a_write_of_the_dead_may_arrive() {
+    let (_dir, path, shared) = shared_file();
+    let outliving = shared.clone().writes_outlive(true);
+    let dead = outliving.create(&path, 1 << 30).unwrap();
+    let lives = shared.open(&path).unwrap();
+    std::mem::forget(dead.begin_write(0..1).unwrap());
+    drop(dead);
+    assert_eq!(lives.freeze(None).unwrap_err().kind(), "refused");
+    let _next = outliving.open(&path).unwrap();
+    assert_eq!(lives.freeze(None).unwrap_err().kind(), "refused");
+}
+
+#[test]
+pub(super) fn a_new_length_does_not_forget_writes_of_the_dead() {
+    let (_dir, path, shared) = shared_file();
+    let dead = shared.clone().writes_outlive(true).create(&path, 1 << 30).unwrap();
+    let mut lives = shared.open(&path).unwrap();
+    std::mem::forget(dead.begin_write(0..1).unwrap());
+    drop(dead);
+    lives.truncate(1 << 29).unwrap();
+    assert_eq!(lives.freeze(None).unwrap_err().kind(), "refused");
+}
+
+/// What is set by others after the last flush, who are gone.
+#[test]
+pub(super) fn a_clean_close_flushes_what_others_have_set() {
+    let (disk, core) = process_map();
+    core.set_bits(5..6).unwrap();
+    assert!(close(&core));
+    assert!(dirty(&both(&after_a_cut(&disk)), 5), "closed as clean without it");
+}
+
+/// Nothing can be freed any more: the nonce is gone all the same, or readers go on.
+#[test]
+pub(super) fn a_clean_close_takes_the_nonce_away() {
+    let (disk, core) = process_map();
+    disk.trouble(&[(Call::Punch, 0..9)]);
+    assert!(close(&core));
+    assert_eq!(core.view.nonce(), [0; 16]);
+}
+
+#[test]
+pub(super) fn what_is_not_frozen_is_not_committed() {
+    let (_, truth, core, point) = freezing().unwrap();
+    core.freeze_reset(&point).unwrap();
+    assert_eq!(core.commit_checkpoint(&point.uuid, false).unwrap_err().kind(), "no-checkpoint");
+    core.together(|both| check_covered(both, &truth, "refused")).unwrap();
+}
+
+/// Whether somebody else could take the space lock now, who is then not kept out.
+fn space_is_free(core: &Core) -> bool {
+    core.space.try_lock().is_ok()
+}
+
+/// While a point is written, somebody else freezes.
+#[test]
+pub(super) fn two_who_freeze_do_not_write_to_the_same_space() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = Arc::new(opened(&disk));
+    core.set_bits(0..1).unwrap();
+    let c = Arc::downgrade(&core);
+    once_at(Point::Chosen, move || {
+        let Some(c) = c.upgrade().filter(|c| space_is_free(c)) else { return };
+        c.freeze(None, Duration::ZERO).unwrap();
+        c.set_bits(1..2).unwrap();
+    });
+    let _ = core.freeze_begin(None);
+    weak::visit(None);
+    assert!(!all_dirty(&core)[2], "the point of the other is damaged");
+}
+
+/// Who aborts is slow, and somebody else has aborted meanwhile, and reset.
+#[test]
+pub(super) fn who_aborts_late_sets_nothing_that_was_reset_since() {
+    let (_, _, core, point) = freezing().unwrap();
+    core.freeze_reset(&point).unwrap();
+    core.freeze_end(&point.uuid).unwrap();
+    let (c, uuid, came) = (Arc::downgrade(&core), point.uuid, Rc::new(Cell::new(false)));
+    let told = came.clone();
+    once_at(Point::SeenArmed, move || {
+        let Some(c) = c.upgrade().filter(|c| space_is_free(c)) else { return };
+        told.set(true);
+        c.abort(&uuid).unwrap();
+        c.reset_bits(0..1).unwrap();
+    });
+    core.abort(&point.uuid).unwrap();
+    weak::visit(None);
+    let reset = came.get();
+    assert_eq!(all_dirty(&core)[0], !reset, "what was reset is dirty again");
+}
+
+/// The same before he has put anything back, and there is an older point that was kept.
+#[test]
+pub(super) fn who_aborts_late_leaves_the_points_of_others_alone() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = Arc::new(opened(&disk));
+    core.set_bits(9..10).unwrap();
+    let kept = core.freeze(Some("a"), Duration::ZERO).unwrap();
+    core.commit_checkpoint(&kept.uuid, true).unwrap();
+    core.set_bits(0..1).unwrap();
+    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    let c = Arc::downgrade(&core);
+    once_at(Point::Aborting, move || c.upgrade().unwrap().abort(&uuid).unwrap());
+    core.abort(&uuid).unwrap();
+    weak::visit(None);
+    assert_eq!(header_on(&disk).points.len(), 1);
+    assert!(!all_dirty(&core)[9], "what was in no checkpoint was put back");
+}
+
+/// A frozen map, a page of whose point is lost.
+fn frozen_and_damaged() -> (Arc<SimDisk>, Core, format::Point) {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..1).unwrap();
+    core.freeze(None, Duration::ZERO).unwrap();
+    let point = header_on(&disk).points[0].clone();
+    disk.write_durable(&[Part { offset: point.bottom_offset, bytes: &[7; 512] }]).unwrap();
+    (disk, core, point)
+}
+
+#[test]
+pub(super) fn a_point_of_which_a_page_fails_is_everything() {
+    let (disk, ..) = frozen_and_damaged();
+    let left = after_a_cut(&disk);
+    assert!((0..BITS).all(|bit| dirty(&both(&left), bit)));
+}
+
+#[test]
+pub(super) fn putting_back_a_point_of_which_a_page_fails_makes_everything_dirty() {
+    let (_disk, core, point) = frozen_and_damaged();
+    core.abort(&point.uuid).unwrap();
+    assert!(!all_dirty(&core).contains(&false));
+}
+
+#[test]
+pub(super) fn a_point_of_which_the_file_has_not_all_entries_is_everything() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..1).unwrap();
+    let uuid = core.freeze(Some("a"), Duration::ZERO).unwrap().uuid;
+    core.commit_checkpoint(&uuid, true).unwrap();
+    let mut header = header_on(&disk);
+    // As a program makes it that does not count.
+    header.points[0].granules = 0;
+    disk.cut(header.points[0].table_offset).unwrap();
+    let mut point = Frozen::empty(&header.geometry).unwrap();
+    point.add_point(&*disk, path(), &header, &header.points[0]).unwrap();
+    point.finish();
+    assert!((0..BITS).all(|bit| point.bit(bit)));
+}
+
+/// While somebody reads, a freeze moves the bit that he looks for from here to the point.
+#[test]
+pub(super) fn who_reads_looks_again_when_bits_have_moved() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..1).unwrap();
+    let first = Cell::new(true);
+    let found = core.together(|both| {
+        if first.replace(false) {
+            core.freeze(None, Duration::ZERO).unwrap();
+        }
+        dirty(both, 0)
+    });
+    assert!(found);
+}
+
+#[test]
+pub(super) fn the_bits_of_a_point_that_is_dropped_go_to_the_older_one() {
+    let mut ops: Vec<Op> = Vec::new();
+    for (name, bits) in [("a", 0..1), ("b", 1..2)] {
+        ops.extend([Op::Set(bits), Op::Freeze(Some(name)), Op::Commit]);
+    }
+    ops.push(Op::DropPoint("b"));
+    let end = run(&ops, fresh(), Vec::new(), None).unwrap();
+    check_crash(&end.disk.device(), &end.truth, None).unwrap();
+}
+
+/// A freeze begins between the set of a bracket and its end.
+#[test]
+pub(super) fn a_bracket_registers_before_it_sets() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 30).unwrap();
+    let Inner::Live(live) = &map.inner else { panic!("not open") };
+    let (core, drained) = (live.core.clone(), Arc::new(Mutex::new(None)));
+    let told = drained.clone();
+    once_at(Point::Touched, move || {
+        let point = core.freeze_begin(None).unwrap();
+        core.freeze_reset(&point).unwrap();
+        *told.lock().unwrap() = Some(core.drain(&point.uuid, Duration::ZERO).map_err(|e| e.kind()));
+        core.abort(&point.uuid).unwrap();
+    });
+    let _write = map.begin_write(0..1).unwrap();
+    weak::visit(None);
+    assert_eq!(drained.lock().unwrap().take(), Some(Err("busy")));
+}
+
+/// A freeze gave up, and left a write in the count that the next one does not wait for last.
+#[test]
+pub(super) fn a_freeze_waits_for_the_writes_that_the_one_before_has_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 30).unwrap();
+    let Inner::Live(live) = &map.inner else { panic!("not open") };
+    let _write = map.begin_write(0..1).unwrap();
+    for _ in 0..2 {
+        let point = live.core.freeze_begin(None).unwrap();
+        live.core.freeze_reset(&point).unwrap();
+        assert_eq!(live.core.drain(&point.uuid, Duration::ZERO).unwrap_err().kind(), "busy");
+        live.core.abort(&point.uuid).unwrap();
+    }
+}
+
+#[test]
+pub(super) fn the_length_does_not_change_while_there_are_points() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..1).unwrap();
+    let uuid = core.freeze(Some("a"), Duration::ZERO).unwrap().uuid;
+    core.commit_checkpoint(&uuid, true).unwrap();
+    assert!(matches!(core.truncate(geometry(BITS + 1)), Err(Failure::Unchanged(Error::Refused { .. }))));
+}
+
+#[test]
+pub(super) fn a_new_file_is_all_there_when_it_gets_its_name() {
+    let left = SimDisk::new(fresh(), Vec::new());
+    assert!(load_in_memory(&*left, path(), None).is_ok());
+    assert!(left.len().unwrap() >= header_on(&left).file_length());
+}
