@@ -265,24 +265,37 @@ impl Cache {
     /// The outstanding point, for a `checkpoint` word that was just read. `None` when the file has none (any more). What
     /// this says counts if the word is still the same afterwards: the header read here may be ahead of the word by one
     /// commit, and then it names the same point or none.
-    pub(super) fn get(&self, disk: &dyn Disk, path: &Path, geometry: &Geometry, word: u64) -> Option<Arc<Frozen>> {
+    ///
+    /// `nonce` is that of the session. When all of it are dead, a repair may write the point while it is read here: nothing is
+    /// known then.
+    pub(super) fn get(
+        &self,
+        (disk, path): (&dyn Disk, &Path),
+        geometry: &Geometry,
+        nonce: &Uuid,
+        word: u64,
+    ) -> Option<Arc<Frozen>> {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cache {
             Some((known, point)) if *known == word => return Some(point.clone()),
             _ => {}
         }
         let unknown = || Some(Arc::new(Frozen::everything(geometry)));
-        let Ok(newest) = super::headers::newest(disk, path) else { return unknown() };
-        let uuid = newest.header.outstanding()?.uuid;
+        let header = || super::headers::newest(disk, path).ok().map(|newest| newest.header);
+        let Some(found) = header().filter(|header| header.nonce == *nonce) else { return unknown() };
+        let uuid = found.outstanding()?.uuid;
         let point = match &*cache {
             Some((_, point)) if point.uuid == uuid => point.clone(),
             Some((_, point)) if weak(Weak::StalePoint) => point.clone(),
-            _ => match Frozen::outstanding(disk, path, &newest.header) {
+            _ => match Frozen::outstanding(disk, path, &found) {
                 Ok(point) => Arc::new(point?),
                 // Not kept: it may be a passing trouble.
                 Err(_) => return unknown(),
             },
         };
+        if header().is_none_or(|header| header.nonce != *nonce) {
+            return unknown();
+        }
         *cache = Some((word, point.clone()));
         Some(point)
     }
@@ -353,7 +366,7 @@ impl Core {
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
     pub(super) fn frozen(&self, word: u64) -> Option<Arc<Frozen>> {
-        self.frozen.get(&*self.disk, &self.path, self.geometry(), word)
+        self.frozen.get((&*self.disk, &self.path), self.geometry(), &self.nonce, word)
     }
 
     /// Takes a point that was read when the map was opened.

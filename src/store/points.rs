@@ -365,6 +365,9 @@ impl DirtyMap {
             let now = points(disk)?;
             // When the session of others has ended, nothing is dirty in what they had mapped, and its words are zeros.
             self.readable()?;
+            if let Inner::Watching(watch) = &self.inner {
+                watch.expect(&now.0)?;
+            }
             if (now.1, &now.0.uuid, &now.0.points) == (then.1, &then.0.uuid, &then.0.points) {
                 return Ok(found);
             }
@@ -417,6 +420,27 @@ pub(super) mod tests {
             Ok(all)
         });
         assert_eq!(read.err().map(|e| e.kind()), Some("unusable"));
+    }
+
+    #[test]
+    fn what_was_read_while_a_session_of_the_dead_was_repaired_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let map = Options::new().access(Access::Shared).flush_interval(None).create(&path, 1 << 30).unwrap();
+        map.set(0..1).unwrap();
+        let uuid = map.freeze(Some("a")).unwrap().uuid;
+        map.commit_checkpoint(uuid, true).unwrap();
+        map.freeze(None).unwrap();
+        let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+        let map = std::cell::Cell::new(Some(map));
+        let read = reader.loading(|_, header| {
+            drop(map.take());
+            crate::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap();
+            Frozen::empty(&header.geometry)
+        });
+        assert_eq!(read.err().map(|e| e.kind()), Some("unusable"));
+        // Nor is what was frozen.
+        assert!(reader.is_full());
     }
 
     #[test]

@@ -16,7 +16,9 @@ use super::undo::{self, Undone};
 use super::view::named;
 use super::{Options, attach};
 use crate::error::{Error, Result};
-use crate::format::{self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, Reasons, Runs, State, Uuid};
+use crate::format::{
+    self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, Runs, State, Uuid,
+};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::sys::{Disk, Part, facts};
 use crate::weak::{Weak, weak};
@@ -63,6 +65,9 @@ pub struct RepairPlan {
     pub verified: Option<(u64, u64)>,
     /// Dirty granules afterwards, but for those that are frozen, and the items in them.
     pub dirty: (u64, u64),
+    /// At most so many items are dirty afterwards only because nobody knows better; all that are not known to be dirty, if what is
+    /// frozen was damaged.
+    pub needless: u64,
     work: Work,
 }
 
@@ -311,8 +316,11 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let ranges = ranges(header, &pages, &points, commits, (len, after));
     let cache = !cut_off && open::cache_may_be_trusted(disk, path, header)?;
     let verified = (!cut_off).then(|| survey.good.totals(&g));
+    let frozen_failed = points.iter().any(|&(place, _)| header.points[place].role == PointRole::Outstanding);
+    let counted = if frozen_failed { Count::everything(&g) } else { dirty };
+    let needless = counted.1.saturating_sub(verified.map_or(0, |verified| verified.1));
     let work = Work { copies, newest, pages, everything, points, doubt, closed, cache };
-    Ok(RepairPlan { actions, ranges, length: (len, after), verified, dirty, work })
+    Ok(RepairPlan { actions, ranges, length: (len, after), verified, dirty, needless, work })
 }
 
 /// What may be changed, as far as the file has it: headers, page tables, bottoms, and what is behind the end. In this order it is put back.

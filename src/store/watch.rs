@@ -24,6 +24,10 @@ pub(super) struct Watch {
     cache: Cache,
 }
 
+fn ended() -> Error {
+    Error::Unusable { why: "those who had it open have closed it or changed its length; open it again" }
+}
+
 impl Watch {
     /// Looks at the session that has the file open, if it can be looked at. The caller holds the gate.
     pub(super) fn new(disk: &Arc<FileDisk>, path: &Path) -> Result<Option<Watch>> {
@@ -45,11 +49,14 @@ impl Watch {
     pub(super) fn usable(&self) -> Result<()> {
         self.view.usable()?;
         let shared = self.view.runtime()[runtime::SHARED].load(SeqCst) == 1;
-        if shared && self.view.nonce() == self.nonce.0 || weak(Weak::WatchEnded) {
-            Ok(())
-        } else {
-            Err(Error::Unusable { why: "those who had it open have closed it or changed its length; open it again" })
-        }
+        let same = shared && self.view.nonce() == self.nonce.0 || weak(Weak::WatchEnded);
+        if same { Ok(()) } else { Err(ended()) }
+    }
+
+    /// Fails when this is not the header of the session: nobody takes the nonce of one whose processes are all dead away before
+    /// he repairs the file.
+    pub(super) fn expect(&self, header: &Header) -> Result<()> {
+        if header.nonce == self.nonce { Ok(()) } else { Err(ended()) }
     }
 
     /// What a search of here and the outstanding point together finds, if the session lives.
@@ -84,6 +91,6 @@ impl Watch {
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
     pub(super) fn point(&self, word: u64) -> Option<Arc<Frozen>> {
-        self.cache.get(&*self.disk, &self.path, self.view.geometry(), word)
+        self.cache.get((&*self.disk, &self.path), self.view.geometry(), &self.nonce, word)
     }
 }

@@ -203,7 +203,11 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
         notes.push(format!("{} pages were being rewritten and count as all dirty", r.interrupted_pages));
     }
     if r.damaged_pages > 0 {
-        let advice = if mended { "mended so" } else { "run `dirtymap check`; the next writer mends it so" };
+        let advice = if mended {
+            "mended so, but for what is frozen"
+        } else {
+            "run `dirtymap check`; the next writer mends it so, but for what is frozen, which `dirtymap repair` does"
+        };
         notes.push(format!("{} damaged pages count as all dirty; {advice}", r.damaged_pages));
     }
     if r.damaged_headers > 0 {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Dir, GRANULE, MIB, areas, damage_copy, damage_page, untouched};
+use common::{Dir, GRANULE, MIB, areas, damage_copy, damage_page, header, patch, untouched};
 use dirtymap::{DirtyMap, Options};
 use std::fs;
 use std::path::Path;
@@ -186,6 +186,18 @@ fn a_damaged_page_becomes_all_dirty() {
     for said in ["damage: page 0", "did: write 1 page", "needlessly", "nothing is wrong"] {
         assert!(human.contains(said), "{said}: {human}");
     }
+}
+
+#[test]
+fn what_was_frozen_and_is_damaged_counts_as_dirty_needlessly() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
+    dm!("checkpoint", "freeze", map).exits(0);
+    let at = header(&map).points[0].bottom_offset as usize;
+    patch(&map, |bytes| bytes[at] ^= 0x10);
+    assert_eq!(areas(&map), [0..LEN]);
+    let done = repairs(&map);
+    assert_eq!((&done["added_bytes"], &done["after"]["dirty_bytes"]), (&LEN.into(), &LEN.into()));
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub fn run(args: &Repair, wait: Duration, output: Output) -> Result<Exit> {
         file: args.file.display().to_string(),
         dry_run: args.dry_run,
         corrected: needed && !args.dry_run,
-        added_bytes: plan.dirty.1.saturating_sub(plan.verified.map_or(0, |verified| verified.1)),
+        added_bytes: plan.needless,
         actions: plan.actions.clone(),
         changes: plan.ranges.iter().map(|(part, range)| change(*part, range)).collect(),
         length_before: plan.length.0,
