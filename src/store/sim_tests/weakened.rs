@@ -66,7 +66,7 @@ fn suite(step: Weak) -> Suite {
         Weak::RenewBoth => Seed(1, Plain),
         Weak::RenewNewestFirst => Seed(2, Plain),
         Weak::NoOpen => Seed(1, Plain),
-        Weak::Parity => Seed(4, Plain),
+        Weak::Parity => Seed(5, Plain),
         Weak::TruncateEarlyFree => Seed(1, Plain),
         Weak::TruncateOnePair => Seed(1, Plain),
         Weak::TruncateNoClear => Schedules,
@@ -74,7 +74,7 @@ fn suite(step: Weak) -> Suite {
         Weak::TruncateKeepShared => {
             Test(truncate::tests::a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed)
         }
-        Weak::FreezeEarlyReset => Seed(5, Checkpointing),
+        Weak::FreezeEarlyReset => Seed(13, Checkpointing),
         Weak::FreezeOnePair => Schedules,
         Weak::FreezeNoRecheck => Schedules,
         Weak::NoDrain => Test(checkpoint::tests::a_freeze_that_was_aborted_waits_for_no_write),
