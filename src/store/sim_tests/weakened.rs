@@ -39,7 +39,7 @@ fn suite(step: Weak) -> Suite {
         Weak::ClearLate => Test(a_word_that_was_touched_after_it_was_copied_is_not_forgotten),
         Weak::KeepDurable => Seed(3, Plain),
         Weak::ResetTouchLast => Test(sharing::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close),
-        Weak::TrustNewest => Seed(5, Plain),
+        Weak::TrustNewest => Seed(18, Plain),
         Weak::ForgetAttempt => Schedules,
         Weak::TrustOlder => Schedules,
         Weak::IgnoreRivals => Test(format::rivals_that_differ_in_their_lists_arm_both),
@@ -62,11 +62,11 @@ fn suite(step: Weak) -> Suite {
         Weak::IgnoreList => Seed(1, Plain),
         Weak::IgnoreMismatch => Seed(1, Plain),
         Weak::RecoverEarlyDrop => Seed(1, Plain),
-        Weak::NoRewrite => Seed(4, Plain),
+        Weak::NoRewrite => Seed(8, Plain),
         Weak::RenewBoth => Seed(1, Plain),
         Weak::RenewNewestFirst => Seed(2, Plain),
         Weak::NoOpen => Seed(1, Plain),
-        Weak::Parity => Seed(4, Plain),
+        Weak::Parity => Seed(5, Plain),
         Weak::TruncateEarlyFree => Seed(1, Plain),
         Weak::TruncateOnePair => Seed(1, Plain),
         Weak::TruncateNoClear => Schedules,
@@ -74,7 +74,7 @@ fn suite(step: Weak) -> Suite {
         Weak::TruncateKeepShared => {
             Test(truncate::tests::a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed)
         }
-        Weak::FreezeEarlyReset => Seed(5, Checkpointing),
+        Weak::FreezeEarlyReset => Seed(13, Checkpointing),
         Weak::FreezeOnePair => Schedules,
         Weak::FreezeNoRecheck => Schedules,
         Weak::NoDrain => Test(checkpoint::tests::a_freeze_that_was_aborted_waits_for_no_write),
