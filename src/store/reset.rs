@@ -37,11 +37,7 @@ impl Core {
         keep: impl Fn(u64) -> u64,
         changed: &mut impl FnMut(u64, u64),
     ) -> Result<()> {
-        let mut at = words.start;
-        while at < words.end {
-            at = self.lock()?.reset_batch(at..words.end, &keep, changed);
-        }
-        Ok(())
+        self.reset_batches(words, keep, changed, |_| Ok(()))
     }
 
     /// The same for a `keep` that looks at a map, which may be this one. Who looks at a map whose checkpoint state was left
@@ -52,10 +48,20 @@ impl Core {
         keep: impl Fn(u64) -> u64,
         changed: &mut impl FnMut(u64, u64),
     ) -> Result<()> {
+        self.reset_batches(words, keep, changed, |lock| lock.adopt().map(drop))
+    }
+
+    fn reset_batches(
+        &self,
+        words: Range<u64>,
+        keep: impl Fn(u64) -> u64,
+        changed: &mut impl FnMut(u64, u64),
+        locked: impl Fn(&Locked<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut at = words.start;
         while at < words.end {
             let mut lock = self.lock()?;
-            lock.adopt()?;
+            locked(&lock)?;
             at = lock.reset_batch(at..words.end, &keep, changed);
         }
         Ok(())
