@@ -268,6 +268,10 @@ steps! {
     RepairNoSpoil,
     /// A repair fills a point in order, the page that fails not last.
     RepairFillInOrder,
+    /// A repair does not make the length of the file durable, and what it found.
+    RepairUnsynced,
+    /// Putting back does not make the length of the file durable, and what is cleared.
+    UndoUnsynced,
     /// An undo file is used for whatever map.
     UndoAnyMap,
     /// Putting back does not commit that everything is in doubt.

@@ -155,6 +155,8 @@ fn suite(step: Weak) -> Suite {
         Weak::RepairOnePair => Test(repair::both_pairs_doubt_what_is_repaired),
         Weak::RepairNoDoubt => Repairs(6),
         Weak::RepairNoSpoil | Weak::UndoNoDoubt => Repairs(35),
+        Weak::RepairUnsynced => Repairs(265),
+        Weak::UndoUnsynced => Repairs(4),
         Weak::UndoInOrder => Repairs(312),
         Weak::UndoAnyMap => Test(repair::what_was_set_since_a_repair_is_not_undone),
         Weak::RepairFillInOrder => Test(repair::a_point_seems_whole_only_when_all_of_it_is_dirty),
