@@ -222,6 +222,8 @@ steps! {
     JoinCutOff,
     /// What a reader found counts although the session has ended.
     WatchEnded,
+    /// What is read of points while a session of the dead is repaired counts.
+    WatchRepaired,
     /// A clean close does not flush what others have set since.
     CloseNoFlush,
     /// A clean close leaves the nonce in the volatile part.
@@ -270,6 +272,10 @@ steps! {
     RepairNoSpoil,
     /// A repair fills a point in order, the page that fails not last.
     RepairFillInOrder,
+    /// A repair does not make the length of the file durable, and what it found.
+    RepairUnsynced,
+    /// Putting back does not make the length of the file durable, and what is cleared.
+    UndoUnsynced,
     /// An undo file is used for whatever map.
     UndoAnyMap,
     /// Putting back does not commit that everything is in doubt.

@@ -298,7 +298,9 @@ impl Locked<'_> {
         match headers::commit(&*core.disk, header, core.published()) {
             Ok(published) => {
                 core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
-                attempted.store(published.sequence, SeqCst);
+                if weak(Weak::AttemptLate) {
+                    attempted.store(published.sequence, SeqCst);
+                }
                 at(Point::Published);
                 core.say_checkpoint(header.checkpoint_state);
                 Ok(())

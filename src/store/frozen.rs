@@ -282,7 +282,8 @@ impl Cache {
         }
         let unknown = || Some(Arc::new(Frozen::everything(geometry)));
         let header = || super::headers::newest(disk, path).ok().map(|newest| newest.header);
-        let Some(found) = header().filter(|header| header.nonce == *nonce) else { return unknown() };
+        let same = |header: &Header| header.nonce == *nonce || weak(Weak::WatchRepaired);
+        let Some(found) = header().filter(same) else { return unknown() };
         let uuid = found.outstanding()?.uuid;
         let point = match &*cache {
             Some((_, point)) if point.uuid == uuid => point.clone(),
@@ -293,7 +294,7 @@ impl Cache {
                 Err(_) => return unknown(),
             },
         };
-        if header().is_none_or(|header| header.nonce != *nonce) {
+        if !header().is_some_and(|header| same(&header)) {
             return unknown();
         }
         *cache = Some((word, point.clone()));

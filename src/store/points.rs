@@ -423,7 +423,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_read_while_a_session_of_the_dead_was_repaired_does_not_count() {
+    pub(crate) fn what_was_read_while_a_session_of_the_dead_was_repaired_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("map");
         let map = Options::new().access(Access::Shared).flush_interval(None).create(&path, 1 << 30).unwrap();

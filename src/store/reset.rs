@@ -150,21 +150,15 @@ impl Locked<'_> {
                 touch();
             }
             point(Point::ResetTouched);
-            let not_live = || Shared(view.live()).and(w as usize, keep) & !keep;
-            let not_durable = || {
-                if !weak(Weak::KeepDurable) {
-                    Shared(view.durable()).and(w as usize, keep);
-                }
-            };
-            let first = weak(Weak::ResetLiveFirst).then(not_live);
-            if first.is_none() {
-                not_durable();
+            if weak(Weak::ResetLiveFirst) {
+                Shared(view.live()).and(w as usize, keep);
+                point(Point::ResetDurable);
+            }
+            if !weak(Weak::KeepDurable) {
+                Shared(view.durable()).and(w as usize, keep);
             }
             point(Point::ResetDurable);
-            let cleared = first.unwrap_or_else(not_live);
-            if first.is_some() {
-                not_durable();
-            }
+            let cleared = Shared(view.live()).and(w as usize, keep) & !keep;
             point(Point::ResetLive);
             if weak(Weak::ResetTouchLast) {
                 touch();

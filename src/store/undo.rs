@@ -310,12 +310,12 @@ pub(super) fn put_back_from(
         });
     }
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
-    disk.grow(length).and_then(|()| disk.sync_all()).map_err(writing)?;
+    disk.grow(length).and_then(|()| synced(disk)).map_err(writing)?;
     if keeps_headers && !weak(Weak::UndoNoDoubt) {
         doubt_everything(disk, path, &copies, &head)?;
     }
     // Before the pages: a point that was cut off is so again before anything of it is what it was.
-    disk.cut(length).and_then(|()| disk.sync_all()).map_err(writing)?;
+    disk.cut(length).and_then(|()| synced(disk)).map_err(writing)?;
     let mut count = 0;
     let put = read(from, |record| {
         count += record.range.end - record.range.start;
@@ -329,7 +329,7 @@ pub(super) fn put_back_from(
     if put.map_err(writing)?.is_err() {
         return Err(Error::Io { op: "read the undo file again", path: name.to_path_buf(), source: changed() });
     }
-    disk.cut(head.length).and_then(|()| disk.sync_all()).map_err(writing)?;
+    disk.cut(head.length).and_then(|()| synced(disk)).map_err(writing)?;
     if keeps_headers {
         put_headers_back(disk, &old[..HEADER_REGION.min(head.length) as usize]).map_err(writing)?;
     }
@@ -351,6 +351,11 @@ fn doubt_everything(disk: &dyn Disk, path: &Path, copies: &Copies, head: &Head) 
         headers::write_pair(disk, &header, pair).map_err(io)?;
     }
     Ok(())
+}
+
+/// Makes the length of the file durable, and what was cleared.
+fn synced(disk: &dyn Disk) -> io::Result<()> {
+    if weak(Weak::UndoUnsynced) { Ok(()) } else { disk.sync_all() }
 }
 
 fn changed() -> io::Error {
@@ -392,7 +397,7 @@ fn put_headers_back(disk: &dyn Disk, old: &[u8]) -> io::Result<()> {
 
 /// Makes a range zeros, without taking space where the file system can.
 fn clear(disk: &dyn Disk, range: Range<u64>) -> io::Result<()> {
-    if disk.punch(range.clone()).and_then(|()| disk.sync_all()).is_ok() {
+    if disk.punch(range.clone()).and_then(|()| synced(disk)).is_ok() {
         return Ok(());
     }
     let zeros = vec![0; UNDO_PIECE as usize];

@@ -56,7 +56,8 @@ impl Watch {
     /// Fails when this is not the header of the session: nobody takes the nonce of one whose processes are all dead away before
     /// he repairs the file.
     pub(super) fn expect(&self, header: &Header) -> Result<()> {
-        if header.nonce == self.nonce { Ok(()) } else { Err(ended()) }
+        let same = header.nonce == self.nonce || weak(Weak::WatchRepaired) || weak(Weak::WatchEnded);
+        if same { Ok(()) } else { Err(ended()) }
     }
 
     /// What a search of here and the outstanding point together finds, if the session lives.

@@ -129,6 +129,9 @@ fn suite(step: Weak) -> Suite {
         Weak::JoinUnshared => Test(steps::who_has_a_map_alone_is_not_joined),
         Weak::JoinWithoutSlots => Test(steps::who_has_the_attach_lock_and_no_slot_has_no_session),
         Weak::JoinCutOff => Test(steps::nobody_maps_what_is_behind_the_end_of_the_file),
+        Weak::WatchRepaired => {
+            Test(points::tests::what_was_read_while_a_session_of_the_dead_was_repaired_does_not_count)
+        }
         Weak::WatchEnded => Test(points::tests::what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error),
         Weak::CloseNoFlush => Test(steps::a_clean_close_flushes_what_others_have_set),
         Weak::CloseKeepNonce => Test(steps::a_clean_close_takes_the_nonce_away),
@@ -157,6 +160,8 @@ fn suite(step: Weak) -> Suite {
         Weak::RepairNoDoubt => Repairs(6),
         Weak::RepairNoSpoil => Repairs(35),
         Weak::UndoNoDoubt => Repairs(85),
+        Weak::RepairUnsynced => Repairs(265),
+        Weak::UndoUnsynced => Repairs(4),
         Weak::UndoInOrder => Repairs(312),
         Weak::UndoAnyMap => Test(repair::what_was_set_since_a_repair_is_not_undone),
         Weak::RepairFillInOrder => Test(repair::a_point_seems_whole_only_when_all_of_it_is_dirty),
