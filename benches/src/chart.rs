@@ -42,6 +42,7 @@ pub fn ratios(results: &[Measured]) -> String {
         ("croaring", "#2ca02c"),
         ("hibitset", "#9467bd"),
         ("vm-memory", "#8c564b"),
+        ("by hand", "#bbb"),
     ];
     let mut y = 60.0;
     for measured in rows {

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub enum Kind {
     Ours,
     Peer,
+    /// What the job takes at least, written for this row alone: no target is about it.
+    ByHand,
     /// The most that the machine can do: plain memory operations, or plain I/O.
     Limit,
 }

@@ -376,6 +376,129 @@ impl Bits for Plain {
     }
 }
 
+/// Words, how many bits are set, and one level above that says which words are not zero: what has to be kept up to be counted
+/// at once and searched quickly, and nothing else. Written for these rows; granularity and length are looked at as by anybody who
+/// is given items.
+pub struct ByHand {
+    words: Vec<u64>,
+    above: Vec<u64>,
+    count: u64,
+    len: u64,
+    granularity: u32,
+}
+
+impl ByHand {
+    fn word(&self, item: u64) -> (usize, u64) {
+        assert!(item < self.len, "past the end");
+        let bit = item >> self.granularity;
+        ((bit / 64) as usize, 1 << (bit % 64))
+    }
+
+    /// The first and the last word of a range with their masks.
+    fn masked(&self, bits: &Range<u64>) -> impl Iterator<Item = (usize, u64)> + use<> {
+        assert!(bits.start < bits.end && bits.end <= self.len, "past the end");
+        let (start, last) = (bits.start >> self.granularity, (bits.end - 1) >> self.granularity);
+        (start / 64..=last / 64).map(move |i| {
+            let head = if i == start / 64 { u64::MAX << (start % 64) } else { u64::MAX };
+            let tail = if i == last / 64 { u64::MAX >> (63 - last % 64) } else { u64::MAX };
+            (i as usize, head & tail)
+        })
+    }
+
+    /// The words that are not zero.
+    fn nonzero(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let words = &self.words;
+        let blocks = self.above.iter().zip(0u64..).filter(|(above, _)| **above != 0);
+        blocks.flat_map(move |(&above, i)| {
+            let mut above = above;
+            std::iter::from_fn(move || {
+                let at = i * 64 + u64::from(above.trailing_zeros());
+                let found = (above != 0).then(|| (words[at as usize], at * 64));
+                above &= above.wrapping_sub(1);
+                found
+            })
+        })
+    }
+}
+
+impl Bits for ByHand {
+    const NAME: &'static str = "by hand";
+    const KIND: Kind = Kind::ByHand;
+    fn of(words: &[u64]) -> Self {
+        let bit = |i: usize| words.get(i).is_some_and(|word| *word != 0);
+        let above = (0..words.len().div_ceil(64)).map(|i| (0..64).map(|k| u64::from(bit(i * 64 + k)) << k).sum());
+        ByHand {
+            words: words.to_vec(),
+            above: above.collect(),
+            count: words.iter().map(|word| u64::from(word.count_ones())).sum(),
+            len: words.len() as u64 * 64,
+            granularity: std::hint::black_box(0),
+        }
+    }
+    #[inline]
+    fn mark(&mut self, bit: u64) {
+        let (i, mask) = self.word(bit);
+        let old = self.words[i];
+        self.words[i] = old | mask;
+        self.count += u64::from(old & mask == 0);
+        if old == 0 {
+            self.above[i / 64] |= 1 << (i % 64);
+        }
+    }
+    #[inline]
+    fn unmark(&mut self, bit: u64) {
+        let (i, mask) = self.word(bit);
+        let old = self.words[i];
+        self.words[i] = old & !mask;
+        self.count -= u64::from(old & mask != 0);
+        if old == mask {
+            self.above[i / 64] &= !(1 << (i % 64));
+        }
+    }
+    fn has(&self, bit: u64) -> bool {
+        let (i, mask) = self.word(bit);
+        self.words[i] & mask != 0
+    }
+    fn total(&self) -> u64 {
+        self.count
+    }
+    fn mark_range(&mut self, bits: Range<u64>) {
+        for (i, mask) in self.masked(&bits) {
+            self.count += u64::from((mask & !self.words[i]).count_ones());
+            self.words[i] |= mask;
+            self.above[i / 64] |= 1 << (i % 64);
+        }
+    }
+    fn unmark_range(&mut self, bits: Range<u64>) {
+        for (i, mask) in self.masked(&bits) {
+            self.count -= u64::from((mask & self.words[i]).count_ones());
+            self.words[i] &= !mask;
+            self.above[i / 64] &= !(u64::from(self.words[i] == 0) << (i % 64));
+        }
+    }
+    fn each(&self, mut f: impl FnMut(u64)) {
+        for (mut word, first) in self.nonzero() {
+            while word != 0 {
+                f(first + u64::from(word.trailing_zeros()));
+                word &= word - 1;
+            }
+        }
+    }
+    fn each_area(&self, f: impl FnMut(u64, u64)) {
+        let parts = self.nonzero().flat_map(|(mut word, first)| {
+            std::iter::from_fn(move || {
+                let start = u64::from(word.trailing_zeros());
+                let carried = word.wrapping_add(word & word.wrapping_neg());
+                let end = u64::from((carried & !word).trailing_zeros());
+                let found = (word != 0).then_some((first + start, first + end));
+                word &= carried;
+                found
+            })
+        });
+        joined(parts, f);
+    }
+}
+
 /// Joins runs that touch.
 fn joined(runs: impl Iterator<Item = (u64, u64)>, mut f: impl FnMut(u64, u64)) {
     let mut open: Option<(u64, u64)> = None;

@@ -45,7 +45,9 @@ pub fn table(found: &Found) -> String {
         let ours = cells(Kind::Ours).into_iter().map(|(_, ns, _)| format!("{ns} per {}", row.unit)).collect::<String>();
         let peers = cells(Kind::Peer).into_iter().map(|(name, ns, ratio)| format!("{name} {ns} ({ratio:.2})"));
         let peers = peers.collect::<Vec<_>>().join("; ");
-        let limit = cells(Kind::Limit).iter().map(|(_, ns, ratio)| format!("{ns} ({ratio:.2})")).collect::<String>();
+        let limit = cells(Kind::Limit).into_iter().map(|(_, ns, ratio)| format!("{ns} ({ratio:.2})"));
+        let by_hand = cells(Kind::ByHand).into_iter().map(|(_, ns, ratio)| format!("by hand {ns} ({ratio:.2})"));
+        let limit = limit.chain(by_hand).collect::<Vec<_>>().join("; ");
         let _ = writeln!(out, "| {} | {} | {ours} | {peers} | {limit} | {} |", row.name, row.state, verdict(measured));
     }
     for Counted { what, state, found, unit, most } in counted {
@@ -138,7 +140,7 @@ pub fn json(found: &Found) -> String {
     for measured in measured {
         let row = &measured.row;
         let times = measured.times.iter().map(|(name, kind, ns, ratio)| {
-            let kind = ["ours", "peer", "limit"][*kind as usize];
+            let kind = ["ours", "peer", "by hand", "limit"][*kind as usize];
             format!(r#"{{"name": "{name}", "kind": "{kind}", "ns": {ns:.4}, "ours_is_times": {ratio:.4}}}"#)
         });
         let times = times.collect::<Vec<_>>().join(", ");

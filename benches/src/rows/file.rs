@@ -13,6 +13,8 @@ use fixedbitset::FixedBitSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 use vm_memory::bitmap::AtomicBitmap;
 
@@ -38,6 +40,37 @@ pub fn rows(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     tracked(scale, dir, out);
 }
 
+/// What a set of a bit that is durable has to look at: whose map it is, whether it may be written, what the range is in bits,
+/// and the bit; as atomics, since other threads may be at work.
+struct Guarded {
+    born: u64,
+    failed: AtomicBool,
+    len: u64,
+    granularity: u32,
+    words: Box<[AtomicU64]>,
+}
+
+/// Goes up in the child of a fork.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+impl Guarded {
+    fn new(bits: u64) -> Guarded {
+        let words = (0..bits / 64).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let granularity = std::hint::black_box(GRANULE.ilog2());
+        Guarded { born: 1, failed: AtomicBool::new(false), len: bits * GRANULE, granularity, words }
+    }
+
+    /// Out of line, as a function of a library.
+    #[inline(never)]
+    fn set(&self, bit: u64) {
+        let (start, end) = (bit * GRANULE, bit * GRANULE + 4096);
+        assert!(GENERATION.load(SeqCst) == self.born && !self.failed.load(SeqCst) && end <= self.len);
+        let (first, last) = (start >> self.granularity, (end - 1) >> self.granularity);
+        assert!(first == last, "a granule");
+        assert!(self.words[(first / 64) as usize].load(SeqCst) >> (first % 64) & 1 != 0, "it is not set");
+    }
+}
+
 fn set(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     const BITS: u64 = 1 << 20;
     let at = positions(BITS, 1 << 18);
@@ -49,12 +82,14 @@ fn set(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
         let mut atomic = AtomicBitmap::of(&vec![u64::MAX; BITS as usize / 64]);
         let plain = Plain::of(&vec![u64::MAX; BITS as usize / 64]);
         let all = at.len() as u64;
+        let guarded = Guarded::new(BITS);
         let contenders = vec![
             Contender::new("dirtymap", Kind::Ours, || (timed(|| at.iter().for_each(|&bit| set(bit))).0, all)),
             Contender::new("fixedbitset", Kind::Peer, || {
                 timed(|| at.iter().map(|&bit| u64::from(full.has(bit))).sum())
             }),
             Contender::new("vm-memory", Kind::Peer, || (timed(|| at.iter().for_each(|&bit| atomic.mark(bit))).0, all)),
+            Contender::new("by hand", Kind::ByHand, || (timed(|| at.iter().for_each(|&bit| guarded.set(bit))).0, all)),
             Contender::new("limit", Kind::Limit, || timed(|| at.iter().map(|&bit| u64::from(plain.has(bit))).sum())),
         ];
         let row = row("DirtyMap::set, durable", "2^20 bits, all set and flushed; random order", all, "bit");
@@ -136,6 +171,31 @@ fn open(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
                 assert!(map.recovery().armed_items > 0, "nothing was armed");
                 let found = pages(&map);
                 crash(map);
+                (took, found)
+            }),
+            Contender::new("by hand", Kind::ByHand, || {
+                // The same, checked, and stored where a map has them: live and durable, each in memory of its own.
+                let table = 64 << 10;
+                let bottom = table + (bits / 4096 * 4).next_multiple_of(64 << 10);
+                let (took, (live, durable, found)) = timed(|| {
+                    let file = File::open(&path).expect("open");
+                    let fresh = || vec![0u8; (bits / 8) as usize];
+                    let (mut live, mut durable, mut found) = (fresh(), fresh(), 0);
+                    let (mut page, mut entry) = ([0; 512], [0; 4]);
+                    for bit in &at {
+                        let index = bit / 4096;
+                        file.read_exact_at(&mut entry, table + index * 4).expect("an entry");
+                        file.read_exact_at(&mut page, bottom + index * 512).expect("a page");
+                        // With the identity in front it is one block more.
+                        let crc = crc32fast::hash(&page);
+                        found += u64::from(std::hint::black_box(crc) != 0 || entry != [0; 4]);
+                        let range = (index * 512) as usize..(index * 512 + 512) as usize;
+                        live[range.clone()].copy_from_slice(&page);
+                        durable[range].copy_from_slice(&page);
+                    }
+                    (live, durable, found)
+                });
+                drop((live, durable));
                 (took, found)
             }),
             Contender::new("limit", Kind::Limit, || {

@@ -4,7 +4,7 @@ use super::{Scale, row};
 use crate::contest;
 use crate::harness::{Contender, Kind, Measured, measure, timed};
 use crate::inputs::{half, positions, ranges, runs};
-use crate::peers::{Bits, OK, Plain};
+use crate::peers::{Bits, ByHand, OK, Plain};
 use croaring::{Bitmap as Croaring, Bitmap64};
 use dirtymap::Bitmap;
 use fixedbitset::FixedBitSet;
@@ -54,7 +54,7 @@ fn hot(scale: &Scale, out: &mut Vec<Measured>) {
             scale,
             out,
             row("set one bit, hot", &state, ops, "bit").at_most(2.0, "fixedbitset"),
-            [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Hibitset, AtomicBitmap, Plain],
+            [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Hibitset, AtomicBitmap, ByHand, Plain],
             &empty,
             |bits| {
                 let mut took = Duration::ZERO;
@@ -74,7 +74,7 @@ fn hot(scale: &Scale, out: &mut Vec<Measured>) {
             scale,
             out,
             row("reset one bit, hot", &state, ops, "bit").at_most(2.0, "fixedbitset"),
-            [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Hibitset, AtomicBitmap, Plain],
+            [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Hibitset, AtomicBitmap, ByHand, Plain],
             &empty,
             |bits| {
                 let mut took = Duration::ZERO;
@@ -93,7 +93,7 @@ fn hot(scale: &Scale, out: &mut Vec<Measured>) {
         out,
         row("set one bit that is set, hot", "2^20 bits, 63 % full; random order", 1 << 20, "bit")
             .at_most(2.0, "fixedbitset"),
-        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Hibitset, AtomicBitmap, Plain],
+        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Hibitset, AtomicBitmap, ByHand, Plain],
         &runs(BITS, 0, 1),
         |bits| {
             mark_each(&mut bits, at);
@@ -112,7 +112,7 @@ fn get(scale: &Scale, out: &mut Vec<Measured>) {
             out,
             row("get", format!("2^{} bits, 0.37 % random; random order", bits.ilog2()), 1 << 20, "bit")
                 .at_most(1.1, "fixedbitset"),
-            [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Plain],
+            [Bitmap, FixedBitSet, RoaringBitmap, Croaring, ByHand, Plain],
             &words,
             |bits| timed(|| at.iter().map(|&bit| u64::from(bits.has(bit))).sum())
         );
@@ -130,7 +130,7 @@ fn ranges_and_all(scale: &Scale, out: &mut Vec<Measured>) {
         out,
         row("set ranges of 1000", format!("{size}, empty before; random places"), n as u64, "range")
             .at_most(1.2, "fixedbitset"),
-        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, AtomicBitmap, Plain],
+        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, AtomicBitmap, ByHand, Plain],
         &empty,
         |bits| {
             let took = timed(|| at.iter().for_each(|range| bits.mark_range(range.clone()))).0;
@@ -144,7 +144,7 @@ fn ranges_and_all(scale: &Scale, out: &mut Vec<Measured>) {
         out,
         row("reset ranges of 1000", format!("{size}, full in these ranges before, empty after"), n as u64, "range")
             .at_most(1.2, "fixedbitset"),
-        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, AtomicBitmap, Plain],
+        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, AtomicBitmap, ByHand, Plain],
         &empty,
         |bits| {
             at.iter().for_each(|range| bits.mark_range(range.clone()));
@@ -187,7 +187,7 @@ fn iterate(scale: &Scale, out: &mut Vec<Measured>) {
         scale,
         out,
         row("iterate sparse", format!("{}, 0.37 % random", size(bits)), set, "bit").at_most_best(1.0),
-        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Plain],
+        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, ByHand, Plain],
         &words,
         |bits| timed(|| {
             let mut sum = 0u64;
@@ -216,7 +216,7 @@ fn iterate(scale: &Scale, out: &mut Vec<Measured>) {
         scale,
         out,
         row("iterate areas", format!("{}, 1 % in runs of 16 at random", size(bits)), areas, "area").at_most_best(1.2),
-        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Plain],
+        [Bitmap, FixedBitSet, RoaringBitmap, Croaring, ByHand, Plain],
         &words,
         |bits| timed(|| {
             let mut sum = 0u64;
