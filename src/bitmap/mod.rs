@@ -49,8 +49,8 @@ use std::ops::Range;
 /// # What it costs
 /// One bit per granule and 1/63 of that for the summaries: 2 MiB for 1 TiB at 64 KiB, 33 MiB for 1 TiB at 4
 /// KiB. This much address space is reserved at once. Physical memory is used only for the pages (of 4 KiB:
-/// 32,768 granules each) that had a bit set, so that a sparse map is cheap however large; it is given back when
-/// the map is dropped, not by resetting.
+/// 32,768 granules each; of 2 MiB where `transparent_hugepage` is `always`) that had a bit set, so that a sparse
+/// map is cheap however large; it is given back when the map is dropped, not by resetting.
 ///
 /// Going from one set bit to the next costs O(levels), with seven levels in all; setting or resetting `m`
 /// granules costs O(m / 64 + levels), resetting never more than O(levels) per nonzero word; counting is O(1).
