@@ -225,6 +225,9 @@ fn after_an_interrupted_backup_a_changed_target_is_noticed() {
 /// Where the map says clean, a target that it knows equals the image.
 fn assert_clean_is_equal(set: &Set) {
     let Ok(target) = fs::read(&set.target) else { return };
+    if target.is_empty() {
+        return; // Just made: whatever is called next copies everything to it.
+    }
     let image = fs::read(&set.image).expect("read");
     let map = dirtymap::Options::new().read_only(true).open(&set.map).expect("open");
     let mut at = 0;

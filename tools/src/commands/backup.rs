@@ -1,6 +1,7 @@
 //! `dirtymap backup`: freezes what is dirty, copies it, verifies it, and only then forgets it.
 //!
-//! Invariant kept here: the target equals the image wherever the map says clean. So
+//! Invariant kept here: the target equals the image wherever the map says clean, unless it has no content: then everything is
+//! copied to it, whatever the map says. So
 //! - before anything is copied to a target whose content is not known, everything is made dirty, durably: a backup
 //!   that is killed half-way is finished by the next one, however that is called;
 //! - what was frozen is forgotten after the target is synced and what was copied reads back equal, or was set again;
