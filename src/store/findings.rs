@@ -213,30 +213,20 @@ fn point_means(header: &Header, place: usize) -> (String, String) {
 
 /// What is said of a point of which the file has not all entries.
 pub(super) fn point_cut_off(header: &Header, place: usize, len: u64, entries: u64) -> Finding {
-    let (consequence, repair) = point_means(header, place);
-    Finding {
-        severity: Severity::Damage,
-        place: format!("point {place}, page table"),
-        found: format!("the file ends at byte {len}"),
-        expected: format!("entries up to byte {entries}"),
-        consequence,
-        repair,
-        count: 1,
-    }
+    let (found, expected) = (format!("the file ends at byte {len}"), format!("entries up to byte {entries}"));
+    point(header, place, "page table", found, expected)
 }
 
 /// What is said of a point that has fewer granules than were counted when it was made.
 pub(super) fn point_lost(header: &Header, place: usize, (found, recorded): (u64, u64)) -> Finding {
+    let expected = format!("{recorded}, as counted when it was frozen: pages and their entries were lost together");
+    point(header, place, "bottom level", format!("{found} dirty granules"), expected)
+}
+
+fn point(header: &Header, place: usize, part: &str, found: String, expected: String) -> Finding {
     let (consequence, repair) = point_means(header, place);
-    Finding {
-        severity: Severity::Damage,
-        place: format!("point {place}, bottom level"),
-        found: format!("{found} dirty granules"),
-        expected: format!("{recorded}, as counted when it was frozen: pages and their entries were lost together"),
-        consequence,
-        repair,
-        count: 1,
-    }
+    let place = format!("point {place}, {part}");
+    Finding { severity: Severity::Damage, place, found, expected, consequence, repair, count: 1 }
 }
 
 /// What is said of the failed pages of a point, which `as_header` describes as if it were the map.
