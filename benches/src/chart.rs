@@ -79,7 +79,7 @@ pub fn ratios(results: &[Measured]) -> String {
             let _ = writeln!(out, r#"<circle cx="{at}" cy="{y}" r="5" fill="{colour}" stroke="{edge}"/>"#);
         }
         let _ = writeln!(out, r#"<text x="{}" y="{}">{name}</text>"#, at + 9.0, y + 4.0);
-        at += 85.0;
+        at += 75.0;
     }
     out + "</svg>\n"
 }
