@@ -340,7 +340,7 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
             Some(found) => {
                 findings.extend(findings::point_pages(header, place, &as_header, &found));
                 omitted.add(found.omitted, Severity::Damage);
-                let lost = open::lost_granules(&as_header, found.good.granules, found.failures());
+                let lost = found.lost(&as_header);
                 findings.extend(lost.map(|lost| findings::point_lost(header, place, lost)));
                 found.failures() + u64::from(lost.is_some())
             }
@@ -350,7 +350,7 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
             frozen_failed = failed > 0;
         }
     }
-    recovery.lost_granules = open::lost_granules(header, bits, survey.failures());
+    recovery.lost_granules = survey.lost(header);
     if recovery.lost_granules.is_some() || header.state == State::Clean && survey.failures() == 0 {
         findings.extend(findings::count(header, bits));
     }

@@ -205,7 +205,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let cut_off = len < open::entries_end(header);
     let scan = Scan { disk, path, header };
     let survey = if cut_off { Survey::default() } else { Survey::of(&scan, progress)? };
-    let lost = if cut_off { None } else { open::lost_granules(header, survey.good.granules, survey.failures()) };
+    let lost = if cut_off { None } else { survey.lost(header) };
     let everything = cut_off || lost.is_some();
 
     let mut points = Vec::new();
@@ -214,7 +214,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         match check::point_survey(disk, path, len, &as_header)? {
             None => points.push((place, None)),
             Some(found) => {
-                let lost = open::lost_granules(&as_header, found.good.granules, found.failures()).is_some();
+                let lost = found.lost(&as_header).is_some();
                 let failed = found.groups.first().map(|g| g.pages.start);
                 points.extend(failed.map(Some).or(lost.then_some(None)).map(|failed| (place, failed)));
             }

@@ -3,6 +3,7 @@
 //! Invariant kept here: memory is bounded, whatever is found. All counts are exact; of the failed pages, neighbours that
 //! failed alike are one group, and only the first groups are kept.
 
+use super::open::lost_granules;
 use super::scan::{CHUNK_PAGES, Page, PageFault, Scan};
 use super::view::named;
 use crate::error::Result;
@@ -113,6 +114,11 @@ impl Survey {
             |done| progress(done, pages),
         )?;
         Ok(survey)
+    }
+
+    /// Whether pages of what `header` describes must have been lost together with their entries: see [`lost_granules`].
+    pub(super) fn lost(&self, header: &Header) -> Option<(u64, u64)> {
+        lost_granules(header, self.good.granules, self.failures())
     }
 
     /// Failed pages.

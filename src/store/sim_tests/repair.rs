@@ -8,7 +8,7 @@ use super::*;
 use crate::format::{ENTRY_BYTES, Point};
 use crate::geometry::PAGE_BYTES;
 use crate::store::check::{at_rest, point_survey};
-use crate::store::open::{header_of_point, lost_granules};
+use crate::store::open::header_of_point;
 use crate::store::repair::{apply, plan};
 use crate::store::survey::Survey;
 use crate::store::undo::{put_back_from, write};
@@ -26,7 +26,7 @@ struct Counts {
 fn point_counts(disk: &SimDisk, header: &Header, point: &Point) -> u64 {
     let as_header = header_of_point(header, point);
     let found = point_survey(disk, path(), disk.len().unwrap(), &as_header).unwrap();
-    let whole = |found: &Survey| found.failures() == 0 && lost_granules(&as_header, found.good.granules, 0).is_none();
+    let whole = |found: &Survey| found.failures() == 0 && found.lost(&as_header).is_none();
     found.filter(whole).map_or(header.geometry.bits(), |found| found.good.granules)
 }
 
