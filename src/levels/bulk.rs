@@ -6,6 +6,7 @@
 //! A *block* is the 64 words under one word of the level above. Where that one is not zero, all of them are gone through:
 //! that is quicker than looking for those that are not, and their memory is there.
 
+use super::walk::AHEAD;
 use super::{Levels, Walk, ends, kernels, looked_at, words_touched};
 use crate::geometry::{BOTTOM, mask_in};
 use crate::words::WORD_BITS;
@@ -15,6 +16,9 @@ use std::ops::Range;
 const LOW: usize = BOTTOM - 1;
 /// Words of a block.
 const BLOCK: u64 = WORD_BITS;
+/// A block with so few nonzero words or less is one among others like it: most of their cache lines are empty, and what the
+/// processor fetches of its own accord is not what will be needed.
+const SCATTERED: u32 = 8;
 
 impl Levels<Vec<u64>> {
     /// The first blocks among `blocks` that are not all zeros, as many as come one after the other.
@@ -49,22 +53,54 @@ impl Levels<Vec<u64>> {
         init: B,
         mut f: impl FnMut(B, u64, u64) -> B,
     ) -> B {
-        let (mut value, bottom, touched) = (init, self.bottom(), words_touched(bits));
-        while let Some((block, ahead)) = walk.next_block(|k, i| self.word(k, i), |block| self.fetch_block(block))
-            && block * BLOCK < touched.end
-        {
-            let mut ahead = ahead & mask_in(block, &touched);
+        let mut value = init;
+        let blocks = words_touched(&words_touched(bits));
+        // Those of which all bits are asked for.
+        let whole = bits.start.div_ceil(BLOCK * WORD_BITS)..bits.end / (BLOCK * WORD_BITS);
+        let mut in_block = |mut value, block: u64, mut ahead: u64| {
             looked_at(ahead.count_ones().into());
-            let words = &bottom[(block * BLOCK) as usize..((block + 1) * BLOCK).min(touched.end) as usize];
-            let inside = bits.start <= block * BLOCK * WORD_BITS && (block + 1) * BLOCK * WORD_BITS <= bits.end;
+            let part;
+            let words = match self.bottom().as_chunks().0.get(block as usize) {
+                Some(words) if whole.contains(&block) => words,
+                _ => {
+                    part = self.part_of(block, bits);
+                    &part
+                }
+            };
             while ahead != 0 {
-                let i = u64::from(ahead.trailing_zeros());
+                let i = ahead.trailing_zeros();
                 ahead &= ahead - 1;
-                let (word, i) = (words[i as usize], block * BLOCK + i);
-                value = f(value, i, if inside { word } else { word & mask_in(i, bits) });
+                value = f(value, block * BLOCK + u64::from(i), words[i as usize % BLOCK as usize]);
+            }
+            value
+        };
+        while let Some([(mut block, ahead), (up, mut siblings)]) =
+            walk.next_blocks(|k, i| self.word(k, i), |block| self.fetch_block(block))
+            && block < blocks.end
+        {
+            let scattered = ahead.count_ones() <= SCATTERED;
+            value = in_block(value, block, ahead);
+            while siblings != 0 {
+                let last = block;
+                block = up * BLOCK + u64::from(siblings.trailing_zeros());
+                siblings &= siblings - 1;
+                if block >= blocks.end {
+                    return value;
+                }
+                if scattered && block == last + 1 {
+                    self.fetch_block(block + AHEAD);
+                }
+                value = in_block(value, block, self.word(LOW, block));
             }
         }
         value
+    }
+
+    /// The words of a block, without what they have beside `bits`.
+    #[cold]
+    fn part_of(&self, block: u64, bits: &Range<u64>) -> [u64; BLOCK as usize] {
+        let word = |i| self.bottom().get(i as usize).map_or(0, |word| word & mask_in(i, bits));
+        std::array::from_fn(|i| word(block * BLOCK + i as u64))
     }
 
     /// Bits set among `bits`.

@@ -10,7 +10,7 @@ use crate::words::WORD_BITS;
 const LOW: usize = BOTTOM - 1;
 
 /// How many blocks before it comes there a walk tells. What a block holds takes less time than memory takes to answer.
-const AHEAD: u64 = 8;
+pub(super) const AHEAD: u64 = 8;
 
 /// Where a walk is, and what it has seen of the levels above.
 ///
@@ -73,14 +73,19 @@ impl Walk {
         }
     }
 
-    /// The next block and which of its words, of those still ahead, are not zero, unless their summaries are stale. The walk
-    /// is behind it then. `load` and `soon` as for [`next`](Self::next).
+    /// The next block and which of its words, of those still ahead, are not zero, unless their summaries are stale; then the
+    /// word of the level above that it is under, and which of the blocks there, of those still ahead, are not zero. The walk is behind
+    /// all of them then. `load` and `soon` as for [`next`](Self::next).
     #[inline]
-    pub(crate) fn next_block(&mut self, load: impl Fn(usize, u64) -> u64, soon: impl Fn(u64)) -> Option<(u64, u64)> {
+    pub(crate) fn next_blocks(
+        &mut self,
+        load: impl Fn(usize, u64) -> u64,
+        soon: impl Fn(u64),
+    ) -> Option<[(u64, u64); 2]> {
         if self.ahead[LOW] == 0 && !self.climb(&load, &soon) {
             return None;
         }
-        Some((self.at[LOW], std::mem::take(&mut self.ahead[LOW])))
+        Some([LOW, LOW - 1].map(|k| (self.at[k], std::mem::take(&mut self.ahead[k]))))
     }
 
     /// Goes to the next word of the level above the bottom that is not zero, over the levels above that. Whether there is
