@@ -312,19 +312,20 @@ impl Levels<Vec<u64>> {
         let (i, mask) = place(bit);
         let word = &mut self.level[BOTTOM][i as usize];
         let old = *word;
-        // But not here: the memory may not be there yet.
-        if old == 0 {
-            return false;
-        }
         let left = old & !mask;
-        *word = left;
         if left == 0 {
+            // Nothing is stored where nothing was: the memory may not be there yet.
+            if old == 0 {
+                return false;
+            }
+            *word = 0;
             let (up, above) = place(i);
             if self.level[BOTTOM - 1].and(up as usize, !above) == above {
                 self.cleared(BOTTOM - 1, up);
             }
             return true;
         }
+        *word = left;
         left != old
     }
 
