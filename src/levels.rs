@@ -410,34 +410,6 @@ impl Levels<Vec<u64>> {
         changed
     }
 
-    /// Resets all `bits`; returns how many were set. Cost: O(levels) per nonzero word in the range; zero
-    /// words are skipped, and memory that was never written stays untouched.
-    #[inline(never)]
-    pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
-        let mut span = bits.start..bits.end.min(self.bits);
-        let changed = self.clear_bottom(&span);
-        if changed == 0 {
-            return 0;
-        }
-        for k in (0..BOTTOM).rev() {
-            // All words inside the span are zero now, only the outermost may have bits beside it.
-            let below = &self.level[k + 1];
-            span = words_touched(&span);
-            if span.start < span.end && below[span.start as usize] != 0 {
-                span.start += 1;
-            }
-            if span.start < span.end && below[span.end as usize - 1] != 0 {
-                span.end -= 1;
-            }
-            // No word of the level below has become zero: the summaries stand.
-            if span.is_empty() {
-                break;
-            }
-            self.clear(k, &span);
-        }
-        changed
-    }
-
     /// Clears `bits` of level `k`, finding them through the levels above.
     fn clear(&mut self, k: usize, bits: &Range<u64>) {
         let mut i = bits.start / WORD_BITS;

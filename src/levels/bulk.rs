@@ -148,39 +148,86 @@ impl Levels<Vec<u64>> {
         }
     }
 
-    /// Clears `bits` of the bottom, and not their summaries; returns how many were set.
-    pub(super) fn clear_bottom(&mut self, bits: &Range<u64>) -> u64 {
-        let words = words_touched(bits);
-        let mut changed = 0;
-        let mut blocks = words.start / BLOCK..words.end.div_ceil(BLOCK);
-        while let Some(found) = self.next_blocks(blocks.clone()) {
-            let span = (found.start * BLOCK).max(words.start)..(found.end * BLOCK).min(words.end);
+    /// Resets all `bits`; returns how many were set. Cost: one step per word of each block that is not all zeros, and
+    /// O(levels) where one becomes so; other blocks are skipped, and memory that was never written stays untouched.
+    #[inline(never)]
+    pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
+        let end = bits.end.min(self.bits);
+        if bits.start >= end {
+            return 0;
+        }
+        let first = bits.start / (BLOCK * WORD_BITS);
+        let last = (end - 1) / (BLOCK * WORD_BITS);
+        let mut changed = self.reset_block(first, bits.start..end);
+        if first + 1 < last {
+            changed += self.clear_blocks(first + 1..last, |words| kernels::clear(words, [u64::MAX; 2]));
+        }
+        if first < last {
+            changed += self.reset_block(last, bits.start..end);
+        }
+        changed
+    }
+
+    /// Resets those of `bits` that are in a block, of which there must be some; returns how many were set.
+    #[inline]
+    fn reset_block(&mut self, block: u64, bits: Range<u64>) -> u64 {
+        if self.level[LOW][block as usize] == 0 {
+            return 0;
+        }
+        let whole = block * BLOCK * WORD_BITS;
+        let bits = bits.start.max(whole) - whole..bits.end.min(whole + BLOCK * WORD_BITS) - whole;
+        let (first, last) = (bits.start / WORD_BITS, (bits.end - 1) / WORD_BITS);
+        let words = (block * BLOCK + first) as usize..(block * BLOCK + last + 1) as usize;
+        let within = &mut self.level[BOTTOM][words];
+        let changed = kernels::clear(within, ends(&bits));
+        if let ([head, ..], [.., tail]) = (&*within, &*within)
+            && changed != 0
+        {
             // Only the outermost words may have bits beside the range.
-            let [first, last] = ends(bits);
-            let ends = [
-                if span.start == words.start { first } else { u64::MAX },
-                if span.end == words.end { last } else { u64::MAX },
-            ];
-            changed += kernels::clear(&mut self.level[BOTTOM][span.start as usize..span.end as usize], ends);
-            blocks.start = found.end;
+            let beside = u64::from(*head != 0) << first | u64::from(*tail != 0) << last;
+            let gone = u64::MAX << first & u64::MAX >> (BLOCK - 1 - last) & !beside;
+            let low = &mut self.level[LOW][block as usize];
+            *low &= !gone;
+            if *low == 0 {
+                self.cleared(LOW, block);
+            }
         }
         changed
     }
 
     /// Resets everything.
     pub(crate) fn clear_all(&mut self) {
-        let mut blocks = 0..self.level[LOW].len() as u64;
-        while let Some(found) = self.next_blocks(blocks.clone()) {
-            let end = (found.end * BLOCK).min(self.bottom().len() as u64);
-            self.level[BOTTOM][(found.start * BLOCK) as usize..end as usize].fill(0);
+        self.clear_blocks(0..self.level[LOW].len() as u64, |words| {
+            words.fill(0);
+            0
+        });
+    }
+
+    /// Resets blocks, each stretch of words that are not all zeros by `clear`; returns the sum of its answers.
+    fn clear_blocks(&mut self, blocks: Range<u64>, clear: impl Fn(&mut [u64]) -> u64) -> u64 {
+        let len = self.bottom().len() as u64;
+        let mut span = blocks.clone();
+        let mut ahead = blocks;
+        let mut sum = 0;
+        while let Some(found) = self.next_blocks(ahead.clone()) {
+            sum +=
+                clear(&mut self.level[BOTTOM][(found.start * BLOCK) as usize..(found.end * BLOCK).min(len) as usize]);
             self.level[LOW][found.start as usize..found.end as usize].fill(0);
-            blocks.start = found.end;
+            ahead.start = found.end;
         }
         // From the bottom up, each found through those above that are still there.
         for k in (0..LOW).rev() {
-            let all = 0..self.level[k].len() as u64 * WORD_BITS;
-            self.clear(k, &all);
+            self.clear(k, &span);
+            // All words inside the span are zero now, only the outermost may have bits beside it.
+            span = words_touched(&span);
+            if span.start < span.end && self.level[k][span.start as usize] != 0 {
+                span.start += 1;
+            }
+            if span.start < span.end && self.level[k][span.end as usize - 1] != 0 {
+                span.end -= 1;
+            }
         }
+        sum
     }
 
     /// Sets what is set in `other`, which has the same shape; returns how many bits were clear.

@@ -21,10 +21,24 @@ pub(crate) fn wide<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }
 
+/// Asked once: the answers to three questions, even remembered by the standard library, are a tenth of a range of 1000 bits.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn has_wide() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("popcnt")
+    use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+    static HAS: AtomicU8 = AtomicU8::new(UNKNOWN);
+    const UNKNOWN: u8 = 2;
+    #[cold]
+    fn ask() -> bool {
+        let has =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("popcnt");
+        HAS.store(has.into(), Relaxed);
+        has
+    }
+    match HAS.load(Relaxed) {
+        UNKNOWN => ask(),
+        has => has != 0,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
