@@ -394,15 +394,30 @@ impl ByHand {
         ((bit / 64) as usize, 1 << (bit % 64))
     }
 
-    /// The first and the last word of a range with their masks.
-    fn masked(&self, bits: &Range<u64>) -> impl Iterator<Item = (usize, u64)> + use<> {
+    /// Fills a range of words, and hands each word above with those of its bits that stand for words of the range to `above`, and
+    /// of these the ones whose words are not zero. **Without the count**, for which each word would have to be read as it was.
+    fn fill(&mut self, bits: &Range<u64>, ones: bool, above: impl Fn(&mut u64, u64, u64)) {
         assert!(bits.start < bits.end && bits.end <= self.len, "past the end");
         let (start, last) = (bits.start >> self.granularity, (bits.end - 1) >> self.granularity);
-        (start / 64..=last / 64).map(move |i| {
-            let head = if i == start / 64 { u64::MAX << (start % 64) } else { u64::MAX };
-            let tail = if i == last / 64 { u64::MAX >> (63 - last % 64) } else { u64::MAX };
-            (i as usize, head & tail)
-        })
+        let (first, stop) = (start / 64, last / 64);
+        let (head, tail) = (u64::MAX << (start % 64), u64::MAX >> (63 - last % 64));
+        let put = |word: &mut u64, mask: u64| if ones { *word |= mask } else { *word &= !mask };
+        match &mut self.words[first as usize..=stop as usize] {
+            [only] => put(only, head & tail),
+            [a, inner @ .., z] => {
+                put(a, head);
+                inner.fill(if ones { u64::MAX } else { 0 });
+                put(z, tail);
+            }
+            [] => {}
+        }
+        for block in first / 64..=stop / 64 {
+            let from = if block == first / 64 { first % 64 } else { 0 };
+            let to = if block == stop / 64 { stop % 64 } else { 63 };
+            // Only the outermost words may have something beside the range.
+            let [a, z] = [from, to].map(|i| u64::from(self.words[(block * 64 + i) as usize] != 0) << i);
+            above(&mut self.above[block as usize], u64::MAX << from & u64::MAX >> (63 - to), a | z);
+        }
     }
 
     /// The words that are not zero.
@@ -463,18 +478,10 @@ impl Bits for ByHand {
         self.count
     }
     fn mark_range(&mut self, bits: Range<u64>) {
-        for (i, mask) in self.masked(&bits) {
-            self.count += u64::from((mask & !self.words[i]).count_ones());
-            self.words[i] |= mask;
-            self.above[i / 64] |= 1 << (i % 64);
-        }
+        self.fill(&bits, true, |above, all, _| *above |= all);
     }
     fn unmark_range(&mut self, bits: Range<u64>) {
-        for (i, mask) in self.masked(&bits) {
-            self.count -= u64::from((mask & self.words[i]).count_ones());
-            self.words[i] &= !mask;
-            self.above[i / 64] &= !(u64::from(self.words[i] == 0) << (i % 64));
-        }
+        self.fill(&bits, false, |above, all, beside| *above &= !all | beside);
     }
     fn each(&self, mut f: impl FnMut(u64)) {
         for (mut word, first) in self.nonzero() {
@@ -483,19 +490,6 @@ impl Bits for ByHand {
                 word &= word - 1;
             }
         }
-    }
-    fn each_area(&self, f: impl FnMut(u64, u64)) {
-        let parts = self.nonzero().flat_map(|(mut word, first)| {
-            std::iter::from_fn(move || {
-                let start = u64::from(word.trailing_zeros());
-                let carried = word.wrapping_add(word & word.wrapping_neg());
-                let end = u64::from((carried & !word).trailing_zeros());
-                let found = (word != 0).then_some((first + start, first + end));
-                word &= carried;
-                found
-            })
-        });
-        joined(parts, f);
     }
 }
 

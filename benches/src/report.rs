@@ -46,7 +46,7 @@ pub fn table(found: &Found) -> String {
         let peers = cells(Kind::Peer).into_iter().map(|(name, ns, ratio)| format!("{name} {ns} ({ratio:.2})"));
         let peers = peers.collect::<Vec<_>>().join("; ");
         let limit = cells(Kind::Limit).into_iter().map(|(_, ns, ratio)| format!("{ns} ({ratio:.2})"));
-        let by_hand = cells(Kind::ByHand).into_iter().map(|(_, ns, ratio)| format!("by hand {ns} ({ratio:.2})"));
+        let by_hand = cells(Kind::ByHand).into_iter().map(|(name, ns, ratio)| format!("{name} {ns} ({ratio:.2})"));
         let limit = limit.chain(by_hand).collect::<Vec<_>>().join("; ");
         let _ = writeln!(out, "| {} | {} | {ours} | {peers} | {limit} | {} |", row.name, row.state, verdict(measured));
     }

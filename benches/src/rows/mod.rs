@@ -45,16 +45,16 @@ impl Row {
     }
 }
 
-/// Measures a row: `$of` is what each contender starts from, `$run` one run of it.
+/// Measures a row: `$of` is what each contender starts from, `$run` one run of it, `$more` another contender.
 #[macro_export]
 macro_rules! contest {
-    ($scale:expr, $out:expr, $row:expr, [$($who:ty),*], $of:expr, |$bits:ident| $run:expr) => {
+    ($scale:expr, $out:expr, $row:expr, [$($who:ty),*], $of:expr, |$bits:ident| $run:expr $(, $more:expr)?) => {
         if $scale.wants($row.name) {
             let contenders = vec![$({
                 #[allow(unused_mut, reason = "not every run changes it")]
                 let mut $bits = <$who as Bits>::of($of);
                 Contender::new(<$who as Bits>::NAME, <$who as Bits>::KIND, move || $run)
-            }),*];
+            },)* $($more)?];
             $out.push(measure($row, $scale.rounds, contenders));
         }
     };
