@@ -9,6 +9,7 @@
 use super::walk::AHEAD;
 use super::{Levels, Walk, ends, kernels, looked_at, words_touched};
 use crate::geometry::{BOTTOM, mask_in};
+use crate::sys::cpu::{Kernel, wide};
 use crate::words::WORD_BITS;
 use std::ops::Range;
 
@@ -19,6 +20,26 @@ const BLOCK: u64 = WORD_BITS;
 /// A block with so few nonzero words or less is one among others like it: most of their cache lines are empty, and what the
 /// processor fetches of its own accord is not what will be needed.
 const SCATTERED: u32 = 8;
+
+/// Resets bits, of which there must be some: one kernel as a whole, since most ranges are short.
+struct Reset<'a>(&'a mut Levels<Vec<u64>>, Range<u64>);
+
+impl Kernel for Reset<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let Reset(levels, bits) = self;
+        let (first, last) = (bits.start / (BLOCK * WORD_BITS), (bits.end - 1) / (BLOCK * WORD_BITS));
+        let mut changed = levels.reset_block(first, &bits);
+        if first + 1 < last {
+            changed += levels.clear_blocks(first + 1..last, |words| kernels::clear(words, [u64::MAX; 2]));
+        }
+        if first < last {
+            changed += levels.reset_block(last, &bits);
+        }
+        changed
+    }
+}
 
 impl Levels<Vec<u64>> {
     /// The first blocks among `blocks` that are not all zeros, as many as come one after the other.
@@ -150,27 +171,14 @@ impl Levels<Vec<u64>> {
 
     /// Resets all `bits`; returns how many were set. Cost: one step per word of each block that is not all zeros, and
     /// O(levels) where one becomes so; other blocks are skipped, and memory that was never written stays untouched.
-    #[inline(never)]
     pub(crate) fn reset(&mut self, bits: Range<u64>) -> u64 {
-        let end = bits.end.min(self.bits);
-        if bits.start >= end {
-            return 0;
-        }
-        let first = bits.start / (BLOCK * WORD_BITS);
-        let last = (end - 1) / (BLOCK * WORD_BITS);
-        let mut changed = self.reset_block(first, bits.start..end);
-        if first + 1 < last {
-            changed += self.clear_blocks(first + 1..last, |words| kernels::clear(words, [u64::MAX; 2]));
-        }
-        if first < last {
-            changed += self.reset_block(last, bits.start..end);
-        }
-        changed
+        let bits = bits.start..bits.end.min(self.bits);
+        if bits.is_empty() { 0 } else { wide(Reset(self, bits)) }
     }
 
     /// Resets those of `bits` that are in a block, of which there must be some; returns how many were set.
-    #[inline]
-    fn reset_block(&mut self, block: u64, bits: Range<u64>) -> u64 {
+    #[inline(always)]
+    fn reset_block(&mut self, block: u64, bits: &Range<u64>) -> u64 {
         if self.level[LOW][block as usize] == 0 {
             return 0;
         }
@@ -179,7 +187,8 @@ impl Levels<Vec<u64>> {
         let (first, last) = (bits.start / WORD_BITS, (bits.end - 1) / WORD_BITS);
         let words = (block * BLOCK + first) as usize..(block * BLOCK + last + 1) as usize;
         let within = &mut self.level[BOTTOM][words];
-        let changed = kernels::clear(within, ends(&bits));
+        looked_at(within.len() as u64);
+        let changed = kernels::Clear(within, ends(&bits)).run();
         if let ([head, ..], [.., tail]) = (&*within, &*within)
             && changed != 0
         {
@@ -204,6 +213,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Resets blocks, each stretch of words that are not all zeros by `clear`; returns the sum of its answers.
+    #[inline(never)]
     fn clear_blocks(&mut self, blocks: Range<u64>, clear: impl Fn(&mut [u64]) -> u64) -> u64 {
         let len = self.bottom().len() as u64;
         let mut span = blocks.clone();

@@ -64,7 +64,7 @@ pub(super) fn fill(words: &mut [u64], ends: [u64; 2]) -> u64 {
 }
 
 /// Clears the bits of a range.
-struct Clear<'a>(&'a mut [u64], [u64; 2]);
+pub(super) struct Clear<'a>(pub &'a mut [u64], pub [u64; 2]);
 
 impl Kernel for Clear<'_> {
     type Output = u64;
