@@ -34,8 +34,15 @@ impl Changes {
         Ok(new)
     }
 
-    /// Bits of the map in this range have changed. Those past the end are left out.
+    /// Marks bits if they have changed.
     #[inline(never)]
+    fn mark_if(&mut self, changed: bool, bits: Range<u64>) {
+        if changed {
+            self.mark(bits);
+        }
+    }
+
+    /// Bits of the map in this range have changed. Those past the end are left out.
     pub(crate) fn mark(&mut self, bits: Range<u64>) {
         let end = self.marks.geometry.bits();
         if bits.start < bits.end {
@@ -135,11 +142,9 @@ impl Bitmap {
     /// `n` bits of the range have changed.
     #[inline]
     pub(super) fn changed(&mut self, n: u64, bits: Range<u64>) {
-        // In this order: whether there is a change bitmap a processor can guess, whether a bit changed it cannot.
-        if let Some(changes) = &mut self.changes
-            && n > 0
-        {
-            changes.mark(bits);
+        // Whether there is a change bitmap a processor can guess, whether a bit changed it cannot: that is asked out of line.
+        if let Some(changes) = &mut self.changes {
+            changes.mark_if(n > 0, bits);
         }
     }
 
