@@ -245,7 +245,8 @@ proptest! {
             set.extend(range);
         }
         let (from, to) = if whole { (0, u64::MAX) } else { (from, to) };
-        let range = from % (g.len() + 1)..to.min(g.len());
+        let range = from.min(g.len())..to.min(g.len());
+        let range = if whole { range } else { from % (g.len() + 1)..to % (g.len() + 1) };
         let range = range.start.min(range.end)..range.end.max(range.start);
 
         // What is still to come.
