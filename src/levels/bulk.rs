@@ -22,7 +22,7 @@ const BLOCK: u64 = WORD_BITS;
 const SCATTERED: u32 = 8;
 
 /// Resets bits, of which there must be some: one kernel as a whole, since most ranges are short.
-struct Reset<'a>(&'a mut Levels<Vec<u64>>, Range<u64>);
+pub(super) struct Reset<'a>(pub &'a mut Levels<Vec<u64>>, pub Range<u64>);
 
 impl Kernel for Reset<'_> {
     type Output = u64;
