@@ -147,7 +147,7 @@ impl Scan<'_> {
                 match page {
                     Some(page) if whole => {
                         let entry = format::entry_at(&table, index - pages.start);
-                        if entry == 0 && page.iter().all(|&b| b == 0) {
+                        if entry == 0 && format::is_zeros(page) {
                             continue;
                         }
                         report(index, self.judge(index, entry, page), f);
