@@ -23,6 +23,7 @@ use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
 use crate::weak::{Weak, weak};
+use crate::words::store_unseen;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -209,7 +210,7 @@ fn load(
         // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
         Some(saved) => {
             for &index in &good {
-                format::page_words(&geometry, index).for_each(|w| view.live()[w as usize].store(0, SeqCst));
+                store_page(&view, index, &[0; PAGE_WORDS as usize], false);
             }
             rewrite.union(&Runs::from_iter(good.iter().map(|&index| index..index + 1)));
             for (index, words) in &saved {
@@ -262,11 +263,11 @@ pub(super) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
 }
 
 fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
-    for (w, &word) in format::page_words(view.geometry(), index).zip(words) {
-        view.live()[w as usize].store(word, SeqCst);
-        if durable {
-            view.durable()[w as usize].store(word, SeqCst);
-        }
+    let Range { start, end } = format::page_words(view.geometry(), index);
+    let range = start as usize..end as usize;
+    store_unseen(&view.live()[range.clone()], *words);
+    if durable {
+        store_unseen(&view.durable()[range], *words);
     }
 }
 
@@ -286,9 +287,8 @@ pub(super) fn entries_end(header: &Header) -> u64 {
 }
 
 fn fill(view: &View, words: Range<u64>) {
-    for w in words {
-        view.live()[w as usize].store(view.geometry().word_mask(w), SeqCst);
-    }
+    let masks = words.clone().map(|w| view.geometry().word_mask(w));
+    store_unseen(&view.live()[words.start as usize..words.end as usize], masks);
 }
 
 /// A nonzero page of the live level, taken from the page cache.
