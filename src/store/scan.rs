@@ -11,8 +11,12 @@ use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::path::Path;
 
-/// Pages read together: 8 MiB of the bottom.
+/// Pages whose entries are read together: 64 KiB of the page table.
 pub(crate) const CHUNK_PAGES: u64 = 16384;
+/// Pages read together at most: 256 KiB of the bottom, which a processor's cache holds until they are checked.
+const EXTENT_PAGES: u64 = 512;
+/// Pages read where a stretch of data begins: those that file systems have in one block.
+const BLOCK_PAGES: u64 = 8;
 /// A page table up to this size is read whole, so that no page with an entry can hide in a hole that the
 /// file system only claims to be one.
 const WHOLE_TABLE_BYTES: u64 = 16 << 20;
@@ -48,6 +52,12 @@ pub(crate) enum Page<'a> {
     Good(&'a [u64; PAGE_WORDS as usize]),
     /// It does not, and counts as all dirty.
     Failed(PageFault),
+}
+
+/// Pages that were read together; if that failed, they are to be read one by one.
+struct Extent {
+    pages: Range<u64>,
+    unreadable: bool,
 }
 
 /// Where a bottom and its page table lie.
@@ -117,8 +127,11 @@ impl Scan<'_> {
     }
 
     fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
-        let path = self.path.to_path_buf();
-        self.disk.next_data(range).map_err(|source| Error::Io { op: "look for data", path, source })
+        self.disk.next_data(range).map_err(|source| self.io(source))
+    }
+
+    fn io(&self, source: std::io::Error) -> Error {
+        Error::Io { op: "look for data", path: self.path.to_path_buf(), source }
     }
 
     /// Calls `f` for those of some pages, [`CHUNK_PAGES`] at most, that are not all zeros, ascending.
@@ -127,54 +140,49 @@ impl Scan<'_> {
         let mut table = vec![0; count * ENTRY_BYTES as usize];
         let at = self.header.layout.table.start + pages.start * ENTRY_BYTES;
         let whole = self.disk.read_at(&mut table, at).is_ok();
+        let entry = |index: u64| format::entry_at(&table, index - pages.start);
         let mut bytes: Vec<u8> = Vec::new();
-        let mut read = 0..0; // pages that `bytes` holds
-        let mut next = pages.start;
-        while next < pages.end {
-            if !read.contains(&next) {
-                read = self.read_extent(next..pages.end, &mut bytes)?;
-            }
+        let mut read = pages.start..pages.start;
+        while read.end < pages.end {
+            let next = read.end;
+            let extent = self.read_extent(read, pages.end, &mut bytes)?;
             // Pages before the extent are holes: zeros, unless their entries say otherwise.
-            for index in next..read.start.min(pages.end) {
-                let entry = format::entry_at(&table, index - pages.start);
-                if entry != 0 || !whole {
-                    self.single(index, f);
-                }
-            }
-            for index in read.clone() {
-                let i = (index - read.start) as usize * PAGE_BYTES as usize;
-                let page = bytes.get(i..i + PAGE_BYTES as usize).and_then(|b| <&PageBytes>::try_from(b).ok());
-                match page {
-                    Some(page) if whole => {
-                        let entry = format::entry_at(&table, index - pages.start);
-                        if entry == 0 && format::is_zeros(page) {
-                            continue;
-                        }
-                        report(index, self.judge(index, entry, page), f);
+            let [from, to] = [next, extent.pages.start].map(|index| ((index - pages.start) * ENTRY_BYTES) as usize);
+            if !(whole && format::is_zeros(&table[from..to])) {
+                for index in next..extent.pages.start {
+                    if entry(index) != 0 || !whole {
+                        self.single(index, f);
                     }
-                    _ => self.single(index, f),
                 }
             }
-            next = read.end.max(next + 1);
+            for (index, page) in extent.pages.clone().zip(bytes.as_chunks().0) {
+                if !whole || extent.unreadable {
+                    self.single(index, f);
+                } else if entry(index) != 0 || !format::is_zeros(page) {
+                    report(index, self.judge(index, entry(index), page), f);
+                }
+            }
+            read = extent.pages;
         }
         Ok(())
     }
 
-    /// Reads the first extent with data among `pages`. An extent that cannot be read leaves `bytes` empty, and
-    /// its pages are then read one by one.
-    fn read_extent(&self, pages: Range<u64>, bytes: &mut Vec<u8>) -> Result<Range<u64>> {
+    /// Reads some pages into `bytes`, where there is data behind the pages that were `read` before. Where a stretch of data ends
+    /// is not asked, as it costs more than reading a bit of the hole: twice as much is read each time that it goes on.
+    fn read_extent(&self, read: Range<u64>, end: u64, bytes: &mut Vec<u8>) -> Result<Extent> {
         let base = self.header.layout.bottom.start;
-        bytes.clear();
-        let Some(data) = self.next_data(base + pages.start * PAGE_BYTES..base + pages.end * PAGE_BYTES)? else {
-            return Ok(pages.end..pages.end);
-        };
-        let first = ((data.start - base) / PAGE_BYTES).max(pages.start);
-        let end = (data.end - base).div_ceil(PAGE_BYTES).clamp(first + 1, pages.end);
-        bytes.resize(((end - first) * PAGE_BYTES) as usize, 0);
-        if self.disk.read_at(bytes, base + first * PAGE_BYTES).is_err() {
-            bytes.clear();
+        let start = self.disk.data_start(base + read.end * PAGE_BYTES..base + end * PAGE_BYTES);
+        let start = start.map_err(|source| self.io(source))?;
+        let first = start.map_or(end, |start| ((start - base) / PAGE_BYTES).clamp(read.end, end));
+        let count = if first == read.end { 2 * (read.end - read.start) } else { 0 };
+        let count = count.clamp(BLOCK_PAGES - first % BLOCK_PAGES, EXTENT_PAGES);
+        let pages = first..(first + count).min(end);
+        let len = ((pages.end - pages.start) * PAGE_BYTES) as usize;
+        if bytes.len() < len {
+            bytes.resize(len, 0);
         }
-        Ok(first..end)
+        let unreadable = self.disk.read_at(&mut bytes[..len], base + first * PAGE_BYTES).is_err();
+        Ok(Extent { pages, unreadable })
     }
 
     fn single(&self, index: u64, f: &mut impl FnMut(u64, Page<'_>)) {
