@@ -12,11 +12,12 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Pages whose entries are read together: 64 KiB of the page table.
-pub(crate) const CHUNK_PAGES: u64 = 16384;
+const CHUNK_PAGES: u64 = 16384;
 /// Pages read together at most: 256 KiB of the bottom, which a processor's cache holds until they are checked.
 const EXTENT_PAGES: u64 = 512;
-/// Pages read where a stretch of data begins: those that file systems have in one block.
-const BLOCK_PAGES: u64 = 8;
+/// Pages, and entries, that file systems have in one block.
+const BLOCK_PAGES: u64 = 4096 / PAGE_BYTES;
+const BLOCK_ENTRIES: u64 = 4096 / ENTRY_BYTES;
 /// A page table up to this size is read whole, so that no page with an entry can hide in a hole that the
 /// file system only claims to be one.
 const WHOLE_TABLE_BYTES: u64 = 16 << 20;
@@ -70,14 +71,11 @@ pub(crate) struct Scan<'a> {
 impl Scan<'_> {
     /// Calls `f` for every page that is not all zeros, ascending, and `progress` with the pages passed so far.
     pub(crate) fn run(&self, mut f: impl FnMut(u64, Page<'_>), mut progress: impl FnMut(u64)) -> Result<()> {
-        let pages = self.header.geometry.pages();
-        let mut at = 0;
-        while at < pages {
-            let Some(first) = self.next_chunk(at)? else { break };
-            let chunk = first..(first + CHUNK_PAGES).min(pages);
+        let mut chunk = 0..0;
+        while let Some(next) = self.next_chunk(&chunk)? {
+            chunk = next;
             self.chunk(chunk.clone(), &mut f)?;
-            at = chunk.end;
-            progress(at);
+            progress(chunk.end);
         }
         Ok(())
     }
@@ -110,28 +108,25 @@ impl Scan<'_> {
         Ok(words)
     }
 
-    /// The first page at or after `at` whose chunk is worth reading.
-    pub(crate) fn next_chunk(&self, at: u64) -> Result<Option<u64>> {
-        let layout = &self.header.layout;
-        if layout.table.end - layout.table.start <= WHOLE_TABLE_BYTES {
-            return Ok(Some(at));
-        }
-        let find = |region: &Range<u64>, size: u64| -> Result<Option<u64>> {
-            let data = self.next_data(region.start + at * size..region.end)?;
-            Ok(data.map(|d| ((d.start - region.start) / size).max(at)))
+    /// The next pages that are worth reading behind those that were `read` before, [`CHUNK_PAGES`] at most. Those between are zeros.
+    pub(crate) fn next_chunk(&self, read: &Range<u64>) -> Result<Option<Range<u64>>> {
+        let (layout, pages) = (&self.header.layout, self.header.geometry.pages());
+        let chunk = if layout.table.end - layout.table.start <= WHOLE_TABLE_BYTES {
+            read.end..read.end + CHUNK_PAGES
+        } else {
+            let table = self.data_start(&layout.table, ENTRY_BYTES, read.end..pages)?;
+            let bottom = self.data_start(&layout.bottom, PAGE_BYTES, read.end..pages)?;
+            ahead(table.min(bottom), read, BLOCK_ENTRIES, CHUNK_PAGES)
         };
-        let table = find(&layout.table, ENTRY_BYTES)?;
-        let bottom = find(&layout.bottom, PAGE_BYTES)?;
-        let first = [table, bottom].into_iter().flatten().min();
-        Ok(first.filter(|&p| p < self.header.geometry.pages()))
+        Ok((chunk.start < pages).then(|| chunk.start..chunk.end.min(pages)))
     }
 
-    fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
-        self.disk.next_data(range).map_err(|source| self.io(source))
-    }
-
-    fn io(&self, source: std::io::Error) -> Error {
-        Error::Io { op: "look for data", path: self.path.to_path_buf(), source }
+    /// The first of some pages that has data in a region with `size` bytes for each; their end if none has.
+    fn data_start(&self, region: &Range<u64>, size: u64, pages: Range<u64>) -> Result<u64> {
+        let start = self.disk.data_start(region.start + pages.start * size..region.start + pages.end * size);
+        let io = |source| Error::Io { op: "look for data", path: self.path.to_path_buf(), source };
+        let first = start.map_err(io)?.map_or(pages.end, |start| (start - region.start) / size);
+        Ok(first.clamp(pages.start, pages.end))
     }
 
     /// Calls `f` for those of some pages, [`CHUNK_PAGES`] at most, that are not all zeros, ascending.
@@ -145,7 +140,7 @@ impl Scan<'_> {
         let mut read = pages.start..pages.start;
         while read.end < pages.end {
             let next = read.end;
-            let extent = self.read_extent(read, pages.end, &mut bytes)?;
+            let extent = self.read_extent(&read, pages.end, &mut bytes)?;
             // Pages before the extent are holes: zeros, unless their entries say otherwise.
             let [from, to] = [next, extent.pages.start].map(|index| ((index - pages.start) * ENTRY_BYTES) as usize);
             if !(whole && format::is_zeros(&table[from..to])) {
@@ -167,21 +162,16 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Reads some pages into `bytes`, where there is data behind the pages that were `read` before. Where a stretch of data ends
-    /// is not asked, as it costs more than reading a bit of the hole: twice as much is read each time that it goes on.
-    fn read_extent(&self, read: Range<u64>, end: u64, bytes: &mut Vec<u8>) -> Result<Extent> {
-        let base = self.header.layout.bottom.start;
-        let start = self.disk.data_start(base + read.end * PAGE_BYTES..base + end * PAGE_BYTES);
-        let start = start.map_err(|source| self.io(source))?;
-        let first = start.map_or(end, |start| ((start - base) / PAGE_BYTES).clamp(read.end, end));
-        let count = if first == read.end { 2 * (read.end - read.start) } else { 0 };
-        let count = count.clamp(BLOCK_PAGES - first % BLOCK_PAGES, EXTENT_PAGES);
-        let pages = first..(first + count).min(end);
+    /// Reads some pages into `bytes`, where there is data behind the pages that were `read` before; none at `end` if there is not.
+    fn read_extent(&self, read: &Range<u64>, end: u64, bytes: &mut Vec<u8>) -> Result<Extent> {
+        let bottom = &self.header.layout.bottom;
+        let first = self.data_start(bottom, PAGE_BYTES, read.end..end)?;
+        let pages = first..ahead(first, read, BLOCK_PAGES, EXTENT_PAGES).end.min(end);
         let len = ((pages.end - pages.start) * PAGE_BYTES) as usize;
         if bytes.len() < len {
             bytes.resize(len, 0);
         }
-        let unreadable = self.disk.read_at(&mut bytes[..len], base + first * PAGE_BYTES).is_err();
+        let unreadable = self.disk.read_at(&mut bytes[..len], bottom.start + first * PAGE_BYTES).is_err();
         Ok(Extent { pages, unreadable })
     }
 
@@ -191,6 +181,13 @@ impl Scan<'_> {
             report(index, page, f);
         }
     }
+}
+
+/// How much is read from `first` on, where data begins: the rest of its `block`, and twice as much each time that the data
+/// goes on behind what was `read` before. To ask where it ends would cost more than reading a bit of the hole behind it.
+fn ahead(first: u64, read: &Range<u64>, block: u64, most: u64) -> Range<u64> {
+    let count = if first == read.end { 2 * (read.end - read.start) } else { 0 };
+    first..first + count.clamp(block - first % block, most)
 }
 
 fn report(
