@@ -200,3 +200,81 @@ fn report(
         Err(fault) => f(index, Page::Failed(fault)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::Rng;
+    use super::*;
+    use crate::format::{Durability, Uuid};
+    use crate::geometry::Geometry;
+    use crate::sys::FileDisk;
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::FileExt;
+
+    /// Whatever is where in a sparse file: every page that is not all zeros is found once, in order, also one with an entry in a
+    /// hole of the bottom, and one with data in a hole of the page table.
+    #[test]
+    fn every_page_with_data_or_an_entry_is_found_once() {
+        // A page table that is read whole, and one that is read where it has data.
+        for bits in [1u64 << 30, 1 << 36] {
+            let header = Header::new(Uuid([7; 16]), Geometry::new(bits, 0).unwrap(), Durability::PowerLoss);
+            let (layout, pages) = (&header.layout, header.geometry.pages());
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(header.file_length()).unwrap();
+            let mut rng = Rng(bits);
+            // Of each page with anything, its first word, if it matches its entry.
+            let mut expected = BTreeMap::new();
+            for i in 0..120 {
+                // At both ends, close to each other, and all over the map; alone and in stretches.
+                let first = match i {
+                    0 => 0,
+                    1 => pages - 3,
+                    _ => rng.below(if i % 3 == 0 { 40_000 } else { pages }),
+                };
+                let count = 1 + rng.below(if i % 7 == 0 { 3000 } else { 3 });
+                for index in first..(first + count).min(pages) {
+                    let (has_page, has_entry) = (i % 5 != 0, i % 5 != 1);
+                    if expected.contains_key(&index) {
+                        continue;
+                    }
+                    expected.insert(index, (has_page && has_entry).then_some(index + 1));
+                    let page = format::page_from_words(&std::array::from_fn(|i| index + i as u64 + 1));
+                    let entry = format::page_entry(&header.uuid, index, &page).to_le_bytes();
+                    if has_page {
+                        file.write_all_at(&page, layout.bottom.start + index * PAGE_BYTES).unwrap();
+                    }
+                    if has_entry {
+                        file.write_all_at(&entry, layout.table.start + index * ENTRY_BYTES).unwrap();
+                    }
+                }
+            }
+            let disk = FileDisk::new(file, false);
+            let scan = Scan { disk: &disk, path: Path::new("map"), header: &header };
+            let (mut found, mut passed) = (Vec::new(), 0);
+            let add = |index, page: Page<'_>| {
+                found.push(match page {
+                    Page::Good(words) => (index, Some(words[0])),
+                    Page::Failed(fault) => {
+                        assert!(matches!(fault, PageFault::Mismatch { .. }), "{fault:?}");
+                        (index, None)
+                    }
+                });
+            };
+            let progress = |done| {
+                assert!(passed < done && done <= pages);
+                passed = done;
+            };
+            scan.run(add, progress).unwrap();
+            assert!(found == expected.into_iter().collect::<Vec<_>>(), "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn what_is_read_at_once_doubles_while_data_goes_on() {
+        assert_eq!(ahead(0, &(0..0), 8, 512), 0..8);
+        assert_eq!(ahead(13, &(0..8), 8, 512), 13..16);
+        assert_eq!(ahead(16, &(13..16), 8, 512), 16..24);
+        assert_eq!(ahead(24, &(16..24), 8, 512), 24..40);
+        assert_eq!(ahead(1000, &(600..1000), 8, 512), 1000..1512);
+    }
+}
