@@ -6,7 +6,7 @@
 
 use super::codec::{crc32, put_u64, u32_at, u64_at};
 use super::{ENTRY_BYTES, Uuid};
-use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use std::ops::Range;
 
 /// The bytes of a page.
@@ -61,6 +61,10 @@ pub fn page_words(geometry: &Geometry, index: u64) -> Range<u64> {
 
 /// Whether page `index` has a bit set that is not one of the map's. Such a page is a failed page.
 pub fn stray_bits(geometry: &Geometry, index: u64, words: &[u64; PAGE_WORDS as usize]) -> bool {
+    // All pages but the last are the map's as a whole.
+    if index.saturating_add(1).saturating_mul(PAGE_BITS) <= geometry.bits() {
+        return false;
+    }
     let first = index.saturating_mul(PAGE_WORDS);
     (0..).zip(words).any(|(i, bits)| bits & !geometry.word_mask(first.saturating_add(i)) != 0)
 }
