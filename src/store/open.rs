@@ -350,22 +350,27 @@ pub(super) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
 }
 
 fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
+    /// Pages read at once: as many as are allocated together, a few of which may be dirty.
+    const PIECE_PAGES: u64 = volatile::CHUNK_WORDS / PAGE_WORDS;
     let mut saved = Vec::new();
+    let mut buffer = vec![0; (PIECE_PAGES * PAGE_BYTES) as usize];
     let pages = geometry.pages();
     let mut at = 0;
     while at < pages {
         let Some(data) = disk.next_data(base + at * PAGE_BYTES..base + pages * PAGE_BYTES)? else { break };
         let first = ((data.start - base) / PAGE_BYTES).max(at);
         let end = (data.end - base).div_ceil(PAGE_BYTES).clamp(first + 1, pages);
-        for index in first..end {
-            let mut bytes = [0; PAGE_BYTES as usize];
-            disk.read_at(&mut bytes, base + index * PAGE_BYTES)?;
-            let mut words = format::words_from_page(&bytes);
-            for (i, w) in words.iter_mut().enumerate() {
-                *w &= geometry.word_mask(index * PAGE_WORDS + i as u64);
-            }
-            if words.iter().any(|&w| w != 0) {
-                saved.push((index, words));
+        for piece in (first..end).step_by(PIECE_PAGES as usize) {
+            let bytes = &mut buffer[..((end - piece).min(PIECE_PAGES) * PAGE_BYTES) as usize];
+            disk.read_at(bytes, base + piece * PAGE_BYTES)?;
+            for (index, page) in (piece..).zip(bytes.as_chunks().0).filter(|(_, page)| !format::is_zeros(*page)) {
+                let mut words = format::words_from_page(page);
+                for (i, w) in words.iter_mut().enumerate() {
+                    *w &= geometry.word_mask(index * PAGE_WORDS + i as u64);
+                }
+                if words.iter().any(|&w| w != 0) {
+                    saved.push((index, words));
+                }
             }
         }
         at = end;
