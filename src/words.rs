@@ -2,11 +2,11 @@
 //! [`Bitmap`](crate::Bitmap)) and atomic (shared between threads and processes, for
 //! [`DirtyMap`](crate::DirtyMap)).
 //!
-//! Invariant kept here: every atomic access is sequentially consistent. The crash and sharing
-//! protocol is proved for that order and for no weaker one.
+//! Invariant kept here: every atomic access is sequentially consistent, except those of [`store_unseen`]. The crash and
+//! sharing protocol is proved for that order and for no weaker one.
 
 pub(crate) use crate::sync::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Bits in a word.
 pub(crate) const WORD_BITS: u64 = u64::BITS as u64;
@@ -66,6 +66,14 @@ impl WordsMut for Vec<u64> {
         self[i] = old & mask;
         old
     }
+}
+
+/// Stores words of a map that is being opened, from the first of `to` on. Nobody else looks at them before the nonce of the new
+/// session is stored, or the map is handed to the caller, and that orders them. So each of them need not wait for the
+/// one before it, which is what would take most of the time of opening a full map.
+#[inline]
+pub(crate) fn store_unseen(to: &[AtomicU64], words: impl IntoIterator<Item = u64>) {
+    to.iter().zip(words).for_each(|(to, word)| to.store(word, Relaxed));
 }
 
 /// Words that several threads and processes may change at once.

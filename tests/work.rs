@@ -200,9 +200,22 @@ fn opening_reads_what_is_there() {
     let before = io();
     let map = open();
     let two = io().since(&before);
-    // For each stretch of 16384 pages that has any: its part of the table, and the pages.
-    assert!(two.bytes_read <= read.bytes_read + 2 * (64 << 10) + 2 * 4096 + 64, "two pages: {two:?}, empty: {read:?}");
+    // For each: a block of the page table and one of the bottom.
+    assert!(
+        two.bytes_read <= read.bytes_read + 4 * 4096 + 64 && two.reads <= read.reads + 4,
+        "{two:?}, empty: {read:?}"
+    );
     assert_eq!(map.count(), 2);
+    // Pages side by side are read together, and behind them no more than they are.
+    let pages = 256;
+    map.set(1 << 43..(1 << 43) + (pages << 21)).unwrap();
+    map.close().unwrap();
+    let before = io();
+    let map = open();
+    let more = io().since(&before);
+    let most = two.bytes_read + 2 * pages * 512 + 2 * 4096 + 64;
+    assert!(more.bytes_read <= most && more.reads <= two.reads + 8, "{more:?}, before: {two:?}");
+    assert_eq!(map.count(), 2 + pages * 4096);
     map.close().unwrap();
 }
 

@@ -7,8 +7,11 @@
 /// `N` bytes from `at` on; missing ones are zeros.
 #[inline]
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut out = [0; N];
     let there = bytes.get(at..).unwrap_or_default();
+    if let Some(all) = there.first_chunk() {
+        return *all;
+    }
+    let mut out = [0; N];
     for (to, from) in out.iter_mut().zip(there) {
         *to = *from;
     }

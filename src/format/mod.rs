@@ -30,6 +30,7 @@ pub(crate) use choice::tests::{
 pub use choice::{Choice, Disagreement, NoHeader, choose};
 pub use header::{Header, HeaderReserved, NotWritable, RegionName};
 pub use layout::{Layout, VolatileLayout, bottom_length, free_offset, table_length};
+pub(crate) use page::is_zeros;
 pub use page::{
     PageBytes, entry_at, page_entry, page_from_words, page_matches, page_words, stray_bits, words_from_page,
 };

@@ -6,7 +6,7 @@
 
 use super::codec::{crc32, put_u64, u32_at, u64_at};
 use super::{ENTRY_BYTES, Uuid};
-use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use std::ops::Range;
 
 /// The bytes of a page.
@@ -14,10 +14,17 @@ pub type PageBytes = [u8; PAGE_BYTES as usize];
 
 /// The page-table entry of page `index` of the map `uuid` with these bytes.
 pub fn page_entry(uuid: &Uuid, index: u64, page: &PageBytes) -> u32 {
-    if page.iter().all(|byte| *byte == 0) {
+    if is_zeros(page) {
         return 0;
     }
     crc32(&[&uuid.0, &index.to_le_bytes(), page]).max(1)
+}
+
+/// Whether there is nothing but zeros in some bytes, many of which are looked at at once.
+pub(crate) fn is_zeros(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let any = |bytes: &[u8]| bytes.iter().fold(0, |any, byte| any | byte);
+    blocks.iter().all(|block| any(block) == 0) && any(rest) == 0
 }
 
 /// Whether a page is what its entry says.
@@ -54,6 +61,10 @@ pub fn page_words(geometry: &Geometry, index: u64) -> Range<u64> {
 
 /// Whether page `index` has a bit set that is not one of the map's. Such a page is a failed page.
 pub fn stray_bits(geometry: &Geometry, index: u64, words: &[u64; PAGE_WORDS as usize]) -> bool {
+    // All pages but the last are the map's as a whole.
+    if index.saturating_add(1).saturating_mul(PAGE_BITS) <= geometry.bits() {
+        return false;
+    }
     let first = index.saturating_mul(PAGE_WORDS);
     (0..).zip(words).any(|(i, bits)| bits & !geometry.word_mask(first.saturating_add(i)) != 0)
 }

@@ -23,6 +23,7 @@ use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
 use crate::weak::{Weak, weak};
+use crate::words::store_unseen;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -209,7 +210,7 @@ fn load(
         // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
         Some(saved) => {
             for &index in &good {
-                format::page_words(&geometry, index).for_each(|w| view.live()[w as usize].store(0, SeqCst));
+                store_page(&view, index, &[0; PAGE_WORDS as usize], false);
             }
             rewrite.union(&Runs::from_iter(good.iter().map(|&index| index..index + 1)));
             for (index, words) in &saved {
@@ -262,11 +263,11 @@ pub(super) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
 }
 
 fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
-    for (w, &word) in format::page_words(view.geometry(), index).zip(words) {
-        view.live()[w as usize].store(word, SeqCst);
-        if durable {
-            view.durable()[w as usize].store(word, SeqCst);
-        }
+    let Range { start, end } = format::page_words(view.geometry(), index);
+    let range = start as usize..end as usize;
+    store_unseen(&view.live()[range.clone()], *words);
+    if durable {
+        store_unseen(&view.durable()[range], *words);
     }
 }
 
@@ -286,9 +287,8 @@ pub(super) fn entries_end(header: &Header) -> u64 {
 }
 
 fn fill(view: &View, words: Range<u64>) {
-    for w in words {
-        view.live()[w as usize].store(view.geometry().word_mask(w), SeqCst);
-    }
+    let masks = words.clone().map(|w| view.geometry().word_mask(w));
+    store_unseen(&view.live()[words.start as usize..words.end as usize], masks);
 }
 
 /// A nonzero page of the live level, taken from the page cache.
@@ -350,22 +350,27 @@ pub(super) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
 }
 
 fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
+    /// Pages read at once: as many as are allocated together, a few of which may be dirty.
+    const PIECE_PAGES: u64 = volatile::CHUNK_WORDS / PAGE_WORDS;
     let mut saved = Vec::new();
+    let mut buffer = vec![0; (PIECE_PAGES * PAGE_BYTES) as usize];
     let pages = geometry.pages();
     let mut at = 0;
     while at < pages {
         let Some(data) = disk.next_data(base + at * PAGE_BYTES..base + pages * PAGE_BYTES)? else { break };
         let first = ((data.start - base) / PAGE_BYTES).max(at);
         let end = (data.end - base).div_ceil(PAGE_BYTES).clamp(first + 1, pages);
-        for index in first..end {
-            let mut bytes = [0; PAGE_BYTES as usize];
-            disk.read_at(&mut bytes, base + index * PAGE_BYTES)?;
-            let mut words = format::words_from_page(&bytes);
-            for (i, w) in words.iter_mut().enumerate() {
-                *w &= geometry.word_mask(index * PAGE_WORDS + i as u64);
-            }
-            if words.iter().any(|&w| w != 0) {
-                saved.push((index, words));
+        for piece in (first..end).step_by(PIECE_PAGES as usize) {
+            let bytes = &mut buffer[..((end - piece).min(PIECE_PAGES) * PAGE_BYTES) as usize];
+            disk.read_at(bytes, base + piece * PAGE_BYTES)?;
+            for (index, page) in (piece..).zip(bytes.as_chunks().0).filter(|(_, page)| !format::is_zeros(*page)) {
+                let mut words = format::words_from_page(page);
+                for (i, w) in words.iter_mut().enumerate() {
+                    *w &= geometry.word_mask(index * PAGE_WORDS + i as u64);
+                }
+                if words.iter().any(|&w| w != 0) {
+                    saved.push((index, words));
+                }
             }
         }
         at = end;

@@ -11,8 +11,13 @@ use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::path::Path;
 
-/// Pages read together: 8 MiB of the bottom.
-pub(crate) const CHUNK_PAGES: u64 = 16384;
+/// Pages whose entries are read together: 64 KiB of the page table.
+const CHUNK_PAGES: u64 = 16384;
+/// Pages read together at most: 256 KiB of the bottom, which a processor's cache holds until they are checked.
+const EXTENT_PAGES: u64 = 512;
+/// Pages, and entries, that file systems have in one block.
+const BLOCK_PAGES: u64 = 4096 / PAGE_BYTES;
+const BLOCK_ENTRIES: u64 = 4096 / ENTRY_BYTES;
 /// A page table up to this size is read whole, so that no page with an entry can hide in a hole that the
 /// file system only claims to be one.
 const WHOLE_TABLE_BYTES: u64 = 16 << 20;
@@ -50,6 +55,12 @@ pub(crate) enum Page<'a> {
     Failed(PageFault),
 }
 
+/// Pages that were read together; if that failed, they are to be read one by one.
+struct Extent {
+    pages: Range<u64>,
+    unreadable: bool,
+}
+
 /// Where a bottom and its page table lie.
 pub(crate) struct Scan<'a> {
     pub disk: &'a dyn Disk,
@@ -60,14 +71,11 @@ pub(crate) struct Scan<'a> {
 impl Scan<'_> {
     /// Calls `f` for every page that is not all zeros, ascending, and `progress` with the pages passed so far.
     pub(crate) fn run(&self, mut f: impl FnMut(u64, Page<'_>), mut progress: impl FnMut(u64)) -> Result<()> {
-        let pages = self.header.geometry.pages();
-        let mut at = 0;
-        while at < pages {
-            let Some(first) = self.next_chunk(at)? else { break };
-            let chunk = first..(first + CHUNK_PAGES).min(pages);
+        let mut chunk = 0..0;
+        while let Some(next) = self.next_chunk(&chunk)? {
+            chunk = next;
             self.chunk(chunk.clone(), &mut f)?;
-            at = chunk.end;
-            progress(at);
+            progress(chunk.end);
         }
         Ok(())
     }
@@ -100,25 +108,25 @@ impl Scan<'_> {
         Ok(words)
     }
 
-    /// The first page at or after `at` whose chunk is worth reading.
-    pub(crate) fn next_chunk(&self, at: u64) -> Result<Option<u64>> {
-        let layout = &self.header.layout;
-        if layout.table.end - layout.table.start <= WHOLE_TABLE_BYTES {
-            return Ok(Some(at));
-        }
-        let find = |region: &Range<u64>, size: u64| -> Result<Option<u64>> {
-            let data = self.next_data(region.start + at * size..region.end)?;
-            Ok(data.map(|d| ((d.start - region.start) / size).max(at)))
+    /// The next pages that are worth reading behind those that were `read` before, [`CHUNK_PAGES`] at most. Those between are zeros.
+    pub(crate) fn next_chunk(&self, read: &Range<u64>) -> Result<Option<Range<u64>>> {
+        let (layout, pages) = (&self.header.layout, self.header.geometry.pages());
+        let chunk = if layout.table.end - layout.table.start <= WHOLE_TABLE_BYTES {
+            read.end..read.end + CHUNK_PAGES
+        } else {
+            let table = self.data_start(&layout.table, ENTRY_BYTES, read.end..pages)?;
+            let bottom = self.data_start(&layout.bottom, PAGE_BYTES, read.end..pages)?;
+            ahead(table.min(bottom), read, BLOCK_ENTRIES, CHUNK_PAGES)
         };
-        let table = find(&layout.table, ENTRY_BYTES)?;
-        let bottom = find(&layout.bottom, PAGE_BYTES)?;
-        let first = [table, bottom].into_iter().flatten().min();
-        Ok(first.filter(|&p| p < self.header.geometry.pages()))
+        Ok((chunk.start < pages).then(|| chunk.start..chunk.end.min(pages)))
     }
 
-    fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
-        let path = self.path.to_path_buf();
-        self.disk.next_data(range).map_err(|source| Error::Io { op: "look for data", path, source })
+    /// The first of some pages that has data in a region with `size` bytes for each; their end if none has.
+    fn data_start(&self, region: &Range<u64>, size: u64, pages: Range<u64>) -> Result<u64> {
+        let start = self.disk.data_start(region.start + pages.start * size..region.start + pages.end * size);
+        let io = |source| Error::Io { op: "look for data", path: self.path.to_path_buf(), source };
+        let first = start.map_err(io)?.map_or(pages.end, |start| (start - region.start) / size);
+        Ok(first.clamp(pages.start, pages.end))
     }
 
     /// Calls `f` for those of some pages, [`CHUNK_PAGES`] at most, that are not all zeros, ascending.
@@ -127,54 +135,44 @@ impl Scan<'_> {
         let mut table = vec![0; count * ENTRY_BYTES as usize];
         let at = self.header.layout.table.start + pages.start * ENTRY_BYTES;
         let whole = self.disk.read_at(&mut table, at).is_ok();
+        let entry = |index: u64| format::entry_at(&table, index - pages.start);
         let mut bytes: Vec<u8> = Vec::new();
-        let mut read = 0..0; // pages that `bytes` holds
-        let mut next = pages.start;
-        while next < pages.end {
-            if !read.contains(&next) {
-                read = self.read_extent(next..pages.end, &mut bytes)?;
-            }
+        let mut read = pages.start..pages.start;
+        while read.end < pages.end {
+            let next = read.end;
+            let extent = self.read_extent(&read, pages.end, &mut bytes)?;
             // Pages before the extent are holes: zeros, unless their entries say otherwise.
-            for index in next..read.start.min(pages.end) {
-                let entry = format::entry_at(&table, index - pages.start);
-                if entry != 0 || !whole {
-                    self.single(index, f);
-                }
-            }
-            for index in read.clone() {
-                let i = (index - read.start) as usize * PAGE_BYTES as usize;
-                let page = bytes.get(i..i + PAGE_BYTES as usize).and_then(|b| <&PageBytes>::try_from(b).ok());
-                match page {
-                    Some(page) if whole => {
-                        let entry = format::entry_at(&table, index - pages.start);
-                        if entry == 0 && page.iter().all(|&b| b == 0) {
-                            continue;
-                        }
-                        report(index, self.judge(index, entry, page), f);
+            let [from, to] = [next, extent.pages.start].map(|index| ((index - pages.start) * ENTRY_BYTES) as usize);
+            if !(whole && format::is_zeros(&table[from..to])) {
+                for index in next..extent.pages.start {
+                    if entry(index) != 0 || !whole {
+                        self.single(index, f);
                     }
-                    _ => self.single(index, f),
                 }
             }
-            next = read.end.max(next + 1);
+            for (index, page) in extent.pages.clone().zip(bytes.as_chunks().0) {
+                if !whole || extent.unreadable {
+                    self.single(index, f);
+                } else if entry(index) != 0 || !format::is_zeros(page) {
+                    report(index, self.judge(index, entry(index), page), f);
+                }
+            }
+            read = extent.pages;
         }
         Ok(())
     }
 
-    /// Reads the first extent with data among `pages`. An extent that cannot be read leaves `bytes` empty, and
-    /// its pages are then read one by one.
-    fn read_extent(&self, pages: Range<u64>, bytes: &mut Vec<u8>) -> Result<Range<u64>> {
-        let base = self.header.layout.bottom.start;
-        bytes.clear();
-        let Some(data) = self.next_data(base + pages.start * PAGE_BYTES..base + pages.end * PAGE_BYTES)? else {
-            return Ok(pages.end..pages.end);
-        };
-        let first = ((data.start - base) / PAGE_BYTES).max(pages.start);
-        let end = (data.end - base).div_ceil(PAGE_BYTES).clamp(first + 1, pages.end);
-        bytes.resize(((end - first) * PAGE_BYTES) as usize, 0);
-        if self.disk.read_at(bytes, base + first * PAGE_BYTES).is_err() {
-            bytes.clear();
+    /// Reads some pages into `bytes`, where there is data behind the pages that were `read` before; none at `end` if there is not.
+    fn read_extent(&self, read: &Range<u64>, end: u64, bytes: &mut Vec<u8>) -> Result<Extent> {
+        let bottom = &self.header.layout.bottom;
+        let first = self.data_start(bottom, PAGE_BYTES, read.end..end)?;
+        let pages = first..ahead(first, read, BLOCK_PAGES, EXTENT_PAGES).end.min(end);
+        let len = ((pages.end - pages.start) * PAGE_BYTES) as usize;
+        if bytes.len() < len {
+            bytes.resize(len, 0);
         }
-        Ok(first..end)
+        let unreadable = self.disk.read_at(&mut bytes[..len], bottom.start + first * PAGE_BYTES).is_err();
+        Ok(Extent { pages, unreadable })
     }
 
     fn single(&self, index: u64, f: &mut impl FnMut(u64, Page<'_>)) {
@@ -185,6 +183,13 @@ impl Scan<'_> {
     }
 }
 
+/// How much is read from `first` on, where data begins: the rest of its `block`, and twice as much each time that the data
+/// goes on behind what was `read` before. To ask where it ends would cost more than reading a bit of the hole behind it.
+fn ahead(first: u64, read: &Range<u64>, block: u64, most: u64) -> Range<u64> {
+    let count = if first == read.end { 2 * (read.end - read.start) } else { 0 };
+    first..first + count.clamp(block - first % block, most)
+}
+
 fn report(
     index: u64,
     page: std::result::Result<[u64; PAGE_WORDS as usize], PageFault>,
@@ -193,5 +198,83 @@ fn report(
     match page {
         Ok(words) => f(index, Page::Good(&words)),
         Err(fault) => f(index, Page::Failed(fault)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::Rng;
+    use super::*;
+    use crate::format::{Durability, Uuid};
+    use crate::geometry::Geometry;
+    use crate::sys::FileDisk;
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::FileExt;
+
+    /// Whatever is where in a sparse file: every page that is not all zeros is found once, in order, also one with an entry in a
+    /// hole of the bottom, and one with data in a hole of the page table.
+    #[test]
+    fn every_page_with_data_or_an_entry_is_found_once() {
+        // A page table that is read whole, and one that is read where it has data.
+        for bits in [1u64 << 30, 1 << 36] {
+            let header = Header::new(Uuid([7; 16]), Geometry::new(bits, 0).unwrap(), Durability::PowerLoss);
+            let (layout, pages) = (&header.layout, header.geometry.pages());
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(header.file_length()).unwrap();
+            let mut rng = Rng(bits);
+            // Of each page with anything, its first word, if it matches its entry.
+            let mut expected = BTreeMap::new();
+            for i in 0..120 {
+                // At both ends, close to each other, and all over the map; alone and in stretches.
+                let first = match i {
+                    0 => 0,
+                    1 => pages - 3,
+                    _ => rng.below(if i % 3 == 0 { 40_000 } else { pages }),
+                };
+                let count = 1 + rng.below(if i % 7 == 0 { 3000 } else { 3 });
+                for index in first..(first + count).min(pages) {
+                    let (has_page, has_entry) = (i % 5 != 0, i % 5 != 1);
+                    if expected.contains_key(&index) {
+                        continue;
+                    }
+                    expected.insert(index, (has_page && has_entry).then_some(index + 1));
+                    let page = format::page_from_words(&std::array::from_fn(|i| index + i as u64 + 1));
+                    let entry = format::page_entry(&header.uuid, index, &page).to_le_bytes();
+                    if has_page {
+                        file.write_all_at(&page, layout.bottom.start + index * PAGE_BYTES).unwrap();
+                    }
+                    if has_entry {
+                        file.write_all_at(&entry, layout.table.start + index * ENTRY_BYTES).unwrap();
+                    }
+                }
+            }
+            let disk = FileDisk::new(file, false);
+            let scan = Scan { disk: &disk, path: Path::new("map"), header: &header };
+            let (mut found, mut passed) = (Vec::new(), 0);
+            let add = |index, page: Page<'_>| {
+                found.push(match page {
+                    Page::Good(words) => (index, Some(words[0])),
+                    Page::Failed(fault) => {
+                        assert!(matches!(fault, PageFault::Mismatch { .. }), "{fault:?}");
+                        (index, None)
+                    }
+                });
+            };
+            let progress = |done| {
+                assert!(passed < done && done <= pages);
+                passed = done;
+            };
+            scan.run(add, progress).unwrap();
+            assert!(found == expected.into_iter().collect::<Vec<_>>(), "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn what_is_read_at_once_doubles_while_data_goes_on() {
+        assert_eq!(ahead(0, &(0..0), 8, 512), 0..8);
+        assert_eq!(ahead(13, &(0..8), 8, 512), 13..16);
+        assert_eq!(ahead(16, &(13..16), 8, 512), 16..24);
+        assert_eq!(ahead(24, &(16..24), 8, 512), 24..40);
+        assert_eq!(ahead(1000, &(600..1000), 8, 512), 1000..1512);
     }
 }

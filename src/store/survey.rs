@@ -4,7 +4,7 @@
 //! failed alike are one group, and only the first groups are kept.
 
 use super::open::lost_granules;
-use super::scan::{CHUNK_PAGES, Page, PageFault, Scan};
+use super::scan::{Page, PageFault, Scan};
 use super::view::named;
 use crate::error::Result;
 use crate::format::{Header, Runs};
@@ -163,13 +163,12 @@ impl Survey {
 /// Dirty granules of two bottoms together, all of whose pages are good or named by the list of the first.
 pub(super) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
     let header = one.header;
-    let pages = header.geometry.pages();
     let mut count = Count::of_list(header);
-    let mut at = 0;
+    let mut chunk = 0..0;
     let mut buffer: Vec<Words> = Vec::new();
-    while at < pages {
-        let Some(first) = [one.next_chunk(at)?, other.next_chunk(at)?].into_iter().flatten().min() else { break };
-        let chunk = first..(first + CHUNK_PAGES).min(pages);
+    let first = |chunks: [Option<Range<u64>>; 2]| chunks.into_iter().flatten().min_by_key(|chunk| chunk.start);
+    while let Some(next) = first([one.next_chunk(&chunk)?, other.next_chunk(&chunk)?]) {
+        chunk = next;
         buffer.clear();
         buffer.resize((chunk.end - chunk.start) as usize, [0; PAGE_WORDS as usize]);
         for scan in [one, other] {
@@ -186,7 +185,6 @@ pub(super) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
                 count.add(header, index, words, named(&header.runs, index));
             }
         }
-        at = chunk.end;
     }
     Ok(count)
 }

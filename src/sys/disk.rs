@@ -75,6 +75,10 @@ pub(crate) trait Disk: Send + Sync {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
     /// The first stretch of `range` that may hold anything but zeros.
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>>;
+    /// Where that begins. May cost less than to ask also where it ends.
+    fn data_start(&self, range: Range<u64>) -> io::Result<Option<u64>> {
+        Ok(self.next_data(range)?.map(|data| data.start))
+    }
     /// Writes all parts. After `Ok` all of them survive a power cut; after an error or a crash inside, any
     /// subset of their sectors may be old, new, or torn. Costs one device sync in the usual case.
     fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()>;

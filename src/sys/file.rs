@@ -168,17 +168,16 @@ impl Disk for FileDisk {
     }
 
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
-        let len = self.len()?;
-        let end = range.end.min(len);
-        if range.start >= end {
-            return Ok(None);
-        }
-        let Some(start) = seek(&self.file, range.start, libc::SEEK_DATA)? else { return Ok(None) };
-        if start >= end {
-            return Ok(None);
-        }
-        let hole = seek(&self.file, start, libc::SEEK_HOLE)?.unwrap_or(len);
-        Ok(Some(start..hole.min(end).max(start)))
+        let Some(start) = self.data_start(range.clone())? else { return Ok(None) };
+        // Nothing is there any more if somebody has cut the file just now.
+        let hole = seek(&self.file, start, libc::SEEK_HOLE)?.unwrap_or(range.end);
+        Ok(Some(start..hole.clamp(start, range.end)))
+    }
+
+    fn data_start(&self, range: Range<u64>) -> io::Result<Option<u64>> {
+        // Behind the end of the file there is none, says the kernel as well.
+        let start = seek(&self.file, range.start, libc::SEEK_DATA)?;
+        Ok(start.filter(|&start| start < range.end))
     }
 
     fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()> {
