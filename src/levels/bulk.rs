@@ -113,6 +113,10 @@ impl Levels<Vec<u64>> {
                 }
                 value = in_block(value, block, self.word(LOW, block));
             }
+            // The way to the next block may be long.
+            if block + 1 >= blocks.end {
+                return value;
+            }
         }
         value
     }
