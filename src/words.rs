@@ -68,9 +68,13 @@ impl WordsMut for Vec<u64> {
     }
 }
 
-/// Stores words of a map that is being opened, from the first of `to` on. Nobody else looks at them before the nonce of the new
+/// Stores words of a map that is being opened, from the first of `to` on. Nobody relies on them before the nonce of the new
 /// session is stored, or the map is handed to the caller, and that orders them. So each of them need not wait for the
 /// one before it, which is what would take most of the time of opening a full map.
+///
+/// Who still watches the session before, whose processes are dead, may see one, but finds that session's nonce gone when
+/// he looks at it afterwards: each word was made zero after the nonce was, by the kernel or by a sequentially consistent
+/// store, and who sees what was stored over that zero comes later than both.
 #[inline]
 pub(crate) fn store_unseen(to: &[AtomicU64], words: impl IntoIterator<Item = u64>) {
     to.iter().zip(words).for_each(|(to, word)| to.store(word, Relaxed));

@@ -75,19 +75,21 @@ impl Levels<Vec<u64>> {
         mut f: impl FnMut(B, u64, u64) -> B,
     ) -> B {
         let mut value = init;
-        let blocks = words_touched(&words_touched(bits));
+        let touched = words_touched(bits);
+        let blocks = words_touched(&touched);
         // Those of which all bits are asked for.
         let whole = bits.start.div_ceil(BLOCK * WORD_BITS)..bits.end / (BLOCK * WORD_BITS);
         let mut in_block = |mut value, block: u64, mut ahead: u64| {
-            looked_at(ahead.count_ones().into());
             let part;
             let words = match self.bottom().as_chunks().0.get(block as usize) {
                 Some(words) if whole.contains(&block) => words,
                 _ => {
+                    ahead &= mask_in(block, &touched);
                     part = self.part_of(block, bits);
                     &part
                 }
             };
+            looked_at(ahead.count_ones().into());
             while ahead != 0 {
                 let i = ahead.trailing_zeros();
                 ahead &= ahead - 1;
@@ -121,11 +123,22 @@ impl Levels<Vec<u64>> {
         value
     }
 
-    /// The words of a block, without what they have beside `bits`.
+    /// The words of a block, without what they have beside `bits`. Those that have none of them are not looked at: most
+    /// ranges are short.
     #[cold]
     fn part_of(&self, block: u64, bits: &Range<u64>) -> [u64; BLOCK as usize] {
-        let word = |i| self.bottom().get(i as usize).map_or(0, |word| word & mask_in(i, bits));
-        std::array::from_fn(|i| word(block * BLOCK + i as u64))
+        let mut part = [0; BLOCK as usize];
+        let (first, touched) = (block * BLOCK, words_touched(bits));
+        let words = touched.start.max(first)..touched.end.min(first + BLOCK);
+        if let Some(from) = self.bottom().get(words.start as usize..words.end as usize) {
+            let to = &mut part[(words.start - first) as usize..(words.end - first) as usize];
+            to.copy_from_slice(from);
+            // Only the outermost words may have bits beside the range.
+            for i in [words.start, words.end.saturating_sub(1)] {
+                part[(i % BLOCK) as usize] &= mask_in(i, bits);
+            }
+        }
+        part
     }
 
     /// Bits set among `bits`.
@@ -228,6 +241,10 @@ impl Levels<Vec<u64>> {
                 clear(&mut self.level[BOTTOM][(found.start * BLOCK) as usize..(found.end * BLOCK).min(len) as usize]);
             self.level[LOW][found.start as usize..found.end as usize].fill(0);
             ahead.start = found.end;
+        }
+        // Nothing was there, and so nothing above it.
+        if ahead.start == span.start {
+            return sum;
         }
         // From the bottom up, each found through those above that are still there.
         for k in (0..LOW).rev() {

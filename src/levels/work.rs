@@ -67,6 +67,14 @@ fn walking_looks_at_each_word_that_is_not_zero_once() {
     assert_eq!((looks, found), (64 * 10 + 10 + 1, 64 * 10));
     let (looks, found) = counted(|| levels.fold_words(Walk::from(0), &(0..64), 0, |n, _, _| n + 1));
     assert_eq!((looks, found), (2, 1));
+    // Of a full block, only the words of the range: where it begins and ends inside of it, or goes on in the next one.
+    for words in [5..6, 5..8, 63..65, 60..129] {
+        let bits = words.start * 64 + 1..words.end * 64 - 1;
+        let fold = || full.fold_words(Walk::from(words.start), &bits, 0, |n, _, _| n + 1);
+        let (looks, found) = counted(fold);
+        let inside = words.end - words.start;
+        assert!(looks <= inside + LEVELS as u64 && found == inside, "{words:?}: {looks} words, {found} of them told");
+    }
 }
 
 #[test]
@@ -134,4 +142,7 @@ fn one_bit_is_found_in_and_taken_out_of_an_empty_map_by_a_word_a_level() {
     assert_eq!(counted(|| levels.next_set(0..BITS)), (1, Some(0)));
     assert_eq!(counted(|| levels.reset(0..BITS)).1, 1);
     assert_eq!(counted(|| levels.next_set(0..BITS)), (7, None));
+    // There is nothing to take out any more: once up to the top tells, and no level is cleared.
+    let (looks, changed) = counted(|| levels.reset(1..BITS - 1));
+    assert!(looks <= LEVELS as u64 && changed == 0, "{looks} words");
 }
