@@ -59,7 +59,8 @@ pub fn ratios(results: &[Measured]) -> String {
         }
         for &(name, kind, _, ratio) in &measured.times[1..] {
             let at = x(ratio);
-            let colour = colours.iter().find(|c| c.0 == name).map_or("none", |c| c.1);
+            let name_of = if kind == Kind::ByHand { "by hand" } else { name };
+            let colour = colours.iter().find(|c| c.0 == name_of).map_or("none", |c| c.1);
             let edge = if kind == Kind::Limit { "black" } else { colour };
             let title = format!("<title>{name}: {ratio:.2}</title>");
             let _ = writeln!(
@@ -69,7 +70,7 @@ pub fn ratios(results: &[Measured]) -> String {
         }
         y += STEP;
     }
-    let mut at = LEFT;
+    let mut at = LEFT - 100.0;
     for (name, colour) in colours.iter().copied().chain([("limit", "none"), ("target", "red")]) {
         let y = bottom + 20.0;
         let edge = if colour == "none" { "black" } else { colour };
@@ -79,7 +80,7 @@ pub fn ratios(results: &[Measured]) -> String {
             let _ = writeln!(out, r#"<circle cx="{at}" cy="{y}" r="5" fill="{colour}" stroke="{edge}"/>"#);
         }
         let _ = writeln!(out, r#"<text x="{}" y="{}">{name}</text>"#, at + 9.0, y + 4.0);
-        at += 75.0;
+        at += 88.0;
     }
     out + "</svg>\n"
 }
