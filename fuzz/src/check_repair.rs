@@ -1,7 +1,7 @@
 //! Anything as a map, checked and repaired. No panic; looking changes nothing; what is repaired is a map that a check finds
 //! nothing wrong with, and that still has every dirty bit which the file proved: a page that matches its entry, of the
 //! map or of the outstanding point, and the armed list. A second repair does nothing, and an undo gives the very bytes back. A check
-//! does not call a file fine that a disk has made lose a bit.
+//! does not call a file fine that a disk has made lose a bit, unless of a point that an older version has not counted.
 //!
 //! The input: 255 and the file; a golden file and edits; or 128 more than that, and what a disk did (see file.rs).
 
@@ -41,6 +41,14 @@ fn proven(file: &[u8]) -> Option<Bitmap> {
     }
     choice.armed.iter().for_each(|run| add(run.first * 64..(run.end() * 64).min(geometry.bits())));
     Some(dirty)
+}
+
+/// Whether pages of the outstanding point that are lost together with their entries can be noticed: older versions did not
+/// say how many bits a point has.
+fn counted(file: &[u8]) -> bool {
+    let copies: [_; COPIES] = std::array::from_fn(|i| Header::parse(file.get(i * COPY_BYTES..).unwrap_or_default()));
+    let header = format::choose(&copies).expect("it has proved something").header;
+    header.outstanding().is_none_or(|point| header.count_of(point) > 0)
 }
 
 /// Bytes of a file; what is missing is zeros.
@@ -119,7 +127,7 @@ pub fn run(bytes: &[u8]) {
         Some((255, file)) => (file.to_vec(), None),
         Some((which @ 128.., events)) => {
             let once = base(which - 128);
-            (damaged(once.clone(), events), proven(&once))
+            (damaged(once.clone(), events), proven(&once).filter(|_| counted(&once)))
         }
         Some((which, edits)) => (edited(base(*which), edits), None),
         None => return,
