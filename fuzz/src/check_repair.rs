@@ -7,7 +7,7 @@
 
 use super::file::{base, damaged, edited, small};
 use super::input::scratch;
-use dirtymap::format::{self, COPIES, COPY_BYTES, Header, PageBytes, Uuid};
+use dirtymap::format::{self, COPIES, COPY_BYTES, Header, HeaderProblem, PageBytes, Uuid};
 use dirtymap::{
     Bitmap, DirtyMap, Error, FileState, Options, RepairPlan, Severity, check, plan_repair, repair, undo_repair,
 };
@@ -15,9 +15,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+fn copies(file: &[u8]) -> [Result<Header, HeaderProblem>; COPIES] {
+    std::array::from_fn(|i| Header::parse(file.get(i * COPY_BYTES..).unwrap_or_default()))
+}
+
 /// What a file proves to be dirty; nothing if it has no header.
 fn proven(file: &[u8]) -> Option<Bitmap> {
-    let copies: [_; COPIES] = std::array::from_fn(|i| Header::parse(file.get(i * COPY_BYTES..).unwrap_or_default()));
+    let copies = copies(file);
     let choice = format::choose(&copies).ok()?;
     let header = choice.header;
     let geometry = &header.geometry;
@@ -46,7 +50,7 @@ fn proven(file: &[u8]) -> Option<Bitmap> {
 /// Whether pages of the outstanding point that are lost together with their entries can be noticed: older versions did not
 /// say how many bits a point has.
 fn counted(file: &[u8]) -> bool {
-    let copies: [_; COPIES] = std::array::from_fn(|i| Header::parse(file.get(i * COPY_BYTES..).unwrap_or_default()));
+    let copies = copies(file);
     let header = format::choose(&copies).expect("it has proved something").header;
     header.outstanding().is_none_or(|point| header.count_of(point) > 0)
 }

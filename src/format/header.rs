@@ -11,7 +11,7 @@ use super::{
     ALIGN, COPY_BYTES, CheckpointState, Durability, FIXED_BYTES, HEADER_REGION, HeaderProblem, KNOWN_INCOMPATIBLE,
     KNOWN_RO_COMPATIBLE, Layout, MAGIC, MAX_FILE_LENGTH, MAX_LABEL, MAX_POINT_NAME, MAX_POINTS, MAX_RUNS, MAX_SEQUENCE,
     POINTS_COUNTED, Point, PointRole, ProblemClass, Reasons, Reserved, Run, Runs, Session, Stamp, State, Uuid, VERSION,
-    VOLATILE_LAYOUT, VolatileLayout, bottom_length, table_length,
+    VOLATILE_LAYOUT, VolatileLayout, bottom_length, is_zeros, table_length,
 };
 use crate::geometry::{Geometry, LEVELS};
 use crate::weak::{Weak, weak};
@@ -419,7 +419,7 @@ impl<'a> Checked<'a> {
         let magic: [u8; 8] = array_at(bytes, h::MAGIC.offset);
         let expected = format_args!("{}", MAGIC.escape_ascii());
         if magic != MAGIC {
-            if bytes.iter().all(|byte| *byte == 0) {
+            if is_zeros(bytes) {
                 return fail(ProblemClass::Blank, h::MAGIC, &"zeros", &expected);
             }
             return fail(ProblemClass::NotDirtymap, h::MAGIC, &magic.escape_ascii(), &expected);

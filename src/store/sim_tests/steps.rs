@@ -28,6 +28,16 @@ fn opened(disk: &SimDisk) -> Core {
     opened_with(disk, &options()).unwrap().0
 }
 
+/// One bit is in a point that is kept.
+fn map_with_a_point() -> (Arc<SimDisk>, Core) {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..1).unwrap();
+    let uuid = core.freeze(Some("a"), Duration::ZERO).unwrap().uuid;
+    core.commit_checkpoint(&uuid, true).unwrap();
+    (disk, core)
+}
+
 fn process_map() -> (Arc<SimDisk>, Core) {
     let disk = SimDisk::new(fresh_of(Durability::Process), Vec::new());
     let core = opened(&disk);
@@ -611,11 +621,7 @@ pub(super) fn putting_back_a_point_of_which_a_page_fails_makes_everything_dirty(
 
 #[test]
 pub(super) fn a_point_of_which_the_file_has_not_all_entries_is_everything() {
-    let disk = SimDisk::new(fresh(), Vec::new());
-    let core = opened(&disk);
-    core.set_bits(0..1).unwrap();
-    let uuid = core.freeze(Some("a"), Duration::ZERO).unwrap().uuid;
-    core.commit_checkpoint(&uuid, true).unwrap();
+    let (disk, _core) = map_with_a_point();
     let mut header = header_on(&disk);
     // As a program makes it that does not count.
     header.points[0].granules = 0;
@@ -689,11 +695,7 @@ pub(super) fn a_freeze_waits_for_the_writes_that_the_one_before_has_left() {
 
 #[test]
 pub(super) fn the_length_does_not_change_while_there_are_points() {
-    let disk = SimDisk::new(fresh(), Vec::new());
-    let core = opened(&disk);
-    core.set_bits(0..1).unwrap();
-    let uuid = core.freeze(Some("a"), Duration::ZERO).unwrap().uuid;
-    core.commit_checkpoint(&uuid, true).unwrap();
+    let (_disk, core) = map_with_a_point();
     assert!(matches!(core.truncate(geometry(BITS + 1)), Err(Failure::Unchanged(Error::Refused { .. }))));
 }
 
