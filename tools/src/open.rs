@@ -27,9 +27,7 @@ pub fn for_reading(path: &Path, wait: Duration, output: Output) -> Result<(Dirty
 pub enum With {
     /// Nobody: the command needs it alone.
     Nobody,
-    /// Those who share it already; if nobody does, the command has it alone, which takes less.
-    Sharers,
-    /// Anybody who shares it, also who comes later. Where it cannot be shared the command has it alone.
+    /// Anybody who shares it. Where it cannot be shared, the command says why and has it alone.
     Anybody,
 }
 
@@ -90,32 +88,36 @@ fn opened(
         acceptable(&info)?;
     }
     let since = Instant::now();
-    // Why it cannot be shared, where it cannot be had alone either.
+    // Why it cannot be shared.
     let refusal = Cell::new(None);
     let open = || {
         let options = options()?;
-        let shared = options.clone().access(Access::Shared);
         Ok(match with {
             With::Nobody => options.open(path),
-            With::Anybody => match shared.open(path) {
+            With::Anybody => match options.clone().access(Access::Shared).open(path) {
                 Err(refused @ Error::Refused { .. }) => {
-                    let alone = options.open(path);
-                    refusal.set(matches!(alone, Err(Error::Locked { .. })).then_some(refused));
-                    alone
+                    refusal.set(Some(refused));
+                    options.open(path)
                 }
-                opened => opened,
-            },
-            With::Sharers => match options.open(path) {
-                Err(Error::Locked { .. }) => shared.open(path),
-                opened => opened,
+                opened => {
+                    refusal.set(None);
+                    opened
+                }
             },
         })
     };
     let opened = patiently(deadline.saturating_duration_since(Instant::now()), open);
-    let map = opened.map_err(|failure| match refusal.take() {
-        Some(refused) => failure.and(format_args!("nor can it be shared: {refused}")),
-        None => failure,
-    })?;
+    let map = match (opened, refusal.take()) {
+        (Ok(map), None) => map,
+        (Ok(map), Some(refused)) => {
+            output.note(format_args!("{refused}; this command has the map alone until it ends"));
+            map
+        }
+        (Err(failure), Some(refused)) if failure.kind == "locked" => {
+            return Err(failure.and(format_args!("nor can it be shared: {refused}")));
+        }
+        (Err(failure), _) => return Err(failure),
+    };
     detail(&map, "writing", since, output);
     if in_use {
         // Whoever had it may have changed what was asked about.

@@ -193,26 +193,46 @@ fn a_backup_since_a_name_brings_an_older_target_up_to_date() {
         .says("not complete then");
 }
 
-/// Who cannot share a map that others share is told why.
+/// A command that cannot share a map says why: beside others it fails, and without them it goes on alone.
 #[test]
-fn a_backup_beside_others_without_memory_to_lock_says_so() {
-    let setpriv = Path::new("/usr/bin/setpriv");
-    if common::is_root() && !setpriv.exists() {
-        return common::skipped("little locked memory: root without setpriv");
-    }
+fn without_memory_to_lock_a_command_says_so_and_goes_on_alone() {
     let dir = Dir::new();
     let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
     dm!("create", map, "--image", image).exits(0);
+    let text = |path: &Path| path.to_str().expect("text").to_string();
+    let (image, target, file) = (text(&image), text(&target), text(&map));
+    let backup = ["backup", &image, &target, "--map", &file];
     let other = shared().open(&map).expect("open");
+    let Some(ran) = without_locked_memory(&backup) else { return };
+    ran.exits(8).says("in use").says("nor can it be shared").says("ulimit -l");
+    other.close().expect("close");
+    let lines: [&[&str]; 7] = [
+        &backup,
+        &["set", &file, "0", "1"],
+        &["reset", &file, "--all"],
+        &["write", &image, "--map", &file, "--at", "0"],
+        &["checkpoint", "freeze", &file],
+        &["checkpoint", "abort", &file],
+        &["merge", &file, &text(&dir.map("other", LEN, &[0..1]))],
+    ];
+    for line in lines {
+        let ran = without_locked_memory(line).expect("it was possible").exits(0);
+        ran.says("ulimit -l").says("has the map alone until it ends");
+    }
+}
+
+/// Runs the command where it may lock no memory.
+fn without_locked_memory(args: &[&str]) -> Option<common::Ran> {
+    if common::is_root() && !Path::new("/usr/bin/setpriv").exists() {
+        common::skipped("little locked memory: root without setpriv");
+        return None;
+    }
     let mut sh = std::process::Command::new(if common::is_root() { "setpriv" } else { "env" });
     if common::is_root() {
         sh.args(["--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
     }
-    sh.args(["sh", "-c", "ulimit -l 0; exec \"$@\"", "sh"]).arg(common::dirtymap().get_program());
-    sh.arg("backup").args([&image, &target]).arg("--map").arg(&map);
-    common::Ran::from(sh.output().expect("run")).exits(8).says("in use").says("ulimit -l");
-    other.close().expect("close");
-    common::Ran::from(sh.output().expect("run")).exits(0);
+    sh.args(["sh", "-c", "ulimit -l 0; exec \"$@\"", "sh"]).arg(common::dirtymap().get_program()).args(args);
+    Some(common::Ran::from(sh.stdin(std::process::Stdio::null()).output().expect("run")))
 }
 
 /// A backup without a name forgets nothing that an older point's target lacks; nor does one that died before it was done.

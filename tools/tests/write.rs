@@ -51,6 +51,27 @@ fn writes_what_it_is_given_and_marks_just_that() {
     assert_eq!(fs::read(&image).expect("read").len() as u64, SIZE + 77);
 }
 
+/// Two writers, and commands that look, change and copy, have the map at the same time.
+#[test]
+fn what_others_do_meanwhile_is_not_kept_out() {
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir, SIZE);
+    let mut first = waiting_writer(&image, &map, &pattern(MIB, 2));
+    write_at(&image, &map, "4M", b"second").exits(0);
+    dm!("set", map, "6M", "1").exits(0);
+    assert_eq!(dm!("map", map, "--output", "json").exits(0).json().as_array().map(Vec::len), Some(7));
+    dm!("reset", map, "6M", "64K").exits(0);
+    dm!("checkpoint", "freeze", map, "--name", "x").exits(0);
+    dm!("checkpoint", "commit", map, "--keep").exits(0);
+    dm!("backup", image, dir.path("target"), "--map", map).exits(0);
+    assert!(first.try_wait().expect("look").is_none(), "it ended");
+    first.stdin.take().expect("piped").write_all(b"end").expect("feed");
+    assert_eq!(first.wait().expect("wait").code(), Some(0));
+    assert_eq!(areas(&map), [3 * MIB..3 * MIB + GRANULE]);
+    dm!("backup", image, dir.path("target"), "--map", map).exits(0);
+    assert_eq!(fs::read(&image).expect("read"), fs::read(dir.path("target")).expect("read"));
+}
+
 #[test]
 fn a_piece_that_does_not_fit_is_not_written_and_the_rest_is_told() {
     let dir = Dir::new();
@@ -128,8 +149,7 @@ fn killed_it_leaves_what_it_wrote_dirty() {
     let mut child = waiting_writer(&image, &map, &pattern(MIB, 6));
     // Meanwhile it has the map.
     assert_eq!(dm!("info", map, "--output", "json").exits(0).json()["live"], true);
-    dm!("count", map).exits(8).says("in use");
-    dm!("set", map, "0", "1").exits(8).says("in use");
+    dm!("resize", map, "1G").exits(8).says("in use");
     child.kill().expect("kill");
     child.wait().expect("wait");
     dm!("check", map).exits(2);

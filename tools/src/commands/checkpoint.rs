@@ -84,7 +84,7 @@ fn outstanding(map: &DirtyMap) -> Result<Option<Item>> {
 
 fn freeze(args: &Freeze, wait: Duration, output: Output) -> Result<Exit> {
     let options = Options::new().freeze_timeout(Duration::from_secs(args.timeout));
-    let map = open::for_writing_by(&args.file, With::Sharers, wait, output, any, options)?;
+    let map = open::for_writing_by(&args.file, With::Anybody, wait, output, any, options)?;
     let frozen = map.freeze(args.name.as_deref()).and_then(|checkpoint| {
         let bits = map.frozen(checkpoint.uuid)?;
         let (dirty_bits, dirty_bytes) = (bits.count(), bits.dirty_len());
@@ -137,7 +137,7 @@ fn end(
     done: &'static str,
     how: impl FnOnce(&DirtyMap, dirtymap::format::Uuid) -> dirtymap::Result<()>,
 ) -> Result<Exit> {
-    let map = open::for_writing(&args.file, With::Sharers, wait, output, any)?;
+    let map = open::for_writing(&args.file, With::Anybody, wait, output, any)?;
     let ended = meant(&map, args.name.as_deref()).and_then(|found| {
         how(&map, found.uuid)?;
         let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
@@ -190,7 +190,7 @@ fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 fn drop_point(args: &Named, wait: Duration, output: Output) -> Result<Exit> {
-    let map = open::for_writing(&args.file, With::Sharers, wait, output, any)?;
+    let map = open::for_writing(&args.file, With::Anybody, wait, output, any)?;
     let dropped = map.drop_point(&args.name);
     let closed = open::close(map, output);
     dropped?;

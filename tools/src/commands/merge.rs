@@ -47,7 +47,7 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
         exit = exit.max(how);
         (counts(&map), counts(&map))
     } else {
-        let map = open::for_writing(&args.dest, With::Sharers, wait, output, acceptable)?;
+        let map = open::for_writing(&args.dest, With::Anybody, wait, output, acceptable)?;
         let before = counts(&map);
         let merged = sources.iter().try_for_each(|(path, source)| add(&map, path, source));
         let after = counts(&map);

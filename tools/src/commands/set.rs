@@ -26,7 +26,7 @@ struct Answer {
 pub fn set(args: &Set, wait: Duration, output: Output) -> Result<Exit> {
     let range = range(args.offset, args.length)?;
     let acceptable = |info: &Info| Ok(info.geometry.check(&range)?);
-    let map = open::for_writing(&args.file, With::Sharers, wait, output, acceptable)?;
+    let map = open::for_writing(&args.file, With::Anybody, wait, output, acceptable)?;
     map.set(range.clone())?;
     finish(&args.file, map, "set", range, output)
 }
@@ -45,7 +45,7 @@ pub fn reset(args: &Reset, wait: Duration, output: Output) -> Result<Exit> {
         }
         Ok(())
     };
-    let map = open::for_writing(&args.file, With::Sharers, wait, output, acceptable)?;
+    let map = open::for_writing(&args.file, With::Anybody, wait, output, acceptable)?;
     let done = asked.clone().unwrap_or(0..map.len());
     match asked {
         None => map.reset_all()?,

@@ -36,7 +36,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
         }
         Ok(())
     };
-    let (map, _) = open::for_writing_of(&args.map, With::Sharers, &image, wait, output, acceptable)?;
+    let (map, _) = open::for_writing_of(&args.map, With::Anybody, &image, wait, output, acceptable)?;
     let (written, copied) = copy(&map, &image, args.at);
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
     open::cost(&map, output);
