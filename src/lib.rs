@@ -63,9 +63,9 @@ pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
 pub use read::AnyMap;
 pub use store::{
-    Access, Checkpoint, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint, Omitted,
-    Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check, check_after_power_loss,
-    inspect, plan_repair, repair, undo_repair,
+    Access, Checkpoint, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint, NewFile,
+    Omitted, Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check,
+    check_after_power_loss, inspect, plan_repair, repair, undo_repair,
 };
 
 /// The README's program is compiled with the doc tests.

@@ -96,6 +96,7 @@ fn every_number_is_the_codes() {
         ("READERS_LOCK", format::READERS_LOCK),
         ("SPACE_LOCK", format::SPACE_LOCK),
         ("BACKUP_LOCK", format::BACKUP_LOCK),
+        ("CREATOR_LOCK", format::CREATOR_LOCK),
         ("SLOT_LOCKS", format::SLOT_LOCKS),
         ("SLOTS", format::SLOTS),
     ];

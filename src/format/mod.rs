@@ -84,6 +84,8 @@ pub const READERS_LOCK: u64 = GATE_LOCK + 3;
 pub const SPACE_LOCK: u64 = GATE_LOCK + 4;
 /// Byte whose lock is *backup*.
 pub const BACKUP_LOCK: u64 = GATE_LOCK + 5;
+/// Byte whose lock is *creator*.
+pub const CREATOR_LOCK: u64 = GATE_LOCK + 6;
 /// Byte whose lock is that of slot 0; those of the others follow.
 pub const SLOT_LOCKS: u64 = GATE_LOCK + 64;
 /// Slots: most processes that have a map open for writing at a time.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
 const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Readers.byte() == format::READERS_LOCK);
 const _: () = assert!(Lock::Space.byte() == format::SPACE_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
-const _: () = assert!(Lock::Backup.byte() == format::BACKUP_LOCK);
+const _: () = assert!(Lock::Backup.byte() == format::BACKUP_LOCK && Lock::Creator.byte() == format::CREATOR_LOCK);
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);

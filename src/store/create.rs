@@ -10,58 +10,70 @@ use crate::error::{Error, Result};
 use crate::format::{HEADER_REGION, Header, Uuid};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::read::Search;
+use crate::sys::create::{self, Permit};
 use crate::sys::{Disk, FileDisk, Part, facts};
 use crate::weak::{Weak, weak};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// A file under its temporary name, removed again unless it is published.
-pub(super) struct Unnamed {
-    pub file: File,
-    temp: PathBuf,
-    published: bool,
+/// A file that gets its name when it is complete. Dropped before, it leaves nothing behind; killed, the creator leaves nothing
+/// behind either, but on file systems that have no files without a name: there the next creator in that directory tidies up.
+#[derive(Debug)]
+pub struct NewFile {
+    new: create::NewFile,
+    path: PathBuf,
 }
 
-impl Unnamed {
-    pub(super) fn beside(path: &Path) -> Result<Unnamed> {
+impl NewFile {
+    /// An empty file that is to be at `path`, open for reading and writing, with the permissions that the umask leaves.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is anything at `path`, be it only a link that leads nowhere; [`Error::Io`].
+    pub fn beside(path: impl AsRef<Path>) -> Result<NewFile> {
+        NewFile::at(path.as_ref(), Permit::Umask)
+    }
+
+    fn at(path: &Path, permit: Permit) -> Result<NewFile> {
+        let new = create::NewFile::at(path, permit).map_err(|e| failed(e, "create it", path))?;
+        Ok(NewFile { new, path: path.to_path_buf() })
+    }
+
+    /// The same for users of its own, and written in place.
+    pub(super) fn in_place(path: &Path, permit: Permit) -> Result<NewFile> {
+        let new = NewFile::at(path, permit)?;
         let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-        if facts::exists(path) {
-            return Err(Error::Exists { path: path.to_path_buf() });
+        if facts::fs_kind(new.file()).map_err(io("look at the file system"))? == facts::FsKind::Btrfs {
+            facts::set_nocow(new.file()).map_err(io("switch copy-on-write off (needed on btrfs)"))?;
         }
-        let (file, temp) = facts::create_beside(path).map_err(io("create a file beside it"))?;
-        let unnamed = Unnamed { file, temp, published: false };
-        if facts::fs_kind(&unnamed.file).map_err(io("look at the file system"))? == facts::FsKind::Btrfs {
-            facts::set_nocow(&unnamed.file).map_err(io("switch copy-on-write off (needed on btrfs)"))?;
-        }
-        Ok(unnamed)
+        Ok(new)
     }
 
-    pub(super) fn publish(mut self, path: &Path) -> Result<()> {
-        match facts::publish(&self.temp, path) {
-            Ok(()) => {
-                self.published = true;
-                Ok(())
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists { path: path.to_path_buf() }),
-            Err(source) => Err(Error::Io { op: "give the new file its name", path: path.to_path_buf(), source }),
-        }
+    /// The file.
+    pub fn file(&self) -> &File {
+        self.new.file()
+    }
+
+    /// Gives the file its name, durably. The caller has synced what is in it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is something at that name by now; [`Error::Io`]. After an error there is no such name.
+    pub fn publish(self) -> Result<()> {
+        self.new.publish().map_err(|e| failed(e, "give the new file its name", &self.path))
     }
 }
 
-impl Drop for Unnamed {
-    fn drop(&mut self) {
-        if !self.published {
-            // Best effort: a file with a temporary name is in nobody's way.
-            let _ = std::fs::remove_file(&self.temp);
-        }
+fn failed(source: std::io::Error, op: &'static str, path: &Path) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.to_path_buf() },
+        _ => Error::Io { op, path: path.to_path_buf(), source },
     }
 }
 
 /// Makes a closed map at `path` that holds what `map` does.
 pub(super) fn create_filled(path: &Path, map: &impl Search, options: &Options) -> Result<()> {
     let io = |source| Error::Io { op: "write the new map", path: path.to_path_buf(), source };
-    let unnamed = Unnamed::beside(path)?;
-    let disk = FileDisk::new(unnamed.file.try_clone().map_err(io)?, true);
+    let new = NewFile::in_place(path, options.permit)?;
+    let disk = FileDisk::new(new.file().try_clone().map_err(io)?, true);
     let fill = |disk: &dyn Disk, header: &mut Header| {
         header.clean_dirty_bits = map.count();
         let (mut at, end) = (0, map.geometry().words());
@@ -76,7 +88,7 @@ pub(super) fn create_filled(path: &Path, map: &impl Search, options: &Options) -
         Ok(())
     };
     write_parts(&disk, *map.geometry(), options, fill).map_err(io)?;
-    unnamed.publish(path)
+    new.publish()
 }
 
 /// Writes a whole new map, closed cleanly, into an empty file, durably.

@@ -42,6 +42,7 @@ mod writes;
 
 pub use check::{FileState, Info, Omitted, Report, Verdict, check, check_after_power_loss, inspect};
 pub use checkpoint::Checkpoint;
+pub use create::NewFile;
 pub use findings::{Finding, Severity};
 pub use image::ImageStamp;
 pub use load::MapLoading;

@@ -2,13 +2,15 @@
 //!
 //! Invariant kept here: an option that does not apply to an operation has no effect on it.
 
-use super::create::{self, Unnamed};
+use super::create::{self, NewFile};
 use super::image::ImageStamp;
 use super::{DirtyMap, attach};
 use crate::error::{Error, Result};
 use crate::format::{Durability, MAX_LABEL};
 use crate::geometry::Geometry;
 use crate::sys::FileDisk;
+use crate::sys::create::Permit;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,7 @@ pub struct Options {
     pub(super) durability: Durability,
     pub(super) dirty: bool,
     pub(super) image: Option<ImageStamp>,
+    pub(super) permit: Permit,
     pub(super) access: Access,
     pub(super) armed_bound: u64,
     pub(super) flush_interval: Option<Duration>,
@@ -68,6 +71,7 @@ impl Options {
             durability: Durability::PowerLoss,
             dirty: false,
             image: None,
+            permit: Permit::Owner,
             access: Access::Exclusive,
             armed_bound: DEFAULT_ARMED_BOUND,
             flush_interval: Some(DEFAULT_FLUSH_INTERVAL),
@@ -111,6 +115,15 @@ impl Options {
     /// default: then nothing is compared.
     pub fn image(mut self, image: ImageStamp) -> Options {
         self.image = Some(image);
+        self
+    }
+
+    /// Whose permissions a new map gets: those of `file`, which is the image as a rule: its mode, owner and group. What this
+    /// process may not give away makes the map's permissions narrower than the file's, never wider; so does an access
+    /// control list. By default only the owner may use a new map. **Permission to read a map is permission to lock it**: a
+    /// reader can keep writers waiting. For creating.
+    pub fn like(mut self, file: &File) -> Options {
+        self.permit = Permit::like(file);
         self
     }
 
@@ -176,19 +189,29 @@ impl Options {
     /// [`Error::Exists`] if there is anything at `path`; [`Error::Geometry`] for a length or granularity that no map
     /// can have; [`Error::Refused`] for a label that is too long; [`Error::Io`].
     pub fn create(&self, path: impl AsRef<Path>, len: u64) -> Result<DirtyMap> {
+        let (map, new) = self.create_unpublished(path, len)?;
+        new.publish()?;
+        Ok(map)
+    }
+
+    /// The same, but the name does not appear before [`NewFile::publish`]: for a map that is to be filled before. Close it
+    /// first, so that it appears clean.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_unpublished(&self, path: impl AsRef<Path>, len: u64) -> Result<(DirtyMap, NewFile)> {
         let path = path.as_ref();
         // Arguments first: a wrong one leaves no trace.
         let geometry = Geometry::new(len, self.granularity)?;
         self.check_label(path)?;
-        let unnamed = Unnamed::beside(path)?;
-        let file = unnamed.file.try_clone();
+        let new = NewFile::in_place(path, self.permit)?;
+        let file = new.file().try_clone();
         let file = file.map_err(|source| Error::Io { op: "create", path: path.to_path_buf(), source })?;
         let disk = Arc::new(FileDisk::new(file, true));
         create::write_new(&*disk, path, geometry, self)?;
         // Opened before others can see it: what is refused leaves nothing behind.
         let map = attach::open(disk, path, self)?;
-        unnamed.publish(path)?;
-        Ok(map)
+        Ok((map, new))
     }
 
     /// Opens the map at `path`, [alone or not](Self::access), after recovering it if need be. Cost: reading the allocated

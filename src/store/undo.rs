@@ -5,7 +5,7 @@
 //! being put back when the power goes, the map is no less dirty than it was before the repair: a header that doubts every
 //! word stands until all pages are back, page tables are put back before what they are of, and the headers last.
 
-use super::create::Unnamed;
+use super::create::NewFile;
 use super::headers::{self, Copies};
 use super::open::all_words;
 use super::repair::FilePart;
@@ -78,12 +78,12 @@ pub struct Undone {
     pub length: (u64, u64),
 }
 
-/// Keeps what is about to be changed in the new file `to`, durably.
+/// Keeps what is about to be changed in the new file `to`, durably, for those who may use the map.
 pub(super) fn save(disk: &dyn Disk, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
-    let unnamed = Unnamed::beside(to)?;
-    let written = write(disk, kept, &mut &unnamed.file).and_then(|()| unnamed.file.sync_all());
+    let new = NewFile::in_place(to, disk.permit())?;
+    let written = write(disk, kept, &mut new.file()).and_then(|()| new.file().sync_all());
     written.map_err(|source| Error::Io { op: "keep what is to be changed of it", path: path.to_path_buf(), source })?;
-    unnamed.publish(to)
+    new.publish()
 }
 
 /// Writes an undo file, from its first byte.

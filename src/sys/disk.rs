@@ -4,6 +4,7 @@
 //! what it wrote counts only after it returned `Ok`.
 
 use super::Mapping;
+use super::create::Permit;
 use std::io;
 use std::ops::Range;
 
@@ -31,6 +32,8 @@ pub(crate) enum Lock {
     Space,
     /// Held by one who copies what is dirty and will reset it.
     Backup,
+    /// Held by one that makes a file which has a temporary name, for as long as it has the file open.
+    Creator,
     /// Held by one process that has the map open for writing, for as long as it has.
     Slot(u64),
 }
@@ -46,6 +49,7 @@ impl Lock {
             Lock::Readers => FIRST + 3,
             Lock::Space => FIRST + 4,
             Lock::Backup => FIRST + 5,
+            Lock::Creator => FIRST + 6,
             Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
         }
     }
@@ -108,6 +112,10 @@ pub(crate) trait Disk: Send + Sync {
     fn unlock(&self, lock: Lock);
     /// Makes writes before now by anybody durable, and reports any write-back error not yet reported.
     fn sync_all(&self) -> io::Result<()>;
+    /// Who may use the file.
+    fn permit(&self) -> Permit {
+        Permit::default()
+    }
     /// Who this file is.
     fn identity(&self) -> io::Result<Identity>;
 }

@@ -1,15 +1,13 @@
-//! Facts about files, file systems and the machine, and the steps of making a file.
+//! Facts about files, file systems and the machine.
 //!
 //! Invariant kept here: a fact that cannot be had is an error or says "unknown"; it is never guessed.
 
 use super::disk::Identity;
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the system says of a disk image.
@@ -59,54 +57,6 @@ pub(crate) fn open_unblocked(path: &Path) -> io::Result<File> {
 /// Whether something is at `path`, be it only a dangling link.
 pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
-}
-
-/// A new, empty file beside `path` under a name that nobody has.
-pub(crate) fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
-    path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    for _ in 0..16 {
-        // Not made of the name, which may be as long as names can be.
-        let temp = path.with_file_name(format!(".dirtymap-{:016x}.tmp", u64::from_le_bytes(random()?)));
-        match OpenOptions::new().read(true).write(true).create_new(true).open(&temp) {
-            Ok(file) => return Ok((file, temp)),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Err(io::Error::from(io::ErrorKind::AlreadyExists))
-}
-
-/// Gives `temp` its name, which nobody may have, and makes the name durable.
-pub(crate) fn publish(temp: &Path, path: &Path) -> io::Result<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    // Opened before the name is there, so that what can be refused is refused in time.
-    let dir = File::open(dir)?;
-    let from = CString::new(temp.as_os_str().as_bytes())?;
-    let to = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: both are valid C strings; the flag is plain.
-    let r = unsafe {
-        libc::syscall(
-            libc::SYS_renameat2,
-            libc::AT_FDCWD,
-            from.as_ptr(),
-            libc::AT_FDCWD,
-            to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if r != 0 {
-        let e = io::Error::last_os_error();
-        if !matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
-            return Err(e);
-        }
-        // A file system without the flag: a hard link does not replace either.
-        std::fs::hard_link(temp, path)?;
-        std::fs::remove_file(temp)?;
-    }
-    dir.sync_all()
 }
 
 /// What kind of file system `file` is on.

@@ -3,6 +3,7 @@
 //! Invariant kept here: `write_durable` returns `Ok` only after the kernel said that exactly the
 //! named ranges are on the device; it never pushes the mapped (volatile) part of the file.
 
+use super::create::Permit;
 use super::disk::{Disk, Identity, Lock, Part};
 use super::mapping::Guarded;
 use super::{Mapping, facts};
@@ -19,6 +20,40 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 fn lock_byte(lock: Lock) -> io::Result<Range<i64>> {
     let byte = i64::try_from(lock.byte()).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok(byte..byte + 1)
+}
+
+/// Does something about the locks of some bytes of a file, and says what the kernel says of them: the kind of lock.
+fn fcntl_lock(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_short> {
+    // SAFETY: flock is a plain C struct for which all-zero bytes are valid.
+    let mut l: libc::flock = unsafe { std::mem::zeroed() };
+    l.l_type = kind as libc::c_short;
+    l.l_whence = libc::SEEK_SET as libc::c_short;
+    l.l_start = bytes.start;
+    l.l_len = bytes.end - bytes.start;
+    loop {
+        // SAFETY: the descriptor is open and l is a valid flock, which the kernel may write to.
+        if unsafe { libc::fcntl(file.as_raw_fd(), command, &mut l) } == 0 {
+            return Ok(l.l_type);
+        }
+        let e = io::Error::last_os_error();
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
+        }
+    }
+}
+
+/// Takes a lock of a file that is open for writing, if it is free.
+pub(super) fn lock_now(file: &File, lock: Lock) -> io::Result<bool> {
+    taken(fcntl_lock(file, libc::F_OFD_SETLK, libc::F_WRLCK, lock_byte(lock)?))
+}
+
+/// Whether a lock was taken that is not waited for.
+fn taken(answer: io::Result<libc::c_short>) -> io::Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// A real file, its locks and its mappings. The locks live as long as this and every mapping of it.
@@ -84,24 +119,9 @@ impl FileDisk {
         let _ = fs2::FileExt::unlock(&self.file);
     }
 
-    /// Does something about the locks of some bytes, and says what the kernel says of them: the kind of lock.
+    /// See the function of this name.
     fn fcntl_lock(&self, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_short> {
-        // SAFETY: flock is a plain C struct for which all-zero bytes are valid.
-        let mut l: libc::flock = unsafe { std::mem::zeroed() };
-        l.l_type = kind as libc::c_short;
-        l.l_whence = libc::SEEK_SET as libc::c_short;
-        l.l_start = bytes.start;
-        l.l_len = bytes.end - bytes.start;
-        loop {
-            // SAFETY: the descriptor is open and l is a valid flock, which the kernel may write to.
-            if unsafe { libc::fcntl(self.file.as_raw_fd(), command, &mut l) } == 0 {
-                return Ok(l.l_type);
-            }
-            let e = io::Error::last_os_error();
-            if e.kind() != io::ErrorKind::Interrupted {
-                return Err(e);
-            }
-        }
+        fcntl_lock(&self.file, command, kind, bytes)
     }
 
     fn fallocate(&self, mode: libc::c_int, range: &Range<u64>) -> io::Result<()> {
@@ -226,11 +246,7 @@ impl Disk for FileDisk {
     /// A file that is open for reading only takes it shared: that keeps writers out.
     fn try_lock(&self, lock: Lock) -> io::Result<bool> {
         let kind = if self.writable { libc::F_WRLCK } else { libc::F_RDLCK };
-        match self.fcntl_lock(libc::F_OFD_SETLK, kind, lock_byte(lock)?) {
-            Ok(_) => Ok(true),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-            Err(e) => Err(e),
-        }
+        taken(self.fcntl_lock(libc::F_OFD_SETLK, kind, lock_byte(lock)?))
     }
 
     fn slot_held(&self, slots: Range<u64>) -> io::Result<bool> {
@@ -248,6 +264,10 @@ impl Disk for FileDisk {
 
     fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+
+    fn permit(&self) -> Permit {
+        Permit::like(&self.file)
     }
 
     fn identity(&self) -> io::Result<Identity> {

@@ -7,11 +7,14 @@
 
 pub(crate) mod alloc;
 pub(crate) mod cpu;
+pub(crate) mod create;
 pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod mapping;
+#[cfg(test)]
+pub(crate) mod refuse;
 
 pub(crate) use disk::{Disk, Lock, Part};
 pub(crate) use file::FileDisk;

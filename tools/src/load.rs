@@ -3,33 +3,27 @@
 //! Invariants kept here: what is scattered is armed together, and memory goes with the dirt. The name of a new map appears
 //! when everything behind it is durable, and never in place of another file.
 
-use crate::exit::{Failure, Result};
+use crate::exit::Result;
 use crate::open;
 use crate::output::Output;
-use crate::publish;
-use dirtymap::{Bitmap, DirtyMap, Error, Options};
+use dirtymap::{Bitmap, DirtyMap, Error, NewFile, Options};
 use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
-use tempfile::{TempDir, TempPath};
 
 /// A new map that has no name yet. Dropped, it leaves nothing.
 pub struct New<'a> {
     pub map: DirtyMap,
     path: &'a Path,
-    /// Removed before the directory that it is in.
-    temp: TempPath,
-    _directory: TempDir,
+    file: NewFile,
 }
 
 impl<'a> New<'a> {
     /// A map that is to be at `path`.
     pub fn create(path: &'a Path, options: Options, len: u64) -> Result<New<'a>> {
-        let directory = publish::directory_beside(path)?;
-        let temp = directory.path().join("map");
-        let map = options.armed_bound(u64::MAX).flush_interval(None).create(&temp, len)?;
-        let temp = TempPath::try_from_path(temp).map_err(|e| Failure::io(path.display(), &e))?;
-        Ok(New { map, path, temp, _directory: directory })
+        let options = options.armed_bound(u64::MAX).flush_interval(None);
+        let (map, file) = options.create_unpublished(path, len)?;
+        Ok(New { map, path, file })
     }
 
     /// Gives it its name.
@@ -43,7 +37,7 @@ impl<'a> New<'a> {
             dirty_bytes: self.map.dirty_len(),
         };
         open::close(self.map, output)?;
-        publish::publish(self.temp, self.path)?;
+        self.file.publish()?;
         Ok(made)
     }
 }

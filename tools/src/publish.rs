@@ -4,16 +4,9 @@
 //! is not published is removed again, as far as that is possible.
 
 use crate::exit::{Failure, Result};
-use crate::files;
-use dirtymap::Error;
-use std::fs::Permissions;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use dirtymap::{Error, NewFile};
+use std::io::Write;
 use std::path::Path;
-use tempfile::{Builder, NamedTempFile, TempDir, TempPath};
-
-/// What temporary names start with.
-const PREFIX: &str = ".dirtymap-";
 
 /// Refuses a name that is taken.
 pub fn vacant(path: &Path) -> Result<()> {
@@ -25,41 +18,12 @@ fn taken(path: &Path) -> Failure {
     Error::Exists { path: path.to_path_buf() }.into()
 }
 
-fn beside<T>(path: &Path, make: impl FnOnce(&Builder<'_, '_>, &Path) -> io::Result<T>) -> Result<T> {
-    let mut builder = Builder::new();
-    let made = make(builder.prefix(PREFIX), files::directory_of(path));
-    made.map_err(|e| Failure::io(format_args!("{}: create beside it", path.display()), &e))
-}
-
-/// A new file on the file system where `path` is to be.
-pub fn file_beside(path: &Path) -> Result<NamedTempFile> {
-    // As any new file: what the umask leaves.
-    beside(path, |builder, directory| {
-        let mut builder = builder.clone();
-        builder.permissions(Permissions::from_mode(0o666)).tempfile_in(directory)
-    })
-}
-
-/// A directory on the file system where `path` is to be, for what makes its file by itself.
-pub fn directory_beside(path: &Path) -> Result<TempDir> {
-    beside(path, |builder, directory| builder.tempdir_in(directory))
-}
-
 /// Makes a file of these bytes.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temp = file_beside(path)?;
-    let written = temp.write_all(bytes).and_then(|()| temp.as_file().sync_all());
+    let new = NewFile::beside(path)?;
+    let written = new.file().write_all(bytes).and_then(|()| new.file().sync_all());
     written.map_err(|e| Failure::io(format_args!("{}: write", path.display()), &e))?;
-    publish(temp.into_temp_path(), path)
-}
-
-/// Gives a file that is complete and durable its name, durably.
-pub fn publish(file: TempPath, path: &Path) -> Result<()> {
-    file.persist_noclobber(path).map_err(|e| match e.error.kind() {
-        io::ErrorKind::AlreadyExists => taken(path),
-        _ => Failure::io(format_args!("{}: give the new file its name", path.display()), &e.error),
-    })?;
-    files::sync_directory_of(path)
+    Ok(new.publish()?)
 }
 
 #[cfg(test)]
@@ -72,9 +36,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("name");
         vacant(&path).expect("vacant");
-        let file = file_beside(&path).expect("a file");
+        let file = NewFile::beside(&path).expect("a file");
         fs::write(&path, "somebody else's").expect("write");
-        assert_eq!(publish(file.into_temp_path(), &path).expect_err("taken").kind, "exists");
+        assert_eq!(file.publish().expect_err("taken").kind(), "exists");
         assert_eq!(vacant(&path).expect_err("taken").kind, "exists");
         assert_eq!(fs::read(&path).expect("read"), b"somebody else's");
         assert_eq!(fs::read_dir(directory.path()).expect("read").count(), 1);

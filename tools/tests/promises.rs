@@ -161,3 +161,21 @@ fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
         assert!(!ran.err.contains("panicked"), "{line}: {}", ran.err);
     }
 }
+
+/// Who may read a map may lock it, and so keep its writers waiting.
+#[test]
+fn a_new_map_is_for_the_users_of_its_image_and_else_for_its_owner() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name);
+    let mode = |name: &str| fs::metadata(at(name)).expect("a file").permissions().mode() & 0o7777;
+    fs::write(at("image"), [0; 65536]).expect("write");
+    fs::set_permissions(at("image"), fs::Permissions::from_mode(0o660)).expect("chmod");
+    dm!("create", at("map"), "--image", at("image")).exits(0);
+    assert_eq!(mode("map"), 0o660);
+    dm!("create", at("alone"), "--size", "1M").exits(0);
+    assert_eq!(mode("alone"), 0o600);
+    fs::write(at("dump"), dm!("dump", at("map")).exits(0).out).expect("write");
+    dm!("restore", at("dump"), at("restored")).exits(0);
+    assert_eq!(mode("restored"), 0o600);
+}

@@ -39,7 +39,7 @@ pub fn run(args: &Create, output: Output) -> Result<Exit> {
         files::distinct(&[("image", &image.path), ("map", &args.file)])?;
         // What is recorded here must be on the disk, or a crash would look like a change.
         image.sync()?;
-        options = options.image(image.stamp_now()?);
+        options = options.image(image.stamp_now()?).like(&image.file);
     }
     options.create(&args.file, len)?.close()?;
     let info = inspect(&args.file)?;

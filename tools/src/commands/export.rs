@@ -11,7 +11,7 @@ use crate::output::Output;
 use crate::publish;
 use crate::raw;
 use crate::signals;
-use dirtymap::DirtyMap;
+use dirtymap::{DirtyMap, NewFile};
 use serde::Serialize;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -58,8 +58,8 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
 
 fn write_file(map: &DirtyMap, path: &Path, bytes: u64, output: Output) -> Result<()> {
     let failed = |what: &'static str| move |e: &io::Error| Failure::io(format_args!("{}: {what}", path.display()), e);
-    let temp = publish::file_beside(path)?;
-    let file = temp.as_file();
+    let new = NewFile::beside(path)?;
+    let file = new.file();
     file.set_len(bytes).map_err(|e| failed("set its size")(&e))?;
     let bar = output.progress("exporting", bytes);
     let written = raw::blocks(map)?.try_for_each(|(offset, block)| {
@@ -71,7 +71,7 @@ fn write_file(map: &DirtyMap, path: &Path, bytes: u64, output: Output) -> Result
     written?;
     map.still_valid()?;
     file.sync_all().map_err(|e| failed("sync")(&e))?;
-    publish::publish(temp.into_temp_path(), path)
+    Ok(new.publish()?)
 }
 
 fn stream(map: &DirtyMap, bytes: u64, output: Output) -> Result<()> {

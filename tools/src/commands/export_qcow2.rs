@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::publish;
 use crate::signals;
 use crate::size;
-use dirtymap::DirtyMap;
+use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::qcow2::{Plan, set_bits, spec};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -71,7 +71,7 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
 
 /// Writes and publishes the image; gives the dirty bits of the bitmap, and the image's length.
 fn write(args: &ExportQcow2, map: &DirtyMap, plan: &Plan, bar: &ProgressBar) -> Result<(u64, u64)> {
-    let temp = publish::file_beside(&args.out)?;
+    let new = NewFile::beside(&args.out)?;
     let failed = |what: &str, e: io::Error| Failure::io(format_args!("{}: {what}", args.out.display()), &e);
     let mut dirty = 0;
     let fill = |bits: Range<u64>, buffer: &mut [u8]| {
@@ -82,10 +82,10 @@ fn write(args: &ExportQcow2, map: &DirtyMap, plan: &Plan, bar: &ProgressBar) -> 
         Ok(())
     };
     let length =
-        plan.write(fill, |bytes, offset| temp.as_file().write_all_at(bytes, offset).map_err(|e| failed("write", e)))?;
+        plan.write(fill, |bytes, offset| new.file().write_all_at(bytes, offset).map_err(|e| failed("write", e)))?;
     map.still_valid()?;
-    temp.as_file().set_len(length).and_then(|()| temp.as_file().sync_all()).map_err(|e| failed("sync", e))?;
-    publish::publish(temp.into_temp_path(), &args.out)?;
+    new.file().set_len(length).and_then(|()| new.file().sync_all()).map_err(|e| failed("sync", e))?;
+    new.publish()?;
     Ok((dirty, length))
 }
 

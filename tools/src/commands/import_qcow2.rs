@@ -42,7 +42,7 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
     let entry = image.find(name).map_err(in_image)?;
     let why_dirty = image.unreliable(&entry);
     refuse(why_dirty)?;
-    let options = Options::new().granularity(entry.granularity()).dirty(why_dirty.is_some());
+    let options = Options::new().granularity(entry.granularity()).dirty(why_dirty.is_some()).like(&file.file);
     let new = New::create(&args.file, options, image.virtual_size())?;
     match why_dirty {
         Some(why) => output.note(format_args!("bitmap {name:?}: {why}; everything is taken for dirty")),

@@ -1,0 +1,360 @@
+//! Making a file that gets its name when it is complete.
+//!
+//! Invariants kept here: a name appears only when all that is behind it is durable, never in place of another file, and never
+//! with wider permissions than were asked for. A creator that is killed leaves nothing; where the file system has no files
+//! without a name, it leaves one with a temporary name, which the next creator in that directory removes.
+
+use super::disk::Lock;
+use super::facts;
+use super::file::lock_now;
+use std::ffi::CString;
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+/// What temporary names start and end with. In between are 16 hexadecimal digits.
+const TEMPORARY: (&str, &str) = (".dirtymap-", ".tmp");
+
+/// Permissions that let their owner read and write, and nobody else do anything.
+const PRIVATE: u32 = 0o600;
+
+/// Who may use a new file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Permit {
+    /// Its owner only.
+    #[default]
+    Owner,
+    /// Whom the process lets by its umask, as with files of other programs.
+    Umask,
+    /// The users of another file: mode, owner and group.
+    Like(u32, u32, u32),
+}
+
+impl Permit {
+    /// The users of a file. Its owner only, where that cannot be found out.
+    pub(crate) fn like(file: &File) -> Permit {
+        let like = |m: Metadata| Permit::Like(without_acl(file, m.mode()), m.uid(), m.gid());
+        file.metadata().map_or(Permit::Owner, like)
+    }
+
+    /// Gives them to a new file, which its owner alone may use. What this process may not give away makes the file's
+    /// permissions narrower.
+    fn give(self, file: &File) -> io::Result<()> {
+        let Permit::Like(mode, uid, gid) = self else { return Ok(()) };
+        let now = file.metadata()?;
+        let group = now.gid() == gid || fchown(file, None, Some(gid)).is_ok();
+        let owner = now.uid() == uid || fchown(file, Some(uid), None).is_ok();
+        file.set_permissions(Permissions::from_mode(without_acl(file, narrowed(mode, owner, group))))
+    }
+}
+
+/// A mode without the permissions of the group, if the file has an access control list: its mode does not tell them then.
+fn without_acl(file: &File, mode: u32) -> u32 {
+    const NAME: &std::ffi::CStr = c"system.posix_acl_access";
+    // SAFETY: an open descriptor, a C string, and no place for the value, of which only the length is asked.
+    let length = unsafe { libc::fgetxattr(file.as_raw_fd(), NAME.as_ptr(), std::ptr::null_mut(), 0) };
+    if length > 0 { mode & !0o070 } else { mode }
+}
+
+/// The mode of a file that is to be used by the users of another one, which has `mode`, and may have got its owner and its
+/// group or not. A class of users gets no more than each of the classes of the other file in which they may be there. The
+/// owner may always read and write.
+fn narrowed(mode: u32, owner: bool, group: bool) -> u32 {
+    let (u, g, o) = (mode >> 6 & 6, mode >> 3 & 6, mode & 6);
+    let all = if owner { 6 } else { u };
+    let (g, o) = if group { (g & all, o & all) } else { (g & o & all, g & o & all) };
+    PRIVATE | g << 3 | o
+}
+
+/// A new file. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    file: File,
+    /// Open from the beginning, so that what can be refused is refused in time.
+    directory: File,
+    path: PathBuf,
+    /// Where the file system has no files without a name.
+    temporary: Option<PathBuf>,
+}
+
+impl NewFile {
+    /// An empty file that is to be at `path`, where there must be nothing.
+    pub(crate) fn at(path: &Path, permit: Permit) -> io::Result<NewFile> {
+        path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        if facts::exists(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mode = if permit == Permit::Umask { 0o666 } else { PRIVATE };
+        let directory = File::open(directory_of(path))?;
+        let (file, temporary) = match nameless(directory_of(path), mode) {
+            Some(file) => (file, None),
+            None => named(path, mode).map(|(file, name)| (file, Some(name)))?,
+        };
+        let new = NewFile { file, directory, path: path.to_path_buf(), temporary };
+        permit.give(&new.file)?;
+        Ok(new)
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its name, which nothing may have, and makes the name durable. The caller has made the content durable.
+    /// After an error there is no such name.
+    pub(crate) fn publish(mut self) -> io::Result<()> {
+        match self.temporary.take() {
+            None => link(&fd_path(&self.file), &self.path)?,
+            Some(temporary) => {
+                if let Err(e) = rename(&temporary, &self.path) {
+                    self.temporary = Some(temporary);
+                    return Err(e);
+                }
+            }
+        }
+        // The file once more: of one without a name, btrfs makes nothing durable but the data.
+        let durable = self.file.sync_all().and_then(|()| self.directory.sync_all());
+        if durable.is_err() && is_the_same(&self.file, self.path.symlink_metadata()) {
+            // A name that may be gone after a crash is none that a caller could rely on.
+            let _ = std::fs::remove_file(&self.path);
+        }
+        durable
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Best effort: the next creator here tries again.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// The directory that `path` is in.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The name of an open file that has none.
+fn fd_path(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// A file without a name, where there can be one, and where it can be given one later.
+fn nameless(directory: &Path, mode: u32) -> Option<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).mode(mode).custom_flags(libc::O_TMPFILE).open(directory).ok()?;
+    is_the_same(&file, fd_path(&file).metadata()).then_some(file)
+}
+
+/// Whether what was found somewhere is this file.
+fn is_the_same(file: &File, found: io::Result<Metadata>) -> bool {
+    let identity = |m: Metadata| (m.dev(), m.ino());
+    matches!((file.metadata().map(identity), found.map(identity)), (Ok(this), Ok(found)) if this == found)
+}
+
+/// A file beside `path` with a temporary name, locked for as long as it is open. Removes those whose creators are gone.
+fn named(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
+    let (first, last) = TEMPORARY;
+    tidy(directory_of(path));
+    for _ in 0..16 {
+        // Not made of the name, which may be as long as names can be.
+        let name = path.with_file_name(format!("{first}{:016x}{last}", u64::from_le_bytes(facts::random()?)));
+        match OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&name) {
+            // Another creator may have taken it for one that was left, just before it was locked.
+            Ok(file) if lock_now(&file, Lock::Creator)? && file.metadata()?.nlink() > 0 => return Ok((file, name)),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Removes files with temporary names whose creators are gone. Best effort: they only take space.
+fn tidy(directory: &Path) {
+    let is_temporary = |name: &str| {
+        let digits = name.strip_prefix(TEMPORARY.0).and_then(|rest| rest.strip_suffix(TEMPORARY.1));
+        digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(is_temporary) {
+            continue;
+        }
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(entry.path());
+        if let Ok(file) = file
+            && matches!(lock_now(&file, Lock::Creator), Ok(true))
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Gives a file without a name one.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
+    let here = libc::AT_FDCWD;
+    // SAFETY: both are valid C strings; the flag is plain.
+    match unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives a file another name, which nothing may have.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let (c_from, c_to) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
+    let here = libc::AT_FDCWD;
+    // SAFETY: both are valid C strings; the flag is plain.
+    let renamed = unsafe {
+        libc::syscall(libc::SYS_renameat2, here, c_from.as_ptr(), here, c_to.as_ptr(), libc::RENAME_NOREPLACE)
+    };
+    if renamed == 0 {
+        return Ok(());
+    }
+    let e = io::Error::last_os_error();
+    if !matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
+        return Err(e);
+    }
+    // A file system without the flag: a hard link does not replace either.
+    std::fs::hard_link(from, to)?;
+    std::fs::remove_file(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::refuse::{Refused, refusing};
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    /// What a file system says that has no files without a name.
+    const NO_NAMELESS: Refused = Refused {
+        call: libc::SYS_openat,
+        argument: Some((2, libc::O_TMPFILE as u32, libc::O_TMPFILE as u32)),
+        error: libc::EOPNOTSUPP,
+    };
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().mode() & 0o7777
+    }
+
+    fn make(path: &Path, permit: Permit) -> io::Result<()> {
+        let new = NewFile::at(path, permit)?;
+        new.file().write_all(b"new")?;
+        new.publish()
+    }
+
+    #[test]
+    fn a_file_gets_its_name_when_it_is_published_and_leaves_nothing_else() {
+        let in_both_ways = |what: &(dyn Fn() + Sync)| {
+            what();
+            refusing(&[NO_NAMELESS], what);
+        };
+        in_both_ways(&|| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("new");
+            let new = NewFile::at(&path, Permit::Owner).unwrap();
+            assert!(!path.exists());
+            new.file().write_all(b"new").unwrap();
+            new.publish().unwrap();
+            assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o600));
+            drop(NewFile::at(&directory.path().join("dropped"), Permit::Owner).unwrap());
+            assert_eq!(names(directory.path()), ["new"]);
+        });
+    }
+
+    #[test]
+    fn a_name_that_is_taken_or_was_taken_meanwhile_is_not_replaced() {
+        let taken = |what: &dyn Fn(&Path), late: bool| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("name");
+            let new = late.then(|| NewFile::at(&path, Permit::Owner).unwrap());
+            what(&path);
+            let refused = match new {
+                Some(new) => new.publish(),
+                None => NewFile::at(&path, Permit::Owner).map(drop),
+            };
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(names(directory.path()), ["name"]);
+        };
+        let all = || {
+            for late in [false, true] {
+                taken(&|path| fs::write(path, "another's").unwrap(), late);
+                taken(&|path| symlink("nowhere", path).unwrap(), late);
+            }
+        };
+        all();
+        refusing(&[NO_NAMELESS], all);
+    }
+
+    #[test]
+    fn what_a_killed_creator_has_left_is_removed_by_the_next_one_and_what_is_in_use_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        refusing(&[NO_NAMELESS], || {
+            let in_use = NewFile::at(&at("a"), Permit::Owner).unwrap();
+            let left = ".dirtymap-0123456789abcdef.tmp";
+            let link = ".dirtymap-fedcba9876543210.tmp";
+            let others =
+                [".dirtymap-0123456789abcdef", ".dirtymap-0123456789abcdeg.tmp", "dirtymap-0123456789abcdef.tmp"];
+            others.iter().chain([&left]).for_each(|name| fs::write(at(name), "").unwrap());
+            symlink("a", at(link)).unwrap();
+            make(&at("b"), Permit::Owner).unwrap();
+            let found = names(directory.path());
+            assert!(!found.iter().any(|name| name == left), "{found:?}");
+            assert!(others.iter().chain([&link]).all(|name| found.iter().any(|f| f == name)), "{found:?}");
+            in_use.publish().unwrap();
+            assert_eq!(names(directory.path()).len(), found.len(), "the name has changed, and nothing else");
+        });
+    }
+
+    /// Without either sync, of the file and of its directory, a crash may take the name away again, or what is behind it.
+    #[test]
+    fn a_name_that_cannot_be_made_durable_is_an_error_and_is_not_there() {
+        for of_directory in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let new = NewFile::at(&directory.path().join("new"), Permit::Owner).unwrap();
+            let number = if of_directory { &new.directory } else { &new.file }.as_raw_fd() as u32;
+            let refused = Refused { call: libc::SYS_fsync, argument: Some((0, u32::MAX, number)), error: libc::EIO };
+            if let Some(published) = refusing(&[refused], || new.publish()) {
+                assert_eq!(published.unwrap_err().raw_os_error(), Some(libc::EIO));
+                assert!(names(directory.path()).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_like_another_gets_its_mode_and_never_a_wider_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (image, path) = (directory.path().join("image"), directory.path().join("map"));
+        fs::write(&image, "").unwrap();
+        for (of_image, of_map) in [(0o600, 0o600), (0o640, 0o640), (0o664, 0o664), (0o7777, 0o666), (0o444, 0o644)] {
+            fs::set_permissions(&image, Permissions::from_mode(of_image)).unwrap();
+            make(&path, Permit::like(&File::open(&image).unwrap())).unwrap();
+            assert_eq!(mode(&path), of_map, "of {of_image:o}");
+            fs::remove_file(&path).unwrap();
+        }
+        // Where owner or group could not be given away, nobody gets what one of the classes had not that he may be in.
+        assert_eq!(narrowed(0o664, true, false), 0o644);
+        assert_eq!(narrowed(0o660, true, false), 0o600);
+        assert_eq!(narrowed(0o646, true, false), 0o644);
+        assert_eq!(narrowed(0o066, false, true), 0o600);
+        assert_eq!(narrowed(0o466, false, true), 0o644);
+        assert_eq!(narrowed(0o660, false, true), 0o660);
+        assert_eq!(narrowed(0o664, false, false), 0o644);
+    }
+}
