@@ -12,7 +12,7 @@ const PIECES: usize = 4096;
 const SMALL: u64 = 1 << 16;
 
 /// The dirty runs of a bitmap, ascending; `None` after an error or when there are too many pieces.
-fn read(bytes: &[u8], name: &str) -> Option<Vec<Range<u64>>> {
+fn read(bytes: &[u8], name: &[u8]) -> Option<Vec<Range<u64>>> {
     let image = Image::open(bytes).ok()?;
     let entry = image.find(name).ok()?;
     image.unreliable(&entry);
@@ -56,7 +56,7 @@ pub fn run(bytes: &[u8]) {
     let Ok(image) = Image::open(bytes) else { return };
     let Ok(entries) = image.entries() else { return };
     for entry in entries.iter().take(8) {
-        let Some(runs) = read(bytes, &entry.name()) else { continue };
+        let Some(runs) = read(bytes, entry.name()) else { continue };
         let (len, granularity) = (image.virtual_size(), entry.granularity());
         let bits = len.div_ceil(1 << granularity);
         if bits > SMALL {
@@ -64,7 +64,7 @@ pub fn run(bytes: &[u8]) {
         }
         // Not in small clusters if it is a long name's or a large disk's.
         let Some(again) = rewritten(len, granularity, &runs) else { continue };
-        let read = read(&again, "again").expect("our own image is readable");
+        let read = read(&again, b"again").expect("our own image is readable");
         assert!(bitmap(bits, &runs).sha256() == bitmap(bits, &read).sha256());
     }
 }

@@ -158,14 +158,17 @@ impl Reasons {
     pub const CACHE_NOT_TRUSTED: Reasons = Reasons(8);
     /// A repair made everything dirty.
     pub const REPAIR: Reasons = Reasons(16);
+    /// It was made of a bitmap in which another program had not recorded everything.
+    pub const NOT_KEPT_UP: Reasons = Reasons(32);
 
     /// The names that FORMAT.md gives the bits.
-    pub const NAMES: [(Reasons, &'static str); 5] = [
+    pub const NAMES: [(Reasons, &'static str); 6] = [
         (Reasons::CRASH, "crash"),
         (Reasons::DAMAGED_PAGE, "damaged page"),
         (Reasons::IMAGE_CHANGED, "image changed untracked"),
         (Reasons::CACHE_NOT_TRUSTED, "page cache not trusted"),
         (Reasons::REPAIR, "repair"),
+        (Reasons::NOT_KEPT_UP, "imported from a bitmap that was not kept up"),
     ];
 
     /// No reason.

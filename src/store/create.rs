@@ -114,6 +114,9 @@ fn write_parts(
     disk.grow(header.file_length())?;
     header.label.clone_from(&options.label);
     header.created = facts::now();
+    if !options.added.is_empty() {
+        (header.dirt_reasons, header.dirt_time) = (options.added, header.created);
+    }
     header.image = options.image.map(|i| i.0);
     fill(disk, &mut header)?;
     // All of the region, so that no commit ever needs space.

@@ -6,7 +6,7 @@ use super::create::{self, NewFile};
 use super::image::ImageStamp;
 use super::{DirtyMap, attach};
 use crate::error::{Error, Result};
-use crate::format::{Durability, MAX_LABEL};
+use crate::format::{Durability, MAX_LABEL, Reasons};
 use crate::geometry::Geometry;
 use crate::sys::FileDisk;
 use crate::sys::create::Permit;
@@ -46,6 +46,7 @@ pub struct Options {
     pub(super) label: String,
     pub(super) durability: Durability,
     pub(super) dirty: bool,
+    pub(super) added: Reasons,
     pub(super) image: Option<ImageStamp>,
     pub(super) permit: Permit,
     pub(super) access: Access,
@@ -70,6 +71,7 @@ impl Options {
             label: String::new(),
             durability: Durability::PowerLoss,
             dirty: false,
+            added: Reasons::NONE,
             image: None,
             permit: Permit::Owner,
             access: Access::Exclusive,
@@ -104,6 +106,13 @@ impl Options {
     /// Whether a new map starts all dirty. Not by default. For creating.
     pub fn dirty(mut self, dirty: bool) -> Options {
         self.dirty = dirty;
+        self
+    }
+
+    /// Why a new map may say something else than what was written, if it is made of something that may: its verdict is
+    /// [`Superset`](crate::Verdict::Superset) until a full reset or a completed backup. Nothing by default. For creating.
+    pub fn added_dirt(mut self, reasons: Reasons) -> Options {
+        self.added = reasons;
         self
     }
 

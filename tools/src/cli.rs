@@ -6,6 +6,7 @@
 use crate::size;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Heading of the options that every command has.
@@ -520,18 +521,31 @@ pub struct ImportQcow2 {
     pub image: PathBuf,
     /// The map to make; it must not exist. It gets the size of the virtual disk and the bitmap's granularity
     pub file: PathBuf,
-    /// Name of the bitmap; without it, the names that there are are listed
+    /// Name of the bitmap, any bytes; without it, all bitmaps are listed
     #[arg(long, value_name = "NAME")]
-    pub bitmap: Option<String>,
+    pub bitmap: Option<OsString>,
     /// What to do with a bitmap that was not saved: one that is in use, or in an image whose bitmaps are inconsistent
     #[arg(long, value_enum, default_value_t = InUse::Refuse, value_name = "WHAT")]
     pub in_use: InUse,
+    /// What to do with a bitmap that is disabled: QEMU did not record in it what was written
+    #[arg(long, value_enum, default_value_t = Disabled::Refuse, value_name = "WHAT")]
+    pub disabled: Disabled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum InUse {
     /// Fail, and make nothing
     Refuse,
+    /// Take everything for dirty
+    Dirty,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Disabled {
+    /// Fail, and make nothing
+    Refuse,
+    /// Take its bits as they are: what was written while it was disabled is not among them
+    Take,
     /// Take everything for dirty
     Dirty,
 }
@@ -543,9 +557,9 @@ pub struct ExportQcow2 {
     pub file: PathBuf,
     /// The qcow2 image to make; it must not exist. It holds no data, only the bitmap
     pub out: PathBuf,
-    /// Name that the bitmap gets, at most 1023 bytes
+    /// Name that the bitmap gets, any 1 to 1023 bytes
     #[arg(long, value_name = "NAME")]
-    pub bitmap: String,
+    pub bitmap: OsString,
     /// Bytes behind each bit of the bitmap, from 512 to 2G; by default the map's granularity. Dirt is rounded outward
     #[arg(short, long, value_parser = size::parse_granularity, value_name = "BYTES")]
     pub granularity: Option<u32>,

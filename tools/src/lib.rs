@@ -3,3 +3,4 @@
 pub mod bits;
 pub mod dump;
 pub mod qcow2;
+pub mod shown;

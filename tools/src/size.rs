@@ -56,6 +56,11 @@ pub fn human(bytes: u64) -> String {
     format!("{:.1} {}", bytes as f64 / scale as f64, UNITS[unit])
 }
 
+/// A number of things: "1 granule", "2 granules".
+pub fn count(n: u64, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
 /// `part` of `whole` in percent; 0 of nothing.
 pub fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }

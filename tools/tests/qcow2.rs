@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -258,7 +259,7 @@ fn the_largest_that_qemu_takes_it_takes() {
         let (map, out) = (map(&dir, size, granularity), dir.path("out.qcow2"));
         export(&map, &out, "b", size, granularity);
         let back = dir.path("back.map");
-        dm!("import-qcow2", out, "--bitmap", "b", back).exits(0);
+        dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back).exits(0);
         assert_eq!(areas(&back), areas(&map));
     }
 }
@@ -355,10 +356,12 @@ fn of_several_bitmaps_one_is_taken_and_their_names_are_listed() {
     qemu_img!("bitmap", "--add", "--disable", "-g", "4K", disk, "disabled");
     qemu_img!("bitmap", "--merge", "b", disk, "disabled");
     write_zeros(&disk, &[8 * MIB..9 * MIB]);
-    untouched(&disk, || dm!("import-qcow2", disk, map).exits(16).says("\"b\", \"disabled\"").says("--bitmap"));
+    untouched(&disk, || {
+        dm!("import-qcow2", disk, map).exits(16).says("\"b\", \"disabled\" (disabled)").says("--bitmap")
+    });
     let ran = untouched(&disk, || dm!("import-qcow2", disk, "--bitmap", "c", map, "--output", "json").exits(8));
-    assert_eq!(ran.says("\"b\", \"disabled\"").json()["error"]["kind"], "no-such-bitmap");
-    dm!("import-qcow2", disk, "--bitmap", "disabled", map).exits(0);
+    assert_eq!(ran.says("\"b\", \"disabled\" (disabled)").json()["error"]["kind"], "no-such-bitmap");
+    dm!("import-qcow2", disk, "--bitmap", "disabled", map, "--disabled", "take").exits(0);
     assert_eq!(areas(&map), [0..MIB]);
     // It does not write over what is there.
     untouched(&map, || dm!("import-qcow2", disk, "--bitmap", "b", map).exits(8).says("exists already"));
@@ -384,6 +387,8 @@ fn a_bitmap_that_was_not_saved_is_refused_or_all_dirty() {
         let ran = common::run(args.into_iter().chain([disk.as_os_str(), map.as_os_str()])).exits(0).says(why);
         assert!(ran.json()["taken_as_dirty"].as_str().is_some_and(|text| text.contains(why)));
         assert_eq!(areas(&map), [0..16 * MIB + 512]);
+        assert_eq!(verdict(&map), ("superset".into(), NOT_KEPT_UP.into()));
+        dm!("import-qcow2", disk, dir.path("n")).exits(16).says("\"b\"").says(why);
         dm!("check", map).exits(0);
         fs::remove_file(&map).expect("remove");
     };
@@ -399,13 +404,66 @@ fn a_bitmap_that_was_not_saved_is_refused_or_all_dirty() {
     refused("inconsistent");
 }
 
+/// What `info` says of a map: how far it can be relied upon, and why.
+#[track_caller]
+fn verdict(map: &Path) -> (String, String) {
+    let info = dm!("info", map, "--output", "json").exits(0).json();
+    let text = |name: &str| info[name].as_str().unwrap_or_default().to_string();
+    (text("verdict"), text("reason"))
+}
+
+const NOT_KEPT_UP: &str = "imported from a bitmap that was not kept up";
+
+#[test]
+fn a_disabled_bitmap_is_refused_and_no_map_of_it_is_exact() {
+    let dir = Dir::new();
+    let (map, disk) = (map(&dir, 64 * MIB, 16), dir.path("disk.qcow2"));
+    dm!("export-qcow2", map, disk, "--bitmap", "b").exits(0);
+    let (take, dirty) = (dir.path("take.map"), dir.path("dirty.map"));
+    let ran = untouched(&disk, || dm!("import-qcow2", disk, "--bitmap", "b", take, "--output", "json").exits(8));
+    assert_eq!(ran.says("--disabled take").json()["error"]["kind"], "disabled");
+    let answer = dm!("import-qcow2", disk, "--bitmap", "b", take, "--disabled", "take", "--output", "json").exits(0);
+    assert_eq!((&answer.json()["disabled"], &answer.json()["taken_as_dirty"]), (&json!(true), &Value::Null));
+    answer.says("full backup");
+    assert_eq!(areas(&take), areas(&map));
+    dm!("import-qcow2", disk, "--bitmap", "b", dirty, "--disabled", "dirty").exits(0).says("taken for dirty");
+    assert_eq!(areas(&dirty), [0..64 * MIB]);
+    for map in [&take, &dirty] {
+        assert_eq!(verdict(map), ("superset".into(), NOT_KEPT_UP.into()));
+        assert!(dm!("info", map).exits(0).out.contains("may be missing"));
+        dm!("set", map, "0", "1").exits(0);
+        assert_eq!(verdict(map).0, "superset");
+        dm!("reset", map, "--all").exits(0);
+        assert_eq!(verdict(map), ("exact".into(), "".into()));
+    }
+    // Enabled, it is what was written.
+    patch(&disk, |bytes| bytes[4 * GRANULE as usize + 15] |= 2);
+    let enabled = dir.path("enabled.map");
+    dm!("import-qcow2", disk, "--bitmap", "b", enabled).exits(0);
+    assert_eq!((areas(&enabled), verdict(&enabled).0), (areas(&map), "exact".into()));
+}
+
+#[test]
+fn a_name_may_be_any_bytes() {
+    let dir = Dir::new();
+    let (map, disk, back) = (map(&dir, MIB, 16), dir.path("disk.qcow2"), dir.path("back.map"));
+    let name = OsStr::from_bytes(b"caf\xe9\x1b[31m\\");
+    let answer = dm!("export-qcow2", map, disk, "--bitmap", name, "--output", "json").exits(0).json();
+    assert_eq!(answer["bitmap"], "caf\\xe9\x1b[31m\\\\");
+    dm!("import-qcow2", disk, back).exits(16).says(r#"has "caf\xE9\u{1b}[31m\\" (disabled)"#);
+    dm!("import-qcow2", disk, "--bitmap", "caf", back).exits(8).says(r#"it has "caf\xE9"#);
+    let ran = dm!("import-qcow2", disk, "--bitmap", name, back, "--disabled", "take").exits(0);
+    assert!(ran.out.contains(r#"bitmap "caf\xE9\u{1b}[31m\\""#), "{ran:?}");
+    assert_eq!(areas(&back), areas(&map));
+}
+
 #[test]
 fn a_damaged_image_is_refused_and_leaves_nothing() {
     let dir = Dir::new();
     let (map, good) = (map(&dir, 64 * MIB, 9), dir.path("good.qcow2"));
     dm!("export-qcow2", map, good, "--bitmap", "b").exits(0);
     let back = dir.path("back.map");
-    dm!("import-qcow2", good, "--bitmap", "b", back).exits(0);
+    dm!("import-qcow2", good, "--disabled", "take", "--bitmap", "b", back).exits(0);
     assert_eq!(our_hash(&back), our_hash(&map));
     fs::remove_file(&back).expect("remove");
     // Header, refcounts (two clusters), L1 table, then the directory and the table.
@@ -423,7 +481,9 @@ fn a_damaged_image_is_refused_and_leaves_nothing() {
         fs::copy(&good, &bad).expect("copy");
         patch(&bad, |bytes| bytes[at] = value);
         for more in ["refuse", "dirty"] {
-            untouched(&bad, || dm!("import-qcow2", bad, "--bitmap", "b", back, "--in-use", more).exits(8).says(what));
+            let args = ["--bitmap", "b", "--in-use", more, "--disabled", "take"].map(OsStr::new);
+            let files = ["import-qcow2".as_ref(), bad.as_os_str(), back.as_os_str()];
+            untouched(&bad, || common::run(files.into_iter().chain(args)).exits(8).says(what));
         }
     }
 }
@@ -439,8 +499,8 @@ fn what_is_out_of_date_may_be_of_another_size() {
         bytes[28] = 5;
         bytes[directory + 15] = 1;
     });
-    dm!("import-qcow2", image, "--bitmap", "b", back).exits(8).says("in use");
-    dm!("import-qcow2", image, "--bitmap", "b", back, "--in-use", "dirty").exits(0);
+    dm!("import-qcow2", image, "--disabled", "take", "--bitmap", "b", back).exits(8).says("in use");
+    dm!("import-qcow2", image, "--disabled", "take", "--bitmap", "b", back, "--in-use", "dirty").exits(0);
     assert_eq!(areas(&back), [0..64 * MIB + 16 * MIB]);
     // Inconsistent as a whole: then the directory may be anything.
     patch(&image, |bytes| {
@@ -448,9 +508,13 @@ fn what_is_out_of_date_may_be_of_another_size() {
         bytes[directory..directory + 24].fill(0xff);
     });
     fs::remove_file(&back).expect("remove");
-    untouched(&image, || dm!("import-qcow2", image, "--bitmap", "b", back).exits(8).says("inconsistent"));
     untouched(&image, || {
-        dm!("import-qcow2", image, "--bitmap", "b", back, "--in-use", "dirty").exits(8).says("bitmap directory")
+        dm!("import-qcow2", image, "--disabled", "take", "--bitmap", "b", back).exits(8).says("inconsistent")
+    });
+    untouched(&image, || {
+        dm!("import-qcow2", image, "--disabled", "take", "--bitmap", "b", back, "--in-use", "dirty")
+            .exits(8)
+            .says("bitmap directory")
     });
 }
 
@@ -469,7 +533,7 @@ fn granularities_that_qemu_does_not_have_need_another() {
     });
     untouched(&fine, || dm!("export-qcow2", fine, out, "--bitmap", "b", "-g", "256").exits(8).says("512 B to 2 GiB"));
     dm!("export-qcow2", fine, out, "--bitmap", "b", "-g", "4K").exits(0);
-    dm!("import-qcow2", out, "--bitmap", "b", back).exits(0);
+    dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back).exits(0);
     assert_eq!(areas(&back), [0..12 * KIB, MIB - 4 * KIB..MIB]);
 
     let many = dir.path("many.map");
@@ -485,7 +549,7 @@ fn granularities_that_qemu_does_not_have_need_another() {
     map.close().expect("close");
     let (out, back) = (dir.path("coarse.qcow2"), dir.path("coarse-back.map"));
     dm!("export-qcow2", coarse, out, "--bitmap", "b", "-g", "2G").exits(0);
-    dm!("import-qcow2", out, "--bitmap", "b", back).exits(0);
+    dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back).exits(0);
     assert_eq!(areas(&back), [1 << 40..2 << 40]);
 }
 
@@ -518,14 +582,14 @@ fn a_map_that_was_not_closed_is_exported_as_it_recovers() {
     let before = fs::read(&map).expect("read");
     dm!("export-qcow2", map, out, "--bitmap", "b").exits(0).says("not closed cleanly");
     assert!(fs::read(&map).expect("read") == before, "the map was changed");
-    dm!("import-qcow2", out, "--bitmap", "b", back).exits(0);
+    dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back).exits(0);
     assert_eq!(areas(&back), areas(&map));
 
     let (damaged, out) = (dir.map("damaged", 64 * MIB, &[MIB..2 * MIB]), dir.path("damaged.qcow2"));
     damage_page(&damaged);
     dm!("export-qcow2", damaged, out, "--bitmap", "b").exits(4).says("damaged pages");
     let back = dir.path("damaged-back.map");
-    dm!("import-qcow2", out, "--bitmap", "b", back).exits(0);
+    dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back).exits(0);
     assert_eq!(areas(&back), [0..64 * MIB]);
 
     let (none, junk) = (dir.path("none.qcow2"), dir.image("junk", MIB));
@@ -545,7 +609,8 @@ fn every_other_granule_of_many() {
     (0..150_000).for_each(|i| map.reset(i * 1024..i * 1024 + 512).expect("reset"));
     map.close().expect("close");
     dm!("export-qcow2", path, out, "--bitmap", "b").exits(0);
-    let answer = dm!("import-qcow2", out, "--bitmap", "b", back, "--output", "json").exits(0).json();
+    let answer =
+        dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back, "--output", "json").exits(0).json();
     assert_eq!(answer["dirty_bits"], 150_000);
     assert_eq!(our_hash(&back), our_hash(&path));
 }
@@ -560,7 +625,7 @@ fn what_is_sparse_stays_small() {
     map.set(1 << 48..(1 << 48) + (1 << 38)).expect("set");
     map.close().expect("close");
     dm!("export-qcow2", path, out, "--bitmap", "b").exits(0);
-    dm!("import-qcow2", out, "--bitmap", "b", back).exits(0);
+    dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back).exits(0);
     assert_eq!(our_hash(&back), our_hash(&path));
     let bytes = |path: &Path| path.metadata().expect("metadata").blocks() * 512;
     assert!(bytes(&out) < 8 * MIB, "{} bytes for 32 bits and a run", bytes(&out));

@@ -12,10 +12,12 @@ use crate::signals;
 use crate::size;
 use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::qcow2::{Plan, set_bits, spec};
+use dirtymap_cli::shown::{shown, text_of};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ struct Answer {
 }
 
 pub fn run(args: &ExportQcow2, wait: Duration, output: Output) -> Result<Exit> {
-    let name = &args.bitmap;
+    let name = args.bitmap.as_bytes();
     if name.is_empty() || name.len() > spec::MAX_NAME {
         let most = spec::MAX_NAME;
         return Err(Failure::usage(format!("found a bitmap's name of {} bytes, expected 1 to {most}", name.len())));
@@ -49,24 +51,25 @@ pub fn run(args: &ExportQcow2, wait: Duration, output: Output) -> Result<Exit> {
     let answer = Answer {
         file: args.file.display().to_string(),
         out: args.out.display().to_string(),
-        bitmap: name.clone(),
+        bitmap: text_of(name),
         size: geometry.len(),
         granule_bytes: geometry.granule(),
         bits: geometry.bits(),
         dirty_bits,
         out_bytes,
     };
-    output.answer(&answer, human)?;
+    output.answer(&answer, |out, a| {
+        let (size, granule) = (size::human(a.size), size::human(a.granule_bytes));
+        writeln!(
+            out,
+            "created {} for {size} with bitmap {:?}: {} of {} of {granule} are dirty",
+            shown(&args.out),
+            args.bitmap,
+            a.dirty_bits,
+            size::count(a.bits, "granule")
+        )
+    })?;
     Ok(exit)
-}
-
-fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-    let (size, granule) = (size::human(a.size), size::human(a.granule_bytes));
-    writeln!(
-        out,
-        "created {} for {size} with bitmap {:?}: {} of {} bits of {granule} are dirty",
-        a.out, a.bitmap, a.dirty_bits, a.bits
-    )
 }
 
 /// Writes and publishes the image; gives the dirty bits of the bitmap, and the image's length.

@@ -1,9 +1,9 @@
 //! `dirtymap import-qcow2`: a new map with the bits of a bitmap in a qcow2 image.
 //!
 //! Invariant kept here: what is dirty in the bitmap is dirty in the map, and the map appears when all of it is
-//! durable. A bitmap that was not saved is refused, or all dirty.
+//! durable. A bitmap that was not saved is refused, or all dirty; of one that is disabled, the map says that it may lack dirt.
 
-use crate::cli::{ImportQcow2, InUse};
+use crate::cli::{Disabled, ImportQcow2, InUse};
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::load::{Loader, Made, New};
@@ -11,11 +11,14 @@ use crate::output::Output;
 use crate::publish;
 use crate::signals;
 use crate::size;
+use dirtymap::format::Reasons;
 use dirtymap::{DirtyMap, Options};
 use dirtymap_cli::qcow2::{self, Chunks, Entry, ReadAt};
+use dirtymap_cli::shown::{shown, text_of};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 #[derive(Serialize)]
@@ -25,6 +28,7 @@ struct Answer {
     #[serde(flatten)]
     made: Made,
     taken_as_dirty: Option<&'static str>,
+    disabled: bool,
 }
 
 pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
@@ -39,14 +43,27 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
     };
     // Before the directory is read, which may be anything then.
     refuse(image.inconsistent())?;
-    let entry = image.find(name).map_err(in_image)?;
-    let why_dirty = image.unreliable(&entry);
-    refuse(why_dirty)?;
-    let options = Options::new().granularity(entry.granularity()).dirty(why_dirty.is_some()).like(&file.file);
+    let entry = image.find(name.as_bytes()).map_err(in_image)?;
+    let unsaved = image.unreliable(&entry);
+    refuse(unsaved)?;
+    let disabled = unsaved.is_none() && entry.disabled();
+    let why_dirty = match args.disabled {
+        Disabled::Refuse if disabled => return Err(is_disabled(&args.image, name)),
+        Disabled::Dirty if disabled => Some(DISABLED),
+        _ => unsaved,
+    };
+    let mut options = Options::new().granularity(entry.granularity()).dirty(why_dirty.is_some()).like(&file.file);
+    if disabled || unsaved.is_some() {
+        options = options.added_dirt(Reasons::NOT_KEPT_UP);
+    }
     let new = New::create(&args.file, options, image.virtual_size())?;
     match why_dirty {
         Some(why) => output.note(format_args!("bitmap {name:?}: {why}; everything is taken for dirty")),
         None => {
+            if disabled {
+                output
+                    .note(format_args!("bitmap {name:?}: {DISABLED}; make a full backup unless that is what you want"));
+            }
             let chunks = image.chunks(&entry).map_err(in_image)?;
             let bar = output.progress_count("importing", chunks.bits());
             let loaded = load(&new.map, chunks, &bar, in_image);
@@ -55,26 +72,37 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
             unchanged(&file, name, &entry)?;
         }
     }
-    let (image, bitmap) = (args.image.display().to_string(), name.clone());
-    let answer = Answer { image, bitmap, made: new.publish(output)?, taken_as_dirty: why_dirty };
-    output.answer(&answer, human)?;
+    let (image, bitmap) = (args.image.display().to_string(), text_of(name.as_bytes()));
+    let answer = Answer { image, bitmap, made: new.publish(output)?, taken_as_dirty: why_dirty, disabled };
+    output.answer(&answer, |out, a| {
+        let m = &a.made;
+        let granules = size::count(m.bits, "granule");
+        let (h, dirty) = (size::human, size::count(m.dirty_bits, "granule"));
+        writeln!(
+            out,
+            "created {} for {}, {granules} of {}, from bitmap {name:?} of {}; {} in {dirty} {} dirty",
+            shown(&args.file),
+            h(m.size),
+            h(m.granule_bytes),
+            shown(&args.image),
+            h(m.dirty_bytes),
+            if m.dirty_bits == 1 { "is" } else { "are" }
+        )
+    })?;
     Ok(Exit::Fine)
 }
 
-fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-    let (h, m) = (size::human, &a.made);
-    writeln!(
-        out,
-        "created {} for {}, {} bits of {}, from bitmap {:?} of {}; {} in {} granules are dirty",
-        m.file,
-        h(m.size),
-        m.bits,
-        h(m.granule_bytes),
-        a.bitmap,
-        a.image,
-        h(m.dirty_bytes),
-        m.dirty_bits
-    )
+/// What is to be known of a disabled bitmap.
+const DISABLED: &str = "it is disabled, so QEMU has not recorded in it what was written since";
+
+/// Nothing says that the bitmap has what was written.
+fn is_disabled(image: &Path, name: &OsStr) -> Failure {
+    let message = format!(
+        "{}: bitmap {name:?} is not kept up: {DISABLED}; take its bits as they are (--disabled take), or everything for \
+         dirty (--disabled dirty)",
+        shown(image)
+    );
+    Failure::new("disabled", message)
 }
 
 /// What is wrong with an image.
@@ -89,9 +117,9 @@ fn failure(path: &Path, e: qcow2::Error) -> Failure {
 
 /// Fails if somebody may have changed the bitmap since it was found. Whoever opens the image to write marks the bitmap
 /// first, and may then move what was still to be read.
-fn unchanged(file: &files::Image, name: &str, entry: &Entry) -> Result<()> {
+fn unchanged(file: &files::Image, name: &OsStr, entry: &Entry) -> Result<()> {
     let image = qcow2::Image::open((&file.file, file.size())).map_err(|e| failure(&file.path, e))?;
-    let same = image.find(name).is_ok_and(|now| now == *entry && image.unreliable(&now).is_none());
+    let same = image.find(name.as_bytes()).is_ok_and(|now| now == *entry && image.unreliable(&now).is_none());
     if same && file.stamp_now()? == file.stamp {
         return Ok(());
     }
@@ -100,7 +128,7 @@ fn unchanged(file: &files::Image, name: &str, entry: &Entry) -> Result<()> {
 }
 
 /// Whoever used the bitmap has not left it in order.
-fn unreliable(image: &Path, name: &str, why: &str) -> Failure {
+fn unreliable(image: &Path, name: &OsStr, why: &str) -> Failure {
     let message = format!(
         "{}: bitmap {name:?} cannot be relied upon: {why}; let whoever uses the image end in order and try again, or \
          take everything for dirty (--in-use dirty)",
@@ -111,14 +139,14 @@ fn unreliable(image: &Path, name: &str, why: &str) -> Failure {
 
 /// No bitmap was named: a usage error, which says what there is if that can be found out.
 fn unnamed(args: &ImportQcow2) -> Failure {
-    let names = files::Image::open(&args.image, false).and_then(|file| {
-        let image = qcow2::Image::open((&file.file, file.size()));
-        image.and_then(|image| image.names()).map_err(|e| failure(&args.image, e))
+    let listing = files::Image::open(&args.image, false).and_then(|file| {
+        let in_image = |e| failure(&args.image, e);
+        let image = qcow2::Image::open((&file.file, file.size())).map_err(in_image)?;
+        let listing = qcow2::listing(&image.entries().map_err(in_image)?);
+        let more = image.inconsistent().map(|why| format!("; {why}")).unwrap_or_default();
+        Ok(format!("{} has {listing}{more}", shown(&args.image)))
     });
-    let there = match names {
-        Ok(names) => format!("{} has {}", args.image.display(), qcow2::listing(&names)),
-        Err(e) => e.message,
-    };
+    let there = listing.unwrap_or_else(|e| e.message);
     Failure::usage(format!("give the name of a bitmap (--bitmap NAME); {there}"))
 }
 

@@ -5,6 +5,7 @@ use crate::exit::{Exit, Result};
 use crate::open;
 use crate::output::{Output, time};
 use crate::size;
+use dirtymap::format::Reasons;
 use dirtymap::{Durability, FileState, ImageStamp, Info, Verdict, inspect};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -25,6 +26,8 @@ pub struct Answer {
     state: &'static str,
     verdict: &'static str,
     reason: Option<String>,
+    #[serde(skip)]
+    not_kept_up: bool,
     armed_bytes: u64,
     checkpoint: Option<Checkpoint>,
     points: Vec<String>,
@@ -107,6 +110,7 @@ impl Answer {
             state: state_name(info.state),
             verdict: verdict_name(info.verdict),
             reason: (!reasons.is_empty()).then(|| reasons.join(", ")),
+            not_kept_up: (info.reasons.iter()).any(|name| Reasons::NAMES.contains(&(Reasons::NOT_KEPT_UP, name))),
             armed_bytes: info.armed_items,
             checkpoint: (info.checkpoint.as_ref())
                 .map(|c| Checkpoint { state: c.state.name(), uuid: c.uuid.to_string() }),
@@ -187,6 +191,9 @@ fn state(a: &Answer) -> String {
 fn verdict(a: &Answer) -> String {
     let more = match a.verdict {
         "exact" => "just what was set",
+        "superset" if a.not_kept_up => {
+            "dirt was added, and what was not recorded may be missing; a full backup ends that"
+        }
         "superset" => "nothing is missing, but dirt was added; a completed backup or `reset --all` ends that",
         _ => "what fails counts as dirty; run `dirtymap check`",
     };

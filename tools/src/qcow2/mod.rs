@@ -11,9 +11,11 @@ mod write;
 pub use parse::{Chunk, Chunks, Content, Entry, Image};
 pub use write::{Plan, set_bits};
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
 /// Bytes that can be read anywhere.
@@ -79,9 +81,9 @@ pub enum Error {
     /// There is no bitmap of that name.
     NoSuchBitmap {
         /// The name asked for.
-        name: String,
-        /// Those that there are.
-        names: Vec<String>,
+        name: Vec<u8>,
+        /// Those that there are: [`listing`].
+        there: String,
     },
 }
 
@@ -105,14 +107,18 @@ impl Error {
     }
 }
 
-/// Names for a message; there may be thousands.
-pub fn listing(names: &[String]) -> String {
-    const LISTED: usize = 20;
-    if names.is_empty() {
-        return "none".into();
-    }
-    let listed: Vec<_> = names.iter().take(LISTED).map(|name| format!("{name:?}")).collect();
-    listed.join(", ") + if names.len() > LISTED { " and more" } else { "" }
+/// All bitmaps for a message: their names, and which of them were not saved or not kept up.
+pub fn listing(entries: &[Entry]) -> String {
+    let mut listed = entries.iter().map(|entry| {
+        let more = match (entry.in_use(), entry.disabled()) {
+            (true, _) => " (in use)",
+            (_, true) => " (disabled)",
+            _ => "",
+        };
+        format!("{:?}{more}", OsStr::from_bytes(entry.name()))
+    });
+    let first = listed.next().unwrap_or_else(|| "none".into());
+    listed.fold(first, |all, name| all + ", " + &name)
 }
 
 impl fmt::Display for Error {
@@ -126,8 +132,8 @@ impl fmt::Display for Error {
                 "{place}: found {found}, expected {expected}; the file breaks the qcow2 specification, and this bitmap \
                  cannot be relied upon: take a full backup"
             ),
-            Error::NoSuchBitmap { name, names } => {
-                write!(f, "there is no bitmap {name:?} in it; it has {}", listing(names))
+            Error::NoSuchBitmap { name, there } => {
+                write!(f, "there is no bitmap {:?} in it; it has {there}", OsStr::from_bytes(name))
             }
         }
     }

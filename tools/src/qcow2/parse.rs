@@ -4,10 +4,12 @@
 //! length and the specification. Structures that overlap are read as they are: nothing is written.
 
 use super::spec::{self, entry, extension, header};
-use super::{Error, ReadAt, Result, be32, be64};
+use super::{Error, ReadAt, Result, be32, be64, listing};
 use crate::bits::{find, runs};
 use dirtymap::Geometry;
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 
 /// Table entries read at once.
 const BATCH: u64 = 512;
@@ -44,9 +46,19 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The name, with replacement characters where it is no UTF-8.
-    pub fn name(&self) -> String {
-        String::from_utf8_lossy(&self.name).into_owned()
+    /// The name: any bytes.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Whether it was not saved.
+    pub fn in_use(&self) -> bool {
+        self.flags & spec::FLAG_IN_USE != 0
+    }
+
+    /// Whether QEMU records no writes in it.
+    pub fn disabled(&self) -> bool {
+        self.flags & spec::FLAG_AUTO == 0
     }
 
     /// log2 of the bytes behind each bit.
@@ -230,26 +242,18 @@ impl<S: ReadAt> Image<S> {
         Ok(entries)
     }
 
-    /// The names of all bitmaps.
-    ///
-    /// # Errors
-    /// As [`entries`](Self::entries).
-    pub fn names(&self) -> Result<Vec<String>> {
-        Ok(self.entries()?.iter().map(Entry::name).collect())
-    }
-
     /// The bitmap of this name, if it is one that may be read: of a known type, with nothing in it that only a newer
     /// version understands. Its bits may be out of date all the same: see [`unreliable`](Self::unreliable).
     ///
     /// # Errors
     /// All but [`Error::NotQcow2`].
-    pub fn find(&self, name: &str) -> Result<Entry> {
-        let entries = self.entries()?;
-        let mut named = entries.iter().filter(|entry| entry.name == name.as_bytes());
+    pub fn find(&self, name: impl AsRef<[u8]>) -> Result<Entry> {
+        let (name, entries) = (name.as_ref(), self.entries()?);
+        let mut named = entries.iter().filter(|entry| entry.name == name);
         let Some(entry) = named.next() else {
-            let names = entries.iter().map(Entry::name).collect();
-            return Err(Error::NoSuchBitmap { name: name.into(), names });
+            return Err(Error::NoSuchBitmap { name: name.into(), there: listing(&entries) });
         };
+        let name = OsStr::from_bytes(name);
         if named.next().is_some() {
             return Err(Error::corrupt("bitmap directory", format!("two bitmaps {name:?}"), "one"));
         }
@@ -281,7 +285,7 @@ impl<S: ReadAt> Image<S> {
     /// Why the bits of a bitmap cannot be relied upon, if so.
     pub fn unreliable(&self, entry: &Entry) -> Option<&'static str> {
         let in_use = "it is marked in use, so a program has the image open, or ended without saving the bitmap";
-        self.inconsistent().or((entry.flags & spec::FLAG_IN_USE != 0).then_some(in_use))
+        self.inconsistent().or(entry.in_use().then_some(in_use))
     }
 
     /// The shape of a bitmap.

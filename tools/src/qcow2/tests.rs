@@ -119,7 +119,11 @@ fn a_bitmap_that_was_not_saved_is_told_apart() {
 fn the_names_that_there_are_are_listed() {
     let error = bits(&file(1 << 20, "monday", &[]), "tuesday").unwrap_err();
     assert_eq!(error.kind(), "no-such-bitmap");
-    assert!(error.to_string().contains("\"monday\""), "{error}");
+    assert!(error.to_string().contains("\"monday\" (disabled)"), "{error}");
+    // However many there are.
+    let entry = Image::open(&file(1 << 20, "monday", &[])[..]).and_then(|image| image.find("monday")).expect("there");
+    assert_eq!(listing(&[(); 1000].map(|()| entry.clone())).matches("monday").count(), 1000);
+    assert_eq!(listing(&[]), "none");
 }
 
 #[test]
@@ -251,7 +255,7 @@ fn names_and_shapes_that_qemu_does_not_take_are_refused() {
     assert!(refused((1 << 61) + 1, 31, "b").contains("2^61"));
     // The largest of each.
     assert_eq!(Plan::new(1 << 41, 9, "b").expect("possible").geometry().bits(), spec::QEMU_MAX_BITS);
-    assert_eq!(Plan::new(1 << 61, 31, &"x".repeat(1023)).expect("possible").cluster(), 2 << 20);
+    assert_eq!(Plan::new(1 << 61, 31, "x".repeat(1023)).expect("possible").cluster(), 2 << 20);
     for exponent in 41..=61 {
         let least = exponent - 32;
         assert!(Plan::new(1 << exponent, least, "b").is_ok(), "2^{exponent} at 2^{least}");

@@ -21,7 +21,7 @@ const DEFAULT_CLUSTER_BITS: u32 = 16;
 /// A file to be written: what goes where.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    name: String,
+    name: Vec<u8>,
     geometry: Geometry,
     cluster_bits: u32,
     l1_entries: u64,
@@ -38,7 +38,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a name or shape that QEMU does not handle.
-    pub fn new(len: u64, granularity: u32, name: &str) -> Result<Plan> {
+    pub fn new(len: u64, granularity: u32, name: impl AsRef<[u8]>) -> Result<Plan> {
         // Larger clusters where the L1 table would become larger than QEMU takes.
         let l1_bytes = |bits: u32| l1_entries(len, bits) * spec::TABLE_ENTRY;
         let bits = (DEFAULT_CLUSTER_BITS..=spec::MAX_CLUSTER_BITS).find(|&bits| l1_bytes(bits) <= spec::QEMU_MAX_L1);
@@ -52,7 +52,8 @@ impl Plan {
     ///
     /// # Errors
     /// Also when the file would need more than one refcount block, which happens with small clusters only.
-    pub fn with_clusters(len: u64, granularity: u32, name: &str, cluster_bits: u32) -> Result<Plan> {
+    pub fn with_clusters(len: u64, granularity: u32, name: impl AsRef<[u8]>, cluster_bits: u32) -> Result<Plan> {
+        let name = name.as_ref();
         let unsupported = |what: String| Err(Error::Unsupported(what));
         if name.is_empty() || name.len() > spec::MAX_NAME {
             return unsupported(format!(
@@ -174,7 +175,7 @@ impl Plan {
         bytes[entry::TYPE] = spec::TYPE_DIRTY_TRACKING;
         bytes[entry::GRANULARITY_BITS] = self.geometry.granularity() as u8;
         put(&mut bytes, entry::NAME_BYTES, &(self.name.len() as u16).to_be_bytes());
-        bytes.extend(self.name.as_bytes());
+        bytes.extend(&self.name);
         bytes.resize(directory_bytes(&self.name), 0);
         bytes
     }
@@ -211,7 +212,7 @@ fn l1_entries(len: u64, cluster_bits: u32) -> u64 {
 }
 
 /// Bytes of the directory: of its one entry.
-fn directory_bytes(name: &str) -> usize {
+fn directory_bytes(name: &[u8]) -> usize {
     (entry::BYTES + name.len()).next_multiple_of(spec::PADDING)
 }
 
