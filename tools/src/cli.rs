@@ -1,10 +1,10 @@
 //! The one definition of the command line.
 //!
-//! Invariant kept here: everything that a user can type is here, with an example and the exit codes in the help of
-//! every command.
+//! Invariant kept here: everything that a user can type is here, with an example in the help of every command, and the exit
+//! codes in its long one.
 
 use crate::size;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,25 +12,42 @@ use std::path::PathBuf;
 /// Heading of the options that every command has.
 const EVERYWHERE: &str = "Options of every command";
 
-/// The tail of every command's help.
+/// The example of a command.
 macro_rules! help {
     ($example:literal) => {
-        concat!(
-            "Example:\n",
-            $example,
-            "\n\nExit codes (the highest that applies):\n",
-            "  0   fine\n",
-            "  1   corrected, or different\n",
-            "  2   unclean: the file was not closed, and holds only extra dirt\n",
-            "  4   damage\n",
-            "  8   operational error, or arguments that are wrong only given the file: out of range,\n",
-            "      alignment, not found, locked, no space, not a dirtymap\n",
-            "  16  arguments wrong by themselves\n",
-            "  32  interrupted\n\n",
-            "Sizes, offsets and lengths are in bytes: plain (65536), hex (0x10000), or with K, M, G, T or P\n",
-            "for powers of 1024 (64K)."
-        )
+        concat!("Example:\n", $example)
     };
+}
+
+/// What `--help` says after the example, and `-h` does not.
+const MORE_HELP: &str = "\n
+Exit codes (the highest that applies):
+  0   fine
+  1   corrected, or different
+  2   unclean: the file was not closed, and holds only extra dirt
+  4   damage
+  8   operational error, or arguments that do not fit this file: out of range,
+      alignment, not found, locked, no space, not a dirtymap
+  16  arguments wrong by themselves
+  32  interrupted
+
+Sizes, offsets and lengths are in bytes: plain (65536), hex (0x10000), or with
+K, M, G, T or P for powers of 1024 (64K).";
+
+/// The command line's definition.
+pub fn command() -> clap::Command {
+    fn long(command: clap::Command) -> clap::Command {
+        let help = command.get_after_help().map(|example| format!("{example}{MORE_HELP}"));
+        command.after_long_help(help.unwrap_or_default()).mut_subcommands(long)
+    }
+    long(Cli::command())
+}
+
+/// What was typed.
+pub fn parse() -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
 
 /// Keep track of which blocks of a disk image were written, in a file beside it that survives any crash.
@@ -38,21 +55,23 @@ macro_rules! help {
 /// A map has one bit per granule of the image. A tracker sets bits before it writes data; a backup copies what is
 /// dirty and then resets it. After any crash every granule that was set still reads dirty.
 #[derive(Debug, Parser)]
-#[command(name = "dirtymap", version, max_term_width = 110, after_help = help!(
-"  dirtymap create disk.map --image disk.raw      # a map for an image; starts all dirty
-  dirtymap backup disk.raw backup.raw --map disk.map   # full: the target is new
-  dirtymap write disk.raw --map disk.map --at 1M < data  # tracked write
-  dirtymap backup disk.raw backup.raw --map disk.map   # copies only what was written
-  dirtymap demo                                  # all of that, with kill -9 in between"))]
+#[command(name = "dirtymap", version, max_term_width = 80, after_help = help!(
+"  dirtymap create disk.map --image disk.raw              # starts all dirty
+  dirtymap backup disk.raw backup.raw --map disk.map     # full
+  dirtymap write disk.raw --map disk.map --at 1M < data  # tracked
+  dirtymap backup disk.raw backup.raw --map disk.map     # only what was written
+  dirtymap demo                                          # all that, and kill -9"))]
 pub struct Cli {
     /// What to print: text for people, or one JSON value
     #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Format::Human, value_name = "FORMAT")]
     pub output: Format,
-    /// How long to wait for another process that has the map open; by default it is an error at once
+    /// How long to wait for a process that has the map to itself
     #[arg(long, global = true, help_heading = EVERYWHERE, default_value_t = 0, value_name = "SECS")]
     pub wait: u64,
-    /// Say on stderr what happened: what was opened and how it was left, what the work cost; twice: also each event as it
-    /// happens (arm, flush, close, ...)
+    /// Say on stderr what was done and what it cost; -vv: each event
+    ///
+    /// What was opened and how it was left, and what the work cost; twice: also each event as it happens (arm, flush,
+    /// close, ...).
     #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
@@ -69,12 +88,12 @@ pub enum Format {
 pub enum Command {
     /// Make a new map, for a size or for an image
     Create(Create),
-    /// Show what is in a map, how it was left, and how far it can be relied upon
+    /// Show what is in a map and how far it can be relied upon
     #[command(after_help = help!("  dirtymap info disk.map\n  dirtymap info disk.map --output json | jq .verdict"))]
     Info(File),
     /// Mark the granules that a range of bytes touches as dirty
     Set(Set),
-    /// Mark granules as clean, once what they stand for is durable elsewhere
+    /// Mark granules as clean, once their data is durable elsewhere
     Reset(Reset),
     /// List the dirty and clean extents of a range
     Map(Map),
@@ -86,9 +105,9 @@ pub enum Command {
     Hash(File),
     /// Look for anything wrong with a map, without changing it
     Check(Check),
-    /// Compare two maps of equally long images: what is dirty in only one of them
+    /// Compare two maps: what is dirty in only one of them
     ///
-    /// Areas of A that are clean in B are marked -, areas of B that are clean in A are marked +. The maps are compared byte
+    /// Areas of A that are clean in B are marked -, areas of B that are clean in A are marked +. Both maps cover equally many bytes. They are compared byte
     /// by byte: their granules may differ. Exits with 1 when there is a difference.
     Diff(Diff),
     /// Draw a map, or what differs between two
@@ -108,7 +127,7 @@ pub enum Command {
     /// The raw file is the bottom level: one bit per granule, 64 to a little-endian word, at least one word. Its SHA-256 is
     /// what `hash` prints. Long stretches without dirt become holes of the file.
     Export(Export),
-    /// Replace the bits of a map by those of a raw file; other dirt is forgotten
+    /// Replace the bits of a map by those of a raw file
     ///
     /// This forgets dirt, as `reset` does: what the raw file does not call dirty is clean afterwards. Right only when the
     /// file says all that has to be copied.
@@ -117,9 +136,9 @@ pub enum Command {
     /// is changed. Bits are set first and reset then, so that after a kill the map still holds at least what it held, or
     /// what the file says.
     Import(Import),
-    /// Write everything that is in a map as text: header, armed list, dirty areas
+    /// Write everything that is in a map as text
     ///
-    /// A line for each fact, so that two dumps can be compared with `diff`, and `restore` makes a map of one again. Areas
+    /// Header, armed list, points and dirty areas. A line for each fact, so that two dumps can be compared with `diff`, and `restore` makes a map of one again. Areas
     /// that are dirty only because nobody knows better (after a crash, or damage) are called assumed. docs/dump.md
     /// describes the text.
     #[command(after_help = help!("  dirtymap dump disk.map > disk.dump\n  diff <(dirtymap dump a.map) <(dirtymap dump b.map)"))]
@@ -138,31 +157,34 @@ pub enum Command {
     /// Grow the map before the image, and shrink the image before the map: a granule that the map does not have cannot
     /// be set. `--image` grows both, in this order, and tells the map that the image is still its own.
     Resize(Resize),
-    /// Recover and mend a map: what cannot be trusted becomes dirty, all header copies are renewed
+    /// Recover and mend a map; what cannot be trusted becomes dirty
     ///
-    /// Works from whatever header copies and pages are good, also where the file was cut off, only adds dirt, says what it
+    /// All header copies are renewed. Works from whatever header copies and pages are good, also where the file was cut off, only adds dirt, says what it
     /// does, and looks again. A map that needs nothing is not written at all; one that is in use is refused. Exits with 1
     /// when something was corrected, with 8 when no header copy is good: then there is nothing to go by. With --undo every
     /// byte that is changed is kept, and --undo-from puts it back.
     Repair(Repair),
-    /// Write standard input into an image, tracked: set first, then write
+    /// Write standard input into an image: set first, then write
     Write(Write),
-    /// Copy what is dirty from an image to a backup of it, verify, and only then reset
+    /// Copy what is dirty to a backup, verify, and only then reset
     ///
     /// What is dirty is frozen first: others who share the map go on, and what they set meanwhile is for the next backup.
-    /// Right while the image does not change, or is a snapshot, or whoever writes to it brackets its writes.
+    /// The image must be idle, a snapshot, or written only by programs that announce each write (`dirtymap write`,
+    /// `begin_write`). Without a snapshot the copy is not of one moment.
     Backup(Backup),
-    /// Freeze what is dirty under live writers, and commit or abort that; keep points by name
+    /// Freeze what is dirty under live writers; keep points by name
     Checkpoint(Checkpoint),
-    /// Make a map of a bitmap that QEMU keeps in a qcow2 image
+    /// Make a map of a bitmap in a qcow2 image
     ImportQcow2(ImportQcow2),
-    /// Write a small qcow2 image that carries a map as a bitmap, for QEMU to take over
+    /// Write a small qcow2 image that carries a map as a bitmap
     ExportQcow2(ExportQcow2),
-    /// Print a script that makes a shell complete this command's arguments
+    /// Print a script that completes this command's arguments
     Completions(Completions),
-    /// Write this command's manual pages, one for each of its commands
+    /// Write manual pages, one for each command
     Manual(Manual),
-    /// Show that it works: a real image, tracked writes, kill -9, incremental backups, compared byte for byte
+    /// Show that it works, with kill -9, compared byte for byte
+    ///
+    /// A real image, tracked writes, kill -9 in between, and incremental backups.
     Demo(Demo),
     /// The process that the demo kills
     #[command(hide = true)]
@@ -566,7 +588,7 @@ pub struct ExportQcow2 {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap completions bash > ~/.local/share/bash-completion/completions/dirtymap\n  source <(dirtymap completions zsh)"))]
+#[command(after_help = help!("  dirtymap completions bash > /etc/bash_completion.d/dirtymap\n  source <(dirtymap completions zsh)"))]
 pub struct Completions {
     /// The shell
     pub shell: Shell,

@@ -17,7 +17,7 @@ pub enum Exit {
     Unclean = 2,
     /// Damage.
     Damage = 4,
-    /// An operational error, or arguments that are wrong only given the file.
+    /// An operational error, or arguments that do not fit this file.
     Operational = 8,
     /// Arguments that are wrong by themselves.
     Usage = 16,

@@ -18,16 +18,15 @@ mod signals;
 mod size;
 mod stdin;
 
-use clap::Parser;
 use clap::error::ErrorKind;
-use cli::{Cli, Command, Format};
+use cli::{Command, Format};
 use exit::{Exit, Failure};
 use output::Output;
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(e) => return usage(&e).into(),
     };

@@ -66,6 +66,22 @@ fn every_help_has_an_example_and_the_exit_codes() {
     assert_eq!(dm!("--version").exits(0).out, format!("dirtymap {}\n", env!("CARGO_PKG_VERSION")));
 }
 
+/// `-h` is for a look, `--help` for reading; both fit the narrowest terminal there is.
+#[test]
+fn helps_fit_80_columns_and_the_short_one_is_short() {
+    let groups = PROMISES.iter().filter_map(|promise| promise.command.split_once(' ')).map(|(group, _)| group);
+    let all: BTreeSet<&str> = PROMISES.iter().map(|promise| promise.command).chain(groups).chain([""]).collect();
+    for command in all {
+        let help = |option| common::run(command.split_terminator(' ').chain([option])).exits(0).out;
+        let (short, long) = (help("-h"), help("--help"));
+        for line in short.lines().chain(long.lines()) {
+            assert!(line.chars().count() <= 80, "{command}: {line}");
+        }
+        assert!(short.contains("Example:\n  dirtymap") && !short.contains("Exit codes"), "{command}: {short}");
+        assert!(short.lines().count() < long.lines().count(), "{command}");
+    }
+}
+
 #[test]
 fn every_command_exits_as_promised_and_touches_nothing_else() {
     each(&[], |promise, world, ran, line| {

@@ -3,13 +3,15 @@
 //!
 //! Invariant kept here: no manual page is written if one of them is there already, and none replaces a file.
 
-use crate::cli::{Cli, Completions, Manual};
+use crate::cli::{self, Completions, Manual};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 use crate::publish;
 use crate::signals;
-use clap::{Command, CommandFactory};
+use crate::size;
+use clap::Command;
 use clap_mangen::Man;
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::fs;
 use std::io::{self, Write};
@@ -26,7 +28,7 @@ struct Script {
 
 pub fn completions(args: &Completions, output: Output) -> Result<Exit> {
     let mut script = Vec::new();
-    let all = Cli::command();
+    let all = cli::command();
     let visible = all.get_subcommands().filter(|command| !command.is_hide_set());
     // It would complete hidden ones as well.
     let mut root = Command::new(NAME).version(VERSION).args(all.get_arguments()).subcommands(visible);
@@ -44,28 +46,40 @@ struct Pages {
 
 pub fn manual(args: &Manual, output: Output) -> Result<Exit> {
     let directory = &args.directory;
-    let mut root = Cli::command().disable_help_subcommand(true);
+    let mut root = cli::command().disable_help_subcommand(true);
     root.build();
-    let visible = root.get_subcommands().filter(|command| !command.is_hide_set());
-    let commands: Vec<&Command> = std::iter::once(&root).chain(visible).collect();
-    let names = |command: &Command| format!("{}.1", command.get_display_name().unwrap_or(NAME));
-    let paths: Vec<PathBuf> = commands.iter().map(|command| directory.join(names(command))).collect();
+    let mut pages = Vec::new();
+    with_inner(&root, None, &mut pages);
+    let names: Vec<String> = pages.iter().map(|(command, _)| format!("{}.1", name(command))).collect();
+    let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
     paths.iter().try_for_each(|path| publish::vacant(path))?;
     fs::create_dir_all(directory).map_err(|e| Failure::io(format_args!("{}: create", directory.display()), &e))?;
-    for (command, path) in commands.iter().zip(&paths) {
+    for ((command, outer), path) in pages.iter().zip(&paths) {
         signals::check("not all pages were written")?;
-        let text = page(command).map_err(|e| Failure::io(path.display(), &e))?;
+        let text = page(command, *outer).map_err(|e| Failure::io(path.display(), &e))?;
         publish::write(path, &text)?;
     }
-    let pages = commands.iter().map(|command| names(command)).collect();
-    output.answer(&Pages { directory: directory.display().to_string(), pages }, |out, a| {
-        writeln!(out, "wrote {} manual pages to {}; read one with man -l FILE", a.pages.len(), a.directory)
+    output.answer(&Pages { directory: directory.display().to_string(), pages: names }, |out, a| {
+        let pages = size::count(a.pages.len() as u64, "manual page");
+        writeln!(out, "wrote {pages} to {}; read one with man -l FILE", shown(directory))
     })?;
     Ok(Exit::Fine)
 }
 
+/// What the page of a command is called.
+fn name(command: &Command) -> &str {
+    command.get_display_name().unwrap_or(NAME)
+}
+
+/// A command and those inside it, each with the one that it is inside of.
+fn with_inner<'a>(command: &'a Command, outer: Option<&'a Command>, all: &mut Vec<(&'a Command, Option<&'a Command>)>) {
+    all.push((command, outer));
+    let visible = command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help");
+    visible.for_each(|inner| with_inner(inner, Some(command), all));
+}
+
 /// The manual page of a command.
-fn page(command: &Command) -> io::Result<Vec<u8>> {
+fn page(command: &Command, outer: Option<&Command>) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone()).source(format!("{NAME} {VERSION}")).manual("Dirty bitmaps of disk images");
     let mut out = Vec::new();
     man.render_title(&mut out)?;
@@ -73,11 +87,10 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     man.render_synopsis_section(&mut out)?;
     man.render_description_section(&mut out)?;
     man.render_options_section(&mut out)?;
-    let root = command.has_subcommands();
-    if root {
+    if command.has_subcommands() {
         man.render_subcommands_section(&mut out)?;
     }
-    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
     for paragraph in help.split("\n\n") {
         let (first, rest) = paragraph.split_once('\n').unwrap_or((paragraph, ""));
         match first {
@@ -86,8 +99,8 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
             _ => section(&mut out, "NOTES", paragraph)?,
         }
     }
-    if !root {
-        writeln!(out, ".SH \"SEE ALSO\"\n\\fB{NAME}\\fR(1)")?;
+    if let Some(outer) = outer {
+        writeln!(out, ".SH \"SEE ALSO\"\n\\fB{}\\fR(1)", name(outer).replace('-', "\\-"))?;
     }
     Ok(out)
 }
