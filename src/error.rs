@@ -10,6 +10,28 @@ use std::path::PathBuf;
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// A process that holds a lock which another one waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// Its name, as the kernel has it: at most 15 bytes. Empty when it is not known.
+    pub name: String,
+    /// It is stopped: by SIGSTOP, a debugger or a paused container. It keeps its locks until it goes on or dies.
+    pub stopped: bool,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}", self.pid)?;
+        if !self.name.is_empty() {
+            write!(f, ", {}", self.name.escape_debug())?;
+        }
+        f.write_str(if self.stopped { ", which is stopped" } else { "" })
+    }
+}
+
 /// What went wrong. Positions and lengths are in items unless said otherwise.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -131,6 +153,8 @@ pub enum Error {
         path: PathBuf,
         /// Which lock was not to be had.
         what: &'static str,
+        /// Which process has it, where the kernel tells.
+        holder: Option<Holder>,
     },
     /// The file exists already; creating never overwrites.
     Exists {
@@ -289,8 +313,13 @@ impl fmt::Display for Error {
                  all findings, and take a full backup with a new map if it cannot be repaired",
                 path.display()
             ),
-            Error::Locked { path, what } => {
-                write!(f, "{}: in use: {what}; try again when it has ended, or wait for it", path.display())
+            Error::Locked { path, what, holder } => {
+                write!(f, "{}: in use: {what}", path.display())?;
+                match holder {
+                    Some(holder) => write!(f, " ({holder})")?,
+                    None => write!(f, " (the system does not tell which)")?,
+                }
+                write!(f, "; try again when it has ended, or wait for it")
             }
             Error::Exists { path } => {
                 write!(f, "{}: exists already and is not overwritten; choose another name", path.display())

@@ -57,14 +57,14 @@ mod weak;
 mod words;
 
 pub use bitmap::{Bitmap, Loading};
-pub use error::{Error, Result};
+pub use error::{Error, Holder, Result};
 pub use format::{CheckpointState, Durability, Uuid};
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
 pub use read::AnyMap;
 pub use store::{
-    Access, Checkpoint, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint, NewFile,
-    Omitted, Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check,
+    Access, Checkpoint, CloseError, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint,
+    NewFile, Omitted, Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check,
     check_after_power_loss, inspect, plan_repair, repair, undo_repair,
 };
 

@@ -220,12 +220,18 @@ steps! {
     JoinWithoutSlots,
     /// A volatile part is mapped behind the end of the file.
     JoinCutOff,
+    /// A process that joins leaves the counts in its slot that a dead one had.
+    JoinKeepSlot,
     /// What a reader found counts although the session has ended.
     WatchEnded,
     /// What is read of points while a session of the dead is repaired counts.
     WatchRepaired,
     /// A clean close does not flush what others have set since.
     CloseNoFlush,
+    /// A clean close counts what is dirty before it flushes what others have set since.
+    CloseCountEarly,
+    /// A clean close takes the nonce away before CLEAN is committed.
+    CloseNonceEarly,
     /// A clean close leaves the nonce in the volatile part.
     CloseKeepNonce,
     /// What is done to a checkpoint does not depend on its state.

@@ -90,6 +90,16 @@ fn what_was_aborted_is_dirty_again_together_with_what_was_set_since() {
 }
 
 #[test]
+fn no_checkpoint_has_no_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = Options::new().create(dir.path().join("map"), 1 << 30).unwrap();
+    for keep in [false, true] {
+        assert_eq!(map.commit_checkpoint(Uuid::NIL, keep).unwrap_err().kind(), "no-checkpoint");
+    }
+    assert_eq!(map.abort_checkpoint(Uuid::NIL).unwrap_err().kind(), "no-checkpoint");
+}
+
+#[test]
 fn a_frozen_checkpoint_outlives_the_process_and_a_clean_close() {
     for durability in [Durability::PowerLoss, Durability::Process] {
         for close in [true, false] {

@@ -272,7 +272,7 @@ fn power_cuts(kind: &str) {
     }
     let Some(mut inner) = Mounted::new(&image, &at) else { return skipped(&format!("{kind} cannot be mounted")) };
     let map = at.join("map");
-    Options::new().granularity(12).create(&map, MOST * GRANULE).and_then(DirtyMap::close).expect("create");
+    Options::new().granularity(12).create(&map, MOST * GRANULE).expect("create").close().expect("create");
     assert!(sh!("sync", "-f", map), "sync");
     let mut owed = Owed(vec![false; MOST as usize]);
     let (mut sets, mut held) = (0, 0);

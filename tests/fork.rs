@@ -37,8 +37,8 @@ fn new_map(options: Options) -> (tempfile::TempDir, PathBuf, DirtyMap) {
     (dir, path, map)
 }
 
-fn unusable<T>(result: dirtymap::Result<T>) {
-    let Err(error) = result else { panic!("a forked child may use the map") };
+fn unusable<T>(result: std::result::Result<T, impl Into<dirtymap::Error>>) {
+    let Err(error) = result.map_err(Into::into) else { panic!("a forked child may use the map") };
     assert_eq!(error.kind(), "unusable", "{error}");
 }
 

@@ -97,6 +97,7 @@ fn every_number_is_the_codes() {
         ("SPACE_LOCK", format::SPACE_LOCK),
         ("BACKUP_LOCK", format::BACKUP_LOCK),
         ("CREATOR_LOCK", format::CREATOR_LOCK),
+        ("UPDATE_TURN_LOCK", format::UPDATE_TURN_LOCK),
         ("SLOT_LOCKS", format::SLOT_LOCKS),
         ("SLOTS", format::SLOTS),
     ];

@@ -559,7 +559,7 @@ fn closed(map: DirtyMap) -> bool {
     match map.close() {
         Ok(()) => true,
         Err(error) => {
-            assert_eq!(error.kind(), "locked", "{error}");
+            assert_eq!(error.error().kind(), "locked", "{error}");
             false
         }
     }

@@ -86,6 +86,8 @@ pub const SPACE_LOCK: u64 = GATE_LOCK + 4;
 pub const BACKUP_LOCK: u64 = GATE_LOCK + 5;
 /// Byte whose lock is *creator*.
 pub const CREATOR_LOCK: u64 = GATE_LOCK + 6;
+/// Byte whose lock is *update turn*.
+pub const UPDATE_TURN_LOCK: u64 = GATE_LOCK + 7;
 /// Byte whose lock is that of slot 0; those of the others follow.
 pub const SLOT_LOCKS: u64 = GATE_LOCK + 64;
 /// Slots: most processes that have a map open for writing at a time.

@@ -3,6 +3,7 @@
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
 use super::image::ImageStamp;
+use super::locks::{self, Deadline, locked};
 use super::open::{self, Loaded};
 use super::view::View;
 use super::watch::Watch;
@@ -19,12 +20,16 @@ const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byt
 const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Readers.byte() == format::READERS_LOCK);
 const _: () = assert!(Lock::Space.byte() == format::SPACE_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
 const _: () = assert!(Lock::Backup.byte() == format::BACKUP_LOCK && Lock::Creator.byte() == format::CREATOR_LOCK);
+const _: () = assert!(Lock::UpdateTurn.byte() == format::UPDATE_TURN_LOCK);
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait at least for somebody who seems to be dying.
 const LEAVING: Duration = Duration::from_millis(500);
+
+/// What is said of a file that others have open.
+const IN_USE: &str = "another process has it open";
 
 /// The gate, held until dropped.
 pub(super) struct Gate(Arc<FileDisk>);
@@ -98,30 +103,20 @@ pub(super) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
     Ok(FileDisk::new(file, write))
 }
 
-/// Whether a deadline has passed; one that is too far to be told never does.
-fn passed(deadline: Option<Instant>) -> bool {
-    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+/// Takes the gate; an opener waits for at least a few seconds.
+pub(super) fn opening_gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
+    gate(disk, path, wait.max(GATE_PATIENCE))
 }
 
-/// Takes the gate; waits for at least a few seconds.
+/// Takes the gate, waiting for it no longer than that.
 ///
 /// Nobody starves: who waits for the gate holds the turn, without which nobody who lets go of the gate gets it back.
 pub(super) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
-    let deadline = Instant::now().checked_add(wait.max(GATE_PATIENCE));
-    let take = |lock| {
-        let io = |source| Error::Io { op: "take the gate lock", path: path.to_path_buf(), source };
-        let mut pause = Duration::from_micros(50);
-        while !disk.try_lock(lock).map_err(io)? {
-            if passed(deadline) {
-                return Err(Error::Locked {
-                    path: path.to_path_buf(),
-                    what: "another process is opening, closing or checking it",
-                });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(2));
-        }
-        Ok(())
+    let end = Deadline::after(wait);
+    let what = "another process is opening, closing or checking it";
+    let take = |lock| match locks::wait_for(&**disk, path, lock, end)? {
+        true => Ok(()),
+        false => Err(locked(&**disk, path, lock, what)),
     };
     take(Lock::Turn)?;
     let taken = take(Lock::Gate);
@@ -139,7 +134,7 @@ fn attach(disk: &Arc<FileDisk>, path: &Path, options: &Options) -> std::result::
             format!("it is on {what}, where this system does not see every change of a mapped file; open it alone");
         return Err(Error::Refused { path: path.to_path_buf(), why }.into());
     }
-    let gate = gate(disk, path, options.wait)?;
+    let gate = opening_gate(disk, path, options.wait)?;
     let alone = disk.try_attach(true).map_err(io)?;
     let mut leaving = false;
     if alone || shared && disk.try_attach(false).map_err(io)? {
@@ -151,7 +146,7 @@ fn attach(disk: &Arc<FileDisk>, path: &Path, options: &Options) -> std::result::
         }
         disk.detach();
     }
-    let error = Error::Locked { path: path.to_path_buf(), what: "another process has it open" };
+    let error = Error::Locked { path: path.to_path_buf(), what: IN_USE, holder: None };
     Err(Busy { error, leaving })
 }
 
@@ -192,7 +187,10 @@ pub(super) fn attached<R>(
         };
         let wait = if busy.leaving { options.wait.max(LEAVING) } else { options.wait };
         if !matches!(busy.error, Error::Locked { .. }) || start.elapsed() >= wait {
-            return Err(busy.error);
+            return Err(match busy.error {
+                Error::Locked { what: IN_USE, .. } => locked(&*disk, path, Lock::Slot(0), IN_USE),
+                error => error,
+            });
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -212,7 +210,7 @@ impl Attached {
                 self.disk.unlock(Lock::Slot(slot));
             }
         }
-        Err(Error::Locked { path: path.to_path_buf(), what: "as many processes as can have it open" })
+        Err(locked(&*self.disk, path, Lock::Slot(0), "as many processes as can have it open"))
     }
 
     /// Opens the map for writing, and lets go of the gate.
@@ -275,7 +273,7 @@ pub(super) enum Reading {
 /// Loads the file for reading, under the gate, if nobody has it open; else looks into the volatile part, if it is shared.
 pub(super) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
     let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
-    let _gate = gate(disk, path, wait)?;
+    let _gate = opening_gate(disk, path, wait)?;
     if at_rest(disk).map_err(io)? {
         return Ok(Reading::Loaded(Box::new(open::load_in_memory(&**disk, path, image)?)));
     }
@@ -285,16 +283,14 @@ pub(super) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>
 /// Opens the map for reading only.
 pub(super) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
     let disk = Arc::new(open_file(path, false)?);
-    let deadline = Instant::now().checked_add(options.wait);
+    let end = Deadline::after(options.wait);
     loop {
         match read(&disk, path, options.image.as_ref(), options.wait)? {
             Reading::Loaded(loaded) => {
                 return Ok(DirtyMap::loaded(path, *loaded));
             }
             Reading::Shared(watch) => return Ok(DirtyMap::watching(path, *watch)),
-            Reading::Locked if passed(deadline) => {
-                return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
-            }
+            Reading::Locked if end.has_passed() => return Err(locked(&*disk, path, Lock::Slot(0), IN_USE)),
             Reading::Locked => std::thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -259,12 +259,18 @@ impl Report {
 pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
     let path = path.as_ref();
     let disk = Arc::new(attach::open_file(path, false)?);
-    let gate = attach::gate(&disk, path, Duration::ZERO)?;
+    let gate = attach::opening_gate(&disk, path, Duration::ZERO)?;
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let alone = attach::at_rest(&disk).map_err(io("ask for writers"))?;
-    let report = if alone { at_rest(&*disk, path, &mut progress) } else { in_use(&disk, path) };
+    if alone {
+        let report = at_rest(&*disk, path, &mut progress);
+        drop(gate);
+        return report;
+    }
+    let watch = Watch::new(&disk, path)?.map(|watch| DirtyMap::watching(path, watch));
+    // Those who have it open must be able to close it, however long this takes.
     drop(gate);
-    report
+    in_use(&disk, path, watch)
 }
 
 /// How often a file that is written to meanwhile is looked at again.
@@ -282,22 +288,27 @@ const LOOKS: usize = 5;
 pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
     let path = path.as_ref();
     let disk = Arc::new(attach::open_file(path, false)?);
-    let gate = attach::gate(&disk, path, Duration::ZERO)?;
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let live = !attach::at_rest(&disk).map_err(io("ask for writers"))?;
+    let sequence = || headers::newest(&*disk, path).map(|newest| newest.header.sequence);
     let mut looks = 0;
-    let mut report = loop {
-        let before = headers::newest(&*disk, path)?.header.sequence;
-        let report = at_rest(&*disk, path, &mut progress)?;
+    let (live, mut report) = loop {
+        let gate = attach::opening_gate(&disk, path, Duration::ZERO)?;
+        let live = !attach::at_rest(&disk).map_err(io("ask for writers"))?;
+        // At rest it stays so while the gate is kept. Those who have it open must be able to close it, however long this takes.
+        let _gate = (!live).then_some(gate);
+        let before = sequence()?;
+        let report = at_rest(&*disk, path, &mut progress);
         looks += 1;
-        if !live || looks == LOOKS || headers::newest(&*disk, path)?.header.sequence == before {
-            break report;
+        let steady = !live || sequence()? == before;
+        if steady || looks == LOOKS {
+            let mut report = report?;
+            if !steady {
+                let what = "pages, all at one time: the map was written to whenever it was looked at";
+                report.unchecked.push(what.into());
+            }
+            break (live, report);
         }
     };
-    if looks == LOOKS {
-        report.unchecked.push("pages, all at one time: the map was written to whenever it was looked at".into());
-    }
-    drop(gate);
     report.live = live;
     report.after_power_loss = true;
     for finding in &mut report.findings {
@@ -397,10 +408,9 @@ pub(super) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &H
 }
 
 /// Looks at a file that others have open.
-fn in_use(disk: &Arc<FileDisk>, path: &Path) -> Result<Report> {
-    let newest = headers::newest(&**disk, path)?;
+fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Report> {
+    let newest = headers::newest(disk, path)?;
     let header = &newest.header;
-    let watch = Watch::new(disk, path)?.map(|watch| DirtyMap::watching(path, watch));
     let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
     info.dirty =
         watch.and_then(|map| map.still_valid().is_ok().then(|| (Search::count(&map), Search::dirty_len(&map))));

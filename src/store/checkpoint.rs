@@ -187,7 +187,7 @@ impl Core {
         let marks = self.changes.wanted().then(|| self.frozen(self.checkpoint_word())).flatten();
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
-        if header.committed_uuid == *uuid {
+        if header.committed_uuid == *uuid && !uuid.is_nil() {
             // It was, by a commit of which nobody could tell whether it had succeeded. Others may have frozen since.
             return Ok(());
         }

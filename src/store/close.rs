@@ -6,6 +6,7 @@
 use super::added::{added, forget};
 use super::core::Core;
 use super::image::ImageStamp;
+use super::locks::locked;
 use super::view::runtime;
 use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
@@ -13,10 +14,14 @@ use crate::format::{Header, Runs, Stamp, State, Uuid};
 use crate::sys::{Lock, facts};
 use crate::trace::event;
 use crate::weak::{Weak, weak};
+use std::fmt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// How long the thread waits for the update lock: it comes again, and whoever drops the map waits for it.
+const FLUSHER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shortest time between two flushes of the thread: setters must get a chance.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -45,7 +50,7 @@ impl Flusher {
                 drop(guard);
                 let Some(core) = weak_core.upgrade() else { return };
                 // An error stays in the map (rule 7): the next flush or the close meets it.
-                let _ = core.flush();
+                let _ = core.lock_within(FLUSHER_PATIENCE.min(core.lock_timeout)).and_then(|mut lock| lock.flush());
             }
         };
         let thread = std::thread::Builder::new().name("dirtymap-flush".into()).spawn(run).ok()?;
@@ -82,11 +87,14 @@ pub(super) enum Image {
 impl Core {
     /// Flushes and commits CLEAN. The caller is alone. `Ok(false)`: everything is flushed, but a write of this
     /// session failed earlier, and the file stays to be verified by the next open.
-    pub(super) fn close(&self, image: Image, dirty_bits: u64) -> Result<bool> {
+    pub(super) fn close(&self, image: Image) -> Result<bool> {
         let mut lock = self.lock()?;
+        let early = weak(Weak::CloseCountEarly).then(|| self.count_durable());
+        // Others may have set something since this process flushed, and be gone.
         if !weak(Weak::CloseNoFlush) {
             lock.flush()?;
         }
+        let dirty_bits = early.unwrap_or_else(|| self.count_durable());
         let mut header = lock.adopt()?;
         // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
         // read may not be what was set; that has to be asked after the flush has read, and before CLEAN is written.
@@ -109,6 +117,9 @@ impl Core {
                 let exact = self.view.runtime()[runtime::IMAGE].load(SeqCst) & runtime::IMAGE_EXACT != 0;
                 set_exact(&mut header, exact);
             }
+        }
+        if weak(Weak::CloseNonceEarly) {
+            self.view.set_nonce(&[0; 16]);
         }
         lock.commit(&mut header)?;
         if !weak(Weak::CloseKeepNonce) {
@@ -158,19 +169,16 @@ pub(super) fn set_exact(header: &mut Header, exact: bool) {
 
 impl Live {
     /// Leaves the file clean if nobody else has it open. The caller holds the gate.
-    fn close(&self, image: Image) -> Result<()> {
-        let core = &self.core;
-        if core.shared && !self.seat.alone().map_err(core.io("take the attach lock"))? {
-            return core.leave_image(image);
+    fn close(&mut self, image: Image) -> Result<()> {
+        if !self.have_alone()? {
+            return self.core.leave_image(image);
         }
-        // Others may have set something since, and be gone.
-        core.flush()?;
-        if core.close(image, core.count_durable())? {
+        if self.core.close(image)? {
             return Ok(());
         }
         Err(Error::Io {
             op: "close cleanly",
-            path: core.path.clone(),
+            path: self.core.path.clone(),
             source: std::io::Error::other(
                 "a durable write failed earlier in this session; nothing is lost, and the next open verifies the file",
             ),
@@ -178,18 +186,57 @@ impl Live {
     }
 }
 
+/// A map that could not be closed, and why. It is still open: [close](DirtyMap::close) it again when the reason has passed, or drop
+/// it, which loses nothing. It turns into its [`Error`] with `?`, and then the map is dropped.
+#[derive(Debug)]
+pub struct CloseError {
+    error: Error,
+    map: Box<DirtyMap>,
+}
+
+impl CloseError {
+    /// Why.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// The map, as open as it was.
+    pub fn into_map(self) -> DirtyMap {
+        *self.map
+    }
+}
+
+impl From<CloseError> for Error {
+    fn from(e: CloseError) -> Error {
+        e.error
+    }
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for CloseError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
 impl DirtyMap {
     /// Flushes, and leaves the file clean, unless [others](crate::Access::Shared) have it open: the last one to close it
-    /// does that. After an error the map is gone as well, and the next open recovers:
-    /// nothing is lost.
+    /// does that. An error [gives the map back](CloseError::into_map), to be closed again or to be dropped: then the next open
+    /// recovers, and nothing is lost.
     ///
     /// If the map [belongs to an image](crate::Options::image) that this session has written to, use
     /// [`close_with_image`](Self::close_with_image), or the next open of the image will find it changed.
     ///
     /// # Errors
-    /// [`Error::Io`] when the flush fails; [`Error::Unusable`] in a forked child. Closing a map that was opened for
-    /// reading always succeeds.
-    pub fn close(self) -> Result<()> {
+    /// [`Error::Io`] when the flush fails, or a write of this session has failed; [`Error::Locked`] when another process keeps a lock
+    /// longer than [this one waits](crate::Options::lock_timeout); [`Error::Unusable`] in a forked child. Closing a map that was
+    /// opened for reading always succeeds.
+    pub fn close(self) -> std::result::Result<(), CloseError> {
         self.close_as(Image::AsBefore)
     }
 
@@ -199,7 +246,7 @@ impl DirtyMap {
     ///
     /// # Errors
     /// As [`close`](Self::close).
-    pub fn close_with_image(self, now: &ImageStamp) -> Result<()> {
+    pub fn close_with_image(self, now: &ImageStamp) -> std::result::Result<(), CloseError> {
         let bound = self.image_at_open().is_some();
         self.close_as(if bound { Image::Now(now.0) } else { Image::AsBefore })
     }
@@ -211,18 +258,31 @@ impl DirtyMap {
         }
     }
 
-    fn close_as(self, image: Image) -> Result<()> {
-        let Inner::Live(mut live) = self.inner else { return Ok(()) };
+    fn close_as(mut self, image: Image) -> std::result::Result<(), CloseError> {
+        match self.try_close(image) {
+            Ok(gate) => {
+                // In this order: who gets the gate finds the map closed and nobody there.
+                drop(self);
+                drop(gate);
+                Ok(())
+            }
+            Err(error) => Err(CloseError { error, map: Box::new(self) }),
+        }
+    }
+
+    /// Closes it, and keeps others out until that is over.
+    fn try_close(&mut self, image: Image) -> Result<Option<attach::Gate>> {
+        let Inner::Live(live) = &mut self.inner else { return Ok(None) };
         live.usable()?;
         live.flusher.take();
         // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
-        live.core.flush()?;
-        let gate = attach::gate(live.seat.disk(), &live.core.path, Duration::ZERO)?;
-        let closed = live.close(image);
-        // In this order: who gets the gate finds the map closed and nobody there.
-        drop(live);
-        drop(gate);
-        closed
+        let core = &live.core;
+        let gate = core.flush().and_then(|()| attach::gate(live.seat.disk(), &core.path, core.lock_timeout));
+        let closed = gate.and_then(|gate| live.close(image).map(|()| gate));
+        if closed.is_err() {
+            live.go_on();
+        }
+        closed.map(Some)
     }
 
     /// Claims the map for a backup: of all who share it, one at a time copies what is dirty. It stays claimed until this
@@ -236,7 +296,7 @@ impl DirtyMap {
         if core.disk.try_lock(Lock::Backup).map_err(core.io("take the backup lock"))? {
             return Ok(());
         }
-        Err(Error::Locked { path: core.path.clone(), what: "another process is making a backup by it" })
+        Err(locked(&*core.disk, &core.path, Lock::Backup, "another process is making a backup by it"))
     }
 
     /// Records that a backup is about to write `target` or to change its size, so that it is known again should the

@@ -7,6 +7,7 @@ use super::added::Seen;
 use super::changes::SharedChanges;
 use super::frozen::Cache;
 use super::headers::{self, Published};
+use super::locks::Deadline;
 use super::view::{View, runtime};
 use super::volatile::Allocated;
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// An open, writable map.
 pub(crate) struct Core {
@@ -41,6 +43,8 @@ pub(crate) struct Core {
     pub(super) in_file: bool,
     /// Other processes may have the map open as well.
     pub(super) shared: bool,
+    /// How long to wait for locks.
+    pub(super) lock_timeout: Duration,
     /// Most words that the list may name, unless it lists all.
     pub(super) armed_bound: u64,
     /// Most words that are armed ahead of a sequential writer.
@@ -123,6 +127,7 @@ pub(crate) struct Parts {
     pub nonce: Uuid,
     pub slot: u64,
     pub shared: bool,
+    pub lock_timeout: Duration,
     pub armed_bound: u64,
     pub ahead_bound: u64,
     pub allocated: Allocated,
@@ -136,7 +141,8 @@ pub(super) fn in_file(header: &Header, shared: bool) -> bool {
 
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
-        let Parts { disk, path, view, nonce, slot, shared, armed_bound, ahead_bound, allocated, image_before } = parts;
+        let Parts { disk, path, view, nonce, slot, shared, lock_timeout, .. } = parts;
+        let Parts { armed_bound, ahead_bound, allocated, image_before, .. } = parts;
         let lists_all = header.durability == Durability::Process;
         let core = Core {
             disk,
@@ -150,6 +156,7 @@ impl Core {
             lists_all,
             in_file: in_file(header, shared),
             shared,
+            lock_timeout,
             armed_bound,
             ahead_bound,
             clearing: sync::AtomicU64::new(0),
@@ -192,11 +199,17 @@ impl Core {
         move |source| Error::Io { op, path: self.path.clone(), source }
     }
 
-    /// Takes the update lock, waiting for it.
+    /// Takes the update lock, waiting for it as long as the options say.
     pub(crate) fn lock(&self) -> Result<Locked<'_>> {
+        self.lock_within(self.lock_timeout)
+    }
+
+    /// The same, waiting no longer than that. Threads that wait for the same lock give up together.
+    pub(super) fn lock_within(&self, wait: Duration) -> Result<Locked<'_>> {
         self.usable()?;
+        let end = Deadline::after(wait);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.disk.lock(Lock::Update).map_err(self.io("take the update lock"))?;
+        self.wait_for_update(end)?;
         Ok(Locked { core: self, state })
     }
 

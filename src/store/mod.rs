@@ -19,6 +19,7 @@ mod frozen;
 mod headers;
 mod image;
 mod load;
+mod locks;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod open;
@@ -42,6 +43,7 @@ mod writes;
 
 pub use check::{FileState, Info, Omitted, Report, Verdict, check, check_after_power_loss, inspect};
 pub use checkpoint::Checkpoint;
+pub use close::CloseError;
 pub use create::NewFile;
 pub use findings::{Finding, Severity};
 pub use image::ImageStamp;

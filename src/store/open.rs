@@ -419,6 +419,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
             nonce,
             slot,
             shared,
+            lock_timeout: options.lock_timeout,
             armed_bound: options.armed_words(&geometry),
             ahead_bound: options.ahead_words(&geometry),
             allocated,
@@ -481,10 +482,12 @@ pub(super) fn join<S>(
     };
     let Some((view, header)) = session(&*disk, path, map)? else {
         let what = "others have it open, in no session that can be joined; it can be had when they are gone";
-        return Err(Error::Locked { path: path.to_path_buf(), what });
+        return Err(Error::Locked { path: path.to_path_buf(), what, holder: None });
     };
     let (slot, seat) = seat(&view)?;
-    view.slot(slot).iter().for_each(|word| word.store(0, SeqCst));
+    if !weak(Weak::JoinKeepSlot) {
+        view.slot(slot).iter().for_each(|word| word.store(0, SeqCst));
+    }
     let geometry = header.geometry;
     let parts = Parts {
         disk,
@@ -493,6 +496,7 @@ pub(super) fn join<S>(
         nonce: header.nonce,
         slot,
         shared: true,
+        lock_timeout: options.lock_timeout,
         armed_bound: options.armed_words(&geometry),
         ahead_bound: options.ahead_words(&geometry),
         allocated: Allocated::default(),

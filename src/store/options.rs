@@ -25,6 +25,8 @@ const AHEAD: u64 = 128 << 20;
 const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a freeze waits for writes under way unless told otherwise.
 const DEFAULT_FREEZE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait for a lock of an open map unless told otherwise.
+const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who else may have the map open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,7 @@ pub struct Options {
     pub(super) flush_interval: Option<Duration>,
     pub(super) wait: Duration,
     pub(super) freeze_timeout: Duration,
+    pub(super) lock_timeout: Duration,
     pub(super) writes_outlive: bool,
 }
 
@@ -79,6 +82,7 @@ impl Options {
             flush_interval: Some(DEFAULT_FLUSH_INTERVAL),
             wait: Duration::ZERO,
             freeze_timeout: DEFAULT_FREEZE_TIMEOUT,
+            lock_timeout: DEFAULT_LOCK_TIMEOUT,
             writes_outlive: false,
         }
     }
@@ -179,6 +183,16 @@ impl Options {
     /// default. For opening and creating.
     pub fn freeze_timeout(mut self, timeout: Duration) -> Options {
         self.freeze_timeout = timeout;
+        self
+    }
+
+    /// How long an operation on an open map waits for a lock that another process holds: 30 s by default. A healthy process holds
+    /// one for moments, or for as long as its disk takes to sync. One that is stopped (SIGSTOP, a debugger, a paused container)
+    /// keeps its locks, and whoever may read the file can lock any byte of it. After that time the operation fails
+    /// with [`Error::Locked`], which names the process where the system tells. Then nothing is lost: what `set` did not
+    /// acknowledge must not be written, and a [close](DirtyMap::close) gives the map back. For opening and creating.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Options {
+        self.lock_timeout = timeout;
         self
     }
 

@@ -6,6 +6,7 @@
 
 use super::core::Core;
 use super::frozen::Frozen;
+use super::locks::Deadline;
 use super::open::{header_of_point, lost_granules};
 use super::pages::{self, PageContent};
 use super::scan::{Page, Scan};
@@ -64,14 +65,15 @@ impl Drop for Space<'_> {
 }
 
 impl Core {
-    /// Takes the space lock, waiting for it. It comes before the update lock.
+    /// Takes the space lock, waiting for it as long as the options say. It comes before the update lock.
     pub(super) fn space(&self) -> Result<Space<'_>> {
         self.usable()?;
         if weak(Weak::NoSpace) {
             return Ok(Space { core: self, _mine: None });
         }
+        let end = Deadline::after(self.lock_timeout);
         let mine = self.space.lock().unwrap_or_else(PoisonError::into_inner);
-        self.disk.lock(Lock::Space).map_err(self.io("take the space lock"))?;
+        self.wait_for_space(end)?;
         Ok(Space { core: self, _mine: Some(mine) })
     }
 
@@ -340,8 +342,11 @@ impl DirtyMap {
     /// Runs `f` with the header until no point came or went meanwhile, and no bit moved from here to a point or back.
     fn loading(&self, f: impl Fn(&dyn Disk, &Header) -> Result<Frozen>) -> Result<Frozen> {
         self.readable()?;
-        let points = |disk: &dyn Disk| Ok((headers::newest(disk, self.path())?.header, self.checkpoint_word()));
+        let points = |disk: &dyn Disk| -> Result<(Header, u64)> {
+            Ok((headers::newest(disk, self.path())?.header, self.checkpoint_word()))
+        };
         let (own, _gate, mut then);
+        let mut session = None;
         let disk: &dyn Disk = match &self.inner {
             Inner::Live(live) => {
                 then = points(&*live.core.disk)?;
@@ -355,7 +360,14 @@ impl DirtyMap {
                 own = Arc::new(attach::open_file(self.path(), false)?);
                 // Nobody keeps a repair, or the undoing of one, from writing points that a header goes on naming: who has read
                 // half of one before and half afterwards knows neither.
-                _gate = attach::gate(&own, self.path(), Duration::ZERO)?;
+                let gate = attach::opening_gate(&own, self.path(), Duration::ZERO)?;
+                let io = |source| Error::Io { op: "ask for writers", path: self.path().to_path_buf(), source };
+                let rest = attach::at_rest(&own).map_err(io)?;
+                // Nor does that happen in the session of those who have it open, and they must be able to close it.
+                if !rest {
+                    session = Some(headers::newest(&*own, self.path())?.header.nonce);
+                }
+                _gate = rest.then_some(gate);
                 then = (loaded.1.clone(), 0);
                 &*own
             }
@@ -368,6 +380,9 @@ impl DirtyMap {
             if let Inner::Watching(watch) = &self.inner {
                 watch.expect(&now.0)?;
             }
+            if session.is_some_and(|session| session != now.0.nonce) {
+                return Err(Error::Unusable { why: "those who had it open have closed it meanwhile" });
+            }
             if (now.1, &now.0.uuid, &now.0.points) == (then.1, &then.0.uuid, &then.0.points) {
                 return Ok(found);
             }
@@ -376,7 +391,7 @@ impl DirtyMap {
             }
             then = now;
         }
-        Err(Error::Locked { path: self.path().to_path_buf(), what: "its points change all the time" })
+        Err(Error::Locked { path: self.path().to_path_buf(), what: "its points change all the time", holder: None })
     }
 }
 

@@ -8,6 +8,7 @@
 use super::added::remember;
 use super::check::{self, damaged_copies};
 use super::headers::{self, Copies, Newest};
+use super::locks::locked;
 use super::open::{self, Recovery, all_words, items_in, words_of_pages};
 use super::pages::{self, PageContent};
 use super::scan::{Page, Scan};
@@ -20,7 +21,7 @@ use crate::format::{
     self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, Runs, State, Uuid,
 };
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
-use crate::sys::{Disk, Part, facts};
+use crate::sys::{Disk, Lock, Part, facts};
 use crate::weak::{Weak, weak};
 use std::io;
 use std::ops::Range;
@@ -72,6 +73,19 @@ pub struct RepairPlan {
 }
 
 impl RepairPlan {
+    /// What was done in all, when the map was opened and closed before this: as `before` it, and whether the page cache could be
+    /// trusted.
+    fn after_asking(mut self, (before, trusted): &(RepairPlan, bool)) -> RepairPlan {
+        let found =
+            if *trusted { "it knew what is dirty" } else { "it is not to be trusted, and everything became dirty" };
+        self.actions.insert(0, format!("open the map, to ask the page cache, and close it cleanly: {found}"));
+        self.length.0 = before.length.0;
+        if !trusted {
+            self.needless = self.needless.max(before.needless);
+        }
+        self
+    }
+
     /// Whether anything is to be done.
     pub fn is_needed(&self) -> bool {
         !self.actions.is_empty()
@@ -106,10 +120,10 @@ struct Work {
 pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<RepairPlan> {
     let path = path.as_ref();
     let disk = Arc::new(attach::open_file(path, false)?);
-    let gate = attach::gate(&disk, path, Duration::ZERO)?;
+    let gate = attach::opening_gate(&disk, path, Duration::ZERO)?;
     let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
     if !attach::at_rest(&disk).map_err(io)? {
-        return Err(Error::Locked { path: path.to_path_buf(), what: "another process has it open" });
+        return Err(locked(&*disk, path, Lock::Slot(0), "another process has it open"));
     }
     let planned = plan(&*disk, path, &mut progress);
     drop(gate);
@@ -136,20 +150,25 @@ pub fn repair(
 ) -> Result<RepairPlan> {
     let path = path.as_ref();
     let options = Options::new().wait(wait);
-    let mut first = None;
+    let mut asked = None;
     loop {
         let disk = Arc::new(attach::open_file(path, true)?);
         let (plan, cache) = attach::attached(disk, path, &options, |attached| {
-            let cache_asked = first.is_some();
+            let cache_asked = asked.is_some();
             let done = planned(&**attached.disk(), path, undo, cache_asked, &mut progress);
             attached.leave();
             done
         })?;
         if !cache {
-            return Ok(first.unwrap_or(plan));
+            return Ok(match asked {
+                Some(asked) => plan.after_asking(&asked),
+                None => plan,
+            });
         }
-        options.open(path)?.close()?;
-        first = Some(plan);
+        let map = options.open(path)?;
+        let trusted = map.recovery().cache_trusted == Some(true);
+        map.close()?;
+        asked = Some((plan, trusted));
     }
 }
 

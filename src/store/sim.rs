@@ -14,6 +14,7 @@
 //! The disk looks at what is written: a header whose checkpoint state is no step from one that was there before it, or a
 //! store into mapped space that was not set aside before, is remembered as [wrong](SimDisk::wrong).
 
+use crate::error::Holder;
 use crate::format::{ALIGN, COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
 use crate::sys::disk::Identity;
 use crate::sys::file::fill_from;
@@ -772,12 +773,12 @@ impl Disk for SimDisk {
 
     fn keep_off(&self, _: Range<u64>) {}
 
-    fn lock(&self, _: Lock) -> io::Result<()> {
-        Ok(()) // One process: the mutex in front of the lock is enough.
-    }
-
     fn try_lock(&self, _: Lock) -> io::Result<bool> {
         Ok(true)
+    }
+
+    fn holder(&self, _: Lock, _: Lock) -> Option<Holder> {
+        None
     }
 
     fn slot_held(&self, _: Range<u64>) -> io::Result<bool> {

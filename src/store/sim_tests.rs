@@ -475,7 +475,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         Op::DropPoint(name) => truth.drop_point(name, &c)?,
         Op::Close => {
             weak::visit(None);
-            let clean = c.close(close::Image::AsBefore, c.count_durable());
+            let clean = c.close(close::Image::AsBefore);
             if clean.is_ok() {
                 truth.with(Bits::flushed);
             }
@@ -1038,7 +1038,7 @@ fn what_the_kernel_did_not_write_back_keeps_a_process_map_from_closing_as_clean(
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     core.set_bits(0..1).unwrap();
     disk.fail_write_back();
-    assert!(!core.close(close::Image::AsBefore, core.count_durable()).unwrap());
+    assert!(!core.close(close::Image::AsBefore).unwrap());
 }
 
 /// A map in which bit 0 is set, and being frozen.
@@ -1231,5 +1231,5 @@ fn a_map_in_which_a_write_failed_before_its_length_changed_does_not_close_as_cle
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     assert!(core.set_bits(0..1).is_err());
     let core = core.truncate(geometry(BITS + 1)).unwrap();
-    assert!(!core.close(close::Image::AsBefore, core.count_durable()).unwrap());
+    assert!(!core.close(close::Image::AsBefore).unwrap());
 }

@@ -5,6 +5,7 @@
 //! everything that was set and lies within its length, and the loss of a pair brings no old length back.
 
 use super::core::{Core, Parts};
+use super::locks::locked;
 use super::open::{all_words, write_recovered};
 use super::view::{View, runtime};
 use super::volatile::{Allocated, Place};
@@ -12,13 +13,12 @@ use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
 use crate::format::{Header, Layout, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, free_offset, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS};
-use crate::sys::facts;
+use crate::sys::{Lock, facts};
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::time::Duration;
 
 /// Why a map still has its old length.
 #[derive(Debug)]
@@ -158,6 +158,7 @@ impl Core {
             nonce: header.nonce,
             slot: self.slot,
             shared: self.shared,
+            lock_timeout: self.lock_timeout,
             armed_bound: self.armed_bound,
             ahead_bound: self.ahead_bound,
             allocated,
@@ -235,12 +236,14 @@ fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>
 
 impl Live {
     /// Whether nobody else has the map open, and nobody will before the gate, which the caller holds, is let go of.
-    fn have_alone(&mut self) -> Result<bool> {
-        let alone = !self.core.shared || self.seat.alone().map_err(self.core.io("take the attach lock"))?;
-        if !alone {
-            self.share_again();
+    pub(super) fn have_alone(&mut self) -> Result<bool> {
+        let io = self.core.io("ask who else has it open");
+        if !self.core.shared || self.seat.alone().map_err(io)? {
+            return Ok(true);
         }
-        Ok(alone)
+        self.share_again();
+        // Who has the attach lock and no slot has no session: another kind of program, or one that is dying.
+        self.core.disk.slot_held(0..SLOTS).map(|held| !held).map_err(self.core.io("ask who else has it open"))
     }
 
     /// Has the map together with others again.
@@ -249,6 +252,12 @@ impl Live {
         if self.core.shared && !matches!(self.seat.share(), Ok(true)) {
             self.broken = Some("the attach lock could not be had again");
         }
+    }
+
+    /// Has the map as before something that takes one who is alone.
+    pub(super) fn go_on(&mut self) {
+        self.share_again();
+        self.flusher = self.flush_interval.and_then(|every| close::Flusher::start(&self.core, every));
     }
 }
 
@@ -277,10 +286,10 @@ impl DirtyMap {
             return Ok(());
         }
         let done = {
-            let _gate = attach::gate(live.seat.disk(), &live.core.path, Duration::ZERO)?;
+            let _gate = attach::gate(live.seat.disk(), &live.core.path, live.core.lock_timeout)?;
             if !live.have_alone()? {
                 let what = "other processes have it open, and only one that is alone can change its length";
-                return Err(Error::Locked { path: live.core.path.clone(), what });
+                return Err(locked(&**live.seat.disk(), &live.core.path, Lock::Slot(0), what));
             }
             live.flusher.take();
             let done = live.core.truncate(geometry);
@@ -298,7 +307,7 @@ impl DirtyMap {
                 return Err(e);
             }
         };
-        live.flusher = live.flush_interval.and_then(|every| close::Flusher::start(&live.core, every));
+        live.go_on();
         failed.map_or(Ok(()), Err)
     }
 }
@@ -321,7 +330,7 @@ pub(super) mod tests {
         assert!(map.get(0).unwrap());
         let unusable = |r: Result<()>| matches!(r, Err(Error::Unusable { why: "a test" }));
         assert!(unusable(map.set(0..1)) && unusable(map.reset_all()) && unusable(map.flush()));
-        assert!(unusable(map.truncate(5)) && unusable(map.close()));
+        assert!(unusable(map.truncate(5)) && unusable(map.close().map_err(Error::from)));
         // It is gone and the file free; what was set is there.
         assert!(DirtyMap::open(&path).unwrap().get(0).unwrap());
     }

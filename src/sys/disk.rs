@@ -5,6 +5,7 @@
 
 use super::Mapping;
 use super::create::Permit;
+use crate::error::Holder;
 use std::io;
 use std::ops::Range;
 
@@ -26,6 +27,8 @@ pub(crate) enum Lock {
     Gate,
     /// Held for every commit.
     Update,
+    /// Held for a moment while waiting for that, as the turn is for the gate.
+    UpdateTurn,
     /// Held, shared, by who has the volatile region mapped for reading.
     Readers,
     /// Held while space that no header names is chosen and written, until a header names it.
@@ -50,6 +53,7 @@ impl Lock {
             Lock::Space => FIRST + 4,
             Lock::Backup => FIRST + 5,
             Lock::Creator => FIRST + 6,
+            Lock::UpdateTurn => FIRST + 7,
             Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
         }
     }
@@ -100,11 +104,11 @@ pub(crate) trait Disk: Send + Sync {
     fn map(&self, range: Range<u64>) -> io::Result<Mapping>;
     /// From here on no sync of a durable write spans `range`, which is mapped for writing.
     fn keep_off(&self, range: Range<u64>);
-    /// Takes a lock, waiting for it.
-    fn lock(&self, lock: Lock) -> io::Result<()>;
     /// Takes a lock if it is free.
     fn try_lock(&self, lock: Lock) -> io::Result<bool>;
-    /// Whether anybody else holds one of these slots. Nothing is taken to find out.
+    /// Which other process, or map of this one, holds one of the locks from the first one to the last, as far as the system tells.
+    fn holder(&self, first: Lock, last: Lock) -> Option<Holder>;
+    /// Whether anybody else holds one of these slots, as only who may write to the file can. Nothing is taken to find out.
     fn slot_held(&self, slots: Range<u64>) -> io::Result<bool>;
     /// Whether somebody may have the volatile region mapped for reading. Nothing is taken to find out.
     fn has_readers(&self) -> io::Result<bool>;

@@ -6,13 +6,14 @@
 use super::create::Permit;
 use super::disk::{Disk, Identity, Lock, Part};
 use super::mapping::Guarded;
-use super::{Mapping, facts};
+use super::{Mapping, facts, holder};
+use crate::error::Holder;
 use memmap2::MmapOptions;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -22,8 +23,8 @@ fn lock_byte(lock: Lock) -> io::Result<Range<i64>> {
     Ok(byte..byte + 1)
 }
 
-/// Does something about the locks of some bytes of a file, and says what the kernel says of them: the kind of lock.
-fn fcntl_lock(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_short> {
+/// Does something about the locks of some bytes of a file, and says what the kernel says of them.
+fn fcntl_lock(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::flock> {
     // SAFETY: flock is a plain C struct for which all-zero bytes are valid.
     let mut l: libc::flock = unsafe { std::mem::zeroed() };
     l.l_type = kind as libc::c_short;
@@ -33,7 +34,7 @@ fn fcntl_lock(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range
     loop {
         // SAFETY: the descriptor is open and l is a valid flock, which the kernel may write to.
         if unsafe { libc::fcntl(file.as_raw_fd(), command, &mut l) } == 0 {
-            return Ok(l.l_type);
+            return Ok(l);
         }
         let e = io::Error::last_os_error();
         if e.kind() != io::ErrorKind::Interrupted {
@@ -48,7 +49,7 @@ pub(super) fn lock_now(file: &File, lock: Lock) -> io::Result<bool> {
 }
 
 /// Whether a lock was taken that is not waited for.
-fn taken(answer: io::Result<libc::c_short>) -> io::Result<bool> {
+fn taken(answer: io::Result<libc::flock>) -> io::Result<bool> {
     match answer {
         Ok(_) => Ok(true),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
@@ -92,11 +93,11 @@ impl FileDisk {
         }
     }
 
-    /// Whether somebody else holds the lock of one of these bytes, shared or not.
-    fn held(&self, bytes: Range<i64>) -> io::Result<bool> {
+    /// Whether somebody else holds a lock of one of these bytes that one of this `kind` would have to wait for.
+    fn held(&self, kind: libc::c_int, bytes: Range<i64>) -> io::Result<bool> {
         // The only question about such a lock that may be asked of a file that is open for reading.
-        let found = self.fcntl_lock(libc::F_OFD_GETLK, libc::F_WRLCK, bytes)?;
-        Ok(i32::from(found) != libc::F_UNLCK)
+        let found = self.fcntl_lock(libc::F_OFD_GETLK, kind, bytes)?;
+        Ok(i32::from(found.l_type) != libc::F_UNLCK)
     }
 
     /// Maps `range`, for looking only, and says so to who would shorten the file.
@@ -120,7 +121,7 @@ impl FileDisk {
     }
 
     /// See the function of this name.
-    fn fcntl_lock(&self, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_short> {
+    fn fcntl_lock(&self, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::flock> {
         fcntl_lock(&self.file, command, kind, bytes)
     }
 
@@ -239,22 +240,33 @@ impl Disk for FileDisk {
         self.volatile.1.store(range.end, SeqCst);
     }
 
-    fn lock(&self, lock: Lock) -> io::Result<()> {
-        self.fcntl_lock(libc::F_OFD_SETLKW, libc::F_WRLCK, lock_byte(lock)?).map(|_| ())
-    }
-
     /// A file that is open for reading only takes it shared: that keeps writers out.
     fn try_lock(&self, lock: Lock) -> io::Result<bool> {
         let kind = if self.writable { libc::F_WRLCK } else { libc::F_RDLCK };
         taken(self.fcntl_lock(libc::F_OFD_SETLK, kind, lock_byte(lock)?))
     }
 
+    fn holder(&self, first: Lock, last: Lock) -> Option<Holder> {
+        let bytes = lock_byte(first).ok()?.start..lock_byte(last).ok()?.end;
+        let found = self.fcntl_lock(libc::F_OFD_GETLK, libc::F_WRLCK, bytes).ok()?;
+        // Locks of open files have no process, but other kinds do.
+        match u32::try_from(found.l_pid) {
+            Ok(pid) if pid > 0 && i32::from(found.l_type) != libc::F_UNLCK => Some(holder::describe(pid)),
+            _ => holder::holder(
+                self.file.metadata().ok()?.ino(),
+                &(first.byte()..last.byte() + 1),
+                self.file.as_raw_fd(),
+            ),
+        }
+    }
+
     fn slot_held(&self, slots: Range<u64>) -> io::Result<bool> {
-        self.held(lock_byte(Lock::Slot(slots.start))?.start..lock_byte(Lock::Slot(slots.end))?.start)
+        // Who may only read the file can have a shared lock there, and has no session.
+        self.held(libc::F_RDLCK, lock_byte(Lock::Slot(slots.start))?.start..lock_byte(Lock::Slot(slots.end))?.start)
     }
 
     fn has_readers(&self) -> io::Result<bool> {
-        self.held(lock_byte(Lock::Readers)?)
+        self.held(libc::F_WRLCK, lock_byte(Lock::Readers)?)
     }
 
     fn unlock(&self, lock: Lock) {

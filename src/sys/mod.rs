@@ -12,6 +12,7 @@ pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod holder;
 pub(crate) mod mapping;
 #[cfg(test)]
 pub(crate) mod refuse;

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: every way out of the command has one of these codes; where several apply, the highest.
 
-use dirtymap::Error;
+use dirtymap::{CloseError, Error};
 use std::fmt;
 use std::process::ExitCode;
 
@@ -95,6 +95,12 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+impl From<CloseError> for Failure {
+    fn from(e: CloseError) -> Failure {
+        Error::from(e).into()
     }
 }
 

@@ -27,7 +27,7 @@ fn all_commands(dir: &Dir, map: &Path) -> Vec<Vec<String>> {
     if !place.exists() {
         fs::create_dir(&place).expect("mkdir");
         fs::write(&bits, vec![0; (LEN / common::GRANULE / 8) as usize]).expect("write the raw file");
-        dirtymap::Options::new().create(&other, LEN).and_then(|map| map.close()).expect("create");
+        dirtymap::Options::new().create(&other, LEN).and_then(|map| Ok(map.close()?)).expect("create");
     }
     let _ = fs::remove_file(&out);
     let (m, i, t) = (text(map), text(&image), text(&dir.path("target")));

@@ -5,6 +5,7 @@
 //! running map after every operation, after the power goes in any write, and after the last one has closed the map.
 
 use super::*;
+use crate::error::Holder;
 use crate::store::Access;
 use crate::store::open::join;
 use crate::sys::disk::Identity;
@@ -76,11 +77,11 @@ impl Disk for Door {
         self.open()?.map(range)
     }
     fn keep_off(&self, _: Range<u64>) {}
-    fn lock(&self, _: Lock) -> io::Result<()> {
-        Ok(()) // They take turns.
-    }
     fn try_lock(&self, _: Lock) -> io::Result<bool> {
         Ok(true)
+    }
+    fn holder(&self, _: Lock, _: Lock) -> Option<Holder> {
+        None
     }
     fn slot_held(&self, _: Range<u64>) -> io::Result<bool> {
         Ok(false)
@@ -358,7 +359,7 @@ fn act_on(op: &Op, core: &Core, len: u64, truth: &Truth) -> Verdict {
 fn close_one(core: &Core, last: bool, disk: &SimDisk, truth: &Truth) -> Verdict {
     truth.flush(core);
     if last {
-        let clean = core.close(close::Image::AsBefore, core.count_durable());
+        let clean = core.close(close::Image::AsBefore);
         if clean.is_ok() {
             truth.with(Bits::flushed);
         }
@@ -531,7 +532,7 @@ pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
     killed(end);
     drop(flusher);
     other.flush().unwrap();
-    assert!(other.close(close::Image::AsBefore, other.count_durable()).unwrap());
+    assert!(other.close(close::Image::AsBefore).unwrap());
     let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
     assert!(dirty(&both(&loaded), 3) && dirty(&both(&loaded), 5), "closed as clean without it");
 }
@@ -563,9 +564,28 @@ pub(super) fn a_reset_of_one_who_is_killed_does_not_come_back_when_others_close(
             killed(end);
             drop(resetter);
             let read = all_dirty(&other);
-            assert!(other.close(close::Image::AsBefore, other.count_durable()).unwrap());
+            assert!(other.close(close::Image::AsBefore).unwrap());
             let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
             assert!(all_of(&both(&loaded)) == read, "killed at {dies_at:?}, and other bits after a clean close");
         }
     }
+}
+
+/// The process is killed when nothing of CLEAN is written: what it had set is all that is dirty.
+#[test]
+pub(super) fn who_dies_before_a_close_is_committed_leaves_a_page_cache_that_is_trusted() {
+    let closing = |faults: Vec<(usize, Fault)>| {
+        let disk = SimDisk::new(fresh_of(Durability::Process), faults.clone());
+        let door = Arc::new(Door { disk: disk.clone(), faults, dead: AtomicBool::new(false) });
+        let (core, _) = open_alone(door, path(), &options(), 0).unwrap();
+        core.set_bits(5..6).unwrap();
+        let closed = catch_unwind(AssertUnwindSafe(|| core.close(close::Image::AsBefore).unwrap()));
+        (disk, closed)
+    };
+    let (undisturbed, closed) = closing(Vec::new());
+    assert!(closed.unwrap());
+    let (disk, closed) = closing(vec![(undisturbed.writes() - 1, Fault::Kill(Pick::None, Pick::None))]);
+    killed(closed.unwrap_err());
+    let (core, recovery) = open_alone(disk.after_death(), path(), &options(), 0).unwrap();
+    assert_eq!((recovery.cache_trusted, all_dirty(&core).iter().filter(|d| **d).count()), (Some(true), 1));
 }

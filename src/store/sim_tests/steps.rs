@@ -54,7 +54,7 @@ fn header_on(disk: &SimDisk) -> Header {
 }
 
 fn close(core: &Core) -> bool {
-    core.close(close::Image::AsBefore, core.count_durable()).unwrap()
+    core.close(close::Image::AsBefore).unwrap()
 }
 
 /// Does something once, at a point.
@@ -498,6 +498,18 @@ pub(super) fn no_freeze_succeeds_while_a_write_of_the_dead_may_arrive() {
 }
 
 #[test]
+pub(super) fn who_joins_has_no_writes_of_the_dead_under_way() {
+    let (_dir, path, shared) = shared_file();
+    let shared = shared.freeze_timeout(Duration::ZERO);
+    let dead = shared.create(&path, 1 << 30).unwrap();
+    let lives = shared.open(&path).unwrap();
+    std::mem::forget(dead.begin_write(0..1).unwrap());
+    drop(dead);
+    let _next = shared.open(&path).unwrap();
+    lives.freeze(None).unwrap();
+}
+
+#[test]
 pub(super) fn a_new_length_does_not_forget_writes_of_the_dead() {
     let (_dir, path, shared) = shared_file();
     let dead = shared.clone().writes_outlive(true).create(&path, 1 << 30).unwrap();
@@ -515,6 +527,16 @@ pub(super) fn a_clean_close_flushes_what_others_have_set() {
     core.set_bits(5..6).unwrap();
     assert!(close(&core));
     assert!(dirty(&both(&after_a_cut(&disk)), 5), "closed as clean without it");
+}
+
+/// The same, and the header says how much is dirty then.
+#[test]
+pub(super) fn a_clean_close_counts_what_others_have_set() {
+    let (disk, other, core) = two_of(Durability::PowerLoss);
+    other.set_bits(5..6).unwrap();
+    drop(other);
+    assert!(close(&core));
+    assert_eq!(headers::newest(&*disk, path()).unwrap().header.clean_dirty_bits, 1);
 }
 
 /// Nothing can be freed any more: the nonce is gone all the same, or readers go on.

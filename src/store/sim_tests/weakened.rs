@@ -134,6 +134,11 @@ fn suite(step: Weak) -> Suite {
         }
         Weak::WatchEnded => Test(points::tests::what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error),
         Weak::CloseNoFlush => Test(steps::a_clean_close_flushes_what_others_have_set),
+        Weak::CloseCountEarly => Test(steps::a_clean_close_counts_what_others_have_set),
+        Weak::CloseNonceEarly => {
+            Test(sharing::who_dies_before_a_close_is_committed_leaves_a_page_cache_that_is_trusted)
+        }
+        Weak::JoinKeepSlot => Test(steps::who_joins_has_no_writes_of_the_dead_under_way),
         Weak::CloseKeepNonce => Test(steps::a_clean_close_takes_the_nonce_away),
         Weak::AnyState => Test(steps::what_is_not_frozen_is_not_committed),
         Weak::NoSpace => Test(steps::two_who_freeze_do_not_write_to_the_same_space),
