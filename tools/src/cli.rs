@@ -6,6 +6,7 @@
 use crate::size;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use dirtymap_cli::shown::shown;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -45,9 +46,15 @@ pub fn command() -> clap::Command {
 
 /// What was typed.
 pub fn parse() -> Result<Cli, clap::Error> {
-    let mut command = command();
-    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
-    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+    let parsed = |args: &mut dyn Iterator<Item = OsString>| {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(args)?;
+        Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+    };
+    parsed(&mut std::env::args_os()).map_err(|e| {
+        // The error repeats what was typed: of it, nothing may act on a terminal.
+        parsed(&mut std::env::args_os().map(|arg| shown(&arg).to_string().into())).err().unwrap_or(e)
+    })
 }
 
 /// Keep track of which blocks of a disk image were written, in a file beside it that survives any crash.

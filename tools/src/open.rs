@@ -8,6 +8,7 @@ use crate::files::Image;
 use crate::output::Output;
 use crate::signals;
 use crate::size;
+use dirtymap::format::COPIES;
 use dirtymap::{Access, DirtyMap, Error, FileState, ImageStamp, Info, Options, Recovery, inspect};
 use std::cell::Cell;
 use std::path::Path;
@@ -141,13 +142,13 @@ pub fn cost(map: &DirtyMap, output: Output) {
     output.detail(|| {
         let s = map.stats();
         format!(
-            "{}, before closing: {} durable writes of {} bytes in all, {} to arm; {} sets waited for that; {} flushes",
+            "{}, before closing: {} of {} in all, {} to arm; {} waited for that; {}",
             map.path().display(),
-            s.syncs,
-            s.bytes_written,
+            size::count(s.syncs, "durable write"),
+            size::count(s.bytes_written, "byte"),
             s.arms,
-            s.slow_sets,
-            s.flushes
+            size::count(s.slow_sets, "set"),
+            if s.flushes == 1 { "1 flush".into() } else { format!("{} flushes", s.flushes) }
         )
     });
 }
@@ -158,11 +159,11 @@ fn detail(map: &DirtyMap, how: &str, since: Instant, output: Output) {
         let g = map.geometry();
         let left = if map.recovery().unclean { "not closed cleanly" } else { "closed cleanly" };
         format!(
-            "{}: opened for {how} in {} ms; {} bytes, {} bits of {}, {left}",
+            "{}: opened for {how} in {} ms; {}, {} of {}, {left}",
             map.path().display(),
             since.elapsed().as_millis(),
-            g.len(),
-            g.bits(),
+            size::count(g.len(), "byte"),
+            size::count(g.bits(), "bit"),
             size::human(g.granule())
         )
     });
@@ -197,12 +198,13 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
         let added = match r.cache_trusted {
             Some(true) => "no dirt was added, the page cache is as the writer left it".to_string(),
             Some(false) => "the page cache cannot be trusted, so everything counts as dirty".to_string(),
-            None => format!("up to {} bytes that were armed count as dirty", r.armed_items),
+            None => format!("up to {} that were armed count as dirty", size::count(r.armed_items, "byte")),
         };
         notes.push(format!("the map was not closed cleanly; {done}: {added}; nothing that was set is lost"));
     }
     if r.interrupted_pages > 0 {
-        notes.push(format!("{} pages were being rewritten and count as all dirty", r.interrupted_pages));
+        let pages = size::count(r.interrupted_pages, "page");
+        notes.push(format!("taken for all dirty: {pages} in which a crash came upon a rewrite"));
     }
     if r.damaged_pages > 0 {
         let advice = if mended {
@@ -210,11 +212,12 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
         } else {
             "run `dirtymap check`; the next writer mends it so, but for what is frozen, which `dirtymap repair` does"
         };
-        notes.push(format!("{} damaged pages count as all dirty; {advice}", r.damaged_pages));
+        notes.push(format!("taken for all dirty: {}; {advice}", size::count(r.damaged_pages, "damaged page")));
     }
     if r.damaged_headers > 0 {
         let advice = if mended { "they were renewed" } else { "the next writer renews them" };
-        notes.push(format!("{} of 4 header copies are damaged; another one is good; {advice}", r.damaged_headers));
+        let copies = if r.damaged_headers == 1 { "copy" } else { "copies" };
+        notes.push(format!("{} damaged header {copies} of {COPIES}; another one is good; {advice}", r.damaged_headers));
     }
     if let Some(why) = &r.image_changed {
         notes.push(format!("the image is not as this map last saw it ({why}); everything counts as dirty"));

@@ -2,10 +2,12 @@
 //!
 //! Invariants kept here: results go to stdout, notes and messages to stderr; with `--output json` stdout holds
 //! exactly one JSON value, also when the command fails; one that fails while it prints its answer says so on stderr only.
-//! A reader that went away is no error.
+//! A reader that went away is no error. No name acts on a terminal: messages and JSON are escaped here, names in answers for
+//! people where they are written.
 
 use crate::cli::Format;
 use crate::exit::{Exit, Failure, Result};
+use dirtymap_cli::shown::{acts, shown};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -49,7 +51,7 @@ impl Output {
             return;
         }
         // A lost note is not worth failing for.
-        let _ = writeln!(io::stderr().lock(), "dirtymap: note: {text}");
+        let _ = writeln!(io::stderr().lock(), "dirtymap: note: {}", shown(&text.to_string()));
     }
 
     /// What happened, for those who ask for it with `-v`. `text` is made only for them.
@@ -75,14 +77,7 @@ impl Output {
         answer: &T,
         human: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
     ) -> Result<()> {
-        self.stream(|out, json| {
-            if json {
-                serde_json::to_writer_pretty(&mut *out, answer)?;
-                writeln!(out)
-            } else {
-                human(out, answer)
-            }
-        })
+        self.stream(|out, is_json| if is_json { writeln!(out, "{}", json(answer, true)?) } else { human(out, answer) })
     }
 
     /// Lets `write` print the answer piece by piece; it is told whether as JSON.
@@ -111,7 +106,7 @@ impl Output {
         mut human: impl FnMut(&mut dyn Write, &T) -> io::Result<()>,
     ) -> Result<()> {
         let mut failed = None;
-        self.stream(|out, json| {
+        self.stream(|out, is_json| {
             let mut separator = "[\n  ";
             for element in elements {
                 let element = match element {
@@ -121,15 +116,14 @@ impl Output {
                         break;
                     }
                 };
-                if json {
-                    write!(out, "{separator}")?;
-                    serde_json::to_writer(&mut *out, &element)?;
+                if is_json {
+                    write!(out, "{separator}{}", json(&element, false)?)?;
                     separator = ",\n  ";
                 } else {
                     human(out, &element)?;
                 }
             }
-            match (json, separator) {
+            match (is_json, separator) {
                 (false, _) => Ok(()),
                 (true, ",\n  ") => writeln!(out, "\n]"),
                 (true, _) => writeln!(out, "[]"),
@@ -143,9 +137,13 @@ impl Output {
         if self.silent {
             return;
         }
-        let _ = writeln!(io::stderr().lock(), "dirtymap: {failure}");
+        let Failure { kind, message, exit } = failure;
+        // Lines are those of a usage error; a name with a line end in it begins none.
+        let lines = message.split('\n').map(|line| shown(line).to_string());
+        let message =
+            &if *exit == Exit::Usage { lines.collect::<Vec<_>>().join("\n") } else { shown(message).to_string() };
+        let _ = writeln!(io::stderr().lock(), "dirtymap: {message}");
         if self.is_json() && !BEGUN.load(Ordering::SeqCst) {
-            let Failure { kind, message, exit } = failure;
             let error = ErrorAnswer { error: ErrorFields { kind, message, exit: exit.code() } };
             let _ = self.answer(&error, |_, _| Ok(()));
         }
@@ -184,6 +182,46 @@ fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
     }
     bar.set_message(what);
     bar
+}
+
+/// Columns that every terminal has.
+const COLUMNS: usize = 80;
+
+/// A line of a table that is not wider than a terminal: words that do not fit go below the first one.
+pub fn fold(out: &mut dyn Write, head: &str, text: &str) -> io::Result<()> {
+    let indent = head.chars().count();
+    let (mut line, mut columns) = (head.to_string(), indent);
+    for (i, word) in text.split(' ').enumerate() {
+        let width = word.chars().count();
+        if i > 0 && columns + 1 + width > COLUMNS {
+            writeln!(out, "{line}")?;
+            (line, columns) = (" ".repeat(indent.max(2)), indent.max(2));
+        } else if i > 0 {
+            line.push(' ');
+            columns += 1;
+        }
+        line.push_str(word);
+        columns += width;
+    }
+    writeln!(out, "{line}")
+}
+
+/// JSON text in which nothing acts on a terminal.
+pub fn json(value: &impl Serialize, pretty: bool) -> io::Result<String> {
+    let text = if pretty { serde_json::to_string_pretty(value)? } else { serde_json::to_string(value)? };
+    if !text.chars().any(|c| acts(c) && c != '\n') {
+        return Ok(text);
+    }
+    // Such characters are inside strings only: elsewhere JSON has ASCII.
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts(c) && c != '\n' {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            escaped.push(c);
+        }
+    }
+    Ok(escaped)
 }
 
 /// A time as RFC 3339 in UTC; `None` for "never", and for what no calendar has.

@@ -6,8 +6,10 @@
 use crate::exit::{Failure, Result};
 use crate::files::{self, Image};
 use crate::signals;
+use crate::size;
 use dirtymap::{DirtyMap, Geometry};
 use dirtymap_cli::bits;
+use dirtymap_cli::shown::shown;
 use indicatif::ProgressBar;
 use std::ops::Range;
 
@@ -105,7 +107,7 @@ impl Raw {
 /// Refuses a raw file for its size.
 pub fn wrong_size(name: &str, found: &str, geometry: &Geometry) -> Failure {
     let message = format!(
-        "{name} has {found} bytes; expected {}: one bit for each of the map's {} granules, in words of 8 bytes",
+        "{name} has {found} bytes; expected {}: one bit for each granule of the map, which has {}, in words of 8 bytes",
         length(geometry),
         geometry.bits()
     );
@@ -114,9 +116,10 @@ pub fn wrong_size(name: &str, found: &str, geometry: &Geometry) -> Failure {
 
 fn stray(file: &Image, found: u64, bits: u64) -> Failure {
     let message = format!(
-        "{}: found bit {found} set, expected none from {bits} on, for the map has {bits} granules; this is not the raw \
+        "{}: found bit {found} set, expected none from {bits} on, for the map has {}; this is not the raw \
          form of such a map",
-        file.path.display()
+        shown(&file.path),
+        size::count(bits, "granule")
     );
     Failure::new("stray-bits", message)
 }

@@ -155,6 +155,66 @@ fn json_is_one_value_documented_and_the_same_each_time() {
     });
 }
 
+/// Names of files and points, and labels, are anybody's choice.
+#[test]
+fn no_name_acts_on_a_terminal() {
+    const NAME: &str = "\u{1b}[31m\u{9b}31m\u{202e}\r\nFORGED";
+    let first = World::new();
+    let check = |ran: &Ran, line: &str| {
+        for text in [&ran.out, &ran.err] {
+            let harmless = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+            assert!(text.chars().all(harmless) && !text.contains("\nFORGED"), "{line}: {ran:?}");
+        }
+    };
+    for promise in &PROMISES {
+        for more in [&[][..], &["-v"], &["--output", "json"]] {
+            let world = first.again();
+            // The way to a file, and the way to none.
+            std::os::unix::fs::symlink(".", world.path(NAME)).expect("link");
+            for way in [NAME.to_string(), format!("{NAME}/none")] {
+                let is_file =
+                    |word: &&str| world.path(word).exists() || promise.makes == Some(word) || word.contains('.');
+                let named = |word: &str| if is_file(&word) { format!("{way}/{word}") } else { word.to_string() };
+                let words: Vec<String> =
+                    promise.words().map(named).chain(more.iter().map(ToString::to_string)).collect();
+                let ran = world.run(&words, Stdio::piped());
+                assert!(ran.code == promise.exits || way != NAME, "{words:?}: {ran:?}");
+                check(&ran, promise.command);
+                if more.len() == 2 {
+                    ran.json();
+                }
+            }
+        }
+    }
+    let world = first.again();
+    for line in [
+        &["create", "new.map", "--size", "1M", "--label", NAME][..],
+        &["info", "new.map"],
+        &["dump", "new.map"],
+        &["checkpoint", "freeze", "disk.map", "--name", NAME],
+        &["checkpoint", "freeze", "disk.map"],
+        &["checkpoint", "status", "disk.map"],
+        &["checkpoint", "commit", "disk.map", "--keep"],
+        &["checkpoint", "list", "disk.map"],
+        &["info", "disk.map"],
+        &["dump", "disk.map"],
+        &["map", "disk.map", "--since", "none"],
+        &["checkpoint", "drop", "disk.map", "--name", NAME],
+        &["export-qcow2", "disk.map", "new.qcow2", "--bitmap", NAME],
+        &["import-qcow2", "new.qcow2", "back.map"],
+        &["import-qcow2", "new.qcow2", "back.map", "--bitmap", NAME, "--disabled", "take"],
+        // What clap says of what it does not know.
+        &[NAME],
+        &["create", NAME, "--size", NAME],
+        &["create", NAME, &format!("--size={NAME}")],
+        &["info", NAME, NAME],
+    ] {
+        for more in [&[][..], &["--output", "json"]] {
+            check(&world.run(line.iter().chain(more), Stdio::piped()), &line.join(" "));
+        }
+    }
+}
+
 #[test]
 fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
     let first = World::new();

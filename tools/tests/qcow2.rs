@@ -587,7 +587,7 @@ fn a_map_that_was_not_closed_is_exported_as_it_recovers() {
 
     let (damaged, out) = (dir.map("damaged", 64 * MIB, &[MIB..2 * MIB]), dir.path("damaged.qcow2"));
     damage_page(&damaged);
-    dm!("export-qcow2", damaged, out, "--bitmap", "b").exits(4).says("damaged pages");
+    dm!("export-qcow2", damaged, out, "--bitmap", "b").exits(4).says("1 damaged page");
     let back = dir.path("damaged-back.map");
     dm!("import-qcow2", out, "--disabled", "take", "--bitmap", "b", back).exits(0);
     assert_eq!(areas(&back), [0..64 * MIB]);

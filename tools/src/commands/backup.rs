@@ -18,6 +18,7 @@ use crate::signals;
 use crate::size;
 use dirtymap::format::Uuid;
 use dirtymap::{Bitmap, DirtyMap, ImageStamp, Info};
+use dirtymap_cli::shown::shown;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::fs::OpenOptions;
@@ -60,15 +61,8 @@ pub fn run(args: &Backup, wait: Duration, output: Output) -> Result<Exit> {
 fn human(out: &mut dyn io::Write, o: &Outcome) -> io::Result<()> {
     let kind = if o.full { "full" } else { "incremental" };
     let h = size::human;
-    writeln!(out, "{kind} backup of {} to {} is complete and verified", o.image, o.target)?;
-    writeln!(
-        out,
-        "copied   {:>12} bytes ({}) in {} {}",
-        o.bytes_copied,
-        h(o.bytes_copied),
-        o.areas,
-        if o.areas == 1 { "area" } else { "areas" }
-    )?;
+    writeln!(out, "{kind} backup of {} to {} is complete and verified", shown(&o.image), shown(&o.target))?;
+    writeln!(out, "copied   {:>12} bytes ({}) in {}", o.bytes_copied, h(o.bytes_copied), size::count(o.areas, "area"))?;
     if o.bytes_holes > 0 {
         writeln!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
     }

@@ -3,9 +3,11 @@
 use super::info::{state_name, verdict_name};
 use crate::cli::Check;
 use crate::exit::{Exit, Failure, Result};
-use crate::output::Output;
+use crate::output::{Output, fold};
 use crate::size;
+use dirtymap::format::COPIES;
 use dirtymap::{Error, Finding, Report, Severity, check, check_after_power_loss};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -68,11 +70,11 @@ pub(super) fn items(report: &Report) -> Vec<Item> {
 /// Findings for people.
 pub(super) fn write_items(out: &mut dyn Write, items: &[Item]) -> io::Result<()> {
     for f in items {
-        writeln!(out, "{}: {}", f.severity, f.place)?;
-        writeln!(out, "  found        {}", f.found)?;
-        writeln!(out, "  expected     {}", f.expected)?;
-        writeln!(out, "  consequence  {}", f.consequence)?;
-        writeln!(out, "  repair       {}", f.repair)?;
+        fold(out, &format!("{}: ", f.severity), &f.place)?;
+        fold(out, "  found        ", &f.found)?;
+        fold(out, "  expected     ", &f.expected)?;
+        fold(out, "  consequence  ", &f.consequence)?;
+        fold(out, "  repair       ", &f.repair)?;
     }
     Ok(())
 }
@@ -152,7 +154,7 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
             "after a power cut now: as after a crash; no dirt is missing, some is added",
             "nothing to do: recovery would make dirty what the findings say",
         ),
-        Exit::Fine => ("nothing is wrong", "nothing to do"),
+        Exit::Fine => ("no errors", "nothing to do"),
         Exit::Unclean => (
             "not closed cleanly, as after a crash; no dirt is missing, some may have been added",
             "nothing to do: the next command that writes recovers the map, and the next backup copies a little more",
@@ -217,24 +219,27 @@ fn of_ruin(file: String, assume_power_loss: bool, finding: Item) -> (Answer, Exi
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     write_items(out, &a.findings)?;
     for what in &a.unchecked {
-        writeln!(out, "not checked: {what}")?;
+        fold(out, "not checked: ", what)?;
     }
     if a.omitted_findings > 0 {
-        writeln!(out, "and {} more findings about {} failed pages", a.omitted_findings, a.omitted_pages)?;
+        let (findings, pages) =
+            (size::count(a.omitted_findings, "more finding"), size::count(a.omitted_pages, "failed page"));
+        writeln!(out, "and {findings} about {pages}")?;
     }
-    let count = match a.findings.len() as u64 + a.omitted_findings {
-        0 => "no findings".into(),
-        1 => "1 finding".into(),
-        n => format!("{n} findings"),
+    let pages = size::count(a.pages_checked, "page");
+    let looked_at = match a.findings.len() as u64 + a.omitted_findings {
+        _ if a.state.is_none() || a.live && !a.assume_power_loss => String::new(),
+        0 => format!(" ({COPIES} header copies, {pages})"),
+        n => format!(" ({}; {COPIES} header copies, {pages})", size::count(n, "finding")),
     };
-    writeln!(out, "{}: {} ({count}, {} pages checked)", a.file, a.summary, a.pages_checked)?;
+    fold(out, "", &format!("{}: {}{looked_at}", shown(&a.file), a.summary))?;
     if let (Some(state), verdict) = (a.state, a.verdict) {
         let live = if a.live { ", and in use" } else { "" };
         let assumed = if a.assume_power_loss { " after a power cut now" } else { "" };
         writeln!(out, "state: {state}{live}; verdict: {verdict}{assumed}")?;
     }
     if let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) {
-        writeln!(out, "dirty: {} in {bits} granules", size::human(bytes))?;
+        writeln!(out, "dirty: {} in {}", size::human(bytes), size::count(bits, "granule"))?;
     }
-    writeln!(out, "what to do: {}", a.advice)
+    fold(out, "what to do: ", a.advice)
 }

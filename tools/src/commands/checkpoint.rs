@@ -9,6 +9,7 @@ use crate::output::{Output, time};
 use crate::publish;
 use crate::size;
 use dirtymap::{DirtyMap, Info, Options};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -94,12 +95,8 @@ fn freeze(args: &Freeze, wait: Duration, output: Output) -> Result<Exit> {
     let answer = frozen?;
     closed?;
     output.answer(&answer, |out, a| {
-        let bytes = size::human(a.dirty_bytes);
-        writeln!(
-            out,
-            "froze {bytes} in {} granules as {}; commit or abort it when they are copied",
-            a.dirty_bits, a.uuid
-        )
+        let (bytes, granules) = (size::human(a.dirty_bytes), size::count(a.dirty_bits, "granule"));
+        writeln!(out, "froze {bytes} in {granules} as {}; commit or abort it when they are copied", a.uuid)
     })?;
     Ok(Exit::Fine)
 }
@@ -184,7 +181,7 @@ fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     };
     output.list(map.points()?.into_iter().map(point), |out, p| {
         let (name, time) = (p.name.as_deref().unwrap_or_default(), p.time.as_deref().unwrap_or("no time"));
-        writeln!(out, "{time}  {}  {}", p.uuid, name.escape_debug())
+        writeln!(out, "{time}  {}  {}", p.uuid, shown(name))
     })?;
     Ok(exit)
 }
@@ -211,7 +208,8 @@ fn export(args: &ExportPoint, wait: Duration, output: Output) -> Result<Exit> {
     let answer =
         Exported { out: args.out.display().to_string(), dirty_bits: made.count(), dirty_bytes: made.dirty_len() };
     output.answer(&answer, |out, a| {
-        writeln!(out, "made {}: {} in {} granules are dirty", a.out, size::human(a.dirty_bytes), a.dirty_bits)
+        let (bytes, granules) = (size::human(a.dirty_bytes), size::count(a.dirty_bits, "granule"));
+        writeln!(out, "made {}: {bytes} in {granules} are dirty", shown(&a.out))
     })?;
     Ok(exit)
 }

@@ -20,9 +20,9 @@ pub fn run(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     map.still_valid()?;
     output.answer(&answer, |out, a| {
         let (granule, bits) = (size::human(map.geometry().granule()), map.geometry().bits());
-        writeln!(out, "{} dirty bits of {bits}, {granule} each", a.dirty_bits)?;
+        writeln!(out, "{} of {bits}, {granule} each", size::count(a.dirty_bits, "dirty bit"))?;
         let percent = size::percent(a.dirty_bytes, map.len());
-        writeln!(out, "{} dirty bytes of {}, {percent:.1}%", a.dirty_bytes, map.len())
+        writeln!(out, "{} of {}, {percent:.1}%", size::count(a.dirty_bytes, "dirty byte"), map.len())
     })?;
     Ok(exit)
 }

@@ -7,6 +7,7 @@ use crate::files::{self, Image};
 use crate::output::Output;
 use crate::size;
 use dirtymap::{Error, Geometry, Options, inspect};
+use dirtymap_cli::shown::shown;
 use std::io::{self, Write};
 
 pub fn run(args: &Create, output: Output) -> Result<Exit> {
@@ -59,5 +60,5 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
         _ => "all dirty: the first backup copies everything",
     };
     let (size, granule) = (size::human(a.size), size::human(a.granule_bytes));
-    writeln!(out, "created {} for {size}, {} bits of {granule}, {dirt}", a.file, a.bits)
+    writeln!(out, "created {} for {size}, {} of {granule}, {dirt}", shown(&a.file), size::count(a.bits, "bit"))
 }

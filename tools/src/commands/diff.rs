@@ -10,6 +10,7 @@ use crate::open;
 use crate::output::Output;
 use crate::size;
 use dirtymap::DirtyMap;
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::cell::Cell;
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub fn run(args: &Diff, wait: Duration, output: Output) -> Result<Exit> {
     output.list(found, |out, d| {
         if !named {
             named = true;
-            writeln!(out, "- dirty only in {}\n+ dirty only in {}", args.a.display(), args.b.display())?;
+            writeln!(out, "- dirty only in {}\n+ dirty only in {}", shown(&args.a), shown(&args.b))?;
         }
         let sign = if d.only_in == Side::A { '-' } else { '+' };
         writeln!(out, "{sign}{:>16} {:>16}", d.offset, d.length)
@@ -66,8 +67,7 @@ pub fn run(args: &Diff, wait: Duration, output: Output) -> Result<Exit> {
                 return writeln!(out, "no difference");
             }
             for (sign, total) in [('-', in_a), ('+', in_b)] {
-                let (areas, s) = (total.areas, if total.areas == 1 { "" } else { "s" });
-                writeln!(out, "{sign} {} in {areas} area{s}", size::human(total.bytes))?;
+                writeln!(out, "{sign} {} in {}", size::human(total.bytes), size::count(total.areas, "area"))?;
             }
             Ok(())
         })?;

@@ -7,7 +7,7 @@ use crate::cli;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::Image;
 use crate::open;
-use crate::output::Output;
+use crate::output::{self, Output};
 use dirtymap::format::{
     self, COPIES, COPY_BYTES, ENTRY_BYTES, HEADER_REGION, Header, PageBytes, PointRole, Stamp, Uuid,
 };
@@ -295,10 +295,10 @@ fn write_json_head(out: &mut dyn Write, copies: &[CopyIs; COPIES], choice: &form
     let armed: Vec<_> = choice.armed.iter().map(|run| json!({"first": run.first, "count": run.count})).collect();
     writeln!(out, "{{\n  \"dump_version\": {},", dump::VERSION)?;
     for (name, value) in dump::fields(choice.header) {
-        writeln!(out, "  \"{name}\": {},", json_value(value))?;
+        writeln!(out, "  \"{name}\": {},", output::json(&json_value(value), false)?)?;
     }
     for (name, list) in [("copies", json!(copies)), ("points", json!(points)), ("armed", json!(armed))] {
-        writeln!(out, "  \"{name}\": {list},")?;
+        writeln!(out, "  \"{name}\": {},", output::json(&list, false)?)?;
     }
     write!(out, "  \"areas\": [")
 }

@@ -11,7 +11,9 @@ use crate::output::Output;
 use crate::publish;
 use crate::raw;
 use crate::signals;
+use crate::size;
 use dirtymap::{DirtyMap, NewFile};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -51,7 +53,8 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
         dirty_bytes: map.dirty_len(),
     };
     output.answer(&answer, |out, a| {
-        writeln!(out, "exported {} bits, {} of them dirty, to {}", map.geometry().bits(), a.dirty_bits, a.out)
+        let bits = size::count(map.geometry().bits(), "bit");
+        writeln!(out, "exported {bits}, {} of them dirty, to {}", a.dirty_bits, shown(&a.out))
     })?;
     Ok(exit)
 }

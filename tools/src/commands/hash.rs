@@ -4,6 +4,7 @@ use crate::cli::File;
 use crate::exit::{Exit, Result};
 use crate::open;
 use crate::output::Output;
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -21,6 +22,6 @@ pub fn run(args: &File, wait: Duration, output: Output) -> Result<Exit> {
         let _ = write!(sha256, "{byte:02x}");
     }
     map.still_valid()?;
-    output.answer(&Answer { sha256 }, |out, a| writeln!(out, "{}  {}", a.sha256, args.file.display()))?;
+    output.answer(&Answer { sha256 }, |out, a| writeln!(out, "{}  {}", a.sha256, shown(&args.file)))?;
     Ok(exit)
 }

@@ -69,9 +69,9 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
         dirty_bytes,
     };
     output.answer(&answer, |out, a| {
-        let Answer { added_bits: added, removed_bits: removed, .. } = a;
-        writeln!(out, "imported {} bits: {added} granules became dirty, {removed} clean", geometry.bits())?;
-        writeln!(out, "now {} in {} granules are dirty", size::human(a.dirty_bytes), a.dirty_bits)
+        let (bits, granules) = (size::count(geometry.bits(), "bit"), |n| size::count(n, "granule"));
+        writeln!(out, "imported {bits}: {} became dirty, {} clean", granules(a.added_bits), a.removed_bits)?;
+        writeln!(out, "now {} in {} are dirty", size::human(a.dirty_bytes), granules(a.dirty_bits))
     })?;
     Ok(Exit::Fine)
 }

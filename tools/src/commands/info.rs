@@ -3,10 +3,11 @@
 use crate::cli::File;
 use crate::exit::{Exit, Result};
 use crate::open;
-use crate::output::{Output, time};
+use crate::output::{self, Output, time};
 use crate::size;
 use dirtymap::format::Reasons;
 use dirtymap::{Durability, FileState, ImageStamp, Info, Verdict, inspect};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -134,17 +135,20 @@ impl Answer {
 
     /// For people: a line per fact.
     pub fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-        let mut line = |name: &str, value: String| writeln!(out, "{name:<13}{value}");
-        line("file", a.file.clone())?;
+        let mut line = |name: &str, value: String| output::fold(out, &format!("{name:<13}"), &value);
+        line("file", shown(&a.file).to_string())?;
         if !a.label.is_empty() {
-            line("label", a.label.escape_debug().to_string())?;
+            line("label", shown(&a.label).to_string())?;
         }
-        line("tracks", format!("{} ({} bytes)", size::human(a.size), a.size))?;
-        line("granularity", format!("{} a bit, {} bits", size::human(a.granule_bytes), a.bits))?;
+        line("tracks", format!("{} ({})", size::human(a.size), size::count(a.size, "byte")))?;
+        line("granularity", format!("{} a bit, {}", size::human(a.granule_bytes), size::count(a.bits, "bit")))?;
         line("dirty", dirty(a))?;
         line("state", state(a))?;
         line("verdict", verdict(a))?;
-        line("armed", format!("{} bytes that a crash of the writer makes dirty, or has made", a.armed_bytes))?;
+        line(
+            "armed",
+            format!("{} that a crash of the writer makes dirty, or has made", size::count(a.armed_bytes, "byte")),
+        )?;
         line("durability", a.durability.into())?;
         if let Some(c) = &a.checkpoint {
             line("checkpoint", format!("{} {}", c.state, c.uuid))?;
@@ -175,7 +179,8 @@ fn dirty(a: &Answer) -> String {
     let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) else {
         return "not known while another process has the map open for itself".into();
     };
-    format!("{} in {bits} granules ({bytes} bytes, {:.1}%)", size::human(bytes), size::percent(bytes, a.size))
+    let (granules, percent) = (size::count(bits, "granule"), size::percent(bytes, a.size));
+    format!("{} in {granules} ({}, {percent:.1}%)", size::human(bytes), size::count(bytes, "byte"))
 }
 
 fn state(a: &Answer) -> String {

@@ -65,7 +65,13 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
     };
     output.answer(&answer, |out, a| {
         let (added, dirty) = (size::human(a.added_bytes), size::human(a.dirty_bytes));
-        writeln!(out, "{} granules became dirty ({added}); now {dirty} in {} are", a.added_bits, a.dirty_bits)
+        let granules = |n| size::count(n, "granule");
+        writeln!(
+            out,
+            "{} became dirty ({added}); now {dirty} in {} are",
+            granules(a.added_bits),
+            granules(a.dirty_bits)
+        )
     })?;
     Ok(exit)
 }

@@ -8,9 +8,10 @@ use super::info::{state_name, verdict_name};
 use crate::cli::Repair;
 use crate::exit::{Exit, Failure, Result};
 use crate::open;
-use crate::output::Output;
+use crate::output::{Output, fold};
 use crate::size;
 use dirtymap::{Error, FilePart, RepairPlan, Report, Severity, Verdict, plan_repair, repair, undo_repair};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -171,7 +172,8 @@ fn put_back(file: &Path, undo: &Path, wait: Duration, output: Output) -> Result<
         length_after: undone.length.1,
     };
     output.answer(&answer, |out, a| {
-        writeln!(out, "{}: put back {} bytes from {}, as they were before the repair", a.file, a.bytes, a.undo)?;
+        let (file, bytes, undo) = (shown(&a.file), size::count(a.bytes, "byte"), shown(&a.undo));
+        writeln!(out, "{file}: put back {bytes} from {undo}, as before the repair")?;
         writeln!(out, "length: {}, was {}", a.length_after, a.length_before)
     })?;
     Ok(Exit::Fine)
@@ -190,12 +192,13 @@ fn advise(failure: Failure) -> Failure {
 
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     write_items(out, &a.before.findings)?;
+    let file = shown(&a.file);
     if a.actions.is_empty() {
-        return writeln!(out, "{}: nothing to mend; it was not written", a.file);
+        return writeln!(out, "{file}: nothing to mend; it was not written");
     }
     let (would, becomes) = if a.dry_run { ("would", "would become") } else { ("did", "became") };
     for action in &a.actions {
-        writeln!(out, "{would}: {action}")?;
+        fold(out, &format!("{would}: "), action)?;
     }
     for c in &a.changes {
         writeln!(
@@ -210,18 +213,18 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     if a.length_before != a.length_after {
         writeln!(
             out,
-            "length: {} bytes, {would_be} {}",
-            a.length_before,
+            "length: {}, {would_be} {}",
+            size::count(a.length_before, "byte"),
             a.length_after,
             would_be = if a.dry_run { "would be" } else { "now" }
         )?;
     }
     if let Some(undo) = &a.undo {
-        writeln!(out, "undo: dirtymap repair {} --undo-from {undo}", a.file)?;
+        writeln!(out, "undo: dirtymap repair {file} --undo-from {}", shown(undo))?;
     }
-    writeln!(out, "{}: up to {} {becomes} dirty needlessly", a.file, size::human(a.added_bytes))?;
+    writeln!(out, "{file}: up to {} {becomes} dirty needlessly", size::human(a.added_bytes))?;
     if let Some(Look { state: Some(state), verdict, dirty_bytes: Some(bytes), .. }) = &a.after {
-        writeln!(out, "now {state}, {verdict}, {} dirty, and checked: nothing is wrong", size::human(*bytes))?;
+        writeln!(out, "now {state}, {verdict}, {} dirty, and checked: no errors", size::human(*bytes))?;
     }
     Ok(())
 }

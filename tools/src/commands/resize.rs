@@ -10,6 +10,7 @@ use crate::open::{self, With};
 use crate::output::Output;
 use crate::size;
 use dirtymap::{DirtyMap, FileState, Geometry, Info, inspect};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -125,18 +126,19 @@ fn change(args: &Resize, image: Option<&Image>, wait: Duration, output: Output) 
 
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     let (before, after) = (&a.before, &a.after);
-    let covers = |s: &Shape| format!("{} ({} bytes, {} bits)", size::human(s.size), s.size, s.bits);
+    let (file, count) = (shown(&a.file), size::count);
+    let covers = |s: &Shape| format!("{} ({}, {})", size::human(s.size), count(s.size, "byte"), count(s.bits, "bit"));
     if before == after {
-        writeln!(out, "{} covers {} already", a.file, covers(after))?;
+        writeln!(out, "{file} covers {} already", covers(after))?;
     } else {
-        writeln!(out, "{} covered {}, covers {} now", a.file, covers(before), covers(after))?;
+        writeln!(out, "{file} covered {}, covers {} now", covers(before), covers(after))?;
     }
     if let Some(image) = &a.image {
-        writeln!(out, "{image} has {} bytes now", after.size)?;
+        writeln!(out, "{} has {} now", shown(image), count(after.size, "byte"))?;
     }
     if after.dirty_bytes < before.dirty_bytes {
         let forgotten = before.dirty_bytes - after.dirty_bytes;
         writeln!(out, "forgot {} of dirt past the new end", size::human(forgotten))?;
     }
-    writeln!(out, "dirty: {} in {} granules", size::human(after.dirty_bytes), after.dirty_bits)
+    writeln!(out, "dirty: {} in {}", size::human(after.dirty_bytes), count(after.dirty_bits, "granule"))
 }

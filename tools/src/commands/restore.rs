@@ -14,6 +14,7 @@ use crate::size;
 use crate::stdin;
 use dirtymap::Options;
 use dirtymap_cli::dump::{self, Area, Failed, Head};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
@@ -58,12 +59,8 @@ pub fn run(args: &Restore, output: Output) -> Result<Exit> {
     }
     output.answer(&answer, |out, Answer { made: m, .. }| {
         let (size, granule, dirty) = (size::human(m.size), size::human(m.granule_bytes), size::human(m.dirty_bytes));
-        let (bits, dirty_bits) = (m.bits, m.dirty_bits);
-        writeln!(
-            out,
-            "created {} for {size}, {bits} bits of {granule}; {dirty} in {dirty_bits} granules are dirty",
-            m.file
-        )
+        let (bits, granules) = (size::count(m.bits, "bit"), size::count(m.dirty_bits, "granule"));
+        writeln!(out, "created {} for {size}, {bits} of {granule}; {dirty} in {granules} are dirty", shown(&m.file))
     })?;
     Ok(Exit::Fine)
 }

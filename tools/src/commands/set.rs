@@ -77,11 +77,11 @@ fn finish(file: &Path, map: DirtyMap, operation: &'static str, range: Range<u64>
     output.answer(&answer, |out, a| {
         writeln!(
             out,
-            "{operation} bytes {} to {}; now {} in {} granules are dirty",
+            "{operation} bytes {} to {}; now {} in {} are dirty",
             range.start,
             range.end,
             size::human(a.dirty_bytes),
-            a.dirty_bits
+            size::count(a.dirty_bits, "granule")
         )
     })?;
     Ok(Exit::Fine)

@@ -12,6 +12,7 @@ use crate::picture::{self, Grid, Panel};
 use crate::publish;
 use crate::size;
 use dirtymap::{DirtyMap, Geometry};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -57,7 +58,7 @@ pub fn run(args: &Show, wait: Duration, output: Output) -> Result<Exit> {
         Some(other) => {
             let (b, exit_b) = open::for_reading(other, wait, output)?;
             files::equally_long((&args.file, map.len()), (other, b.len()))?;
-            let names = (args.file.display().to_string(), other.display().to_string());
+            let names = (shown(&args.file).to_string(), shown(other).to_string());
             let (grid, panels) = two(&map, &b, &names, width)?;
             b.still_valid()?;
             let different = panels.iter().any(|panel| panel.dirty.iter().any(|&bytes| bytes > 0));
@@ -71,7 +72,10 @@ pub fn run(args: &Show, wait: Duration, output: Output) -> Result<Exit> {
     }
     let colours = colours();
     output.answer(&answer(args, &grid, &panels), |out, a| match &a.svg {
-        Some(svg) => writeln!(out, "drew {heading}, in {} cells, to {svg}", a.cells.len()),
+        Some(svg) => {
+            let cells = size::count(a.cells.len() as u64, "cell");
+            writeln!(out, "drew {heading}, in {cells}, to {}", shown(svg))
+        }
         None => {
             writeln!(out, "{heading}")?;
             picture::draw(out, &grid, &panels, colours)
@@ -95,8 +99,7 @@ fn colours() -> bool {
 
 fn heading(file: &Path, geometry: &Geometry) -> String {
     let (size, granule) = (size::human(geometry.len()), size::human(geometry.granule()));
-    let name = file.display();
-    format!("{name}: {size}, {} granules of {granule}", geometry.bits())
+    format!("{}: {size}, {} of {granule}", shown(file), size::count(geometry.bits(), "granule"))
 }
 
 /// One map: its dirty bytes, counted by words.

@@ -47,7 +47,8 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
         let done = if written == 0 {
             "nothing was written".into()
         } else {
-            format!("{written} bytes were written, {} to {}; they are dirty", range.start, range.end)
+            let were = if written == 1 { "was" } else { "were" };
+            format!("{} {were} written, {} to {}; that is dirty", size::count(written, "byte"), range.start, range.end)
         };
         return Err(failure.and(done));
     }
@@ -61,7 +62,8 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     };
     output.answer(&answer, |out, a| {
         let (end, dirty) = (a.offset + a.bytes_written, size::human(a.dirty_bytes));
-        writeln!(out, "wrote {} bytes, {} to {end}; now {dirty} are dirty", a.bytes_written, a.offset)
+        let bytes = size::count(a.bytes_written, "byte");
+        writeln!(out, "wrote {bytes}, {} to {end}; now {dirty} are dirty", a.offset)
     })?;
     Ok(Exit::Fine)
 }

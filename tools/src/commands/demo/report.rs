@@ -4,7 +4,8 @@ use super::Place;
 use super::round::Round;
 use crate::commands::backup::Outcome;
 use crate::output::Output;
-use crate::size::human;
+use crate::size::{count, human};
+use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -47,7 +48,7 @@ pub fn say(output: Output, tell: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
 }
 
 pub fn beginning(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-    writeln!(out, "image    {}: {}, {}", a.image, human(a.size), a.origin)?;
+    writeln!(out, "image    {}: {}, {}", shown(&a.image), human(a.size), shown(&a.origin))?;
     writeln!(out, "map      one bit per {}, all dirty at first; seed {}", human(a.granule_bytes), a.seed)
 }
 
@@ -56,7 +57,7 @@ pub fn full(out: &mut dyn Write, o: &Outcome) -> io::Result<()> {
 }
 
 pub fn round(out: &mut dyn Write, r: &Round) -> io::Result<()> {
-    let writes = format!("{} writes, {}", r.writes, human(r.bytes_written));
+    let writes = format!("{}, {}", count(r.writes, "write"), human(r.bytes_written));
     writeln!(out, "round {}  {writes} written and tracked, then kill -9", r.round)?;
     let dirty = format!("{} dirty ({} owed)", human(r.dirty_bytes), human(r.bytes_owed));
     writeln!(out, "         map: {}, recovered in {}: {dirty}, no bit lost", r.state, recovery(r.recovery_ms))?;
@@ -73,7 +74,7 @@ pub fn ending(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     writeln!(
         out,
         "\n{}: image and backup identical after each; {} written, {} copied instead of {} ({} of it over-copy)",
-        if a.rounds.len() == 1 { "1 kill".into() } else { format!("{} kills", a.rounds.len()) },
+        count(a.rounds.len() as u64, "kill"),
         human(written),
         human(copied),
         human(full),
