@@ -65,7 +65,7 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
     };
     output.answer(&answer, |out, a| {
         let (added, dirty) = (size::human(a.added_bytes), size::human(a.dirty_bytes));
-        let granules = |n| size::count(n, "granule");
+        let granules = size::count(a.added_bits, "granule");
         writeln!(
             out,
             "{} became dirty ({added}); now {dirty} in {} are",
