@@ -66,12 +66,7 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
     output.answer(&answer, |out, a| {
         let (added, dirty) = (size::human(a.added_bytes), size::human(a.dirty_bytes));
         let granules = size::count(a.added_bits, "granule");
-        writeln!(
-            out,
-            "{} became dirty ({added}); now {dirty} in {} are",
-            granules(a.added_bits),
-            granules(a.dirty_bits)
-        )
+        writeln!(out, "{granules} became dirty ({added}); now {dirty} in {} are", a.dirty_bits)
     })?;
     Ok(exit)
 }
