@@ -4,7 +4,7 @@
 mod common;
 
 use common::Finally;
-use dirtymap::format::{Header, copy_offset};
+use dirtymap::format::{COPY_BYTES, Header, copy_offset};
 use dirtymap::{
     Bitmap, CheckpointState, DirtyMap, Durability, Error, FileState, Options, Uuid, Verdict, check, inspect,
 };
@@ -179,18 +179,18 @@ fn errors_name_what_is_outstanding_and_change_nothing() {
     let unnamed = map.freeze(None).unwrap();
     refused(map.commit_checkpoint(unnamed.uuid, true).map(|()| unnamed.clone()), "without a name");
     map.commit_checkpoint(unnamed.uuid, false).unwrap();
-    for i in 1..24 {
+    for i in 1..64 {
         let c = map.freeze(Some(&format!("{i}"))).unwrap();
         map.commit_checkpoint(c.uuid, true).unwrap();
     }
-    refused(map.freeze(None), "24 points");
+    refused(map.freeze(None), "64 points");
     assert!(!can(None));
     assert_eq!(map.drop_point("nobody").unwrap_err().kind(), "no-point");
     assert_eq!(map.since("nobody").unwrap_err().kind(), "no-point");
     map.close().unwrap();
     let read = Options::new().read_only(true).open(&path).unwrap();
     assert_eq!(read.freeze(None).unwrap_err().kind(), "read-only");
-    assert_eq!(read.points().unwrap().len(), 24);
+    assert_eq!(read.points().unwrap().len(), 64);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn header(path: &Path) -> Header {
     let file = std::fs::File::open(path).unwrap();
     let mut newest = None;
     for copy in 0..4 {
-        let mut bytes = vec![0; 16384];
+        let mut bytes = vec![0; COPY_BYTES];
         file.read_exact_at(&mut bytes, copy_offset(copy)).unwrap();
         let found = Header::parse(&bytes).ok();
         if found.as_ref().map(|h| h.sequence) > newest.as_ref().map(|h: &Header| h.sequence) {

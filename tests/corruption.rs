@@ -126,7 +126,10 @@ fn originals(dir: &Path, number: u64) -> Vec<Original> {
 /// A place in the file: mostly where something is.
 fn place(rng: &mut Numbers, o: &Original, align: u64) -> usize {
     let g = &o.header.geometry;
-    let mut regions = vec![0..0x1_0000, 0..0x1_0000, 0..o.bytes.len() as u64];
+    // As much of each header copy as it uses, or may.
+    let copy = |end: u64| (0..COPIES).map(move |i| format::copy_offset(i)..format::copy_offset(i) + end);
+    let mut regions: Vec<_> = copy(o.header.used() as u64).chain(copy(COPY_BYTES as u64)).collect();
+    regions.push(0..o.bytes.len() as u64);
     let mut content = |table: u64, bottom: u64| {
         regions.push(table..table + 4 * g.pages());
         regions.push(bottom..bottom + 512 * g.pages());
@@ -276,7 +279,7 @@ fn proof(o: &Original, bytes: &[u8]) -> Option<Proof> {
     }
     for point in header.points.iter().filter(|p| p.role == PointRole::Outstanding) {
         match point_bits(bytes, header, point) {
-            (Some(bits), 0) if count(&bits) >= header.count_of(point) => {
+            (Some(bits), 0) if count(&bits) >= point.granules => {
                 dirty.iter_mut().zip(bits).for_each(|(d, b)| *d |= b);
             }
             _ => everything = true,

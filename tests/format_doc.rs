@@ -40,9 +40,9 @@ fn same(heading: &str, fields: &[Field], size: usize) {
 
 #[test]
 fn every_field_is_where_format_md_says() {
-    same("## Header copy", fields::header::ALL, format::COPY_BYTES);
-    same("### Stamp", fields::stamp::ALL, 48);
-    same("### Point", fields::point::ALL, 128);
+    same("## Header copy", fields::header::ALL, format::FIXED_BYTES);
+    same("### Stamp", fields::stamp::ALL, 128);
+    same("### Point", fields::point::ALL, 256);
     same("### Run", fields::run::ALL, 16);
     same("### Runtime page", fields::runtime::ALL, 20480);
     same("### Slot", fields::slot::ALL, 64);
@@ -56,9 +56,7 @@ fn types_have_the_sizes_of_their_fields() {
                 "u32" => "4",
                 "u64" | "i64" => "8",
                 "7 u64" => "56",
-                "stamp" => "48",
-                "24 points" => "3072",
-                "768 runs" => "12288",
+                "stamp" => "128",
                 "256 slots" => "16384",
                 "bytes" | "UTF-8" => row[1],
                 other => panic!("{heading}: unknown type {other:?} of {}", row[3]),
@@ -77,6 +75,7 @@ fn every_number_is_the_codes() {
         ("COPY_BYTES", format::COPY_BYTES as u64),
         ("HEADER_REGION", format::HEADER_REGION),
         ("FIXED_BYTES", format::FIXED_BYTES as u64),
+        ("MAX_USED", format::MAX_USED as u64),
         ("ALIGN", format::ALIGN),
         ("MAX_RUNS", format::MAX_RUNS as u64),
         ("MAX_POINTS", format::MAX_POINTS as u64),
@@ -122,13 +121,10 @@ fn no_number_is_missing() {
     for line in include_str!("../src/format/mod.rs").lines() {
         let Some((name, _)) = line.strip_prefix("pub const ").and_then(|rest| rest.split_once(": ")) else { continue };
         // Functions, the magic, and feature bits: FORMAT.md has them elsewhere.
-        let elsewhere =
-            ["MAGIC", "POINTS_COUNTED"].contains(&name) || ["fn ", "KNOWN_"].iter().any(|s| name.starts_with(s));
+        let elsewhere = name == "MAGIC" || ["fn ", "KNOWN_"].iter().any(|s| name.starts_with(s));
         assert!(elsewhere || names.contains(&name), "{name} is not in FORMAT.md");
     }
-    assert_eq!((format::KNOWN_COMPATIBLE, format::POINTS_COUNTED), (1, 1));
-    assert!(section("## Header copy").contains("bit 0, points are counted"));
-    assert_eq!(format::KNOWN_RO_COMPATIBLE | format::KNOWN_INCOMPATIBLE, 0);
+    assert_eq!(format::KNOWN_COMPATIBLE | format::KNOWN_RO_COMPATIBLE | format::KNOWN_INCOMPATIBLE, 0);
 }
 
 #[test]
@@ -166,8 +162,8 @@ fn whole_file() -> Vec<u8> {
 #[test]
 fn the_dump_is_what_the_encoder_makes() {
     let file = whole_file();
-    assert_eq!(file.len(), 0x9_0000);
-    let copies = 1 << 14..format::HEADER_REGION as usize;
+    assert_eq!(file.len(), 0xc_0000);
+    let copies = format::COPY_BYTES..format::HEADER_REGION as usize;
     let mut dump = String::new();
     for (i, line) in file.chunks(16).enumerate() {
         if line.iter().any(|byte| *byte != 0) && !copies.contains(&(i * 16)) {

@@ -1,6 +1,7 @@
 //! Files of every state, each with its documented answer: tests/golden/answers.txt says what is dirty, how the file
 //! was left, what a check finds, and what opening for writing makes of it. README.md beside it tells more.
 
+use dirtymap::format::{COPY_BYTES, fields};
 use dirtymap::{
     DirtyMap, FileState, ImageStamp, Info, Options, Severity, Verdict, check, inspect, plan_repair, repair,
 };
@@ -226,9 +227,10 @@ fn every_file_gives_its_answer() {
             let mut bytes = bytes.clone();
             if !trimmed && name != "cut-off" {
                 let end = match name.split('-').next() {
-                    Some("checkpoint") => 0xb_0000,
-                    Some("resized") => 0x11_0000,
-                    _ => 0x9_0000,
+                    Some("checkpoint") => 0xe_0000,
+                    _ if name == "clean-backups" => 0xe_0000,
+                    Some("resized") => 0x14_0000,
+                    _ => 0xc_0000,
                 };
                 bytes.resize(end, 0);
             }
@@ -350,8 +352,8 @@ fn what_a_newer_version_left_in_compatible_fields_survives_a_writer() {
     map.close().unwrap();
     let after = fs::read(&path).unwrap();
     for copy in 0..4 {
-        let copy = &after[copy * 16384..][..4096];
-        assert_eq!((copy[16], copy[751]), (2, 0x99));
+        let copy = &after[copy * COPY_BYTES..][..4096];
+        assert_eq!((copy[16], copy[fields::header::RESERVED_1.offset + 7]), (2, 0x99));
     }
 }
 
@@ -360,8 +362,8 @@ fn no_repair_is_promised_of_what_may_not_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("map");
     let mut bytes = stored("newer-ro-compatible");
-    bytes[0x2_0000] ^= 1;
-    bytes.truncate(0x5_0000);
+    bytes[0x5_0000] ^= 1;
+    bytes.truncate(0x8_0000);
     fs::write(&path, &bytes).unwrap();
     let report = check(&path, |_, _| {}).unwrap();
     assert!(report.not_writable.is_some() && report.severity() == Some(Severity::Damage));

@@ -131,8 +131,8 @@ fn a_page_lost_together_with_its_entry_makes_everything_dirty() {
     map.close().unwrap();
     // A small map: headers, then the page table, then the bottom, 64 KiB each.
     let file = std::fs::File::options().write(true).open(&path).unwrap();
-    file.write_all_at(&[0; 4], 65536).unwrap();
-    file.write_all_at(&[0; 512], 2 * 65536).unwrap();
+    file.write_all_at(&[0; 4], 4 * 65536).unwrap();
+    file.write_all_at(&[0; 512], 5 * 65536).unwrap();
     let report = check(&path, |_, _| {}).unwrap();
     assert_eq!(report.severity(), Some(Severity::Damage));
     assert_eq!(report.info.verdict, Verdict::Damaged);

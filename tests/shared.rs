@@ -321,7 +321,7 @@ fn what_garbage_there_is_in_a_session_no_reader_panics() {
         let watching = reader().open(path).unwrap();
         let file = std::fs::File::options().write(true).open(path).unwrap();
         // Upper levels, live and durable: everything from the touched bits on. The volatile region is the last one.
-        let from = 0x30000 + 3 * 65536;
+        let from = 0x60000 + 3 * 65536;
         let rest = std::fs::metadata(path).unwrap().len() - from;
         std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xff; rest as usize], from).unwrap();
         for map in [&watching, &reader().open(path).unwrap()] {

@@ -32,12 +32,12 @@ import zlib
 # FORMAT.md, "Numbers".
 VERSION = 1
 COPIES = 4
-COPY_BYTES = 16384
+COPY_BYTES = 65536
 HEADER_REGION = COPIES * COPY_BYTES
-FIXED_BYTES = 4096
+FIXED_BYTES = 2048
 ALIGN = 65536
 MAX_RUNS = 768
-MAX_POINTS = 24
+MAX_POINTS = 64
 MAX_LABEL = 252
 MAX_POINT_NAME = 64
 MAX_SEQUENCE = 1 << 62
@@ -68,7 +68,6 @@ REGULAR_FILE, BLOCK_DEVICE = 1, 2
 
 # Known feature bits: none.
 KNOWN_RO_COMPATIBLE = 0
-POINTS_COUNTED = 1
 KNOWN_INCOMPATIBLE = 0
 
 EXIT_FINE, EXIT_UNCLEAN, EXIT_DAMAGE, EXIT_ERROR, EXIT_USAGE = 0, 2, 4, 8, 16
@@ -318,25 +317,25 @@ FIELDS = (
     ("bottom_length", 184, "Q"),
     ("volatile_offset", 192, "Q"),
     ("volatile_length", 200, "Q"),
-    ("volatile_layout", 208, "I"),
-    ("file_length", 216, "Q"),
-    ("checkpoint_state", 224, "I"),
+    ("file_length", 208, "Q"),
+    ("volatile_layout", 216, "I"),
+    ("point_count", 220, "I"),
+    ("run_count", 224, "I"),
+    ("checkpoint_state", 228, "I"),
     ("checkpoint_uuid", 232, "16s"),
-    ("dirt_reasons", 376, "I"),
-    ("clean_dirty_bits", 416, "Q"),
-    ("session_flags", 464, "I"),
-    ("label_length", 472, "I"),
-    ("point_count", 728, "I"),
-    ("run_count", 732, "I"),
+    ("dirt_reasons", 288, "I"),
+    ("session_flags", 292, "I"),
+    ("clean_dirty_bits", 320, "Q"),
+    ("label_length", 400, "I"),
     ("crc", 1020, "I"),
 )
 LEVEL_WORDS_AT = 104
-STAMPS_AT = {"image": 272, "target": 320}
-STAMP_BYTES = 48
-LABEL_AT = 476
+STAMPS_AT = {"image": 1024, "target": 1152, "begun": 1280}
+STAMP_BYTES = 128
+LABEL_AT = 404
 CRC_AT = 1020
-POINTS_AT = 1024
-POINT_BYTES = 128
+POINT_BYTES = 256
+POINT_TARGET_AT = 128
 RUN_BYTES = 16
 
 
@@ -356,10 +355,14 @@ def impossible(field, text):
 
 class Point:
     def __init__(self, raw):
-        fields = struct.unpack_from("<16sqIIQQQ", raw)
-        self.uuid, self.time, self.flags, self.name_length, self.table_offset, self.bottom_offset, self.granules = fields
+        fields = struct.unpack_from("<16sqIIQQQI", raw)
+        self.uuid, self.time, self.flags, self.name_length = fields[:4]
+        self.table_offset, self.bottom_offset, self.granules, self.dirt_reasons = fields[4:]
         self.raw_name = raw[64:128]
         self.name = None
+
+    def has_regions(self):
+        return self.table_offset != 0 or self.bottom_offset != 0
 
 
 class Header:
@@ -392,11 +395,18 @@ def check_text(field, raw, length, limit):
         raise impossible(field, "not UTF-8") from None
 
 
-def check_points(header):
+def check_counts(header):
     if header.point_count > MAX_POINTS:
         raise impossible("point_count", f"{header.point_count}, at most {MAX_POINTS}")
+    if header.run_count > MAX_RUNS:
+        raise impossible("run_count", f"{header.run_count}, at most {MAX_RUNS}")
+    if header.used != FIXED_BYTES + POINT_BYTES * header.point_count + RUN_BYTES * header.run_count:
+        raise impossible("used", "not what point_count and run_count give")
+
+
+def check_points(header):
     for i in range(header.point_count):
-        at = POINTS_AT + POINT_BYTES * i
+        at = FIXED_BYTES + POINT_BYTES * i
         point = Point(header.raw[at : at + POINT_BYTES])
         field = f"points[{i}]"
         if point.uuid == NIL:
@@ -413,9 +423,10 @@ def check_points(header):
                 raise impossible(field, "name of another point")
         if point.flags == OUTSTANDING and i != header.point_count - 1:
             raise impossible(field, "outstanding, and not the last")
+        if not point.has_regions() and (point.flags != KEPT or point.granules != 0):
+            raise impossible(field, "no regions, and not kept with 0 granules")
+        check_stamp(field + " target", header.raw[at + POINT_TARGET_AT : at + POINT_BYTES])
         header.points.append(point)
-    if any(header.raw[POINTS_AT + POINT_BYTES * header.point_count : FIXED_BYTES]):
-        raise impossible("points", "bytes after the last")
 
 
 def check_checkpoint(header):
@@ -434,7 +445,7 @@ def check_checkpoint(header):
 
 
 def check_stamp(field, raw):
-    flags, kind, _size, _seconds, nanos, _reserved, inode, _device = struct.unpack("<IIQqIIQQ", raw)
+    flags, kind, _size, _mtime, _ctime, mtime_nanos, ctime_nanos, inode = struct.unpack_from("<IIQqqIIQ", raw)
     if flags not in (0, RECORDED, RECORDED_EXACT):
         raise impossible(field, f"flags {flags}")
     if flags == 0:
@@ -443,20 +454,18 @@ def check_stamp(field, raw):
         return
     if kind not in (REGULAR_FILE, BLOCK_DEVICE):
         raise impossible(field, f"kind {kind}")
-    if nanos > 999_999_999:
-        raise impossible(field, f"{nanos} nanoseconds")
+    for nanos in (mtime_nanos, ctime_nanos):
+        if nanos > 999_999_999:
+            raise impossible(field, f"{nanos} nanoseconds")
     if kind == BLOCK_DEVICE and inode != 0:
         raise impossible(field, "inode of a block device")
 
 
 def check_runs(header, geometry):
-    if header.run_count > MAX_RUNS:
-        raise impossible("run_count", f"{header.run_count}, at most {MAX_RUNS}")
-    if header.used != FIXED_BYTES + RUN_BYTES * header.run_count:
-        raise impossible("used", "not what run_count gives")
     behind = None
+    runs_at = FIXED_BYTES + POINT_BYTES * header.point_count
     for i in range(header.run_count):
-        first, count = struct.unpack_from("<QQ", header.raw, FIXED_BYTES + RUN_BYTES * i)
+        first, count = struct.unpack_from("<QQ", header.raw, runs_at + RUN_BYTES * i)
         end = first + count
         if count < 1 or end >= 1 << 64:
             raise impossible(f"runs[{i}]", f"{count} words at {first}")
@@ -475,6 +484,8 @@ def check_regions(header, geometry):
         ("volatile", header.volatile_offset, header.volatile_length),
     ]
     for i, point in enumerate(header.points):
+        if not point.has_regions():
+            continue
         regions.append((f"table of points[{i}]", point.table_offset, geometry.table_length))
         regions.append((f"bottom of points[{i}]", point.bottom_offset, geometry.bottom_length))
     for name, offset, length in regions:
@@ -497,7 +508,7 @@ def parse(raw):
     """The header in one copy. Raises `Problem`."""
     header = Header(raw)
     if header.magic != MAGIC:  # 1
-        if not any(raw):
+        if not any(raw[:FIXED_BYTES]):
             raise Problem("blank", "blank")
         raise Problem("not-a-dirtymap", "not a dirtymap")
     if header.format_version > VERSION:  # 2
@@ -541,13 +552,14 @@ def parse(raw):
             raise impossible("volatile_length", str(header.volatile_length))
     elif header.volatile_length % ALIGN:
         raise impossible("volatile_length", str(header.volatile_length))
-    check_points(header)  # 16, 17
+    check_counts(header)  # 16
+    check_points(header)  # 17
     check_checkpoint(header)  # 18
     for field, at in STAMPS_AT.items():  # 19
         check_stamp(field, raw[at : at + STAMP_BYTES])
     header.label = check_text("label", raw[LABEL_AT : LABEL_AT + MAX_LABEL], header.label_length, MAX_LABEL)  # 20
-    check_runs(header, geometry)  # 21, 22
-    check_regions(header, geometry)  # 23, 24
+    check_runs(header, geometry)  # 21
+    check_regions(header, geometry)  # 22, 23
     return header
 
 
@@ -573,7 +585,8 @@ def read_copies(source):
 def without_list(header):
     """The bytes that count, except those that a different list changes: used, run_count, crc and the runs."""
     raw = header.raw
-    return raw[:12] + raw[16:732] + raw[736:CRC_AT] + raw[CRC_AT + 4 : FIXED_BYTES]
+    runs_at = FIXED_BYTES + POINT_BYTES * header.point_count
+    return raw[:12] + raw[16:224] + raw[228:CRC_AT] + raw[CRC_AT + 4 : runs_at]
 
 
 def no_header(problems):
@@ -801,11 +814,10 @@ class Map:
         return Part(self.source, self.geometry, point.uuid, point.table_offset, point.bottom_offset)
 
     def add_point(self, point, part, name):
+        if not point.has_regions():
+            return 0
         survey = Survey(part)
-        lost = (
-            self.header.compatible & POINTS_COUNTED != 0
-            and survey.bits + PAGE_BITS * survey.failed < point.granules
-        )
+        lost = survey.bits + PAGE_BITS * survey.failed < point.granules
         # A kept point may be cut off: entries that are missing would say that nothing is dirty.
         if survey.failed or part.cut_off():
             self.assume(f"a page of {name} failed")

@@ -2,8 +2,8 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    ALIGN, CheckpointState, Choice, Durability, Header, Point, PointRole, Reserved, Runs, Stamp, StampKind, State,
-    Uuid, page_entry,
+    ALIGN, CheckpointState, Choice, Durability, Header, Point, PointRole, Reasons, Reserved, Runs, Stamp, StampKind,
+    State, Uuid, page_entry,
 };
 use dirtymap_cli::dump::{self, CopyIs};
 use dirtymap_cli::qcow2::Plan;
@@ -22,21 +22,22 @@ fn headers() -> Vec<(&'static str, Header)> {
     open.sequence = 7;
     open.runs = [0..1, 3..10, 100..101].into_iter().collect();
     let stamp = Stamp {
-        kind: StampKind::File,
         exact: true,
-        size: 100 << 30,
         mtime_seconds: 1_700_000_000,
         mtime_nanos: 5,
+        ctime_seconds: 1_700_000_001,
         inode: 17,
         device: 3,
-        reserved: Reserved::default(),
+        ..Stamp::of(StampKind::File, 100 << 30)
     };
     open.image = Some(stamp);
-    open.target = Some(Stamp { kind: StampKind::BlockDevice, inode: 0, ..stamp });
+    open.target = Some(Stamp { identity: [7; 16], ..Stamp::of(StampKind::BlockDevice, 100 << 30) });
+    open.begun = open.image;
     let mut points = open.clone();
     points.checkpoint_state = CheckpointState::Frozen;
     points.checkpoint_uuid = Uuid([3; 16]);
     points.label = "Platte ä".into();
+    let stamp_of = |uuid: u8| open.target.filter(|_| uuid == 1);
     for (uuid, role, name) in
         [(1, PointRole::Kept, "monday"), (2, PointRole::Kept, "x"), (3, PointRole::Outstanding, "")]
     {
@@ -49,6 +50,8 @@ fn headers() -> Vec<(&'static str, Header)> {
             table_offset: at,
             bottom_offset: at + 16 * ALIGN,
             granules: 7,
+            reasons: Reasons::CRASH,
+            target: stamp_of(uuid),
             reserved: Reserved::default(),
         });
     }

@@ -47,12 +47,12 @@ fn proven(file: &[u8]) -> Option<Bitmap> {
     Some(dirty)
 }
 
-/// Whether pages of the outstanding point that are lost together with their entries can be noticed: older versions did not
-/// say how many bits a point has.
+/// Whether pages of the outstanding point that are lost together with their entries can be noticed: a count of 0 says
+/// nothing.
 fn counted(file: &[u8]) -> bool {
     let copies = copies(file);
     let header = format::choose(&copies).expect("it has proved something").header;
-    header.outstanding().is_none_or(|point| header.count_of(point) > 0)
+    header.outstanding().is_none_or(|point| point.granules > 0)
 }
 
 /// Bytes of a file; what is missing is zeros.

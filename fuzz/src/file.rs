@@ -4,7 +4,7 @@
 
 use super::input::{byte, number, take};
 use dirtymap::format::fields::header as h;
-use dirtymap::format::{self, COPIES, COPY_BYTES, FIXED_BYTES, Header, PageBytes, Uuid};
+use dirtymap::format::{self, COPIES, COPY_BYTES, FIXED_BYTES, Header, MAX_POINTS, PageBytes, Uuid, fields};
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -14,8 +14,8 @@ mod xxd;
 
 /// Maps with more bits than this are not opened: it would only be slow.
 const MOST_BITS: u64 = 1 << 17;
-const PAGES_AT: usize = 0x1_0000;
-const BOTTOM_AT: usize = 0x2_0000;
+const PAGES_AT: usize = 0x4_0000;
+const BOTTOM_AT: usize = 0x5_0000;
 const SECTOR: usize = 512;
 
 /// The golden files, by name.
@@ -53,7 +53,7 @@ pub fn damaged(mut file: Vec<u8>, mut input: &[u8]) -> Vec<u8> {
 }
 
 fn resize(file: &mut Vec<u8>, input: &mut &[u8]) {
-    file.resize(number::<3>(input) as usize % 0x9_4000, 0);
+    file.resize(number::<3>(input) as usize % 0xc_4000, 0);
 }
 
 fn move_sectors(file: &mut Vec<u8>, input: &mut &[u8], lost: bool) {
@@ -66,7 +66,8 @@ fn move_sectors(file: &mut Vec<u8>, input: &mut &[u8], lost: bool) {
 /// Places of sectors: of headers, entries and pages, and few others.
 fn place(at: usize) -> usize {
     match at {
-        ..0x8000 => at * 2,
+        // The first 8 KiB of each copy, which is more than they use.
+        ..0x8000 => at / 0x2000 * COPY_BYTES + at % 0x2000,
         0x8000..0xa000 => at - 0x8000 + PAGES_AT,
         _ => at - 0xa000 + BOTTOM_AT,
     }
@@ -103,7 +104,7 @@ fn edit(file: &mut Vec<u8>, input: &mut &[u8]) {
         0 | 7 if op & 8 != 0 => move_sectors(file, input, op % 8 == 0),
         // Anything anywhere, the checksums as they are.
         0 => {
-            let at = number::<3>(input) as usize % 0x4_0000;
+            let at = number::<3>(input) as usize % 0x7_0000;
             let bytes: [u8; 4] = take(input);
             write(file, at, &bytes[..usize::from(copies) % 5]);
         }
@@ -122,9 +123,10 @@ fn edit(file: &mut Vec<u8>, input: &mut &[u8]) {
             let runs: Vec<u8> =
                 (0..count).flat_map(|_| [number::<1>(input), number::<1>(input)]).flat_map(u64::to_le_bytes).collect();
             for copy in each {
-                write(file, copy + h::RUNS.offset, &runs);
+                let points = file.get(copy + h::POINT_COUNT.offset).map_or(0, |n| usize::from(*n) % (MAX_POINTS + 1));
+                write(file, copy + fields::run_at(points, 0), &runs);
                 write(file, copy + h::RUN_COUNT.offset, &(count as u32).to_le_bytes());
-                write(file, copy + h::USED.offset, &((FIXED_BYTES + count * 16) as u32).to_le_bytes());
+                write(file, copy + h::USED.offset, &(fields::run_at(points, count) as u32).to_le_bytes());
             }
             seal(file, copies);
         }

@@ -45,8 +45,8 @@ macro_rules! table {
 }
 
 table! {
-    /// A header copy, up to and including its last possible run.
-    header: super::super::COPY_BYTES;
+    /// The part of a header copy in front of its points and runs.
+    header: super::super::FIXED_BYTES;
     MAGIC "magic" 8;
     FORMAT_VERSION "format_version" 4;
     USED "used" 4;
@@ -68,20 +68,18 @@ table! {
     BOTTOM_LENGTH "bottom_length" 8;
     VOLATILE_OFFSET "volatile_offset" 8;
     VOLATILE_LENGTH "volatile_length" 8;
-    VOLATILE_LAYOUT "volatile_layout" 4;
-    RESERVED_1 "reserved" 4;
     FILE_LENGTH "file_length" 8;
+    VOLATILE_LAYOUT "volatile_layout" 4;
+    POINT_COUNT "point_count" 4;
+    RUN_COUNT "run_count" 4;
     CHECKPOINT_STATE "checkpoint_state" 4;
-    RESERVED_2 "reserved" 4;
     CHECKPOINT_UUID "checkpoint_uuid" 16;
     COMMITTED_UUID "committed_uuid" 16;
     COMMITTED_TIME "committed_time" 8;
-    IMAGE "image" super::stamp::SIZE;
-    TARGET "target" super::stamp::SIZE;
     BACKUP_TIME "backup_time" 8;
-    DIRT_REASONS "dirt_reasons" 4;
-    RESERVED_3 "reserved" 4;
     DIRT_TIME "dirt_time" 8;
+    DIRT_REASONS "dirt_reasons" 4;
+    SESSION_FLAGS "session_flags" 4;
     CREATED "created" 8;
     LAST_CLEAN "last_clean" 8;
     LAST_OPEN "last_open" 8;
@@ -90,35 +88,43 @@ table! {
     SESSION_DEVICE "session_device" 8;
     SESSION_INODE "session_inode" 8;
     SESSION_MOUNT "session_mount" 8;
-    SESSION_FLAGS "session_flags" 4;
-    RESERVED_4 "reserved" 4;
+    SESSION_BIRTH "session_birth" 8;
+    AUDITED "audited" 8;
+    AUDIT_MISSED "audit_missed" 8;
+    AUDIT_TIME "audit_time" 8;
     LABEL_LENGTH "label_length" 4;
     LABEL "label" super::super::MAX_LABEL;
-    POINT_COUNT "point_count" 4;
-    RUN_COUNT "run_count" 4;
-    SESSION_BIRTH "session_birth" 8;
-    RESERVED_5 "reserved" 276;
+    RESERVED_1 "reserved" 364;
     CRC "crc" 4;
-    POINTS "points" super::super::MAX_POINTS * super::point::SIZE;
-    RUNS "runs" super::super::MAX_RUNS * super::run::SIZE;
+    IMAGE "image" super::stamp::SIZE;
+    TARGET "target" super::stamp::SIZE;
+    BEGUN "begun" super::stamp::SIZE;
+    RESERVED_2 "reserved" 640;
 }
 
 table! {
     /// What is remembered of an image or a target.
-    stamp: 48;
+    stamp: 128;
     FLAGS "flags" 4;
     KIND "kind" 4;
     BYTES "size" 8;
     MTIME_SECONDS "mtime_seconds" 8;
+    CTIME_SECONDS "ctime_seconds" 8;
     MTIME_NANOS "mtime_nanos" 4;
-    RESERVED "reserved" 4;
+    CTIME_NANOS "ctime_nanos" 4;
     INODE "inode" 8;
     DEVICE "device" 8;
+    BIRTH "birth" 8;
+    FILESYSTEM "filesystem" 16;
+    IDENTITY "identity" 16;
+    DISK_SEQUENCE "disk_sequence" 8;
+    BOOT_ID "boot_id" 16;
+    RESERVED "reserved" 8;
 }
 
 table! {
-    /// A frozen set of dirty bits.
-    point: 128;
+    /// A set of dirty bits beside the map's own. The points follow the fixed part of a header copy.
+    point: 256;
     UUID "uuid" 16;
     TIME "time" 8;
     FLAGS "flags" 4;
@@ -126,12 +132,14 @@ table! {
     TABLE_OFFSET "table_offset" 8;
     BOTTOM_OFFSET "bottom_offset" 8;
     GRANULES "granules" 8;
-    RESERVED "reserved" 8;
+    DIRT_REASONS "dirt_reasons" 4;
+    RESERVED "reserved" 4;
     NAME "name" super::super::MAX_POINT_NAME;
+    TARGET "target" super::stamp::SIZE;
 }
 
 table! {
-    /// An entry of the armed list.
+    /// An entry of the armed list, which follows the points of a header copy.
     run: 16;
     FIRST "first" 8;
     COUNT "count" 8;
@@ -167,6 +175,14 @@ table! {
 // Fixed for all time, also in later versions of the format: what tells one from the other.
 const _: () = assert!(header::MAGIC.offset == 0 && header::FORMAT_VERSION.offset == 8 && header::USED.offset == 12);
 const _: () = assert!(header::UUID.offset == 40 && header::SEQUENCE.offset == 56 && header::CRC.offset == 1020);
-const _: () = assert!(header::POINTS.offset == 1024);
-const _: () = assert!(header::RUNS.offset == super::FIXED_BYTES);
-const _: () = assert!(header::RUNS.end() == super::COPY_BYTES);
+const _: () = assert!(header::LABEL_LENGTH.offset == 400 && header::IMAGE.offset == 1024);
+
+/// Where point `i` of a header copy is, in bytes from the start of the copy.
+pub const fn point_at(i: usize) -> usize {
+    super::FIXED_BYTES.saturating_add(i.saturating_mul(point::SIZE))
+}
+
+/// Where run `i` is in a header copy that has `points` points.
+pub const fn run_at(points: usize, i: usize) -> usize {
+    point_at(points).saturating_add(i.saturating_mul(run::SIZE))
+}

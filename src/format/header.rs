@@ -5,12 +5,12 @@
 //! [`Header::parse`] would not take.
 
 use super::codec::{array_at, crc32, i64_at, put, put_i64, put_u32, put_u64, u32_at, u64_at};
-use super::fields::{Field, header as h, point as p, run as r};
+use super::fields::{Field, header as h, point as p, point_at, run as r, run_at};
 use super::layout::region;
 use super::{
     ALIGN, COPY_BYTES, CheckpointState, Durability, FIXED_BYTES, HEADER_REGION, HeaderProblem, KNOWN_INCOMPATIBLE,
     KNOWN_RO_COMPATIBLE, Layout, MAGIC, MAX_FILE_LENGTH, MAX_LABEL, MAX_POINT_NAME, MAX_POINTS, MAX_RUNS, MAX_SEQUENCE,
-    POINTS_COUNTED, Point, PointRole, ProblemClass, Reasons, Reserved, Run, Runs, Session, Stamp, State, Uuid, VERSION,
+    Point, PointRole, ProblemClass, Reasons, Reserved, Run, Runs, Session, Stamp, State, Uuid, VERSION,
     VOLATILE_LAYOUT, VolatileLayout, bottom_length, is_zeros, table_length,
 };
 use crate::geometry::{Geometry, LEVELS};
@@ -58,8 +58,10 @@ pub struct Header {
     pub committed_time: i64,
     /// The image that this map belongs to.
     pub image: Option<Stamp>,
-    /// The target that the last backup wrote.
+    /// The target that the last completed backup wrote.
     pub target: Option<Stamp>,
+    /// The target of a backup that was begun and is not complete.
+    pub begun: Option<Stamp>,
     /// When the last backup completed.
     pub backup_time: i64,
     /// Why dirt was added since the last full reset or completed backup.
@@ -76,9 +78,15 @@ pub struct Header {
     pub clean_dirty_bits: u64,
     /// Where the file was last opened for writing.
     pub session: Session,
+    /// Clean granules that backups have compared with their targets, at random.
+    pub audited: u64,
+    /// Those of them that differed.
+    pub audit_missed: u64,
+    /// When that was last done.
+    pub audit_time: i64,
     /// Free text of the user; at most 252 bytes.
     pub label: String,
-    /// Frozen sets, oldest first; the outstanding one, if any, last. At most 24.
+    /// Sets beside the map's own, oldest first; the outstanding one, if any, last. At most 64.
     pub points: Vec<Point>,
     /// The armed list: words of the bottom whose bits may have been set since it was brought up to date. At most
     /// 768 runs.
@@ -90,11 +98,9 @@ pub struct Header {
 /// The reserved bytes of a header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeaderReserved {
-    words: [Reserved<4>; 4],
-    tail: Reserved<{ h::RESERVED_5.size }>,
+    first: Reserved<{ h::RESERVED_1.size }>,
+    second: Reserved<{ h::RESERVED_2.size }>,
 }
-
-const RESERVED_WORDS: [Field; 4] = [h::RESERVED_1, h::RESERVED_2, h::RESERVED_3, h::RESERVED_4];
 
 /// What a region of the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,6 +168,7 @@ impl Header {
             committed_time: 0,
             image: None,
             target: None,
+            begun: None,
             backup_time: 0,
             dirt_reasons: Reasons::NONE,
             dirt_time: 0,
@@ -170,6 +177,9 @@ impl Header {
             last_open: 0,
             clean_dirty_bits: 0,
             session: Session::default(),
+            audited: 0,
+            audit_missed: 0,
+            audit_time: 0,
             label: String::new(),
             points: Vec::new(),
             runs: Runs::new(),
@@ -179,10 +189,10 @@ impl Header {
 
     /// The bytes of the copy that this header takes.
     pub fn used(&self) -> usize {
-        FIXED_BYTES.saturating_add(self.runs.len().saturating_mul(r::SIZE))
+        run_at(self.points.len(), self.runs.len())
     }
 
-    /// All regions of the file, the header copies first: at most 2 · 24 + 4.
+    /// All regions of the file, the header copies first: at most 2 · 64 + 4.
     pub fn regions(&self) -> Vec<(RegionName, Range<u64>)> {
         let Layout { table, bottom, volatile } = self.layout.clone();
         let mut all = vec![
@@ -191,7 +201,7 @@ impl Header {
             (RegionName::Bottom, bottom),
             (RegionName::Volatile, volatile),
         ];
-        for (i, point) in self.points.iter().enumerate() {
+        for (i, point) in self.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
             all.push((RegionName::PointTable(i), point.table(&self.geometry)));
             all.push((RegionName::PointBottom(i), point.bottom(&self.geometry)));
         }
@@ -225,33 +235,6 @@ impl Header {
     /// The outstanding checkpoint.
     pub fn outstanding(&self) -> Option<&Point> {
         self.points.last().filter(|point| point.role == PointRole::Outstanding)
-    }
-
-    /// Bits that are set in a point of this header, at least; 0 when that is not known.
-    pub fn count_of(&self, point: &Point) -> u64 {
-        if self.compatible & POINTS_COUNTED != 0 { point.granules } else { 0 }
-    }
-
-    /// Adds a point, which is counted from now on.
-    pub fn push_point(&mut self, point: Point) {
-        self.count_points();
-        self.points.push(point);
-    }
-
-    /// Puts a point in place of one that there is. It is counted from now on.
-    pub fn replace_point(&mut self, place: usize, point: Point) {
-        self.count_points();
-        if let Some(there) = self.points.get_mut(place) {
-            *there = point;
-        }
-    }
-
-    fn count_points(&mut self) {
-        if self.compatible & POINTS_COUNTED == 0 {
-            // What was there meant nothing.
-            self.points.iter_mut().for_each(|point| point.granules = 0);
-            self.compatible |= POINTS_COUNTED;
-        }
     }
 
     /// Exactly the bytes in use, [`used`](Self::used) many. What follows them in the copy means nothing. Unknown
@@ -296,7 +279,7 @@ impl Header {
         put(b, h::CHECKPOINT_UUID.offset, &self.checkpoint_uuid.0);
         put(b, h::COMMITTED_UUID.offset, &self.committed_uuid.0);
         put_i64(b, h::COMMITTED_TIME.offset, self.committed_time);
-        for (field, stamp) in [(h::IMAGE, &self.image), (h::TARGET, &self.target)] {
+        for (field, stamp) in [(h::IMAGE, &self.image), (h::TARGET, &self.target), (h::BEGUN, &self.begun)] {
             if let Some(stamp) = stamp {
                 stamp.encode(b, field.offset);
             }
@@ -314,20 +297,22 @@ impl Header {
         put_u64(b, h::SESSION_MOUNT.offset, self.session.mount);
         put_i64(b, h::SESSION_BIRTH.offset, self.session.birth);
         put_u32(b, h::SESSION_FLAGS.offset, self.session.flags);
+        put_u64(b, h::AUDITED.offset, self.audited);
+        put_u64(b, h::AUDIT_MISSED.offset, self.audit_missed);
+        put_i64(b, h::AUDIT_TIME.offset, self.audit_time);
         put_u32(b, h::LABEL_LENGTH.offset, self.label.len() as u32);
         put(b, h::LABEL.offset, self.label.as_bytes());
         put_u32(b, h::POINT_COUNT.offset, self.points.len() as u32);
         put_u32(b, h::RUN_COUNT.offset, self.runs.len() as u32);
-        for (field, reserved) in RESERVED_WORDS.iter().zip(&self.reserved.words) {
-            reserved.put(b, field.offset);
-        }
-        self.reserved.tail.put(b, h::RESERVED_5.offset);
+        self.reserved.first.put(b, h::RESERVED_1.offset);
+        self.reserved.second.put(b, h::RESERVED_2.offset);
         for (i, point) in self.points.iter().enumerate() {
-            encode_point(point, b, h::POINTS.offset + i * p::SIZE);
+            encode_point(point, b, point_at(i));
         }
         for (i, run) in self.runs.iter().enumerate() {
-            put_u64(b, h::RUNS.offset + i * r::SIZE + r::FIRST.offset, run.first);
-            put_u64(b, h::RUNS.offset + i * r::SIZE + r::COUNT.offset, run.count);
+            let at = run_at(self.points.len(), i);
+            put_u64(b, at + r::FIRST.offset, run.first);
+            put_u64(b, at + r::COUNT.offset, run.count);
         }
         let crc = crc32(&[b]);
         put_u32(b, h::CRC.offset, crc);
@@ -348,15 +333,29 @@ impl Header {
         self.points.iter().try_for_each(|point| limit(p::NAME_LENGTH, point.name.len(), MAX_POINT_NAME))
     }
 
-    /// Reads a header copy, of which missing bytes count as zeros and bytes behind its 16 KiB are ignored. Cost:
+    /// Reads a header copy, of which missing bytes count as zeros and bytes behind those in use are ignored. Cost:
     /// a checksum over the bytes used.
     ///
     /// # Errors
     /// The first rule of the format, in the order that FORMAT.md gives, that the bytes break.
     pub fn parse(copy: &[u8]) -> Result<Header, HeaderProblem> {
-        let bytes: [u8; COPY_BYTES] = array_at(copy, 0);
-        Checked::of(&bytes)?.header()
+        let wanted = used_by(copy);
+        match copy.get(..wanted) {
+            Some(bytes) => Checked::of(bytes)?.header(),
+            None => {
+                let mut bytes = copy.to_vec();
+                bytes.resize(wanted, 0);
+                Checked::of(&bytes)?.header()
+            }
+        }
     }
+}
+
+/// How many bytes of a header copy are to be looked at, as its first bytes say: what it has in use if that is possible, else
+/// the fixed part.
+pub(crate) fn used_by(start: &[u8]) -> usize {
+    let used = u32_at(start, h::USED.offset) as usize;
+    if (FIXED_BYTES..=COPY_BYTES).contains(&used) { used } else { FIXED_BYTES }
 }
 
 fn encode_point(point: &Point, b: &mut [u8], at: usize) {
@@ -371,8 +370,12 @@ fn encode_point(point: &Point, b: &mut [u8], at: usize) {
     put_u64(b, at + p::TABLE_OFFSET.offset, point.table_offset);
     put_u64(b, at + p::BOTTOM_OFFSET.offset, point.bottom_offset);
     put_u64(b, at + p::GRANULES.offset, point.granules);
+    put_u32(b, at + p::DIRT_REASONS.offset, point.reasons.0);
     point.reserved.put(b, at + p::RESERVED.offset);
     put(b, at + p::NAME.offset, point.name.as_bytes());
+    if let Some(stamp) = &point.target {
+        stamp.encode(b, at + p::TARGET.offset);
+    }
 }
 
 /// A field of the header that breaks a rule.
@@ -380,17 +383,10 @@ fn impossible(field: Field, found: impl fmt::Display, expected: impl fmt::Displa
     problem(ProblemClass::Impossible, field.name.into(), field.offset, found, expected)
 }
 
-/// A field of an element of one of the header's arrays that breaks a rule.
-fn impossible_in(
-    array: (Field, usize),
-    index: usize,
-    field: Field,
-    found: impl fmt::Display,
-    expected: impl fmt::Display,
-) -> HeaderProblem {
-    let (array, size) = array;
-    let place = format!("{}[{index}].{}", array.name, field.name);
-    problem(ProblemClass::Impossible, place, array.offset + index * size + field.offset, found, expected)
+/// A field of a point that breaks a rule.
+fn impossible_in(i: usize, field: Field, found: impl fmt::Display, expected: impl fmt::Display) -> HeaderProblem {
+    let place = format!("points[{i}].{}", field.name);
+    problem(ProblemClass::Impossible, place, point_at(i) + field.offset, found, expected)
 }
 
 fn problem(
@@ -406,20 +402,20 @@ fn problem(
 /// A copy whose checksum holds and whose version and features are known: its bytes are what a writer wrote, and
 /// mean what this version thinks. Whether they make sense is not known yet.
 struct Checked<'a> {
-    bytes: &'a [u8; COPY_BYTES],
+    bytes: &'a [u8],
     uuid: Uuid,
     sequence: u64,
 }
 
 impl<'a> Checked<'a> {
-    fn of(bytes: &'a [u8; COPY_BYTES]) -> Result<Checked<'a>, HeaderProblem> {
+    fn of(bytes: &'a [u8]) -> Result<Checked<'a>, HeaderProblem> {
         let fail = |class, field: Field, found: &dyn fmt::Display, expected: &dyn fmt::Display| {
             Err(problem(class, field.name.into(), field.offset, found, expected))
         };
         let magic: [u8; 8] = array_at(bytes, h::MAGIC.offset);
         let expected = format_args!("{}", MAGIC.escape_ascii());
         if magic != MAGIC {
-            if is_zeros(bytes) {
+            if is_zeros(&bytes[..FIXED_BYTES]) {
                 return fail(ProblemClass::Blank, h::MAGIC, &"zeros", &expected);
             }
             return fail(ProblemClass::NotDirtymap, h::MAGIC, &magic.escape_ascii(), &expected);
@@ -499,7 +495,8 @@ impl<'a> Checked<'a> {
         }
         let volatile_layout = self.u32(h::VOLATILE_LAYOUT);
         let layout = self.layout(&geometry, volatile_layout)?;
-        let points = self.points()?;
+        let counts = self.counts()?;
+        let points = self.points(counts.0)?;
         let checkpoint_state = self.checkpoint(&points)?;
         let header = Header {
             compatible: self.u64(h::COMPATIBLE),
@@ -519,6 +516,7 @@ impl<'a> Checked<'a> {
             committed_time: self.i64(h::COMMITTED_TIME),
             image: self.stamp(h::IMAGE)?,
             target: self.stamp(h::TARGET)?,
+            begun: self.stamp(h::BEGUN)?,
             backup_time: self.i64(h::BACKUP_TIME),
             dirt_reasons: Reasons(self.u32(h::DIRT_REASONS)),
             dirt_time: self.i64(h::DIRT_TIME),
@@ -534,13 +532,16 @@ impl<'a> Checked<'a> {
                 birth: self.i64(h::SESSION_BIRTH),
                 flags: self.u32(h::SESSION_FLAGS),
             },
+            audited: self.u64(h::AUDITED),
+            audit_missed: self.u64(h::AUDIT_MISSED),
+            audit_time: self.i64(h::AUDIT_TIME),
             label: text(b, h::LABEL_LENGTH, h::LABEL, 0)
                 .map_err(|(field, found, want)| impossible(field, found, want))?,
             points,
-            runs: self.runs(&geometry)?,
+            runs: self.runs(&geometry, counts)?,
             reserved: HeaderReserved {
-                words: RESERVED_WORDS.map(|field| Reserved::at(b, field.offset)),
-                tail: Reserved::at(b, h::RESERVED_5.offset),
+                first: Reserved::at(b, h::RESERVED_1.offset),
+                second: Reserved::at(b, h::RESERVED_2.offset),
             },
         };
         self.regions(&header)?;
@@ -626,8 +627,8 @@ impl<'a> Checked<'a> {
                 RegionName::Table => impossible(h::TABLE_OFFSET, found, expected),
                 RegionName::Bottom => impossible(h::BOTTOM_OFFSET, found, expected),
                 RegionName::Volatile => impossible(h::VOLATILE_OFFSET, found, expected),
-                RegionName::PointTable(i) => impossible_in(POINTS, i, p::TABLE_OFFSET, found, expected),
-                RegionName::PointBottom(i) => impossible_in(POINTS, i, p::BOTTOM_OFFSET, found, expected),
+                RegionName::PointTable(i) => impossible_in(i, p::TABLE_OFFSET, found, expected),
+                RegionName::PointBottom(i) => impossible_in(i, p::BOTTOM_OFFSET, found, expected),
             })
         };
         let mut all = header.regions();
@@ -660,16 +661,28 @@ impl<'a> Checked<'a> {
         Ok(())
     }
 
-    fn points(&self) -> Result<Vec<Point>, HeaderProblem> {
-        let count = self.u32(h::POINT_COUNT) as usize;
-        if count > MAX_POINTS {
-            return Err(impossible(h::POINT_COUNT, count, format_args!("at most {MAX_POINTS}")));
+    /// How many points and runs there are; they take what is in use behind the fixed part.
+    fn counts(&self) -> Result<(usize, usize), HeaderProblem> {
+        let (points, runs) = (self.u32(h::POINT_COUNT) as usize, self.u32(h::RUN_COUNT) as usize);
+        if points > MAX_POINTS {
+            return Err(impossible(h::POINT_COUNT, points, format_args!("at most {MAX_POINTS}")));
         }
+        if runs > MAX_RUNS {
+            return Err(impossible(h::RUN_COUNT, runs, format_args!("at most {MAX_RUNS}")));
+        }
+        let (used, expected) = (self.u32(h::USED) as usize, run_at(points, runs));
+        if used != expected {
+            let expected = format_args!("{expected} with {points} points and {runs} runs");
+            return Err(impossible(h::USED, used, expected));
+        }
+        Ok((points, runs))
+    }
+
+    fn points(&self, count: usize) -> Result<Vec<Point>, HeaderProblem> {
         let mut points: Vec<Point> = Vec::with_capacity(count);
         for i in 0..count {
             let point = self.point(i)?;
-            let fail =
-                |field, found: &dyn fmt::Display, expected| Err(impossible_in(POINTS, i, field, found, expected));
+            let fail = |field, found: &dyn fmt::Display, expected| Err(impossible_in(i, field, found, expected));
             if points.iter().any(|other| other.uuid == point.uuid) {
                 return fail(p::UUID, &point.uuid, "an identity that no other point has");
             }
@@ -681,33 +694,30 @@ impl<'a> Checked<'a> {
             }
             points.push(point);
         }
-        let unused = &self.bytes[h::POINTS.offset + count * p::SIZE..h::POINTS.end()];
-        if let Some(at) = unused.iter().position(|byte| *byte != 0) {
-            let place = format!("points[{}]", count + at / p::SIZE);
-            let offset = h::POINTS.end() - unused.len() + at;
-            let expected = "zeros behind the last point";
-            return Err(problem(ProblemClass::Impossible, place, offset, unused[at], expected));
-        }
         Ok(points)
     }
 
     fn point(&self, i: usize) -> Result<Point, HeaderProblem> {
-        let (b, at) = (self.bytes, h::POINTS.offset + i * p::SIZE);
+        let (b, at) = (self.bytes, point_at(i));
         let uuid = Uuid(array_at(b, at + p::UUID.offset));
         if uuid.is_nil() {
-            return Err(impossible_in(POINTS, i, p::UUID, "zeros", "an identity"));
+            return Err(impossible_in(i, p::UUID, "zeros", "an identity"));
         }
         let role = match u32_at(b, at + p::FLAGS.offset) {
             OUTSTANDING => PointRole::Outstanding,
             KEPT => PointRole::Kept,
-            found => return Err(impossible_in(POINTS, i, p::FLAGS, found, "1 (outstanding) or 2 (kept by name)")),
+            found => return Err(impossible_in(i, p::FLAGS, found, "1 (outstanding) or 2 (kept by name)")),
         };
         let name = text(b, p::NAME_LENGTH, p::NAME, at)
-            .map_err(|(field, found, expected)| impossible_in(POINTS, i, field, found, expected))?;
+            .map_err(|(field, found, expected)| impossible_in(i, field, found, expected))?;
         if name.is_empty() && role == PointRole::Kept {
-            return Err(impossible_in(POINTS, i, p::NAME_LENGTH, 0, "a name for a point that is kept by name"));
+            return Err(impossible_in(i, p::NAME_LENGTH, 0, "a name for a point that is kept by name"));
         }
-        Ok(Point {
+        let target = Stamp::parse(b, at + p::TARGET.offset).map_err(|(inner, found, expected)| {
+            let place = format!("points[{i}].target.{}", inner.name);
+            problem(ProblemClass::Impossible, place, at + p::TARGET.offset + inner.offset, found, expected)
+        })?;
+        let point = Point {
             uuid,
             time: i64_at(b, at + p::TIME.offset),
             role,
@@ -715,8 +725,17 @@ impl<'a> Checked<'a> {
             table_offset: u64_at(b, at + p::TABLE_OFFSET.offset),
             bottom_offset: u64_at(b, at + p::BOTTOM_OFFSET.offset),
             granules: u64_at(b, at + p::GRANULES.offset),
+            reasons: Reasons(u32_at(b, at + p::DIRT_REASONS.offset)),
+            target,
             reserved: Reserved::at(b, at + p::RESERVED.offset),
-        })
+        };
+        if !point.has_regions() && role == PointRole::Outstanding {
+            return Err(impossible_in(i, p::TABLE_OFFSET, 0, "regions of the outstanding checkpoint"));
+        }
+        if !point.has_regions() && point.granules != 0 {
+            return Err(impossible_in(i, p::GRANULES, point.granules, "0 in a point without regions"));
+        }
+        Ok(point)
     }
 
     /// The state, which agrees with the identity beside it and with the points.
@@ -750,22 +769,15 @@ impl<'a> Checked<'a> {
         }
     }
 
-    fn runs(&self, geometry: &Geometry) -> Result<Runs, HeaderProblem> {
-        let count = self.u32(h::RUN_COUNT) as usize;
-        if count > MAX_RUNS {
-            return Err(impossible(h::RUN_COUNT, count, format_args!("at most {MAX_RUNS}")));
-        }
-        let (used, expected) = (self.u32(h::USED) as usize, FIXED_BYTES + count * r::SIZE);
-        if used != expected {
-            return Err(impossible(h::USED, used, format_args!("{expected} with {count} runs")));
-        }
+    fn runs(&self, geometry: &Geometry, (points, count): (usize, usize)) -> Result<Runs, HeaderProblem> {
         let run = |i| {
-            let at = h::RUNS.offset + i * r::SIZE;
+            let at = run_at(points, i);
             Run { first: u64_at(self.bytes, at + r::FIRST.offset), count: u64_at(self.bytes, at + r::COUNT.offset) }
         };
         let fail = |i, expected: &dyn fmt::Display| {
-            let Run { first, count } = run(i);
-            Err(impossible_in(RUNS, i, r::FIRST, format_args!("{count} words from {first}"), expected))
+            let (Run { first, count }, place) = (run(i), format!("runs[{i}].{}", r::FIRST.name));
+            let found = format_args!("{count} words from {first}");
+            Err(problem(ProblemClass::Impossible, place, run_at(points, i) + r::FIRST.offset, found, expected))
         };
         let runs = match Runs::from_sorted((0..count).map(run).collect()) {
             Ok(runs) => runs,
@@ -777,9 +789,6 @@ impl<'a> Checked<'a> {
         }
     }
 }
-
-const POINTS: (Field, usize) = (h::POINTS, p::SIZE);
-const RUNS: (Field, usize) = (h::RUNS, r::SIZE);
 
 /// A text with its length in front, in a table that starts at `at`; or the field that is wrong with it.
 fn text(bytes: &[u8], length: Field, text: Field, at: usize) -> Result<String, (Field, String, String)> {

@@ -2,7 +2,7 @@
 //! checksum set right again, must be refused for exactly that field.
 
 use super::codec::{crc32, put, put_u32, put_u64, u32_at, u64_at};
-use super::fields::{header as h, point as p, run as r, stamp as s};
+use super::fields::{header as h, point as p, point_at, run_at, stamp as s};
 use super::*;
 use crate::{Geometry, MAX_BITS};
 use proptest::prelude::*;
@@ -25,12 +25,29 @@ pub(super) fn rich() -> Header {
         size: 10_000 << 16,
         mtime_seconds: -5,
         mtime_nanos: 999_999_999,
+        ctime_seconds: -6,
+        ctime_nanos: 999_999_998,
         inode: 12,
         device: 34,
+        birth: -7,
+        filesystem: [0xf5; 16],
+        identity: [0; 16],
+        disk_sequence: 0,
+        boot_id: Uuid([5; 16]),
         reserved: Reserved::default(),
     };
+    let device = Stamp {
+        kind: StampKind::BlockDevice,
+        inode: 0,
+        exact: false,
+        identity: [0xd1; 16],
+        disk_sequence: 77,
+        ..stamp
+    };
     header.image = Some(stamp);
-    header.target = Some(Stamp { kind: StampKind::BlockDevice, inode: 0, exact: false, ..stamp });
+    header.target = Some(device);
+    header.begun = Some(Stamp { exact: false, ..stamp });
+    (header.audited, header.audit_missed, header.audit_time) = (1 << 40, 3, 10);
     header.backup_time = 1;
     header.dirt_reasons = Reasons::CRASH | Reasons::REPAIR;
     header.dirt_time = 2;
@@ -49,34 +66,14 @@ pub(super) fn rich() -> Header {
         table_offset: at,
         bottom_offset: at + ALIGN,
         granules: 5,
+        reasons: Reasons::DAMAGED_PAGE,
+        target: Some(device),
         reserved: Reserved::default(),
     };
     header.points =
         vec![point(1, PointRole::Kept, "monday", end), point(3, PointRole::Outstanding, "tuesday", end + 2 * ALIGN)];
     header.runs = [0..1, 5..9].into_iter().collect();
     header
-}
-
-/// Where points were not counted, nobody knows what the bytes are.
-#[test]
-fn counts_mean_something_with_their_feature_only() {
-    let mut header = rich();
-    let of = |header: &Header| header.points.iter().map(|point| header.count_of(point)).collect::<Vec<_>>();
-    assert_eq!((header.compatible, of(&header)), (0, vec![0, 0]));
-    let mut last = header.points.pop().unwrap();
-    last.granules = 7;
-    header.push_point(last.clone());
-    assert_eq!((header.compatible, of(&header)), (POINTS_COUNTED, vec![0, 7]));
-    header.replace_point(0, Point { granules: 8, ..header.points[0].clone() });
-    header.points.pop();
-    header.push_point(last);
-    assert_eq!(of(&header), [8, 7]);
-    assert_eq!(Header::parse(&header.encode().unwrap()), Ok(header.clone()));
-    // Another feature bit stays, and is not this one.
-    header.compatible = 1 << 40;
-    assert_eq!(of(&header), [0, 0]);
-    header.replace_point(1, Point { granules: 9, ..header.points[1].clone() });
-    assert_eq!((header.compatible, of(&header)), (1 << 40 | POINTS_COUNTED, vec![0, 9]));
 }
 
 #[test]
@@ -141,7 +138,7 @@ fn refused_in_stamp(field: fields::Field, edit: impl FnOnce(&mut [u8], usize)) {
 
 #[track_caller]
 fn refused_in_point(i: usize, field: fields::Field, edit: impl FnOnce(&mut [u8], usize)) {
-    let at = h::POINTS.offset + i * p::SIZE + field.offset;
+    let at = point_at(i) + field.offset;
     refused(&format!("points[{i}].{}", field.name), at..at + field.size, |b| edit(b, at));
 }
 
@@ -207,8 +204,9 @@ fn used_lies_within_the_copy() {
 }
 
 #[test]
-fn used_is_what_the_runs_take() {
-    for used in [FIXED_BYTES, FIXED_BYTES + 31, FIXED_BYTES + 33, FIXED_BYTES + 48, COPY_BYTES] {
+fn used_is_what_points_and_runs_take() {
+    let right = run_at(2, 2);
+    for used in [FIXED_BYTES, right - 256, right - 16, right - 1, right + 1, right + 16, right + 256, COPY_BYTES] {
         refused_u32(h::USED, used as u32);
     }
 }
@@ -267,9 +265,9 @@ fn other_features_are_kept_and_the_read_only_ones_forbid_writing() {
 
 #[test]
 fn reserved_bytes_are_kept() {
-    let places = [h::RESERVED_1, h::RESERVED_2, h::RESERVED_3, h::RESERVED_4, h::RESERVED_5].map(|f| f.offset..f.end());
+    let places = [h::RESERVED_1, h::RESERVED_2].map(|f| f.offset..f.end());
     let image = h::IMAGE.offset + s::RESERVED.offset;
-    let point = h::POINTS.offset + p::RESERVED.offset;
+    let point = point_at(0) + p::RESERVED.offset;
     for place in places.into_iter().chain([image..image + s::RESERVED.size, point..point + p::RESERVED.size]) {
         for at in place {
             let mut bytes = rich().encode().unwrap();
@@ -374,10 +372,10 @@ fn regions_are_aligned_in_bounds_and_apart() {
                 RegionName::Bottom => ("bottom_offset".to_string(), h::BOTTOM_OFFSET.offset),
                 RegionName::Volatile => ("volatile_offset".to_string(), h::VOLATILE_OFFSET.offset),
                 RegionName::PointTable(i) => {
-                    (format!("points[{i}].table_offset"), h::POINTS.offset + i * p::SIZE + p::TABLE_OFFSET.offset)
+                    (format!("points[{i}].table_offset"), point_at(i) + p::TABLE_OFFSET.offset)
                 }
                 RegionName::PointBottom(i) => {
-                    (format!("points[{i}].bottom_offset"), h::POINTS.offset + i * p::SIZE + p::BOTTOM_OFFSET.offset)
+                    (format!("points[{i}].bottom_offset"), point_at(i) + p::BOTTOM_OFFSET.offset)
                 }
                 other => panic!("{other}"),
             };
@@ -458,10 +456,10 @@ fn a_checkpoint_state_agrees_with_the_points() {
         b[h::CHECKPOINT_UUID.offset..h::CHECKPOINT_UUID.end()].fill(0);
     });
     refused("checkpoint_state", h::CHECKPOINT_STATE.offset..h::CHECKPOINT_STATE.end(), |b| {
-        put_u32(b, h::POINTS.offset + p::SIZE + p::FLAGS.offset, 2);
+        put_u32(b, point_at(1) + p::FLAGS.offset, 2);
     });
     refused("checkpoint_uuid", h::CHECKPOINT_UUID.offset..h::CHECKPOINT_UUID.end(), |b| {
-        put_u32(b, h::POINTS.offset + p::SIZE + p::FLAGS.offset, 2);
+        put_u32(b, point_at(1) + p::FLAGS.offset, 2);
         put_u32(b, h::CHECKPOINT_STATE.offset, 0);
     });
     for state in [1, 2, 3] {
@@ -470,19 +468,52 @@ fn a_checkpoint_state_agrees_with_the_points() {
 }
 
 #[test]
-fn points_are_counted_and_nothing_follows_them() {
-    refused_u32(h::POINT_COUNT, 25);
+fn points_are_as_many_as_the_header_says() {
+    refused_u32(h::POINT_COUNT, 65);
     refused_u32(h::POINT_COUNT, u32::MAX);
-    // One more, of zeros, has no identity; one fewer leaves bytes behind.
-    refused("points[2].uuid", 0..COPY_BYTES, |b| {
-        put_u32(b, h::POINTS.offset + p::SIZE + p::FLAGS.offset, 2);
+    // The bytes of runs are no point.
+    refused("points[2].flags", 0..COPY_BYTES, |b| {
+        put_u32(b, point_at(1) + p::FLAGS.offset, 2);
         put_u32(b, h::POINT_COUNT.offset, 3);
+        put_u32(b, h::USED.offset, run_at(3, 2) as u32);
     });
-    refused("points[1]", 0..COPY_BYTES, |b| put_u32(b, h::POINT_COUNT.offset, 1));
-    for at in [h::POINTS.offset + 2 * p::SIZE, h::POINTS.end() - 1] {
-        let place = format!("points[{}]", (at - h::POINTS.offset) / p::SIZE);
-        refused(&place, at..at + 1, |b| b[at] = 1);
+    // And those of a point as runs are no runs.
+    refused("runs[1].first", 0..COPY_BYTES, |b| {
+        put_u32(b, h::CHECKPOINT_STATE.offset, 0);
+        b[h::CHECKPOINT_UUID.offset..h::CHECKPOINT_UUID.end()].fill(0);
+        put_u32(b, h::POINT_COUNT.offset, 1);
+        put_u32(b, h::USED.offset, run_at(1, 2) as u32);
+    });
+    let mut header = rich();
+    let end = header.file_length();
+    let point = header.points[0].clone();
+    header.points.clear();
+    (header.checkpoint_state, header.checkpoint_uuid) = (CheckpointState::Normal, Uuid::NIL);
+    for i in 0..MAX_POINTS {
+        let (uuid, name, at) = (Uuid([1 + i as u8; 16]), i.to_string(), end + i as u64 * 2 * ALIGN);
+        header.points.push(Point { uuid, name, table_offset: at, bottom_offset: at + ALIGN, ..point.clone() });
     }
+    assert_eq!(Header::parse(&header.encode().unwrap()), Ok(header));
+}
+
+#[test]
+fn only_a_kept_point_may_have_no_regions_and_then_it_holds_nothing() {
+    let none = |b: &mut [u8], i: usize| {
+        put_u64(b, point_at(i) + p::TABLE_OFFSET.offset, 0);
+        put_u64(b, point_at(i) + p::BOTTOM_OFFSET.offset, 0);
+    };
+    refused_in_point(1, p::TABLE_OFFSET, |b, _| none(b, 1));
+    refused_in_point(0, p::GRANULES, |b, _| none(b, 0));
+    let header = after(|b| {
+        none(b, 0);
+        put_u64(b, point_at(0) + p::GRANULES.offset, 0);
+    });
+    let header = header.unwrap();
+    assert!(!header.points[0].has_regions() && header.points[0].table(&header.geometry).is_empty());
+    assert_eq!(header.regions().len(), 6);
+    assert_eq!(Header::parse(&header.encode().unwrap()), Ok(header));
+    // One alone is a region in the headers.
+    refused_in_point(0, p::TABLE_OFFSET, |b, at| put_u64(b, at, 0));
 }
 
 #[test]
@@ -516,7 +547,7 @@ fn names_of_points_are_text() {
     });
     // Only the outstanding one may do without.
     let nameless = after(|b| {
-        let at = h::POINTS.offset + p::SIZE;
+        let at = point_at(1);
         put_u32(b, at + p::NAME_LENGTH.offset, 0);
         b[at + p::NAME.offset..][..p::NAME.size].fill(0);
     });
@@ -552,6 +583,7 @@ fn stamps_make_sense() {
         refused_in_stamp(s::KIND, |b, at| put_u32(b, at, kind));
     }
     refused_in_stamp(s::MTIME_NANOS, |b, at| put_u32(b, at, 1_000_000_000));
+    refused_in_stamp(s::CTIME_NANOS, |b, at| put_u32(b, at, 1_000_000_000));
     refused_in_stamp(s::INODE, |b, at| put_u64(b, at, 1));
     // Not recorded is all zeros.
     for field in &s::ALL[1..] {
@@ -561,6 +593,9 @@ fn stamps_make_sense() {
         });
     }
     refused("image.kind", h::IMAGE.offset..h::IMAGE.end(), |b| put_u32(b, h::IMAGE.offset + s::KIND.offset, 9));
+    refused("begun.kind", h::BEGUN.offset..h::BEGUN.end(), |b| put_u32(b, h::BEGUN.offset + s::KIND.offset, 9));
+    let target = point_at(1) + p::TARGET.offset;
+    refused("points[1].target.kind", target..target + s::SIZE, |b| put_u32(b, target + s::KIND.offset, 9));
     let none = after(|b| b[h::IMAGE.offset..h::IMAGE.end()].fill(0)).unwrap();
     assert_eq!((none.image, none.target.is_some()), (None, true));
 }
@@ -568,8 +603,8 @@ fn stamps_make_sense() {
 #[test]
 fn runs_ascend_apart_and_inside() {
     let run = |b: &mut [u8], i: usize, first: u64, count: u64| {
-        put_u64(b, h::RUNS.offset + i * r::SIZE, first);
-        put_u64(b, h::RUNS.offset + i * r::SIZE + 8, count);
+        put_u64(b, run_at(2, i), first);
+        put_u64(b, run_at(2, i) + 8, count);
     };
     let words = rich().geometry.words();
     for (first, count) in [
@@ -583,10 +618,10 @@ fn runs_ascend_apart_and_inside() {
         (2, u64::MAX - 1),    // overflow
         (2, u64::MAX - 2),    // the largest that does not
     ] {
-        refused("runs[1].first", h::RUNS.offset + 16..h::RUNS.offset + 32, |b| run(b, 1, first, count));
+        refused("runs[1].first", run_at(2, 1)..run_at(2, 2), |b| run(b, 1, first, count));
     }
     assert!(after(|b| run(b, 1, 2, words - 2)).is_ok());
-    refused("runs[0].first", h::RUNS.offset..h::RUNS.offset + 16, |b| run(b, 0, 0, 0));
+    refused("runs[0].first", run_at(2, 0)..run_at(2, 1), |b| run(b, 0, 0, 0));
     refused_u32(h::RUN_COUNT, 769);
     refused_u32(h::RUN_COUNT, u32::MAX);
 }
@@ -615,7 +650,7 @@ fn nothing_is_encoded_that_would_not_parse() {
         header.layout = Layout::initial(&header.geometry);
         header.runs = (0..2000).step_by(2).collect();
     });
-    no("point_count", |header| header.points = vec![header.points[0].clone(); 25]);
+    no("point_count", |header| header.points = vec![header.points[0].clone(); 65]);
     no("label_length", |header| header.label = "x".repeat(253));
     no("name_length", |header| header.points[0].name = "x".repeat(65));
     no("nonce", |header| header.state = State::Clean);
@@ -667,28 +702,37 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
         Geometry::new(len, granularity).unwrap()
     });
     let stamp = || {
-        proptest::option::of((any::<bool>(), any::<bool>(), any::<[u64; 3]>(), any::<i64>(), 0..1_000_000_000u32))
-            .prop_map(|stamp| {
-                stamp.map(|(file, exact, [size, inode, device], mtime_seconds, mtime_nanos)| Stamp {
-                    kind: if file { StampKind::File } else { StampKind::BlockDevice },
-                    exact,
-                    size,
-                    mtime_seconds,
-                    mtime_nanos,
-                    inode: if file { inode } else { 0 },
-                    device,
-                    reserved: Reserved::default(),
-                })
+        let nanos = || 0..1_000_000_000u32;
+        let fields =
+            (any::<[bool; 2]>(), any::<[u64; 4]>(), any::<[i64; 3]>(), any::<[[u8; 16]; 3]>(), nanos(), nanos());
+        proptest::option::of(fields).prop_map(|stamp| {
+            stamp.map(|([file, exact], ints, times, ids, mtime_nanos, ctime_nanos)| Stamp {
+                kind: if file { StampKind::File } else { StampKind::BlockDevice },
+                exact,
+                size: ints[0],
+                mtime_seconds: times[0],
+                mtime_nanos,
+                ctime_seconds: times[1],
+                ctime_nanos,
+                inode: if file { ints[1] } else { 0 },
+                device: ints[2],
+                birth: times[2],
+                filesystem: ids[0],
+                identity: ids[1],
+                disk_sequence: ints[3],
+                boot_id: Uuid(ids[2]),
+                reserved: Reserved::default(),
             })
+        })
     };
     let rest = (
         (any::<[[u8; 16]; 4]>(), any::<[u64; 8]>(), any::<[i64; 8]>(), any::<[u32; 3]>(), 0..=3u32),
         ".{0,60}",
-        (0..=12usize, any::<bool>()),
+        (0..=12usize, any::<bool>(), stamp()),
         proptest::collection::vec((any::<u64>(), 1..100u64), 0..300),
     );
     (geometry, stamp(), stamp(), rest).prop_map(|(geometry, image, target, rest)| {
-        let ((uuids, ints, times, flags, checkpoint), label, (kept, gaps), runs) = rest;
+        let ((uuids, ints, times, flags, checkpoint), label, (kept, gaps, begun), runs) = rest;
         let durability = if flags[2] & 1 == 0 { Durability::PowerLoss } else { Durability::Process };
         let uuid = |i: usize| Uuid([1 + i as u8; 16]);
         let mut header = Header::new(Uuid(uuids[0]), geometry, durability);
@@ -703,7 +747,8 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
         }
         header.committed_uuid = Uuid(uuids[2]);
         header.committed_time = times[0];
-        (header.image, header.target) = (image, target);
+        (header.image, header.target, header.begun) = (image, target, begun);
+        (header.audited, header.audit_missed, header.audit_time) = (ints[1], ints[2], times[7]);
         (header.backup_time, header.dirt_time, header.created) = (times[1], times[2], times[3]);
         (header.last_clean, header.last_open) = (times[4], times[5]);
         header.dirt_reasons = Reasons(flags[0]);
@@ -721,14 +766,17 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
         for i in 0..kept + outstanding {
             let role = if i < kept { PointRole::Kept } else { PointRole::Outstanding };
             let at = header.file_length() + if gaps { ALIGN } else { 0 };
+            let empty = role == PointRole::Kept && ints[7] >> i & 3 == 0;
             header.points.push(Point {
                 uuid: uuid(i),
                 time: times[6],
                 role,
                 name: format!("point {i} é"),
-                table_offset: at,
-                bottom_offset: at + table_length(&geometry),
-                granules: ints[7] >> (i % 64),
+                table_offset: if empty { 0 } else { at },
+                bottom_offset: if empty { 0 } else { at + table_length(&geometry) },
+                granules: if empty { 0 } else { ints[7] >> (i % 64) },
+                reasons: Reasons(flags[0]),
+                target: if gaps { begun } else { None },
                 reserved: Reserved::default(),
             });
         }
@@ -759,7 +807,7 @@ proptest! {
     fn no_bytes_do_harm(
         header in headers(),
         edits in proptest::collection::vec((0..COPY_BYTES, any::<u8>()), 0..6),
-        in_front in proptest::collection::vec((0..1200usize, any::<u8>()), 0..3),
+        in_front in proptest::collection::vec((0..4200usize, any::<u8>()), 0..3),
         fixed_up in any::<bool>(),
     ) {
         let mut bytes = header.encode().unwrap();

@@ -125,9 +125,9 @@ mod tests {
     fn the_smallest_file() {
         for map in [geometry(0, 0), geometry(1, 63), geometry(1 << 20, 16)] {
             let layout = Layout::initial(&map);
-            assert_eq!(layout.table, 0x1_0000..0x2_0000);
-            assert_eq!(layout.bottom, 0x2_0000..0x3_0000);
-            assert_eq!(layout.volatile, 0x3_0000..0x9_0000);
+            assert_eq!(layout.table, 0x4_0000..0x5_0000);
+            assert_eq!(layout.bottom, 0x5_0000..0x6_0000);
+            assert_eq!(layout.volatile, 0x6_0000..0xc_0000);
         }
     }
 
@@ -175,14 +175,15 @@ mod tests {
 
     #[test]
     fn free_space_is_the_first_that_is_large_enough() {
-        let unit = |i: u64| i * ALIGN;
+        let unit = |i: u64| HEADER_REGION - ALIGN + i * ALIGN;
+        let units = |i: u64| i * ALIGN;
         assert_eq!(free_offset([], 1), HEADER_REGION);
         let taken = [unit(6)..unit(7), 0..HEADER_REGION, unit(2)..unit(3)];
         assert_eq!(free_offset(taken.clone(), 1), unit(1));
         assert_eq!(free_offset(taken.clone(), ALIGN), unit(1));
         assert_eq!(free_offset(taken.clone(), ALIGN + 1), unit(3));
-        assert_eq!(free_offset(taken.clone(), unit(3)), unit(3));
-        assert_eq!(free_offset(taken.clone(), unit(4)), unit(7));
+        assert_eq!(free_offset(taken.clone(), units(3)), unit(3));
+        assert_eq!(free_offset(taken.clone(), units(4)), unit(7));
         // A gap that is long enough only before rounding.
         assert_eq!(free_offset([0..unit(1), unit(2) + 512..unit(3)], ALIGN + 1), unit(3));
         // Nested, unaligned and empty ones, and no overflow.

@@ -28,6 +28,7 @@ pub(crate) use choice::tests::{
     what_a_newer_version_committed_is_not_passed_over,
 };
 pub use choice::{Choice, Disagreement, NoHeader, choose};
+pub(crate) use header::used_by;
 pub use header::{Header, HeaderReserved, NotWritable, RegionName};
 pub use layout::{Layout, VolatileLayout, bottom_length, free_offset, table_length};
 pub(crate) use page::is_zeros;
@@ -50,18 +51,20 @@ pub const VERSION: u32 = 1;
 pub const ALIGN: u64 = 65536;
 /// Bytes of all header copies together; the first region may start here.
 pub const HEADER_REGION: u64 = COPIES as u64 * COPY_BYTES as u64;
-/// Bytes of one header copy.
-pub const COPY_BYTES: usize = 16384;
+/// Bytes from one header copy to the next: each lies in file-system blocks of its own, up to this size.
+pub const COPY_BYTES: usize = 65536;
 /// Header copies in a file.
 pub const COPIES: usize = 4;
 /// Pairs of header copies.
 pub const PAIRS: usize = 2;
-/// Bytes of a header copy in front of its runs.
-pub const FIXED_BYTES: usize = 4096;
+/// Bytes of a header copy in front of its points and runs.
+pub const FIXED_BYTES: usize = 2048;
+/// Most bytes of a header copy that this version uses.
+pub const MAX_USED: usize = fields::run_at(MAX_POINTS, MAX_RUNS);
 /// Longest armed list, in runs.
 pub const MAX_RUNS: usize = 768;
 /// Most points in a file.
-pub const MAX_POINTS: usize = 24;
+pub const MAX_POINTS: usize = 64;
 /// Longest label, in bytes of UTF-8.
 pub const MAX_LABEL: usize = 252;
 /// Longest name of a point, in bytes of UTF-8.
@@ -92,10 +95,8 @@ pub const UPDATE_TURN_LOCK: u64 = GATE_LOCK + 7;
 pub const SLOT_LOCKS: u64 = GATE_LOCK + 64;
 /// Slots: most processes that have a map open for writing at a time.
 pub const SLOTS: u64 = 256;
-/// The compatible feature bit that says that points are counted.
-pub const POINTS_COUNTED: u64 = 1;
 /// The feature bits of each kind that this version knows.
-pub const KNOWN_COMPATIBLE: u64 = POINTS_COUNTED;
+pub const KNOWN_COMPATIBLE: u64 = 0;
 /// See [`KNOWN_COMPATIBLE`].
 pub const KNOWN_RO_COMPATIBLE: u64 = 0;
 /// See [`KNOWN_COMPATIBLE`].
@@ -103,11 +104,11 @@ pub const KNOWN_INCOMPATIBLE: u64 = 0;
 /// Bytes of a page-table entry.
 pub const ENTRY_BYTES: u64 = 4;
 
-const _: () = assert!(HEADER_REGION == 65536 && HEADER_REGION.is_multiple_of(ALIGN));
+const _: () = assert!(HEADER_REGION == 262_144 && HEADER_REGION.is_multiple_of(ALIGN));
 const _: () = assert!(COPIES == 2 * PAIRS);
-const _: () = assert!(FIXED_BYTES + MAX_RUNS * fields::run::SIZE == COPY_BYTES);
+const _: () = assert!(MAX_USED == 30_720 && MAX_USED <= COPY_BYTES);
 const _: () = assert!(PAGE_BYTES == 512 && PAGE_WORDS == 64 && LEVELS == 7);
-// The largest map, and all its points, stay far below the locks: five bottoms and two tables, rounded up.
+// The largest map, and all its points, stay far below the locks.
 const _: () = assert!(MAX_BITS / 8 * 4 * (MAX_POINTS as u64 + 3) < MAX_FILE_LENGTH && MAX_FILE_LENGTH < GATE_LOCK);
 
 /// Where header copy `copy` starts, in bytes from the start of the file.

@@ -3,6 +3,7 @@
 //! Invariant kept here: a value of one of these types is one that the format knows. What bytes may carry beyond
 //! that (bits for diagnosis, reserved bytes) is kept as it was found.
 
+use super::Stamp;
 use super::codec::{array_at, put};
 use super::layout::{bottom_length, region, table_length};
 use crate::geometry::Geometry;
@@ -211,14 +212,23 @@ pub struct Session {
     pub mount: u64,
     /// When the file was made, in nanoseconds since 1970; 0 when unknown.
     pub birth: i64,
-    /// [`Session::DEGRADED`], and bits of later versions. Any bit at all means that the page cache is not to be
-    /// trusted after this session.
+    /// [`Session::DEGRADED`], [`Session::OUTLIVE`], [`Session::OUTLIVED`], and bits of later versions, which mean
+    /// the same as the first.
     pub flags: u32,
 }
 
 impl Session {
     /// A durable write failed in this session.
     pub const DEGRADED: u32 = 1;
+    /// A process of this session has said that its data writes may arrive after its death.
+    pub const OUTLIVE: u32 = 2;
+    /// A process of an earlier session had said so, and that session was not closed by all.
+    pub const OUTLIVED: u32 = 4;
+
+    /// Whether the page cache is not to be trusted after this session.
+    pub fn degraded(&self) -> bool {
+        self.flags & !(Session::OUTLIVE | Session::OUTLIVED) != 0
+    }
 }
 
 /// What a point is kept for.
@@ -230,7 +240,7 @@ pub enum PointRole {
     Kept,
 }
 
-/// A frozen set of dirty bits, in regions of its own.
+/// A set of dirty bits beside the map's own, in regions of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
     /// Its identity; not nil.
@@ -241,25 +251,33 @@ pub struct Point {
     pub role: PointRole,
     /// Unique among the points; empty only while outstanding. At most 64 bytes.
     pub name: String,
-    /// Where its page table is, in bytes from the start of the file.
+    /// Where its page table is, in bytes from the start of the file; 0 when it has no regions.
     pub table_offset: u64,
-    /// Where its bottom is, in bytes from the start of the file.
+    /// Where its bottom is, in bytes from the start of the file; 0 when it has no regions.
     pub bottom_offset: u64,
-    /// Bits that are set in it, at least; 0 when they were not counted. Means something only in a header with the
-    /// feature [`POINTS_COUNTED`](super::POINTS_COUNTED): see [`Header::count_of`](super::Header::count_of).
+    /// Bits that are set in it, at least.
     pub granules: u64,
+    /// Why dirt was added to what was frozen in it.
+    pub reasons: Reasons,
+    /// The backup target that was completed with it.
+    pub target: Option<Stamp>,
     /// Bytes without a meaning in this version.
-    pub reserved: Reserved<8>,
+    pub reserved: Reserved<4>,
 }
 
 impl Point {
-    /// Its page table in the file. It has the length of the map's.
-    pub fn table(&self, geometry: &Geometry) -> Range<u64> {
-        region(self.table_offset, table_length(geometry))
+    /// Whether it has regions. A kept point without them holds nothing.
+    pub fn has_regions(&self) -> bool {
+        self.table_offset != 0 || self.bottom_offset != 0
     }
 
-    /// Its bottom in the file. It has the length of the map's.
+    /// Its page table in the file. It has the length of the map's, or none without regions.
+    pub fn table(&self, geometry: &Geometry) -> Range<u64> {
+        region(self.table_offset, if self.has_regions() { table_length(geometry) } else { 0 })
+    }
+
+    /// Its bottom in the file. It has the length of the map's, or none without regions.
     pub fn bottom(&self, geometry: &Geometry) -> Range<u64> {
-        region(self.bottom_offset, bottom_length(geometry))
+        region(self.bottom_offset, if self.has_regions() { bottom_length(geometry) } else { 0 })
     }
 }

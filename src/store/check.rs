@@ -341,7 +341,7 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     findings.extend(findings::pages(header, &survey));
     omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
     let mut frozen_failed = false;
-    for (place, point) in header.points.iter().enumerate() {
+    for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
         let as_header = open::header_of_point(header, point);
         let failed = match point_survey(disk, path, len, &as_header)? {
             None => {

@@ -125,7 +125,7 @@ impl Core {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         self.may_freeze(&header, name)?;
-        header.push_point(point.clone());
+        header.points.push(point.clone());
         header.checkpoint_state = CheckpointState::Freezing;
         header.checkpoint_uuid = point.uuid;
         // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.

@@ -7,7 +7,7 @@ use super::Options;
 use super::points::some_pages;
 use super::{headers, pages};
 use crate::error::{Error, Result};
-use crate::format::{HEADER_REGION, Header, Uuid};
+use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::read::Search;
 use crate::sys::create::{self, Permit};
@@ -119,8 +119,10 @@ fn write_parts(
     }
     header.image = options.image.map(|i| i.0);
     fill(disk, &mut header)?;
-    // All of the region, so that no commit ever needs space.
-    disk.write_durable(&[Part { offset: 0, bytes: &vec![0; HEADER_REGION as usize] }])?;
+    // All that headers can take, so that no commit ever needs space.
+    let zeros = vec![0; MAX_USED.next_multiple_of(4096)];
+    let copies: Vec<Part<'_>> = (0..COPIES).map(|i| Part { offset: copy_offset(i), bytes: &zeros }).collect();
+    disk.write_durable(&copies)?;
     for (sequence, pair) in [(1, 0), (2, 1)] {
         header.sequence = sequence;
         headers::write_pair(disk, &header, pair)?;

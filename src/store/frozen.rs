@@ -62,6 +62,9 @@ impl Frozen {
 
     /// Adds what a point holds. One of which a page fails or was lost, or of which the file has not all entries, is everything.
     pub(super) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
+        if !point.has_regions() {
+            return Ok(());
+        }
         let len =
             disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
         let as_header = header_of_point(header, point);

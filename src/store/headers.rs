@@ -4,9 +4,7 @@
 //! known to be durable, and starts from the newest valid header in the file.
 
 use crate::error::{Error, Result};
-use crate::format::{
-    self, COPIES, COPY_BYTES, Disagreement, HEADER_REGION, Header, HeaderProblem, NoHeader, ProblemClass,
-};
+use crate::format::{self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, ProblemClass};
 use crate::sys::{Disk, Part};
 use crate::weak::{Weak, weak};
 use std::path::Path;
@@ -29,21 +27,40 @@ impl Published {
     }
 }
 
+/// Bytes of a copy that are read first: all that most have in use.
+const COPY_START: usize = 4096;
+const SECTOR: usize = 512;
+
 /// All copies, as far as they are valid.
 pub(crate) type Copies = [std::result::Result<Header, HeaderProblem>; COPIES];
 
-/// Reads and parses the copies. A copy that the device does not give back counts as all zeros.
+/// Reads and parses the copies. Bytes that the device does not give back count as zeros. Cost: what the copies use, and
+/// a page of each at least.
 pub(crate) fn read_copies(disk: &dyn Disk) -> Copies {
-    let mut region = vec![0; HEADER_REGION as usize];
-    if disk.read_at(&mut region, 0).is_err() {
-        for sector in region.chunks_exact_mut(512).enumerate() {
-            if disk.read_at(sector.1, sector.0 as u64 * 512).is_err() {
-                sector.1.fill(0);
+    std::array::from_fn(|i| Header::parse(&read_copy(disk, i)))
+}
+
+/// The bytes of a copy, as far as they are in use.
+fn read_copy(disk: &dyn Disk, copy: usize) -> Vec<u8> {
+    let mut bytes = vec![0; COPY_START];
+    read_or_zeros(disk, &mut bytes, format::copy_offset(copy));
+    let used = format::used_by(&bytes);
+    if used > COPY_START {
+        bytes.resize(used.next_multiple_of(SECTOR), 0);
+        read_or_zeros(disk, &mut bytes, format::copy_offset(copy));
+    }
+    bytes
+}
+
+/// Fills a buffer from what the device gives back, sector by sector where it must be.
+pub(crate) fn read_or_zeros(disk: &dyn Disk, buffer: &mut [u8], offset: u64) {
+    if disk.read_at(buffer, offset).is_err() {
+        for (i, sector) in buffer.chunks_mut(SECTOR).enumerate() {
+            if disk.read_at(sector, offset + (i * SECTOR) as u64).is_err() {
+                sector.fill(0);
             }
         }
     }
-    let copy = |i: usize| &region[format::copy_offset(i) as usize..][..COPY_BYTES];
-    std::array::from_fn(|i| Header::parse(copy(i)))
 }
 
 /// The header of the file.
@@ -92,7 +109,7 @@ pub(crate) fn choose_also_cut_off(disk: &dyn Disk, copies: &Copies, path: &Path)
     };
     if let Err(Error::NotDirtymap { .. }) = chosen {
         // What cannot be read was taken for zeros; that the device fails is what matters then.
-        disk.read_at(&mut [0; COPY_BYTES], 0).map_err(io("read the header"))?;
+        disk.read_at(&mut [0; COPY_START], 0).map_err(io("read the header"))?;
     }
     Ok((chosen?, len))
 }

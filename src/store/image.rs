@@ -3,7 +3,7 @@
 //! Invariant kept here: "the same image" is only said when everything that was recorded is equal.
 
 use crate::error::{Error, Result};
-use crate::format::{Reserved, Stamp, StampKind};
+use crate::format::{Stamp, StampKind};
 use crate::sys::facts;
 use crate::weak::{Weak, weak};
 use std::fs::File;
@@ -33,15 +33,14 @@ impl ImageStamp {
     /// Whatever the system says when asked, or `InvalidInput` for neither a regular file nor a block device.
     pub fn of(file: &File) -> std::io::Result<ImageStamp> {
         let f = facts::image(file)?;
+        let kind = if f.block_device { StampKind::BlockDevice } else { StampKind::File };
         Ok(ImageStamp(Stamp {
             exact: !f.block_device,
-            kind: if f.block_device { StampKind::BlockDevice } else { StampKind::File },
-            size: f.size,
             mtime_seconds: f.mtime_seconds,
             mtime_nanos: f.mtime_nanos,
             inode: f.inode,
             device: f.device,
-            reserved: Reserved::default(),
+            ..Stamp::of(kind, f.size)
         }))
     }
 

@@ -276,7 +276,7 @@ pub(super) fn header_of_point(header: &Header, point: &Point) -> Header {
     let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
     let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
     // It was complete before it was named, like a map that was closed.
-    let clean_dirty_bits = if weak(Weak::PointNoCount) { 0 } else { header.count_of(point) };
+    let clean_dirty_bits = if weak(Weak::PointNoCount) { 0 } else { point.granules };
     let (state, nonce, runs) = (State::Clean, Uuid::NIL, Runs::new());
     Header { uuid: point.uuid, layout, state, nonce, runs, clean_dirty_bits, ..header.clone() }
 }
@@ -337,7 +337,9 @@ pub(super) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
     if weak(Weak::TrustOtherFile) {
         now.inode = header.session.inode;
     }
-    let same = known && now == header.session;
+    // What may still be written to the image says nothing of the map's file.
+    now.flags = header.session.flags;
+    let same = known && now == header.session && !header.session.degraded();
     if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
         return Ok(false);
     }

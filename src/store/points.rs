@@ -13,7 +13,9 @@ use super::scan::{Page, Scan};
 use super::{DirtyMap, Inner, Options, attach, create, headers};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
-use crate::format::{self, Header, Point, PointRole, Reserved, Uuid, bottom_length, free_offset, table_length};
+use crate::format::{
+    self, Header, Point, PointRole, Reasons, Reserved, Uuid, bottom_length, free_offset, table_length,
+};
 use crate::geometry::PAGE_WORDS;
 use crate::read::Search;
 use crate::sync::MutexGuard;
@@ -151,7 +153,7 @@ impl Core {
             return Err(no_point(&header, name, &self.path));
         }
         header.points.remove(at);
-        header.replace_point(at - 1, Point { role: PointRole::Kept, ..merged });
+        header.points[at - 1] = Point { role: PointRole::Kept, ..merged };
         lock.commit_to_both(&mut header, Weak::DropOnePair)?;
         self.give_up(&older);
         self.give_up(&dropped);
@@ -188,6 +190,8 @@ impl Space<'_> {
             table_offset: place(table_length(&header.geometry)),
             bottom_offset: place(bottom_length(&header.geometry)),
             granules: 0,
+            reasons: Reasons::NONE,
+            target: None,
             reserved: Reserved::default(),
         })
     }

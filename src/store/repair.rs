@@ -228,7 +228,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let everything = cut_off || lost.is_some();
 
     let mut points = Vec::new();
-    for place in 0..header.points.len() {
+    for place in (0..header.points.len()).filter(|&place| header.points[place].has_regions()) {
         let as_header = open::header_of_point(header, &header.points[place]);
         match check::point_survey(disk, path, len, &as_header)? {
             None => points.push((place, None)),

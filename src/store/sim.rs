@@ -73,7 +73,7 @@ pub(super) enum Pick {
     AllBut(usize),
     /// By the bits of a pseudo-random sequence.
     Random(u64),
-    /// All but one sector in each eight, which becomes garbage.
+    /// All but one sector in each four, as many as the fixed part of a header has, which becomes garbage.
     Rot(usize),
     /// Each sector by its bit; the others are old, or garbage.
     Mask(u64, bool),
@@ -513,7 +513,7 @@ impl Bytes {
                 Pick::First(n) => i < n,
                 Pick::Only(n) => i == n,
                 Pick::AllBut(n) => i != n,
-                Pick::Rot(n) => i % 8 != n,
+                Pick::Rot(n) => i % 4 != n,
                 Pick::Random(_) => rng.below(2) == 0,
                 Pick::Garbage(_) => rng.below(2) == 0,
                 Pick::Mask(mask, _) => mask >> (i % 64) & 1 != 0,

@@ -5,8 +5,8 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    self, CheckpointState, Durability, Header, Layout, Point, PointRole, Reserved, Runs, Stamp, StampKind, State, Uuid,
-    fields::header as h,
+    self, CheckpointState, Durability, Header, Layout, Point, PointRole, Reasons, Reserved, Runs, Stamp, StampKind,
+    State, Uuid, fields::header as h,
 };
 use std::ops::Range;
 
@@ -113,12 +113,24 @@ impl Maker {
         (0..format::COPIES).for_each(|copy| self.patch(copy, &edit));
     }
 
-    /// Counts the outstanding point: so many granules.
-    fn counted(&mut self, granules: u64) -> &mut Maker {
-        let mut point = self.header.points.pop().expect("a point");
-        point.granules = granules;
-        self.header.push_point(point);
-        self
+    /// Adds a kept point; without regions where it holds nothing.
+    fn kept(&mut self, name: &str, id: u8, bits: &[Range<u64>], target: Option<Stamp>) -> &mut Maker {
+        let (uuid, end) = (Uuid([id; 16]), self.header.file_length());
+        let granules = bits.iter().map(|r| r.end - r.start).sum();
+        let (table_offset, bottom_offset) = if granules == 0 { (0, 0) } else { (end, end + format::ALIGN) };
+        self.header.points.push(Point {
+            uuid,
+            time: 1_700_000_020 + i64::from(id),
+            role: PointRole::Kept,
+            name: name.into(),
+            table_offset,
+            bottom_offset,
+            granules,
+            reasons: Reasons::CRASH,
+            target,
+            reserved: Reserved::default(),
+        });
+        if granules == 0 { self } else { self.bits_at(bits, uuid, table_offset, bottom_offset) }
     }
 
     fn outstanding(&mut self, state: CheckpointState, bits: &[Range<u64>]) -> &mut Maker {
@@ -134,7 +146,9 @@ impl Maker {
             name,
             table_offset,
             bottom_offset,
-            granules: 0,
+            granules: bits.iter().map(|r| r.end - r.start).sum(),
+            reasons: Reasons::NONE,
+            target: None,
             reserved,
         }];
         self.bits_at(bits, POINT, table_offset, bottom_offset)
@@ -191,20 +205,39 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     };
     add("clean-listed", with(LEN, &listed));
     let stamp = Stamp {
-        kind: StampKind::File,
         exact: true,
-        size: LEN,
         mtime_seconds: 1_700_000_050,
         mtime_nanos: 123_456_789,
+        ctime_seconds: 1_700_000_051,
+        ctime_nanos: 987_654_321,
         inode: 17,
         device: 3,
-        reserved: Reserved::default(),
+        birth: 1_600_000_000_123_456_789,
+        filesystem: [0xf5; 16],
+        boot_id: Uuid([0x44; 16]),
+        ..Stamp::of(StampKind::File, LEN)
+    };
+    let disk = Stamp {
+        device: 7 << 8,
+        identity: [0xd1; 16],
+        disk_sequence: 12,
+        boot_id: Uuid([0x44; 16]),
+        ..Stamp::of(StampKind::BlockDevice, LEN)
     };
     let image = |m: &mut Maker| {
         m.header.image = Some(stamp);
         m.bits(&DIRT).headers();
     };
     add("clean-image", with(LEN, &image));
+    // Backups: the last one completed, one that was begun, and points: one with regions, one without.
+    let backups = |m: &mut Maker| {
+        (m.header.image, m.header.target, m.header.begun) =
+            (Some(disk), Some(stamp), Some(Stamp { exact: false, ..stamp }));
+        (m.header.audited, m.header.audit_missed, m.header.audit_time) = (4096, 1, 1_700_000_055);
+        m.kept("monday", 0x44, &[5..6, 9000..9003], Some(stamp)).kept("tuesday", 0x45, &[], Some(disk));
+        m.bits(&DIRT).headers();
+    };
+    add("clean-backups", with(LEN, &backups));
 
     // Left behind by a crash.
     add("unclean-idle", with(LEN, &|m| m.bits(&DIRT).open(&[]).headers()));
@@ -256,7 +289,7 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
         m.header.geometry = Geometry::new(len, 12).expect("a possible map");
         let volatile = format::VolatileLayout::new(&m.header.geometry).length;
         m.header.layout =
-            Layout { table: 0x9_0000..0xa_0000, bottom: 0xa_0000..0xb_0000, volatile: 0xb_0000..0xb_0000 + volatile };
+            Layout { table: 0xc_0000..0xd_0000, bottom: 0xd_0000..0xe_0000, volatile: 0xe_0000..0xe_0000 + volatile };
     };
     add(
         "resized",
@@ -289,14 +322,14 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
             m.spoil(4200);
         }),
     );
-    add("page-lost", clean(|m| m.put(0x2_0200, &[0; 512])));
-    add("entry-lost", clean(|m| m.put(0x1_0004, &[0; 4])));
+    add("page-lost", clean(|m| m.put(0x5_0200, &[0; 512])));
+    add("entry-lost", clean(|m| m.put(0x4_0004, &[0; 4])));
     add(
         "pages-swapped",
         clean(|m| {
-            let pages = m.bytes[0x2_0000..0x2_0400].to_vec();
-            m.put(0x2_0000, &pages[512..]);
-            m.put(0x2_0200, &pages[..512]);
+            let pages = m.bytes[0x5_0000..0x5_0400].to_vec();
+            m.put(0x5_0000, &pages[512..]);
+            m.put(0x5_0200, &pages[..512]);
         }),
     );
     add("stray-bits", with(PARTIAL_LEN, &|m| m.bits(&[0..1, 9000..9001, 10230..10231]).headers()));
@@ -338,7 +371,7 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     );
     add("headers-impossible", clean(|m| m.patch_all(field(h::GRANULARITY, 64))));
 
-    add("cut-off", clean(|m| m.bytes.truncate(0x1_0008)));
+    add("cut-off", clean(|m| m.bytes.truncate(0x4_0008)));
 
     // Newer versions and features.
     add("newer-version", clean(|m| m.patch_all(field(h::FORMAT_VERSION, 2))));
@@ -350,7 +383,7 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
         clean(|m| {
             m.patch_all(|b| {
                 field(h::COMPATIBLE, 2)(b);
-                b[h::RESERVED_5.offset + 7] = 0x99;
+                b[h::RESERVED_1.offset + 7] = 0x99;
             });
         }),
     );
@@ -361,7 +394,7 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
         let mut m = Maker::new(LEN);
         m.outstanding(state, &[0..2, 8000..8003]).bits(&DIRT).headers();
         if spoilt {
-            m.bytes[0xa_0000 + 1100] ^= 1;
+            m.bytes[0xd_0000 + 1100] ^= 1;
         }
         m
     };
@@ -369,24 +402,11 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     add("checkpoint-frozen", point(CheckpointState::Frozen, false));
     add("checkpoint-aborting", point(CheckpointState::Aborting, false));
     add("checkpoint-point-damaged", point(CheckpointState::Frozen, true));
-    // Five granules were counted. Then the second page of the point, with its entry, was lost.
-    let counted = |lost: bool, feature: bool| {
-        let mut m = Maker::new(LEN);
-        m.outstanding(CheckpointState::Frozen, &[0..2, 8000..8003]).counted(5);
-        if !feature {
-            m.header.compatible = 0;
-        }
-        m.bits(&DIRT).headers();
-        if lost {
-            let (table, bottom) = (m.header.points[0].table_offset, m.header.points[0].bottom_offset);
-            m.put(table + 4, &[0; 4]);
-            m.put(bottom + 512, &[0; 512]);
-        }
-        m
-    };
-    add("checkpoint-counted", counted(false, true));
-    add("checkpoint-page-and-entry-lost", counted(true, true));
-    // The same without the feature bit: the bytes mean nothing.
-    add("checkpoint-not-counted", counted(true, false));
+    // The second page of the point was lost, with its entry.
+    let mut lost = point(CheckpointState::Frozen, false);
+    let (table, bottom) = (lost.header.points[0].table_offset, lost.header.points[0].bottom_offset);
+    lost.put(table + 4, &[0; 4]);
+    lost.put(bottom + 512, &[0; 512]);
+    add("checkpoint-page-and-entry-lost", lost);
     files
 }

@@ -58,7 +58,7 @@ const CHECKPOINT_STATES: [&str; 4] = ["NORMAL", "FREEZING", "FROZEN", "ABORTING"
 const NEEDED: usize = 4;
 
 /// The fields in their order, by the names that FORMAT.md gives them.
-const FIELDS: [(&str, Kind); 40] = [
+const FIELDS: [(&str, Kind); 44] = [
     ("len", Kind::Number(dirtymap::MAX_LEN)),
     ("granularity", Kind::Number(dirtymap::MAX_GRANULARITY as u64)),
     ("durability", Kind::Word(&DURABILITIES)),
@@ -86,6 +86,7 @@ const FIELDS: [(&str, Kind); 40] = [
     ("committed_time", Kind::Time),
     ("image", Kind::Stamp),
     ("target", Kind::Stamp),
+    ("begun", Kind::Stamp),
     ("backup_time", Kind::Time),
     ("dirt_reasons", ANY),
     ("dirt_time", Kind::Time),
@@ -99,6 +100,9 @@ const FIELDS: [(&str, Kind); 40] = [
     ("session_mount", ANY),
     ("session_flags", ANY),
     ("session_birth", Kind::Time),
+    ("audited", ANY),
+    ("audit_missed", ANY),
+    ("audit_time", Kind::Time),
 ];
 
 /// The value of a field.
@@ -126,10 +130,12 @@ impl fmt::Display for Value {
             }
             Value::Stamp(None) => f.write_str("none"),
             Value::Stamp(Some(s)) => {
-                let kind = stamp_kind(s);
-                let exact = if s.exact { "exact" } else { "inexact" };
-                let Stamp { size, mtime_seconds, mtime_nanos, inode, device, .. } = s;
-                write!(f, "{kind} {size} {mtime_seconds} {mtime_nanos} {inode} {device} {exact}")
+                let (kind, exact) = (stamp_kind(s), if s.exact { "exact" } else { "inexact" });
+                let Stamp { size, inode, device, birth, disk_sequence, boot_id, .. } = s;
+                write!(f, "{kind} {size} {} {} ", s.mtime_seconds, s.mtime_nanos)?;
+                write!(f, "{} {} {inode} {device} {birth} ", s.ctime_seconds, s.ctime_nanos)?;
+                let (filesystem, identity) = (format::Uuid(s.filesystem), format::Uuid(s.identity));
+                write!(f, "{filesystem} {identity} {disk_sequence} {boot_id} {exact}")
             }
             Value::Text(text) => write!(f, "\"{}\"", text.escape_debug()),
         }
@@ -187,6 +193,7 @@ pub fn fields(h: &Header) -> impl Iterator<Item = (&'static str, Value)> {
         Value::Time(h.committed_time),
         Value::Stamp(h.image),
         Value::Stamp(h.target),
+        Value::Stamp(h.begun),
         Value::Time(h.backup_time),
         Value::Number(h.dirt_reasons.0.into()),
         Value::Time(h.dirt_time),
@@ -200,6 +207,9 @@ pub fn fields(h: &Header) -> impl Iterator<Item = (&'static str, Value)> {
         Value::Number(session.mount),
         Value::Number(session.flags.into()),
         Value::Time(session.birth),
+        Value::Number(h.audited),
+        Value::Number(h.audit_missed),
+        Value::Time(h.audit_time),
     ];
     FIELDS.iter().map(|(name, _)| *name).zip(values)
 }
@@ -256,11 +266,9 @@ pub fn write_head(out: &mut dyn Write, file: &[CopyIs; COPIES], choice: &Choice<
     }
     for p in &choice.header.points {
         let (uuid, time, role, name) = (p.uuid, p.time, role(p.role), p.name.escape_debug());
-        write!(out, "point {uuid} {time} {role} {} {} ", p.table_offset, p.bottom_offset)?;
-        match choice.header.count_of(p) {
-            0 => writeln!(out, "\"{name}\"")?,
-            granules => writeln!(out, "{granules} \"{name}\"")?,
-        }
+        let (table, bottom, granules, reasons) = (p.table_offset, p.bottom_offset, p.granules, p.reasons.0);
+        let target = Value::Stamp(p.target);
+        writeln!(out, "point {uuid} {time} {role} {table} {bottom} {granules} {reasons} {target} \"{name}\"")?;
     }
     for run in choice.armed.iter() {
         writeln!(out, "armed {} {}", run.first, run.count)?;
@@ -636,10 +644,17 @@ fn stamp(at: &mut Cursor<'_>) -> Result<bool, Error> {
         return Ok(false);
     }
     at.number(u64::MAX)?;
+    for _ in ["mtime", "ctime"] {
+        at.time()?;
+        at.number(999_999_999)?;
+    }
+    at.number(u64::MAX)?;
+    at.number(u64::MAX)?;
     at.time()?;
-    at.number(999_999_999)?;
+    at.uuid()?;
+    at.uuid()?;
     at.number(u64::MAX)?;
-    at.number(u64::MAX)?;
+    at.uuid()?;
     at.one_of(&["exact", "inexact"])?;
     Ok(true)
 }
@@ -648,10 +663,9 @@ fn point(at: &mut Cursor<'_>) -> Result<(), Error> {
     at.uuid()?;
     at.time()?;
     at.one_of(&["outstanding", "kept"])?;
-    at.number(u64::MAX)?;
-    at.number(u64::MAX)?;
-    if at.is_number() {
-        at.number(u64::MAX)?;
+    for most in [u64::MAX, u64::MAX, u64::MAX, u32::MAX.into()] {
+        at.number(most)?;
     }
+    stamp(at)?;
     at.text().map(drop)
 }

@@ -71,7 +71,9 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
     let disk = SimDisk::new(content, Vec::new());
     let header = headers::newest(&*disk, path()).unwrap().header;
     let g = &header.geometry;
-    let mut places: Vec<Range<u64>> = std::iter::once(0..0x1_0000).collect();
+    // Of each header copy what most use.
+    let copy = |copy| format::copy_offset(copy)..format::copy_offset(copy) + 4096;
+    let mut places: Vec<Range<u64>> = (0..format::COPIES).map(copy).collect();
     let mut bottom = |table: u64, bottom: u64| {
         places.push(table..table + ENTRY_BYTES * g.pages());
         places.push(bottom..bottom + PAGE_BYTES * g.pages());
@@ -82,7 +84,7 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
     for _ in 0..rng.below(4) {
         let place = &places[rng.below(places.len() as u64) as usize];
         let offset = (place.start + rng.below(place.end - place.start)) / 512 * 512;
-        if offset / 16384 == spare {
+        if offset / format::COPY_BYTES as u64 == spare {
             continue; // One header copy stays.
         }
         let mut bytes = [0; 512];
@@ -92,7 +94,7 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
         disk.write_durable(&[Part { offset, bytes: &bytes }]).unwrap();
     }
     if rng.below(3) == 0 {
-        let place = &places[1 + rng.below(places.len() as u64 - 1) as usize];
+        let place = &places[format::COPIES + rng.below((places.len() - format::COPIES) as u64) as usize];
         disk.cut((place.start + rng.below(place.end - place.start)) / 4096 * 4096).unwrap();
     }
     disk.sync_all().unwrap();

@@ -348,9 +348,9 @@ pub(super) fn a_page_that_was_lost_with_its_entry_is_missed() {
 #[test]
 pub(super) fn another_image_makes_everything_dirty() {
     let of_size = |size| {
-        let (mtime_seconds, mtime_nanos, inode, device, reserved) = Default::default();
+        let (mtime_seconds, mtime_nanos, inode, device) = Default::default();
         let kind = StampKind::File;
-        ImageStamp(Stamp { kind, exact: true, size, mtime_seconds, mtime_nanos, inode, device, reserved })
+        ImageStamp(Stamp { exact: true, mtime_seconds, mtime_nanos, inode, device, ..Stamp::of(kind, size) })
     };
     let disk = SimDisk::new(Image::default(), Vec::new());
     let options = Options { granularity: 0, image: Some(of_size(BITS)), ..options() };

@@ -105,7 +105,7 @@ fn suite(step: Weak) -> Suite {
             Test(sharing::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close)
         }
         Weak::TrustOtherBoot => Several(1, Process),
-        Weak::TrustUnasked => Several(2, Process),
+        Weak::TrustUnasked => Several(13, Process),
         Weak::TrustUnknown => Test(steps::the_page_cache_of_nobody_knows_which_boot_is_not_trusted),
         Weak::TrustOtherFile => Test(steps::the_page_cache_of_another_file_is_not_trusted),
         Weak::TrustAnyNonce => Test(steps::bits_without_a_nonce_are_not_trusted),
@@ -164,10 +164,10 @@ fn suite(step: Weak) -> Suite {
         Weak::RepairOnePair => Test(repair::both_pairs_doubt_what_is_repaired),
         Weak::RepairNoDoubt => Repairs(6),
         Weak::RepairNoSpoil => Repairs(35),
-        Weak::UndoNoDoubt => Repairs(85),
+        Weak::UndoNoDoubt => Repairs(44),
         Weak::RepairUnsynced => Repairs(265),
         Weak::UndoUnsynced => Repairs(4),
-        Weak::UndoInOrder => Repairs(312),
+        Weak::UndoInOrder => Repairs(1),
         Weak::UndoAnyMap => Test(repair::what_was_set_since_a_repair_is_not_undone),
         Weak::RepairFillInOrder => Test(repair::a_point_seems_whole_only_when_all_of_it_is_dirty),
         Weak::SummariesLate | Weak::SkipSummaries | Weak::NoSecondLook | Weak::Unsteady | Weak::AcquireRelease => Loom,

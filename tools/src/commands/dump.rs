@@ -134,7 +134,10 @@ fn read(file: &Image, buffer: &mut [u8], offset: u64) {
 
 fn header_region(file: &Image) -> Vec<u8> {
     let mut region = vec![0; HEADER_REGION as usize];
-    read(file, &mut region, 0);
+    for copy in 0..COPIES {
+        let at = format::copy_offset(copy);
+        read(file, &mut region[at as usize..][..format::MAX_USED], at);
+    }
     region
 }
 
@@ -270,13 +273,18 @@ fn json_value(value: Value) -> serde_json::Value {
         Value::Uuid(uuid) => json!(uuid.to_string()),
         Value::Numbers(numbers) => json!(numbers),
         Value::Text(text) => json!(text),
-        Value::Stamp(stamp) => json!(stamp.map(|s| {
-            let kind = dump::stamp_kind(&s);
-            let Stamp { size, mtime_seconds, mtime_nanos, inode, device, exact, .. } = s;
-            json!({"kind": kind, "size": size, "mtime_seconds": mtime_seconds, "mtime_nanos": mtime_nanos,
-                   "inode": inode, "device": device, "exact": exact})
-        })),
+        Value::Stamp(stamp) => json_stamp(stamp.as_ref()),
     }
+}
+
+fn json_stamp(stamp: Option<&Stamp>) -> serde_json::Value {
+    json!(stamp.map(|s| {
+        json!({"kind": dump::stamp_kind(s), "size": s.size, "mtime_seconds": s.mtime_seconds,
+               "mtime_nanos": s.mtime_nanos, "ctime_seconds": s.ctime_seconds, "ctime_nanos": s.ctime_nanos,
+               "inode": s.inode, "device": s.device, "birth": s.birth,
+               "filesystem": Uuid(s.filesystem).to_string(), "identity": Uuid(s.identity).to_string(),
+               "disk_sequence": s.disk_sequence, "boot_id": s.boot_id.to_string(), "exact": s.exact})
+    }))
 }
 
 /// The JSON up to the areas.
@@ -289,7 +297,7 @@ fn write_json_head(out: &mut dyn Write, copies: &[CopyIs; COPIES], choice: &form
         .map(|p| {
             json!({"uuid": p.uuid.to_string(), "time": p.time, "role": dump::role(p.role), "name": p.name,
                    "table_offset": p.table_offset, "bottom_offset": p.bottom_offset,
-                   "granules": choice.header.count_of(p)})
+                   "granules": p.granules, "dirt_reasons": p.reasons.0, "target": json_stamp(p.target.as_ref())})
         })
         .collect();
     let armed: Vec<_> = choice.armed.iter().map(|run| json!({"first": run.first, "count": run.count})).collect();

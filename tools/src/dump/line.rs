@@ -90,11 +90,6 @@ impl<'a> Cursor<'a> {
         number.ok_or_else(|| self.wrong_item(format_args!("a whole number from 0 to {most}")))
     }
 
-    /// Whether the next word is a number.
-    pub fn is_number(&self) -> bool {
-        self.rest().strip_prefix(' ').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    }
-
     /// A time, before or after 1970.
     pub fn time(&mut self) -> Result<i64, Error> {
         let word = self.word();

@@ -10,22 +10,28 @@ fn rich() -> Header {
     let stamp = Stamp {
         kind: StampKind::File,
         exact: true,
-        size: 5,
         mtime_seconds: -7,
         mtime_nanos: 999_999_999,
+        ctime_seconds: -8,
+        ctime_nanos: 3,
         inode: 8,
         device: 9,
-        reserved: Reserved::default(),
+        birth: -1,
+        filesystem: [0xf5; 16],
+        boot_id: Uuid([0xb0; 16]),
+        ..Stamp::of(StampKind::File, 5)
     };
     header.state = State::Open;
     header.nonce = Uuid([0x0f; 16]);
     header.image = Some(stamp);
-    header.target = Some(Stamp { kind: StampKind::BlockDevice, exact: false, ..stamp });
+    header.target = Some(Stamp { identity: [0xd1; 16], ..Stamp::of(StampKind::BlockDevice, 5) });
+    header.begun = header.target;
+    (header.audited, header.audit_missed, header.audit_time) = (1, u64::MAX, -2);
     header.label = "Platte \"ä\" \\ \u{301}\u{7}\n'\u{202e}".into();
     header.checkpoint_state = CheckpointState::Frozen;
     header.dirt_time = i64::MIN;
     header.session.inode = u64::MAX;
-    header.push_point(Point {
+    header.points.push(Point {
         uuid: Uuid([3; 16]),
         time: i64::MAX,
         role: PointRole::Kept,
@@ -33,6 +39,8 @@ fn rich() -> Header {
         table_offset: 65536,
         bottom_offset: 131072,
         granules: 17,
+        reasons: format::Reasons::REPAIR,
+        target: Some(stamp),
         reserved: Reserved::default(),
     });
     header
@@ -157,7 +165,8 @@ fn an_error_names_line_and_column() {
         (after("copy 1 sound 1\n"), 6, 8, "invalid"),
         (after("armed 3 0\n"), 6, 9, "at least one"),
         (after("armed 3 2\narmed 4 1\n"), 7, 7, "at least 5"),
-        (after("image file 1 2 1000000000 3 4 exact\n"), 6, 16, "999999999"),
+        (after("image file 1 2 1000000000 3 4 5 6 7\n"), 6, 16, "999999999"),
+        (after("begun file 1 2 3 4 1000000000 5 6 7\n"), 6, 20, "999999999"),
         (after("dirty 1 8\n"), 6, 7, "multiple of 8"),
         (after("dirty 8 9\n"), 6, 9, "multiple of 8"),
         (after("dirty 8 0\n"), 6, 9, "not 0"),
@@ -194,11 +203,11 @@ fn no_text_that_was_cut_is_taken() {
 #[test]
 fn lines_of_a_kind_are_limited() {
     let many = |line: &str, n: usize| parse(&format!("{SMALL}{}end 0\n", line.repeat(n)));
-    let point = format!("point {} 0 kept 0 0 \"x\"\n", Uuid([1; 16]));
+    let point = format!("point {} 0 kept 0 0 17 4294967295 none \"x\"\n", Uuid([1; 16]));
     assert!(many(&point, MAX_POINTS).is_ok());
-    assert!(many(&point.replace(" \"", " 17 \""), MAX_POINTS).is_ok());
-    assert!(many(&point.replace(" \"", " 17 18 \""), 1).is_err());
-    assert!(many(&point, MAX_POINTS + 1).unwrap_err().to_string().contains("at most 24"));
+    assert!(many(&point.replace("4294967295", "4294967296"), 1).is_err());
+    assert!(many(&point.replace(" none", ""), 1).is_err());
+    assert!(many(&point, MAX_POINTS + 1).unwrap_err().to_string().contains("at most 64"));
 }
 
 /// Every byte of a text changed, left out and doubled: an error or another map, never a panic, and areas that ascend.
@@ -245,8 +254,12 @@ const JSON: &str = r#"{ "dump_version": 1, "len": 100, "granularity": 3, "durabi
 
 #[test]
 fn json_says_what_the_text_says() {
-    let text = "dirtymap-dump 1\nlen 100\ngranularity 3\ndurability Process\nlabel \"a\\nä\"\nimage file 1 2 3 4 5 exact\n\
-                assumed 0 16\ndirty 96 4\nend 2\n";
+    let nil = Uuid::NIL;
+    let stamp = format!("image file 1 2 3 4 5 6 7 8 {nil} {nil} 9 {nil} exact");
+    let text = &format!(
+        "dirtymap-dump 1\nlen 100\ngranularity 3\ndurability Process\nlabel \"a\\nä\"\n{stamp}\n\
+                assumed 0 16\ndirty 96 4\nend 2\n"
+    );
     assert_eq!(parse_json(JSON).unwrap(), parse_json(text).unwrap());
     let (head, areas) = parse_json(&JSON.replace(r#"{"kind": "file"}"#, "null")).unwrap();
     assert!(!head.had_image && areas.len() == 2);
