@@ -105,7 +105,7 @@ pub const KNOWN_INCOMPATIBLE: u64 = 0;
 pub const ENTRY_BYTES: u64 = 4;
 
 const _: () = assert!(HEADER_REGION == 262_144 && HEADER_REGION.is_multiple_of(ALIGN));
-const _: () = assert!(COPIES == 2 * PAIRS);
+const _: () = assert!(COPIES == 2 * PAIRS && COPY_BYTES as u64 >= ALIGN);
 const _: () = assert!(MAX_USED == 30_720 && MAX_USED <= COPY_BYTES);
 const _: () = assert!(PAGE_BYTES == 512 && PAGE_WORDS == 64 && LEVELS == 7);
 // The largest map, and all its points, stay far below the locks.
