@@ -378,8 +378,8 @@ fn a_change_of_the_image_is_noticed_by_the_first_who_has_it_and_by_the_next_sess
 fn the_volatile_part_stays_in_memory_whoever_dies() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("map");
-    let mut first = shared().granularity(12).create(&path, LEN).unwrap();
-    let second = shared().open(&path).unwrap();
+    shared().granularity(12).create(&path, LEN).unwrap().close().unwrap();
+    let [mut first, second] = [(); 2].map(|()| shared().open(&path).unwrap());
     second.set(LEN - 1..LEN).unwrap();
     let all_kept = |how_many| {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();

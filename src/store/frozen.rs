@@ -7,7 +7,7 @@
 use super::core::Core;
 use super::open::{entries_end, header_of_point, lost_granules};
 use super::scan::{Page, Scan};
-use super::view::{View, runtime};
+use super::view::{Look, View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{self, CheckpointState, Header, Point, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS};
@@ -169,13 +169,13 @@ impl Search for Frozen {
 
 /// The bits of a map and of its outstanding point, as one.
 pub(super) struct Both<'a> {
-    pub here: &'a View,
+    pub here: &'a dyn Look,
     pub point: Option<&'a Frozen>,
 }
 
 impl Both<'_> {
     pub(super) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        let here = self.here.levels().next_set(bits.clone());
+        let here = self.here.next_set(bits.clone());
         let Some(point) = self.point else { return here };
         // No further than what was found here.
         let end = here.unwrap_or(bits.end);
@@ -183,12 +183,11 @@ impl Both<'_> {
     }
 
     pub(super) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        let levels = self.here.levels();
-        let Some(point) = self.point else { return levels.next_clear(bits) };
+        let Some(point) = self.point else { return self.here.next_clear(bits) };
         let mut at = bits.start;
         // What is clear in one may be dirty in the other, bit by bit: so word by word, and whole stretches in between.
         loop {
-            at = levels.next_clear(at..bits.end)?;
+            at = self.here.next_clear(at..bits.end)?;
             at = point.next_clear(at..bits.end)?;
             let w = at / 64;
             let clear = !self.word(w) & u64::MAX << (at % 64);
@@ -204,7 +203,7 @@ impl Both<'_> {
     }
 
     pub(super) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        let here = self.here.levels().next_nonzero_word(words.clone());
+        let here = self.here.next_nonzero_word(words.clone());
         let Some(point) = self.point else { return here };
         let end = here.map_or(words.end, |(w, _)| w + 1);
         match (here, point.next_nonzero_word(words.start..end)) {
@@ -215,18 +214,18 @@ impl Both<'_> {
     }
 
     pub(super) fn word(&self, i: u64) -> u64 {
-        self.here.levels().bottom().load(i as usize) | self.point.map_or(0, |point| point.word(i))
+        self.here.word(i) | self.point.map_or(0, |point| point.word(i))
     }
 
     /// Without what is dirty for want of knowledge.
     pub(super) fn certain_word(&self, i: u64) -> u64 {
-        self.here.levels().bottom().load(i as usize) | self.point.map_or(0, |point| point.certain_word(i))
+        self.here.word(i) | self.point.map_or(0, |point| point.certain_word(i))
     }
 }
 
 /// Here only: without the outstanding point.
 pub(super) struct Here<'a> {
-    pub view: &'a View,
+    pub view: &'a dyn Look,
     pub core: Option<&'a Core>,
 }
 
@@ -244,19 +243,19 @@ impl Search for Here<'_> {
     }
 
     fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|| self.view.levels().next_set(bits.clone()))
+        self.search(|| self.view.next_set(bits.clone()))
     }
 
     fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|| self.view.levels().next_clear(bits.clone()))
+        self.search(|| self.view.next_clear(bits.clone()))
     }
 
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        self.search(|| self.view.levels().next_nonzero_word(words.clone()))
+        self.search(|| self.view.next_nonzero_word(words.clone()))
     }
 
     fn word(&self, i: u64) -> u64 {
-        self.view.levels().bottom().load(i as usize)
+        self.view.word(i)
     }
 }
 

@@ -69,7 +69,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use view::View;
+use view::{Look, View};
 
 /// A dirty map in a file: which granules of a disk image were written, surviving any crash.
 ///
@@ -184,7 +184,7 @@ impl DirtyMap {
     }
 
     #[inline]
-    fn view(&self) -> &View {
+    fn view(&self) -> &dyn Look {
         match &self.inner {
             Inner::Live(live) => &live.core.view,
             Inner::Loaded(loaded) => &loaded.0,

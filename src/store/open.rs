@@ -10,7 +10,7 @@ use super::frozen::Frozen;
 use super::headers::{self, Copies, Newest, Published};
 use super::image::ImageStamp;
 use super::scan::{Page, PageFault, Scan};
-use super::view::{View, named, runtime};
+use super::view::{Look, View, named, runtime};
 use super::volatile::{Allocated, Place};
 use super::{Access, Options, volatile};
 use crate::error::{Error, Result};
@@ -445,11 +445,11 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
 
 /// What there is of a session that lives: the header, and the volatile part, which `map` maps. `None` when nobody may
 /// look into it.
-pub(super) fn session(
+pub(super) fn session<V: Look>(
     disk: &dyn Disk,
     path: &Path,
-    map: impl FnOnce(&Header) -> Result<View>,
-) -> Result<Option<(View, Header)>> {
+    map: impl FnOnce(&Header) -> Result<V>,
+) -> Result<Option<(V, Header)>> {
     let header = headers::newest(disk, path)?.header;
     if header.state != State::Open || header.nonce.is_nil() || header.volatile_layout != VOLATILE_LAYOUT {
         return Ok(None);
@@ -467,7 +467,7 @@ pub(super) fn session(
     }
     let view = map(&header)?;
     let lives = view.nonce() == header.nonce.0 || weak(Weak::JoinAnyNonce);
-    let shared = view.runtime()[runtime::SHARED].load(SeqCst) == 1 || weak(Weak::JoinUnshared);
+    let shared = view.is_shared() || weak(Weak::JoinUnshared);
     Ok((lives && shared).then_some((view, header)))
 }
 

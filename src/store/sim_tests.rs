@@ -19,7 +19,7 @@ use super::open::{Loaded, load_in_memory, open_alone};
 use super::scan::{Page, Scan};
 use super::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
 use super::truncate::Failure;
-use super::view::{View, flag, named, runtime};
+use super::view::{Look, flag, named, runtime};
 use super::{Options, check, checkpoint, close, create, points, truncate};
 use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES};
@@ -543,7 +543,7 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
     })));
 }
 
-fn bits_of(view: &View) -> Range<u64> {
+fn bits_of(view: &dyn Look) -> Range<u64> {
     0..view.geometry().bits()
 }
 

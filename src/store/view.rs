@@ -6,10 +6,10 @@ use crate::error::{Error, Result};
 use crate::format::{Runs, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, LEVELS, PAGE_WORDS, mask_in};
 use crate::levels::Levels;
-use crate::sys::Mapping;
-use crate::words::{AtomicU64, Shared};
+use crate::sys::{Mapping, ReadMapping, ReadWords};
+use crate::words::{AtomicU64, Shared, Words};
 use std::ops::Range;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{Ordering::SeqCst, fence};
 
 /// Fields of the runtime page, as words.
 pub(crate) mod runtime {
@@ -48,6 +48,125 @@ pub(crate) mod runtime {
     pub(crate) const IMAGE_EXACT: u64 = 1;
     /// Somebody in the session has compared the image with what was recorded, and may write to it.
     pub(crate) const IMAGE_TRACKED: u64 = 2;
+}
+
+/// What somebody who only looks may ask of a volatile part.
+pub(crate) trait Look {
+    fn geometry(&self) -> &Geometry;
+    /// A word of the runtime page, in order with all that is looked at before it and after it.
+    fn runtime_word(&self, field: usize) -> u64;
+    /// The first set bit of `bits`.
+    fn next_set(&self, bits: Range<u64>) -> Option<u64>;
+    /// The first clear bit of `bits`.
+    fn next_clear(&self, bits: Range<u64>) -> Option<u64>;
+    /// The first nonzero word among `words`.
+    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
+    /// A word of the live level.
+    fn word(&self, i: u64) -> u64;
+
+    /// The nonce in the runtime page: zeros, or that of a session that lives.
+    fn nonce(&self) -> [u8; 16] {
+        let mut nonce = [0; 16];
+        for (i, bytes) in nonce.chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&self.runtime_word(runtime::NONCE + i).to_le_bytes());
+        }
+        nonce
+    }
+
+    /// Whether several processes share the session.
+    fn is_shared(&self) -> bool {
+        self.runtime_word(runtime::SHARED) == 1
+    }
+}
+
+/// Searches of what `levels()` gives.
+macro_rules! look_at_levels {
+    () => {
+        #[inline]
+        fn geometry(&self) -> &Geometry {
+            &self.geometry
+        }
+
+        #[inline]
+        fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+            self.levels().next_set(bits)
+        }
+
+        #[inline]
+        fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+            self.levels().next_clear(bits)
+        }
+
+        #[inline]
+        fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+            self.levels().next_nonzero_word(words)
+        }
+
+        #[inline]
+        fn word(&self, i: u64) -> u64 {
+            self.levels().bottom().load(i as usize)
+        }
+    };
+}
+
+impl Look for View {
+    look_at_levels!();
+
+    fn runtime_word(&self, field: usize) -> u64 {
+        self.runtime[field].load(SeqCst)
+    }
+}
+
+/// A mapping of the volatile region of others, to be looked at.
+#[derive(Debug)]
+pub(crate) struct ReadView {
+    geometry: Geometry,
+    mapping: ReadMapping,
+    runtime: ReadWords,
+    levels: [ReadWords; LEVELS],
+}
+
+impl ReadView {
+    /// Lays a view over `mapping`, which must be as long as the layout demands.
+    pub(crate) fn new(geometry: Geometry, layout: &VolatileLayout, mapping: ReadMapping) -> Result<ReadView> {
+        // All of it is mapped, and so its offsets fit.
+        let words = |start: u64, words: u64| mapping.words(start as usize..(start + words * 8) as usize);
+        let level = |k: usize| {
+            let start = if k == BOTTOM { layout.live.start } else { layout.levels[k].start };
+            words(start, geometry.level_words()[k])
+        };
+        let runtime = words(layout.runtime.start, (layout.runtime.end - layout.runtime.start) / 8);
+        Ok(ReadView { geometry, runtime, levels: std::array::from_fn(level), mapping })
+    }
+
+    #[inline]
+    fn levels(&self) -> Levels<&ReadWords> {
+        Levels::new(self.levels.each_ref(), self.geometry.bits())
+    }
+
+    /// As [`View::usable`].
+    #[inline]
+    pub(crate) fn usable(&self) -> Result<()> {
+        usable(self.mapping.is_ours())
+    }
+}
+
+impl Look for ReadView {
+    look_at_levels!();
+
+    /// A fence on both sides, as the memory allows relaxed loads only. So what a search found before is older than this
+    /// word, in the one order of all that is sequentially consistent, and what one finds afterwards is newer. In between, a
+    /// search needs no order: what was set before it began it sees in any case, and what is set meanwhile it may miss.
+    fn runtime_word(&self, field: usize) -> u64 {
+        fence(SeqCst);
+        let word = self.runtime.load(field);
+        fence(SeqCst);
+        word
+    }
+}
+
+fn usable(is_ours: bool) -> Result<()> {
+    if is_ours { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
 }
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.
@@ -152,7 +271,7 @@ impl View {
     /// Fails in a forked child, where the memory is not there.
     #[inline]
     pub(crate) fn usable(&self) -> Result<()> {
-        if self.mapping.is_ours() { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
+        usable(self.mapping.is_ours())
     }
 
     /// Makes everything zeros, the nonce first.
@@ -161,15 +280,6 @@ impl View {
         for part in [&self.runtime, &self.armed, &self.touched].into_iter().chain(levels) {
             part.iter().for_each(|word| word.store(0, SeqCst));
         }
-    }
-
-    /// The nonce in the runtime page: zeros, or that of a session that lives.
-    pub(crate) fn nonce(&self) -> [u8; 16] {
-        let mut nonce = [0; 16];
-        for (bytes, word) in nonce.chunks_exact_mut(8).zip(&self.runtime()[runtime::NONCE..]) {
-            bytes.copy_from_slice(&word.load(SeqCst).to_le_bytes());
-        }
-        nonce
     }
 
     /// The words of a slot.

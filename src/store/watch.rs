@@ -5,19 +5,18 @@
 
 use super::frozen::{Both, Cache, Frozen, TRIES, is_normal};
 use super::open;
-use super::view::{View, runtime};
+use super::view::{Look, ReadView, runtime};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::sys::FileDisk;
 use crate::weak::{Weak, weak};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 
 /// A session of others, looked at.
 pub(super) struct Watch {
     pub(super) disk: Arc<FileDisk>,
-    pub(super) view: View,
+    pub(super) view: ReadView,
     pub(super) durability: Durability,
     nonce: Uuid,
     path: PathBuf,
@@ -35,7 +34,7 @@ impl Watch {
         let map = |header: &Header| {
             let v = VolatileLayout::new(&header.geometry);
             let region = header.layout.volatile.clone();
-            View::new(header.geometry, &v, disk.map_to_read(region).map_err(io)?)
+            ReadView::new(header.geometry, &v, disk.map_to_read(region).map_err(io)?)
         };
         let session = open::session(&**disk, path, map)?;
         let watch = |(view, Header { durability, nonce, .. })| {
@@ -48,8 +47,7 @@ impl Watch {
     /// Fails when the session has ended, and in a forked child.
     pub(super) fn usable(&self) -> Result<()> {
         self.view.usable()?;
-        let shared = self.view.runtime()[runtime::SHARED].load(SeqCst) == 1;
-        let same = shared && self.view.nonce() == self.nonce.0 || weak(Weak::WatchEnded);
+        let same = self.view.is_shared() && self.view.nonce() == self.nonce.0 || weak(Weak::WatchEnded);
         if same { Ok(()) } else { Err(ended()) }
     }
 
@@ -87,7 +85,7 @@ impl Watch {
 
     /// The runtime page's `checkpoint` word.
     pub(super) fn checkpoint_word(&self) -> u64 {
-        self.view.runtime()[runtime::CHECKPOINT].load(SeqCst)
+        self.view.runtime_word(runtime::CHECKPOINT)
     }
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].

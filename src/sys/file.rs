@@ -6,7 +6,7 @@
 use super::create::Permit;
 use super::disk::{Disk, Identity, Lock, Part};
 use super::mapping::Guarded;
-use super::{Mapping, facts, holder};
+use super::{Mapping, ReadMapping, facts, holder};
 use crate::error::Holder;
 use memmap2::MmapOptions;
 use std::fs::File;
@@ -101,9 +101,9 @@ impl FileDisk {
     }
 
     /// Maps `range`, for looking only, and says so to who would shorten the file.
-    pub(crate) fn map_to_read(&self, range: Range<u64>) -> io::Result<Mapping> {
+    pub(crate) fn map_to_read(&self, range: Range<u64>) -> io::Result<ReadMapping> {
         self.fcntl_lock(libc::F_OFD_SETLK, libc::F_RDLCK, lock_byte(Lock::Readers)?)?;
-        Mapping::to_read(&self.file, range)
+        ReadMapping::of_file(&self.file, range)
     }
 
     /// Why several processes cannot have this file mapped for writing, if so.

@@ -1,13 +1,13 @@
 //! Memory shared with a file, seen as atomic words.
 //!
 //! Invariant kept here: mapped memory is only ever accessed as `AtomicU64`, through what keeps the mapping
-//! alive. A mapping is not inherited by a forked child.
+//! alive, and memory that cannot be written by nothing but relaxed loads. A mapping is not inherited by a forked child.
 
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::fork;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
@@ -48,7 +48,6 @@ impl Drop for Guarded {
 pub(crate) struct Mapping(Arc<Guarded>);
 
 /// Some words of a mapping. Looking at one costs as much as with any slice.
-#[cfg_attr(loom, allow(dead_code))] // a view has words of its own then
 #[derive(Debug)]
 pub(crate) struct MappedWords {
     first: *const AtomicU64,
@@ -83,13 +82,6 @@ impl Mapping {
     pub(crate) fn of_file(file: &File, range: Range<u64>) -> io::Result<Mapping> {
         let len = length(&range)?;
         let raw = MmapOptions::new().offset(range.start).len(len).map_raw(file)?;
-        Guarded::new(raw).map(Mapping::new)
-    }
-
-    /// Maps `range` of `file` shared, for loads only. A store kills the process.
-    pub(crate) fn to_read(file: &File, range: Range<u64>) -> io::Result<Mapping> {
-        let len = length(&range)?;
-        let raw = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file)?;
         Guarded::new(raw).map(Mapping::new)
     }
 
@@ -128,7 +120,6 @@ impl Mapping {
 
     /// The words of a byte range of the mapping. None of them when the range is not wholly inside or not aligned to
     /// words, which is a defect of the caller.
-    #[cfg_attr(loom, allow(dead_code))] // a view has words of its own then
     pub(crate) fn words(&self, bytes: Range<usize>) -> MappedWords {
         let len = self.0.raw().map_or(0, MmapRaw::len);
         let fits = bytes.start <= bytes.end && bytes.end <= len;
@@ -140,6 +131,51 @@ impl Mapping {
             _ => (std::ptr::NonNull::<AtomicU64>::dangling().as_ptr().cast_const().cast(), 0),
         };
         MappedWords { first: first.cast(), count, _mapping: self.0.clone() }
+    }
+}
+
+/// A mapping of part of a file for looking only: a store, and whatever may be made of one, kills the process.
+#[derive(Debug)]
+pub(crate) struct ReadMapping(Mapping);
+
+impl ReadMapping {
+    /// Maps `range` of `file`, as [`Mapping::of_file`] does.
+    pub(crate) fn of_file(file: &File, range: Range<u64>) -> io::Result<ReadMapping> {
+        let len = length(&range)?;
+        let raw = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file)?;
+        Guarded::new(raw).map(|guarded| ReadMapping(Mapping::new(guarded)))
+    }
+
+    /// As [`Mapping::is_ours`].
+    #[inline]
+    pub(crate) fn is_ours(&self) -> bool {
+        self.0.is_ours()
+    }
+
+    /// As [`Mapping::words`].
+    pub(crate) fn words(&self, bytes: Range<usize>) -> ReadWords {
+        ReadWords(self.0.words(bytes))
+    }
+}
+
+/// Words of a mapping for looking only.
+///
+/// All that can be done with them is what std guarantees of atomics in memory that cannot be written: relaxed loads (of eight
+/// bytes, on 64-bit targets). Who needs an order puts a fence in between.
+#[derive(Debug)]
+pub(crate) struct ReadWords(MappedWords);
+
+impl ReadWords {
+    /// How many words there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The word at `i`, which must be less than `len()`.
+    #[inline]
+    pub(crate) fn load(&self, i: usize) -> u64 {
+        self.0[i].load(Relaxed)
     }
 }
 

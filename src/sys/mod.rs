@@ -20,4 +20,4 @@ pub(crate) mod refuse;
 pub(crate) use disk::{Disk, Lock, Part};
 pub(crate) use file::FileDisk;
 #[cfg_attr(loom, allow(unused_imports))] // a view has words of its own then
-pub(crate) use mapping::{MappedWords, Mapping};
+pub(crate) use mapping::{MappedWords, Mapping, ReadMapping, ReadWords};
