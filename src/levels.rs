@@ -102,6 +102,12 @@ impl<W: Words> Levels<W> {
         None
     }
 
+    /// The first of some words of the level above the bottom that is not zero.
+    pub(crate) fn next_summarised(&self, words: Range<u64>) -> Option<u64> {
+        let words = words.start * WORD_BITS..words.end * WORD_BITS;
+        self.seek(BOTTOM - 1, words.start, words.end).map(|(bit, _)| bit / WORD_BITS)
+    }
+
     /// The first nonzero bottom word among `words`: its index, and the whole of it as it was when it was
     /// seen. Cost: as [`next_set`](Self::next_set).
     pub(crate) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {

@@ -232,6 +232,8 @@ steps! {
     CloseCountEarly,
     /// A clean close takes the nonce away before CLEAN is committed.
     CloseNonceEarly,
+    /// A clean close does not look whether all that is live is durable.
+    CloseNoCompare,
     /// A clean close leaves the nonce in the volatile part.
     CloseKeepNonce,
     /// What is done to a checkpoint does not depend on its state.

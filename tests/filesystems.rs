@@ -104,7 +104,7 @@ fn a_map_on_a_fuse_file_system_is_not_shared_and_says_why() {
     };
     let error = options().access(Access::Shared).open(&at).unwrap_err();
     assert_eq!(error.kind(), "refused");
-    assert!(error.to_string().contains("a network or FUSE file system"), "{error}");
+    assert!(error.to_string().contains("0x65735546") && error.to_string().contains("open it alone"), "{error}");
     // Whoever has it alone needs nothing of others.
     let map = options().open(&at).unwrap();
     map.set(0..1).unwrap();
@@ -115,6 +115,53 @@ fn a_map_on_a_fuse_file_system_is_not_shared_and_says_why() {
     assert!(map.get(0).unwrap());
     map.close().unwrap();
     assert!(options().access(Access::ReadOnly).open(&at).unwrap().get(0).unwrap());
+}
+
+/// What such a map has in memory is what the kernel has of the file, which the server would have to know.
+#[test]
+fn a_map_that_survives_processes_is_not_opened_on_a_fuse_file_system() {
+    let dir = tempfile::tempdir().expect("a place to mount");
+    let (path, at) = (dir.path().join("map"), dir.path().join("served"));
+    let options = || Options::new().flush_interval(None).durability(Durability::Process);
+    let map = options().create(&path, 1 << 30).unwrap();
+    map.set(0..1).unwrap();
+    map.close().unwrap();
+    fs::write(&at, "").expect("mount point");
+    let Some(_served) = Served::new(&path, &at) else {
+        return skipped("a Process map on FUSE: needs root, /dev/fuse and a qemu-storage-daemon that exports over it");
+    };
+    let error = options().open(&at).unwrap_err();
+    assert!(error.kind() == "refused" && error.to_string().contains("0x65735546"), "{error}");
+    // For looking, nothing is mapped.
+    assert_eq!(options().access(Access::ReadOnly).open(&at).unwrap().count(), 1);
+}
+
+/// A file system that can neither set space aside nor free it.
+#[test]
+fn a_map_on_ext2_does_all_that_it_does_elsewhere() {
+    let dir = tempfile::tempdir().expect("a place to mount");
+    let image = dir.path().join("image");
+    let mounted = make("ext2", &image, 64).then(|| Mounted::new(&image, &dir.path().join("mnt"))).flatten();
+    let Some(mounted) = mounted else { return skipped("ext2: cannot make or mount one") };
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let path = mounted.0.join(format!("{durability:?}"));
+        let shared = || Options::new().access(Access::Shared).flush_interval(None).durability(durability);
+        let two = [shared().granularity(12).create(&path, 1 << 30).unwrap(), shared().open(&path).unwrap()];
+        let reader = Options::new().access(Access::ReadOnly).open(&path).unwrap();
+        two[0].set(0..1).unwrap();
+        two[1].set(1 << 29..(1 << 29) + 1).unwrap();
+        assert_eq!(reader.count(), 2);
+        let frozen = two[0].freeze(None).unwrap();
+        two[1].set(4096..4097).unwrap();
+        two[0].commit_checkpoint(frozen.uuid, false).unwrap();
+        assert_eq!(reader.count(), 1);
+        two.into_iter().for_each(|map| map.close().unwrap());
+        let mut alone = Options::new().open(&path).unwrap();
+        assert!(!alone.recovery().unclean && alone.get(4096).unwrap());
+        alone.truncate(1 << 28).unwrap();
+        assert_eq!(alone.count(), 1);
+        alone.close().unwrap();
+    }
 }
 
 #[test]
@@ -272,8 +319,8 @@ fn power_cuts(kind: &str) {
     }
     let Some(mut inner) = Mounted::new(&image, &at) else { return skipped(&format!("{kind} cannot be mounted")) };
     let map = at.join("map");
+    // Durable by itself, also its name.
     Options::new().granularity(12).create(&map, MOST * GRANULE).expect("create").close().expect("create");
-    assert!(sh!("sync", "-f", map), "sync");
     let mut owed = Owed(vec![false; MOST as usize]);
     let (mut sets, mut held) = (0, 0);
     for cut in 1..=cuts() {

@@ -407,6 +407,71 @@ fn the_volatile_part_stays_in_memory_whoever_dies() {
     all_kept(1);
 }
 
+/// Those who look have the old volatile part mapped: a look behind the end of the file would kill them.
+#[test]
+fn neither_a_new_length_nor_a_close_cuts_the_file_off_under_a_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let length = || std::fs::metadata(&path).unwrap().len();
+    let mut map = shared().granularity(12).create(&path, LEN).unwrap();
+    // Behind the old regions, which are free then, and have room for the next.
+    map.truncate(2 * LEN).unwrap();
+    let seen = reader().open(&path).unwrap();
+    let end = length();
+    map.truncate(LEN / 2).unwrap();
+    assert_eq!(length(), end, "cut off by a new length");
+    assert_eq!(seen.get(0).unwrap_err().kind(), "unusable");
+    map.set(0..1).unwrap();
+    map.close().unwrap();
+    assert_eq!(length(), end, "cut off by a close");
+    assert!(seen.is_full() && seen.get(0).unwrap_err().kind() == "unusable");
+    // Who has nothing mapped any more is in nobody's way.
+    drop(seen);
+    shared().open(&path).unwrap().close().unwrap();
+    assert!(length() < end);
+}
+
+/// What [`a_control_group_without_the_memory_is_told_so`] runs in a control group.
+#[test]
+#[ignore = "part of another test; nothing by itself"]
+fn somebody_in_a_small_control_group() {
+    let Some(path) = std::env::var_os("DIRTYMAP_TEST_MAP") else { return };
+    let error = shared().open(&path).unwrap_err();
+    assert!(error.kind() == "refused" && error.to_string().contains("control group"), "{error}");
+    Options::new().open(&path).unwrap().close().unwrap();
+}
+
+/// Locking more than the group may have would have the kernel kill the process.
+#[test]
+fn a_control_group_without_the_memory_is_told_so() {
+    const LIMIT: u64 = 48 << 20;
+    let name = format!("dirtymap-test-{}", std::process::id());
+    let groups = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+    let made = groups.iter().find_map(|(root, file)| {
+        let group = Path::new(root).join(&name);
+        std::fs::create_dir(&group).ok()?;
+        let limited = std::fs::write(group.join(file), LIMIT.to_string());
+        if limited.is_err() {
+            std::fs::remove_dir(&group).unwrap();
+        }
+        limited.is_ok().then_some(group)
+    });
+    let Some(group) = made else {
+        return eprintln!("SKIPPED: no control group for memory can be made here (only root can)");
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    // 30 MiB of volatile part, of which a process that has the map alone uses nothing.
+    Options::new().granularity(12).flush_interval(None).create(&path, 30 << 20 << 2 << 12).unwrap().close().unwrap();
+    let mut child = std::process::Command::new("sh");
+    child.args(["-c", "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"]).arg(&group);
+    child.arg(std::env::current_exe().unwrap());
+    child.args(["somebody_in_a_small_control_group", "--exact", "--ignored"]).env("DIRTYMAP_TEST_MAP", &path);
+    let ended = child.output().unwrap();
+    std::fs::remove_dir(&group).unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+}
+
 /// What [`who_may_not_lock_enough_memory_is_told_so`] runs as somebody else.
 #[test]
 #[ignore = "part of another test; nothing by itself"]

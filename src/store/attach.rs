@@ -10,7 +10,7 @@ use super::watch::Watch;
 use super::{Access, DirtyMap, Options, writes};
 use crate::error::{Error, Result};
 use crate::format::{self, SLOTS};
-use crate::sys::{Disk, FileDisk, Lock, facts, fork};
+use crate::sys::{Disk, FileDisk, Lock, facts, fork, fs};
 use crate::weak::{Weak, weak};
 use std::path::Path;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ pub(super) struct Attached {
 pub(super) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let file = facts::open(path, write).map_err(io("open"))?;
-    if write && facts::fs_kind(&file).map_err(io("look at the file system"))? == facts::FsKind::Btrfs {
+    if write && fs::kind(&file).map_err(io("look at the file system"))? == fs::FsKind::Btrfs {
         let nocow = facts::is_nocow(&file).map_err(io("look at the file's flags"))?;
         if !nocow {
             return Err(Error::Refused {
@@ -129,11 +129,6 @@ pub(super) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<
 fn attach(disk: &Arc<FileDisk>, path: &Path, options: &Options) -> std::result::Result<Attached, Busy> {
     let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
     let shared = options.access == Access::Shared;
-    if shared && let Some(what) = disk.unshareable().map_err(io)? {
-        let why =
-            format!("it is on {what}, where this system does not see every change of a mapped file; open it alone");
-        return Err(Error::Refused { path: path.to_path_buf(), why }.into());
-    }
     let gate = opening_gate(disk, path, options.wait)?;
     let alone = disk.try_attach(true).map_err(io)?;
     let mut leaving = false;

@@ -3,6 +3,7 @@
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
 use super::attach::{self, Reading};
+use super::core::Core;
 use super::findings::{self, Finding, Severity};
 use super::headers::{self, Copies, Newest};
 use super::open::{self, Recovery, items_in};
@@ -37,7 +38,9 @@ pub enum Verdict {
     Exact,
     /// Recovery or repair added dirt since the last full reset or completed backup.
     Superset,
-    /// A page or header copy fails and is not repaired yet; the page counts as all dirty.
+    /// A page or header copy fails and is not repaired yet; the page counts as all dirty. Or a
+    /// [`Process`](Durability::Process) map is open whose memory the kernel could neither write back nor be made to keep (see
+    /// [`Access::Shared`](crate::Access::Shared)): then answers may lack bits. The next open makes everything dirty.
     Damaged,
 }
 
@@ -142,6 +145,10 @@ impl Info {
         let mut info = Info::of_header(header, state, &found);
         info.recovery = map.recovery().clone();
         info.dirty = Some((Search::count(map), Search::dirty_len(map)));
+        if map.core().is_ok_and(Core::may_lack_bits) {
+            info.verdict = Verdict::Damaged;
+            info.reasons = names(header.dirt_reasons | Reasons::CACHE_NOT_TRUSTED);
+        }
         info
     }
 }

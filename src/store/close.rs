@@ -91,9 +91,7 @@ impl Core {
         let mut lock = self.lock()?;
         let early = weak(Weak::CloseCountEarly).then(|| self.count_durable());
         // Others may have set something since this process flushed, and be gone.
-        if !weak(Weak::CloseNoFlush) {
-            lock.flush()?;
-        }
+        let durable = weak(Weak::CloseNoFlush) || lock.flush_and_compare()?;
         let dirty_bits = early.unwrap_or_else(|| self.count_durable());
         let mut header = lock.adopt()?;
         // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
@@ -101,7 +99,7 @@ impl Core {
         if self.lists_all && !weak(Weak::CloseNoAsk) && self.disk.sync_all().is_err() {
             self.degrade();
         }
-        let clean = (header.runs.is_empty() || self.lists_all) && !self.degraded();
+        let clean = durable && (header.runs.is_empty() || self.lists_all) && !self.degraded();
         if !clean && !weak(Weak::CleanAnyway) {
             event!(INFO, "closed", path = %self.path.display(), clean = false);
             return Ok(false);

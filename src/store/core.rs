@@ -219,6 +219,18 @@ impl Core {
         self.failed.load(SeqCst) || self.view.runtime()[runtime::DEGRADED].load(SeqCst) != 0
     }
 
+    /// Whether what this map answers may lack bits that were set: the kernel could not write some of its memory back, which
+    /// it then may drop, and was not made to keep it. To be asked after the answers.
+    pub(super) fn may_lack_bits(&self) -> bool {
+        if !self.lists_all || self.view.stays() {
+            return false;
+        }
+        if self.disk.write_back_failed() {
+            self.degrade();
+        }
+        self.degraded()
+    }
+
     /// Remembers for the rest of the session that a durable write failed.
     pub(super) fn degrade(&self) {
         event!(ERROR, "a durable write failed", path = %self.path.display());

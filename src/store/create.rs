@@ -11,7 +11,7 @@ use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::read::Search;
 use crate::sys::create::{self, Permit};
-use crate::sys::{Disk, FileDisk, Part, facts};
+use crate::sys::{Disk, FileDisk, Part, facts, fs};
 use crate::weak::{Weak, weak};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ impl NewFile {
     pub(super) fn in_place(path: &Path, permit: Permit) -> Result<NewFile> {
         let new = NewFile::at(path, permit)?;
         let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-        if facts::fs_kind(new.file()).map_err(io("look at the file system"))? == facts::FsKind::Btrfs {
+        if fs::kind(new.file()).map_err(io("look at the file system"))? == fs::FsKind::Btrfs {
             facts::set_nocow(new.file()).map_err(io("switch copy-on-write off (needed on btrfs)"))?;
         }
         Ok(new)

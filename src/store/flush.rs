@@ -50,7 +50,7 @@ impl Locked<'_> {
         loop {
             let mut header = self.adopt()?;
             self.absorb_untouched();
-            let (also, more) = self.touched_unlisted(&header.runs)?;
+            let (also, more) = self.touched_unlisted(&header.runs);
             if weak(Weak::ForgetResetsEarly) {
                 self.forget_resets();
             }
@@ -110,6 +110,46 @@ impl Locked<'_> {
         }
         self.forget_resets();
         Ok(())
+    }
+
+    /// Flushes, and says whether all that is live is durable then: a fence behind everything that tells a flush where to
+    /// look. Cost: the nonzero words.
+    pub(super) fn flush_and_compare(&mut self) -> Result<bool> {
+        self.flush()?;
+        if weak(Weak::CloseNoCompare) || !self.touch_what_differs() {
+            return Ok(true);
+        }
+        self.flush()?;
+        Ok(!self.touch_what_differs())
+    }
+
+    /// Touches the words of which the live level has more than the durable one, which has nothing else; says whether there
+    /// are any.
+    fn touch_what_differs(&mut self) -> bool {
+        const BATCH: usize = 4096;
+        let view = &self.core.view;
+        let (levels, end) = (view.levels(), self.core.geometry().words());
+        let (mut at, mut any) = (0, false);
+        loop {
+            let mut differing = Vec::new();
+            while differing.len() < BATCH
+                && let Some((w, word)) = levels.next_nonzero_word(at..end)
+            {
+                if word != view.durable()[w as usize].load(SeqCst) {
+                    differing.push(w);
+                }
+                at = w + 1;
+            }
+            if differing.is_empty() {
+                return any;
+            }
+            any = true;
+            // So that the next flush finds them, listed or not.
+            self.remember_reset(differing.iter().copied());
+            differing.iter().for_each(|w| {
+                Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            });
+        }
     }
 
     /// Disarms and untouches the words; says which of them must be written again: those touched, and those
@@ -207,22 +247,14 @@ impl Locked<'_> {
         view.runtime()[runtime::FLUSHING].store(0, SeqCst);
     }
 
-    /// In a map that lists all: touches what a flusher may have untouched who was killed before he looked again. The
-    /// durable level has nothing that the live one has not.
-    fn absorb_untouched(&self) {
+    /// In a map that lists all: touches what a flusher may have untouched who was killed before he looked again.
+    fn absorb_untouched(&mut self) {
         let view = &self.core.view;
         let marked = view.runtime()[runtime::FLUSHING].load(SeqCst) != 0 && !weak(Weak::NoAbsorb);
         if !self.core.lists_all || !marked {
             return;
         }
-        let (levels, end) = (view.levels(), self.core.geometry().words());
-        let mut at = 0;
-        while let Some((w, word)) = levels.next_nonzero_word(at..end) {
-            if word != view.durable()[w as usize].load(SeqCst) {
-                Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
-            }
-            at = w + 1;
-        }
+        self.touch_what_differs();
         view.runtime()[runtime::FLUSHING].store(0, SeqCst);
     }
 
@@ -239,9 +271,10 @@ impl Locked<'_> {
         words
     }
 
-    /// Words that were touched and are not listed, because they were reset and not set; as few runs as the
-    /// list has room for, and whether some were left for another round.
-    fn touched_unlisted(&self, list: &Runs) -> Result<(Runs, bool)> {
+    /// Words that were touched and are not listed, because they were reset and not set, or because the list is not that of
+    /// single words; as few runs as the list has room for, and whether some were left for another round. Cost: the pages
+    /// with summaries, where all is listed, and those among which something was reset.
+    fn touched_unlisted(&self, list: &Runs) -> (Runs, bool) {
         let core = self.core;
         let mut found = Vec::new();
         let mut more = false;
@@ -257,21 +290,27 @@ impl Locked<'_> {
                 more = true;
             }
         };
+        if core.lists_all {
+            // Who sets summarises before he touches.
+            let (levels, mut at) = (core.view.levels(), 0);
+            while let Some(page) = levels.next_summarised(at..core.geometry().pages()) {
+                look(page);
+                at = page + 1;
+            }
+        }
         if core.in_file {
             // Others may have reset something, and be gone.
-            let pages = if core.lists_all { 0..core.geometry().pages() } else { core.reset_window() };
-            super::volatile::for_data(&*core.disk, &core.layout, core.geometry(), pages, &mut look)
-                .map_err(core.io("look for changed words"))?;
+            core.reset_window().for_each(look);
         } else {
             self.state.reset_pages.iter().flat_map(|run| run.range()).for_each(look);
         }
         let words = Runs::from_iter(found);
         if core.lists_all {
-            return Ok((words, more));
+            return (words, more);
         }
         let room = MAX_RUNS - list.len();
         let (fitting, left) = fit(words, list, room, core.geometry().words());
-        Ok((fitting, more || left))
+        (fitting, more || left)
     }
 
     /// Remembers in which pages these words (ascending) are, before anything in them is reset: exactly enough for the

@@ -387,13 +387,16 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
     let Newest { header, pair, .. } = newest.clone();
     let image_before = header.image;
     let nonce = Uuid(facts::random().map_err(io("get random bytes"))?);
+    let shared = options.access == Access::Shared;
+    let in_file = core::in_file(&header, shared);
+    if in_file {
+        volatile::mappable(&*disk, path, &header, shared)?;
+    }
     let saved = saved_live(&*disk, path, &header)?;
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
     disk.grow(header.file_length()).map_err(io("grow the file"))?;
-    let shared = options.access == Access::Shared;
-    let in_file = core::in_file(&header, shared);
-    let view = volatile::view(&*disk, path, &header, in_file)?;
+    let view = volatile::view(&*disk, path, &header, in_file, shared)?;
     let mut allocated = Allocated::default();
     let (d, geometry) = (disk.clone(), header.geometry);
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
@@ -480,7 +483,7 @@ pub(super) fn join<S>(
 ) -> Result<(Core, S)> {
     let map = |header: &Header| {
         writable(header, path)?;
-        volatile::join(&*disk, path, header)
+        volatile::join(&*disk, path, header, true)
     };
     let Some((view, header)) = session(&*disk, path, map)? else {
         let what = "others have it open, in no session that can be joined; it can be had when they are gone";

@@ -36,6 +36,12 @@ pub enum Access {
     Exclusive,
     /// For writing, together with any number (up to 256) of others who open it the same way. The first one recovers the
     /// map if need be, the last one to close it leaves it clean. Others can read it meanwhile.
+    ///
+    /// **What kills a process.** Those who share a map, readers of it, and whoever has a [`Durability::Process`] map, have part of
+    /// the file mapped. If another program truncates the file meanwhile, or the device cannot read a page of it
+    /// that is not in memory, the kernel ends them by a signal (SIGBUS) the next time they look there: no library can prevent
+    /// that. Whoever may write to the file can do it, so a map is for [users who trust each other](Options::like). No bit
+    /// that was acknowledged and is still in the file is lost thereby. This library never truncates what others have mapped.
     Shared,
     /// For reading. Of a map that others have open shared, what they set is seen as it happens.
     ReadOnly,
@@ -144,9 +150,11 @@ impl Options {
     /// [`Access::Exclusive`]).
     ///
     /// [`Access::Shared`] keeps the volatile part in the file, which takes space there: about 2 bits per granule where the
-    /// map is not all clean. For a [`Durability::PowerLoss`] map it is kept in memory besides, since a failing disk could
+    /// map is not all clean. It is kept in memory besides, since a failing disk could
     /// take pages of a file away: that takes, and counts against the limit on locked memory (`ulimit -l`), 2 bits per
-    /// granule of the whole map, clean or not. A set costs what it costs in a map that is opened alone.
+    /// granule of the whole map, clean or not. Where that is not allowed, a [`Durability::PowerLoss`] map is refused; a
+    /// [`Durability::Process`] map is opened all the same, and [`info`](DirtyMap::info) says `damaged` if its memory could not be
+    /// written back. A set costs what it costs in a map that is opened alone.
     pub fn access(mut self, access: Access) -> Options {
         self.access = access;
         self
@@ -242,7 +250,8 @@ impl Options {
     ///
     /// # Errors
     /// [`Error::Locked`] if somebody else has it open who does not share it, or whom this one does not share it with;
-    /// [`Error::Refused`] for [`Access::Shared`] on a network or FUSE file system, or with too low a limit on locked memory;
+    /// [`Error::Refused`] for [`Access::Shared`], or a [`Durability::Process`] map, on a file system that is not known to be safe
+    /// to map (network, FUSE and others), and for [`Access::Shared`] with too low a limit on locked memory;
     /// [`Error::NotDirtymap`], [`Error::Unsupported`],
     /// [`Error::Corrupt`] for what cannot be used; [`Error::Io`]. After an error no header, page or page-table byte
     /// has changed, unless writing one is what failed.

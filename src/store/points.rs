@@ -83,7 +83,7 @@ impl Core {
     /// the commit. Best effort: they only take space, and whoever uses them again clears them.
     pub(super) fn give_up(&self, point: &Point) {
         for region in [point.table(self.geometry()), point.bottom(self.geometry())] {
-            let _ = self.disk.punch(region);
+            let _ = self.disk.free(region);
         }
     }
 

@@ -220,6 +220,8 @@ struct Bytes {
     /// Calls so far, by [`Call`].
     calls: [usize; Call::ALL.len()],
     troubles: Vec<Trouble>,
+    /// The file cannot be mapped: the type of its file system.
+    unmappable: Option<i64>,
     /// Sectors that cannot be read until they are written.
     bad: Vec<usize>,
     /// System calls so far.
@@ -417,6 +419,11 @@ impl SimDisk {
     /// From here on nobody knows which boot this is, as without a procfs.
     pub(super) fn forget_boot(&self) {
         self.bytes.lock().unwrap().boot = 0;
+    }
+
+    /// From here on the file is on a file system of this type, of which nothing is known.
+    pub(super) fn become_unmappable(&self, number: i64) {
+        self.bytes.lock().unwrap().unmappable = Some(number);
     }
 
     /// From here on this is another file, with the same content.
@@ -756,6 +763,10 @@ impl Disk for SimDisk {
 
     fn reading_allocates(&self) -> bool {
         false
+    }
+
+    fn unmappable(&self) -> io::Result<Option<i64>> {
+        Ok(self.bytes.lock().unwrap().unmappable)
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {

@@ -133,7 +133,7 @@ impl Core {
                 self.io("clear space for the new length")(e)
             })?;
         }
-        let view = volatile::view(disk, path, header, self.in_file)?;
+        let view = volatile::view(disk, path, header, self.in_file, self.shared)?;
         let mut allocated = Allocated::default();
         let mut ensure = |words: Range<u64>| {
             let place = Place { layout: &header.layout, geometry: &header.geometry };

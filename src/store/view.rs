@@ -174,6 +174,7 @@ fn usable(is_ours: bool) -> Result<()> {
 pub(crate) struct View {
     geometry: Geometry,
     mapping: Mapping,
+    stays: bool,
     runtime: Part,
     armed: Part,
     touched: Part,
@@ -219,6 +220,7 @@ impl View {
             live: exactly(&layout.live, words)?,
             durable: exactly(&layout.durable, words)?,
             mapping,
+            stays: true,
         })
     }
 
@@ -263,9 +265,17 @@ impl View {
         Levels::new(level, self.geometry.bits())
     }
 
-    /// Keeps all of it in memory, also what only others use.
-    pub(crate) fn keep_in_memory(&self) -> std::io::Result<()> {
-        self.mapping.keep_in_memory()
+    /// Keeps it in memory: all of it, also what only others use, or what this process uses.
+    pub(crate) fn keep_in_memory(&mut self, all: bool) -> std::io::Result<()> {
+        self.stays = false;
+        self.mapping.keep_in_memory(all)?;
+        self.stays = true;
+        Ok(())
+    }
+
+    /// Whether what was stored here cannot be taken away by a write-back that fails.
+    pub(crate) fn stays(&self) -> bool {
+        self.stays
     }
 
     /// Fails in a forked child, where the memory is not there.

@@ -7,6 +7,7 @@ use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
+use crate::sys::fs::MAPPABLE;
 use crate::sys::{Disk, Mapping, Part};
 use crate::weak::{Point, Weak, at, weak};
 use std::collections::HashSet;
@@ -22,7 +23,7 @@ pub(super) const CHUNK_WORDS: u64 = ALIGN / 8;
 ///
 /// What nobody shares and nobody trusts afterwards had better be memory that no failing write-back of the kernel's can
 /// take away: a page of a file that could not be written may be dropped, and read again from the disk as it was.
-pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool) -> Result<View> {
+pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool, shared: bool) -> Result<View> {
     let v = VolatileLayout::new(&header.geometry);
     if !in_file {
         end_session(disk, &header.layout.volatile).map_err(|source| Error::Io {
@@ -35,7 +36,7 @@ pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool)
     }
     let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
     let region = header.layout.volatile.clone();
-    let view = join(disk, path, header)?;
+    let mut view = join(disk, path, header, shared)?;
     // Where holes are filled when a mapping of them is read, a full file system is to be an error here and no signal
     // later.
     if must_stay(disk) {
@@ -55,7 +56,7 @@ pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool)
         disk.allocate(region).map_err(io)?;
     }
     // What was punched is not there any more.
-    keep_in_memory(&view, path, header)?;
+    keep_in_memory(&mut view, path, header, shared)?;
     Ok(view)
 }
 
@@ -68,7 +69,7 @@ fn must_stay(disk: &dyn Disk) -> bool {
 /// Gives space up that nothing names any more. Best effort: it only takes space.
 pub(super) fn free(disk: &dyn Disk, space: Range<u64>) {
     if !must_stay(disk) {
-        let _ = disk.punch(space);
+        let _ = disk.free(space);
     }
 }
 
@@ -84,34 +85,57 @@ fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
+/// Refuses to map a file where that is not known to be safe.
+pub(super) fn mappable(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<()> {
+    let io = |source| Error::Io { op: "look at the file system", path: path.to_path_buf(), source };
+    let Some(number) = disk.unmappable().map_err(io)? else { return Ok(()) };
+    let advice = match header.durability {
+        Durability::PowerLoss if shared => "open it alone",
+        _ => {
+            "a map that is to survive the process only has to be on one of these; one that is to survive a power cut need not"
+        }
+    };
+    Err(Error::Refused {
+        path: path.to_path_buf(),
+        why: format!(
+            "it is on a file system (type {number:#x}) of which it is not known that this kernel sees every change of a mapped \
+             file, as of FUSE and of network file systems; known are {MAPPABLE}; {advice}"
+        ),
+    })
+}
+
 /// The volatile part of the file as others have it.
-pub(super) fn join(disk: &dyn Disk, path: &Path, header: &Header) -> Result<View> {
+pub(super) fn join(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<View> {
     let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
+    mappable(disk, path, header, shared)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = disk.map(header.layout.volatile.clone()).map_err(io)?;
-    let view = View::new(header.geometry, &v, mapping)?;
-    keep_in_memory(&view, path, header)?;
+    let mut view = View::new(header.geometry, &v, mapping)?;
+    keep_in_memory(&mut view, path, header, shared)?;
     Ok(view)
 }
 
-/// The volatile part of a `PowerLoss` map stays in memory, all of it, as long as anybody has it: see [`view`]. Not only what
-/// this process has touched: who touched the rest may die, and what he was told is owed.
-fn keep_in_memory(view: &View, path: &Path, header: &Header) -> Result<()> {
-    if header.durability != Durability::PowerLoss {
-        return Ok(());
+/// The volatile part stays in memory as long as anybody has it: see [`view`]. Of a map that is shared, all of it, not only
+/// what this process has touched: who touched the rest may die, and what he was told is owed.
+///
+/// A `Process` map that may not be kept is used all the same, and [`View::stays`] says so.
+fn keep_in_memory(view: &mut View, path: &Path, header: &Header, shared: bool) -> Result<()> {
+    let Err(source) = view.keep_in_memory(shared) else { return Ok(()) };
+    match source.kind() {
+        _ if header.durability == Durability::Process => Ok(()),
+        io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => {
+            Err(Error::Refused {
+                path: path.to_path_buf(),
+                why: format!(
+                    "sharing this map takes {} bytes of locked memory, and this process may not have as much \
+                     (RLIMIT_MEMLOCK, `ulimit -l`, LimitMEMLOCK= of systemd; at most half of the memory of the machine and of \
+                     each control group, and what is left of it); raise the limit, or open the map alone",
+                    header.layout.volatile.end - header.layout.volatile.start
+                ),
+            })
+        }
+        _ => Err(Error::Io { op: "keep the volatile part in memory", path: path.to_path_buf(), source }),
     }
-    view.keep_in_memory().map_err(|source| match source.kind() {
-        io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => Error::Refused {
-            path: path.to_path_buf(),
-            why: format!(
-                "sharing this map takes {} bytes of locked memory, and this process may not have as much (RLIMIT_MEMLOCK, \
-                 `ulimit -l`, LimitMEMLOCK= of systemd; at most half of the machine's memory); raise the limit, or open \
-                 the map alone",
-                header.layout.volatile.end - header.layout.volatile.start
-            ),
-        },
-        _ => Error::Io { op: "keep the volatile part in memory", path: path.to_path_buf(), source },
-    })
 }
 
 /// The chunks of the live level whose space is known to be allocated.
@@ -176,24 +200,92 @@ fn allocate(disk: &dyn Disk, layout: &Layout, geometry: &Geometry, words: Range<
     ranges.iter().try_for_each(|r| disk.allocate(base + r.start..base + r.end))
 }
 
-/// Calls `f` for every one of `pages` whose touched bits may be set: those whose part of the array is not a hole.
-pub(super) fn for_data(
-    disk: &dyn Disk,
-    layout: &Layout,
-    geometry: &Geometry,
-    pages: Range<u64>,
-    f: &mut dyn FnMut(u64),
-) -> io::Result<()> {
-    let base = layout.volatile.start + VolatileLayout::new(geometry).touched.start;
-    let mut at = pages.start;
-    while at < pages.end {
-        let Some(data) = disk.next_data(base + at * 8..base + pages.end * 8)? else { break };
-        let first = ((data.start - base) / 8).max(at);
-        let end = (data.end - base).div_ceil(8).clamp(first + 1, pages.end);
-        (first..end).for_each(&mut *f);
-        at = end;
-    }
-    Ok(())
-}
-
 const _: () = assert!(PAGE_WORDS == 64);
+
+#[cfg(test)]
+mod tests {
+    use crate::sys::refuse::{Refused, refusing};
+    use crate::{Access, DirtyMap, Durability, Options, Verdict};
+    use std::path::Path;
+
+    const LEN: u64 = 1 << 30;
+
+    fn options(access: Access) -> Options {
+        Options::new().granularity(12).flush_interval(None).access(access)
+    }
+
+    fn granule(i: u64) -> std::ops::Range<u64> {
+        i << 12..(i + 1) << 12
+    }
+
+    /// All that a map does where a file system can neither set space aside nor free it, as ext2.
+    #[test]
+    fn a_map_needs_no_fallocate() {
+        let life = |path: &Path, durability| {
+            let shared = || options(Access::Shared);
+            let first = shared().durability(durability).create(path, LEN).unwrap();
+            first.set(granule(5)).unwrap();
+            let second = shared().open(path).unwrap();
+            // Next to what the first has set and not flushed, and in space that nobody has used yet.
+            second.set(granule(6)).unwrap();
+            second.set(granule(100_000)).unwrap();
+            let reader = options(Access::ReadOnly).open(path).unwrap();
+            assert_eq!((first.count(), second.count(), reader.count()), (3, 3, 3));
+            let frozen = first.freeze(Some("a")).unwrap();
+            second.set(granule(7)).unwrap();
+            assert_eq!(reader.count(), 4);
+            first.commit_checkpoint(frozen.uuid, false).unwrap();
+            assert_eq!((first.count(), reader.count()), (1, 1));
+            second.close().unwrap();
+            first.close().unwrap();
+            let mut alone = options(Access::Exclusive).open(path).unwrap();
+            assert!(!alone.recovery().unclean && alone.get(granule(7).start).unwrap());
+            alone.truncate(LEN / 2).unwrap();
+            alone.set(granule(8)).unwrap();
+            drop(alone);
+            let map = shared().open(path).unwrap();
+            assert!(map.recovery().unclean && map.get(granule(7).start).unwrap() && map.get(granule(8).start).unwrap());
+            map.reset_all().unwrap();
+            map.close().unwrap();
+            assert!(DirtyMap::open(path).unwrap().is_empty());
+        };
+        let refused = Refused { call: libc::SYS_fallocate, argument: None, error: libc::EOPNOTSUPP };
+        refusing(&[refused], || {
+            for durability in [Durability::PowerLoss, Durability::Process] {
+                life(&tempfile::tempdir().unwrap().path().join("map"), durability);
+            }
+        });
+    }
+
+    /// The memory of a `Process` map is part of the file. If the kernel cannot write that back, it may drop it, and bits with
+    /// it, unless it was made to keep it.
+    #[test]
+    fn a_process_map_that_may_have_lost_memory_is_not_called_exact() {
+        let no_write_back = Refused { call: libc::SYS_sync_file_range, argument: None, error: libc::EIO };
+        let no_lock = Refused { call: libc::SYS_mlock2, argument: None, error: libc::EPERM };
+        let verdict_with = |refused: &[Refused]| {
+            refusing(refused, || {
+                let dir = tempfile::tempdir().unwrap();
+                let process = options(Access::Exclusive).durability(Durability::Process);
+                let map = process.create(dir.path().join("map"), LEN).unwrap();
+                map.set(granule(5)).unwrap();
+                let verdict = map.info().unwrap().verdict;
+                // What is known to be lost keeps the map from closing as clean.
+                assert_eq!(map.close().is_ok(), verdict == Verdict::Exact);
+                verdict
+            })
+        };
+        let says = |refused: &[Refused], wanted| assert!(verdict_with(refused).is_none_or(|verdict| verdict == wanted));
+        says(&[no_lock], Verdict::Exact);
+        says(&[no_lock, no_write_back], Verdict::Damaged);
+        // Locked, it is there whatever the disk does; here, where that is allowed.
+        let kept = memory_can_be_locked();
+        says(&[no_write_back], if kept { Verdict::Exact } else { Verdict::Damaged });
+    }
+
+    /// Whether this process may lock the memory of such a map.
+    fn memory_can_be_locked() -> bool {
+        // Twice as much as it needs.
+        crate::sys::Mapping::anonymous(LEN >> 10).is_ok_and(|mapping| mapping.keep_in_memory(false).is_ok())
+    }
+}

@@ -90,16 +90,31 @@ pub(crate) trait Disk: Send + Sync {
     /// Writes all parts. After `Ok` all of them survive a power cut; after an error or a crash inside, any
     /// subset of their sectors may be old, new, or torn. Costs one device sync in the usual case.
     fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()>;
-    /// Makes sure that storing into a mapping of `range` cannot fail for want of space. Keeps the content.
+    /// Makes sure that storing into a mapping of `range` cannot fail for want of space. Keeps the content. Where the file
+    /// system cannot do that, nothing is done: what is mapped has been [punched](Self::punch) before, by writing.
     fn allocate(&self, range: Range<u64>) -> io::Result<()>;
-    /// Frees `range`: it reads as zeros afterwards. Durable after [`sync_all`](Self::sync_all).
+    /// Makes `range` read as zeros, and frees it; where the file system cannot do that, zeros are written. Durable after
+    /// [`sync_all`](Self::sync_all).
     fn punch(&self, range: Range<u64>) -> io::Result<()>;
+    /// Frees `range`, of which nobody reads any more what is in it, if the file system can do that.
+    fn free(&self, range: Range<u64>) -> io::Result<()> {
+        self.punch(range)
+    }
     /// Makes the file at least `len` bytes long. Durable after [`sync_all`](Self::sync_all).
     fn grow(&self, len: u64) -> io::Result<()>;
     /// Makes the file `len` bytes long if it is longer. Durable after [`sync_all`](Self::sync_all).
     fn cut(&self, len: u64) -> io::Result<()>;
     /// Whether even reading a hole of a mapping takes space.
     fn reading_allocates(&self) -> bool;
+    /// Whether this file cannot be mapped: its file system's type then, see [`fs`](super::fs).
+    fn unmappable(&self) -> io::Result<Option<i64>> {
+        Ok(None)
+    }
+    /// Whether the kernel has failed to write something back that was mapped, and has not told this process yet. Asks for
+    /// this process only, and for nobody who opens the file later: those get no answer then.
+    fn write_back_failed(&self) -> bool {
+        false
+    }
     /// Maps `range` shared and writable.
     fn map(&self, range: Range<u64>) -> io::Result<Mapping>;
     /// From here on no sync of a durable write spans `range`, which is mapped for writing.

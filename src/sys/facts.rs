@@ -21,17 +21,6 @@ pub(crate) struct ImageFacts {
     pub device: u64,
 }
 
-/// File systems that need care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FsKind {
-    Btrfs,
-    /// Reading a hole of a mapping takes space.
-    Tmpfs,
-    /// Another machine, or a program of this one, may have pages of the file that this kernel does not know.
-    Elsewhere,
-    Other,
-}
-
 /// Opens an existing file. Never blocks on a FIFO; refuses what is not a regular file.
 pub(crate) fn open(path: &Path, write: bool) -> io::Result<File> {
     let file = OpenOptions::new()
@@ -57,43 +46,6 @@ pub(crate) fn open_unblocked(path: &Path) -> io::Result<File> {
 /// Whether something is at `path`, be it only a dangling link.
 pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
-}
-
-/// What kind of file system `file` is on.
-pub(crate) fn fs_kind(file: &File) -> io::Result<FsKind> {
-    // SAFETY: statfs is a plain C struct for which all-zero bytes are valid; the descriptor is open.
-    let magic = unsafe {
-        let mut s: libc::statfs = std::mem::zeroed();
-        if libc::fstatfs(file.as_raw_fd(), &mut s) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        s.f_type as i64
-    };
-    const BTRFS: i64 = 0x9123_683E;
-    const TMPFS: i64 = 0x0102_1994;
-    // From linux/magic.h and the file systems' sources: NFS, SMB, CIFS, SMB2, AFS (two), Ceph, 9P, FUSE, Coda, Lustre,
-    // OCFS2, GFS2. Another machine, or a program, may have the file's pages there.
-    const ELSEWHERE: [i64; 13] = [
-        0x6969,
-        0x517b,
-        0xff53_4d42,
-        0xfe53_4d42,
-        0x5346_414f,
-        0x6b41_4653,
-        0x00c3_6400,
-        0x0102_1997,
-        0x6573_5546,
-        0x7375_7245,
-        0x0bd0_0bd0,
-        0x7461_636f,
-        0x0116_1970,
-    ];
-    Ok(match magic {
-        BTRFS => FsKind::Btrfs,
-        TMPFS => FsKind::Tmpfs,
-        kind if ELSEWHERE.contains(&kind) => FsKind::Elsewhere,
-        _ => FsKind::Other,
-    })
 }
 
 const FS_NOCOW_FL: libc::c_long = 0x0080_0000;

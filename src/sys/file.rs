@@ -5,6 +5,7 @@
 
 use super::create::Permit;
 use super::disk::{Disk, Identity, Lock, Part};
+use super::fs::{self, FsKind};
 use super::mapping::Guarded;
 use super::{Mapping, ReadMapping, facts, holder};
 use crate::error::Holder;
@@ -106,14 +107,6 @@ impl FileDisk {
         ReadMapping::of_file(&self.file, range)
     }
 
-    /// Why several processes cannot have this file mapped for writing, if so.
-    pub(crate) fn unshareable(&self) -> io::Result<Option<&'static str>> {
-        Ok(match facts::fs_kind(&self.file)? {
-            facts::FsKind::Elsewhere => Some("a network or FUSE file system"),
-            _ => None,
-        })
-    }
-
     /// Lets go of the attach lock. Explicit, since a forked child may still hold the descriptor.
     pub(crate) fn detach(&self) {
         // Nothing to be done about an error: closing the file lets go as well.
@@ -142,6 +135,15 @@ impl FileDisk {
                 return Err(e);
             }
         }
+    }
+
+    /// Zeros up to the end of the file.
+    fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
+        const PIECE: usize = 1 << 20;
+        let (zeros, end) = (vec![0; PIECE], range.end.min(self.len()?));
+        (range.start..end)
+            .step_by(PIECE)
+            .try_for_each(|at| self.file.write_all_at(&zeros[..(end - at).min(PIECE as u64) as usize], at))
     }
 
     /// Makes one range durable: the kernel's `vfs_fsync_range` with datasync, which is what a write with
@@ -212,10 +214,20 @@ impl Disk for FileDisk {
     }
 
     fn allocate(&self, range: Range<u64>) -> io::Result<()> {
-        self.fallocate(0, &range)
+        match self.fallocate(0, &range) {
+            Err(e) if unsupported(&e) => Ok(()),
+            done => done,
+        }
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        match self.free(range.clone()) {
+            Err(e) if unsupported(&e) => self.write_zeros(range),
+            done => done,
+        }
+    }
+
+    fn free(&self, range: Range<u64>) -> io::Result<()> {
         self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, &range)
     }
 
@@ -228,7 +240,18 @@ impl Disk for FileDisk {
     }
 
     fn reading_allocates(&self) -> bool {
-        matches!(facts::fs_kind(&self.file), Ok(facts::FsKind::Tmpfs))
+        matches!(fs::kind(&self.file), Ok(FsKind::Tmpfs))
+    }
+
+    fn unmappable(&self) -> io::Result<Option<i64>> {
+        let unknown = |kind| if let FsKind::Unknown(number) = kind { Some(number) } else { None };
+        fs::kind(&self.file).map(unknown)
+    }
+
+    fn write_back_failed(&self) -> bool {
+        // Waits for one page at most; what the kernel has to tell is about the whole file.
+        // SAFETY: plain integers and an open descriptor.
+        unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 1, libc::SYNC_FILE_RANGE_WAIT_BEFORE) != 0 }
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
@@ -287,6 +310,11 @@ impl Disk for FileDisk {
     }
 }
 
+/// Whether the file system cannot do what it was asked for, and never can.
+fn unsupported(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
 /// Fills `buf` from `offset`, in as many calls as it takes. Bytes past the end of the file read as zeros.
 pub(crate) fn fill_from(file: &impl FileExt, buf: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
@@ -319,7 +347,50 @@ fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::refuse::{Refused, refusing};
     use super::*;
+
+    /// What the kernel is asked to sync is exactly what was written: of each span an error comes back, whatever of it is
+    /// refused.
+    #[test]
+    fn all_spans_are_synced_from_their_first_byte_to_their_last() {
+        // One span on each side of the mapped region, of lengths that tell them apart.
+        let (before, after) =
+            (Part { offset: 0, bytes: &[1; 3 * 4096] }, Part { offset: 1 << 20, bytes: &[2; 5 * 4096] });
+        for (parts, fails) in [(vec![before, after], 3), (vec![before, after], 5), (vec![after], 5), (vec![before], 3)]
+        {
+            let disk = FileDisk::new(tempfile::tempfile().unwrap(), true);
+            disk.keep_off(1 << 19..1 << 20);
+            let refused =
+                Refused { call: libc::SYS_msync, argument: Some((1, u32::MAX, fails * 4096)), error: libc::EIO };
+            if let Some(written) = refusing(&[refused], || disk.write_durable(&parts)) {
+                assert_eq!(
+                    written.unwrap_err().raw_os_error(),
+                    Some(libc::EIO),
+                    "{fails} pages were not synced at once"
+                );
+            }
+            disk.write_durable(&parts).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_punched_is_written_with_zeros_and_what_is_allocated_stays() {
+        let refused = Refused { call: libc::SYS_fallocate, argument: None, error: libc::EOPNOTSUPP };
+        refusing(&[refused], || {
+            let disk = FileDisk::new(tempfile::tempfile().unwrap(), true);
+            disk.file.write_all_at(&[7; 3 << 20], 0).unwrap();
+            disk.punch(4096..(2 << 20) + 4096).unwrap();
+            disk.allocate(0..3 << 20).unwrap();
+            // Nobody reads it any more: then zeros would only take space.
+            assert!(disk.free(0..4096).is_err());
+            disk.punch(2 << 20..1 << 40).unwrap();
+            let mut bytes = vec![0; 3 << 20];
+            disk.read_at(&mut bytes, 0).unwrap();
+            assert!(bytes[..4096].iter().all(|&b| b == 7) && bytes[4096..].iter().all(|&b| b == 0));
+            assert_eq!(disk.len().unwrap(), 3 << 20);
+        });
+    }
 
     #[test]
     fn parts_are_synced_together_unless_the_mapped_region_lies_between() {

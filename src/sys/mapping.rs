@@ -9,7 +9,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::fork;
+use super::{fork, memory};
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 /// A mapping that a forked child neither inherits nor unmaps: there, its addresses may be somebody else's.
@@ -85,18 +85,17 @@ impl Mapping {
         Guarded::new(raw).map(Mapping::new)
     }
 
-    /// Keeps every page of the mapping in memory for as long as it is mapped, also those that only others use.
-    pub(crate) fn keep_in_memory(&self) -> io::Result<()> {
+    /// Keeps pages of the mapping in memory for as long as it is mapped: all, also those that only others use, or those
+    /// that this process has touched or is going to touch.
+    pub(crate) fn keep_in_memory(&self, all: bool) -> io::Result<()> {
         let Some(raw) = self.0.raw() else { return Ok(()) };
-        // SAFETY: plain integers.
-        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-        let memory = usize::try_from(pages).unwrap_or(0).saturating_mul(usize::try_from(size).unwrap_or(0));
-        if raw.len() > memory / 2 {
-            // Who may lock what he likes would get it, and the machine would have nothing left.
+        if raw.len() as u64 > memory::lockable() {
+            // Who may lock what he likes would get it, and nothing would be left.
             return Err(io::Error::from(io::ErrorKind::OutOfMemory));
         }
+        let flags = if all { 0 } else { libc::MLOCK_ONFAULT };
         // SAFETY: the range is that of a mapping that this process has; locking it changes no memory.
-        if unsafe { libc::mlock(raw.as_ptr().cast(), raw.len()) } == 0 {
+        if unsafe { libc::mlock2(raw.as_ptr().cast(), raw.len(), flags as libc::c_uint) } == 0 {
             return Ok(());
         }
         Err(io::Error::last_os_error())

@@ -12,8 +12,10 @@ pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod fs;
 pub(crate) mod holder;
 pub(crate) mod mapping;
+pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod refuse;
 

@@ -65,7 +65,7 @@ pub struct Work {
 pub fn make(kind: &str, image: &Path, megabytes: u64) -> bool {
     fs::File::create(image).and_then(|f| f.set_len(megabytes << 20)).expect("image");
     match kind {
-        "ext4" => sh!("mkfs.ext4", "-q", "-F", image),
+        "ext2" | "ext4" => sh!(&format!("mkfs.{kind}"), "-q", "-F", image),
         "xfs" => sh!("mkfs.xfs", "-q", "-f", image),
         _ => sh!("mkfs.btrfs", "-q", "-f", image),
     }

@@ -345,6 +345,48 @@ pub(super) fn a_page_that_was_lost_with_its_entry_is_missed() {
     assert!((0..BITS).all(|bit| dirty(&both(&after_a_cut(&disk)), bit)));
 }
 
+/// A page that fails is dirty itself, and hides no other: what was counted may have been in it.
+#[test]
+fn a_page_that_fails_is_not_missed_as_one_that_was_lost_with_its_entry() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..64).unwrap();
+    core.set_bits(PAGE_BITS..PAGE_BITS + 1).unwrap();
+    assert!(close(&core));
+    disk.write_durable(&[Part { offset: core.layout.bottom.start, bytes: &[0xA5; 512] }]).unwrap();
+    let left = after_a_cut(&disk);
+    assert_eq!((left.recovery.damaged_pages, left.recovery.lost_granules), (1, None));
+    let found: Vec<bool> = (0..BITS).map(|bit| dirty(&both(&left), bit)).collect();
+    assert!((0..BITS).all(|bit| found[bit as usize] == (bit <= PAGE_BITS)));
+}
+
+/// FUSE, for instance: a mapping of the file may not be what others see, or be told of.
+#[test]
+fn a_file_is_not_mapped_where_that_is_not_known_to_be_safe() {
+    let refused = |disk: &SimDisk, options: &Options| {
+        let Err(error) = opened_with(disk, options) else { panic!("it was mapped") };
+        assert!(error.kind() == "refused" && error.to_string().contains("0x65735546"), "{error}");
+    };
+    let shared = Options { access: Access::Shared, ..options() };
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let disk = SimDisk::new(fresh_of(durability), Vec::new());
+        drop(opened(&disk));
+        let disk = disk.after_death();
+        disk.become_unmappable(0x6573_5546);
+        let (writes, before) = (disk.writes(), disk.cache());
+        refused(&disk, &shared);
+        if durability == Durability::Process {
+            // It would trust what another kernel's page cache has.
+            refused(&disk, &options());
+        }
+        assert!(disk.writes() == writes && disk.cache().differing(&before).is_empty(), "it was written");
+        assert!(load_in_memory(&*disk, path(), None).is_ok(), "nothing is mapped for reading");
+        if durability == Durability::PowerLoss {
+            assert!(close(&opened(&disk)), "alone, it is not mapped");
+        }
+    }
+}
+
 #[test]
 pub(super) fn another_image_makes_everything_dirty() {
     let of_size = |size| {
@@ -537,6 +579,19 @@ pub(super) fn a_clean_close_counts_what_others_have_set() {
     drop(other);
     assert!(close(&core));
     assert_eq!(headers::newest(&*disk, path()).unwrap().header.clean_dirty_bits, 1);
+}
+
+/// Whatever has made a flush overlook a word.
+#[test]
+pub(super) fn a_clean_close_looks_whether_all_that_is_live_is_durable() {
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let disk = SimDisk::new(fresh_of(durability), Vec::new());
+        let core = opened(&disk);
+        core.set_bits(5..6).unwrap();
+        core.view.touched()[0].store(0, SeqCst);
+        assert!(close(&core));
+        assert!(dirty(&both(&after_a_cut(&disk)), 5), "closed as clean without it");
+    }
 }
 
 /// Nothing can be freed any more: the nonce is gone all the same, or readers go on.
