@@ -159,10 +159,9 @@ fn group(header: &Header, group: &Group) -> Finding {
     let count = pages.end - pages.start;
     let first = if count > 1 { ", the first" } else { "" };
     let (found, expected) = match group.fault {
-        PageFault::Mismatch { entry, computed } => (
-            format!("bytes with entry {computed:08x}{first}"),
-            format!("entry {entry:08x}{first}, as in the page table"),
-        ),
+        PageFault::Mismatch { entry, computed } => {
+            (format!("checksum {computed:08x}{first}"), format!("checksum {entry:08x}{first}, as the page table says"))
+        }
         PageFault::Unreadable => ("bytes that the device does not give back".into(), "readable bytes".into()),
         PageFault::EntryUnreadable => {
             ("a page-table entry that the device does not give back".into(), "a readable entry".into())

@@ -222,9 +222,8 @@ impl DirtyMap {
         Ok(self)
     }
 
-    /// Whether what this map has answered until now is what was in the file: to be asked after reading a map that
-    /// [others](Access::Shared) had open, by who needs to know that from what cannot return an error. Everything reads dirty
-    /// from the moment on in which this begins to fail.
+    /// Confirms that earlier answers came from a live session. Call it after infallible reads such as `count` of a map that
+    /// [others](Access::Shared) have open. Everything reads dirty from the moment on in which this begins to fail.
     ///
     /// # Errors
     /// [`Error::Unusable`] when it was open for reading and those who had it open have closed it or changed its length,

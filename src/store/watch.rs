@@ -24,7 +24,7 @@ pub(super) struct Watch {
 }
 
 fn ended() -> Error {
-    Error::Unusable { why: "those who had it open have closed it or changed its length; open it again" }
+    Error::Unusable { why: "those who had it open have closed it or changed its length" }
 }
 
 impl Watch {

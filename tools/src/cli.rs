@@ -4,7 +4,7 @@
 //! codes in its long one.
 
 use crate::size;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use dirtymap_cli::shown::shown;
 use std::ffi::OsString;
@@ -224,16 +224,20 @@ pub struct File {
 }
 
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("tracked").args(["image", "size"]).required(true))]
 #[command(after_help = help!("  dirtymap create disk.map --image disk.raw -g 64K\n  dirtymap create disk.map --size 10G --label 'web server, root disk'"))]
 pub struct Create {
     /// The map to make; it must not exist
     pub file: PathBuf,
-    /// Size of what it tracks
-    #[arg(long, value_parser = size::parse, required_unless_present = "image", conflicts_with = "image")]
-    pub size: Option<u64>,
     /// The image or block device that it tracks: gives the size, is remembered, and starts all dirty
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<PathBuf>,
+    /// Size of what it tracks, where that is no image here
+    #[arg(long, value_parser = size::parse)]
+    pub size: Option<u64>,
+    /// Take the image for raw also if it starts as a qcow2, VMDK, VHDX, VDI or other such image does
+    #[arg(long, conflicts_with = "size")]
+    pub raw: bool,
     /// Granularity: bytes behind each bit, a power of two from 1 to 2^63
     #[arg(short, long, value_parser = size::parse_granularity, default_value = "64K", value_name = "BYTES")]
     pub granularity: u32,
@@ -345,7 +349,7 @@ pub struct Show {
     /// Columns to use, from 40 to 1000; by default those of the terminal, or 80
     #[arg(long, value_parser = clap::value_parser!(u16).range(40..=1000), value_name = "COLUMNS")]
     pub width: Option<u16>,
-    /// Write the picture to this file, which must not exist, and not to the terminal
+    /// Write the picture to this file, which must not exist; `-` for standard output
     #[arg(long, value_name = "OUT")]
     pub svg: Option<PathBuf>,
 }
@@ -430,6 +434,9 @@ pub struct Write {
     /// Where in the image to write
     #[arg(long, value_parser = size::parse, value_name = "OFFSET")]
     pub at: u64,
+    /// Take the image for raw whatever it starts with, if its map was not made with `--image`
+    #[arg(long)]
+    pub raw: bool,
 }
 
 #[derive(Args, Debug)]
@@ -584,7 +591,7 @@ pub enum Disabled {
 pub struct ExportQcow2 {
     /// The map
     pub file: PathBuf,
-    /// The qcow2 image to make; it must not exist. It holds no data, only the bitmap
+    /// The qcow2 image to make, which must not exist; `-` for standard output. It holds no data, only the bitmap
     pub out: PathBuf,
     /// Name that the bitmap gets, any 1 to 1023 bytes
     #[arg(long, value_name = "NAME")]

@@ -2,8 +2,11 @@
 //!
 //! Invariant kept here: every way out of the command has one of these codes; where several apply, the highest.
 
+use crate::output::time;
 use dirtymap::{CloseError, Error};
+use dirtymap_cli::shown::shown;
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// How a command ended. Ordered: the highest applies.
@@ -85,6 +88,15 @@ impl Failure {
         Failure::new(kind, format!("{what}: {e}"))
     }
 
+    /// What the system said when a file was opened; a link that leads nowhere is called that.
+    pub fn open(path: &Path, e: &std::io::Error) -> Failure {
+        let failure = Failure::io(format_args!("{}: open", path.display()), e);
+        match leads_nowhere(path) {
+            Some(message) if failure.kind == "not-found" => Failure { message, ..failure },
+            _ => failure,
+        }
+    }
+
     /// The same failure, with more to say at the end.
     pub fn and(mut self, more: impl fmt::Display) -> Failure {
         self.message = format!("{}; {more}", self.message);
@@ -104,6 +116,13 @@ impl From<CloseError> for Failure {
     }
 }
 
+/// What to say of a symbolic link to something that is not there.
+pub fn leads_nowhere(path: &Path) -> Option<String> {
+    let to = path.read_link().ok().filter(|_| !path.exists())?;
+    let (link, to) = (shown(path), shown(&to));
+    Some(format!("{link}: is a symbolic link to {to}, which is not there; make that, or give another name"))
+}
+
 impl From<Error> for Failure {
     fn from(e: Error) -> Failure {
         let message = match &e {
@@ -117,6 +136,18 @@ impl From<Error> for Failure {
                 format!("bytes {start} to {end} reach past the map's end; it covers bytes 0 to {len}")
             }
             Error::Locked { .. } => format!("{e} (--wait SECS)"),
+            Error::Outstanding { path, state, uuid, name, time: begun } => {
+                let name = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
+                format!(
+                    "{}: checkpoint {uuid}{name} is outstanding ({state}, begun {}); commit it if all that it froze was \
+                     copied, else abort it",
+                    path.display(),
+                    time(*begun).as_deref().unwrap_or("at a time not known")
+                )
+            }
+            Error::Exists { path } | Error::Io { path, .. } if matches!(e.kind(), "exists" | "not-found") => {
+                leads_nowhere(path).unwrap_or_else(|| e.to_string())
+            }
             _ => e.to_string(),
         };
         Failure { kind: e.kind(), message, exit: Exit::Operational }

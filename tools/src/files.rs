@@ -14,6 +14,20 @@ use std::path::{Path, PathBuf};
 /// Bytes that are read or written at once.
 pub const PIECE: u64 = 1 << 20;
 
+/// Where files start that hold a disk in another order than its own, and what they are.
+const CONTAINERS: [(usize, &[u8], &str); 10] = [
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"QED\0", "QED"),
+    (0, b"KDMV", "VMDK"),
+    (0, b"COWD", "VMDK"),
+    (0, b"# Disk DescriptorFile", "VMDK"),
+    (0, b"vhdxfile", "VHDX"),
+    (0, b"conectix", "VHD"),
+    (0, b"WithoutFreeSpace", "Parallels"),
+    (0, b"WithouFreSpacExt", "Parallels"),
+    (64, b"\x7f\x10\xda\xbe", "VDI"),
+];
+
 /// A regular file or block device that is open.
 #[derive(Debug)]
 pub struct Image {
@@ -31,7 +45,7 @@ impl Image {
             .write(write)
             .custom_flags(flags)
             .open(path)
-            .map_err(|e| Failure::io(format_args!("{}: open", path.display()), &e))?;
+            .map_err(|e| Failure::open(path, &e))?;
         Image::of(file, path)
     }
 
@@ -51,6 +65,26 @@ impl Image {
 
     pub fn size(&self) -> u64 {
         self.stamp.size()
+    }
+
+    /// Refuses a file in which the bytes of a disk are not where the disk has them.
+    pub fn is_raw(&self) -> Result<()> {
+        let mut start = [0; 128];
+        let mut filled = 0;
+        // A short file, or one that cannot be read, is none of these.
+        while let Ok(n @ 1..) = self.file.read_at(&mut start[filled..], filled as u64) {
+            filled += n;
+        }
+        let Some((.., format)) = CONTAINERS.iter().find(|(at, magic, _)| start[*at..].starts_with(magic)) else {
+            return Ok(());
+        };
+        let message = format!(
+            "{}: is a {format} image, by its first bytes: its bytes are not where the disk has them, so a map of the disk does \
+             not fit it; give a raw image or a block device (qemu-nbd makes one of it), or take the bytes of the file as they \
+             are (--raw)",
+            self.path.display()
+        );
+        Err(Failure::new("not-raw", message))
     }
 
     /// Takes the stamp again.

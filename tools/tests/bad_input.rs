@@ -472,3 +472,23 @@ fn an_image_of_another_size_is_refused() {
     });
     assert!(!dir.path("target").exists());
 }
+
+#[test]
+fn a_link_that_leads_nowhere_is_called_that() {
+    let dir = Dir::new();
+    let (map, link) = (dir.map("m", MIB, &[]), dir.path("link"));
+    std::os::unix::fs::symlink("no\x1b/where", &link).expect("link");
+    let says = |ran: common::Ran| ran.exits(8).says("link: is a symbolic link to no\\u{1b}/where, which is not there");
+    says(dm!("info", link));
+    says(dm!("set", link, "0", "1"));
+    says(dm!("create", link, "--size", "1M"));
+    says(dm!("create", dir.path("new"), "--image", link));
+    says(dm!("export", map, link));
+    says(dm!("export-qcow2", map, link, "--bitmap", "b"));
+    says(dm!("show", map, "--svg", link));
+    says(dm!("import", map, link));
+    says(dm!("restore", link, dir.path("new")));
+    says(dm!("merge", map, link));
+    says(dm!("write", link, "--map", map, "--at", "0"));
+    assert!(!dir.path("new").exists());
+}

@@ -145,6 +145,9 @@ fn what_a_backup_that_died_has_frozen_is_put_back_and_what_a_user_has_frozen_is_
     assert_eq!(fs::read(&image).expect("read"), fs::read(&target).expect("read"));
 
     dm!("checkpoint", "freeze", map, "--name", "mine").exits(0);
+    let when = dm!("checkpoint", "status", map, "--output", "json").exits(0).json()["outstanding"]["time"].clone();
+    let when = format!("begun {})", when.as_str().expect("a time"));
+    dm!("checkpoint", "freeze", map, "--name", "other").exits(8).says(&when);
     dm!("backup", image, target, "--map", map).exits(8).says("mine");
     dm!("checkpoint", "abort", map, "--name", "mine").exits(0);
     dm!("backup", image, target, "--map", map).exits(0);
@@ -279,6 +282,9 @@ fn a_name_that_is_taken_changes_nothing() {
     dm!("backup", image, target, "--map", map, "--name", "").exits(8).says("1 to 64 bytes");
     dm!("backup", image, target, "--map", map, "--name", "dirtymap backup").exits(8).says("another name");
     dm!("checkpoint", "freeze", map, "--name", "mine").exits(0);
+    let when = dm!("checkpoint", "status", map, "--output", "json").exits(0).json()["outstanding"]["time"].clone();
+    let when = format!("begun {})", when.as_str().expect("a time"));
+    dm!("checkpoint", "freeze", map, "--name", "other").exits(8).says(&when);
     dm!("backup", image, target, "--map", map, "--full").exits(8).says("checkpoint abort");
     dm!("checkpoint", "abort", map).exits(0);
     assert!(!dir.path("new").exists());

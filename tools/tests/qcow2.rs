@@ -631,3 +631,13 @@ fn what_is_sparse_stays_small() {
     assert!(bytes(&out) < 8 * MIB, "{} bytes for 32 bits and a run", bytes(&out));
     assert!(bytes(&back) <= bytes(&path) + 4 * MIB, "{} bytes, the original has {}", bytes(&back), bytes(&path));
 }
+
+#[test]
+fn an_image_goes_to_standard_output() {
+    let dir = Dir::new();
+    let (map, out) = (map(&dir, 64 * MIB, 16), dir.path("out.qcow2"));
+    dm!("export-qcow2", map, out, "--bitmap", "b").exits(0);
+    let mut command = common::dirtymap();
+    let streamed = command.arg("export-qcow2").arg(&map).args(["-", "--bitmap", "b"]).output().expect("run");
+    assert!(streamed.status.success() && streamed.stdout == fs::read(out).expect("read"));
+}

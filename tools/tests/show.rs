@@ -178,3 +178,11 @@ fn damage_outranks_difference_and_an_open_map_is_not_drawn() {
     dm!("show", a, b).exits(8).says("in use");
     drop(live);
 }
+
+#[test]
+fn a_picture_goes_to_standard_output() {
+    let dir = Dir::new();
+    let (map, svg) = (dir.map("m", 10 * MIB, &[MIB..2 * MIB]), dir.path("svg"));
+    dm!("show", map, "--svg", svg).exits(0);
+    assert_eq!(dm!("show", map, "--svg", "-").exits(0).out, fs::read_to_string(svg).expect("read"));
+}

@@ -8,6 +8,12 @@ use common::{Dir, MIB, dirtymap};
 use std::fs;
 
 #[test]
+fn a_map_of_nothing_leads_to_the_image_first() {
+    dm!("create", "m").exits(16).says("<--image <IMAGE>|--size <SIZE>>");
+    dm!("create", "m", "--size", "1M", "--raw").exits(16).says("--raw");
+}
+
+#[test]
 fn wrong_arguments_are_exit_16_whatever_the_file() {
     let dir = Dir::new();
     let map = dir.path("m");
@@ -84,6 +90,8 @@ fn wrong_arguments_are_exit_16_whatever_the_file() {
 
 #[test]
 fn nothing_and_json_are_not_both_to_be_had() {
+    dm!("show", "m", "--svg", "-", "--output", "json").exits(16).says("both");
+    dm!("export-qcow2", "m", "-", "--bitmap", "b", "--output", "json").exits(16).says("both");
     let ran = dm!("check", "m", "-q", "--output", "json").exits(16).says("--quiet");
     assert_eq!(ran.json()["error"]["kind"], "usage");
 }

@@ -159,3 +159,33 @@ fn killed_it_leaves_what_it_wrote_dirty() {
     dm!("backup", image, target, "--map", map).exits(0);
     assert!(fs::read(&image).expect("read") == fs::read(&target).expect("read"));
 }
+
+#[test]
+fn an_image_in_another_format_is_called_by_its_name() {
+    let dir = Dir::new();
+    let formats: [(usize, &[u8], &str); 6] = [
+        (0, b"QFI\xfb\0\0\0\x03", "qcow2"),
+        (0, b"KDMV", "VMDK"),
+        (0, b"# Disk DescriptorFile", "VMDK"),
+        (0, b"vhdxfile", "VHDX"),
+        (0, b"conectix", "VHD"),
+        (64, b"\x7f\x10\xda\xbe", "VDI"),
+    ];
+    for (n, (at, magic, name)) in formats.into_iter().enumerate() {
+        let (image, map) = (dir.image(&format!("{n}.image"), MIB), dir.path(&format!("{n}.map")));
+        common::patch(&image, |bytes| bytes[at..at + magic.len()].copy_from_slice(magic));
+        let refused = untouched(&image, || dm!("create", map, "--image", image, "--output", "json").exits(8));
+        assert_eq!(refused.says(name).says("--raw").json()["error"]["kind"], "not-raw");
+        dm!("create", map, "--image", image, "--raw").exits(0);
+        // Who asked for it there is not asked again; a map for a size says nothing of what it is for.
+        write_at(&image, &map, "1000", b"x").exits(0);
+        let sized = dir.map(&format!("{n}.sized"), MIB, &[]);
+        untouched(&image, || write_at(&image, &sized, "1000", b"x").exits(8).says(name));
+        dm!("write", image, "--map", sized, "--at", "0", "--raw").exits(0);
+    }
+    // A short file, and an encrypted disk, are what they are.
+    for (name, bytes) in [("short", &b"QF"[..]), ("luks", &b"LUKS\xba\xbe\0\x02 and the rest"[..])] {
+        fs::write(dir.path(name), bytes).expect("write");
+        dm!("create", dir.path(&format!("{name}.map")), "--image", dir.path(name)).exits(0);
+    }
+}

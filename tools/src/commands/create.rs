@@ -27,10 +27,13 @@ pub fn run(args: &Create, output: Output) -> Result<Exit> {
         options = options.label(label);
     }
     let image = args.image.as_deref().map(|path| Image::open(path, false)).transpose()?;
+    if let Some(image) = image.as_ref().filter(|_| !args.raw) {
+        image.is_raw()?;
+    }
     let len = match (&image, args.size) {
         (Some(image), _) => image.size(),
         (None, size) => {
-            let size = size.ok_or_else(|| Failure::usage("give --size or --image"))?;
+            let size = size.ok_or_else(|| Failure::usage("give --image or --size"))?;
             // Wrong by itself, whatever is in the way of the file.
             Geometry::new(size, args.granularity).map_err(geometry)?;
             size

@@ -15,10 +15,12 @@ use dirtymap_cli::qcow2::{Plan, set_bits, spec};
 use dirtymap_cli::shown::{shown, text_of};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
 #[derive(Serialize)]
@@ -39,15 +41,35 @@ pub fn run(args: &ExportQcow2, wait: Duration, output: Output) -> Result<Exit> {
         let most = spec::MAX_NAME;
         return Err(Failure::usage(format!("found a bitmap's name of {} bytes, expected 1 to {most}", name.len())));
     }
-    publish::vacant(&args.out)?;
+    let to_stdout = args.out == Path::new("-");
+    if to_stdout && output.is_json() {
+        return Err(Failure::usage(
+            "standard output cannot hold both the image and the JSON; give a file for the image",
+        ));
+    }
+    if !to_stdout {
+        publish::vacant(&args.out)?;
+    }
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
     let plan = Plan::new(map.len(), args.granularity.unwrap_or(map.granularity()), name)
         .map_err(|e| Failure::new(e.kind(), format!("{}: {e}", args.file.display())))?;
     let geometry = *plan.geometry();
     let bar = output.progress_count("exporting", geometry.bits());
-    let written = write(args, &map, &plan, &bar);
+    let written = if to_stdout {
+        // Its parts are not written in their order.
+        let aside = tempfile::tempfile().map_err(|e| Failure::io("keep the image in a temporary file", &e));
+        aside.and_then(|file| Ok((write(args, &map, &plan, &file, &bar)?, Some(file))))
+    } else {
+        let new = NewFile::beside(&args.out)?;
+        let written = write(args, &map, &plan, new.file(), &bar);
+        written.and_then(|written| Ok((written, new.publish().map(|()| None)?)))
+    };
     bar.finish_and_clear();
-    let (dirty_bits, out_bytes) = written?;
+    let ((dirty_bits, out_bytes), aside) = written?;
+    if let Some(mut file) = aside {
+        output.stream(|out, _| file.rewind().and_then(|()| io::copy(&mut file, out)).map(drop))?;
+        return Ok(exit);
+    }
     let answer = Answer {
         file: args.file.display().to_string(),
         out: args.out.display().to_string(),
@@ -72,9 +94,8 @@ pub fn run(args: &ExportQcow2, wait: Duration, output: Output) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Writes and publishes the image; gives the dirty bits of the bitmap, and the image's length.
-fn write(args: &ExportQcow2, map: &DirtyMap, plan: &Plan, bar: &ProgressBar) -> Result<(u64, u64)> {
-    let new = NewFile::beside(&args.out)?;
+/// Writes the image, durably; gives the dirty bits of the bitmap, and the image's length.
+fn write(args: &ExportQcow2, map: &DirtyMap, plan: &Plan, file: &File, bar: &ProgressBar) -> Result<(u64, u64)> {
     let failed = |what: &str, e: io::Error| Failure::io(format_args!("{}: {what}", args.out.display()), &e);
     let mut dirty = 0;
     let fill = |bits: Range<u64>, buffer: &mut [u8]| {
@@ -84,11 +105,9 @@ fn write(args: &ExportQcow2, map: &DirtyMap, plan: &Plan, bar: &ProgressBar) -> 
         bar.set_position(bits.end);
         Ok(())
     };
-    let length =
-        plan.write(fill, |bytes, offset| new.file().write_all_at(bytes, offset).map_err(|e| failed("write", e)))?;
+    let length = plan.write(fill, |bytes, offset| file.write_all_at(bytes, offset).map_err(|e| failed("write", e)))?;
     map.still_valid()?;
-    new.file().set_len(length).and_then(|()| new.file().sync_all()).map_err(|e| failed("sync", e))?;
-    new.publish()?;
+    file.set_len(length).and_then(|()| file.sync_all()).map_err(|e| failed("sync", e))?;
     Ok((dirty, length))
 }
 

@@ -4,7 +4,7 @@
 
 use super::diff::{Side, differences};
 use crate::cli::Show;
-use crate::exit::{Exit, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::open;
 use crate::output::Output;
@@ -45,7 +45,13 @@ struct Cell {
 }
 
 pub fn run(args: &Show, wait: Duration, output: Output) -> Result<Exit> {
-    if let Some(svg) = &args.svg {
+    let to_stdout = args.svg.as_deref() == Some(Path::new("-"));
+    if to_stdout && output.is_json() {
+        return Err(Failure::usage(
+            "standard output cannot hold both the picture and the JSON; give a file for the picture",
+        ));
+    }
+    if let Some(svg) = args.svg.as_ref().filter(|_| !to_stdout) {
         publish::vacant(svg)?;
     }
     let width = args.width.map_or_else(terminal_width, u64::from);
@@ -68,7 +74,12 @@ pub fn run(args: &Show, wait: Duration, output: Output) -> Result<Exit> {
     };
     map.still_valid()?;
     if let Some(path) = &args.svg {
-        publish::write(path, picture::svg(&grid, &heading, &panels).as_bytes())?;
+        let picture = picture::svg(&grid, &heading, &panels);
+        if to_stdout {
+            output.stream(|out, _| out.write_all(picture.as_bytes()))?;
+            return Ok(exit);
+        }
+        publish::write(path, picture.as_bytes())?;
     }
     let colours = colours();
     output.answer(&answer(args, &grid, &panels), |out, a| match &a.svg {

@@ -29,6 +29,10 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     files::distinct(&[("image", &args.image), ("map", &args.map)])?;
     let acceptable = |info: &Info| {
         files::fits(info, &args.map, &image)?;
+        // Whoever made the map for the image was asked.
+        if info.image.is_none() && !args.raw {
+            image.is_raw()?;
+        }
         if args.at > image.size() {
             let message =
                 format!("--at {} is past the end of {}: it has {} bytes", args.at, image.path.display(), image.size());
@@ -41,7 +45,10 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
     open::cost(&map, output);
     // Also after a failure: what was written is set, and the map says so best when it is closed.
-    let closed = image.sync().and_then(|()| Ok(map.close_with_image(&image.stamp_now()?)?));
+    let syncing = output.busy("syncing");
+    let synced = image.sync();
+    syncing.finish_and_clear();
+    let closed = synced.and_then(|()| Ok(map.close_with_image(&image.stamp_now()?)?));
     if let Err(failure) = copied.and(closed) {
         let range = args.at..args.at + written;
         let done = if written == 0 {

@@ -110,15 +110,6 @@ fn every_line_is_one_line_whatever_the_label() {
     }
 }
 
-#[test]
-fn the_fields_are_those_of_the_documents() {
-    let (format, dump) = (include_str!("../../../FORMAT.md"), include_str!("../../../docs/dump.md"));
-    for (name, _) in FIELDS {
-        assert!(format.contains(&format!("| `{name}` |")), "{name} is not in FORMAT.md");
-        assert!(dump.contains(&format!("`{name}`")), "{name} is not in docs/dump.md");
-    }
-}
-
 const SMALL: &str = "dirtymap-dump 1\nlen 100\ngranularity 3\ndurability PowerLoss\nlabel \"\"\n";
 
 #[test]
