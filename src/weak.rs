@@ -72,6 +72,12 @@ steps! {
     PointNoClear,
     /// A commit gives up the point before NORMAL is durable.
     PointEarlyFree,
+    /// What was frozen is not dirty since any name once it is committed.
+    CommitNoJoin,
+    /// A commit gives up regions when one pair does not name them any more.
+    CommitOnePair,
+    /// An abort gives up the point when one pair does not name it any more.
+    AbortOnePair,
     /// An abort commits NORMAL before the bits are back.
     AbortEarly,
     /// An abort does not commit ABORTING before it puts bits back.
@@ -264,8 +270,12 @@ steps! {
     ForgetOutlived,
     /// The slot of a process that died with such writes is given to another one.
     TakeOutlived,
-    /// The length is changed although points are kept, which are as long as the map.
-    TruncateWithPoints,
+    /// The length is changed although a checkpoint is outstanding.
+    TruncateOutstanding,
+    /// Points of a new length hold nothing.
+    TruncateForgetPoints,
+    /// What is new is not dirty since a point that is kept.
+    TruncateForgetNew,
     /// The session of a length that never came to be can be joined.
     TruncateJoinable,
     /// The new volatile part does not know of writes under way, also of the dead.

@@ -6,7 +6,7 @@ mod common;
 use common::Finally;
 use dirtymap::format::{COPY_BYTES, Header, copy_offset};
 use dirtymap::{
-    Bitmap, CheckpointState, DirtyMap, Durability, Error, FileState, Options, Uuid, Verdict, check, inspect,
+    Access, Bitmap, CheckpointState, DirtyMap, Durability, Error, FileState, Options, Uuid, Verdict, check, inspect,
 };
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -33,11 +33,11 @@ fn granule(i: u64) -> std::ops::Range<u64> {
 
 /// Which granules are dirty.
 fn dirty(map: &DirtyMap) -> Vec<u64> {
-    map.granules(0..LEN).unwrap().map(|item| item / GRANULE).collect()
+    map.granules(0..map.len()).unwrap().map(|item| item / GRANULE).collect()
 }
 
 fn of(map: &Bitmap) -> Vec<u64> {
-    map.granules(0..LEN).unwrap().map(|item| item / GRANULE).collect()
+    map.granules(0..map.len()).unwrap().map(|item| item / GRANULE).collect()
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_frozen_checkpoint_outlives_the_process_and_a_clean_close() {
             assert_eq!(of(&map.frozen(frozen.uuid).unwrap()), [3, 4]);
             map.commit_checkpoint(frozen.uuid, true).unwrap();
             assert_eq!(dirty(&map), [5]);
-            assert_eq!(of(&map.point("a").unwrap()), [3, 4]);
+            assert_eq!(of(&map.since("a").unwrap()), [5]);
         }
     }
 }
@@ -333,48 +333,107 @@ fn readers_never_see_a_dirty_granule_clean_while_checkpoints_come_and_go() {
     });
 }
 
+fn names(map: &DirtyMap) -> Vec<String> {
+    map.points().unwrap().into_iter().map(|p| p.name).collect()
+}
+
+/// Freezes and commits what is dirty; keeps the name if there is one.
+fn back_up(map: &DirtyMap, name: Option<&str>) {
+    let c = map.freeze(name).unwrap();
+    map.commit_checkpoint(c.uuid, name.is_some()).unwrap();
+}
+
 #[test]
-fn points_are_kept_and_dropped_and_since_a_name_is_all_of_them_from_there_on() {
+fn since_a_name_is_what_was_written_after_it_was_frozen() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, map) = new(dir.path());
+    let (path, mut map) = new(dir.path());
     for (i, name) in ["a", "b", "c"].into_iter().enumerate() {
         map.set(granule(i as u64)).unwrap();
         map.set(granule(5000)).unwrap();
-        let c = map.freeze(Some(name)).unwrap();
-        map.commit_checkpoint(c.uuid, true).unwrap();
+        back_up(&map, Some(name));
+        assert!(map.since(name).unwrap().is_empty(), "nothing was written since");
     }
-    map.set(granule(3)).unwrap();
-    let names = |map: &DirtyMap| map.points().unwrap().into_iter().map(|p| p.name).collect::<Vec<_>>();
     assert_eq!(names(&map), ["a", "b", "c"]);
+    map.set(granule(3)).unwrap();
     let frozen = map.freeze(None).unwrap();
     map.set(granule(4)).unwrap();
-    let expected = [("a", vec![0, 1, 2, 3, 4, 5000]), ("b", vec![1, 2, 3, 4, 5000]), ("c", vec![2, 3, 4, 5000])];
-    for (name, since) in &expected {
-        assert_eq!(of(&map.since(name).unwrap()), *since);
-    }
-    assert_eq!(of(&map.point("b").unwrap()), [1, 5000]);
-    let exported = dir.path().join("exported");
-    map.export_since("b", &exported).unwrap();
-    assert_eq!(inspect(&exported).unwrap().verdict, Verdict::Exact);
-    assert_eq!(dirty(&DirtyMap::open(&exported).unwrap()), expected[1].1);
-    assert_eq!(map.export_point("b", &exported).unwrap_err().kind(), "exists");
-    // What others say stays the same.
-    map.drop_point("b").unwrap();
-    assert_eq!(names(&map), ["a", "c"]);
-    assert_eq!(of(&map.since("a").unwrap()), expected[0].1);
-    assert_eq!(of(&map.since("c").unwrap()), expected[2].1);
-    map.drop_point("a").unwrap();
-    assert_eq!(of(&map.since("c").unwrap()), expected[2].1);
-    assert_eq!(dirty(&map), [3, 4]);
+    let since = [("a", vec![1, 2, 3, 4, 5000]), ("b", vec![2, 3, 4, 5000]), ("c", vec![3, 4])];
+    let between =
+        [("a", "b", vec![1, 5000]), ("b", "c", vec![2, 5000]), ("a", "c", vec![1, 2, 5000]), ("b", "b", vec![])];
+    let say_the_same = |map: &DirtyMap| {
+        let names = names(map);
+        let there = |name: &str| names.iter().any(|there| there == name);
+        for (name, bits) in since.iter().filter(|s| there(s.0)) {
+            assert_eq!(of(&map.since(name).unwrap()), *bits, "since {name}, with {names:?}");
+        }
+        for (from, to, bits) in between.iter().filter(|b| there(b.0) && there(b.1)) {
+            assert_eq!(of(&map.between(from, to).unwrap()), *bits, "from {from} to {to}, with {names:?}");
+        }
+    };
+    say_the_same(&map);
+    // Whoever copied it, it was written since those names.
     map.commit_checkpoint(frozen.uuid, false).unwrap();
-    drop(map);
-    let map = Options::new().read_only(true).open(&path).unwrap();
-    assert_eq!(names(&map), ["c"]);
-    assert_eq!(of(&map.point("c").unwrap()), [2, 5000]);
-    assert!(map.since("c").unwrap().get(4 * GRANULE).unwrap());
-    // Another name, and so another map, once the points have changed.
-    DirtyMap::open(&path).unwrap().drop_point("c").unwrap();
-    assert_eq!(map.point("c").unwrap_err().kind(), "unusable");
+    assert_eq!(dirty(&map), [4]);
+    say_the_same(&map);
+    back_up(&map, None);
+    assert!(map.is_empty());
+    say_the_same(&map);
+    let e = map.between("c", "a").unwrap_err();
+    assert!(e.kind() == "refused" && e.to_string().contains("\"a\" was frozen before \"c\""), "{e}");
+    assert_eq!(map.between("a", "nobody").unwrap_err().kind(), "no-point");
+    // What a drop takes away is one name.
+    for (i, dropped) in ["b", "c", "a"].into_iter().enumerate() {
+        map.close().unwrap();
+        let read = Options::new().read_only(true).open(&path).unwrap();
+        say_the_same(&read);
+        map = options().open(&path).unwrap();
+        map.drop_point(dropped).unwrap();
+        assert_eq!(names(&map).len(), 2 - i);
+        say_the_same(&map);
+        // Another name, and so another map, once the points have changed.
+        assert_eq!(read.since("a").unwrap_err().kind(), "unusable");
+    }
+    assert_eq!(check(&path, |_, _| ()).unwrap().info.points, []);
+}
+
+/// What a point takes is given up with it, and what two have become one takes once.
+#[test]
+fn names_take_space_only_for_what_was_written_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = new(dir.path());
+    let with_regions = || header(&path).points.iter().filter(|point| point.has_regions()).count();
+    back_up(&map, Some("a"));
+    back_up(&map, Some("b"));
+    assert_eq!(with_regions(), 1, "what was frozen for b, and that was nothing, is what a has");
+    let length = || std::fs::metadata(&path).unwrap().len();
+    let before = length();
+    for i in 0..20 {
+        map.set(granule(i)).unwrap();
+        back_up(&map, None);
+        let kept = &header(&path).points[1];
+        assert_eq!((with_regions(), kept.granules), (2, i + 1), "counted once");
+    }
+    assert!(length() <= before + 6 * 65536, "{} bytes, and {before} before", length());
+    map.drop_point("b").unwrap();
+    map.drop_point("a").unwrap();
+    assert_eq!(with_regions(), 0);
+}
+
+#[test]
+fn what_was_written_since_a_name_can_be_had_as_a_map_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, map) = new(dir.path());
+    back_up(&map, Some("a"));
+    map.set(granule(1)).unwrap();
+    back_up(&map, Some("b"));
+    map.set(granule(2)).unwrap();
+    let [since, between] = ["since", "between"].map(|name| dir.path().join(name));
+    map.export_since("a", &since).unwrap();
+    map.export_between("a", "b", &between).unwrap();
+    assert_eq!(inspect(&since).unwrap().verdict, Verdict::Exact);
+    assert_eq!(dirty(&DirtyMap::open(&since).unwrap()), [1, 2]);
+    assert_eq!(dirty(&DirtyMap::open(&between).unwrap()), [1]);
+    assert_eq!(map.export_since("a", &between).unwrap_err().kind(), "exists");
 }
 
 /// The newest header of a closed file.
@@ -397,13 +456,17 @@ fn a_point_that_does_not_verify_makes_everything_dirty_and_is_told() {
     for kept in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let (path, map) = new(dir.path());
+        if kept {
+            ["older", "a", "newer"].iter().for_each(|name| back_up(&map, Some(name)));
+            map.drop_point("newer").unwrap();
+        }
         map.set(granule(1)).unwrap();
-        let c = map.freeze(Some("a")).unwrap();
+        let c = map.freeze(Some("b")).unwrap();
         if kept {
             map.commit_checkpoint(c.uuid, true).unwrap();
         }
         map.close().unwrap();
-        let at = header(&path).points[0].bottom_offset;
+        let at = header(&path).points.iter().find(|point| point.granules > 0).unwrap().bottom_offset;
         OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xff], at + 7).unwrap();
         let report = check(&path, |_, _| ()).unwrap();
         let finding = report.findings.iter().find(|f| f.place.contains("point")).expect("a finding");
@@ -414,8 +477,14 @@ fn a_point_that_does_not_verify_makes_everything_dirty_and_is_told() {
             assert_eq!(map.is_full(), !kept);
             assert_eq!(map.count() == LEN / GRANULE, !kept);
             assert_eq!(map.info().unwrap().verdict, if kept { Verdict::Exact } else { Verdict::Damaged });
-            let all = if kept { map.since("a").unwrap() } else { map.frozen(c.uuid).unwrap() };
-            assert!(all.is_full());
+            if kept {
+                // All answers that include it, and no others.
+                assert!(map.since("older").unwrap().is_full() && map.since("a").unwrap().is_full());
+                assert!(map.between("a", "b").unwrap().is_full() && map.between("older", "b").unwrap().is_full());
+                assert!(map.since("b").unwrap().is_empty() && map.between("older", "a").unwrap().is_empty());
+            } else {
+                assert!(map.frozen(c.uuid).unwrap().is_full());
+            }
         }
         if !kept {
             map.abort_checkpoint(c.uuid).unwrap();
@@ -464,21 +533,40 @@ fn a_clock_that_is_set_back_hides_no_dirt_that_came_after_a_freeze() {
 }
 
 #[test]
-fn the_length_changes_only_without_points() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_, mut map) = new(dir.path());
-    map.set(granule(1)).unwrap();
-    let c = map.freeze(Some("a")).unwrap();
-    assert_eq!(map.truncate(LEN / 2).unwrap_err().kind(), "refused");
-    map.commit_checkpoint(c.uuid, true).unwrap();
-    assert_eq!(map.truncate(LEN / 2).unwrap_err().kind(), "refused");
-    map.drop_point("a").unwrap();
-    map.set(granule(2)).unwrap();
-    map.truncate(LEN / 2).unwrap();
-    // And brackets and freezes go on in the new regions.
-    drop(map.begin_write(granule(3)).unwrap());
-    let c = map.freeze(Some("a")).unwrap();
-    assert_eq!(map.frozen(c.uuid).unwrap().count(), 2);
+fn the_length_changes_under_names_and_not_under_a_checkpoint() {
+    for shared in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let options = options().access(if shared { Access::Shared } else { Access::Exclusive });
+        let mut map = options.create(&path, LEN).unwrap();
+        back_up(&map, Some("a"));
+        [1, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+        back_up(&map, Some("b"));
+        map.set(granule(2)).unwrap();
+        let c = map.freeze(Some("c")).unwrap();
+        let e = map.truncate(LEN / 2).unwrap_err();
+        assert_eq!(e.kind(), "refused");
+        for word in ["outstanding", "\"c\"", "commit or abort", &c.uuid.to_string()] {
+            assert!(e.to_string().contains(word), "{e}");
+        }
+        map.commit_checkpoint(c.uuid, true).unwrap();
+        let end = 2 * LEN / GRANULE;
+        map.truncate(LEN / 2).unwrap();
+        assert_eq!(of(&map.between("a", "b").unwrap()), [1]);
+        map.truncate(2 * LEN).unwrap();
+        assert!(map.is_empty());
+        let new: Vec<u64> = (LEN / 2 / GRANULE..end).collect();
+        assert_eq!(of(&map.since("a").unwrap()), [&[1, 2][..], &new].concat());
+        assert_eq!(of(&map.since("c").unwrap()), new);
+        assert_eq!((of(&map.between("a", "b").unwrap()), of(&map.between("b", "c").unwrap())), (vec![1], vec![2]));
+        // And brackets and freezes go on in the new regions.
+        drop(map.begin_write(granule(3)).unwrap());
+        back_up(&map, None);
+        map.close().unwrap();
+        assert_eq!(check(&path, |_, _| ()).unwrap().findings, []);
+        let map = DirtyMap::open(&path).unwrap();
+        assert_eq!(of(&map.since("c").unwrap()), [&[3][..], &new].concat());
+    }
 }
 
 #[test]

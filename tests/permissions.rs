@@ -42,7 +42,7 @@ fn what_is_made_of_a_map_is_not_for_more_users_than_the_map() {
     map.set(0..1).unwrap();
     let frozen = map.freeze(Some("point")).unwrap();
     map.commit_checkpoint(frozen.uuid, true).unwrap();
-    map.export_point("point", at("exported")).unwrap();
+    map.export_since("point", at("exported")).unwrap();
     assert_eq!(mode(&at("exported")), 0o600);
     map.set(0..1).unwrap();
     let bottom = bottom_of(&at("map"));

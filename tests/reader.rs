@@ -333,21 +333,26 @@ impl Image {
         for i in 0..count {
             let uuid = Uuid([i as u8 + 1; 16]);
             let outstanding = i + 1 == count && state != CheckpointState::Normal;
-            let (table_offset, bottom_offset) = (end, end + format::table_length(&geometry));
-            end = bottom_offset + format::bottom_length(&geometry);
+            // Nothing was written after some were frozen: they have no regions.
+            let empty = !outstanding && rng.one_in(4);
+            let (table_offset, bottom_offset) =
+                if empty { (0, 0) } else { (end, end + format::table_length(&geometry)) };
+            end = end.max(bottom_offset + if empty { 0 } else { format::bottom_length(&geometry) });
             let mut bits = Bitmap::new(geometry.bits(), 0).unwrap();
-            for _ in 0..rng.below(6) {
+            for _ in 0..if empty { 0 } else { rng.below(6) } {
                 let start = rng.any_size(geometry.bits() + 1);
                 bits.set(start..(start + rng.any_size(500)).min(geometry.bits()).max(start)).unwrap();
             }
             for (index, word) in bits.words(0..bits.len()).unwrap() {
                 self.put(bottom_offset as usize + index as usize * 8, &word.to_le_bytes());
             }
-            self.place(table_offset as usize, 4 * self.pages());
-            for page in 0..self.pages() {
-                self.entry_of(uuid, page, table_offset as usize, bottom_offset as usize);
+            if !empty {
+                self.place(table_offset as usize, 4 * self.pages());
+                for page in 0..self.pages() {
+                    self.entry_of(uuid, page, table_offset as usize, bottom_offset as usize);
+                }
             }
-            let failed = rng.one_in(6);
+            let failed = !empty && rng.one_in(6);
             if failed {
                 let page = rng.below(geometry.pages());
                 self.place(bottom_offset as usize + page as usize * 512 + rng.below(512) as usize, 1)[0] ^= 8;
@@ -357,7 +362,7 @@ impl Image {
             let reserved = Reserved::default();
             // What was counted, less or more than is there; it may have been lost.
             let set = bits.count();
-            let more = rng.one_in(8);
+            let more = !empty && rng.one_in(8);
             let granules = if more { set + 1 + rng.any_size(9000) } else { rng.of(&[set, set, set / 2, 0]) };
             let (time, reasons, target) = (5, Reasons::NONE, None);
             header.points.push(Point {
@@ -589,20 +594,30 @@ fn agree(files: &[PathBuf]) -> Vec<String> {
     said
 }
 
-/// Whether both say the same of what is dirty since a point, of those files that have it; returns how many that were.
+/// What the library says of points, as the script says it.
+fn in_words(said: dirtymap::Result<Bitmap>) -> (&'static str, String) {
+    match said {
+        Ok(bits) => ("areas", script::areas(bits.areas(0..bits.len()).unwrap())),
+        // Outstanding by that name is not kept.
+        Err(error) => ("error", quoted(if error.kind() == "no-point" { "no-such-point" } else { error.kind() })),
+    }
+}
+
+/// Whether both say the same of what is dirty since a point and before it, of those files that have it; returns how many that were.
 fn agree_since(files: &[PathBuf], said: &[String]) -> u64 {
     const NAME: &str = "p1";
     let has = |line: &&String| script::value(line, "points").contains(&quoted(NAME));
     let with: Vec<PathBuf> =
         files.iter().zip(said).filter(|(_, line)| has(line)).map(|(file, _)| file.clone()).collect();
+    let Some(between) = script::ask(&with, &["--from", "p0", "--to", NAME]) else { return 0 };
+    for (path, line) in with.iter().zip(&between) {
+        let (key, value) = in_words(quiet().read_only(true).open(path).and_then(|map| map.between("p0", NAME)));
+        assert_eq!(script::value(line, key), value, "{}: between p0 and {NAME}", path.display());
+    }
     let Some(said) = script::ask(&with, &["--since", NAME]) else { return 0 };
     let mut kept = 0;
     for (path, line) in with.iter().zip(&said) {
-        let (key, value) = match quiet().read_only(true).open(path).and_then(|map| map.since(NAME)) {
-            Ok(since) => ("areas", script::areas(since.areas(0..since.len()).unwrap())),
-            // Outstanding by that name is not kept.
-            Err(error) => ("error", quoted(if error.kind() == "no-point" { "no-such-point" } else { error.kind() })),
-        };
+        let (key, value) = in_words(quiet().read_only(true).open(path).and_then(|map| map.since(NAME)));
         assert_eq!(script::value(line, key), value, "{}: since {NAME}", path.display());
         kept += u64::from(key == "areas");
     }
@@ -933,7 +948,8 @@ fn what_is_dirty_since_a_point() {
         assert_eq!(map.since("p1").unwrap(), bits);
         files.push(path);
         expected.push(script::areas(bits.areas(0..bits.len()).unwrap()));
-        if let Some(last) = image.header.points.last().filter(|last| last.role == PointRole::Kept) {
+        if let Some(last) = image.header.points.last().filter(|last| last.role == PointRole::Kept && last.has_regions())
+        {
             // Without its last entry, nobody knows what is dirty in it.
             image.length = last.table_offset + 4 * geometry.pages() - 1;
             image.bytes.truncate(image.length as usize);

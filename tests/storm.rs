@@ -107,6 +107,8 @@ enum Tell {
     Aborted,
     /// Points dropped.
     DroppedPoints,
+    /// Drops that have begun: while there is none, a name is that of one point.
+    Drops,
     /// 1 when a process has panicked, which may be killed before it has told.
     Panicked,
     /// The first of a word for each writer: 1 while it freezes or aborts.
@@ -431,7 +433,7 @@ impl Writer {
             }
             Operation::Truncate => match map.truncate(LEN + self.process.numbers.below(3) * (64 << 20)) {
                 Ok(()) => self.process.ledger.count(Tell::Truncated),
-                // Not alone, or there are points.
+                // Not alone, or a checkpoint is outstanding.
                 Err(error) => assert!(matches!(error.kind(), "locked" | "refused"), "{error}"),
             },
             Operation::Freeze => self.freeze(&map),
@@ -520,8 +522,22 @@ impl Writer {
             let Some(frozen) = unless_settled(map.frozen(uuid)) else { return };
             ledger.forgive(&uuid, &frozen);
             let keep = name.is_some() && numbers.one_in(2);
+            let (drops, mut names) = (ledger.told(Tell::Drops), map.points().unwrap());
+            // Others may have committed it already, and kept that name.
+            names.retain(|point| Some(&point.name) != name.as_ref());
             if unless_settled(map.commit_checkpoint(uuid, keep)).is_some() {
                 ledger.count(Tell::Committed);
+                // It was written since all names that there were.
+                let some = names.get(numbers.below(names.len().max(1) as u64) as usize);
+                match some.map(|point| map.since(&point.name)) {
+                    Some(Ok(since)) => {
+                        let lost = frozen.difference(&since).unwrap().next_dirty(0..LEN).unwrap();
+                        let same = ledger.told(Tell::Drops) == drops;
+                        assert!(lost.is_none() || !same, "LOST: {lost:?} was committed, and is clean since {some:?}");
+                    }
+                    None | Some(Err(Error::NoPoint { .. } | Error::Locked { .. })) => {}
+                    Some(Err(error)) => panic!("{error}"),
+                }
             }
         // Who freezes it may live, and had better come to an end now and then.
         } else if state != CheckpointState::Freezing || numbers.one_in(3) {
@@ -537,6 +553,7 @@ impl Writer {
         let points = map.points().unwrap();
         let Process { ledger, numbers, .. } = &mut self.process;
         if !points.is_empty() {
+            ledger.count(Tell::Drops);
             match map.drop_point(&points[numbers.below(points.len() as u64) as usize].name) {
                 Ok(()) => ledger.count(Tell::DroppedPoints),
                 Err(error) => assert_eq!(error.kind(), "no-point", "{error}"),

@@ -2,7 +2,8 @@
 """Prints what a dirtymap file says is dirty.
 
     read_dirtymap.py FILE                 # lines about the file, then one line "offset length" per dirty area
-    read_dirtymap.py --since NAME FILE    # dirty since the point NAME
+    read_dirtymap.py --since NAME FILE    # written since the point NAME
+    read_dirtymap.py --from A --to B FILE # written between the points A and B
     read_dirtymap.py --hash FILE          # SHA-256 of the dirty set
     read_dirtymap.py --json FILE          # one JSON value
 
@@ -757,7 +758,7 @@ class Survey:
 class Map:
     """What a file says. `runs()` gives the dirty bits, `areas()` the dirty items; both read the file anew."""
 
-    def __init__(self, source, since=None):
+    def __init__(self, source, since=None, between=None):
         self.source = source
         headers, problems = read_copies(source)
         self.copies = ["valid" if problem is None else problem.kind for problem in problems]
@@ -794,13 +795,28 @@ class Map:
             and self.survey.bits + PAGE_BITS * self.survey.failed < header.clean_dirty_bits
         ):
             self.assume("fewer dirty bits than when it was closed: pages were lost with their entries")
+        self.armed = self.listed
         if since is not None:
-            names = [point.name for point in header.points if point.flags == KEPT]
-            if since not in names:
-                raise Unreadable("no-such-point", f"no point {since!r} in this file")
-            for point in header.points[names.index(since) :]:
-                if point.flags == KEPT:
-                    self.add_point(point, self.point_part(point), f"the point {point.name!r}")
+            self.add_kept(header.points[self.kept(since) :])
+        elif between is not None:
+            first, end = [self.kept(name) for name in between]
+            if first > end:
+                raise Unreadable("refused", f"{between[1]!r} was frozen before {between[0]!r}")
+            # Of the points alone, whatever is dirty beside them.
+            self.parts, self.armed, self.assumed = [], [], []
+            self.add_kept(header.points[first:end])
+
+    def kept(self, name):
+        """Where in the table a point that is kept by a name is."""
+        for i, point in enumerate(self.header.points):
+            if point.flags == KEPT and point.name == name:
+                return i
+        raise Unreadable("no-such-point", f"no point {name!r} in this file")
+
+    def add_kept(self, points):
+        for point in points:
+            if point.flags == KEPT:
+                self.add_point(point, self.point_part(point), f"the point {point.name!r}")
 
     def note(self, other, problem):
         """What there is to say of a header copy."""
@@ -835,7 +851,7 @@ class Map:
         if self.assumed:
             return clip([(0, self.geometry.bits)] if self.geometry.bits else [], self.geometry.bits)
         streams = [part.runs() for part in self.parts]
-        streams.append((64 * first, 64 * end) for first, end in self.listed)
+        streams.append((64 * first, 64 * end) for first, end in self.armed)
         return clip(union(*streams), self.geometry.bits)
 
     def areas(self):
@@ -959,7 +975,7 @@ def one(path, args, out):
     """Does what `args` ask for with one file, and returns the exit code."""
     try:
         with Source(path, not args.no_lock) as source:
-            dirty = Map(source, args.since)
+            dirty = Map(source, args.since, args.between)
             if args.hash and not args.json:
                 out.write(dirty.sha256() + "\n")
                 return dirty.code()
@@ -990,14 +1006,19 @@ def main(argv=None):
     parser.add_argument("file", metavar="FILE", nargs="?")
     parser.add_argument("--json", action="store_true", help="print one JSON value")
     parser.add_argument("--hash", action="store_true", help="the SHA-256 of the dirty set (with --json: in it)")
-    parser.add_argument("--since", metavar="NAME", help="dirty since the point NAME")
+    parser.add_argument("--since", metavar="NAME", help="what was written since the point NAME")
+    parser.add_argument("--from", metavar="A", dest="first", help="what was written since the point A")
+    parser.add_argument("--to", metavar="B", dest="end", help="and before the point B")
     parser.add_argument("--batch", action="store_true", help="files from standard input, one a line; JSON lines")
     parser.add_argument("--no-lock", action="store_true", help="do not look whether somebody has the map open")
     args = parser.parse_args(argv)
     if args.batch == (args.file is not None):
         parser.error("either FILE or --batch")
-    if args.since == "":
-        parser.error("--since: a point's name is not empty")
+    if "" in (args.since, args.first, args.end):
+        parser.error("a point's name is not empty")
+    if (args.first is None) != (args.end is None) or args.since is not None and args.first is not None:
+        parser.error("either --since, or --from and --to")
+    args.between = None if args.first is None else (args.first, args.end)
     try:
         if args.batch:
             args.json = True

@@ -8,6 +8,7 @@
 
 use super::added::{forget, remember};
 use super::core::Core;
+use super::create::random_uuid;
 use super::frozen::Here;
 use super::points::bitmap_of;
 use super::{DirtyMap, Inner};
@@ -182,20 +183,45 @@ impl Core {
         of_header(&header).ok_or_else(|| self.refused("the checkpoint has no point"))
     }
 
+    /// The point that a commit of this checkpoint ends; `None` when it was committed already.
+    fn may_commit<'h>(&self, header: &'h Header, uuid: &Uuid, keep: bool) -> Result<Option<&'h Point>> {
+        if header.committed_uuid == *uuid && !uuid.is_nil() {
+            // It was, by a commit of which nobody could tell whether it had succeeded. Others may have frozen since.
+            return Ok(None);
+        }
+        self.expect(header, uuid, &[CheckpointState::Frozen])?;
+        match header.points.last() {
+            Some(point) if keep && point.name.is_empty() => {
+                Err(self.refused("the checkpoint was frozen without a name, and so cannot be kept"))
+            }
+            Some(point) => Ok(Some(point)),
+            None => Err(self.refused("the checkpoint has no point")),
+        }
+    }
+
     pub(super) fn commit_checkpoint(&self, uuid: &Uuid, keep: bool) -> Result<()> {
         // What was frozen is no longer dirty: a change. It is read while it is there.
         let marks = self.changes.wanted().then(|| self.frozen(self.checkpoint_word())).flatten();
+        let space = self.space()?;
+        let before = self.lock()?.adopt()?;
+        let Some(point) = self.may_commit(&before, uuid, keep)? else { return Ok(()) };
+        // It was written since the newest name that is kept was frozen, and so since all.
+        let kept = &before.points[..before.points.len() - 1];
+        let newest = kept.last().filter(|_| !weak(Weak::CommitNoJoin));
+        let joined = newest.map(|newest| space.joined(&before, newest, point)).transpose()?;
+        let uuid_of_name = random_uuid().map_err(self.io("get random bytes"))?;
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
-        if header.committed_uuid == *uuid && !uuid.is_nil() {
-            // It was, by a commit of which nobody could tell whether it had succeeded. Others may have frozen since.
+        if self.may_commit(&header, uuid, keep)?.is_none() {
             return Ok(());
         }
-        self.expect(&header, uuid, &[CheckpointState::Frozen])?;
-        if keep && header.outstanding().is_none_or(|point| point.name.is_empty()) {
-            return Err(self.refused("the checkpoint was frozen without a name, and so cannot be kept"));
+        header.points.pop();
+        if let (Some(newest), Some(joined)) = (header.points.last_mut(), joined) {
+            *newest = joined;
         }
-        let Some(mut point) = header.points.pop() else { return Err(self.refused("the checkpoint has no point")) };
+        if keep {
+            header.points.push(Point { uuid: uuid_of_name, role: PointRole::Kept, ..point.without_regions() });
+        }
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
         header.committed_uuid = *uuid;
@@ -204,18 +230,13 @@ impl Core {
             // What recovery had added was in the point at the latest.
             forget(&mut header);
         }
-        if keep {
-            point.role = PointRole::Kept;
-            header.points.push(point.clone());
-        }
         if weak(Weak::PointEarlyFree) {
-            self.give_up(&point);
+            self.give_up_all_but(&header, &before.points);
         }
-        lock.commit(&mut header)?;
-        if !keep {
-            self.give_up(&point);
-        }
+        lock.commit_to_both(&mut header, Weak::CommitOnePair)?;
+        self.give_up_all_but(&header, &before.points);
         drop(lock);
+        drop(space);
         self.know_frozen(None);
         if let Some(marks) = marks {
             let (mut from, end) = (0, self.geometry().words());
@@ -261,7 +282,7 @@ impl Core {
         if failed > 0 {
             remember(&mut header, Reasons::DAMAGED_PAGE);
         }
-        lock.commit(&mut header)?;
+        lock.commit_to_both(&mut header, Weak::AbortOnePair)?;
         self.give_up(&point);
         drop(lock);
         self.know_frozen(None);
@@ -317,7 +338,7 @@ impl DirtyMap {
     /// held for moments only.
     ///
     /// # Errors
-    /// [`Error::Outstanding`] when a checkpoint is; [`Error::Refused`] for a name that cannot be or is taken, when there are 24
+    /// [`Error::Outstanding`] when a checkpoint is; [`Error::Refused`] for a name that cannot be or is taken, when there are 64
     /// points, inside a bracket that this thread has begun, or when a process died whose writes may arrive later;
     /// [`Error::Busy`] when a write did not end [in time](crate::Options::freeze_timeout); [`Error::NoCheckpoint`] when
     /// somebody aborted it meanwhile; [`Error::Io`], [`Error::ReadOnly`]. After an error nothing has changed; if that
@@ -337,9 +358,12 @@ impl DirtyMap {
         self.core()?.can_freeze(name).map(|_| ())
     }
 
-    /// The backup is complete: what was frozen is clean now, unless it was set again. `keep` keeps the point by the name
-    /// that it was frozen with; without that, what it held is gone from what [`since`](Self::since) says for older names,
-    /// too. Doing it twice is no error.
+    /// The backup is complete: what was frozen is clean now, unless it was set again. [`since`](Self::since) says it still, for
+    /// the names that were frozen before. `keep` keeps the point by the name that it was frozen with: nothing is dirty since then
+    /// but what was set again. Doing it twice is no error.
+    ///
+    /// Cost: two syncs; and the dirty pages of both, read and written again, where more than one checkpoint was committed since
+    /// the newest name. Memory: as much as these.
     ///
     /// # Errors
     /// [`Error::NoCheckpoint`] unless this one is frozen; [`Error::Refused`] when it has no name and is to be kept;

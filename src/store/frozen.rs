@@ -60,7 +60,14 @@ impl Frozen {
         Ok(Some(frozen))
     }
 
-    /// Adds what a point holds. One of which a page fails or was lost, or of which the file has not all entries, is everything.
+    /// What some points of a header hold together. [`finish`](Self::finish) comes after all that is added.
+    pub(super) fn of_points(disk: &dyn Disk, path: &Path, header: &Header, points: &[Point]) -> Result<Frozen> {
+        let mut all = Frozen::empty(&header.geometry)?;
+        points.iter().try_for_each(|point| all.add_point(disk, path, header, point))?;
+        Ok(all)
+    }
+
+    /// Adds what a point holds, as far as it lies within this set. One of which a page fails or was lost, or of which the file has not all entries, is everything.
     pub(super) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
         if !point.has_regions() {
             return Ok(());
@@ -74,9 +81,9 @@ impl Frozen {
         scan.run(
             |index, found| match found {
                 Page::Good(words) => {
+                    granules += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
                     for (w, &word) in format::page_words(&self.geometry, index).zip(words) {
-                        granules += u64::from(word.count_ones());
-                        self.or(w, word);
+                        self.or(w, word & self.geometry.word_mask(w));
                     }
                 }
                 Page::Failed(_) => failed += 1,
@@ -95,6 +102,14 @@ impl Frozen {
     pub(super) fn add(&mut self, map: &impl Search) {
         for (w, word) in Rounded::new(map, self.geometry) {
             self.or(w, word);
+        }
+    }
+
+    /// Adds some bits.
+    pub(super) fn add_bits(&mut self, bits: Range<u64>) {
+        for w in bits.start / 64..bits.end.div_ceil(64) {
+            let from = bits.start.saturating_sub(w * 64);
+            self.or(w, u64::MAX << from & u64::MAX >> 64u64.saturating_sub(bits.end - w * 64));
         }
     }
 

@@ -1,6 +1,7 @@
-//! Points: frozen sets of dirty bits in regions of their own.
+//! Points: what was written between one kept name and the next, in regions of their own.
 //!
-//! Invariant kept here: a region is chosen and written holding the space lock, until a header names it, and it is given
+//! Invariants kept here: what was written after a name was frozen is held by the point of that name, by a newer one, by the
+//! outstanding point, or here. A region is chosen and written holding the space lock, until a header names it, and it is given
 //! up in the same hold of the update lock in which a durable header stopped naming it. So nobody writes where somebody
 //! else does, and nobody clears what is somebody's.
 
@@ -21,6 +22,7 @@ use crate::read::Search;
 use crate::sync::MutexGuard;
 use crate::sys::{Disk, Lock};
 use crate::weak::{Weak, weak};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -42,7 +44,7 @@ pub(super) type PointWord = (u64, u64);
 pub struct NamedPoint {
     /// Its name.
     pub name: String,
-    /// Its identity: that of its checkpoint, or a new one since an older point was merged into it.
+    /// Identity of what is kept for it: another one whenever that changes.
     pub uuid: Uuid,
     /// When it was frozen, in seconds since 1970.
     pub time: i64,
@@ -123,72 +125,79 @@ impl Core {
         Ok(failed + u64::from(lost_granules(&as_header, granules, failed).is_some()))
     }
 
-    /// Forgets a point, whose bits go to the next older one.
+    /// Gives up the regions of points that a header, which is durable in both pairs, does not name any more. In the same
+    /// hold of the update lock as the commit.
+    pub(super) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
+        let named = |point: &Point| header.points.iter().any(|there| there.uuid == point.uuid);
+        before.iter().filter(|point| point.has_regions() && !named(point)).for_each(|point| self.give_up(point));
+    }
+
+    /// Forgets a point. What it holds goes to the next older one, since whose name it was written as well.
     pub(super) fn drop_point(&self, name: &str) -> Result<()> {
         let space = self.space()?;
+        let before = self.lock()?.adopt()?;
+        let at = find(&before, name, &self.path)?;
+        let older = at.checked_sub(1).filter(|_| !weak(Weak::DropNoMerge));
+        let joined = older.map(|older| space.joined(&before, &before.points[older], &before.points[at])).transpose()?;
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
-        let at = find(&header, name, &self.path)?;
-        let dropped = header.points[at].clone();
-        if at == 0 {
-            // Nobody's "since" reaches behind it.
-            header.points.remove(0);
-            lock.commit_to_both(&mut header, Weak::DropOnePair)?;
-            self.give_up(&dropped);
-            return Ok(());
-        }
-        drop(lock);
-        let older = header.points[at - 1].clone();
-        let mut both = Frozen::empty(self.geometry())?;
-        for point in [&older, &dropped].into_iter().take(if weak(Weak::DropNoMerge) { 1 } else { 2 }) {
-            both.add_point(&*self.disk, &self.path, &header, point)?;
-        }
-        both.finish();
-        let merged = Point { time: older.time, name: older.name.clone(), ..space.choose(&header)? };
-        let merged = space.write(&header, merged, &both)?;
-        let lock = self.lock()?;
-        let mut header = lock.adopt()?;
-        let same = header.points.get(at - 1) == Some(&older) && header.points.get(at) == Some(&dropped);
-        if !same {
+        // Who changes the points has the space lock; only an outstanding one may have gone.
+        if header.points.get(..=at) != before.points.get(..=at) {
             return Err(no_point(&header, name, &self.path));
         }
         header.points.remove(at);
-        header.points[at - 1] = Point { role: PointRole::Kept, ..merged };
+        if let (Some(older), Some(joined)) = (older, joined) {
+            header.points[older] = joined;
+        }
         lock.commit_to_both(&mut header, Weak::DropOnePair)?;
-        self.give_up(&older);
-        self.give_up(&dropped);
+        self.give_up_all_but(&header, &before.points[..=at]);
         Ok(())
     }
 }
 
-/// Where in the table a point that is kept by a name is.
 fn no_point(header: &Header, name: &str, path: &Path) -> Error {
     let known = kept(header).into_iter().map(|point| point.name).collect();
     Error::NoPoint { path: path.to_path_buf(), name: name.into(), known }
 }
 
+/// Where in the table a point that is kept by a name is.
 fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
     let is = |point: &Point| point.role == PointRole::Kept && point.name == name;
     let none = || no_point(header, name, path);
     header.points.iter().position(is).ok_or_else(none)
 }
 
+impl Point {
+    /// This point as one for which nothing is kept.
+    pub(super) fn without_regions(&self) -> Point {
+        Point { table_offset: 0, bottom_offset: 0, granules: 0, reasons: Reasons::NONE, ..self.clone() }
+    }
+
+    /// This point with the regions of another one, whose uuid is in their page tables.
+    fn holding(&self, regions: &Point) -> Point {
+        let Point { uuid, table_offset, bottom_offset, granules, .. } = *regions;
+        Point { uuid, table_offset, bottom_offset, granules, ..self.clone() }
+    }
+}
+
+/// A region of this length in space that is not taken; it is from now on.
+pub(super) fn place(taken: &mut Vec<Range<u64>>, length: u64) -> Range<u64> {
+    let start = free_offset(taken.iter().cloned(), length);
+    taken.push(start..start + length);
+    start..start + length
+}
+
 impl Space<'_> {
     /// A new, outstanding point without a name, in space that the header leaves free.
     pub(super) fn choose(&self, header: &Header) -> Result<Point> {
-        let mut taken: Vec<_> = header.regions().into_iter().map(|(_, range)| range).collect();
-        let mut place = |length| {
-            let start = free_offset(taken.iter().cloned(), length);
-            taken.push(start..start + length);
-            start
-        };
+        let mut taken = header.regions().into_iter().map(|(_, range)| range).collect();
         Ok(Point {
             uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,
             time: crate::sys::facts::now(),
             role: PointRole::Outstanding,
             name: String::new(),
-            table_offset: place(table_length(&header.geometry)),
-            bottom_offset: place(bottom_length(&header.geometry)),
+            table_offset: place(&mut taken, table_length(&header.geometry)).start,
+            bottom_offset: place(&mut taken, bottom_length(&header.geometry)).start,
             granules: 0,
             reasons: Reasons::NONE,
             target: None,
@@ -196,9 +205,28 @@ impl Space<'_> {
         })
     }
 
+    /// The older of two points as it is when it holds what the newer one does as well: in the regions of the one that has
+    /// some, or else in new ones, where both are written durably.
+    pub(super) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<Point> {
+        let reasons = older.reasons | newer.reasons;
+        let regions = match (older.has_regions(), newer.has_regions()) {
+            (_, false) => older.clone(),
+            (false, true) => newer.clone(),
+            (true, true) => {
+                let mut both = Frozen::empty(&header.geometry)?;
+                for point in [older, newer] {
+                    both.add_point(&*self.core.disk, &self.core.path, header, point)?;
+                }
+                both.finish();
+                self.write(header, self.choose(header)?, &both)?
+            }
+        };
+        Ok(Point { reasons, ..older.holding(&regions) })
+    }
+
     /// Clears the regions of a new point and writes what `map` holds there, durably; says of it how much that was. Memory:
     /// bounded.
-    pub(super) fn write(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
+    pub(super) fn write(&self, header: &Header, point: Point, map: &impl Search) -> Result<Point> {
         let core = self.core;
         let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
         // What an earlier point left there would not match the entries of this one. It must be gone durably before a
@@ -216,6 +244,13 @@ impl Space<'_> {
             })?;
         }
         core.counters.syncs.fetch_add(1, Relaxed);
+        core.fill_point(header, point, map)
+    }
+}
+
+impl Core {
+    /// Writes what `map` holds to the regions of a point, which are cleared durably; says of the point how much that was.
+    pub(super) fn fill_point(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
         if weak(Weak::PointNoWrite) {
             return Ok(point);
         }
@@ -231,14 +266,14 @@ impl Space<'_> {
             point.granules +=
                 batch.iter().flat_map(|page| page.1).map(|word| u64::from(word.count_ones())).sum::<u64>();
             let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
-            core.counters.syncs.fetch_add(1, Relaxed);
-            let written = pages::write(&*core.disk, &point.uuid, &layout, &indices, |k, _| batch[k].1);
+            self.counters.syncs.fetch_add(1, Relaxed);
+            let written = pages::write(&*self.disk, &point.uuid, &layout, &indices, |k, _| batch[k].1);
             let bytes = written.map_err(|e| {
                 // Nothing names the region; but the error may be about a page of a mapped volatile part.
-                core.degrade();
-                core.io("write a point")(e)
+                self.degrade();
+                self.io("write a point")(e)
             })?;
-            core.counters.bytes_written.fetch_add(bytes, Relaxed);
+            self.counters.bytes_written.fetch_add(bytes, Relaxed);
         }
     }
 }
@@ -264,10 +299,13 @@ pub(super) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent
     (pages, end)
 }
 
-/// Points: the checkpoints that were [committed](Self::commit_checkpoint) and kept by name. Each holds what was dirty
-/// when it was frozen and in no older one.
+/// Points: the checkpoints that were [committed](Self::commit_checkpoint) and kept by name. Each name stands for the moment
+/// in which it was frozen; what was written after it is kept for it until it is dropped.
+///
+/// [`reset`](Self::reset) and its kind forget for these names as well what no freeze has taken yet. At most
+/// [`MAX_POINTS`](crate::format::MAX_POINTS) points are kept; with as many, none can be frozen before one is dropped.
 impl DirtyMap {
-    /// The points that are kept, oldest first.
+    /// The points that are kept, oldest first: at most 64.
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -275,69 +313,71 @@ impl DirtyMap {
         Ok(kept(&self.header()?))
     }
 
-    /// What the point of this name holds. If a page of it does not verify, everything.
+    /// What was written after the point of this name was frozen. If what a point holds of that does not verify, everything.
     ///
     /// # Errors
     /// [`Error::NoPoint`]; [`Error::OutOfMemory`]; as [`info`](Self::info). Of a map that was loaded for reading also
     /// [`Error::Locked`], while somebody opens, closes or repairs it, and [`Error::Unusable`] when its points are others by now.
-    pub fn point(&self, name: &str) -> Result<Bitmap> {
-        bitmap_of(&self.load_point(name)?)
-    }
-
-    /// What is dirty in the point of this name, in any later one, in an outstanding checkpoint, or here. If a page of
-    /// one of these points does not verify, everything.
-    ///
-    /// # Errors
-    /// As [`point`](Self::point).
     pub fn since(&self, name: &str) -> Result<Bitmap> {
         bitmap_of(&self.load_since(name)?)
     }
 
-    /// Makes a new, closed map at `path` that holds what [`point`](Self::point) says, with this map's length and
+    /// What was written after the point `from` was frozen and before the point `to` was, which is a newer one. If what a point
+    /// holds of that does not verify, everything.
+    ///
+    /// # Errors
+    /// As [`since`](Self::since); [`Error::Refused`] when `to` is the older one.
+    pub fn between(&self, from: &str, to: &str) -> Result<Bitmap> {
+        bitmap_of(&self.load_between(from, to)?)
+    }
+
+    /// Makes a new, closed map at `path` that holds what [`since`](Self::since) says, with this map's length and
     /// granularity. For maps too large for a [`Bitmap`]: takes as much memory as this map's dirty part.
     ///
     /// # Errors
-    /// As [`point`](Self::point), and those of [`Options::create`].
-    pub fn export_point(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
-        export(&self.load_point(name)?, path.as_ref())
-    }
-
-    /// The same with what [`since`](Self::since) says.
-    ///
-    /// # Errors
-    /// As [`export_point`](Self::export_point).
+    /// As [`since`](Self::since), and those of [`Options::create`].
     pub fn export_since(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
         export(&self.load_since(name)?, path.as_ref())
     }
 
-    /// Forgets the name of a point. Its bits go to the next older point, so that what [`since`](Self::since) says for
-    /// every other name stays the same; those of the oldest are forgotten. Crash-safe: either it is there or it is not.
+    /// The same with what [`between`](Self::between) says.
     ///
     /// # Errors
-    /// [`Error::NoPoint`], [`Error::ReadOnly`]; [`Error::Io`], when the disk is full for instance: the point is still
-    /// there.
-    pub fn drop_point(&self, name: &str) -> Result<()> {
-        self.core()?.drop_point(name)
+    /// As [`between`](Self::between), and those of [`Options::create`].
+    pub fn export_between(&self, from: &str, to: &str, path: impl AsRef<Path>) -> Result<()> {
+        export(&self.load_between(from, to)?, path.as_ref())
     }
 
-    fn load_point(&self, name: &str) -> Result<Frozen> {
-        self.loading(|disk, header| {
-            let at = find(header, name, self.path())?;
-            let mut point = Frozen::empty(&header.geometry)?;
-            point.add_point(disk, self.path(), header, &header.points[at])?;
-            point.finish();
-            Ok(point)
-        })
+    /// Forgets the name of a point. What is kept for it goes to the next older one, so that what [`since`](Self::since) and
+    /// [`between`](Self::between) say for all other names stays the same; for the oldest it is forgotten. Crash-safe: either the
+    /// point is there or it is not. Memory: where both points hold something, as much as the map's dirty part.
+    ///
+    /// # Errors
+    /// [`Error::NoPoint`], [`Error::ReadOnly`]; [`Error::OutOfMemory`]; [`Error::Io`], when the disk is full for instance: the
+    /// point is still there.
+    pub fn drop_point(&self, name: &str) -> Result<()> {
+        self.core()?.drop_point(name)
     }
 
     fn load_since(&self, name: &str) -> Result<Frozen> {
         self.loading(|disk, header| {
             let from = find(header, name, self.path())?;
-            let mut all = Frozen::empty(&header.geometry)?;
-            for point in &header.points[from..] {
-                all.add_point(disk, self.path(), header, point)?;
-            }
+            let mut all = Frozen::of_points(disk, self.path(), header, &header.points[from..])?;
             all.add(&self.here());
+            all.finish();
+            Ok(all)
+        })
+    }
+
+    fn load_between(&self, from: &str, to: &str) -> Result<Frozen> {
+        self.loading(|disk, header| {
+            let [first, end] = [from, to].map(|name| find(header, name, self.path()));
+            let (first, end) = (first?, end?);
+            let Some(points) = header.points.get(first..end) else {
+                let why = format!("{to:?} was frozen before {from:?}; give the older one first");
+                return Err(Error::Refused { path: self.path().to_path_buf(), why });
+            };
+            let mut all = Frozen::of_points(disk, self.path(), header, points)?;
             all.finish();
             Ok(all)
         })

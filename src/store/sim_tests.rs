@@ -83,7 +83,7 @@ struct Bits {
     checkpoint: Option<Checkpointed>,
     /// Set since it was frozen, and not reset since then.
     since: Vec<bool>,
-    /// The points that are kept, with what was owed when they were frozen; and the one that is being dropped.
+    /// The points that are kept, with what was frozen since then and before the next; and the one that is being dropped.
     kept: Vec<(&'static str, Vec<bool>)>,
     dropping: Option<&'static str>,
 }
@@ -338,8 +338,11 @@ impl Bits {
                 self.unflushed[i] &= !c.may[i];
             }
         }
-        if let (true, Some(name)) = (committing, c.name) {
-            self.kept.push((name, c.must));
+        if committing {
+            if let Some((_, newest)) = self.kept.last_mut() {
+                newest.iter_mut().zip(c.must).for_each(|(newest, must)| *newest |= must);
+            }
+            self.kept.extend(c.name.map(|name| (name, vec![false; MOST as usize])));
         }
         self.checkpoint = None;
         Ok(())
@@ -347,6 +350,11 @@ impl Bits {
 
     /// The map has this length now, and what lay behind it is forgotten.
     fn has_length(&mut self, len: u64) {
+        if let Some((_, newest)) = self.kept.last_mut() {
+            // What is new is dirty since every name.
+            newest[self.len.min(len) as usize..len as usize].fill(true);
+        }
+        self.kept.iter_mut().for_each(|(_, must)| must[len as usize..].fill(false));
         (self.len, self.or_len) = (len, None);
         for bits in [&mut self.owed, &mut self.may, &mut self.unflushed] {
             bits[len as usize..].fill(false);
@@ -722,15 +730,15 @@ fn check_crash(content: &Image, truth: &Truth, again: Option<(u64, u32)>) -> Ver
 /// The points that are kept verify and hold what they must.
 fn check_points(disk: &Arc<SimDisk>, header: &Header, truth: &Truth) -> Verdict {
     let names = header.points.iter().filter(|point| point.role == PointRole::Kept).map(|point| point.name.as_str());
-    let kept = truth.with(|b| b.kept.clone());
+    let mut bits = truth.with(|b| b.clone());
+    bits.has_length(header.geometry.bits());
+    let kept = bits.kept;
     if !names.clone().eq(kept.iter().map(|k| k.0)) {
         return Err(format!("the points are {:?}", names.collect::<Vec<_>>()));
     }
     for (name, must) in kept {
-        let mut point = Frozen::empty(&header.geometry).map_err(|e| e.to_string())?;
-        let at = header.points.iter().find(|point| point.name == name).ok_or("gone")?;
-        point.add_point(&**disk, path(), header, at).map_err(|e| e.to_string())?;
-        point.finish();
+        let at = header.points.iter().position(|point| point.name == name).ok_or("gone")?;
+        let point = held(disk, header, at..at + 1).map_err(|e| e.to_string())?;
         if point.failed() > 0 {
             return Err(format!("point {name} fails"));
         }
@@ -739,6 +747,13 @@ fn check_points(disk: &Arc<SimDisk>, header: &Header, truth: &Truth) -> Verdict 
         }
     }
     Ok(())
+}
+
+/// What some points of a header hold.
+fn held(disk: &SimDisk, header: &Header, points: Range<usize>) -> crate::Result<Frozen> {
+    let mut held = Frozen::of_points(disk, path(), header, &header.points[points])?;
+    held.finish();
+    Ok(held)
 }
 
 /// Dirt beyond what may be there must be named by the list or lie in a failed page. A clean file has none.
@@ -927,6 +942,8 @@ fn scenarios() -> Result<Tally, (u64, String)> {
         an_older_header_is_nothing_to_go_on_with(),
         both_pairs_name_a_point_before_its_bits_are_reset(),
         no_pair_names_a_point_that_was_dropped(),
+        no_pair_names_what_was(Ended::Committed),
+        no_pair_names_what_was(Ended::Aborted),
         a_page_of_which_something_was_reset_is_interrupted_and_not_damaged(),
     ];
     all.iter().cloned().collect::<Verdict>().map_err(|e| (0, e))?;
@@ -1160,6 +1177,29 @@ fn no_pair_names_a_point_that_was_dropped() -> Verdict {
     ops.push(Op::DropPoint("b"));
     let end = run(&ops, fresh(), Vec::new(), None)?;
     match copies_on(&end.disk).find(|header| header.points.iter().any(|point| point.name == "b")) {
+        Some(header) => Err(format!("the copy of commit {} names the point", header.sequence)),
+        None => Ok(()),
+    }
+}
+
+/// How a checkpoint ends.
+#[derive(PartialEq)]
+enum Ended {
+    Committed,
+    Aborted,
+}
+
+/// Or the loss of one pair would bring back a header that names regions which were given up.
+fn no_pair_names_what_was(how: Ended) -> Verdict {
+    let (disk, _, core, point) = freezing()?;
+    let ended = if how == Ended::Committed {
+        let frozen = core.freeze_reset(&point).and_then(|()| core.freeze_end(&point.uuid));
+        frozen.and_then(|_| core.commit_checkpoint(&point.uuid, false))
+    } else {
+        core.abort(&point.uuid)
+    };
+    ended.map_err(|e| e.to_string())?;
+    match copies_on(&disk).find(|header| !header.points.is_empty()) {
         Some(header) => Err(format!("the copy of commit {} names the point", header.sequence)),
         None => Ok(()),
     }

@@ -5,13 +5,16 @@
 //! everything that was set and lies within its length, and the loss of a pair brings no old length back.
 
 use super::core::{Core, Parts};
+use super::create::random_uuid;
+use super::frozen::Frozen;
 use super::locks::locked;
 use super::open::{all_words, write_recovered};
+use super::points::place;
 use super::view::{View, runtime};
 use super::volatile::{Allocated, Place};
 use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
-use crate::format::{Header, Layout, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, free_offset, table_length};
+use crate::format::{Header, Layout, RegionName, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::sys::{Lock, facts};
 use crate::trace::event;
@@ -44,10 +47,12 @@ impl Core {
         // Now the live level is what the bottom holds, and nothing is listed by words of the old geometry.
         lock.flush()?;
         let mut header = lock.adopt()?;
-        if !header.points.is_empty() && !weak(Weak::TruncateWithPoints) {
+        if let Some(point) = header.outstanding().filter(|_| !weak(Weak::TruncateOutstanding)) {
+            let name = if point.name.is_empty() { String::new() } else { format!(" named {:?}", point.name) };
             let why = format!(
-                "it has {} named points, which are as long as the map; drop them before its length is changed",
-                header.points.len()
+                "checkpoint {}{name} is outstanding, and of what it has frozen a backup may be under way; commit or abort it \
+                 before the length is changed",
+                point.uuid
             );
             return Err(Error::Refused { path: self.path.clone(), why }.into());
         }
@@ -56,8 +61,7 @@ impl Core {
             // Who looks at the old volatile part must see that it is not the map any more.
             header.nonce = Uuid(facts::random().map_err(self.io("get random bytes"))?);
         }
-        header.layout = moved(&header, &geometry);
-        header.geometry = geometry;
+        self.move_to(&mut header, geometry)?;
         header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());
         header.runs.clip(geometry.words());
         if self.lists_all {
@@ -67,7 +71,7 @@ impl Core {
             self.free_all_but(&old);
             self.stay_off_volatile();
         };
-        let core = self.build(&header).inspect_err(undo)?;
+        let core = self.build(&old, &mut header).inspect_err(undo)?;
         let grows = geometry.bits() > self.geometry().bits();
         if grows {
             // What can fail for want of memory comes before the commits.
@@ -115,16 +119,59 @@ impl Core {
         Ok(core)
     }
 
-    /// Fills the regions that `header` names with what the live level holds of them, durably.
-    fn build(&self, header: &Header) -> Result<Core> {
+    /// Gives a header another geometry, and regions for it in space that it leaves free; those of points new uuids as well. The
+    /// newest point gets some if the map grows: it holds what is new.
+    fn move_to(&self, header: &mut Header, geometry: Geometry) -> Result<()> {
+        let mut taken: Vec<Range<u64>> = header.regions().into_iter().map(|(_, range)| range).collect();
+        let grown = geometry.len() > header.geometry.len();
+        header.geometry = geometry;
+        header.layout = Layout {
+            table: place(&mut taken, table_length(&geometry)),
+            bottom: place(&mut taken, bottom_length(&geometry)),
+            volatile: place(&mut taken, VolatileLayout::new(&geometry).length),
+        };
+        let newest = header.points.len().checked_sub(1).filter(|_| grown);
+        for (i, point) in header.points.iter_mut().enumerate() {
+            if point.has_regions() || newest == Some(i) {
+                point.uuid = random_uuid().map_err(self.io("get random bytes"))?;
+                point.table_offset = place(&mut taken, table_length(&geometry)).start;
+                point.bottom_offset = place(&mut taken, bottom_length(&geometry)).start;
+                point.granules = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the regions of the points of a new length with what they held of the old one, and the newest with what is new.
+    /// Memory: the dirty part of one of them.
+    fn move_points(&self, old: &Header, header: &mut Header) -> Result<()> {
+        let (before, after) = (old.geometry.len(), header.geometry.len());
+        for (i, point) in old.points.iter().enumerate().filter(|_| !weak(Weak::TruncateForgetPoints)) {
+            if !header.points[i].has_regions() {
+                continue;
+            }
+            let mut held = Frozen::empty(&header.geometry)?;
+            held.add_point(&*self.disk, &self.path, old, point)?;
+            if i + 1 == old.points.len() && !weak(Weak::TruncateForgetNew) {
+                // Also the granule that was partly covered.
+                held.add_bits(header.geometry.touched(&(before..after)));
+            }
+            held.finish();
+            header.points[i] = self.fill_point(header, header.points[i].clone(), &held)?;
+        }
+        Ok(())
+    }
+
+    /// Fills the regions that `header` names with what the live level and the `old` points hold of them, durably.
+    fn build(&self, old: &Header, header: &mut Header) -> Result<Core> {
         let (disk, path) = (&*self.disk, &self.path);
-        let Layout { table, bottom, .. } = &header.layout;
         // What an earlier bottom of this map left there would match its old entries, and so must be gone durably,
         // before a header names it. The same sync makes the file as long as the header says.
         disk.grow(header.file_length()).map_err(self.io("grow the file"))?;
-        for region in [table, bottom] {
-            if !weak(Weak::TruncateNoClear) {
-                disk.punch(region.clone()).map_err(self.io("clear space for the new length"))?;
+        for (name, region) in header.regions() {
+            let cleared_later = matches!(name, RegionName::Headers | RegionName::Volatile);
+            if !cleared_later && !weak(Weak::TruncateNoClear) {
+                disk.punch(region).map_err(self.io("clear space for the new length"))?;
             }
         }
         if !weak(Weak::TruncateNoSync) {
@@ -133,6 +180,7 @@ impl Core {
                 self.io("clear space for the new length")(e)
             })?;
         }
+        self.move_points(old, header)?;
         let view = volatile::view(disk, path, header, self.in_file, self.shared)?;
         let mut allocated = Allocated::default();
         let mut ensure = |words: Range<u64>| {
@@ -191,21 +239,6 @@ impl Core {
         if matches!(self.disk.has_readers(), Ok(false)) {
             let _ = self.disk.cut(free);
         }
-    }
-}
-
-/// Regions for another geometry in space that the header leaves free.
-fn moved(header: &Header, geometry: &Geometry) -> Layout {
-    let mut taken: Vec<Range<u64>> = header.regions().into_iter().map(|(_, range)| range).collect();
-    let mut place = |length| {
-        let start = free_offset(taken.iter().cloned(), length);
-        taken.push(start..start + length);
-        start..start + length
-    };
-    Layout {
-        table: place(table_length(geometry)),
-        bottom: place(bottom_length(geometry)),
-        volatile: place(VolatileLayout::new(geometry).length),
     }
 }
 
@@ -270,12 +303,14 @@ impl DirtyMap {
     /// forgotten bits stand for are of no more interest; when growing, grow the map before the image is written
     /// behind its old end.
     ///
-    /// Cost: the pages that are not all clean are written again; up to seven device syncs, and one more for each 8 MiB of
-    /// pages; for a moment, the space and the memory of both.
+    /// [Points](Self::points) that are kept go with it: what is new reads dirty [since](Self::since) each of them.
+    ///
+    /// Cost: the pages that are not all clean are written again, also those of points; up to seven device syncs, one more for
+    /// each point, and one for each 8 MiB of pages; for a moment, the space and the memory of both, and of one point.
     ///
     /// # Errors
-    /// [`Error::Geometry`] for a length that no map can have; [`Error::ReadOnly`]; [`Error::Refused`] when the map has
-    /// named points; [`Error::Io`], when the disk is full for instance: the map is as it was. If writing the header
+    /// [`Error::Geometry`] for a length that no map can have; [`Error::ReadOnly`]; [`Error::Refused`] while a
+    /// checkpoint is outstanding; [`Error::Io`], when the disk is full for instance: the map is as it was. If writing the header
     /// is what failed, nobody knows which length the file has: every further use that could rest on it is
     /// [`Error::Unusable`], and the map must be dropped and opened again.
     pub fn truncate(&mut self, len: u64) -> Result<()> {

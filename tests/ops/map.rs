@@ -209,12 +209,16 @@ impl Twin {
                 same(map.subtract(&other), bits.subtract(&other));
             }
             Op::Load(chunks) => (self.map, self.here) = load(self.map, self.here, chunks),
-            Op::Truncate(new) if *new != len && !(self.kept.is_empty() && self.outstanding.is_none()) => {
+            Op::Truncate(new) if *new != len && self.outstanding.is_some() => {
                 same_kind(map.truncate(*new), Err("refused"));
             }
             Op::Truncate(new) => {
                 same(map.truncate(*new), bits.truncate(*new));
                 self.back.truncate(*new).unwrap();
+                self.kept.iter_mut().for_each(|(_, bits)| _ = bits.truncate(*new).unwrap());
+                if let Some((_, newest)) = self.kept.last_mut().filter(|_| *new > len) {
+                    newest.set(len..*new).unwrap();
+                }
             }
             Op::Flush => {
                 map.flush().unwrap();
@@ -335,8 +339,11 @@ impl Twin {
         let mut may = here;
         may.merge(&frozen).unwrap();
         assert!(marks.difference(&may).unwrap().is_empty(), "a mark without a change");
+        if let Some((_, newest)) = self.kept.last_mut() {
+            newest.merge(&frozen).unwrap();
+        }
         if let Some(name) = checkpoint.name.filter(|_| keep) {
-            self.kept.push((name, frozen));
+            self.kept.push((name, Bitmap::new(self.here.len(), self.here.granularity()).unwrap()));
         }
     }
 
@@ -375,10 +382,13 @@ impl Twin {
         let names: Vec<String> = self.map.points().unwrap().into_iter().map(|point| point.name).collect();
         assert!(names.iter().eq(self.kept.iter().map(|(name, _)| name)), "{names:?}");
         // From the newest on, since which less is dirty.
+        let mut newer: Option<&str> = None;
         for (name, bits) in self.kept.iter().rev() {
             dirty.merge(bits).unwrap();
-            assert_eq!(&self.map.point(name).unwrap(), bits, "in {name}");
             assert_eq!(self.map.since(name).unwrap(), dirty, "since {name}");
+            if let Some(newer) = newer.replace(name) {
+                assert_eq!(&self.map.between(name, newer).unwrap(), bits, "between {name} and {newer}");
+            }
         }
     }
 }

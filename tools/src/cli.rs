@@ -101,6 +101,9 @@ pub enum Command {
     /// Mark the granules that a range of bytes touches as dirty
     Set(Set),
     /// Mark granules as clean, once their data is durable elsewhere
+    ///
+    /// What was reset is no longer dirty since any name, either, unless a backup had copied it before: `map --since` and
+    /// `backup --since` forget it.
     Reset(Reset),
     /// List the dirty and clean extents of a range
     Map(Map),
@@ -296,7 +299,7 @@ pub struct Reset {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap map disk.map --start 1G --length 512M\n  dirtymap map disk.map --totals"))]
+#[command(after_help = help!("  dirtymap map disk.map --start 1G --length 512M\n  dirtymap map disk.map --totals\n  dirtymap map disk.map --since monday\n  dirtymap map disk.map --from sunday --to monday"))]
 pub struct Map {
     /// The map
     pub file: PathBuf,
@@ -309,9 +312,15 @@ pub struct Map {
     /// Only the sums, dirty and clean
     #[arg(long)]
     pub totals: bool,
-    /// Everything that is dirty in the point of this name or later
+    /// What was written after the point of this name was frozen
     #[arg(long, value_name = "NAME")]
     pub since: Option<String>,
+    /// What was written after this point was frozen, and before that of --to
+    #[arg(long, value_name = "NAME", requires = "to", conflicts_with = "since")]
+    pub from: Option<String>,
+    /// See --from
+    #[arg(long, value_name = "NAME", requires = "from")]
+    pub to: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -455,10 +464,14 @@ pub struct Backup {
     /// Overwrite TARGET with a full copy even if it is not what this map's last backup wrote
     #[arg(long)]
     pub force: bool,
-    /// Keep a point by this name: what is dirty from this backup on can be had with `--since NAME` later
+    /// Keep this name for what TARGET is now: what is written from here on can be had with `--since NAME` later. A map has
+    /// 64 names at most
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Copy everything that is dirty since the point of this name, to a TARGET that was complete then
+    /// When the backup is complete, drop the oldest names beyond this many
+    #[arg(long, value_name = "N", requires = "name", value_parser = clap::value_parser!(u64).range(1..64))]
+    pub keep_last: Option<u64>,
+    /// Copy everything that was written since the point of this name, to a TARGET that was complete as of NAME
     #[arg(long, value_name = "NAME", conflicts_with = "full")]
     pub since: Option<String>,
 }
@@ -485,14 +498,16 @@ pub enum CheckpointAction {
     /// Show the outstanding checkpoint, and the last that was committed
     #[command(after_help = help!("  dirtymap checkpoint status disk.map"))]
     Status(File),
-    /// List the points that are kept
+    /// List the points that are kept, and how much was written since each
+    ///
+    /// Says of each when it was frozen, how much was written since, and how much of that before the next one.
     #[command(after_help = help!("  dirtymap checkpoint list disk.map"))]
     List(File),
-    /// Forget a point; what it holds goes to the next older one, so that the other names mean what they meant
+    /// Forget a point. What the others say stays the same
     #[command(after_help = help!("  dirtymap checkpoint drop disk.map --name monday"))]
     Drop(Named),
-    /// Make a map of what a point holds, or of everything since
-    #[command(after_help = help!("  dirtymap checkpoint export disk.map monday.map --name monday\n  dirtymap checkpoint export disk.map since.map --name monday --since"))]
+    /// Make a map of what was written since a point, or between two
+    #[command(after_help = help!("  dirtymap checkpoint export disk.map since.map --since monday\n  dirtymap checkpoint export disk.map monday.map --from sunday --to monday"))]
     Export(ExportPoint),
 }
 
@@ -500,7 +515,7 @@ pub enum CheckpointAction {
 pub struct Freeze {
     /// The map
     pub file: PathBuf,
-    /// Name of the point, 1 to 64 bytes; without one it cannot be kept
+    /// Name of the point, 1 to 64 bytes; without one it cannot be kept. A map has 64 points at most
     #[arg(long)]
     pub name: Option<String>,
     /// How long to wait for writes under way
@@ -513,9 +528,12 @@ pub struct Commit {
     /// The checkpoint
     #[command(flatten)]
     pub outstanding: Outstanding,
-    /// Keep the point by its name; else what was frozen is no longer dirty since any older name either
+    /// Keep the point by its name: what is written from the freeze on can be had with `--since NAME` later
     #[arg(long)]
     pub keep: bool,
+    /// When it is kept, drop the oldest names beyond this many
+    #[arg(long, value_name = "N", requires = "keep", value_parser = clap::value_parser!(u64).range(1..64))]
+    pub keep_last: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -542,12 +560,15 @@ pub struct ExportPoint {
     pub file: PathBuf,
     /// The map to make; it must not exist
     pub out: PathBuf,
-    /// Name of the point
-    #[arg(long)]
-    pub name: String,
-    /// Also what later points hold, and what is dirty now
-    #[arg(long)]
-    pub since: bool,
+    /// What was written after the point of this name was frozen
+    #[arg(long, value_name = "NAME", required_unless_present = "from")]
+    pub since: Option<String>,
+    /// What was written after this point was frozen, and before that of --to
+    #[arg(long, value_name = "NAME", requires = "to", conflicts_with = "since")]
+    pub from: Option<String>,
+    /// See --from
+    #[arg(long, value_name = "NAME", requires = "from")]
+    pub to: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -37,31 +37,83 @@ fn what_is_frozen_is_committed_kept_listed_exported_and_dropped() {
     dm!("checkpoint", "commit", map, "--keep").exits(0);
     dm!("checkpoint", "commit", map).exits(8).says("no checkpoint is outstanding");
     assert_eq!(areas(&map), [4 * MIB..4 * MIB + GRANULE]);
-    let since = dm!("map", map, "--since", "monday", "--totals", "--output", "json").exits(0).json();
-    assert_eq!(since[1]["size"].as_u64(), Some(MIB + GRANULE));
-    assert!(dm!("checkpoint", "list", map).exits(0).out.contains("monday"));
+    // Since monday is what was written after that was frozen.
+    assert_eq!(total(&map, &["--since", "monday"]), GRANULE);
+    assert!(dm!("checkpoint", "list", map).exits(0).out.contains("64 KiB since"));
     let status = dm!("checkpoint", "status", map, "--output", "json").exits(0).json();
-    assert_eq!(
-        (&status["outstanding"], status["committed"]["name"].as_str()),
-        (&serde_json::Value::Null, Some("monday"))
-    );
+    assert_eq!((&status["outstanding"], &status["committed"]["uuid"]), (&serde_json::Value::Null, &frozen["uuid"]));
 
-    let (point, all) = (dir.path("point"), dir.path("since"));
-    dm!("checkpoint", "export", map, point, "--name", "monday").exits(0);
-    dm!("checkpoint", "export", map, all, "--name", "monday", "--since").exits(0);
-    assert_eq!((areas(&point), areas(&all)), (vec![MIB..2 * MIB], vec![MIB..2 * MIB, 4 * MIB..4 * MIB + GRANULE]));
-    dm!("checkpoint", "export", map, point, "--name", "monday").exits(8).says("exists");
+    dm!("checkpoint", "freeze", map, "--name", "tuesday").exits(0);
+    dm!("checkpoint", "commit", map, "--keep").exits(0);
+    dm!("set", map, "6M", "1").exits(0);
+    assert_eq!(total(&map, &["--since", "monday"]), 2 * GRANULE);
+    assert_eq!(total(&map, &["--from", "monday", "--to", "tuesday"]), GRANULE);
+    let listed = dm!("checkpoint", "list", map, "--output", "json").exits(0).json();
+    let bytes = |i: usize| (listed[i]["since_bytes"].as_u64(), listed[i]["until_next_bytes"].as_u64());
+    assert_eq!((bytes(0), bytes(1)), ((Some(2 * GRANULE), Some(GRANULE)), (Some(GRANULE), Some(GRANULE))));
+    dm!("map", map, "--from", "tuesday", "--to", "monday").exits(8).says("was frozen before");
+    dm!("map", map, "--from", "monday").exits(16);
+    dm!("map", map, "--from", "monday", "--to", "tuesday", "--since", "monday").exits(16);
+
+    let (some, all) = (dir.path("between"), dir.path("since"));
+    dm!("checkpoint", "export", map, some, "--from", "monday", "--to", "tuesday").exits(0);
+    dm!("checkpoint", "export", map, all, "--since", "monday").exits(0);
+    let (four, six) = (4 * MIB..4 * MIB + GRANULE, 6 * MIB..6 * MIB + GRANULE);
+    assert_eq!((areas(&some), areas(&all)), (vec![four.clone()], vec![four, six.clone()]));
+    dm!("checkpoint", "export", map, some, "--since", "monday").exits(8).says("exists");
+    dm!("checkpoint", "export", map, dir.path("none")).exits(16);
     dm!("map", map, "--since", "sunday").exits(8).says("sunday").says("monday");
 
     dm!("checkpoint", "freeze", map).exits(0);
     dm!("checkpoint", "abort", map).exits(0);
-    assert_eq!(areas(&map), [4 * MIB..4 * MIB + GRANULE]);
-    assert!(dm!("info", map).exits(0).out.contains("\"monday\", oldest first"));
+    assert_eq!(areas(&map), [six]);
+    assert!(dm!("info", map).exits(0).out.contains("\"monday\", \"tuesday\", oldest first"));
+    dm!("checkpoint", "drop", map, "--name", "tuesday").exits(0);
+    assert_eq!(total(&map, &["--since", "monday"]), 2 * GRANULE);
     dm!("checkpoint", "drop", map, "--name", "monday").exits(0);
     assert!(!dm!("info", map).exits(0).out.contains("oldest first"));
     assert_eq!(dm!("checkpoint", "list", map).exits(0).out, "");
     dm!("checkpoint", "drop", map, "--name", "monday").exits(8).says("monday");
     dm!("check", map).exits(0);
+}
+
+/// Bytes that are dirty, as `map` says with these arguments.
+fn total(map: &Path, args: &[&str]) -> u64 {
+    let map = map.to_str().expect("text");
+    let line = [&["map", map, "--totals", "--output", "json"], args].concat();
+    run_with(line, b"").exits(0).json()[1]["size"].as_u64().expect("a number")
+}
+
+/// The oldest names go when the new one is there, and only then.
+#[test]
+fn the_last_few_names_are_kept() {
+    let dir = Dir::new();
+    let (image, target, map) = (dir.image("image", LEN), dir.path("target"), dir.path("m"));
+    let names = || {
+        let info = dm!("info", map, "--output", "json").exits(0).json();
+        let names =
+            info["points"].as_array().expect("a list").iter().map(|name| name.as_str().expect("a name").to_string());
+        names.collect::<Vec<_>>()
+    };
+    dm!("create", map, "--image", image).exits(0);
+    for name in ["a", "b", "c"] {
+        dm!("backup", image, target, "--map", map, "--name", name, "--keep-last", "2").exits(0);
+        write_at(&image, &map, "1M", name.as_bytes());
+    }
+    assert_eq!(names(), ["b", "c"]);
+    assert_eq!((total(&map, &["--since", "b"]), total(&map, &["--from", "b", "--to", "c"])), (GRANULE, GRANULE));
+    // One that fails drops nothing.
+    dm!("backup", image, target, "--map", map, "--name", "b", "--keep-last", "1").exits(8);
+    assert_eq!(names(), ["b", "c"]);
+    dm!("checkpoint", "freeze", map, "--name", "d").exits(0);
+    let ended = dm!("checkpoint", "commit", map, "--keep", "--keep-last", "1", "--output", "json").exits(0).json();
+    assert_eq!((ended["dropped"].clone(), names()), (serde_json::json!(["b", "c"]), vec!["d".to_string()]));
+    for wrong in
+        [&["--keep-last", "1"][..], &["--name", "e", "--keep-last", "0"], &["--name", "e", "--keep-last", "64"]]
+    {
+        let line = ["backup", "image", "target", "--map", "m"].iter().chain(wrong);
+        run_with(line, b"").exits(16);
+    }
 }
 
 /// Writes blocks at random places until told to stop, in brackets.
@@ -245,29 +297,26 @@ fn what_a_backup_without_a_name_has_copied_is_still_dirty_since_an_older_one() {
     let (image, map) = (dir.image("image", LEN), dir.path("m"));
     let (old, new) = (dir.path("old"), dir.path("new"));
     let write = |at: &str, data: &[u8]| write_at(&image, &map, at, data);
-    let since = |name: &str| {
-        let totals = dm!("map", map, "--since", name, "--totals", "--output", "json").exits(0).json();
-        totals[1]["size"].as_u64()
-    };
+    let since = |name: &str| total(&map, &["--since", name]);
     dm!("create", map, "--image", image).exits(0);
     dm!("backup", image, new, "--map", map).exits(0);
     dm!("backup", image, new, "--map", map, "--name", "sunday").exits(0);
     fs::copy(&new, &old).expect("copy");
     write("1M", b"one");
     dm!("backup", image, new, "--map", map).exits(0);
-    assert_eq!((areas(&map), since("sunday")), (vec![], Some(GRANULE)));
+    assert_eq!((areas(&map), since("sunday")), (vec![], GRANULE));
     assert_eq!(dm!("checkpoint", "list", map).exits(0).out.lines().count(), 1);
     write("3M", b"three");
     // As one that is killed between its commit and its end.
     let alone = DirtyMap::open(&map).expect("open");
     let frozen = alone.freeze(Some("dirtymap backup")).expect("freeze");
-    alone.commit_checkpoint(frozen.uuid, true).expect("commit");
+    alone.commit_checkpoint(frozen.uuid, false).expect("commit");
     alone.close().expect("close");
     write("5M", b"five");
     dm!("backup", image, old, "--map", map, "--since", "sunday", "--name", "monday").exits(0);
     assert_eq!(fs::read(&image).expect("read"), fs::read(&old).expect("read"));
-    assert_eq!(since("sunday"), Some(3 * GRANULE));
-    assert!(!dm!("checkpoint", "list", map).exits(0).out.contains("dirtymap backup"));
+    assert_eq!((since("sunday"), since("monday")), (3 * GRANULE, 0));
+    assert_eq!(dm!("checkpoint", "list", map).exits(0).out.lines().count(), 2);
 }
 
 /// What cannot be frozen is refused while map and target are as they were.

@@ -53,7 +53,7 @@ fn every_command_prints_what_is_documented() {
     compare("checkpoint commit, checkpoint abort", &[], &[ended[0].clone(), json(&["checkpoint", "abort", m], 0)]);
     compare("checkpoint status", &[], &[frozen, json(&["checkpoint", "status", m], 0)]);
     compare("checkpoint list", &[], &[json(&["checkpoint", "list", m], 0)]);
-    let export = ["checkpoint", "export", m, point.to_str().unwrap(), "--name", "monday"];
+    let export = ["checkpoint", "export", m, point.to_str().unwrap(), "--since", "monday"];
     compare("checkpoint export", &[], &[json(&export, 0)]);
     compare("checkpoint drop", &[], &[json(&["checkpoint", "drop", m, "--name", "monday"], 0)]);
     compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0)]);

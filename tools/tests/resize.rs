@@ -130,6 +130,32 @@ fn what_a_backup_lacks_is_copied_although_the_map_says_clean() {
     assert_eq!(size(&target), MIB);
 }
 
+/// Names stay, and what is new is dirty since each, and for nobody else.
+#[test]
+fn a_map_with_names_grows_and_shrinks() {
+    let dir = Dir::new();
+    let (image, map, target) = backed_up(&dir, 2 * MIB);
+    let since = |name: &str| {
+        let totals = dm!("map", map, "--since", name, "--totals", "--output", "json").exits(0).json();
+        totals[1]["size"].as_u64()
+    };
+    for name in ["a", "b"] {
+        dm!("backup", image, target, "--map", map, "--name", name).exits(0);
+    }
+    dm!("resize", map, "3M", "--image", image).exits(0);
+    assert_eq!((since("a"), since("b"), areas(&map)), (Some(MIB), Some(MIB), vec![]));
+    let old = dir.copy(&target, "old");
+    dm!("backup", image, old, "--map", map, "--since", "b").exits(0);
+    assert!(fs::read(&image).expect("read") == fs::read(&old).expect("read"));
+    dm!("checkpoint", "freeze", map).exits(0);
+    dm!("resize", map, "4M").exits(8).says("outstanding").says("commit or abort");
+    dm!("checkpoint", "abort", map).exits(0);
+    fs::File::options().write(true).open(&image).and_then(|f| f.set_len(MIB)).expect("shrink");
+    dm!("resize", map, "1M").exits(0);
+    assert_eq!((since("a"), since("b")), (Some(0), Some(0)));
+    dm!("check", map).exits(0);
+}
+
 #[test]
 fn an_image_that_was_changed_makes_everything_dirty_when_it_is_grown() {
     let dir = Dir::new();

@@ -38,9 +38,10 @@ fn counts(content: &Image) -> Counts {
     let both = both(&loaded);
     let map = bits_of(&loaded.view).map(|i| dirty(&both, i)).collect();
     let header = &loaded.header;
-    let points = header.points.iter().map(|point| (point.uuid, point_counts(&disk, header, point))).collect();
+    let with_regions = || header.points.iter().filter(|point| point.has_regions());
+    let points = with_regions().map(|point| (point.uuid, point_counts(&disk, header, point))).collect();
     let length = disk.len().unwrap();
-    let point_cut_off = header.points.iter().any(|p| length < p.table_offset + ENTRY_BYTES * header.geometry.pages());
+    let point_cut_off = with_regions().any(|p| length < p.table_offset + ENTRY_BYTES * header.geometry.pages());
     Counts { map: Some(map), points, point_cut_off }
 }
 
@@ -79,7 +80,7 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
         places.push(bottom..bottom + PAGE_BYTES * g.pages());
     };
     bottom(header.layout.table.start, header.layout.bottom.start);
-    header.points.iter().for_each(|point| bottom(point.table_offset, point.bottom_offset));
+    header.points.iter().filter(|p| p.has_regions()).for_each(|point| bottom(point.table_offset, point.bottom_offset));
     let spare = rng.below(4);
     for _ in 0..rng.below(4) {
         let place = &places[rng.below(places.len() as u64) as usize];
@@ -244,10 +245,12 @@ pub(super) fn a_point_seems_whole_only_when_all_of_it_is_dirty() {
     let disk = SimDisk::new(Image::default(), Vec::new());
     create::write_new(&*disk, path(), geometry(bits), &Options { granularity: 0, ..options() }).unwrap();
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
-    core.set_bits(7..8).unwrap();
-    core.freeze(Some("a"), Duration::ZERO).unwrap();
+    for (name, keep) in [(Some("a"), true), (None, false)] {
+        core.set_bits(7..8).unwrap();
+        let uuid = core.freeze(name, Duration::ZERO).unwrap().uuid;
+        core.commit_checkpoint(&uuid, keep).unwrap();
+    }
     let header = headers::newest(&*disk, path()).unwrap().header;
-    core.commit_checkpoint(&header.checkpoint_uuid, true).unwrap();
     drop(core);
     let at = header.points[0].bottom_offset;
     disk.write_durable(&[Part { offset: at, bytes: &[0x55; 512] }]).unwrap();

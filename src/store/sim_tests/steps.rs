@@ -28,13 +28,19 @@ fn opened(disk: &SimDisk) -> Core {
     opened_with(disk, &options()).unwrap().0
 }
 
-/// One bit is in a point that is kept.
-fn map_with_a_point() -> (Arc<SimDisk>, Core) {
+fn keep(core: &Core, name: &str) {
+    let uuid = core.freeze(Some(name), Duration::ZERO).unwrap().uuid;
+    core.commit_checkpoint(&uuid, true).unwrap();
+}
+
+/// A point is kept, and was frozen before this bit was set, which was backed up since.
+fn map_with_a_point_before(bit: u64) -> (Arc<SimDisk>, Core) {
     let disk = SimDisk::new(fresh(), Vec::new());
     let core = opened(&disk);
-    core.set_bits(0..1).unwrap();
-    let uuid = core.freeze(Some("a"), Duration::ZERO).unwrap().uuid;
-    core.commit_checkpoint(&uuid, true).unwrap();
+    keep(&core, "a");
+    core.set_bits(bit..bit + 1).unwrap();
+    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    core.commit_checkpoint(&uuid, false).unwrap();
     (disk, core)
 }
 
@@ -656,11 +662,8 @@ pub(super) fn who_aborts_late_sets_nothing_that_was_reset_since() {
 /// The same before he has put anything back, and there is an older point that was kept.
 #[test]
 pub(super) fn who_aborts_late_leaves_the_points_of_others_alone() {
-    let disk = SimDisk::new(fresh(), Vec::new());
-    let core = Arc::new(opened(&disk));
-    core.set_bits(9..10).unwrap();
-    let kept = core.freeze(Some("a"), Duration::ZERO).unwrap();
-    core.commit_checkpoint(&kept.uuid, true).unwrap();
+    let (disk, core) = map_with_a_point_before(9);
+    let core = Arc::new(core);
     core.set_bits(0..1).unwrap();
     let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
     let c = Arc::downgrade(&core);
@@ -698,14 +701,12 @@ pub(super) fn putting_back_a_point_of_which_a_page_fails_makes_everything_dirty(
 
 #[test]
 pub(super) fn a_point_of_which_the_file_has_not_all_entries_is_everything() {
-    let (disk, _core) = map_with_a_point();
+    let (disk, _core) = map_with_a_point_before(0);
     let mut header = header_on(&disk);
     // As a program makes it that does not count.
     header.points[0].granules = 0;
     disk.cut(header.points[0].table_offset).unwrap();
-    let mut point = Frozen::empty(&header.geometry).unwrap();
-    point.add_point(&*disk, path(), &header, &header.points[0]).unwrap();
-    point.finish();
+    let point = held(&disk, &header, 0..1).unwrap();
     assert!((0..BITS).all(|bit| point.bit(bit)));
 }
 
@@ -728,7 +729,7 @@ pub(super) fn who_reads_looks_again_when_bits_have_moved() {
 #[test]
 pub(super) fn the_bits_of_a_point_that_is_dropped_go_to_the_older_one() {
     let mut ops: Vec<Op> = Vec::new();
-    for (name, bits) in [("a", 0..1), ("b", 1..2)] {
+    for (name, bits) in [("a", 0..1), ("b", 1..2), ("c", 2..3)] {
         ops.extend([Op::Set(bits), Op::Freeze(Some(name)), Op::Commit]);
     }
     ops.push(Op::DropPoint("b"));
@@ -771,9 +772,70 @@ pub(super) fn a_freeze_waits_for_the_writes_that_the_one_before_has_left() {
 }
 
 #[test]
-pub(super) fn the_length_does_not_change_while_there_are_points() {
-    let (_disk, core) = map_with_a_point();
+pub(super) fn the_length_does_not_change_while_a_checkpoint_is_outstanding() {
+    let (_disk, core) = map_with_a_point_before(0);
+    core.freeze(None, Duration::ZERO).unwrap();
     assert!(matches!(core.truncate(geometry(BITS + 1)), Err(Failure::Unchanged(Error::Refused { .. }))));
+}
+
+/// The bits that points hold, as a header on the disk says.
+fn bits_held(disk: &SimDisk, points: Range<usize>) -> Vec<u64> {
+    let header = header_on(disk);
+    let held = held(disk, &header, points).unwrap();
+    (0..header.geometry.bits()).filter(|&bit| held.bit(bit)).collect()
+}
+
+#[test]
+pub(super) fn points_go_with_the_length() {
+    let (disk, core) = map_with_a_point_before(7);
+    core.set_bits(8..9).unwrap();
+    core.set_bits(500..501).unwrap();
+    keep(&core, "b");
+    let before = header_on(&disk).points[0].clone();
+    let core = core.truncate(geometry(500)).unwrap();
+    assert_eq!((bits_held(&disk, 0..1), bits_held(&disk, 1..2)), (vec![7, 8], vec![]));
+    let after = header_on(&disk).points[0].clone();
+    assert_eq!((after.name.as_str(), after.time, after.granules), ("a", before.time, 2));
+    assert!(after.uuid != before.uuid && after.table_offset != before.table_offset);
+    // And again, in the regions that were the first; what was cut is not there any more.
+    let core = core.truncate(geometry(BITS)).unwrap();
+    assert_eq!(bits_held(&disk, 0..1), [7, 8]);
+    assert_eq!(bits_held(&disk, 1..2), (500..BITS).collect::<Vec<_>>());
+    assert!(all_dirty(&core).iter().all(|dirty| !dirty), "here nothing is dirty");
+}
+
+/// Whether it holds something or not; also the granule that was partly covered.
+#[test]
+pub(super) fn what_is_new_is_dirty_since_every_point() {
+    for holds in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let mut map = Options::new().flush_interval(None).granularity(4).create(&path, 1000).unwrap();
+        for name in ["a", "b"] {
+            let uuid = map.freeze(Some(name)).unwrap().uuid;
+            map.commit_checkpoint(uuid, true).unwrap();
+        }
+        if holds {
+            map.set(0..1).unwrap();
+            let uuid = map.freeze(None).unwrap().uuid;
+            map.commit_checkpoint(uuid, false).unwrap();
+        }
+        map.truncate(1050).unwrap();
+        for name in ["a", "b"] {
+            let since = map.since(name).unwrap();
+            let granules: Vec<u64> = since.granules(0..1050).unwrap().collect();
+            let expected: Vec<u64> = holds.then_some(0).into_iter().chain((992..1050).step_by(16)).collect();
+            assert_eq!(granules, expected, "since {name}");
+        }
+        assert!(map.is_empty() && map.between("a", "b").unwrap().is_empty());
+        // Within the last granule.
+        map.drop_point("b").unwrap();
+        map.truncate(1053).unwrap();
+        map.close().unwrap();
+        let map = DirtyMap::open(&path).unwrap();
+        assert!(map.since("a").unwrap().all(992..1053).unwrap() && map.is_empty());
+        assert_eq!(check::check(&path, |_, _| ()).unwrap().findings.len(), 0);
+    }
 }
 
 #[test]

@@ -78,12 +78,13 @@ fn suite(step: Weak) -> Suite {
         Weak::FreezeOnePair => Schedules,
         Weak::FreezeNoRecheck => Schedules,
         Weak::NoDrain => Test(checkpoint::tests::a_freeze_that_was_aborted_waits_for_no_write),
-        Weak::PointNoWrite => Seed(3, Checkpointing),
+        Weak::PointNoWrite => Seed(1, Checkpointing),
         Weak::PointNoClear => Schedules,
         Weak::PointNoSync => Schedules,
         Weak::PointNoCount => Test(a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty),
         Weak::PointEarlyFree => Seed(1, Checkpointing),
-        Weak::DropOnePair => Schedules,
+        Weak::CommitNoJoin => Seed(1, Checkpointing),
+        Weak::CommitOnePair | Weak::AbortOnePair | Weak::DropOnePair => Schedules,
         Weak::AbortEarly => Seed(3, Checkpointing),
         Weak::NoAborting => Schedules,
         Weak::NoUuid => Schedules,
@@ -156,7 +157,9 @@ fn suite(step: Weak) -> Suite {
         Weak::ForgetOutlived | Weak::TakeOutlived => {
             Test(steps::no_freeze_succeeds_while_a_write_of_the_dead_may_arrive)
         }
-        Weak::TruncateWithPoints => Test(steps::the_length_does_not_change_while_there_are_points),
+        Weak::TruncateOutstanding => Test(steps::the_length_does_not_change_while_a_checkpoint_is_outstanding),
+        Weak::TruncateForgetPoints => Test(steps::points_go_with_the_length),
+        Weak::TruncateForgetNew => Test(steps::what_is_new_is_dirty_since_every_point),
         Weak::TruncateJoinable => {
             Test(a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_new_one)
         }
@@ -164,11 +167,11 @@ fn suite(step: Weak) -> Suite {
         Weak::CreateUnsynced => Test(steps::a_new_file_is_all_there_when_it_gets_its_name),
         Weak::RepairOnePair => Test(repair::both_pairs_doubt_what_is_repaired),
         Weak::RepairNoDoubt => Repairs(6),
-        Weak::RepairNoSpoil => Repairs(35),
+        Weak::RepairNoSpoil => Repairs(47),
         Weak::UndoNoDoubt => Repairs(44),
         Weak::RepairUnsynced => Repairs(265),
         Weak::UndoUnsynced => Repairs(4),
-        Weak::UndoInOrder => Repairs(1),
+        Weak::UndoInOrder => Repairs(196),
         Weak::UndoAnyMap => Test(repair::what_was_set_since_a_repair_is_not_undone),
         Weak::RepairFillInOrder => Test(repair::a_point_seems_whole_only_when_all_of_it_is_dirty),
         Weak::SummariesLate | Weak::SkipSummaries | Weak::NoSecondLook | Weak::Unsteady | Weak::AcquireRelease => Loom,
@@ -256,6 +259,7 @@ fn the_design_names_variants_that_the_models_have() {
         include_str!("../../../tests/model_locks.rs"),
         include_str!("../../../tests/model_freeze.rs"),
         include_str!("../../../tests/model_epoch.rs"),
+        include_str!("../../../tests/model_points.rs"),
     );
     let lists: Vec<&str> = design.split("[model: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();
     assert!(lists.len() > 10);

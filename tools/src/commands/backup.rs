@@ -9,6 +9,7 @@
 //! - the image is synced after the freeze, which has waited for writes under way, and before it is read;
 //! - what the map records of the image is from before the first byte was copied.
 
+use super::checkpoint::keep_last;
 use crate::cli::Backup;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
@@ -50,6 +51,8 @@ pub struct Outcome {
     pub bytes_recovered: u64,
     /// Whether the image was changed by somebody while it was copied.
     pub image_changed: bool,
+    /// Names that were dropped, the oldest first.
+    pub dropped: Vec<String>,
 }
 
 pub fn run(args: &Backup, wait: Duration, output: Output) -> Result<Exit> {
@@ -67,7 +70,8 @@ fn human(out: &mut dyn io::Write, o: &Outcome) -> io::Result<()> {
         writeln!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
     }
     writeln!(out, "skipped  {:>12} bytes ({}), clean", o.bytes_skipped, h(o.bytes_skipped))?;
-    writeln!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))
+    writeln!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))?;
+    o.dropped.iter().try_for_each(|name| writeln!(out, "dropped  {name:?}"))
 }
 
 /// The name of a point that is not kept, by which the next backup knows what one that died has left.
@@ -196,34 +200,28 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self, stamp: ImageStamp) -> Result<Outcome> {
         let copied = self.copied(stamp);
-        let (outcome, target) =
+        let (mut outcome, target) =
             copied.map_err(|e| e.and("no bit was reset, so the next backup copies all that this one should have"))?;
         // If this fails, the next backup compares everything, since it does not know that the target was completed.
         self.map.complete_backup(&target.stamp_now()?)?;
-        if let Err(e) = self.join_unnamed() {
-            self.output.note(format_args!("{e}; the point {UNNAMED:?} stays until the next backup"));
+        if let Some(most) = self.args.keep_last {
+            match keep_last(self.map, most) {
+                Ok(dropped) => outcome.dropped = dropped,
+                Err(e) => self.output.note(format_args!("{e}; the oldest names may still be there")),
+            }
         }
         Ok(outcome)
-    }
-
-    /// Joins what a backup without a name has copied to the next older point, whose `--since` still wants it.
-    fn join_unnamed(&self) -> Result<()> {
-        if self.map.points()?.iter().any(|point| point.name == UNNAMED) {
-            self.map.drop_point(UNNAMED)?;
-        }
-        Ok(())
     }
 
     /// Puts back what a backup of this name has left that died, and refuses what a freeze would: while nothing is
     /// changed. The map is claimed.
     fn prepare(&self) -> Result<()> {
         let Job { args, map, .. } = *self;
-        self.join_unnamed()?;
         let (points, path) = (map.points()?, args.map.display());
         if let Some(name) = &args.since
             && !points.iter().any(|point| point.name == *name)
         {
-            map.point(name)?; // Says what points there are.
+            map.since(name)?; // Says what points there are.
         }
         if let Some(stale) = map.checkpoint()? {
             if stale.name.as_deref() != Some(self.name()) {
@@ -287,9 +285,7 @@ impl Job<'_> {
         let (uuid, work) = self.freeze()?;
         let copied = self.copy_frozen(&work, &target, plan, &info, stamp);
         let commit = |outcome| {
-            // What older points reach back to stays, if need be without a name of its own.
-            let keep = args.name.is_some() || !map.points()?.is_empty();
-            map.commit_checkpoint(uuid, keep)?;
+            map.commit_checkpoint(uuid, args.name.is_some())?;
             Ok(outcome)
         };
         match copied.and_then(commit) {
@@ -346,6 +342,7 @@ impl Job<'_> {
             bytes_verified: 0,
             bytes_recovered: recovered.min(dirty),
             image_changed: false,
+            dropped: Vec::new(),
         };
         self.copy(work, target, plan == Plan::New, dirty, &mut outcome)?;
         target.sync()?;

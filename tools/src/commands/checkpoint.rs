@@ -8,18 +8,37 @@ use crate::open::{self, With};
 use crate::output::{Output, time};
 use crate::publish;
 use crate::size;
-use dirtymap::{DirtyMap, Info, Options};
+use dirtymap::{Bitmap, DirtyMap, Info, Options};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::time::Duration;
 
-/// A checkpoint or point: its JSON, which docs/json.md describes.
+/// The outstanding checkpoint: its JSON, which docs/json.md describes.
 #[derive(Serialize)]
 struct Item {
     state: &'static str,
     name: Option<String>,
     uuid: String,
     time: Option<String>,
+}
+
+/// The last checkpoint that was committed.
+#[derive(Serialize)]
+struct Committed {
+    uuid: String,
+    time: Option<String>,
+}
+
+/// A point that is kept.
+#[derive(Serialize)]
+struct Kept {
+    name: String,
+    uuid: String,
+    time: Option<String>,
+    since_bits: u64,
+    since_bytes: u64,
+    until_next_bits: u64,
+    until_next_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -35,6 +54,7 @@ struct Ended {
     uuid: String,
     name: Option<String>,
     kept: bool,
+    dropped: Vec<String>,
     dirty_bits: u64,
     dirty_bytes: u64,
 }
@@ -42,7 +62,7 @@ struct Ended {
 #[derive(Serialize)]
 struct Status {
     outstanding: Option<Item>,
-    committed: Option<Item>,
+    committed: Option<Committed>,
 }
 
 #[derive(Serialize)]
@@ -119,11 +139,21 @@ fn meant(map: &DirtyMap, name: Option<&str>) -> Result<dirtymap::Checkpoint> {
 }
 
 fn commit(args: &Commit, wait: Duration, output: Output) -> Result<Exit> {
-    end(&args.outstanding, wait, output, args.keep, "committed", |map, uuid| map.commit_checkpoint(uuid, args.keep))
+    end(&args.outstanding, wait, output, args.keep, "committed", |map, uuid| {
+        map.commit_checkpoint(uuid, args.keep)?;
+        args.keep_last.map_or(Ok(Vec::new()), |most| keep_last(map, most))
+    })
+}
+
+/// Drops the oldest names beyond so many, and says which.
+pub fn keep_last(map: &DirtyMap, most: u64) -> dirtymap::Result<Vec<String>> {
+    let names: Vec<String> = map.points()?.into_iter().map(|point| point.name).collect();
+    let beyond = names.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+    names.into_iter().take(beyond).map(|name| map.drop_point(&name).map(|()| name)).collect()
 }
 
 fn abort(args: &Outstanding, wait: Duration, output: Output) -> Result<Exit> {
-    end(args, wait, output, false, "aborted", DirtyMap::abort_checkpoint)
+    end(args, wait, output, false, "aborted", |map, uuid| map.abort_checkpoint(uuid).map(|()| Vec::new()))
 }
 
 fn end(
@@ -132,56 +162,75 @@ fn end(
     output: Output,
     keep: bool,
     done: &'static str,
-    how: impl FnOnce(&DirtyMap, dirtymap::format::Uuid) -> dirtymap::Result<()>,
+    how: impl FnOnce(&DirtyMap, dirtymap::format::Uuid) -> dirtymap::Result<Vec<String>>,
 ) -> Result<Exit> {
     let map = open::for_writing(&args.file, With::Anybody, wait, output, any)?;
     let ended = meant(&map, args.name.as_deref()).and_then(|found| {
-        how(&map, found.uuid)?;
+        let dropped = how(&map, found.uuid)?;
         let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
         let (uuid, kept) = (found.uuid.to_string(), keep);
-        Ok(Ended { uuid, name: found.name, kept, dirty_bits, dirty_bytes })
+        Ok(Ended { uuid, name: found.name, kept, dropped, dirty_bits, dirty_bytes })
     });
     let closed = open::close(map, output);
     let answer = ended?;
     closed?;
     output.answer(&answer, |out, a| {
         let kept = if a.kept { ", kept by its name" } else { "" };
-        writeln!(out, "{done} {}{kept}; now {} are dirty", a.uuid, size::human(a.dirty_bytes))
+        writeln!(out, "{done} {}{kept}; now {} are dirty", a.uuid, size::human(a.dirty_bytes))?;
+        a.dropped.iter().try_for_each(|name| writeln!(out, "dropped {name:?}"))
     })?;
     Ok(Exit::Fine)
 }
 
 fn status(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
-    let committed = map.last_committed()?.map(|(uuid, when)| Item {
-        state: "committed",
-        name: map.points().ok().and_then(|points| points.into_iter().find(|p| p.uuid == uuid)).map(|p| p.name),
-        uuid: uuid.to_string(),
-        time: time(when),
-    });
+    let committed = map.last_committed()?.map(|(uuid, when)| Committed { uuid: uuid.to_string(), time: time(when) });
     let answer = Status { outstanding: outstanding(&map)?, committed };
     output.answer(&answer, |out, a| {
-        let line = |item: &Option<Item>| match item {
-            None => "none".into(),
-            Some(i) => {
-                let name = i.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
-                format!("{}{name} {}, {}", i.state, i.uuid, i.time.as_deref().unwrap_or("no time"))
-            }
-        };
-        writeln!(out, "outstanding  {}", line(&a.outstanding))?;
-        writeln!(out, "last         {}", line(&a.committed))
+        let when = |time: &Option<String>| time.clone().unwrap_or_else(|| "no time".into());
+        let outstanding = a.outstanding.as_ref().map_or("none".into(), |i| {
+            let name = i.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+            format!("{}{name} {}, {}", i.state, i.uuid, when(&i.time))
+        });
+        let last = a.committed.as_ref().map_or("none".into(), |c| format!("committed {}, {}", c.uuid, when(&c.time)));
+        writeln!(out, "outstanding  {outstanding}")?;
+        writeln!(out, "last         {last}")
     })?;
     Ok(exit)
 }
 
 fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
-    let point = |p: dirtymap::NamedPoint| {
-        Ok(Item { state: "kept", name: Some(p.name), uuid: p.uuid.to_string(), time: time(p.time) })
-    };
-    output.list(map.points()?.into_iter().map(point), |out, p| {
-        let (name, time) = (p.name.as_deref().unwrap_or_default(), p.time.as_deref().unwrap_or("no time"));
-        writeln!(out, "{time}  {}  {}", p.uuid, shown(name))
+    let mut listed = Vec::new();
+    // From the newest on: what was written since an older one is that and what is between them.
+    let mut since: Option<(Bitmap, String)> = None;
+    for point in map.points()?.into_iter().rev() {
+        let (next, all) = match since {
+            None => {
+                let all = map.since(&point.name)?;
+                (all.try_clone()?, all)
+            }
+            Some((mut all, newer)) => {
+                let next = map.between(&point.name, &newer)?;
+                all.merge(&next)?;
+                (next, all)
+            }
+        };
+        listed.push(Kept {
+            name: point.name.clone(),
+            uuid: point.uuid.to_string(),
+            time: time(point.time),
+            since_bits: all.count(),
+            since_bytes: all.dirty_len(),
+            until_next_bits: next.count(),
+            until_next_bytes: next.dirty_len(),
+        });
+        since = Some((all, point.name));
+    }
+    output.list(listed.into_iter().rev().map(Ok), |out, p| {
+        let (time, h) = (p.time.as_deref().unwrap_or("no time"), size::human);
+        let (since, next) = (h(p.since_bytes), h(p.until_next_bytes));
+        writeln!(out, "{time}  {since:>10} since, {next:>10} until the next  {}", shown(&p.name))
     })?;
     Ok(exit)
 }
@@ -199,10 +248,9 @@ fn drop_point(args: &Named, wait: Duration, output: Output) -> Result<Exit> {
 fn export(args: &ExportPoint, wait: Duration, output: Output) -> Result<Exit> {
     publish::vacant(&args.out)?;
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
-    if args.since {
-        map.export_since(&args.name, &args.out)?;
-    } else {
-        map.export_point(&args.name, &args.out)?;
+    match (&args.from, &args.to) {
+        (Some(from), Some(to)) => map.export_between(from, to, &args.out)?,
+        _ => map.export_since(args.since.as_deref().unwrap_or_default(), &args.out)?,
     }
     let (made, _) = open::for_reading(&args.out, wait, output)?;
     let answer =

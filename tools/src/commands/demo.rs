@@ -138,6 +138,7 @@ fn backup_args(place: &Place) -> cli::Backup {
     cli::Backup {
         name: None,
         since: None,
+        keep_last: None,
         image: place.image.clone(),
         target: place.target.clone(),
         map: place.map.clone(),

@@ -42,7 +42,11 @@ pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
     let range = args.start..end.unwrap_or_else(|| map.len().max(args.start));
     map.geometry().check(&range)?;
-    let since = args.since.as_ref().map(|name| map.since(name)).transpose()?;
+    let since = match (&args.since, &args.from, &args.to) {
+        (Some(since), ..) => Some(map.since(since)?),
+        (None, Some(from), Some(to)) => Some(map.between(from, to)?),
+        _ => None,
+    };
     let runs = || {
         let run =
             |range: Range<u64>| since.as_ref().map_or_else(|| map.run(range.clone()), |since| since.run(range.clone()));
@@ -117,7 +121,8 @@ fn totals(
     };
     let totals = [total(false, length - dirty_bytes), total(true, dirty_bytes)];
     output.answer(&totals, |out, totals| {
-        for Total { size, percent, r#type, description } in totals {
+        // Of what there is, as `nbdinfo --map --totals` does.
+        for Total { size, percent, r#type, description } in totals.iter().filter(|total| total.size > 0) {
             writeln!(out, "{size:>16} {percent:>5.1}% {type:>4}  {description}")?;
         }
         Ok(())
