@@ -32,6 +32,11 @@ impl fmt::Display for Holder {
     }
 }
 
+/// A number of things, for a message: "1 page", "2 pages".
+pub(crate) fn counted(n: u64, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
 /// What went wrong. Positions and lengths are in items unless said otherwise.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -350,9 +355,10 @@ impl fmt::Display for Error {
             }
             Error::Busy { path, writes, waited } => write!(
                 f,
-                "{}: {writes} data writes that began before the freeze have not ended after {waited} s; the freeze was \
-                 given up, and nothing is lost; try again when they have ended",
-                path.display()
+                "{}: {} begun before the freeze did not end in {waited} s; the freeze was given up, and nothing is lost; try \
+                 again later",
+                path.display(),
+                counted(*writes, "data write")
             ),
             Error::Refused { path, why } => write!(f, "{}: {why}", path.display()),
         }

@@ -13,7 +13,7 @@ use super::frozen::Here;
 use super::points::bitmap_of;
 use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, counted};
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Uuid};
 use crate::read::Search;
 use crate::sys::facts;
@@ -167,7 +167,7 @@ impl Core {
         Err(Error::Corrupt {
             path: self.path.clone(),
             place: "the point that was just written".into(),
-            found: format!("{failed} pages that do not match their entries"),
+            found: format!("{} not as written", counted(failed, "page")),
             expected: "what was written".into(),
         })
     }

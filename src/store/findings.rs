@@ -8,6 +8,7 @@ use super::headers::{Copies, Newest};
 use super::open::items_in;
 use super::scan::PageFault;
 use super::survey::{Group, Survey};
+use crate::error::counted;
 use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copy_offset};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
 use std::ops::Range;
@@ -109,11 +110,15 @@ pub(super) fn state(header: &Header) -> Vec<Finding> {
         });
     }
     if !header.runs.is_empty() {
-        let needlessly = format!("up to {armed} bytes copied needlessly");
+        let needlessly = format!("up to {} copied needlessly", counted(armed, "byte"));
         findings.push(Finding {
             severity: Severity::Unclean,
             place: "header, armed list".into(),
-            found: format!("{} runs naming {} words", header.runs.len(), header.runs.words()),
+            found: format!(
+                "{} naming {}",
+                counted(header.runs.len() as u64, "run"),
+                counted(header.runs.words(), "word")
+            ),
             expected: "none in a clean file".into(),
             consequence: match header.durability {
                 Durability::PowerLoss => needlessly,
@@ -174,10 +179,10 @@ fn group(header: &Header, group: &Group) -> Finding {
         found,
         expected,
         consequence: format!(
-            "bytes {} to {} of the image count as dirty: up to {} bytes copied needlessly",
+            "bytes {} to {} of the image count as dirty: up to {} copied needlessly",
             items.start,
             items.end,
-            items.end - items.start
+            counted(items.end - items.start, "byte")
         ),
         repair: match count {
             1 => "write it anew, as all dirty".into(),
@@ -219,7 +224,7 @@ pub(super) fn point_cut_off(header: &Header, place: usize, len: u64, entries: u6
 /// What is said of a point that has fewer granules than were counted when it was made.
 pub(super) fn point_lost(header: &Header, place: usize, (found, recorded): (u64, u64)) -> Finding {
     let expected = format!("{recorded}, as counted when it was frozen: pages and their entries were lost together");
-    point(header, place, "bottom level", format!("{found} dirty granules"), expected)
+    point(header, place, "bottom level", counted(found, "dirty granule"), expected)
 }
 
 fn point(header: &Header, place: usize, part: &str, found: String, expected: String) -> Finding {
@@ -263,7 +268,7 @@ pub(super) fn count(header: &Header, bits: u64) -> Option<Finding> {
     (bits != recorded && header.runs == Runs::new()).then(|| Finding {
         severity,
         place: "bottom level".into(),
-        found: format!("{bits} dirty granules"),
+        found: counted(bits, "dirty granule"),
         expected: format!("{recorded}, as counted when the map was closed"),
         consequence: consequence.into(),
         repair: repair.into(),

@@ -16,7 +16,7 @@ use super::survey::{Count, Survey};
 use super::undo::{self, Undone};
 use super::view::named;
 use super::{Options, attach};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, counted};
 use crate::format::{
     self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, Runs, State, Uuid,
 };
@@ -268,19 +268,19 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     when(
         &mut actions,
         !damaged.is_empty(),
-        format!("write {} damaged header copies anew, from a good one", damaged.len()),
+        format!("from a good header copy write {} anew", counted(damaged.len() as u64, "damaged one")),
     );
     when(&mut actions, cut_off, "make everything dirty: the file was cut off inside its page table".into());
     when(&mut actions, lost.is_some(), "make everything dirty: pages and their entries were lost together".into());
     let failed = survey.failures();
-    when(&mut actions, failed > 0, format!("write {failed} pages that fail anew, as all dirty"));
+    when(&mut actions, failed > 0, format!("write {} anew, as all dirty", counted(failed, "failed page")));
     for &(place, _) in &points {
         let point = &header.points[place];
         let name = if point.name.is_empty() { String::new() } else { format!(" {:?}", point.name) };
         when(&mut actions, true, format!("make all of point {place}{name} dirty: it was damaged"));
     }
     let armed = recovery.armed_items;
-    when(&mut actions, armed > 0, format!("make {armed} armed bytes dirty, and empty the armed list"));
+    when(&mut actions, armed > 0, format!("make {} dirty, and empty the armed list", counted(armed, "armed byte")));
     when(&mut actions, recovery.unclean, "close the map cleanly".into());
     when(&mut actions, !recovery.unclean && armed == 0 && header.runs != Runs::new(), "empty the armed list".into());
     when(
@@ -293,7 +293,11 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         open::writable(header, path)?;
     }
     when(&mut actions, len < after, format!("make the file {after} bytes long, as it should be; it has {len}"));
-    when(&mut actions, len > after, format!("cut off {} bytes behind the end of the map", len.saturating_sub(after)));
+    when(
+        &mut actions,
+        len > after,
+        format!("cut off {} behind the end of the map", counted(len.saturating_sub(after), "byte")),
+    );
 
     let mut words = header.runs.clone();
     words.union(&words_of_pages(&g, &Runs::from_iter(survey.failed.iter().cloned())));

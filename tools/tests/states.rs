@@ -279,3 +279,28 @@ fn a_process_map_after_a_copy_is_all_dirty_and_says_why() {
     assert_eq!(areas(&path), [0..LEN]);
     dm!("check", path).exits(2);
 }
+
+/// The same state is the same exit code, whatever is asked about it.
+#[test]
+fn what_looks_exits_alike() {
+    let dir = Dir::new();
+    let dirty = &[MIB..2 * MIB];
+    let (closed, unclean) = (dir.map("closed", LEN, dirty), dir.unclean("unclean", LEN, dirty));
+    let (page, copy, none) = (dir.map("page", LEN, dirty), dir.map("copy", LEN, dirty), dir.map("none", LEN, dirty));
+    let point = dir.map("point", LEN, dirty);
+    dm!("checkpoint", "freeze", point).exits(0);
+    let bottom = common::header(&point).points[0].bottom_offset as usize;
+    common::patch(&point, |bytes| bytes[bottom] ^= 1);
+    damage_page(&page);
+    damage_copy(&copy, 0);
+    (0..4).for_each(|i| damage_copy(&none, i));
+    let shared = dir.map("shared", LEN, dirty);
+    let other = Options::new().access(Access::Shared).open(&shared).expect("open");
+    let states =
+        [(closed, 0), (unclean, 0), (page, 4), (copy, 4), (point, 4), (shared, 0), (none, 8), (dir.path("no"), 8)];
+    for (map, code) in states {
+        let exits = READERS.map(|command| (command, dm!(command, map).code));
+        assert_eq!(exits, READERS.map(|command| (command, code)), "{}", map.display());
+    }
+    other.close().expect("close");
+}
