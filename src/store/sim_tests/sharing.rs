@@ -532,6 +532,8 @@ pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
     killed(end);
     drop(flusher);
     other.flush().unwrap();
+    // Before the close, which compares what is live with what is durable.
+    assert!(other.is_durable(3) && other.is_durable(5), "a flush has left it behind");
     assert!(other.close(close::Image::AsBefore).unwrap());
     let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
     assert!(dirty(&both(&loaded), 3) && dirty(&both(&loaded), 5), "closed as clean without it");
