@@ -212,10 +212,24 @@ steps! {
     IgnoreImage,
     /// The header does not say why there is more dirt than was set.
     NoReasons,
-    /// Dirt that recovery added after a freeze is taken for older if the clock says so.
-    ReasonsByClock,
-    /// A reset of everything forgets what recovery had added although some of it is in a point.
-    ReasonsBesidePoint,
+    /// Why there is added dirt in the outstanding point does not count.
+    ReasonsOfPoint,
+    /// Whoever adds dirt does not say that it does.
+    AddUncounted,
+    /// What was seen while dirt was being added counts.
+    SeenAdding,
+    /// What was seen while an abort was putting bits back counts.
+    SeenAborting,
+    /// A reset of everything looks what was added when it has reset.
+    SeenLate,
+    /// The point does not know of added dirt that was forgotten since it was written.
+    FreezeReasonsLate,
+    /// A freeze forgets dirt that was added after the point was written.
+    FreezeForgetsLater,
+    /// An abort does not say why there is added dirt in what it puts back.
+    AbortForgetsReasons,
+    /// An abort does not say that dirt comes back.
+    AbortUncounted,
     /// A checkpoint that was not frozen outlives its processes.
     OpenNoAbort,
     /// A session is joined whose processes are gone.
@@ -366,6 +380,12 @@ pub(crate) enum Point {
     Resetting,
     /// An abort has committed ABORTING, and nothing is put back.
     Aborting,
+    /// The header says why dirt is added, and none of it is there.
+    Adding,
+    /// A reset of everything has reset it.
+    ResetAll,
+    /// A freeze has written the point, and no header names it.
+    PointWritten,
     /// An abort has put everything back, and NORMAL is not committed.
     PutBack,
 }

@@ -159,7 +159,8 @@ table! {
     EPOCH "epoch" 8;
     SHARED "shared" 8;
     IMAGE "image" 8;
-    RESERVED "reserved" 4000;
+    ADDING "adding" 8;
+    RESERVED "reserved" 3992;
     SLOTS "slots" super::super::SLOTS as usize * super::slot::SIZE;
 }
 

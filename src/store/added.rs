@@ -1,29 +1,33 @@
-//! What a header says of dirt that nobody has set: why it was added, and when last.
+//! Dirt that no caller has set: why it was added, and when that may be forgotten.
 //!
-//! Invariant kept here: nobody forgets what was added after he had looked. So what a header says is another thing after every
-//! addition, also of two in one second.
+//! Invariant kept here: as long as added dirt is there, the map is not called exact. Why there is such dirt here is in the
+//! header, and why there is in the outstanding point is with the point. An operation that takes everything away forgets the
+//! former only if nothing was added since it has looked, under the update lock, when nothing was being added.
 
-use crate::format::{Header, Reasons};
+use super::core::{Core, Locked};
+use super::view::runtime;
+use crate::error::Result;
+use crate::format::{CheckpointState, Header, Reasons};
 use crate::sys::facts;
-use crate::weak::{Weak, weak};
+use crate::weak::{Point, Weak, at, weak};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, PoisonError};
 
-/// What a header says of it.
-pub(super) type Added = (Reasons, i64);
+/// The word `adding` of the runtime page counts those that add dirt now in its low half. The high half goes up when one begins.
+const BEGUN: u64 = 1 << 32;
 
-/// What the header says of it.
-pub(super) fn added(header: &Header) -> Added {
-    (header.dirt_reasons, header.dirt_time)
+/// Why there is dirt that was not set, here or in the outstanding point.
+pub(super) fn reasons(header: &Header) -> Reasons {
+    let frozen = header.outstanding().filter(|_| !weak(Weak::ReasonsOfPoint));
+    header.dirt_reasons | frozen.map_or(Reasons::NONE, |point| point.reasons)
 }
 
 /// Has the header say why there is more dirt than was set.
 pub(super) fn remember(header: &mut Header, reasons: Reasons) {
-    let later = if header.dirt_reasons.is_empty() { i64::MIN } else { header.dirt_time.saturating_add(1) };
-    header.dirt_reasons |= reasons;
-    // Never before an outstanding point, whatever the clock says now: this dirt is not in it.
-    let frozen = header.outstanding().filter(|_| !weak(Weak::ReasonsByClock));
-    let point = frozen.map_or(i64::MIN, |point| point.time);
-    header.dirt_time = facts::now().max(point).max(later);
+    if !reasons.is_empty() {
+        header.dirt_reasons |= reasons;
+        header.dirt_time = facts::now();
+    }
 }
 
 /// Has the header forget it.
@@ -32,16 +36,86 @@ pub(super) fn forget(header: &mut Header) {
     header.dirt_time = 0;
 }
 
-/// What this process has seen of it when it began something that takes it away.
+/// What this process has seen of the word `adding` when it began something that takes all dirt away.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<Option<Added>>);
+pub(super) struct Seen(Mutex<Option<u64>>);
 
 impl Seen {
-    pub(super) fn get(&self) -> Option<Added> {
+    pub(super) fn get(&self) -> Option<u64> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, seen: Option<Added>) {
+    pub(super) fn set(&self, seen: Option<u64>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+}
+
+impl Core {
+    /// Adds dirt, and has the header say why before any of it is there. A process that dies in this leaves its count, and then
+    /// nothing is forgotten until the session ends.
+    pub(super) fn add_dirt(&self, reasons: Reasons, add: impl FnOnce() -> Result<()>) -> Result<()> {
+        let adding = &self.view.runtime()[runtime::ADDING];
+        let counted = !weak(Weak::AddUncounted);
+        if counted {
+            adding.fetch_add(BEGUN + 1, SeqCst);
+        }
+        let done = self.amend(|header| remember(header, reasons)).and_then(|()| {
+            at(Point::Adding);
+            add()
+        });
+        if counted {
+            adding.fetch_sub(1, SeqCst);
+        }
+        done
+    }
+}
+
+impl Core {
+    /// Changes the header for a backup that begins.
+    pub(super) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        self.backup_began.set(lock.seen(&header));
+        change(&mut header);
+        lock.commit(&mut header)
+    }
+
+    /// Changes the header for a backup that is complete, and has it forget what had been added when this process began it.
+    pub(super) fn complete_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        change(&mut header);
+        if lock.nothing_added_since(self.backup_began.get()) {
+            forget(&mut header);
+        }
+        lock.commit(&mut header)?;
+        self.backup_began.set(None);
+        Ok(())
+    }
+}
+
+impl Locked<'_> {
+    /// What was added until now; `None` when something is being added or put back. To be asked before the first bit is taken away.
+    pub(super) fn seen(&self, header: &Header) -> Option<u64> {
+        let seen = self.core.view.runtime()[runtime::ADDING].load(SeqCst);
+        let adding = seen % BEGUN != 0 && !weak(Weak::SeenAdding);
+        let aborting = header.checkpoint_state == CheckpointState::Aborting && !weak(Weak::SeenAborting);
+        (!adding && !aborting).then_some(seen)
+    }
+
+    /// Whether all that was added is what was seen.
+    pub(super) fn nothing_added_since(&self, seen: Option<u64>) -> bool {
+        seen == Some(self.core.view.runtime()[runtime::ADDING].load(SeqCst))
+    }
+
+    /// What is in the outstanding point comes back here: says why, before it does.
+    pub(super) fn dirt_comes_back(&self, header: &mut Header) {
+        if !weak(Weak::AbortForgetsReasons) {
+            let frozen = reasons(header);
+            remember(header, frozen);
+        }
+        if !weak(Weak::AbortUncounted) {
+            self.core.view.runtime()[runtime::ADDING].fetch_add(BEGUN, SeqCst);
+        }
     }
 }

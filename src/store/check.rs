@@ -2,6 +2,7 @@
 //!
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
+use super::added;
 use super::attach::{self, Reading};
 use super::core::Core;
 use super::findings::{self, Finding, Severity};
@@ -104,7 +105,7 @@ impl Info {
     }
 
     fn of_header(header: &Header, state: FileState, recovery: &Recovery) -> Info {
-        let reasons = header.dirt_reasons | recovery.reasons();
+        let reasons = added::reasons(header) | recovery.reasons();
         Info {
             format_version: format::VERSION,
             uuid: header.uuid.to_string(),

@@ -6,7 +6,7 @@
 //! when a durable header says NORMAL. An abort commits ABORTING first, so that a freezer who lives resets nothing that is
 //! being put back. (tests/model_freeze.rs)
 
-use super::added::{forget, remember};
+use super::added::forget;
 use super::core::Core;
 use super::create::random_uuid;
 use super::frozen::Here;
@@ -104,29 +104,36 @@ impl Core {
         })
     }
 
-    /// The header, if a checkpoint with this name may be begun.
-    fn can_freeze(&self, name: Option<&str>) -> Result<Header> {
+    /// The header, and what was added until now, if a checkpoint with this name may be begun.
+    fn can_freeze(&self, name: Option<&str>) -> Result<(Header, Option<u64>)> {
         self.check_name(name)?;
-        let header = self.lock()?.adopt()?;
+        let lock = self.lock()?;
+        let header = lock.adopt()?;
         self.may_freeze(&header, name)?;
-        Ok(header)
+        let seen = lock.seen(&header);
+        Ok((header, seen))
     }
 
     /// Writes what is dirty here to a new point, and commits FREEZING.
     pub(super) fn freeze_begin(&self, name: Option<&str>) -> Result<Point> {
         let space = self.space()?;
-        let header = self.can_freeze(name)?;
+        let (header, seen) = self.can_freeze(name)?;
+        let before = header.dirt_reasons;
         let point = Point { name: name.unwrap_or_default().into(), ..space.choose(&header)? };
         at(Stage::Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
         let point = space.write(&header, point, &Here { view: &self.view, core: Some(self) })?;
+        at(Stage::PointWritten);
         if weak(Weak::FreezeEarlyReset) {
             self.reset_frozen(&header, &point)?;
         }
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         self.may_freeze(&header, name)?;
-        header.points.push(point.clone());
+        // Also what was forgotten since the point was written: in there it is not.
+        let before = if weak(Weak::FreezeReasonsLate) { Reasons::NONE } else { before };
+        header.points.push(Point { reasons: before | header.dirt_reasons, ..point.clone() });
+        self.freeze_began.set(seen);
         header.checkpoint_state = CheckpointState::Freezing;
         header.checkpoint_uuid = point.uuid;
         // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.
@@ -178,6 +185,10 @@ impl Core {
         let mut header = lock.adopt()?;
         self.expect(&header, uuid, &[CheckpointState::Freezing])?;
         header.checkpoint_state = CheckpointState::Frozen;
+        // What had been added is in the point now, and not here.
+        if lock.nothing_added_since(self.freeze_began.get()) || weak(Weak::FreezeForgetsLater) {
+            forget(&mut header);
+        }
         lock.commit(&mut header)?;
         event!(INFO, "frozen", path = %self.path.display(), uuid = %uuid);
         of_header(&header).ok_or_else(|| self.refused("the checkpoint has no point"))
@@ -226,10 +237,6 @@ impl Core {
         header.checkpoint_uuid = Uuid::NIL;
         header.committed_uuid = *uuid;
         header.committed_time = facts::now();
-        if header.dirt_time < point.time {
-            // What recovery had added was in the point at the latest.
-            forget(&mut header);
-        }
         if weak(Weak::PointEarlyFree) {
             self.give_up_all_but(&header, &before.points);
         }
@@ -258,6 +265,7 @@ impl Core {
             self.expect(&header, uuid, &any)?;
             if header.checkpoint_state != CheckpointState::Aborting && !weak(Weak::NoAborting) {
                 header.checkpoint_state = CheckpointState::Aborting;
+                lock.dirt_comes_back(&mut header);
                 lock.commit(&mut header)?;
             }
         }
@@ -269,7 +277,9 @@ impl Core {
             return Ok(());
         }
         let Some(point) = header.points.last().cloned() else { return Ok(()) };
-        let failed = if weak(Weak::AbortEarly) { 0 } else { self.put_back(&header, &point)? };
+        if !weak(Weak::AbortEarly) {
+            self.put_back(&header, &point)?;
+        }
         at(Stage::PutBack);
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
@@ -279,9 +289,6 @@ impl Core {
         header.points.pop();
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
-        if failed > 0 {
-            remember(&mut header, Reasons::DAMAGED_PAGE);
-        }
         lock.commit_to_both(&mut header, Weak::AbortOnePair)?;
         self.give_up(&point);
         drop(lock);
@@ -301,15 +308,14 @@ impl Core {
         self.expect(header, uuid, &[state]).is_err()
     }
 
-    /// Says how many pages of the point did not verify, so that everything is dirty now.
-    fn put_back(&self, header: &Header, point: &Point) -> Result<u64> {
+    /// Sets what is in the point. If a page of it does not verify, everything.
+    fn put_back(&self, header: &Header, point: &Point) -> Result<()> {
         // Nothing changes for who reads here and in the point: so these are no changes to mark.
         let failed = self.each_batch(header, point, &mut |batch| self.or_words(batch.iter().copied(), |_, _| ()))?;
         if failed > 0 && !weak(Weak::PutBackIgnoreFailed) {
-            self.set_bits(0..self.geometry().bits())?;
+            self.add_dirt(Reasons::DAMAGED_PAGE, || self.set_bits(0..self.geometry().bits()))?;
         }
-        self.flush()?;
-        Ok(failed)
+        self.flush()
     }
 
     /// Whether a page of the outstanding point fails, so that everything counts as dirty.

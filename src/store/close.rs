@@ -3,7 +3,6 @@
 //! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
 //! durable write of the session failed.
 
-use super::added::{added, forget};
 use super::core::Core;
 use super::image::ImageStamp;
 use super::locks::locked;
@@ -305,30 +304,22 @@ impl DirtyMap {
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn begin_backup(&self, target: &ImageStamp) -> Result<()> {
         let core = self.core()?;
-        core.amend(|header| {
-            header.target = Some(Stamp { exact: false, ..target.0 });
-            core.backup_began.set(Some(added(header)));
-        })
+        core.begin_backup(|header| header.target = Some(Stamp { exact: false, ..target.0 }))
     }
 
-    /// Records that a backup to `target` (as it is now) is complete: flushes, and forgets what recovery had added; but not
-    /// what was added since this process [began it](Self::begin_backup), if it did. The caller has reset what was copied, after
-    /// syncing the target.
+    /// Records that a backup to `target` (as it is now) is complete: flushes, and forgets that recovery had added dirt before this
+    /// process [began it](Self::begin_backup); but not what was added since, or is in an outstanding checkpoint. The caller has
+    /// reset what was copied, after syncing the target.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn complete_backup(&self, target: &ImageStamp) -> Result<()> {
         let core = self.core()?;
         core.flush()?;
-        core.amend(|header| {
+        core.complete_backup(|header| {
             header.target = Some(target.0);
             header.backup_time = facts::now();
-            if core.backup_began.get().is_none_or(|began| began == added(header)) {
-                forget(header);
-            }
-        })?;
-        core.backup_began.set(None);
-        Ok(())
+        })
     }
 
     /// Whether `target` is what the last backup of this map wrote: `None` when there was none, else what differs,

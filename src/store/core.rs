@@ -62,6 +62,8 @@ pub(crate) struct Core {
     pub(super) all_reset: Seen,
     /// What dirt had been added when a backup began.
     pub(super) backup_began: Seen,
+    /// The same of the freeze that this process has under way.
+    pub(super) freeze_began: Seen,
     failed: AtomicBool,
     /// Which chunks were changed, if somebody wants to know.
     pub(super) changes: SharedChanges,
@@ -167,6 +169,7 @@ impl Core {
             waiting: Mutex::default(),
             all_reset: Seen::default(),
             backup_began: Seen::default(),
+            freeze_began: Seen::default(),
             failed: AtomicBool::new(false),
             changes: SharedChanges::default(),
             space: Mutex::default(),

@@ -3,7 +3,7 @@
 //! Invariant kept here: a word leaves the list only after, in one hold of the update lock, it was
 //! disarmed, untouched, snapshotted, and its page and page-table entry were made durable (rule 3).
 
-use super::added::{added, forget};
+use super::added::forget;
 use super::core::{Core, Locked};
 use super::pages::{self, PageContent};
 use super::view::{View, runtime};
@@ -65,7 +65,7 @@ impl Locked<'_> {
                 }
                 handled
             };
-            let known = core.all_reset.get() == Some(added(&header));
+            let known = self.nothing_added_since(core.all_reset.get());
             let clears_reasons = !more && known && header.dirt_reasons != Reasons::NONE;
             if handled.is_empty() && !clears_reasons {
                 break;

@@ -61,7 +61,6 @@ use crate::format::{Durability, Header};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::read::{AnyMap, Search};
-use crate::weak::{Weak, weak};
 use frozen::{Both, Frozen, Here};
 use std::fmt;
 use std::ops::Range;
@@ -324,19 +323,13 @@ impl DirtyMap {
     }
 
     /// Clears everything, and with the next flush what recovery added is forgotten as well: the verdict becomes
-    /// [`Verdict::Exact`]. Else as [`reset`](Self::reset).
+    /// [`Verdict::Exact`], unless such dirt is in an outstanding [checkpoint](Self::freeze) or was added meanwhile. Else as
+    /// [`reset`](Self::reset).
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn reset_all(&self) -> Result<()> {
-        let core = self.core()?;
-        // Before anything is reset: what others add meanwhile is not forgotten.
-        let added = added::added(&core.lock()?.adopt()?);
-        core.reset_bits(0..core.geometry().bits())?;
-        // What is in an outstanding point may be put back.
-        let all = frozen::is_normal(core.checkpoint_word()) || weak(Weak::ReasonsBesidePoint);
-        core.all_reset.set(all.then_some(added));
-        Ok(())
+        self.core()?.reset_all()
     }
 
     /// Brings the durable bottom level up to date and empties the armed list: makes resets durable, and a crash

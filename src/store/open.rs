@@ -526,10 +526,7 @@ impl Core {
         let image_changed = now.differs_from(recorded.as_ref());
         let recovery = Recovery { image_changed, ..Recovery::default() };
         if recovery.image_changed.is_some() {
-            self.amend(|header| recovery.remember(header))?;
-            self.set_bits(0..self.geometry().bits())?;
-            // Again: others may have reset everything in between, and forget with that what they had read of the reasons.
-            self.amend(|header| recovery.remember(header))?;
+            self.add_dirt(recovery.reasons(), || self.set_bits(0..self.geometry().bits()))?;
         }
         told.fetch_or(runtime::IMAGE_TRACKED, SeqCst);
         Ok(recovery)

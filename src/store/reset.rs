@@ -29,6 +29,20 @@ impl Core {
         done
     }
 
+    /// Clears everything here, and has the next flush forget what was added until now.
+    pub(super) fn reset_all(&self) -> Result<()> {
+        let look = || -> Result<Option<u64>> {
+            let lock = self.lock()?;
+            Ok(lock.seen(&lock.adopt()?))
+        };
+        // Before anything is reset: what others add meanwhile is not forgotten.
+        let seen = look()?;
+        self.reset_bits(0..self.geometry().bits())?;
+        point(Point::ResetAll);
+        self.all_reset.set(if weak(Weak::SeenLate) { look()? } else { seen });
+        Ok(())
+    }
+
     /// Keeps of each word only the bits that `keep` names; `changed` hears of the others, which the caller has to
     /// [mark](super::changes). Cost: the nonzero words.
     pub(super) fn reset_words(

@@ -10,6 +10,7 @@ mod programs;
 mod repair;
 mod sharing;
 mod steps;
+mod verdicts;
 mod weakened;
 
 use super::core::Core;
@@ -20,7 +21,7 @@ use super::scan::{Page, Scan};
 use super::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
 use super::truncate::Failure;
 use super::view::{Look, flag, named, runtime};
-use super::{Options, check, checkpoint, close, create, points, truncate};
+use super::{Options, added, check, checkpoint, close, create, points, truncate};
 use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES};
 use crate::read::Search;
@@ -79,6 +80,8 @@ struct Bits {
     may: Vec<bool>,
     /// Of those: reset, and not flushed since.
     unflushed: Vec<bool>,
+    /// A caller has begun to set it, and has not reset it since: what else is dirty was added.
+    mine: Vec<bool>,
     /// The checkpoint that was begun and is not over.
     checkpoint: Option<Checkpointed>,
     /// Set since it was frozen, and not reset since then.
@@ -98,6 +101,8 @@ struct Checkpointed {
     during: Vec<bool>,
     /// What it must hold: owed when the freeze began.
     must: Vec<bool>,
+    /// What of it callers had set, and not recovery.
+    mine: Vec<bool>,
     /// The freeze has not returned.
     freezing: bool,
     /// The states that the file may be in.
@@ -108,9 +113,9 @@ impl Truth {
     fn new() -> Truth {
         let none = vec![false; MOST as usize];
         let (len, or_len) = (BITS, None);
-        let (owed, may, unflushed, since) = (none.clone(), none.clone(), none.clone(), none);
+        let (owed, may, unflushed, mine, since) = (none.clone(), none.clone(), none.clone(), none.clone(), none);
         let (checkpoint, kept, dropping) = (None, Vec::new(), None);
-        let bits = Bits { len, or_len, owed, may, unflushed, checkpoint, since, kept, dropping };
+        let bits = Bits { len, or_len, owed, may, unflushed, mine, checkpoint, since, kept, dropping };
         Truth(Arc::new(Mutex::new(bits)))
     }
 
@@ -126,7 +131,7 @@ impl Truth {
     fn set_by(&self, bits: impl Iterator<Item = u64> + Clone, set: impl FnOnce() -> crate::Result<()>) -> bool {
         self.with(|b| {
             for i in bits.clone() {
-                b.may[i as usize] = true;
+                (b.may[i as usize], b.mine[i as usize]) = (true, true);
                 // Here, whatever becomes of an outstanding point; also if this is killed half-way.
                 b.checkpoint.iter_mut().for_each(|c| c.during[i as usize] = true);
             }
@@ -135,11 +140,11 @@ impl Truth {
         self.with(|b| {
             for i in bits {
                 // Again: a flush may have come in between.
-                b.may[i as usize] = true;
+                (b.may[i as usize], b.mine[i as usize]) = (true, true);
                 b.owed[i as usize] |= ok;
                 b.since[i as usize] |= ok;
                 if let Some(c) = b.checkpoint.as_mut().filter(|c| c.freezing) {
-                    (c.may[i as usize], c.during[i as usize]) = (true, true);
+                    (c.may[i as usize], c.during[i as usize], c.mine[i as usize]) = (true, true, true);
                 }
                 // Also after an error: what was reset before may be set again, and a flush does not take that away.
                 b.unflushed[i as usize] = false;
@@ -149,14 +154,60 @@ impl Truth {
     }
 
     fn reset(&self, bits: Range<u64>, core: &Core) {
-        self.with(|b| {
+        self.reset_by(bits.clone(), || core.reset_bits(bits));
+    }
+
+    fn reset_all(&self, core: &Core) {
+        self.reset_by(0..core.geometry().bits(), || core.reset_all());
+        // What others have set in a commit of it may be reset with the rest, or not.
+        self.with(|b| (b.owed.fill(false), b.since.fill(false)));
+    }
+
+    /// Bits that an operation resets.
+    fn reset_by(&self, bits: Range<u64>, reset: impl FnOnce() -> crate::Result<()>) {
+        let mine = self.with(|b| {
             for i in bits.clone() {
                 b.owed[i as usize] = false;
                 b.since[i as usize] = false;
                 b.unflushed[i as usize] = b.may[i as usize];
             }
+            let mine = b.mine.clone();
+            b.mine[bits.start as usize..bits.end as usize].fill(false);
+            mine
         });
-        let _ = core.reset_bits(bits);
+        if reset().is_err() {
+            self.still_mine(&mine);
+        }
+    }
+
+    /// What was to be reset may be there still.
+    fn still_mine(&self, before: &[bool]) {
+        self.with(|b| b.mine.iter_mut().zip(before).for_each(|(mine, before)| *mine |= before));
+    }
+
+    /// Dirt is added, as by a process that joins with another image.
+    fn add_dirt(&self, core: &Core) {
+        let all = 0..core.geometry().bits() as usize;
+        self.with(|b| {
+            b.may[all.clone()].fill(true);
+            b.unflushed[all.clone()].fill(false);
+            b.checkpoint.iter_mut().for_each(|c| c.during[all.clone()].fill(true));
+        });
+        let _ = core.add_dirt(format::Reasons::IMAGE_CHANGED, || core.set_bits(0..core.geometry().bits()));
+        self.with(|b| {
+            b.may[all.clone()].fill(true);
+            b.unflushed[all.clone()].fill(false);
+            if let Some(c) = b.checkpoint.as_mut().filter(|c| c.freezing) {
+                c.may[all].fill(true);
+            }
+        });
+    }
+
+    /// All that is dirty is copied and reset, but for what is in a point; and the backup is complete some time later.
+    fn back_up(&self, core: &Core) {
+        if core.begin_backup(|_| ()).is_ok() {
+            self.reset(0..core.geometry().bits(), core);
+        }
     }
 
     /// Freezes, if nothing is outstanding and the name is free.
@@ -165,9 +216,9 @@ impl Truth {
             return Ok(());
         }
         self.with(|b| {
-            let (may, must) = (b.may.clone(), b.owed.clone());
+            let (may, must, mine) = (b.may.clone(), b.owed.clone(), b.mine.clone());
             let during = vec![false; MOST as usize];
-            b.checkpoint = Some(Checkpointed { name, may, during, must, freezing: true, states: &ALL_STATES });
+            b.checkpoint = Some(Checkpointed { name, may, during, must, mine, freezing: true, states: &ALL_STATES });
         });
         let done = core.freeze(name, Duration::ZERO);
         self.freeze_ended(done.is_ok());
@@ -331,10 +382,12 @@ impl Bits {
                 if !self.since[i] && c.may[i] {
                     self.owed[i] = false;
                     self.unflushed[i] = self.may[i] && !c.during[i];
+                    self.mine[i] &= c.during[i];
                 }
             } else {
                 // Some of it may have been put back.
                 self.may[i] |= c.may[i];
+                self.mine[i] |= c.mine[i];
                 self.unflushed[i] &= !c.may[i];
             }
         }
@@ -356,7 +409,7 @@ impl Bits {
         }
         self.kept.iter_mut().for_each(|(_, must)| must[len as usize..].fill(false));
         (self.len, self.or_len) = (len, None);
-        for bits in [&mut self.owed, &mut self.may, &mut self.unflushed] {
+        for bits in [&mut self.owed, &mut self.may, &mut self.unflushed, &mut self.mine] {
             bits[len as usize..].fill(false);
         }
     }
@@ -467,7 +520,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
             truth.set(inside(bits), &c);
         }
         Op::Reset(bits) => truth.reset(inside(bits), &c),
-        Op::ResetAll => truth.reset(0..len, &c),
+        Op::ResetAll => truth.reset_all(&c),
         Op::Truncate(len) => {
             *core = truth.truncate(*len, c);
             if let Some(c) = core {
@@ -481,6 +534,9 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         Op::Commit => truth.commit(&c)?,
         Op::Abort => truth.abort(&c)?,
         Op::DropPoint(name) => truth.drop_point(name, &c)?,
+        Op::AddDirt => truth.add_dirt(&c),
+        Op::BackUp => truth.back_up(&c),
+        Op::BackedUp => _ = c.complete_backup(|_| ()),
         Op::Close => {
             weak::visit(None);
             let clean = c.close(close::Image::AsBefore);
@@ -505,8 +561,29 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
             }
         }
         c.together(|both| check_covered(both, truth, "running"))?;
+        check_exact(c, disk, truth)?;
     }
     Ok(())
+}
+
+/// A map that is called exact holds nothing but what callers have set.
+fn check_exact(core: &Core, disk: &SimDisk, truth: &Truth) -> Verdict {
+    match headers::newest(disk, path()) {
+        Ok(Newest { header, .. }) if !disk.dead() && added::reasons(&header).is_empty() => {
+            core.together(|both| only_mine(&all_of(both), truth, "running"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn only_mine(dirty: &[bool], truth: &Truth, when: &str) -> Verdict {
+    truth.with(|b| {
+        let mine = |i: usize| b.mine[i] || b.checkpoint.as_ref().is_some_and(|c| c.mine[i]);
+        match (0..dirty.len()).find(|&i| dirty[i] && !mine(i)) {
+            Some(i) => Err(format!("{when}: exact, and bit {i} is dirty, which recovery has added")),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Others of the same process act in between: setters inside every durable write (only of words that are armed,
@@ -691,6 +768,9 @@ fn check_crash(content: &Image, truth: &Truth, again: Option<(u64, u32)>) -> Ver
     check_points(&disk, &header, truth)?;
     let read = load_in_memory(&*disk, path(), None).map_err(|e| format!("cannot be read: {e}"))?;
     check_covered(&both(&read), truth, "read only")?;
+    if (added::reasons(&header) | read.recovery.reasons()).is_empty() {
+        only_mine(&all_of(&both(&read)), begun, "read only")?;
+    }
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened: {e}"))?;
     core.together(|both| check_covered(both, truth, "recovered"))?;
     let once = all_dirty(&core);

@@ -108,7 +108,7 @@ impl Core {
         self.changes.move_to(&core.changes);
         // The slots of the dead as well: their writes may still arrive.
         let slots = (0..SLOTS).flat_map(runtime::slot);
-        let fields = [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH];
+        let fields = [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH, runtime::ADDING];
         for field in fields.into_iter().chain(slots.filter(|_| !weak(Weak::TruncateForgetSlots))) {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }

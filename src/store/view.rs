@@ -23,6 +23,7 @@ pub(crate) mod runtime {
     pub(crate) const FLUSHING: usize = f::FLUSHING.offset / 8;
     pub(crate) const SHARED: usize = f::SHARED.offset / 8;
     pub(crate) const IMAGE: usize = f::IMAGE.offset / 8;
+    pub(crate) const ADDING: usize = f::ADDING.offset / 8;
     pub(crate) const CHECKPOINT: usize = f::CHECKPOINT.offset / 8;
     pub(crate) const EPOCH: usize = f::EPOCH.offset / 8;
     const SLOTS: usize = f::SLOTS.offset / 8;
@@ -200,7 +201,7 @@ fn part(mapping: &Mapping, range: &Range<u64>) -> Result<Part> {
 #[cfg(loom)]
 fn part(_: &Mapping, range: &Range<u64>) -> Result<Part> {
     // The runtime page comes first. Of it only those that one process uses.
-    let words = if range.start == 0 { runtime::IMAGE as u64 + 1 } else { (range.end - range.start) / 8 };
+    let words = if range.start == 0 { runtime::ADDING as u64 + 1 } else { (range.end - range.start) / 8 };
     Ok((0..words).map(|_| AtomicU64::new(0)).collect())
 }
 

@@ -32,6 +32,11 @@ pub(super) enum Op {
     Commit,
     Abort,
     DropPoint(&'static str),
+    /// Dirt is added that no caller has set.
+    AddDirt,
+    /// Everything is copied and reset; and the backup is complete.
+    BackUp,
+    BackedUp,
 }
 
 /// Which programs of one process to run.
@@ -90,7 +95,7 @@ pub(super) fn operation() -> impl Strategy<Value = Op> {
         // In order, as the words of a writer who goes through the map.
         4 => (0..BITS / 64 - 1).prop_map(|w| Op::Set(w * 64..w * 64 + 64)),
         5 => stretch().prop_map(Op::Reset),
-        1 => Just(Op::ResetAll),
+        2 => Just(Op::ResetAll),
         4 => merge(),
         2 => load(),
         5 => Just(Op::Flush),
@@ -98,6 +103,9 @@ pub(super) fn operation() -> impl Strategy<Value = Op> {
         3 => Just(Op::Commit),
         2 => Just(Op::Abort),
         1 => name().prop_map(Op::DropPoint),
+        1 => Just(Op::AddDirt),
+        2 => Just(Op::BackUp),
+        2 => Just(Op::BackedUp),
         1 => truncate(),
     ]
 }

@@ -273,6 +273,7 @@ impl Session {
         }
         self.meddle(process, truth);
         let disk = self.disk.clone();
+        let mine = truth.with(|b| b.mine.clone());
         let done = catch_unwind(AssertUnwindSafe(|| match (op, last) {
             (Some(op), _) => act(op, &mut core, &disk, truth),
             (None, last) => {
@@ -291,6 +292,7 @@ impl Session {
                 killed(end);
                 self.cores[process] = None;
                 truth.freeze_ended(false);
+                truth.still_mine(&mine);
                 // What it was changing may be as it was or as it should be, for good.
                 let of = |op: &Op| match op {
                     Op::Set(bits) | Op::Reset(bits) => bits.clone(),
@@ -304,6 +306,7 @@ impl Session {
         disk.wrong()?;
         for core in self.cores.iter().flatten().filter(|_| !disk.dead()) {
             core.together(|both| check_covered(both, truth, "running"))?;
+            check_exact(core, &disk, truth)?;
         }
         if let Some(core) = self.cores.iter().flatten().next() {
             let here = Both { here: &core.view, point: None };
@@ -311,7 +314,7 @@ impl Session {
             let lost = |&i: &u64| dirty(&here, i) && !found[(i / 64) as usize];
             self.ghosts.extend(bits_of(&core.view).filter(lost));
         }
-        truth.with(|b| self.ghosts.iter().for_each(|&i| b.may[i as usize] = true));
+        truth.with(|b| self.ghosts.iter().for_each(|&i| (b.may[i as usize], b.mine[i as usize]) = (true, true)));
         Ok(())
     }
 }
@@ -344,13 +347,16 @@ fn act_on(op: &Op, core: &Core, len: u64, truth: &Truth) -> Verdict {
     match op {
         Op::Set(bits) => _ = truth.set(inside(bits), core),
         Op::Reset(bits) => truth.reset(inside(bits), core),
-        Op::ResetAll => truth.reset(0..len, core),
+        Op::ResetAll => truth.reset_all(core),
         Op::Merge(bits) => truth.merge(bits, core),
         Op::Load(first, words) => truth.load(*first, words, core),
         Op::Freeze(name) => truth.freeze(*name, core)?,
         Op::Commit => truth.commit(core)?,
         Op::Abort => truth.abort(core)?,
         Op::DropPoint(name) => truth.drop_point(name, core)?,
+        Op::AddDirt => truth.add_dirt(core),
+        Op::BackUp => truth.back_up(core),
+        Op::BackedUp => _ = core.complete_backup(|_| ()),
         Op::Flush | Op::Close | Op::Drop | Op::Truncate(_) => truth.flush(core),
     }
     Ok(())

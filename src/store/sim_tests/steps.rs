@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::format::{ALIGN, Reasons, Stamp, StampKind};
 use crate::store::ImageStamp;
 use crate::store::open::{Recovery, join};
-use crate::store::{Access, Inner, Verdict as MapVerdict, attach, pages};
+use crate::store::{Access, Inner, attach, pages};
 use crate::sys::{FileDisk, Part};
 use crate::{DirtyMap, Result};
 use std::cell::Cell;
@@ -416,38 +416,6 @@ pub(super) fn the_header_says_that_there_was_a_crash() {
     let core = opened(&disk);
     assert!(close(&core));
     assert!(header_on(&disk).dirt_reasons.contains(Reasons::CRASH));
-}
-
-/// The clock was set back after a freeze, and the process was killed.
-#[test]
-pub(super) fn dirt_of_a_recovery_is_never_older_than_the_point() {
-    let disk = SimDisk::new(fresh(), Vec::new());
-    let core = opened(&disk);
-    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
-    core.amend(|header| header.points[0].time += 1 << 20).unwrap();
-    drop(core);
-    let core = opened(&disk);
-    core.commit_checkpoint(&uuid, false).unwrap();
-    assert!(header_on(&disk).dirt_reasons.contains(Reasons::CRASH), "what came after the point was in no backup");
-}
-
-/// A map in a real file that was not closed, and what is done to it.
-fn recovered(dir: &Path) -> DirtyMap {
-    let path = dir.join("map");
-    let options = Options::new().flush_interval(None);
-    options.create(&path, 1 << 30).unwrap().set(0..1).unwrap();
-    options.open(path).unwrap()
-}
-
-#[test]
-pub(super) fn a_reset_of_everything_does_not_forget_what_recovery_added_to_a_point() {
-    let dir = tempfile::tempdir().unwrap();
-    let map = recovered(dir.path());
-    let uuid = map.freeze(None).unwrap().uuid;
-    map.reset_all().unwrap();
-    map.flush().unwrap();
-    map.abort_checkpoint(uuid).unwrap();
-    assert_eq!(map.info().unwrap().verdict, MapVerdict::Superset);
 }
 
 #[test]

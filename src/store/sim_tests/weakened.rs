@@ -123,8 +123,16 @@ fn suite(step: Weak) -> Suite {
         Weak::IgnoreLost | Weak::CloseNoCount => Test(steps::a_page_that_was_lost_with_its_entry_is_missed),
         Weak::IgnoreImage => Test(steps::another_image_makes_everything_dirty),
         Weak::NoReasons => Test(steps::the_header_says_that_there_was_a_crash),
-        Weak::ReasonsByClock => Test(steps::dirt_of_a_recovery_is_never_older_than_the_point),
-        Weak::ReasonsBesidePoint => Test(steps::a_reset_of_everything_does_not_forget_what_recovery_added_to_a_point),
+        Weak::ReasonsOfPoint | Weak::AbortForgetsReasons => {
+            Test(verdicts::what_was_added_is_told_of_while_it_is_frozen_and_when_it_comes_back)
+        }
+        Weak::AddUncounted => Test(verdicts::what_is_added_after_a_backup_began_is_not_forgotten_with_it),
+        Weak::SeenAdding => Test(verdicts::what_is_just_being_added_is_not_forgotten),
+        Weak::SeenAborting => Test(verdicts::what_an_abort_is_putting_back_is_not_forgotten),
+        Weak::SeenLate => Test(verdicts::what_is_added_behind_a_reset_of_everything_is_not_forgotten_with_it),
+        Weak::FreezeReasonsLate => Test(verdicts::a_point_knows_of_what_was_forgotten_since_it_was_written),
+        Weak::FreezeForgetsLater => Test(verdicts::what_is_added_after_the_point_was_written_is_not_forgotten_with_it),
+        Weak::AbortUncounted => Test(verdicts::what_came_back_after_a_backup_began_is_not_forgotten_with_it),
         Weak::OpenNoAbort => Test(steps::a_checkpoint_that_was_not_frozen_does_not_outlive_its_process),
         Weak::JoinAnyNonce => Test(steps::the_session_of_the_dead_is_not_joined),
         Weak::JoinUnshared => Test(steps::who_has_a_map_alone_is_not_joined),
