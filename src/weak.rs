@@ -206,6 +206,10 @@ steps! {
     IgnoreStray,
     /// A page that was lost with its entry is not missed.
     IgnoreLost,
+    /// A pair of headers of which no copy is valid is taken for one that the power went in, always.
+    IgnoreLostCommit,
+    /// The next session does not know that writes of a process may arrive after its death.
+    OutlivedForgotten,
     /// A clean close does not count what is dirty.
     CloseNoCount,
     /// An image that is not as it was recorded is taken for the same.

@@ -788,12 +788,15 @@ impl Storm {
             map.reset_all().unwrap();
             (0..ENTRIES).for_each(|i| self.ledger.mark(i, Known::Clean));
         } else {
-            // What recovery has added is known now.
-            map.complete_backup(&ImageStamp::of_path(&self.ledger_path).unwrap()).unwrap();
+            // What recovery has added here is known now.
+            let target = ImageStamp::of_path(&self.ledger_path).unwrap();
+            map.begin_backup(&target).and_then(|()| map.complete_backup(&target)).unwrap();
         }
         map.close().unwrap();
         let info = inspect(&self.path).unwrap();
-        assert_eq!((info.state, info.verdict), (FileState::Clean, Verdict::Exact), "seed {}", self.seed);
+        assert_eq!(info.state, FileState::Clean, "seed {}", self.seed);
+        // A checkpoint may have some that was added before it was frozen.
+        assert!(info.verdict == Verdict::Exact || info.checkpoint.is_some(), "{:?}, seed {}", info.reasons, self.seed);
     }
 }
 

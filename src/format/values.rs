@@ -161,14 +161,17 @@ impl Reasons {
     pub const REPAIR: Reasons = Reasons(16);
     /// It was made of a bitmap in which another program had not recorded everything.
     pub const NOT_KEPT_UP: Reasons = Reasons(32);
+    /// A header that was durable was lost, and may have been newer.
+    pub const LOST_COMMIT: Reasons = Reasons(64);
 
     /// The names that FORMAT.md gives the bits.
-    pub const NAMES: [(Reasons, &'static str); 6] = [
+    pub const NAMES: [(Reasons, &'static str); 7] = [
         (Reasons::CRASH, "crash"),
         (Reasons::DAMAGED_PAGE, "damaged page"),
         (Reasons::IMAGE_CHANGED, "image changed untracked"),
         (Reasons::CACHE_NOT_TRUSTED, "page cache not trusted"),
         (Reasons::REPAIR, "repair"),
+        (Reasons::LOST_COMMIT, "header lost"),
         (Reasons::NOT_KEPT_UP, "imported from a bitmap that was not kept up"),
     ];
 

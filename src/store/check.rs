@@ -332,7 +332,8 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     let header = &newest.header;
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
     let mut findings = findings::header_copies(&copies, &newest);
-    let mut recovery = Recovery { damaged_headers: findings.len() as u64, ..Recovery::default() };
+    let damaged_headers = damaged_copies(&copies, &newest).len() as u64;
+    let mut recovery = Recovery { damaged_headers, lost_commit: newest.lost_commit, ..Recovery::default() };
     let mut omitted = Omitted::default();
     findings.extend(findings::length(header, len));
     recovery.unclean = header.state == State::Open;
@@ -373,7 +374,7 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     if recovery.lost_granules.is_some() || header.state == State::Clean && survey.failures() == 0 {
         findings.extend(findings::count(header, bits));
     }
-    let dirty = if recovery.lost_granules.is_some() || frozen_failed {
+    let dirty = if recovery.lost_granules.is_some() || recovery.lost_commit || frozen_failed {
         Count::everything(&header.geometry)
     } else {
         match header.outstanding() {
@@ -453,7 +454,9 @@ pub(super) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
     };
     let bad: Vec<usize> = (0..COPIES).filter(bad).collect();
     let one_pair = bad.iter().all(|&c| pair_of(c) == pair_of(bad[0]));
-    if newest.header.state == State::Open && one_pair && !newest.rivals || was_closing(copies, newest, &bad) {
+    if newest.header.state == State::Open && one_pair && !newest.rivals && !newest.lost_commit
+        || was_closing(copies, newest, &bad)
+    {
         Vec::new()
     } else {
         bad

@@ -14,7 +14,7 @@ use super::points::bitmap_of;
 use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result, counted};
-use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Uuid};
+use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
 use crate::read::Search;
 use crate::sys::facts;
 use crate::trace::event;
@@ -65,6 +65,9 @@ impl Core {
         if let Some(Checkpoint { uuid, state, name, time }) = of_header(header) {
             let (path, uuid, name) = (self.path.clone(), uuid.to_string(), name.unwrap_or_default());
             return Err(Error::Outstanding { path, state: state.name(), uuid, name, time });
+        }
+        if header.session.flags & Session::OUTLIVED != 0 {
+            return Err(self.may_arrive());
         }
         if header.points.len() >= MAX_POINTS {
             return Err(self.refused(format!("it has {MAX_POINTS} points, which is the most; drop one first")));

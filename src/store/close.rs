@@ -9,7 +9,7 @@ use super::locks::locked;
 use super::view::runtime;
 use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
-use crate::format::{Header, Runs, Stamp, State, Uuid};
+use crate::format::{Header, Runs, Session, Stamp, State, Uuid};
 use crate::sys::{Lock, facts};
 use crate::trace::event;
 use crate::weak::{Weak, weak};
@@ -107,6 +107,7 @@ impl Core {
         header.state = State::Clean;
         header.nonce = Uuid::NIL;
         header.last_clean = facts::now();
+        header.session.flags &= !(Session::OUTLIVE | Session::OUTLIVED);
         header.clean_dirty_bits = if weak(Weak::CloseNoCount) { 0 } else { dirty_bits };
         match image {
             Image::Now(stamp) => header.image = Some(stamp),

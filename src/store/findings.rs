@@ -4,12 +4,12 @@
 //! Invariant kept here: nothing is read or decided here; the numbers are those that reading has found.
 
 use super::check::{damaged_copies, is_rival};
-use super::headers::{Copies, Newest};
+use super::headers::{Copies, Newest, spoilt};
 use super::open::items_in;
 use super::scan::PageFault;
 use super::survey::{Group, Survey};
 use crate::error::counted;
-use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copy_offset};
+use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copies_of, copy_offset};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
 use std::ops::Range;
 
@@ -60,7 +60,11 @@ pub(super) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
             place: format!("header copy {copy} (bytes {start} to {})", start + COPY_BYTES as u64),
             found,
             expected: format!("a valid copy of map {}", newest.header.uuid),
-            consequence: if rival {
+            consequence: if newest.lost_commit {
+                "everything counts as dirty: no copy of this pair is valid, and the power has not gone since the map was \
+                 opened, so that a newer commit may be lost"
+                    .into()
+            } else if rival {
                 "what either commit calls armed counts as dirty".into()
             } else {
                 "nothing: another copy is good; opening the map for writing renews all copies".into()
@@ -69,7 +73,24 @@ pub(super) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
             count: 1,
         }
     };
-    damaged_copies(copies, newest).iter().map(finding).collect()
+    let mut findings: Vec<Finding> = damaged_copies(copies, newest).iter().map(finding).collect();
+    let other = 1 - newest.pair;
+    if findings.is_empty() && spoilt(copies, other) {
+        let [one, two] = copies_of(other);
+        findings.push(Finding {
+            severity: Severity::Unclean,
+            place: format!("header copies {one} and {two}"),
+            found: "both are invalid".into(),
+            expected: format!("commit {}, or an older one", newest.header.sequence.saturating_add(1)),
+            consequence:
+                "nothing, if the power went while they were written; if it did not, they have rotted, and what was set \
+                          last may read clean: take a full backup"
+                    .into(),
+            repair: "write them anew, from a good copy".into(),
+            count: 1,
+        });
+    }
+    findings
 }
 
 /// What is said of a file that is longer or shorter than its header says.

@@ -4,7 +4,7 @@
 //! known to be durable, and starts from the newest valid header in the file.
 
 use crate::error::{Error, Result};
-use crate::format::{self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, ProblemClass};
+use crate::format::{self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, ProblemClass, State};
 use crate::sys::{Disk, Part};
 use crate::weak::{Weak, weak};
 use std::path::Path;
@@ -72,6 +72,8 @@ pub(crate) struct Newest {
     pub pair: usize,
     /// Another commit with the same sequence number is there as well: write it anew before anything else.
     pub rivals: bool,
+    /// A commit that was durable is lost, and with it what it listed: see [`lost_commit`].
+    pub lost_commit: bool,
 }
 
 /// The header of the file: the newest valid copy.
@@ -101,6 +103,7 @@ pub(crate) fn choose_also_cut_off(disk: &dyn Disk, copies: &Copies, path: &Path)
     let len = disk.len().map_err(io("look at the file"))?;
     let chosen = match format::choose(copies) {
         Ok(choice) => Ok(Newest {
+            lost_commit: lost_commit(disk, copies, choice.copy, choice.header).map_err(io("identify the file"))?,
             header: Header { runs: choice.armed.clone(), ..choice.header.clone() },
             pair: format::pair_of(choice.copy),
             rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Rival { .. })),
@@ -112,6 +115,23 @@ pub(crate) fn choose_also_cut_off(disk: &dyn Disk, copies: &Copies, path: &Path)
         disk.read_at(&mut [0; COPY_START], 0).map_err(io("read the header"))?;
     }
     Ok((chosen?, len))
+}
+
+/// Whether no copy of the pair that does not hold the header is valid, and no crash explains that. A commit spoils both copies
+/// of its pair only if the power goes in it: a process that is killed is in the writing of one of them. So in the boot in which
+/// the map was opened they have rotted, and one of them may have been newer. In another boot nobody can tell.
+fn lost_commit(disk: &dyn Disk, copies: &Copies, copy: usize, header: &Header) -> std::io::Result<bool> {
+    let no_other = header.state == State::Open && spoilt(copies, 1 - format::pair_of(copy));
+    if !no_other || weak(Weak::IgnoreLostCommit) {
+        return Ok(false);
+    }
+    let boot = disk.identity()?.boot_id;
+    Ok(boot != [0; 16] && boot == header.session.boot_id.0)
+}
+
+/// Whether no copy of a pair is valid.
+pub(crate) fn spoilt(copies: &Copies, pair: usize) -> bool {
+    format::copies_of(pair).iter().all(|&copy| copies[copy].is_err())
 }
 
 /// Where the entries of the page tables end, the map's and the outstanding point's. A file without all of them has lost

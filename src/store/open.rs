@@ -46,6 +46,9 @@ pub struct Recovery {
     /// A cleanly closed file whose pages all verify, but hold fewer dirty granules (the first number) than were counted
     /// when it was closed (the second): a page and its entry were lost together. Everything became dirty.
     pub lost_granules: Option<(u64, u64)>,
+    /// No copy of one header pair is valid in the boot in which the map was opened, so that a crash does not explain it: a newer
+    /// header may be lost. Everything became dirty.
+    pub lost_commit: bool,
     /// Why everything became dirty: the image is not as it was when the map was closed.
     pub image_changed: Option<String>,
     /// For a `Process` map after an unclean end: whether the page cache could be trusted.
@@ -62,7 +65,7 @@ impl Recovery {
 
     /// Whether something was found that a crash does not explain.
     pub fn damaged(&self) -> bool {
-        self.damaged_pages > 0 || self.damaged_headers > 0 || self.lost_granules.is_some()
+        self.damaged_pages > 0 || self.damaged_headers > 0 || self.lost_granules.is_some() || self.lost_commit
     }
 
     pub(super) fn reasons(&self) -> Reasons {
@@ -76,6 +79,9 @@ impl Recovery {
         }
         if self.damaged_pages > 0 || self.lost_granules.is_some() {
             r |= Reasons::DAMAGED_PAGE;
+        }
+        if self.lost_commit {
+            r |= Reasons::LOST_COMMIT;
         }
         if self.image_changed.is_some() {
             r |= Reasons::IMAGE_CHANGED;
@@ -109,15 +115,16 @@ pub(super) struct Loaded {
     allocated: Allocated,
 }
 
-/// Reads and checks the header, without changing anything.
-pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, u64)> {
+/// Reads and checks the header, without changing anything. Says what is wrong with its copies.
+pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
     let copies = headers::read_copies(disk);
     let newest = headers::choose(disk, &copies, path)?;
     if writing {
         writable(&newest.header, path)?;
     }
-    let damaged = super::check::damaged_copies(&copies, &newest).len() as u64;
-    Ok((copies, newest, damaged))
+    let damaged_headers = super::check::damaged_copies(&copies, &newest).len() as u64;
+    let recovery = Recovery { damaged_headers, lost_commit: newest.lost_commit, ..Recovery::default() };
+    Ok((copies, newest, recovery))
 }
 
 /// Whether this version can open a map with this header for writing.
@@ -130,25 +137,25 @@ pub(super) fn writable(header: &Header, path: &Path) -> Result<()> {
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
 pub(super) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
-    let (_, Newest { header, pair, .. }, damaged) = header_of(disk, path, false)?;
+    let (_, Newest { header, pair, .. }, recovery) = header_of(disk, path, false)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
     let view = View::new(header.geometry, &v, mapping)?;
-    load(disk, path, (header, pair, damaged), view, image, None, &mut |_, _| Ok(()))
+    load(disk, path, (header, pair, recovery), view, image, None, &mut |_, _| Ok(()))
 }
 
 /// Fills an all-zero view from the durable bottom and the list.
 fn load(
     disk: &dyn Disk,
     path: &Path,
-    (header, pair, damaged_headers): (Header, usize, u64),
+    (header, pair, mut recovery): (Header, usize, Recovery),
     view: View,
     image: Option<&ImageStamp>,
     saved: Option<Vec<SavedPage>>,
     allocate: &mut dyn FnMut(&Layout, Range<u64>) -> Result<()>,
 ) -> Result<Loaded> {
     let geometry = header.geometry;
-    let mut recovery = Recovery { unclean: header.state == State::Open, damaged_headers, ..Recovery::default() };
+    recovery.unclean = header.state == State::Open;
     recovery.image_changed = image.and_then(|now| now.differs_from(header.image.as_ref()));
     let process = header.durability == Durability::Process && recovery.unclean;
     recovery.cache_trusted = process.then_some(saved.is_some());
@@ -197,7 +204,8 @@ fn load(
     )?;
     let failed = Runs::from_iter(failed);
     recovery.lost_granules = lost_granules(&header, granules, failed.words()).filter(|_| !weak(Weak::IgnoreLost));
-    let dirty = if recovery.image_changed.is_some() || recovery.lost_granules.is_some() {
+    let lost = recovery.lost_granules.is_some() || recovery.lost_commit;
+    let dirty = if recovery.image_changed.is_some() || lost {
         all_words(&geometry)
     } else if saved.is_some() || weak(Weak::IgnoreList) {
         Runs::new()
@@ -383,7 +391,7 @@ fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result
 /// Opens a map for writing. The caller holds the gate, the exclusive attach lock, and a slot.
 pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, slot: u64) -> Result<(Core, Recovery)> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let (copies, newest, damaged) = header_of(&*disk, path, true)?;
+    let (copies, newest, recovery) = header_of(&*disk, path, true)?;
     let Newest { header, pair, .. } = newest.clone();
     let image_before = header.image;
     let nonce = Uuid(facts::random().map_err(io("get random bytes"))?);
@@ -404,10 +412,10 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
     };
     // The runtime page is written in any case.
     allocate(&header.layout, 0..1)?;
-    let found = (header, pair, damaged);
+    let found = (header, pair, recovery);
     let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, &mut allocate)?;
     loaded.allocated = allocated;
-    commit_open(&*disk, path, &mut loaded, &nonce, (&copies, &newest)).and_then(|published| {
+    commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), (&copies, &newest)).and_then(|published| {
         let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
         let rt = view.runtime();
         rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
@@ -510,6 +518,9 @@ pub(super) fn join<S>(
     let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
     let core = Core::new(parts, &header).map_err(io)?;
     core.mark_slot(options.writes_outlive);
+    if options.writes_outlive && header.session.flags & Session::OUTLIVE == 0 {
+        core.amend(|header| header.session.flags |= Session::OUTLIVE)?;
+    }
     event!(INFO, "joined", path = %path.display(), len = geometry.len());
     Ok((core, seat))
 }
@@ -546,6 +557,7 @@ fn told(_path: &Path, _header: &Header, _recovery: &Recovery) {
             damaged_pages = _recovery.damaged_pages,
             damaged_headers = _recovery.damaged_headers,
             lost_granules = _recovery.lost_granules.is_some(),
+            lost_commit = _recovery.lost_commit,
             image_changed = _recovery.image_changed.is_some(),
             cache_trusted = ?_recovery.cache_trusted
         );
@@ -557,7 +569,7 @@ fn commit_open(
     disk: &dyn Disk,
     path: &Path,
     loaded: &mut Loaded,
-    nonce: &Uuid,
+    (nonce, writes_outlive): (&Uuid, bool),
     found: (&Copies, &Newest),
 ) -> Result<Published> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
@@ -570,7 +582,10 @@ fn commit_open(
     }
     recovery.remember(header);
     let identity = disk.identity().map_err(io("identify the file"))?;
-    header.session = session_of(&identity, 0);
+    // Kept until a close by all: those who had the map before may be dead, and their writes not.
+    let doubt = header.session.flags & (Session::OUTLIVE | Session::OUTLIVED) != 0 && !weak(Weak::OutlivedForgotten);
+    let flags = if doubt { Session::OUTLIVED } else { 0 } | if writes_outlive { Session::OUTLIVE } else { 0 };
+    header.session = session_of(&identity, flags);
     header.state = State::Open;
     header.nonce = *nonce;
     header.last_open = facts::now();

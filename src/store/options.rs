@@ -206,8 +206,8 @@ impl Options {
 
     /// Whether data writes of this process may reach the image after its death: because a device, the kernel or another
     /// process carries them out (asynchronous or remote I/O). Not by default: a plain write system call is over when the process
-    /// is gone. If so, and the process dies inside a [bracket](DirtyMap::begin_write), no checkpoint can be frozen until the map
-    /// was closed by all who have it open. For opening and creating.
+    /// is gone. If so, and the process dies inside a [bracket](DirtyMap::begin_write), or the last process dies before it closed the map, no
+    /// checkpoint can be frozen until the map was closed by all who have it open. For opening and creating.
     pub fn writes_outlive(mut self, outlive: bool) -> Options {
         self.writes_outlive = outlive;
         self

@@ -225,7 +225,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let scan = Scan { disk, path, header };
     let survey = if cut_off { Survey::default() } else { Survey::of(&scan, progress)? };
     let lost = if cut_off { None } else { survey.lost(header) };
-    let everything = cut_off || lost.is_some();
+    let everything = cut_off || lost.is_some() || newest.lost_commit;
 
     let mut points = Vec::new();
     for place in (0..header.points.len()).filter(|&place| header.points[place].has_regions()) {
@@ -246,6 +246,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         damaged_pages: survey.damaged,
         damaged_headers: damaged.len() as u64,
         lost_granules: lost,
+        lost_commit: newest.lost_commit,
         ..Recovery::default()
     };
     if recovery.unclean && header.durability == Durability::Process {
@@ -272,6 +273,7 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     );
     when(&mut actions, cut_off, "make everything dirty: the file was cut off inside its page table".into());
     when(&mut actions, lost.is_some(), "make everything dirty: pages and their entries were lost together".into());
+    when(&mut actions, newest.lost_commit, "make everything dirty: a header was lost that may have been newer".into());
     let failed = survey.failures();
     when(&mut actions, failed > 0, format!("write {} anew, as all dirty", counted(failed, "failed page")));
     for &(place, _) in &points {

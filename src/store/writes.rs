@@ -110,6 +110,16 @@ impl Core {
         })
     }
 
+    /// The error of a freeze beside writes of which nobody knows when they are over.
+    pub(super) fn may_arrive(&self) -> Error {
+        Error::Refused {
+            path: self.path.clone(),
+            why: "a process died that may have writes under way which still arrive, so no freeze can tell when the image \
+                  stands still; see that they are over, and close the map in all processes"
+                .into(),
+        }
+    }
+
     /// Raises the epoch and waits until every write that had registered before has ended. Without the update lock: who
     /// writes may need it.
     ///
@@ -174,12 +184,7 @@ impl Core {
             if held {
                 writes = writes.saturating_add(count);
             } else if rt[runtime::slot_flags(slot)].load(SeqCst) & OUTLIVE != 0 && !weak(Weak::ForgetOutlived) {
-                return Err(Error::Refused {
-                    path: self.path.clone(),
-                    why: "a process died with writes under way that may still arrive, so no freeze can tell when the \
-                          image stands still; see that they are over, and close the map in all processes"
-                        .into(),
-                });
+                return Err(self.may_arrive());
             }
         }
         Ok(writes)

@@ -151,7 +151,7 @@ impl Session {
         let options = options().access(Access::Shared);
         let alone = self.cores.iter().all(Option::is_none);
         // What recovery makes dirty may be dirty, also if it does not come to its end.
-        let unknown = alone.then(|| load_in_memory(&*SimDisk::new(self.disk.cache(), Vec::new()), path(), None));
+        let unknown = alone.then(|| load_in_memory(&*self.disk.after_death(), path(), None));
         let unknown = unknown.and_then(Result::ok).map_or(Vec::new(), |loaded| all_of(&both(&loaded)));
         let may_be_dirty = || truth.with(|b| b.may.iter_mut().zip(&unknown).for_each(|(may, dirty)| *may |= dirty));
         // Now and then the kernel has failed to write a page back when all are dead.
@@ -162,7 +162,7 @@ impl Session {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             if alone {
                 let opened = open_alone(door, path(), &options, process as u64);
-                opened.map(|(core, recovery)| (core, recovery.cache_trusted == Some(true)))
+                opened.map(|(core, recovery)| (core, recovery.cache_trusted == Some(true) && !recovery.lost_commit))
             } else {
                 join(door, path(), &options, |_| Ok((process as u64, ()))).map(|(core, ())| (core, false))
             }
@@ -426,7 +426,7 @@ fn check_left(end: &End) -> Result<usize, String> {
     let (core, recovery) =
         open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened: {e}"))?;
     core.together(|both| check_covered(both, truth, "all are dead"))?;
-    if recovery.unclean && recovery.cache_trusted != Some(true) {
+    if recovery.unclean && (recovery.cache_trusted != Some(true) || recovery.lost_commit) {
         return Ok(0);
     }
     // It was closed, or who opens it knows what those had who died: no more is dirty than they have set.

@@ -393,6 +393,78 @@ fn a_file_is_not_mapped_where_that_is_not_known_to_be_safe() {
     }
 }
 
+/// Makes header copies invalid, as rot does.
+fn rot(disk: &SimDisk, copies: &[usize]) {
+    let parts: Vec<Part<'_>> =
+        copies.iter().map(|&copy| Part { offset: format::copy_offset(copy), bytes: &[0xAA; SECTOR] }).collect();
+    disk.write_durable(&parts).unwrap();
+}
+
+/// Both copies of the newest commit, which was durable and lists a bit that was set. In the same boot no crash explains that;
+/// in another one the power may have gone while they were written, and check says so.
+#[test]
+pub(super) fn a_commit_of_which_both_copies_rot_makes_everything_dirty() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(0..1).unwrap();
+    core.flush().unwrap();
+    core.set_bits(6400..6401).unwrap();
+    drop(core);
+    rot(&disk, &format::copies_of(headers::newest(&*disk, path()).unwrap().pair));
+    let same_boot = disk.after_death();
+    let report = check::at_rest(&*same_boot, path(), &mut |_, _| {}).unwrap();
+    assert_eq!((report.severity(), report.info.dirty.unwrap().0), (Some(crate::Severity::Damage), BITS));
+    assert_eq!((report.info.recovery.damaged_headers, &report.info.reasons[..]), (2, &["crash", "header lost"][..]));
+    let loaded = load_in_memory(&*same_boot, path(), None).unwrap();
+    assert!(loaded.recovery.lost_commit && !all_of(&both(&loaded)).contains(&false));
+    let plan = crate::store::repair::plan(&*same_boot, path(), &mut |_, _| {}).unwrap();
+    assert_eq!(plan.dirty.0, BITS);
+    let (core, recovery) = opened_with(&same_boot, &options()).unwrap();
+    assert!(recovery.lost_commit && !all_dirty(&core).contains(&false));
+    assert!(close(&core));
+    assert!(header_on(&same_boot).dirt_reasons.contains(Reasons::LOST_COMMIT));
+
+    let other_boot = SimDisk::new(disk.device(), Vec::new());
+    let report = check::at_rest(&*other_boot, path(), &mut |_, _| {}).unwrap();
+    assert_eq!(report.severity(), Some(crate::Severity::Unclean));
+    assert!(report.findings[0].consequence.contains("if it did not, they have rotted"), "{:?}", report.findings);
+    assert_eq!((report.info.recovery.damaged_headers, report.info.recovery.lost_commit), (0, false));
+}
+
+/// Whichever two they are, in whatever boot.
+#[test]
+fn two_rotten_header_copies_of_a_closed_map_lose_nothing() {
+    for (one, two) in (0..format::COPIES).flat_map(|one| (0..one).map(move |two| (one, two))) {
+        let disk = SimDisk::new(fresh(), Vec::new());
+        let core = opened(&disk);
+        core.set_bits(0..1).unwrap();
+        core.flush().unwrap();
+        core.set_bits(6400..6401).unwrap();
+        assert!(close(&core));
+        rot(&disk, &[one, two]);
+        for disk in [disk.after_death(), SimDisk::new(disk.device(), Vec::new())] {
+            let loaded = load_in_memory(&*disk, path(), None).unwrap();
+            assert!(dirty(&both(&loaded), 0) && dirty(&both(&loaded), 6400), "copies {one} and {two}");
+            let report = check::at_rest(&*disk, path(), &mut |_, _| {}).unwrap();
+            assert!(!report.findings.is_empty(), "copies {one} and {two}");
+        }
+    }
+}
+
+/// Of a map that was not closed, those that are not both of one commit.
+#[test]
+fn two_rotten_header_copies_of_two_commits_lose_nothing() {
+    for (one, two) in [(0, 1), (0, 3), (2, 1), (2, 3)] {
+        let disk = SimDisk::new(fresh(), Vec::new());
+        let core = opened(&disk);
+        core.set_bits(0..1).unwrap();
+        drop(core);
+        rot(&disk, &[one, two]);
+        let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
+        assert!(dirty(&both(&loaded), 0), "copies {one} and {two}");
+    }
+}
+
 #[test]
 pub(super) fn another_image_makes_everything_dirty() {
     let of_size = |size| {
@@ -523,6 +595,30 @@ pub(super) fn who_joins_has_no_writes_of_the_dead_under_way() {
     drop(dead);
     let _next = shared.open(&path).unwrap();
     lives.freeze(None).unwrap();
+}
+
+/// Whoever of them said so: nobody is left who could know that such a write is over.
+#[test]
+pub(super) fn writes_of_the_dead_are_not_forgotten_with_the_last_process() {
+    for first in [false, true] {
+        let (_dir, path, shared) = shared_file();
+        let created = shared.clone().writes_outlive(first).create(&path, 1 << 30).unwrap();
+        let joined = shared.clone().writes_outlive(!first).open(&path).unwrap();
+        drop((created, joined));
+        // Also if the next one dies as well, and says no such thing, or the file is repaired.
+        for repaired in [false, true] {
+            let next = shared.open(&path).unwrap();
+            assert_eq!(next.freeze(None).unwrap_err().kind(), "refused");
+            drop(next);
+            if repaired {
+                crate::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap();
+            }
+        }
+        let next = shared.open(&path).unwrap();
+        assert_eq!(next.freeze(None).unwrap_err().kind(), "refused");
+        next.close().unwrap();
+        shared.open(&path).unwrap().freeze(None).unwrap();
+    }
 }
 
 #[test]

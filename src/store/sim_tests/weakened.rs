@@ -120,6 +120,8 @@ fn suite(step: Weak) -> Suite {
         Weak::AnyOfTwoMaps => Test(format::between_two_maps_with_equally_many_copies_nobody_can_tell),
         Weak::PassOverNewer => Test(format::what_a_newer_version_committed_is_not_passed_over),
         Weak::IgnoreStray => Test(steps::bits_past_the_end_make_a_page_damaged),
+        Weak::IgnoreLostCommit => Test(steps::a_commit_of_which_both_copies_rot_makes_everything_dirty),
+        Weak::OutlivedForgotten => Test(steps::writes_of_the_dead_are_not_forgotten_with_the_last_process),
         Weak::IgnoreLost | Weak::CloseNoCount => Test(steps::a_page_that_was_lost_with_its_entry_is_missed),
         Weak::IgnoreImage => Test(steps::another_image_makes_everything_dirty),
         Weak::NoReasons => Test(steps::the_header_says_that_there_was_a_crash),
