@@ -95,7 +95,7 @@ pub const PROMISES: [Promise; 38] = [
     reads("checkpoint status", "frozen.map", 0, "checkpoint status"),
     reads("checkpoint list", "frozen.map", 0, "checkpoint list"),
     changes("checkpoint drop", "frozen.map --name monday", &["frozen.map"], "checkpoint drop"),
-    makes("checkpoint export", "frozen.map new.map --name monday", "new.map", "checkpoint export"),
+    makes("checkpoint export", "frozen.map new.map --since monday", "new.map", "checkpoint export"),
     makes("import-qcow2", "disk.qcow2 --bitmap b new.map --disabled take", "new.map", "import-qcow2"),
     makes("export-qcow2", "disk.map new.qcow2 --bitmap b", "new.qcow2", "export-qcow2"),
     reads("completions", "bash", 0, "completions"),
