@@ -3,6 +3,7 @@
 //! Invariant kept here: every message says what was found, where, what was expected and what to do
 //! next. Library code returns these and never panics on input.
 
+use crate::progress::Step;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -213,6 +214,11 @@ pub enum Error {
         /// How long the freeze has waited, in seconds.
         waited: u64,
     },
+    /// [Who is told of the progress](crate::Options::progress) of long work had it stopped.
+    Interrupted {
+        /// What was being done.
+        step: Step,
+    },
     /// What was asked for cannot be done on this file system or system.
     Refused {
         /// The file.
@@ -254,6 +260,7 @@ impl Error {
             Error::NoCheckpoint { .. } => "no-checkpoint",
             Error::NoPoint { .. } => "no-point",
             Error::Busy { .. } => "busy",
+            Error::Interrupted { .. } => "interrupted",
             Error::Refused { .. } => "refused",
         }
     }
@@ -360,6 +367,7 @@ impl fmt::Display for Error {
                 path.display(),
                 counted(*writes, "data write")
             ),
+            Error::Interrupted { step } => write!(f, "interrupted while {}; {}", step.name(), step.left()),
             Error::Refused { path, why } => write!(f, "{}: {why}", path.display()),
         }
     }

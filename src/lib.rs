@@ -48,6 +48,7 @@ pub mod format;
 mod geometry;
 mod iter;
 mod levels;
+mod progress;
 mod read;
 mod store;
 mod sync;
@@ -61,6 +62,7 @@ pub use error::{Error, Holder, Result};
 pub use format::{CheckpointState, Durability, Uuid};
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use iter::{Areas, Granules, WordsIter};
+pub use progress::{Progress, Step};
 pub use read::AnyMap;
 pub use store::{
     Access, Checkpoint, CloseError, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint,

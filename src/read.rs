@@ -57,6 +57,11 @@ pub trait Search {
     fn fold_words<B>(&self, _walk: Walk, _bits: &Range<u64>, init: B, _f: impl FnMut(B, u64, u64) -> B) -> B {
         init
     }
+    /// The first stretch among `words` of which every bit is set, as is known without a look at it; `None` where nothing
+    /// is known so.
+    fn full_words(&self, _words: Range<u64>) -> Option<Range<u64>> {
+        None
+    }
     /// Itself, if it is one in memory, for what is quicker with two of them.
     fn as_bitmap(&self) -> Option<&Bitmap> {
         None
@@ -92,19 +97,33 @@ pub trait Search {
 
     /// Bits set among `bits`.
     fn count_bits(&self, bits: Range<u64>) -> u64 {
-        WordsIter::over(self, bits).map(|(_, word)| u64::from(word.count_ones())).sum()
+        self.tally(bits).0
     }
 
     /// Items of dirty granules.
     fn dirty_len(&self) -> u64 {
-        let bits = self.geometry().bits();
-        // In one pass, so that the last bit is counted and measured by the same look.
-        let (mut count, mut last) = (0, false);
-        for (i, word) in WordsIter::over(self, 0..bits) {
-            count += u64::from(word.count_ones());
-            last |= i == (bits - 1) / WORD_BITS && word >> ((bits - 1) % WORD_BITS) & 1 != 0;
-        }
+        let (count, last) = self.tally(0..self.geometry().bits());
         self.items_in(count, last)
+    }
+
+    /// Bits set among `bits`, and whether the last of these is: in one pass, so that it is counted and measured by the same
+    /// look.
+    fn tally(&self, bits: Range<u64>) -> (u64, bool) {
+        let (mut count, mut last, mut at) = (0, false, bits.start);
+        while at < bits.end {
+            let full = self.full_words(at / WORD_BITS..bits.end.div_ceil(WORD_BITS));
+            let full = full.map_or(bits.end..bits.end, |words| {
+                (words.start * WORD_BITS).max(at)..(words.end * WORD_BITS).min(bits.end)
+            });
+            for (i, word) in WordsIter::over(self, at..full.start) {
+                count += u64::from(word.count_ones());
+                last = i == (bits.end - 1) / WORD_BITS && word >> ((bits.end - 1) % WORD_BITS) & 1 != 0;
+            }
+            count += full.end - full.start;
+            last |= full.start < full.end && full.end == bits.end;
+            at = full.end;
+        }
+        (count, last)
     }
 
     /// Items of `count` granules; `last` tells whether the map's last one, which may be partial, is among them.

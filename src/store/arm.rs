@@ -9,12 +9,16 @@ use super::volatile::{CHUNK_WORDS, Place};
 use crate::error::Result;
 use crate::format::{Header, MAX_RUNS, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
+use crate::progress::Step;
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
 use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// Words of a long range that are armed together, and flushed together when there is no room for more: 8 MiB of the bottom.
+const PIECE_WORDS: u64 = 1 << 20;
 
 impl Core {
     /// Whether a bit is set and durable, so that nothing is left to do.
@@ -59,20 +63,32 @@ impl Core {
     /// The same, from word `first` on: those before are durable.
     #[cold]
     fn set_from(&self, first: u64, bits: Range<u64>) -> Result<()> {
-        let durable = self.view.durable();
-        let end = bits.end.div_ceil(64);
         let mut changed = 0;
-        let done = words_of(bits.start.max(first * 64)..bits.end).try_for_each(|(w, mask)| {
-            if durable[w as usize].load(SeqCst) & mask == mask {
-                return Ok(());
-            }
-            self.set_word(w, mask, end, &mut changed)
-        });
+        let done = self.set_words(first, bits.clone(), &mut changed);
         // Also after an error: what was set before it is set.
         if changed != 0 {
             self.changes.mark(bits);
         }
         done
+    }
+
+    /// Marks bits from word `first` on, and adds those that were clear to `changed`, which the caller has to
+    /// [mark](super::changes). Piece by piece: so what is flushed at once, and the memory that takes, are bounded.
+    pub(super) fn set_words(&self, first: u64, bits: Range<u64>, changed: &mut u64) -> Result<()> {
+        let durable = self.view.durable();
+        let end = bits.end.div_ceil(64);
+        for from in (first..end).step_by(PIECE_WORDS as usize) {
+            if from != first {
+                self.tell(Step::Setting, from)?;
+            }
+            let to = (from + PIECE_WORDS).min(end);
+            for (w, mask) in words_of(bits.start.max(from * 64)..bits.end.min(to * 64)) {
+                if durable[w as usize].load(SeqCst) & mask != mask {
+                    self.set_word(w, mask, to, changed)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sets the bits of one word, and adds those that were clear to `changed`, which the caller has to

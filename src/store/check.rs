@@ -406,6 +406,11 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     })
 }
 
+/// Whether the list of a header is what a repair has left there as dirty, since it was too much to be written.
+pub(super) fn left_on_list(header: &Header) -> bool {
+    header.state == State::Clean && !header.runs.is_empty() && header.dirt_reasons.contains(Reasons::REPAIR)
+}
+
 /// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
 /// explains nothing here.
 pub(super) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {

@@ -9,17 +9,23 @@
 use super::added::forget;
 use super::core::Core;
 use super::create::random_uuid;
-use super::frozen::Here;
-use super::points::bitmap_of;
+use super::frozen::{Dirt, Frozen, Here};
+use super::points::{BATCH_WORDS, PointWord, bitmap_of};
 use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result, counted};
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
+use crate::progress::Step;
 use crate::read::Search;
 use crate::sys::facts;
 use crate::trace::event;
 use crate::weak::{Point as Stage, Weak, at, weak};
 use std::time::Duration;
+
+/// Most words of a point that are put back together.
+const PUT_BACK_WORDS: usize = 1 << 17;
+/// So many times that much is put back before the work asks whether to go on.
+const MOMENT: usize = 2;
 
 /// The outstanding checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +131,8 @@ impl Core {
         let point = Point { name: name.unwrap_or_default().into(), ..space.choose(&header)? };
         at(Stage::Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
-        let point = space.write(&header, point, &Here { view: &self.view, core: Some(self) })?;
+        let here = Here { dirt: Dirt::of(&self.view), core: Some(self) };
+        let point = space.write(&header, point.clone(), &here).inspect_err(|_| self.give_up(&point))?;
         at(Stage::PointWritten);
         if weak(Weak::FreezeEarlyReset) {
             self.reset_frozen(&header, &point)?;
@@ -160,7 +167,12 @@ impl Core {
     }
 
     fn reset_frozen(&self, header: &Header, point: &Point) -> Result<()> {
-        let failed = self.each_batch(header, point, &mut |batch| {
+        let mut begun = false;
+        let failed = self.each_batch(header, point, BATCH_WORDS, &mut |batch| {
+            if begun {
+                self.tell(Step::Resetting, batch[0].0)?;
+            }
+            begun = true;
             at(Stage::Resetting);
             let mut lock = self.lock()?;
             if !weak(Weak::FreezeEarlyReset) && !weak(Weak::FreezeNoRecheck) {
@@ -313,12 +325,38 @@ impl Core {
 
     /// Sets what is in the point. If a page of it does not verify, everything.
     fn put_back(&self, header: &Header, point: &Point) -> Result<()> {
-        // Nothing changes for who reads here and in the point: so these are no changes to mark.
-        let failed = self.each_batch(header, point, &mut |batch| self.or_words(batch.iter().copied(), |_, _| ()))?;
+        let mut batches = 0;
+        let failed = self.each_batch(header, point, PUT_BACK_WORDS, &mut |batch| {
+            // What takes a moment is done, also by a freeze that was stopped.
+            if batches >= MOMENT {
+                self.tell(Step::PuttingBack, batch[0].0)?;
+            }
+            batches += 1;
+            self.put_back_words(batch)
+        })?;
         if failed > 0 && !weak(Weak::PutBackIgnoreFailed) {
             self.add_dirt(Reasons::DAMAGED_PAGE, || self.set_bits(0..self.geometry().bits()))?;
         }
         self.flush()
+    }
+
+    /// Nothing changes for who reads here and in the point: so these are no changes to mark.
+    fn put_back_words(&self, words: &[PointWord]) -> Result<()> {
+        let full = |&(w, word): &PointWord| word == self.geometry().word_mask(w);
+        let or = |words: &[PointWord]| self.or_words(words.iter().copied(), |_| Ok(()), |_, _| ());
+        let (mut from, mut at) = (0, 0);
+        for stretch in words.chunk_by(|a, b| full(a) && full(b) && a.0 + 1 == b.0) {
+            let end = at + stretch.len();
+            // Long stretches are armed at once, as for one call of `set`.
+            if stretch.len() >= BATCH_WORDS {
+                or(&words[from..at])?;
+                let (first, count) = (stretch[0].0, stretch.len() as u64);
+                self.set_words(first, first * 64..((first + count) * 64).min(self.geometry().bits()), &mut 0)?;
+                from = end;
+            }
+            at = end;
+        }
+        or(&words[from..])
     }
 
     /// Whether a page of the outstanding point fails, so that everything counts as dirty.
@@ -350,8 +388,9 @@ impl DirtyMap {
     /// [`Error::Outstanding`] when a checkpoint is; [`Error::Refused`] for a name that cannot be or is taken, when there are 64
     /// points, inside a bracket that this thread has begun, or when a process died whose writes may arrive later;
     /// [`Error::Busy`] when a write did not end [in time](crate::Options::freeze_timeout); [`Error::NoCheckpoint`] when
-    /// somebody aborted it meanwhile; [`Error::Io`], [`Error::ReadOnly`]. After an error nothing has changed; if that
-    /// failed as well, the checkpoint is outstanding and can be aborted.
+    /// somebody aborted it meanwhile; [`Error::Interrupted`]; [`Error::Io`], [`Error::ReadOnly`]. After an error nothing has
+    /// changed; if that failed as well, or would have taken long after an interrupt, the checkpoint is outstanding, and can be
+    /// aborted; whoever opens the map next, alone, does so.
     pub fn freeze(&self, name: Option<&str>) -> Result<Checkpoint> {
         let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
         self.core()?.freeze(name, live.freeze_timeout)
@@ -418,34 +457,47 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::NoCheckpoint`] unless this one is frozen: before that the image may not be read. [`Error::OutOfMemory`].
     pub fn frozen(&self, uuid: Uuid) -> Result<Bitmap> {
+        self.with_frozen(&uuid, bitmap_of)
+    }
+
+    /// How many granules the checkpoint has frozen, and the items in them, without a copy in memory.
+    ///
+    /// # Errors
+    /// As [`frozen`](Self::frozen).
+    pub fn frozen_len(&self, uuid: Uuid) -> Result<(u64, u64)> {
+        self.with_frozen(&uuid, |point| Ok((Search::count(point), Search::dirty_len(point))))
+    }
+
+    fn with_frozen<R>(&self, uuid: &Uuid, f: impl FnOnce(&Frozen) -> Result<R>) -> Result<R> {
         let none = |header: &Header| Error::NoCheckpoint {
             path: self.path().to_path_buf(),
             uuid: uuid.to_string(),
             found: of_header(header).map_or("none outstanding".into(), |c| format!("{} ({})", c.uuid, c.state.name())),
         };
-        let is = |header: &Header| header.checkpoint_state == CheckpointState::Frozen && header.checkpoint_uuid == uuid;
+        let is =
+            |header: &Header| header.checkpoint_state == CheckpointState::Frozen && header.checkpoint_uuid == *uuid;
         self.readable()?;
         let header = self.header()?;
         if !is(&header) {
             return Err(none(&header));
         }
-        let copy = match &self.inner {
+        let found = match &self.inner {
             Inner::Live(live) => match live.core.frozen(live.core.checkpoint_word()) {
-                Some(point) => bitmap_of(&point)?,
+                Some(point) => f(&point)?,
                 None => return Err(none(&self.header()?)),
             },
-            Inner::Loaded(loaded) => match &loaded.2 {
-                Some(point) => bitmap_of(point)?,
+            Inner::Loaded(loaded) => match &loaded.frozen {
+                Some(point) => f(point)?,
                 None => return Err(none(&header)),
             },
             Inner::Watching(watch) => match watch.point(watch.checkpoint_word()) {
-                Some(point) => bitmap_of(&point)?,
+                Some(point) => f(&point)?,
                 None => return Err(none(&self.header()?)),
             },
         };
-        // Still that one: so what was copied is what it froze.
+        // Still that one: so what was read is what it froze.
         let now = self.header()?;
-        if is(&now) { Ok(copy) } else { Err(none(&now)) }
+        if is(&now) { Ok(found) } else { Err(none(&now)) }
     }
 }
 

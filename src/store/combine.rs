@@ -8,6 +8,7 @@ use super::core::Core;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};
 use crate::error::Result;
 use crate::iter::Rounded;
+use crate::progress::Step;
 use crate::read::AnyMap;
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -20,14 +21,16 @@ const BATCH: usize = 4096;
 
 impl Core {
     /// Sets bits word by word: `words` yields `(word index, bits)`, ascending; `changed` hears of the bits that
-    /// were clear, also before an error.
+    /// were clear, also before an error. `told` hears of the next word between two batches, and can end it.
     pub(super) fn or_words(
         &self,
         words: impl Iterator<Item = (u64, u64)>,
+        told: impl Fn(u64) -> Result<()>,
         mut changed: impl FnMut(u64, u64),
     ) -> Result<()> {
         let durable = self.view.durable();
         let mut words = words.filter(|&(w, bits)| durable[w as usize].load(SeqCst) & bits != bits);
+        let mut begun = false;
         loop {
             let (mut batch, mut runs): (Vec<_>, Vec<Range<u64>>) = (Vec::new(), Vec::new());
             while batch.len() < BATCH
@@ -40,9 +43,11 @@ impl Core {
                     _ => runs.push(w..w + 1),
                 }
             }
-            if batch.is_empty() {
-                return Ok(());
+            let Some(&(first, _)) = batch.first() else { return Ok(()) };
+            if begun {
+                told(first)?;
             }
+            begun = true;
             let done = self.or_batch(&batch, &runs, &mut changed);
             // Whoever armed them has taken them out, unless there was no room or nothing to arm.
             self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|run| !runs.contains(run));
@@ -99,7 +104,8 @@ impl DirtyMap {
         if std::ptr::addr_eq(self, other) {
             return Ok(());
         }
-        core.or_words(Rounded::new(other, *core.geometry()), |w, new| core.changes.mark_word(w, new))?;
+        let told = |w| core.tell(Step::Setting, w);
+        core.or_words(Rounded::new(other, *core.geometry()), told, |w, new| core.changes.mark_word(w, new))?;
         other.check_readable()
     }
 

@@ -8,6 +8,7 @@ use super::changes::SharedChanges;
 use super::frozen::Cache;
 use super::headers::{self, Published};
 use super::locks::Deadline;
+use super::progress::Watcher;
 use super::view::{View, runtime};
 use super::volatile::Allocated;
 use crate::error::{Error, Result};
@@ -73,6 +74,8 @@ pub(crate) struct Core {
     pub(super) frozen: Cache,
     /// The image as it was recorded when the map was opened.
     pub(super) image_before: Option<Stamp>,
+    /// Whom long work tells.
+    pub(super) watcher: Watcher,
 }
 
 /// What one holder of the update lock leaves for the next in this process. Only hints: nothing in it is needed
@@ -134,6 +137,7 @@ pub(crate) struct Parts {
     pub ahead_bound: u64,
     pub allocated: Allocated,
     pub image_before: Option<Stamp>,
+    pub watcher: Watcher,
 }
 
 /// Whether the volatile part of a map that is opened for writing is a region of the file.
@@ -144,7 +148,7 @@ pub(super) fn in_file(header: &Header, shared: bool) -> bool {
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
         let Parts { disk, path, view, nonce, slot, shared, lock_timeout, .. } = parts;
-        let Parts { armed_bound, ahead_bound, allocated, image_before, .. } = parts;
+        let Parts { armed_bound, ahead_bound, allocated, image_before, watcher, .. } = parts;
         let lists_all = header.durability == Durability::Process;
         let core = Core {
             disk,
@@ -175,6 +179,7 @@ impl Core {
             space: Mutex::default(),
             frozen: Cache::default(),
             image_before,
+            watcher,
         };
         core.stay_off_volatile();
         Ok(core)

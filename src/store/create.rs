@@ -4,11 +4,13 @@
 //! place of another file.
 
 use super::Options;
-use super::points::some_pages;
-use super::{headers, pages};
+use super::headers;
+use super::pages::{self, PageContent};
+use super::points::{BATCH_PAGES, some_pages};
 use crate::error::{Error, Result};
 use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
-use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
+use crate::progress::Step;
 use crate::read::Search;
 use crate::sys::create::{self, Permit};
 use crate::sys::{Disk, FileDisk, Part, facts, fs};
@@ -71,63 +73,66 @@ fn failed(source: std::io::Error, op: &'static str, path: &Path) -> Error {
 
 /// Makes a closed map at `path` that holds what `map` does.
 pub(super) fn create_filled(path: &Path, map: &impl Search, options: &Options) -> Result<()> {
-    let io = |source| Error::Io { op: "write the new map", path: path.to_path_buf(), source };
     let new = NewFile::in_place(path, options.permit)?;
-    let disk = FileDisk::new(new.file().try_clone().map_err(io)?, true);
-    let fill = |disk: &dyn Disk, header: &mut Header| {
-        header.clean_dirty_bits = map.count();
-        let (mut at, end) = (0, map.geometry().words());
-        while at < end {
-            let (batch, next) = some_pages(map, at);
-            let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
-            if !indices.is_empty() {
-                pages::write(disk, &header.uuid, &header.layout, &indices, |k, _| batch[k].1)?;
-            }
-            at = next;
-        }
-        Ok(())
+    let file = new.file().try_clone().map_err(writing(path))?;
+    let mut at = 0;
+    let batches = || {
+        let (batch, next) = some_pages(map, at);
+        at = next;
+        batch
     };
-    write_parts(&disk, *map.geometry(), options, fill).map_err(io)?;
+    let disk = FileDisk::new(file, true);
+    write_parts(&disk, path, (*map.geometry(), map.count()), options, std::iter::repeat_with(batches))?;
     new.publish()
 }
 
 /// Writes a whole new map, closed cleanly, into an empty file, durably.
 pub(super) fn write_new(disk: &dyn Disk, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
-    let io = |source| Error::Io { op: "write the new map", path: path.to_path_buf(), source };
-    let fill = |disk: &dyn Disk, header: &mut Header| {
-        if options.dirty {
-            header.clean_dirty_bits = geometry.bits();
-            write_all_dirty(disk, header)?;
-        }
-        Ok(())
-    };
-    write_parts(disk, geometry, options, fill).map_err(io)
+    let (dirty, pages) = if options.dirty { (geometry.bits(), geometry.pages()) } else { (0, 0) };
+    let content = |index| std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
+    let batch = |first: u64| (first..pages).take(BATCH_PAGES).map(|index| (index, content(index))).collect();
+    write_parts(disk, path, (geometry, dirty), options, (0..pages).step_by(BATCH_PAGES).map(batch))
 }
 
+fn writing(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    |source| Error::Io { op: "write the new map", path: path.to_path_buf(), source }
+}
+
+/// `batches`: the pages that are not zero, in as many pieces as it takes; none behind an empty one.
 fn write_parts(
     disk: &dyn Disk,
-    geometry: Geometry,
+    path: &Path,
+    (geometry, dirty_bits): (Geometry, u64),
     options: &Options,
-    fill: impl Fn(&dyn Disk, &mut Header) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let mut header = Header::new(random_uuid()?, geometry, options.durability);
-    disk.grow(header.file_length())?;
+    batches: impl Iterator<Item = Vec<(u64, PageContent)>>,
+) -> Result<()> {
+    let io = writing(path);
+    let mut header = Header::new(random_uuid().map_err(&io)?, geometry, options.durability);
+    disk.grow(header.file_length()).map_err(&io)?;
     header.label.clone_from(&options.label);
     header.created = facts::now();
     if !options.added.is_empty() {
         (header.dirt_reasons, header.dirt_time) = (options.added, header.created);
     }
     header.image = options.image.map(|i| i.0);
-    fill(disk, &mut header)?;
+    header.clean_dirty_bits = dirty_bits;
+    for (i, batch) in batches.take_while(|batch| !batch.is_empty()).enumerate() {
+        if i > 0 {
+            let at = geometry.item_of(batch[0].0 * PAGE_BITS);
+            options.watcher.tell(Step::Creating, at, geometry.len())?;
+        }
+        let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
+        pages::write(disk, &header.uuid, &header.layout, &indices, |k, _| batch[k].1).map_err(&io)?;
+    }
     // All that headers can take, so that no commit ever needs space.
     let zeros = vec![0; MAX_USED.next_multiple_of(4096)];
     let copies: Vec<Part<'_>> = (0..COPIES).map(|i| Part { offset: copy_offset(i), bytes: &zeros }).collect();
-    disk.write_durable(&copies)?;
+    disk.write_durable(&copies).map_err(&io)?;
     for (sequence, pair) in [(1, 0), (2, 1)] {
         header.sequence = sequence;
-        headers::write_pair(disk, &header, pair)?;
+        headers::write_pair(disk, &header, pair).map_err(&io)?;
     }
-    if weak(Weak::CreateUnsynced) { Ok(()) } else { disk.sync_all() }
+    if weak(Weak::CreateUnsynced) { Ok(()) } else { disk.sync_all().map_err(io) }
 }
 
 /// A random identity, marked as such (RFC 9562, version 4).
@@ -136,15 +141,4 @@ pub(super) fn random_uuid() -> std::io::Result<Uuid> {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(Uuid(bytes))
-}
-
-fn write_all_dirty(disk: &dyn Disk, header: &Header) -> std::io::Result<()> {
-    const BATCH: usize = 16384;
-    let geometry = &header.geometry;
-    let content = |_, index| std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
-    for first in (0..geometry.pages()).step_by(BATCH) {
-        let batch: Vec<u64> = (first..geometry.pages()).take(BATCH).collect();
-        pages::write(disk, &header.uuid, &header.layout, &batch, content)?;
-    }
-    Ok(())
 }

@@ -130,7 +130,7 @@ pub(super) fn state(header: &Header) -> Vec<Finding> {
             count: 1,
         });
     }
-    if !header.runs.is_empty() {
+    if !header.runs.is_empty() && !super::check::left_on_list(header) {
         let needlessly = format!("up to {} copied needlessly", counted(armed, "byte"));
         findings.push(Finding {
             severity: Severity::Unclean,

@@ -10,6 +10,7 @@ use super::view::{View, runtime};
 use crate::error::Result;
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
+use crate::progress::Step;
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
 use crate::words::{Shared, WordsMut};
@@ -75,8 +76,9 @@ impl Locked<'_> {
                 self.commit(&mut header)?;
             }
             let redo = if core.lists_all { touched_of(&core.view, &handled) } else { self.disarm(&handled) };
-            for batch in redo.chunks(BATCH_PAGES) {
-                if let Err(e) = self.write_pages(batch)
+            for (i, batch) in redo.chunks(BATCH_PAGES).enumerate() {
+                let told = if i == 0 { Ok(()) } else { core.tell(Step::Flushing, batch[0].0 * PAGE_WORDS) };
+                if let Err(e) = told.and_then(|()| self.write_pages(batch))
                     && !weak(Weak::ForgetError)
                 {
                     // Nothing leaves the list, and what is listed and not armed is redone by the next flush. In a map
@@ -107,6 +109,8 @@ impl Locked<'_> {
             if !more || weak(Weak::OneRound) {
                 break;
             }
+            // What this round wrote has left the list, and what is left is touched still.
+            core.tell(Step::Flushing, handled.iter().last().map_or(0, |run| run.end()))?;
         }
         self.forget_resets();
         Ok(())
@@ -276,18 +280,28 @@ impl Locked<'_> {
     /// with summaries, where all is listed, and those among which something was reset.
     fn touched_unlisted(&self, list: &Runs) -> (Runs, bool) {
         let core = self.core;
-        let mut found = Vec::new();
-        let mut more = false;
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let (mut pages, mut more) = (0, false);
         let mut look = |page| {
-            let touched = core.touched_in(page);
+            // Whoever knows that there is more need not look at the rest, which the next round does.
+            let touched = if more { 0 } else { core.touched_in(page) };
             if touched == 0 {
                 return;
             }
             let new = if core.lists_all { touched } else { touched & !super::view::named(list, page) };
-            if new != 0 && found.len() < BATCH_PAGES {
-                found.extend(ones(new).map(|i| (page * PAGE_WORDS + i)..(page * PAGE_WORDS + i + 1)));
-            } else if new != 0 {
-                more = true;
+            if new == 0 {
+                return;
+            }
+            more = pages == BATCH_PAGES || found.len() >= BATCH_PAGES;
+            if more {
+                return;
+            }
+            pages += 1;
+            for w in ones(new).map(|i| page * PAGE_WORDS + i) {
+                match found.last_mut() {
+                    Some(run) if run.end == w => run.end += 1,
+                    _ => found.push(w..w + 1),
+                }
             }
         };
         if core.lists_all {

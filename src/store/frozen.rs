@@ -5,17 +5,16 @@
 //! with every change of that state, is the same after the search as before it.
 
 use super::core::Core;
-use super::open::{entries_end, header_of_point, lost_granules};
+use super::open::{all_words, entries_end, header_of_point, lost_granules};
+use super::pages::PageContent;
 use super::scan::{Page, Scan};
 use super::view::{Look, View, runtime};
 use crate::error::{Error, Result};
-use crate::format::{self, CheckpointState, Header, Point, Uuid, VolatileLayout};
+use crate::format::{self, CheckpointState, Header, Point, Runs, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS};
-use crate::iter::Rounded;
 use crate::read::{AnyMap, Search};
 use crate::sys::{Disk, Mapping};
 use crate::weak::{Weak, weak};
-use crate::words::Words;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
@@ -24,13 +23,109 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How often a reader looks again before it keeps everybody from changing the checkpoint state.
 pub(super) const TRIES: usize = 64;
 
+/// No words.
+static NONE: Runs = Runs::new();
+
+/// Dirty bits as a hierarchy, and beside it words that are wholly dirty: those of full pages, and those of which nothing is
+/// known. These stay runs: a few bytes of a file can say that everything is dirty, and memory goes with what it really holds.
+#[derive(Clone, Copy)]
+pub(super) struct Dirt<'a> {
+    pub geometry: &'a Geometry,
+    view: Option<&'a dyn Look>,
+    whole: &'a Runs,
+    /// Those of them that are dirty for want of knowledge.
+    assumed: &'a Runs,
+}
+
+impl<'a> Dirt<'a> {
+    pub(super) fn new(view: &'a dyn Look, whole: &'a Runs, assumed: &'a Runs) -> Dirt<'a> {
+        Dirt { geometry: view.geometry(), view: Some(view), whole, assumed }
+    }
+
+    /// All of which is in the view.
+    pub(super) fn of(view: &'a dyn Look) -> Dirt<'a> {
+        Dirt::new(view, &NONE, &NONE)
+    }
+
+    fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+        let known = self.view.and_then(|view| view.next_set(bits.clone()));
+        let end = known.unwrap_or(bits.end.min(self.geometry.bits()));
+        let run = self.full_words(bits.start / 64..end.div_ceil(64));
+        run.map(|run| (run.start * 64).max(bits.start)).filter(|&bit| bit < end).or(known)
+    }
+
+    fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+        let end = bits.end.min(self.geometry.bits());
+        let mut at = bits.start;
+        while at < end {
+            let clear = self.view.map_or(Some(at), |view| view.next_clear(at..end))?;
+            match self.full_words(clear / 64..end.div_ceil(64)) {
+                Some(run) if run.start == clear / 64 => at = run.end * 64,
+                _ => return Some(clear),
+            }
+        }
+        None
+    }
+
+    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+        let known = self.view.and_then(|view| view.next_nonzero_word(words.clone()));
+        let end = known.map_or(words.end, |(w, _)| w + 1);
+        let full = self.full_words(words.start..end).map(|run| (run.start, self.geometry.word_mask(run.start)));
+        full.filter(|&(_, word)| word != 0).or(known)
+    }
+
+    fn word(&self, i: u64) -> u64 {
+        if self.whole.contains(i) { self.geometry.word_mask(i) } else { self.known(i) }
+    }
+
+    /// Without what is dirty for want of knowledge.
+    fn certain_word(&self, i: u64) -> u64 {
+        if self.assumed.contains(i) { self.known(i) } else { self.word(i) }
+    }
+
+    fn known(&self, i: u64) -> u64 {
+        self.view.map_or(0, |view| view.word(i))
+    }
+
+    /// The first of `words` that are wholly dirty beside the hierarchy.
+    fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+        self.whole.within(words).next().map(|run| run.range())
+    }
+}
+
+/// Whether a map has bits in a page, and all of them are set.
+pub(super) fn is_full(geometry: &Geometry, index: u64, words: &PageContent) -> bool {
+    let full = |(w, word): (u64, &u64)| !word & geometry.word_mask(w) == 0;
+    index < geometry.pages() && format::page_words(geometry, index).zip(words).all(full)
+}
+
+/// Ascending ranges, of which those that touch are one.
+#[derive(Default)]
+pub(super) struct Stretches(Vec<Range<u64>>);
+
+impl Stretches {
+    pub(super) fn add(&mut self, range: Range<u64>) {
+        match self.0.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.0.push(range),
+        }
+    }
+
+    pub(super) fn runs(self) -> Runs {
+        Runs::from_iter(self.0)
+    }
+}
+
 /// A set of dirty bits in memory: what one point holds, or several and more together.
 pub(super) struct Frozen {
     uuid: Uuid,
     geometry: Geometry,
-    /// `None`: everything is dirty, for want of knowledge.
+    /// `None` where no word is known.
     view: Option<View>,
-    /// Which words may be nonzero, as stretches of whole pages that need not be in order.
+    /// Words that are wholly dirty, without a place in the view: in its stead where that is `None`, and then for want of
+    /// knowledge.
+    whole: Runs,
+    /// Which words of the view may be nonzero, as stretches of whole pages that need not be in order.
     extents: Vec<Range<u64>>,
     /// Pages that did not verify, and points of which some were lost.
     failed: u64,
@@ -42,12 +137,21 @@ impl Frozen {
         let v = VolatileLayout::new(geometry);
         let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
         let view = Some(View::new(*geometry, &v, mapping)?);
-        Ok(Frozen { uuid: Uuid::NIL, geometry: *geometry, view, extents: Vec::new(), failed: 0 })
+        let (uuid, whole, extents) = (Uuid::NIL, Runs::new(), Vec::new());
+        Ok(Frozen { uuid, geometry: *geometry, view, whole, extents, failed: 0 })
     }
 
     /// Everything, since nobody knows what.
     pub(super) fn everything(geometry: &Geometry) -> Frozen {
-        Frozen { uuid: Uuid::NIL, geometry: *geometry, view: None, extents: Vec::new(), failed: 0 }
+        let (uuid, whole, extents) = (Uuid::NIL, all_words(geometry), Vec::new());
+        Frozen { uuid, geometry: *geometry, view: None, whole, extents, failed: 0 }
+    }
+
+    /// For searches.
+    pub(super) fn dirt(&self) -> Dirt<'_> {
+        let assumed = if self.view.is_some() { &NONE } else { &self.whole };
+        let view = self.view.as_ref().map(|view| view as &dyn Look);
+        Dirt { geometry: &self.geometry, view, whole: &self.whole, assumed }
     }
 
     /// What the outstanding point of a file holds, if there is one.
@@ -77,11 +181,15 @@ impl Frozen {
         let as_header = header_of_point(header, point);
         let cut_off = len < entries_end(&as_header) && !weak(Weak::PointIgnoreLength);
         let (mut granules, mut failed) = (0, u64::from(cut_off));
+        let mut whole = Stretches::default();
         let scan = Scan { disk, path, header: &as_header };
         scan.run(
             |index, found| match found {
                 Page::Good(words) => {
                     granules += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+                    if is_full(&self.geometry, index, words) {
+                        return whole.add(format::page_words(&self.geometry, index));
+                    }
                     for (w, &word) in format::page_words(&self.geometry, index).zip(words) {
                         self.or(w, word & self.geometry.word_mask(w));
                     }
@@ -90,18 +198,26 @@ impl Frozen {
             },
             |_| {},
         )?;
+        self.whole.union(&whole.runs());
         failed += u64::from(lost_granules(&as_header, granules, failed).is_some());
         self.failed += failed;
         if failed > 0 && !weak(Weak::PointIgnoreFailed) {
-            self.view = None;
+            (self.view, self.whole) = (None, all_words(&self.geometry));
         }
         Ok(())
     }
 
-    /// Adds what is dirty in a map of the same length. [`finish`](Self::finish) comes after all that is added.
+    /// Adds what is dirty in a map of the same shape. [`finish`](Self::finish) comes after all that is added.
     pub(super) fn add(&mut self, map: &impl Search) {
-        for (w, word) in Rounded::new(map, self.geometry) {
-            self.or(w, word);
+        let (mut at, end) = (0, self.geometry.words());
+        while at < end {
+            let full = map.full_words(at..end).unwrap_or(end..end);
+            while let Some((w, word)) = map.next_nonzero_word(at..full.start) {
+                self.or(w, word);
+                at = w + 1;
+            }
+            at = full.end;
+            self.whole.insert(full);
         }
     }
 
@@ -153,39 +269,34 @@ impl Search for Frozen {
     }
 
     fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        match &self.view {
-            Some(view) => view.levels().next_set(bits),
-            None => Some(bits.start).filter(|_| bits.start < bits.end),
-        }
+        self.dirt().next_set(bits)
     }
 
     fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        self.view.as_ref().and_then(|view| view.levels().next_clear(bits))
+        self.dirt().next_clear(bits)
     }
 
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        match &self.view {
-            Some(view) => view.levels().next_nonzero_word(words),
-            None => Some((words.start, self.word(words.start))).filter(|w| words.start < words.end && w.1 != 0),
-        }
+        self.dirt().next_nonzero_word(words)
+    }
+
+    fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+        self.dirt().full_words(words)
     }
 
     fn word(&self, i: u64) -> u64 {
-        match &self.view {
-            Some(view) => view.levels().bottom().load(i as usize),
-            None => self.geometry.word_mask(i),
-        }
+        self.dirt().word(i)
     }
 
     fn certain_word(&self, i: u64) -> u64 {
-        if self.view.is_some() { self.word(i) } else { 0 }
+        self.dirt().certain_word(i)
     }
 }
 
 /// The bits of a map and of its outstanding point, as one.
 pub(super) struct Both<'a> {
-    pub here: &'a dyn Look,
-    pub point: Option<&'a Frozen>,
+    pub here: Dirt<'a>,
+    pub point: Option<Dirt<'a>>,
 }
 
 impl Both<'_> {
@@ -228,19 +339,25 @@ impl Both<'_> {
         }
     }
 
+    /// The first of `words` that are dirty for want of knowledge, here or in the point.
+    pub(super) fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+        let point = self.point.and_then(|point| point.full_words(words.clone()));
+        self.here.full_words(words).into_iter().chain(point).min_by_key(|run| run.start)
+    }
+
     pub(super) fn word(&self, i: u64) -> u64 {
         self.here.word(i) | self.point.map_or(0, |point| point.word(i))
     }
 
     /// Without what is dirty for want of knowledge.
     pub(super) fn certain_word(&self, i: u64) -> u64 {
-        self.here.word(i) | self.point.map_or(0, |point| point.certain_word(i))
+        self.here.certain_word(i) | self.point.map_or(0, |point| point.certain_word(i))
     }
 }
 
 /// Here only: without the outstanding point.
 pub(super) struct Here<'a> {
-    pub view: &'a dyn Look,
+    pub dirt: Dirt<'a>,
     pub core: Option<&'a Core>,
 }
 
@@ -254,23 +371,27 @@ impl Search for Here<'_> {
     const STABLE: bool = false;
 
     fn geometry(&self) -> &Geometry {
-        self.view.geometry()
+        self.dirt.geometry
     }
 
     fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|| self.view.next_set(bits.clone()))
+        self.search(|| self.dirt.next_set(bits.clone()))
     }
 
     fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|| self.view.next_clear(bits.clone()))
+        self.search(|| self.dirt.next_clear(bits.clone()))
     }
 
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        self.search(|| self.view.next_nonzero_word(words.clone()))
+        self.search(|| self.dirt.next_nonzero_word(words.clone()))
+    }
+
+    fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+        self.dirt.full_words(words)
     }
 
     fn word(&self, i: u64) -> u64 {
-        self.view.word(i)
+        self.dirt.word(i)
     }
 }
 
@@ -346,7 +467,7 @@ impl Core {
     pub(super) fn together<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {
         let word = self.checkpoint_word();
         if is_normal(word) {
-            let found = self.steadily(|| f(&Both { here: &self.view, point: None }));
+            let found = self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: None }));
             if self.checkpoint_word() == word || weak(Weak::LookOnce) {
                 return found;
             }
@@ -360,7 +481,8 @@ impl Core {
             let word = self.checkpoint_word();
             let point = if is_normal(word) { None } else { self.frozen(word) };
             if point.is_some() || is_normal(word) {
-                let found = self.steadily(|| f(&Both { here: &self.view, point: point.as_deref() }));
+                let found = self
+                    .steadily(|| f(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }));
                 if self.checkpoint_word() == word {
                     return found;
                 }
@@ -375,7 +497,7 @@ impl Core {
             true => None,
             false => Some(self.frozen(word).filter(|_| known).unwrap_or_else(|| Arc::new(self.unknown()))),
         };
-        self.steadily(|| f(&Both { here: &self.view, point: point.as_deref() }))
+        self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }))
     }
 
     fn unknown(&self) -> Frozen {
@@ -391,5 +513,71 @@ impl Core {
     pub(super) fn know_frozen(&self, point: Option<Frozen>) {
         let mut cache = self.frozen.0.lock().unwrap_or_else(PoisonError::into_inner);
         *cache = point.map(|point| (self.checkpoint_word(), Arc::new(point)));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::sim::Rng;
+    use super::*;
+
+    fn view(geometry: &Geometry) -> View {
+        Frozen::empty(geometry).unwrap().view.unwrap()
+    }
+
+    #[test]
+    fn what_is_assumed_is_found_as_if_it_were_filled() {
+        let mut rng = Rng(7);
+        for (round, bits) in [0u64, 1, 63, 64, 65, 700, 5000, 70_000].into_iter().cycle().take(160).enumerate() {
+            let geometry = Geometry::new(bits, 0).unwrap();
+            let (known, filled) = (view(&geometry), view(&geometry));
+            let mut words = || {
+                let first = rng.below(geometry.words());
+                first..(first + 1 + rng.below(70)).min(geometry.words())
+            };
+            let assumed = Runs::from_iter((0..round as u64 % 5).map(|_| words()));
+            let mut whole = Runs::from_iter((0..round as u64 % 3).map(|_| words()));
+            whole.union(&assumed);
+            for w in (0..round % 4).flat_map(|_| words()) {
+                let word = geometry.word_mask(w) & 0x8000_f00f_0000_0101u64.rotate_left(w as u32);
+                known.live()[w as usize].store(word, SeqCst);
+                filled.live()[w as usize].store(word, SeqCst);
+            }
+            for w in whole.iter().flat_map(|run| run.range()) {
+                filled.live()[w as usize].store(geometry.word_mask(w), SeqCst);
+            }
+            [&known, &filled].into_iter().for_each(|view| view.levels().finish([0..geometry.words()]));
+            let point = Frozen::empty(&geometry).unwrap();
+            let here = Here { dirt: Dirt::new(&known, &whole, &assumed), core: None };
+            let both = Both { here: here.dirt, point: Some(point.dirt()) };
+            let expected = Here { dirt: Dirt::of(&filled), core: None };
+            for _ in 0..50 {
+                let start = rng.below(bits + 1);
+                let range = start..start + rng.below(bits - start + 1);
+                let words = range.start / 64..range.end.div_ceil(64);
+                let next = expected.next_set(range.clone());
+                assert_eq!([here.next_set(range.clone()), both.next_set(range.clone())], [next; 2], "{range:?}");
+                let next = expected.next_clear(range.clone());
+                assert_eq!([here.next_clear(range.clone()), both.next_clear(range.clone())], [next; 2], "{range:?}");
+                let next = expected.next_nonzero_word(words.clone());
+                assert_eq!([here.next_nonzero_word(words.clone()), both.next_nonzero_word(words)], [next; 2]);
+                assert_eq!(here.tally(range.clone()), expected.tally(range.clone()), "{range:?} of {whole:?}");
+                let w = rng.below(geometry.words());
+                assert_eq!([here.word(w), both.word(w)], [expected.word(w); 2]);
+                let certain = if assumed.contains(w) { &known } else { &filled };
+                assert_eq!(both.certain_word(w), certain.live()[w as usize].load(SeqCst));
+            }
+            let mut all = Frozen::empty(&geometry).unwrap();
+            all.add(&here);
+            all.finish();
+            assert_eq!(Search::sha256(&all), Search::sha256(&expected));
+        }
+    }
+
+    #[test]
+    fn what_is_assumed_is_counted_without_a_look_at_it() {
+        let geometry = Geometry::new(1 << 41, 0).unwrap();
+        assert_eq!(Frozen::everything(&geometry).tally(5..1 << 41), ((1 << 41) - 5, true));
+        assert_eq!(Frozen::everything(&geometry).tally(5..6), (1, true));
     }
 }

@@ -6,6 +6,7 @@
 use super::DirtyMap;
 use super::core::Core;
 use crate::error::Result;
+use crate::progress::Step;
 use crate::read::{Search, loadable};
 use std::fmt;
 use std::ops::Range;
@@ -14,7 +15,7 @@ impl Core {
     /// Makes words what `word` says. The caller has to [mark](super::changes) them if `changed`.
     pub(super) fn load_words(&self, words: Range<u64>, word: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
         let nonzero = words.clone().map(|w| (w, word(w))).filter(|&(_, bits)| bits != 0);
-        self.or_words(nonzero, |_, _| *changed = true)?;
+        self.or_words(nonzero, |w| self.tell(Step::Setting, w), |_, _| *changed = true)?;
         self.reset_words(words, &word, &mut |_, _| *changed = true)
     }
 }

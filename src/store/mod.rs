@@ -26,6 +26,7 @@ mod open;
 mod options;
 mod pages;
 mod points;
+mod progress;
 mod repair;
 mod reset;
 mod scan;
@@ -57,11 +58,11 @@ pub use writes::WriteGuard;
 
 use self::core::Core;
 use crate::error::{Error, Result};
-use crate::format::{Durability, Header};
+use crate::format::{Durability, Header, Runs};
 use crate::geometry::Geometry;
 use crate::iter::{Areas, Granules, WordsIter};
 use crate::read::{AnyMap, Search};
-use frozen::{Both, Frozen, Here};
+use frozen::{Both, Dirt, Frozen, Here};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -102,9 +103,27 @@ enum Inner {
     /// Open for writing.
     Live(Live),
     /// Loaded for reading.
-    Loaded(Box<(View, Header, Option<Frozen>)>),
+    Loaded(Box<Snapshot>),
     /// Open for writing by others, and looked at.
     Watching(Box<watch::Watch>),
+}
+
+/// What a map held when it was loaded for reading.
+struct Snapshot {
+    view: View,
+    /// Words that are wholly dirty, without a place in the view.
+    whole: Runs,
+    /// Those of them that are dirty for want of knowledge.
+    assumed: Runs,
+    header: Header,
+    /// The outstanding point.
+    frozen: Option<Frozen>,
+}
+
+impl Snapshot {
+    fn dirt(&self) -> Dirt<'_> {
+        Dirt::new(&self.view, &self.whole, &self.assumed)
+    }
 }
 
 struct Live {
@@ -174,8 +193,9 @@ impl DirtyMap {
     }
 
     fn loaded(path: &Path, loaded: open::Loaded) -> DirtyMap {
-        let open::Loaded { view, header, recovery, frozen, .. } = loaded;
-        DirtyMap { inner: Inner::Loaded(Box::new((view, header, frozen))), path: path.to_path_buf(), recovery }
+        let open::Loaded { view, whole, assumed, header, recovery, frozen, .. } = loaded;
+        let snapshot = Snapshot { view, whole, assumed, header, frozen };
+        DirtyMap { inner: Inner::Loaded(Box::new(snapshot)), path: path.to_path_buf(), recovery }
     }
 
     fn watching(path: &Path, watch: watch::Watch) -> DirtyMap {
@@ -186,7 +206,7 @@ impl DirtyMap {
     fn view(&self) -> &dyn Look {
         match &self.inner {
             Inner::Live(live) => &live.core.view,
-            Inner::Loaded(loaded) => &loaded.0,
+            Inner::Loaded(loaded) => &loaded.view,
             Inner::Watching(watch) => &watch.view,
         }
     }
@@ -195,7 +215,7 @@ impl DirtyMap {
     fn header(&self) -> Result<Header> {
         match &self.inner {
             Inner::Live(live) => Ok(headers::newest(&*live.core.disk, &self.path)?.header),
-            Inner::Loaded(loaded) => Ok(loaded.1.clone()),
+            Inner::Loaded(loaded) => Ok(loaded.header.clone()),
             Inner::Watching(watch) => Ok(headers::newest(&*watch.disk, &self.path)?.header),
         }
     }
@@ -215,7 +235,7 @@ impl DirtyMap {
     fn readable(&self) -> Result<&Self> {
         match &self.inner {
             Inner::Live(live) => live.core.usable()?,
-            Inner::Loaded(loaded) => loaded.0.usable()?,
+            Inner::Loaded(loaded) => loaded.view.usable()?,
             Inner::Watching(watch) => watch.usable()?,
         }
         Ok(self)
@@ -264,7 +284,8 @@ impl DirtyMap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`], and nothing is changed. [`Error::ReadOnly`]. [`Error::Io`] when the disk is full or
-    /// fails: then **do not write the data**; some of the granules may be marked.
+    /// fails: then **do not write the data**; some of the granules may be marked. [`Error::Interrupted`] for a long range, when
+    /// [who is told](Options::progress) had it stopped: the same, and what is marked is a prefix of the range.
     #[inline]
     pub fn set(&self, range: Range<u64>) -> Result<()> {
         let core = self.core()?;
@@ -452,8 +473,11 @@ impl DirtyMap {
 
     /// Only what is dirty here, without the outstanding point.
     fn here(&self) -> Here<'_> {
-        let core = if let Inner::Live(live) = &self.inner { Some(&*live.core) } else { None };
-        Here { view: self.view(), core }
+        match &self.inner {
+            Inner::Live(live) => Here { dirt: Dirt::of(&live.core.view), core: Some(&*live.core) },
+            Inner::Loaded(loaded) => Here { dirt: loaded.dirt(), core: None },
+            Inner::Watching(watch) => Here { dirt: Dirt::of(&watch.view), core: None },
+        }
     }
 
     /// The checkpoint word of the runtime page; 0 for a map that nobody changes.
@@ -548,6 +572,10 @@ impl Search for DirtyMap {
         self.search(|map| map.next_nonzero_word(words.clone())).unwrap_or_else(all_dirty)
     }
 
+    fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+        self.search(|map| map.full_words(words.clone())).unwrap_or_else(|| Some(words.clone()))
+    }
+
     fn check_readable(&self) -> Result<()> {
         self.readable().map(|_| ())
     }
@@ -572,8 +600,8 @@ impl DirtyMap {
                 Some(live.core.together(f))
             }
             Inner::Loaded(loaded) => {
-                loaded.0.usable().ok()?;
-                Some(f(&Both { here: &loaded.0, point: loaded.2.as_ref() }))
+                loaded.view.usable().ok()?;
+                Some(f(&Both { here: loaded.dirt(), point: loaded.frozen.as_ref().map(Frozen::dirt) }))
             }
             Inner::Watching(watch) => watch.read(f),
         }
@@ -584,7 +612,7 @@ impl DirtyMap {
         match &self.inner {
             Inner::Live(live) if live.core.lists_all => Durability::Process,
             Inner::Live(_) => Durability::PowerLoss,
-            Inner::Loaded(loaded) => loaded.1.durability,
+            Inner::Loaded(loaded) => loaded.header.durability,
             Inner::Watching(watch) => watch.durability,
         }
     }

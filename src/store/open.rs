@@ -6,9 +6,10 @@
 
 use super::added::remember;
 use super::core::{self, Core, Parts};
-use super::frozen::Frozen;
+use super::frozen::{Frozen, Stretches, is_full};
 use super::headers::{self, Copies, Newest, Published};
 use super::image::ImageStamp;
+use super::progress::Watcher;
 use super::scan::{Page, PageFault, Scan};
 use super::view::{Look, View, named, runtime};
 use super::volatile::{Allocated, Place};
@@ -19,6 +20,7 @@ use crate::format::{
     State, Uuid, VOLATILE_LAYOUT, VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
+use crate::progress::Step;
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
@@ -101,6 +103,10 @@ impl Recovery {
 /// A view filled with the recovered bits, and what has to be written to make them durable.
 pub(super) struct Loaded {
     pub view: View,
+    /// Words that are wholly dirty and not filled in the view: in a map that is only read.
+    pub whole: Runs,
+    /// Those of them that are dirty for want of knowledge.
+    pub assumed: Runs,
     pub header: Header,
     pub pair: usize,
     pub recovery: Recovery,
@@ -141,10 +147,14 @@ pub(super) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageS
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
     let view = View::new(header.geometry, &v, mapping)?;
-    load(disk, path, (header, pair, recovery), view, image, None, &mut |_, _| Ok(()))
+    load(disk, path, (header, pair, recovery), view, image, None, None)
 }
 
-/// Fills an all-zero view from the durable bottom and the list.
+/// Sees that storing into some words of the volatile part cannot fail.
+type Allocate<'a> = &'a mut dyn FnMut(&Layout, Range<u64>) -> Result<()>;
+
+/// Fills an all-zero view from the durable bottom; for who writes (which is who allocates) also with what is dirty for want
+/// of knowledge. A reader keeps that as runs, and so takes no more memory than goes with what the file holds.
 fn load(
     disk: &dyn Disk,
     path: &Path,
@@ -152,9 +162,9 @@ fn load(
     view: View,
     image: Option<&ImageStamp>,
     saved: Option<Vec<SavedPage>>,
-    allocate: &mut dyn FnMut(&Layout, Range<u64>) -> Result<()>,
+    mut allocate: Option<Allocate<'_>>,
 ) -> Result<Loaded> {
-    let geometry = header.geometry;
+    let (geometry, writing) = (header.geometry, allocate.is_some());
     recovery.unclean = header.state == State::Open;
     recovery.image_changed = image.and_then(|now| now.differs_from(header.image.as_ref()));
     let process = header.durability == Durability::Process && recovery.unclean;
@@ -163,12 +173,12 @@ fn load(
 
     let mut pages: Vec<Range<u64>> = Vec::new();
     let mut good: Vec<u64> = Vec::new();
-    let mut failed: Vec<Range<u64>> = Vec::new();
+    let (mut failed, mut whole) = (Stretches::default(), Stretches::default());
     let mut trouble = Ok(());
     let mut prepare = |index: u64| -> bool {
         if trouble.is_ok() {
             let words = format::page_words(&geometry, index);
-            trouble = allocate(&header.layout, words.clone());
+            trouble = allocate.as_mut().map_or(Ok(()), |allocate| allocate(&header.layout, words.clone()));
             match pages.last_mut() {
                 Some(last) if last.end == words.start => last.end = words.end,
                 _ => pages.push(words),
@@ -181,7 +191,9 @@ fn load(
         |index, found| match found {
             Page::Good(words) => {
                 granules += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-                if prepare(index) {
+                if !writing && is_full(&geometry, index, words) {
+                    whole.add(format::page_words(&geometry, index));
+                } else if prepare(index) {
                     if saved.is_some() {
                         good.push(index);
                     }
@@ -196,13 +208,13 @@ fn load(
                     recovery.damaged_pages += 1;
                 }
                 if !weak(Weak::IgnoreMismatch) {
-                    failed.push(index..index + 1);
+                    failed.add(index..index + 1);
                 }
             }
         },
         |_| {},
     )?;
-    let failed = Runs::from_iter(failed);
+    let (failed, mut whole) = (failed.runs(), whole.runs());
     recovery.lost_granules = lost_granules(&header, granules, failed.words()).filter(|_| !weak(Weak::IgnoreLost));
     let lost = recovery.lost_granules.is_some() || recovery.lost_commit;
     let dirty = if recovery.image_changed.is_some() || lost {
@@ -213,7 +225,7 @@ fn load(
         header.runs.clone()
     };
     recovery.armed_items = if saved.is_some() { 0 } else { items_in(&geometry, &header.runs) };
-    let mut rewrite = failed.clone();
+    let (mut rewrite, mut assumed) = (failed.clone(), dirty.clone());
     match saved {
         // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
         Some(saved) => {
@@ -228,28 +240,25 @@ fn load(
             }
             rewrite.union(&Runs::from_iter(saved.iter().map(|&(index, _)| index..index + 1)));
         }
-        None => {
-            for page in failed.iter().flat_map(|r| r.range()) {
-                if prepare(page) {
-                    fill(&view, format::page_words(&geometry, page));
-                }
+        None => assumed.union(&words_of_pages(&geometry, &failed)),
+    }
+    rewrite.union(&pages_of(&dirty));
+    if writing {
+        for run in std::mem::take(&mut assumed).iter() {
+            let words = run.range();
+            if (words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)).all(&mut prepare) {
+                fill(&view, words);
             }
         }
     }
-    for run in dirty.iter() {
-        let words = run.range();
-        let touched = words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS);
-        if touched.clone().all(&mut prepare) {
-            fill(&view, words);
-        }
-        rewrite.union(&Runs::one(touched));
-    }
+    whole.union(&assumed);
     trouble?;
     let frozen = Frozen::outstanding(disk, path, &header)?;
     recovery.damaged_pages += frozen.as_ref().map_or(0, Frozen::failed);
     let extents = Runs::from_iter(pages);
     view.levels().finish(extents.iter().map(|r| r.range()));
-    Ok(Loaded { view, header, pair, recovery, frozen, failed, dirty, rewrite, allocated: Allocated::default() })
+    let allocated = Allocated::default();
+    Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
 }
 
 /// Whether a cleanly closed map, or a point, with so many dirty granules in good pages, and so many failed pages, must have lost
@@ -413,45 +422,47 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
     // The runtime page is written in any case.
     allocate(&header.layout, 0..1)?;
     let found = (header, pair, recovery);
-    let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, &mut allocate)?;
+    let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, Some(&mut allocate))?;
     loaded.allocated = allocated;
-    commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), (&copies, &newest)).and_then(|published| {
-        let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
-        let rt = view.runtime();
-        rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
-        rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
-        rt[runtime::SHARED].store(u64::from(shared), SeqCst);
-        let exact = if image_before.is_some_and(|stamp| stamp.exact) { runtime::IMAGE_EXACT } else { 0 };
-        let tracked = if options.image.is_some() { runtime::IMAGE_TRACKED } else { 0 };
-        rt[runtime::IMAGE].store(exact | tracked, SeqCst);
-        let geometry = header.geometry;
-        let parts = Parts {
-            disk: disk.clone(),
-            path: path.to_path_buf(),
-            view,
-            nonce,
-            slot,
-            shared,
-            lock_timeout: options.lock_timeout,
-            armed_bound: options.armed_words(&geometry),
-            ahead_bound: options.ahead_words(&geometry),
-            allocated,
-            image_before,
-        };
-        let core = Core::new(parts, &header).map_err(io("prepare for forks"))?;
-        core.mark_slot(options.writes_outlive);
-        core.say_checkpoint(header.checkpoint_state);
-        core.know_frozen(frozen);
-        let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
-        if half && !weak(Weak::OpenNoAbort) {
-            // Nobody is at it any more, and the backup has not been told to read.
-            core.abort(&header.checkpoint_uuid)?;
-            recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
-        }
-        core.view.set_nonce(&nonce.0);
-        told(path, &header, &recovery);
-        Ok((core, recovery))
-    })
+    commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), (&copies, &newest), &options.watcher)
+        .and_then(|published| {
+            let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
+            let rt = view.runtime();
+            rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
+            rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
+            rt[runtime::SHARED].store(u64::from(shared), SeqCst);
+            let exact = if image_before.is_some_and(|stamp| stamp.exact) { runtime::IMAGE_EXACT } else { 0 };
+            let tracked = if options.image.is_some() { runtime::IMAGE_TRACKED } else { 0 };
+            rt[runtime::IMAGE].store(exact | tracked, SeqCst);
+            let geometry = header.geometry;
+            let parts = Parts {
+                disk: disk.clone(),
+                path: path.to_path_buf(),
+                view,
+                nonce,
+                slot,
+                shared,
+                lock_timeout: options.lock_timeout,
+                armed_bound: options.armed_words(&geometry),
+                ahead_bound: options.ahead_words(&geometry),
+                allocated,
+                image_before,
+                watcher: options.watcher.clone(),
+            };
+            let core = Core::new(parts, &header).map_err(io("prepare for forks"))?;
+            core.mark_slot(options.writes_outlive);
+            core.say_checkpoint(header.checkpoint_state);
+            core.know_frozen(frozen);
+            let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
+            if half && !weak(Weak::OpenNoAbort) {
+                // Nobody is at it any more, and the backup has not been told to read.
+                core.abort(&header.checkpoint_uuid)?;
+                recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
+            }
+            core.view.set_nonce(&nonce.0);
+            told(path, &header, &recovery);
+            Ok((core, recovery))
+        })
 }
 
 /// What there is of a session that lives: the header, and the volatile part, which `map` maps. `None` when nobody may
@@ -514,6 +525,7 @@ pub(super) fn join<S>(
         ahead_bound: options.ahead_words(&geometry),
         allocated: Allocated::default(),
         image_before: header.image,
+        watcher: options.watcher.clone(),
     };
     let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
     let core = Core::new(parts, &header).map_err(io)?;
@@ -571,6 +583,7 @@ fn commit_open(
     loaded: &mut Loaded,
     (nonce, writes_outlive): (&Uuid, bool),
     found: (&Copies, &Newest),
+    watcher: &Watcher,
 ) -> Result<Published> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let write = "write the header";
@@ -603,8 +616,11 @@ fn commit_open(
     for _ in 0..if weak(Weak::NoOpen) { 1 } else { 2 } {
         known = headers::commit(disk, header, known).map_err(io(write))?;
     }
-    if !rewrite.is_empty() {
-        write_recovered(disk, header, view, rewrite).map_err(io("write recovered pages"))?;
+    for (i, batch) in batches(rewrite).enumerate() {
+        if i > 0 {
+            watcher.tell(Step::Recovering, geometry.item_of(batch[0] * PAGE_BITS), geometry.len())?;
+        }
+        write_recovered(disk, header, view, &batch).map_err(io("write recovered pages"))?;
     }
     if header.runs != all {
         header.runs = all;
@@ -613,37 +629,36 @@ fn commit_open(
     Ok(known)
 }
 
+/// The pages that some words are in.
+pub(super) fn pages_of(words: &Runs) -> Runs {
+    Runs::from_iter(words.iter().map(|r| r.first / PAGE_WORDS..r.end().div_ceil(PAGE_WORDS)))
+}
+
 /// The words of some pages.
 pub(super) fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
     Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
 }
 
-/// Writes pages of the live level and their entries durably, and takes them for durable then. Says in how many durable
-/// writes, and how many bytes.
-pub(super) fn write_recovered(
-    disk: &dyn Disk,
-    header: &Header,
-    view: &View,
-    pages: &Runs,
-) -> std::io::Result<(u64, u64)> {
+/// Pages, as many as are written together: 8 MiB of them.
+pub(super) fn batches(pages: &Runs) -> impl Iterator<Item = Vec<u64>> {
     const BATCH: usize = 16384;
-    let (mut writes, mut bytes) = (0, 0);
-    let words_of = |index| format::page_words(&header.geometry, index);
     let mut left = pages.iter().flat_map(|r| r.range()).peekable();
-    while left.peek().is_some() {
-        let batch: Vec<u64> = left.by_ref().take(BATCH).collect();
-        writes += 1;
-        bytes += super::pages::write(disk, &header.uuid, &header.layout, &batch, |_, index| {
-            let mut words = [0; PAGE_WORDS as usize];
-            for (to, w) in words.iter_mut().zip(words_of(index)) {
-                *to = view.live()[w as usize].load(SeqCst);
-            }
-            words
-        })?;
-        for w in batch.iter().flat_map(|&index| words_of(index)) {
-            let word = view.live()[w as usize].load(SeqCst);
-            view.durable()[w as usize].store(word, SeqCst);
+    std::iter::from_fn(move || left.peek().is_some().then(|| left.by_ref().take(BATCH).collect()))
+}
+
+/// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.
+pub(super) fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &[u64]) -> std::io::Result<u64> {
+    let words_of = |index| format::page_words(&header.geometry, index);
+    let bytes = super::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
+        let mut words = [0; PAGE_WORDS as usize];
+        for (to, w) in words.iter_mut().zip(words_of(index)) {
+            *to = view.live()[w as usize].load(SeqCst);
         }
+        words
+    })?;
+    for w in pages.iter().flat_map(|&index| words_of(index)) {
+        let word = view.live()[w as usize].load(SeqCst);
+        view.durable()[w as usize].store(word, SeqCst);
     }
-    Ok((writes, bytes))
+    Ok(bytes)
 }

@@ -4,13 +4,16 @@
 
 use super::create::{self, NewFile};
 use super::image::ImageStamp;
+use super::progress::Watcher;
 use super::{DirtyMap, attach};
 use crate::error::{Error, Result};
 use crate::format::{Durability, MAX_LABEL, Reasons};
 use crate::geometry::Geometry;
+use crate::progress::Progress;
 use crate::sys::FileDisk;
 use crate::sys::create::Permit;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +67,7 @@ pub struct Options {
     pub(super) freeze_timeout: Duration,
     pub(super) lock_timeout: Duration,
     pub(super) writes_outlive: bool,
+    pub(super) watcher: Watcher,
 }
 
 impl Default for Options {
@@ -90,6 +94,7 @@ impl Options {
             freeze_timeout: DEFAULT_FREEZE_TIMEOUT,
             lock_timeout: DEFAULT_LOCK_TIMEOUT,
             writes_outlive: false,
+            watcher: Watcher::default(),
         }
     }
 
@@ -213,6 +218,37 @@ impl Options {
         self
     }
 
+    /// Who is told how far long work is, and says whether it goes on: nobody by default. Long work is what goes through much of a
+    /// large map: making it all dirty, setting, resetting, merging, freezing and the wait of a freeze, putting back,
+    /// flushing, changing the length. It asks between pieces that take moments. When the answer is
+    /// [`ControlFlow::Break`], it ends with [`Error::Interrupted`], which says what is left; nothing is lost by it. Short work does not
+    /// ask. For opening and creating.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # use std::ops::ControlFlow;
+    /// # use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let stop = Arc::new(AtomicBool::new(false));
+    /// let asked = stop.clone();
+    /// let options = Options::new().progress(move |_| match asked.load(Ordering::Relaxed) {
+    ///     true => ControlFlow::Break(()),
+    ///     false => ControlFlow::Continue(()),
+    /// });
+    /// let map = options.create(dir.path().join("map"), 1 << 40)?;
+    /// let write = map.begin_write(0..4096)?;
+    /// stop.store(true, Ordering::Relaxed);
+    /// // This would wait for the write.
+    /// let freeze = std::thread::scope(|s| s.spawn(|| map.freeze(None)).join().unwrap());
+    /// assert_eq!(freeze.unwrap_err().kind(), "interrupted");
+    /// # drop(write);
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    pub fn progress(mut self, told: impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static) -> Options {
+        self.watcher = Watcher::new(told);
+        self
+    }
+
     /// Makes a new map of `len` items at `path` and opens it for writing. The name appears only when
     /// everything is on the device. Cost: a few syncs; with [`dirty`](Self::dirty), writing the whole bottom level.
     ///
@@ -225,13 +261,29 @@ impl Options {
         Ok(map)
     }
 
-    /// The same, but the name does not appear before [`NewFile::publish`]: for a map that is to be filled before. Close it
+    /// The same, but the map is not opened, and so takes no memory, however much of it is dirty.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_closed(&self, path: impl AsRef<Path>, len: u64) -> Result<()> {
+        self.written(path.as_ref(), len)?.0.publish()
+    }
+
+    /// As [`create`](Self::create), but the name does not appear before [`NewFile::publish`]: for a map that is to be filled before. Close it
     /// first, so that it appears clean.
     ///
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_unpublished(&self, path: impl AsRef<Path>, len: u64) -> Result<(DirtyMap, NewFile)> {
         let path = path.as_ref();
+        let (new, disk) = self.written(path, len)?;
+        // Opened before others can see it: what is refused leaves nothing behind.
+        let map = attach::open(disk, path, self)?;
+        Ok((map, new))
+    }
+
+    /// A new map in a file that has no name yet.
+    fn written(&self, path: &Path, len: u64) -> Result<(NewFile, Arc<FileDisk>)> {
         // Arguments first: a wrong one leaves no trace.
         let geometry = Geometry::new(len, self.granularity)?;
         self.check_label(path)?;
@@ -240,13 +292,13 @@ impl Options {
         let file = file.map_err(|source| Error::Io { op: "create", path: path.to_path_buf(), source })?;
         let disk = Arc::new(FileDisk::new(file, true));
         create::write_new(&*disk, path, geometry, self)?;
-        // Opened before others can see it: what is refused leaves nothing behind.
-        let map = attach::open(disk, path, self)?;
-        Ok((map, new))
+        Ok((new, disk))
     }
 
     /// Opens the map at `path`, [alone or not](Self::access), after recovering it if need be. Cost: reading the allocated
-    /// part of the bottom level, and a few syncs; to join others, neither.
+    /// part of the bottom level, and a few syncs; to join others, neither. Memory: for reading, what goes with the pages that are
+    /// neither clean nor full; for writing, 2 bits for each granule of pages that are not clean. For writing, what counts as dirty for
+    /// want of knowledge is written: of a file that says so of a whole large map, that is all of its bottom level.
     ///
     /// # Errors
     /// [`Error::Locked`] if somebody else has it open who does not share it, or whom this one does not share it with;

@@ -18,6 +18,7 @@ use crate::format::{
     self, Header, Point, PointRole, Reasons, Reserved, Uuid, bottom_length, free_offset, table_length,
 };
 use crate::geometry::PAGE_WORDS;
+use crate::progress::Step;
 use crate::read::Search;
 use crate::sync::MutexGuard;
 use crate::sys::{Disk, Lock};
@@ -29,11 +30,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Pages of a point that are written with one sync: 8 MiB of them.
-const BATCH_PAGES: usize = 16384;
+pub(super) const BATCH_PAGES: usize = 16384;
 /// How often points are read again that change meanwhile.
 const TRIES: usize = 16;
 /// Most words of a point handled in one hold of the update lock.
-const BATCH_WORDS: usize = 4096;
+pub(super) const BATCH_WORDS: usize = 4096;
 
 /// A word of a point: where, and its bits.
 pub(super) type PointWord = (u64, u64);
@@ -89,12 +90,13 @@ impl Core {
         }
     }
 
-    /// Hands out the nonzero words of a point, ascending, some at a time; says how many pages did not verify, or were lost
+    /// Hands out the nonzero words of a point, ascending, up to `most` at a time; says how many pages did not verify, or were lost
     /// so that nothing else tells (which counts as one).
     pub(super) fn each_batch(
         &self,
         header: &Header,
         point: &Point,
+        most: usize,
         f: &mut dyn FnMut(&[PointWord]) -> Result<()>,
     ) -> Result<u64> {
         let as_header = header_of_point(header, point);
@@ -108,7 +110,7 @@ impl Core {
                     let words = format::page_words(self.geometry(), index).zip(words.iter().copied());
                     let words = words.filter(|&(_, word)| word != 0);
                     batch.extend(words.inspect(|&(_, word)| granules += u64::from(word.count_ones())));
-                    if batch.len() + PAGE_WORDS as usize > BATCH_WORDS {
+                    if batch.len() + PAGE_WORDS as usize > most {
                         trouble = f(&batch);
                         batch.clear();
                     }
@@ -261,6 +263,9 @@ impl Core {
             if batch.is_empty() {
                 return Ok(point);
             }
+            if at > 0 {
+                self.tell(Step::Freezing, at)?;
+            }
             at = next;
             // Of what is written: what is in the map may be more by now.
             point.granules +=
@@ -412,7 +417,7 @@ impl DirtyMap {
                     session = Some(headers::newest(&*own, self.path())?.header.nonce);
                 }
                 _gate = rest.then_some(gate);
-                then = (loaded.1.clone(), 0);
+                then = (loaded.header.clone(), 0);
                 &*own
             }
         };

@@ -31,6 +31,8 @@ use std::time::Duration;
 
 /// Pages written at a time: 4 MiB of the bottom.
 const BATCH: u64 = 8192;
+/// Pages that are written also where the file holds nothing: 8 MiB of them.
+const FEW_PAGES: u64 = if cfg!(test) { 2 } else { 16384 };
 /// The largest sectors that devices have.
 const SECTOR: u64 = 4096;
 
@@ -223,7 +225,9 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let damaged = damaged_copies(&copies, &newest);
     let cut_off = len < open::entries_end(header);
     let scan = Scan { disk, path, header };
-    let survey = if cut_off { Survey::default() } else { Survey::of(&scan, progress)? };
+    let found = Survey::of(&scan, progress)?;
+    // Of a file without all entries no page is known to be good.
+    let survey = if cut_off { Survey::default() } else { found.clone() };
     let lost = if cut_off { None } else { survey.lost(header) };
     let everything = cut_off || lost.is_some() || newest.lost_commit;
 
@@ -260,6 +264,18 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let leave = len > expected && readers || open::writable(header, path).is_err();
     let after = if leave { len } else { expected };
 
+    let failed_pages = Runs::from_iter(found.failed.iter().cloned());
+    let mut words = header.runs.clone();
+    words.union(&words_of_pages(&g, &failed_pages));
+    if everything {
+        words = all_words(&g);
+    }
+    // A small file can call very much dirty. That stays on the list then, and only what fails is written.
+    let most = FEW_PAGES + found.checked;
+    let in_doubt = open::pages_of(&words);
+    let stays = in_doubt.words() > most;
+    let pages = if stays { failed_pages } else { in_doubt };
+
     let mut actions = Vec::new();
     let when = |actions: &mut Vec<String>, needed: bool, action: String| {
         if needed {
@@ -282,7 +298,15 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         when(&mut actions, true, format!("make all of point {place}{name} dirty: it was damaged"));
     }
     let armed = recovery.armed_items;
-    when(&mut actions, armed > 0, format!("make {} dirty, and empty the armed list", counted(armed, "armed byte")));
+    match stays {
+        true if !everything && check::left_on_list(header) => {}
+        true => actions.push("keep what is in doubt on the list, as dirty: too many pages to be written for it".into()),
+        false => when(
+            &mut actions,
+            armed > 0,
+            format!("make {} dirty, and empty the armed list", counted(armed, "armed byte")),
+        ),
+    }
     when(&mut actions, recovery.unclean, "close the map cleanly".into());
     when(&mut actions, !recovery.unclean && armed == 0 && header.runs != Runs::new(), "empty the armed list".into());
     when(
@@ -301,15 +325,9 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         format!("cut off {} behind the end of the map", counted(len.saturating_sub(after), "byte")),
     );
 
-    let mut words = header.runs.clone();
-    words.union(&words_of_pages(&g, &Runs::from_iter(survey.failed.iter().cloned())));
-    if everything {
-        words = all_words(&g);
-    }
-    let pages = Runs::from_iter(words.iter().map(|r| r.first / PAGE_WORDS..r.end().div_ceil(PAGE_WORDS)));
     let (mut doubt, mut closed) = (Vec::new(), Vec::new());
     if commits {
-        let damage = everything || survey.damaged > 0 || !points.is_empty();
+        let damage = everything || survey.damaged > 0 || !points.is_empty() || stays;
         let mut next = header.clone();
         recovery.remember(&mut next);
         if damage {
@@ -322,18 +340,18 @@ pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
             pair = 1 - pair;
             (next.clone(), pair)
         };
-        if !pages.is_empty() || !points.is_empty() {
+        // Naming more than that adds dirt, but where the pages are written only if this is interrupted.
+        words.coarsen(MAX_RUNS);
+        if !pages.is_empty() || !points.is_empty() || cut_off {
             let io = |source| Error::Io { op: "get random bytes", path: path.to_path_buf(), source };
             next.nonce = Uuid(facts::random().map_err(io)?);
             next.state = State::Open;
-            // Naming more than that only matters if this is interrupted, and then adds dirt.
-            words.coarsen(MAX_RUNS);
-            next.runs = words;
+            next.runs = words.clone();
             doubt.extend([commit(&mut next), commit(&mut next)]);
         }
         next.nonce = Uuid::NIL;
         next.state = State::Clean;
-        next.runs = Runs::new();
+        next.runs = if stays { words } else { Runs::new() };
         next.clean_dirty_bits = dirty.0;
         next.last_clean = facts::now();
         closed.extend([commit(&mut next), commit(&mut next)]);

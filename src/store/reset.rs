@@ -7,6 +7,7 @@ use super::core::{Core, Locked};
 use crate::error::Result;
 use crate::geometry::mask_in;
 use crate::levels::words_touched;
+use crate::progress::Step;
 use crate::sync::spin_loop;
 use crate::weak::{Point, Weak, at as point, weak};
 use crate::words::{Shared, WordsMut};
@@ -74,6 +75,9 @@ impl Core {
     ) -> Result<()> {
         let mut at = words.start;
         while at < words.end {
+            if at > words.start {
+                self.tell(Step::Resetting, at)?;
+            }
             let mut lock = self.lock()?;
             locked(&lock)?;
             at = lock.reset_batch(at..words.end, &keep, changed);

@@ -14,7 +14,7 @@ mod verdicts;
 mod weakened;
 
 use super::core::Core;
-use super::frozen::{Both, Frozen};
+use super::frozen::{Both, Dirt, Frozen};
 use super::headers::{self, Newest};
 use super::open::{Loaded, load_in_memory, open_alone};
 use super::scan::{Page, Scan};
@@ -227,7 +227,7 @@ impl Truth {
 
     /// What recovery made dirty while a checkpoint was outstanding is dirty here, whatever becomes of the point.
     fn reopened(&self, core: &Core) {
-        let here = all_of(&Both { here: &core.view, point: None });
+        let here = all_of(&Both { here: Dirt::of(&core.view), point: None });
         self.with(|b| {
             let Some(c) = b.checkpoint.as_mut() else { return };
             c.during.iter_mut().zip(here).for_each(|(during, dirty)| *during |= dirty);
@@ -320,7 +320,7 @@ impl Truth {
         let bits: Vec<u64> = bits.iter().copied().filter(|&i| i < core.geometry().bits()).collect();
         let words =
             bits.chunk_by(|a, b| a / 64 == b / 64).map(|of| (of[0] / 64, of.iter().fold(0, |w, b| w | 1 << (b % 64))));
-        self.set_by(bits.iter().copied(), || core.or_words(words, |_, _| ()));
+        self.set_by(bits.iter().copied(), || core.or_words(words, |_| Ok(()), |_, _| ()));
     }
 
     /// What a chunk has is owed all the time if it was owed before.
@@ -634,7 +634,10 @@ fn bits_of(view: &dyn Look) -> Range<u64> {
 
 /// What was loaded, and the outstanding point.
 fn both(loaded: &Loaded) -> Both<'_> {
-    Both { here: &loaded.view, point: loaded.frozen.as_ref() }
+    Both {
+        here: Dirt::new(&loaded.view, &loaded.whole, &loaded.assumed),
+        point: loaded.frozen.as_ref().map(Frozen::dirt),
+    }
 }
 
 /// Whether a bit is dirty here or in the outstanding point.
@@ -644,12 +647,12 @@ fn dirty(both: &Both<'_>, i: u64) -> bool {
 
 /// All of them.
 fn all_of(both: &Both<'_>) -> Vec<bool> {
-    let words = both.here.geometry().words();
+    let words = both.here.geometry.words();
     let mut bits: Vec<bool> = Vec::with_capacity((words * 64) as usize);
     for word in (0..words).map(|w| both.word(w)) {
         bits.extend((0..64).map(|i| word >> i & 1 != 0));
     }
-    bits.truncate(bits_of(both.here).end as usize);
+    bits.truncate(both.here.geometry.bits() as usize);
     bits
 }
 
@@ -660,7 +663,7 @@ fn all_dirty(core: &Core) -> Vec<bool> {
 /// The map has a length that it may have, and everything that is owed reads dirty.
 fn check_covered(both: &Both<'_>, truth: &Truth, when: &str) -> Verdict {
     let view = both.here;
-    let len = view.geometry().bits();
+    let len = view.geometry.bits();
     truth.with(|b| match Some(len) == b.or_len || len == b.len {
         true => Ok(()),
         false => Err(format!("{when}: {len} bits instead of {} or {:?}", b.len, b.or_len)),
@@ -682,7 +685,7 @@ fn check_covered(both: &Both<'_>, truth: &Truth, when: &str) -> Verdict {
 
 /// For each word whether a search through all levels finds it.
 fn found_words(both: &Both<'_>) -> Vec<bool> {
-    let end = both.here.geometry().words();
+    let end = both.here.geometry.words();
     let mut found = vec![false; end as usize];
     let mut at = 0;
     while let Some((w, _)) = both.next_nonzero_word(at..end) {

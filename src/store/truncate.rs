@@ -8,7 +8,7 @@ use super::core::{Core, Parts};
 use super::create::random_uuid;
 use super::frozen::Frozen;
 use super::locks::locked;
-use super::open::{all_words, write_recovered};
+use super::open::{all_words, batches, write_recovered};
 use super::points::place;
 use super::view::{View, runtime};
 use super::volatile::{Allocated, Place};
@@ -16,6 +16,7 @@ use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
 use crate::format::{Header, Layout, RegionName, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::progress::Step;
 use crate::sys::{Lock, facts};
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
@@ -190,15 +191,20 @@ impl Core {
         ensure(0..1)?; // The runtime page is written in any case.
         let pages = copy(&self.view, &view, &mut ensure)?;
         self.counters.syncs.fetch_add(1, Relaxed);
-        let (writes, bytes) = write_recovered(disk, header, &view, &pages).map_err(|e| {
-            if self.lists_all {
-                // The error may be about a page of the volatile part, of which the kernel speaks only once.
-                self.degrade();
+        for (i, batch) in batches(&pages).enumerate() {
+            if i > 0 {
+                self.tell(Step::Resizing, batch[0] * PAGE_WORDS)?;
             }
-            self.io("write the bottom level of the new length")(e)
-        })?;
-        self.counters.syncs.fetch_add(writes, Relaxed);
-        self.counters.bytes_written.fetch_add(bytes, Relaxed);
+            self.counters.syncs.fetch_add(1, Relaxed);
+            let bytes = write_recovered(disk, header, &view, &batch).map_err(|e| {
+                if self.lists_all {
+                    // The error may be about a page of the volatile part, of which the kernel speaks only once.
+                    self.degrade();
+                }
+                self.io("write the bottom level of the new length")(e)
+            })?;
+            self.counters.bytes_written.fetch_add(bytes, Relaxed);
+        }
         let parts = Parts {
             disk: self.disk.clone(),
             path: self.path.clone(),
@@ -211,6 +217,7 @@ impl Core {
             ahead_bound: self.ahead_bound,
             allocated,
             image_before: self.image_before,
+            watcher: self.watcher.clone(),
         };
         let core = Core::new(parts, header).map_err(self.io("prepare for forks"))?;
         if self.degraded() && !weak(Weak::TruncateForgetError) {

@@ -3,7 +3,7 @@
 //! Invariant kept here: what was read in the volatile part counts only if the nonce there was that of the session
 //! afterwards, and the session shared. Nothing is written, and no lock is kept that a writer waits for.
 
-use super::frozen::{Both, Cache, Frozen, TRIES, is_normal};
+use super::frozen::{Both, Cache, Dirt, Frozen, TRIES, is_normal};
 use super::open;
 use super::view::{Look, ReadView, runtime};
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ impl Watch {
             let word = self.checkpoint_word();
             let point = if is_normal(word) { None } else { self.point(word) };
             if point.is_some() || is_normal(word) {
-                found = Some(search(&Both { here: &self.view, point: point.as_deref() }));
+                found = Some(search(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }));
                 if self.checkpoint_word() == word {
                     break;
                 }
@@ -78,7 +78,7 @@ impl Watch {
         // Until then everything may be dirty.
         let found = found.unwrap_or_else(|| {
             let everything = Frozen::everything(self.view.geometry());
-            search(&Both { here: &self.view, point: Some(&everything) })
+            search(&Both { here: Dirt::of(&self.view), point: Some(everything.dirt()) })
         });
         self.usable().ok().map(|()| found)
     }

@@ -9,6 +9,7 @@ use super::core::Core;
 use super::view::{View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
+use crate::progress::Step;
 use crate::weak::{Weak, weak};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -159,6 +160,7 @@ impl Core {
                 seen = word;
             }
             let waited = begun.elapsed();
+            self.watcher.tell(Step::Waiting, waited.as_secs(), patience.as_secs())?;
             if waited >= patience {
                 return Err(Error::Busy { path: self.path.clone(), writes, waited: waited.as_secs() });
             }

@@ -150,6 +150,7 @@ impl From<Error> for Failure {
             }
             _ => e.to_string(),
         };
-        Failure { kind: e.kind(), message, exit: Exit::Operational }
+        let exit = if matches!(e, Error::Interrupted { .. }) { Exit::Interrupted } else { Exit::Operational };
+        Failure { kind: e.kind(), message, exit }
     }
 }

@@ -11,6 +11,7 @@ mod load;
 mod open;
 mod output;
 mod picture;
+mod progress;
 mod publish;
 mod raw;
 mod rng;

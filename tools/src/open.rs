@@ -6,6 +6,7 @@
 use crate::exit::{Exit, Result};
 use crate::files::Image;
 use crate::output::Output;
+use crate::progress;
 use crate::signals;
 use crate::size;
 use dirtymap::format::COPIES;
@@ -92,7 +93,7 @@ fn opened(
     // Why it cannot be shared.
     let refusal = Cell::new(None);
     let open = || {
-        let options = options()?;
+        let options = options()?.progress(progress::show(output));
         Ok(match with {
             With::Nobody => options.open(path),
             With::Anybody => match options.clone().access(Access::Shared).open(path) {
@@ -134,7 +135,9 @@ fn opened(
 /// Closes a map that a command has changed; for `-v` says what that took.
 pub fn close(map: DirtyMap, output: Output) -> Result<()> {
     cost(&map, output);
-    Ok(map.close()?)
+    let closed = map.close();
+    progress::clear();
+    Ok(closed?)
 }
 
 /// For `-v`: what the work on a map took so far.

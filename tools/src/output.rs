@@ -7,6 +7,7 @@
 
 use crate::cli::Format;
 use crate::exit::{Exit, Failure, Result};
+use crate::progress;
 use dirtymap_cli::shown::{acts, shown};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use serde::Serialize;
@@ -53,6 +54,7 @@ impl Output {
         if self.quiet {
             return;
         }
+        progress::clear();
         // A lost note is not worth failing for.
         let _ = writeln!(io::stderr().lock(), "dirtymap: note: {}", shown(&text.to_string()));
     }
@@ -85,6 +87,7 @@ impl Output {
 
     /// Lets `write` print the answer piece by piece; it is told whether as JSON.
     pub fn stream(self, write: impl FnOnce(&mut dyn Write, bool) -> io::Result<()>) -> Result<()> {
+        progress::clear();
         BEGUN.store(true, Ordering::SeqCst);
         let mut out = BufWriter::new(io::stdout().lock());
         match write(&mut out, self.is_json()).and_then(|()| out.flush()) {
@@ -140,6 +143,7 @@ impl Output {
         if self.silent {
             return;
         }
+        progress::clear();
         let Failure { kind, message, exit } = failure;
         // Lines are those of a usage error; a name with a line end in it begins none.
         let lines = message.split('\n').map(|line| shown(line).to_string());

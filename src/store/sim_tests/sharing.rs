@@ -309,7 +309,7 @@ impl Session {
             check_exact(core, &disk, truth)?;
         }
         if let Some(core) = self.cores.iter().flatten().next() {
-            let here = Both { here: &core.view, point: None };
+            let here = Both { here: Dirt::of(&core.view), point: None };
             let found = found_words(&here);
             let lost = |&i: &u64| dirty(&here, i) && !found[(i / 64) as usize];
             self.ghosts.extend(bits_of(&core.view).filter(lost));

@@ -107,8 +107,7 @@ fn freeze(args: &Freeze, wait: Duration, output: Output) -> Result<Exit> {
     let options = Options::new().freeze_timeout(Duration::from_secs(args.timeout));
     let map = open::for_writing_by(&args.file, With::Anybody, wait, output, any, options)?;
     let frozen = map.freeze(args.name.as_deref()).and_then(|checkpoint| {
-        let bits = map.frozen(checkpoint.uuid)?;
-        let (dirty_bits, dirty_bytes) = (bits.count(), bits.dirty_len());
+        let (dirty_bits, dirty_bytes) = map.frozen_len(checkpoint.uuid)?;
         Ok(Frozen { name: checkpoint.name, uuid: checkpoint.uuid.to_string(), dirty_bits, dirty_bytes })
     });
     let closed = open::close(map, output);

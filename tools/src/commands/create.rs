@@ -5,6 +5,7 @@ use crate::cli::{Create, Durability};
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
 use crate::output::Output;
+use crate::progress;
 use crate::size;
 use dirtymap::{Error, Geometry, Options, inspect};
 use dirtymap_cli::shown::shown;
@@ -45,7 +46,7 @@ pub fn run(args: &Create, output: Output) -> Result<Exit> {
         image.sync()?;
         options = options.image(image.stamp_now()?).like(&image.file);
     }
-    options.create(&args.file, len)?.close()?;
+    options.progress(progress::show(output)).create_closed(&args.file, len)?;
     let info = inspect(&args.file)?;
     output.answer(&Answer::new(&args.file, &info), human)?;
     Ok(Exit::Fine)

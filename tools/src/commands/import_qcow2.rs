@@ -56,7 +56,7 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
     if disabled || unsaved.is_some() {
         options = options.added_dirt(Reasons::NOT_KEPT_UP);
     }
-    let new = New::create(&args.file, options, image.virtual_size())?;
+    let new = New::create(&args.file, options, image.virtual_size(), output)?;
     match why_dirty {
         Some(why) => output.note(format_args!("bitmap {name:?}: {why}; everything is taken for dirty")),
         None => {

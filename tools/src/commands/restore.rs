@@ -41,7 +41,7 @@ pub fn run(args: &Restore, output: Output) -> Result<Exit> {
         (text, head)
     };
     let options = Options::new().granularity(head.geometry.granularity()).durability(head.durability);
-    let new = New::create(&args.file, options.label(&head.label), head.geometry.len())?;
+    let new = New::create(&args.file, options.label(&head.label), head.geometry.len(), output)?;
     let mut assumed_bytes = 0;
     let mut loader = Loader::new(&new.map)?;
     let again = parse(&text, output, "restoring", |area| {

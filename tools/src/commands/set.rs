@@ -27,8 +27,8 @@ pub fn set(args: &Set, wait: Duration, output: Output) -> Result<Exit> {
     let range = range(args.offset, args.length)?;
     let acceptable = |info: &Info| Ok(info.geometry.check(&range)?);
     let map = open::for_writing(&args.file, With::Anybody, wait, output, acceptable)?;
-    map.set(range.clone())?;
-    finish(&args.file, map, "set", range, output)
+    let set = map.set(range.clone());
+    finish(&args.file, map, "set", set, range, output)
 }
 
 pub fn reset(args: &Reset, wait: Duration, output: Output) -> Result<Exit> {
@@ -47,13 +47,13 @@ pub fn reset(args: &Reset, wait: Duration, output: Output) -> Result<Exit> {
     };
     let map = open::for_writing(&args.file, With::Anybody, wait, output, acceptable)?;
     let done = asked.clone().unwrap_or(0..map.len());
-    match asked {
-        None => map.reset_all()?,
-        Some(range) if args.within => map.reset_within(range)?,
-        Some(range) if args.covering => map.reset_covering(range)?,
-        Some(range) => map.reset(range)?,
-    }
-    finish(&args.file, map, "reset", done, output)
+    let reset = match asked {
+        None => map.reset_all(),
+        Some(range) if args.within => map.reset_within(range),
+        Some(range) if args.covering => map.reset_covering(range),
+        Some(range) => map.reset(range),
+    };
+    finish(&args.file, map, "reset", reset, done, output)
 }
 
 /// The bytes from `offset` on.
@@ -64,7 +64,15 @@ fn range(offset: u64, length: u64) -> Result<Range<u64>> {
     Ok(offset..end)
 }
 
-fn finish(file: &Path, map: DirtyMap, operation: &'static str, range: Range<u64>, output: Output) -> Result<Exit> {
+/// Closes the map, also if what was `done` failed, and says what it holds.
+fn finish(
+    file: &Path,
+    map: DirtyMap,
+    operation: &'static str,
+    done: dirtymap::Result<()>,
+    range: Range<u64>,
+    output: Output,
+) -> Result<Exit> {
     let answer = Answer {
         file: file.display().to_string(),
         operation,
@@ -73,7 +81,9 @@ fn finish(file: &Path, map: DirtyMap, operation: &'static str, range: Range<u64>
         dirty_bits: map.count(),
         dirty_bytes: map.dirty_len(),
     };
-    open::close(map, output)?;
+    let closed = open::close(map, output);
+    done?;
+    closed?;
     output.answer(&answer, |out, a| {
         writeln!(
             out,

@@ -1,0 +1,88 @@
+//! A file that holds little takes little memory of who reads it, whatever its header says: what is dirty for want of
+//! knowledge stays a few runs. One test to a process, or they would count each other's.
+
+use dirtymap::format::{COPIES, Header, Runs, State, Uuid, copy_offset};
+use dirtymap::{DirtyMap, Durability, Geometry, Options, inspect};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// More than opening any small file takes, and less than a thousandth of what the largest map has.
+const MOST: u64 = 8 << 20;
+const BITS: u64 = 1 << 41;
+
+#[test]
+fn a_header_alone_takes_no_memory_however_much_it_calls_dirty() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let all = || Runs::one(0..BITS / 64);
+    // A `Process` map of which nobody knows anything; one that lists all but one word; and one that was closed, and has lost
+    // what it held.
+    let mut but_one = all();
+    but_one.remove(5..6);
+    let mut before = None;
+    for (durability, state, runs, recorded, dirty) in [
+        (Durability::Process, State::Open, all(), 0, BITS),
+        (Durability::PowerLoss, State::Open, but_one, 0, BITS - 64),
+        (Durability::PowerLoss, State::Clean, Runs::new(), 1, BITS),
+    ] {
+        let mut header = Header::new(Uuid([7; 16]), Geometry::new(BITS, 0).unwrap(), durability);
+        header.sequence = 1;
+        header.state = state;
+        header.nonce = if state == State::Open { Uuid([8; 16]) } else { Uuid::NIL };
+        header.runs = runs;
+        header.clean_dirty_bits = recorded;
+        write(&path, &header);
+        // Once for what a first map costs that a second one does not.
+        let before = *before.get_or_insert_with(|| {
+            inspect(&path).unwrap();
+            resident()
+        });
+        let map = Options::new().read_only(true).open(&path).unwrap();
+        look(&map, dirty);
+        assert_eq!(inspect(&path).unwrap().dirty, Some((dirty, dirty)));
+        let grown = resident().saturating_sub(before);
+        assert!(grown < MOST, "{grown} bytes for {header:?}");
+    }
+    a_full_map_takes_a_reader_no_memory(dir.path());
+}
+
+/// Nor does what is known to be dirty, where it is dirty all over.
+fn a_full_map_takes_a_reader_no_memory(dir: &Path) {
+    let path = dir.join("full");
+    let bits = 1 << 28;
+    Options::new().granularity(0).dirty(true).create_closed(&path, bits).unwrap();
+    let before = resident();
+    let map = Options::new().read_only(true).open(&path).unwrap();
+    assert!(map.is_full() && map.count() == bits);
+    let grown = resident().saturating_sub(before);
+    assert!(grown < MOST, "{grown} bytes");
+}
+
+/// Searches and counts.
+fn look(map: &DirtyMap, dirty: u64) {
+    assert_eq!((map.count(), map.dirty_len()), (dirty, dirty));
+    let clear = (dirty < BITS).then_some(5 * 64);
+    assert_eq!(map.next_clean(0..BITS).unwrap(), clear);
+    assert_eq!(map.is_full(), clear.is_none());
+    assert_eq!(map.next_dirty(BITS - 1..BITS).unwrap(), Some(BITS - 1));
+    assert_eq!(map.areas(0..BITS).unwrap().count(), if clear.is_some() { 2 } else { 1 });
+    assert_eq!(map.count_range(BITS / 2..BITS).unwrap(), BITS / 2);
+}
+
+/// A file with these headers and a hole behind them.
+fn write(path: &Path, header: &Header) {
+    let file = File::create(path).unwrap();
+    (0..COPIES).for_each(|copy| file.write_all_at(&header.encode().unwrap(), copy_offset(copy)).unwrap());
+    file.set_len(header.file_length()).unwrap();
+}
+
+/// Memory and page tables of this process, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    (kib("VmRSS:") + kib("VmPTE:")) << 10
+}
