@@ -179,7 +179,7 @@ fn suite(step: Weak) -> Suite {
         Weak::RepairNoDoubt => Repairs(6),
         Weak::RepairNoSpoil => Repairs(47),
         Weak::UndoNoDoubt => Repairs(44),
-        Weak::RepairUnsynced => Repairs(265),
+        Weak::RepairUnsynced => Repairs(1357),
         Weak::UndoUnsynced => Repairs(4),
         Weak::UndoInOrder => Repairs(196),
         Weak::UndoAnyMap => Test(repair::what_was_set_since_a_repair_is_not_undone),
