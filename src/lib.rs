@@ -65,9 +65,9 @@ pub use iter::{Areas, Granules, WordsIter};
 pub use progress::{Progress, Step};
 pub use read::AnyMap;
 pub use store::{
-    Access, Checkpoint, CloseError, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading, NamedPoint,
-    NewFile, Omitted, Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard, check,
-    check_after_power_loss, inspect, plan_repair, repair, undo_repair,
+    Access, Checkpoint, CloseError, Comparison, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading,
+    NamedPoint, NewFile, Omitted, Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard,
+    check, check_after_power_loss, inspect, plan_repair, repair, undo_repair,
 };
 
 /// The README's program is compiled with the doc tests.

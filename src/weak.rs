@@ -214,6 +214,14 @@ steps! {
     CloseNoCount,
     /// An image that is not as it was recorded is taken for the same.
     IgnoreImage,
+    /// Times of an image that were recorded in an earlier boot prove that nothing was written to it since.
+    TimesOfOtherBoot,
+    /// Times of an image count although a write in the same step of the clock would leave them as they are.
+    YoungStamp,
+    /// A backup that is begun takes the place of the last one that was completed.
+    BeginForgetsTarget,
+    /// What was frozen is forgotten before the header names the target that has it.
+    NameTargetLate,
     /// The header does not say why there is more dirt than was set.
     NoReasons,
     /// Why there is added dirt in the outstanding point does not count.

@@ -81,13 +81,20 @@ pub struct Info {
     pub last_clean: i64,
     /// When it was last opened for writing.
     pub last_open: i64,
-    /// The image that it belongs to, and whether its modification time counts.
-    pub image: Option<(ImageStamp, bool)>,
-    /// What the last backup wrote, and whether its modification time counts: it does not while a backup to it is
-    /// under way or was interrupted, and never for a block device.
-    pub target: Option<(ImageStamp, bool)>,
+    /// The image that it belongs to.
+    pub image: Option<ImageStamp>,
+    /// What the last completed backup wrote.
+    pub target: Option<ImageStamp>,
+    /// The target of a backup that was begun and is not complete: it is under way, failed or was interrupted.
+    pub begun: Option<ImageStamp>,
     /// When the last backup completed.
     pub backup_time: i64,
+    /// Clean granules that were compared in image and target by audits.
+    pub audited: u64,
+    /// Of those, how many differed.
+    pub audit_missed: u64,
+    /// When the last audit was.
+    pub audit_time: i64,
     /// The outstanding checkpoint.
     pub checkpoint: Option<Checkpoint>,
     /// The last checkpoint that was committed, and when.
@@ -99,11 +106,6 @@ pub struct Info {
 }
 
 impl Info {
-    /// As [`DirtyMap::backup_target_differs`], of what this says.
-    pub fn backup_target_differs(&self, target: &ImageStamp) -> Option<String> {
-        self.target.map(|(recorded, _)| target.differs_from_target(&recorded.0))
-    }
-
     fn of_header(header: &Header, state: FileState, recovery: &Recovery) -> Info {
         let reasons = added::reasons(header) | recovery.reasons();
         Info {
@@ -123,9 +125,13 @@ impl Info {
             created: header.created,
             last_clean: header.last_clean,
             last_open: header.last_open,
-            image: header.image.map(|s| (ImageStamp(s), s.exact)),
-            target: header.target.map(|s| (ImageStamp(s), s.exact)),
+            image: header.image.map(ImageStamp),
+            target: header.target.map(ImageStamp),
+            begun: header.begun.map(ImageStamp),
             backup_time: header.backup_time,
+            audited: header.audited,
+            audit_missed: header.audit_missed,
+            audit_time: header.audit_time,
             checkpoint: checkpoint::of_header(header),
             committed: (!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)),
             points: points::kept(header),

@@ -7,6 +7,7 @@
 //! being put back. (tests/model_freeze.rs)
 
 use super::added::forget;
+use super::backup::Completed;
 use super::core::Core;
 use super::create::random_uuid;
 use super::frozen::{Dirt, Frozen, Here};
@@ -226,6 +227,11 @@ impl Core {
     }
 
     pub(super) fn commit_checkpoint(&self, uuid: &Uuid, keep: bool) -> Result<()> {
+        self.commit_checkpoint_of(uuid, keep, None)
+    }
+
+    /// Commits the checkpoint, and in the same header the backup that has copied it.
+    pub(super) fn commit_checkpoint_of(&self, uuid: &Uuid, keep: bool, backup: Option<&Completed>) -> Result<()> {
         // What was frozen is no longer dirty: a change. It is read while it is there.
         let marks = self.changes.wanted().then(|| self.frozen(self.checkpoint_word())).flatten();
         let space = self.space()?;
@@ -246,12 +252,17 @@ impl Core {
             *newest = joined;
         }
         if keep {
-            header.points.push(Point { uuid: uuid_of_name, role: PointRole::Kept, ..point.without_regions() });
+            let target = backup.map(Completed::target);
+            let (uuid, role) = (uuid_of_name, PointRole::Kept);
+            header.points.push(Point { uuid, role, target, ..point.without_regions() });
         }
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
         header.committed_uuid = *uuid;
         header.committed_time = facts::now();
+        if let Some(backup) = backup {
+            backup.record(&mut header);
+        }
         if weak(Weak::PointEarlyFree) {
             self.give_up_all_but(&header, &before.points);
         }

@@ -1,16 +1,15 @@
-//! Leaving a map: the clean close, records of image and backup target, and the flusher thread.
+//! Leaving a map: the clean close, the record of the image, and the flusher thread.
 //!
 //! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
 //! durable write of the session failed.
 
 use super::core::Core;
-use super::image::ImageStamp;
-use super::locks::locked;
+use super::image::{ImageStamp, is_timeless, timeless};
 use super::view::runtime;
 use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
 use crate::format::{Header, Runs, Session, Stamp, State, Uuid};
-use crate::sys::{Lock, facts};
+use crate::sys::facts;
 use crate::trace::event;
 use crate::weak::{Weak, weak};
 use std::fmt;
@@ -110,7 +109,7 @@ impl Core {
         header.session.flags &= !(Session::OUTLIVE | Session::OUTLIVED);
         header.clean_dirty_bits = if weak(Weak::CloseNoCount) { 0 } else { dirty_bits };
         match image {
-            Image::Now(stamp) => header.image = Some(stamp),
+            Image::Now(stamp) => record_image(&mut header, stamp),
             Image::AsBefore => {
                 let exact = self.view.runtime()[runtime::IMAGE].load(SeqCst) & runtime::IMAGE_EXACT != 0;
                 set_exact(&mut header, exact);
@@ -139,7 +138,7 @@ impl Core {
     /// Records the image for those who stay, the last of whom may not have it.
     fn leave_image(&self, image: Image) -> Result<()> {
         let Image::Now(stamp) = image else { return Ok(()) };
-        self.amend(|header| header.image = Some(Stamp { exact: false, ..stamp }))?;
+        self.amend(|header| record_image(header, Stamp { exact: false, ..stamp }))?;
         let told = &self.view.runtime()[runtime::IMAGE];
         if stamp.exact {
             told.fetch_or(runtime::IMAGE_EXACT, SeqCst);
@@ -158,11 +157,17 @@ impl Core {
     }
 }
 
-/// Whether the recorded modification time of the image counts.
+/// Whether the recorded times of the image count.
 pub(super) fn set_exact(header: &mut Header, exact: bool) {
     if let Some(stamp) = &mut header.image {
-        stamp.exact = exact;
+        stamp.exact = exact && !is_timeless(stamp);
     }
+}
+
+/// Records the image as it is; only which it is, in a map that was made for a size.
+fn record_image(header: &mut Header, now: Stamp) {
+    let only_which = header.image.as_ref().is_some_and(is_timeless);
+    header.image = Some(if only_which { timeless(now) } else { now });
 }
 
 impl Live {
@@ -281,52 +286,5 @@ impl DirtyMap {
             live.go_on();
         }
         closed.map(Some)
-    }
-
-    /// Claims the map for a backup: of all who share it, one at a time copies what is dirty. It stays claimed until this
-    /// map is closed or dropped, or its process dies. Doing it twice is no error. Advice among those who ask: nothing
-    /// else is refused meanwhile.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] when somebody else has claimed it; [`Error::ReadOnly`], [`Error::Io`].
-    pub fn claim_backup(&self) -> Result<()> {
-        let core = self.core()?;
-        if core.disk.try_lock(Lock::Backup).map_err(core.io("take the backup lock"))? {
-            return Ok(());
-        }
-        Err(locked(&*core.disk, &core.path, Lock::Backup, "another process is making a backup by it"))
-    }
-
-    /// Records that a backup is about to write `target` or to change its size, so that it is known again should the
-    /// backup be interrupted. Call it before the image is read: dirt that is added from here on is none that the backup
-    /// takes away.
-    ///
-    /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Io`].
-    pub fn begin_backup(&self, target: &ImageStamp) -> Result<()> {
-        let core = self.core()?;
-        core.begin_backup(|header| header.target = Some(Stamp { exact: false, ..target.0 }))
-    }
-
-    /// Records that a backup to `target` (as it is now) is complete: flushes, and forgets that recovery had added dirt before this
-    /// process [began it](Self::begin_backup); but not what was added since, or is in an outstanding checkpoint. The caller has
-    /// reset what was copied, after syncing the target.
-    ///
-    /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Io`].
-    pub fn complete_backup(&self, target: &ImageStamp) -> Result<()> {
-        let core = self.core()?;
-        core.flush()?;
-        core.complete_backup(|header| {
-            header.target = Some(target.0);
-            header.backup_time = facts::now();
-        })
-    }
-
-    /// Whether `target` is what the last backup of this map wrote: `None` when there was none, else what differs,
-    /// which is empty when nothing does. Of a backup that was begun and is not complete, size and modification time do
-    /// not count: it may have changed both.
-    pub fn backup_target_differs(&self, target: &ImageStamp) -> Result<Option<String>> {
-        Ok(self.header()?.target.map(|recorded| target.differs_from_target(&recorded)))
     }
 }

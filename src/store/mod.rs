@@ -6,6 +6,7 @@
 mod added;
 mod arm;
 mod attach;
+mod backup;
 mod changes;
 mod check;
 mod checkpoint;
@@ -47,7 +48,7 @@ pub use checkpoint::Checkpoint;
 pub use close::CloseError;
 pub use create::NewFile;
 pub use findings::{Finding, Severity};
-pub use image::ImageStamp;
+pub use image::{Comparison, ImageStamp};
 pub use load::MapLoading;
 pub use open::Recovery;
 pub use options::{Access, Options};

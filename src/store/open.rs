@@ -121,6 +121,11 @@ pub(super) struct Loaded {
     allocated: Allocated,
 }
 
+/// Why the image is not the recorded one, or not as it was; `None` where nothing says so.
+fn changed(now: Option<&ImageStamp>, recorded: Option<Stamp>) -> Option<String> {
+    now?.compare(&ImageStamp(recorded?)).difference()
+}
+
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
 pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
     let copies = headers::read_copies(disk);
@@ -166,7 +171,7 @@ fn load(
 ) -> Result<Loaded> {
     let (geometry, writing) = (header.geometry, allocate.is_some());
     recovery.unclean = header.state == State::Open;
-    recovery.image_changed = image.and_then(|now| now.differs_from(header.image.as_ref()));
+    recovery.image_changed = changed(image, header.image);
     let process = header.durability == Durability::Process && recovery.unclean;
     recovery.cache_trusted = process.then_some(saved.is_some());
     let mut granules = 0;
@@ -546,7 +551,7 @@ impl Core {
         let told = &self.view.runtime()[runtime::IMAGE];
         let exact = told.load(SeqCst) & (runtime::IMAGE_EXACT | runtime::IMAGE_TRACKED) == runtime::IMAGE_EXACT;
         let recorded = self.image_before.map(|stamp| Stamp { exact, ..stamp });
-        let image_changed = now.differs_from(recorded.as_ref());
+        let image_changed = changed(Some(now), recorded);
         let recovery = Recovery { image_changed, ..Recovery::default() };
         if recovery.image_changed.is_some() {
             self.add_dirt(recovery.reasons(), || self.set_bits(0..self.geometry().bits()))?;

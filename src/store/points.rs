@@ -7,6 +7,7 @@
 
 use super::core::Core;
 use super::frozen::Frozen;
+use super::image::ImageStamp;
 use super::locks::Deadline;
 use super::open::{header_of_point, lost_granules};
 use super::pages::{self, PageContent};
@@ -49,12 +50,20 @@ pub struct NamedPoint {
     pub uuid: Uuid,
     /// When it was frozen, in seconds since 1970.
     pub time: i64,
+    /// The backup that was complete with it, if one was.
+    pub target: Option<ImageStamp>,
 }
 
 /// The points of a header that are kept, oldest first.
 pub(super) fn kept(header: &Header) -> Vec<NamedPoint> {
     let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
-    kept.map(|point| NamedPoint { name: point.name.clone(), uuid: point.uuid, time: point.time }).collect()
+    let named = |point: &Point| NamedPoint {
+        name: point.name.clone(),
+        uuid: point.uuid,
+        time: point.time,
+        target: point.target.map(ImageStamp),
+    };
+    kept.map(named).collect()
 }
 
 /// The space lock, held: nobody else chooses or writes a region that no header names.

@@ -6,20 +6,9 @@ use super::disk::Identity;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// What the system says of a disk image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ImageFacts {
-    pub block_device: bool,
-    pub size: u64,
-    pub mtime_seconds: i64,
-    pub mtime_nanos: u32,
-    pub inode: u64,
-    pub device: u64,
-}
 
 /// Opens an existing file. Never blocks on a FIFO; refuses what is not a regular file.
 pub(crate) fn open(path: &Path, write: bool) -> io::Result<File> {
@@ -76,35 +65,6 @@ pub(crate) fn set_nocow(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Facts about a disk image: a regular file or a block device.
-pub(crate) fn image(file: &File) -> io::Result<ImageFacts> {
-    let m = file.metadata()?;
-    if m.file_type().is_block_device() {
-        let size = {
-            use std::io::{Seek, SeekFrom};
-            let mut f = file;
-            let here = f.stream_position()?;
-            let end = f.seek(SeekFrom::End(0))?;
-            f.seek(SeekFrom::Start(here))?;
-            end
-        };
-        // The node's own inode and times say nothing about the device's content.
-        let device = m.rdev();
-        return Ok(ImageFacts { block_device: true, size, mtime_seconds: 0, mtime_nanos: 0, inode: 0, device });
-    }
-    if !m.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a block device"));
-    }
-    Ok(ImageFacts {
-        block_device: false,
-        size: m.len(),
-        mtime_seconds: m.mtime(),
-        mtime_nanos: m.mtime_nsec().clamp(0, 999_999_999) as u32,
-        inode: m.ino(),
-        device: m.dev(),
-    })
-}
-
 /// Who a file is, on this machine, now.
 pub(crate) fn identity(file: &File) -> io::Result<Identity> {
     let m = file.metadata()?;
@@ -114,7 +74,7 @@ pub(crate) fn identity(file: &File) -> io::Result<Identity> {
 
 /// The unique id of the mount that `file` was opened through, 0 when the kernel (before 6.8) has none; and when the
 /// file was made, in nanoseconds since 1970, 0 when the file system does not say.
-fn mount_and_birth(file: &File) -> (u64, i64) {
+pub(crate) fn mount_and_birth(file: &File) -> (u64, i64) {
     const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
     let wanted = STATX_MNT_ID_UNIQUE | libc::STATX_BTIME;
     // SAFETY: statx is a plain C struct for which all-zero bytes are valid; the path is an empty C string.
@@ -130,7 +90,7 @@ fn mount_and_birth(file: &File) -> (u64, i64) {
 }
 
 /// The boot of this machine; zeros when it cannot be had from a real procfs.
-fn boot_id() -> [u8; 16] {
+pub(crate) fn boot_id() -> [u8; 16] {
     read_boot_id().unwrap_or_default()
 }
 

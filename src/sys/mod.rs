@@ -14,6 +14,7 @@ pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod fs;
 pub(crate) mod holder;
+pub(crate) mod image;
 pub(crate) mod mapping;
 pub(crate) mod memory;
 #[cfg(test)]

@@ -96,8 +96,7 @@ pub enum Command {
     /// Make a new map, for a size or for an image
     Create(Create),
     /// Show what is in a map and how far it can be relied upon
-    #[command(after_help = help!("  dirtymap info disk.map\n  dirtymap info disk.map --output json | jq .verdict"))]
-    Info(File),
+    Info(Info),
     /// Mark the granules that a range of bytes touches as dirty
     Set(Set),
     /// Mark granules as clean, once their data is durable elsewhere
@@ -227,6 +226,16 @@ pub struct File {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap info disk.map\n  dirtymap info disk.map --image disk.raw   # do they belong together?\n  dirtymap info disk.map --output json | jq .verdict"))]
+pub struct Info {
+    /// The map
+    pub file: PathBuf,
+    /// Say as well whether this is the map's image, unchanged but for what the map knows; exits with 1 if not
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 #[command(group = ArgGroup::new("tracked").args(["image", "size"]).required(true))]
 #[command(after_help = help!("  dirtymap create disk.map --image disk.raw -g 64K\n  dirtymap create disk.map --size 10G --label 'web server, root disk'"))]
 pub struct Create {
@@ -334,6 +343,9 @@ pub struct Check {
     /// Say what would be true if the power went now, also of a map that is in use
     #[arg(long)]
     pub assume_power_loss: bool,
+    /// Say as well whether this is the map's image, unchanged but for what the map knows; exits with 1 if not
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -461,7 +473,8 @@ pub struct Backup {
     /// Copy everything, not only what is dirty
     #[arg(long)]
     pub full: bool,
-    /// Overwrite TARGET with a full copy even if it is not what this map's last backup wrote
+    /// Overwrite TARGET with a full copy even if it is not what this map's last backup wrote; take IMAGE even if it is not
+    /// the one that the map belongs to
     #[arg(long)]
     pub force: bool,
     /// Keep this name for what TARGET is now: what is written from here on can be had with `--since NAME` later. A map has
@@ -474,6 +487,12 @@ pub struct Backup {
     /// Copy everything that was written since the point of this name, to a TARGET that was complete as of NAME
     #[arg(long, value_name = "NAME", conflicts_with = "full")]
     pub since: Option<String>,
+    /// Copy and commit the checkpoint that is frozen: IMAGE is a snapshot that was taken since
+    #[arg(long, conflicts_with = "name")]
+    pub frozen: bool,
+    /// Compare this much of what is clean as well, at random; 0 for none. By default 64M, and for at most a second
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    pub audit: Option<u64>,
 }
 
 #[derive(Args, Debug)]

@@ -1,14 +1,15 @@
 //! Images and backup targets as files: opening, sizes, identity, holes.
 //!
-//! Invariant kept here: nothing here blocks on a FIFO, and "hole" is only said of what reads as zeros.
+//! Invariant kept here: nothing here blocks on a FIFO, "hole" is only said of what reads as zeros, and a block device is written
+//! only by a command that has it alone.
 
 use crate::exit::{Failure, Result};
-use dirtymap::{ImageStamp, Info};
+use dirtymap::{Comparison, ImageStamp, Info};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes that are read or written at once.
@@ -33,7 +34,10 @@ const CONTAINERS: [(usize, &[u8], &str); 10] = [
 pub struct Image {
     pub path: PathBuf,
     pub file: File,
+    /// As it was when it was opened.
     pub stamp: ImageStamp,
+    /// Whether what its file system calls a hole is one.
+    pub knows_holes: bool,
 }
 
 impl Image {
@@ -59,8 +63,76 @@ impl Image {
             let message = format!("{}: neither a regular file nor a block device", path.display());
             return Err(Failure::new("not-an-image", message));
         }
-        let stamp = ImageStamp::of(&file).map_err(|e| Failure::io(path.display(), &e))?;
-        Ok(Image { path: path.to_path_buf(), file, stamp })
+        let stamp = ImageStamp::glance(&file).map_err(|e| Failure::io(path.display(), &e))?;
+        let knows_holes = knows_holes(&file);
+        Ok(Image { path: path.to_path_buf(), file, stamp, knows_holes })
+    }
+
+    /// Opens what a backup shall write to; `None` if there is nothing. A block device that is mounted or otherwise in use is
+    /// refused.
+    pub fn open_target(path: &Path) -> Result<Option<Image>> {
+        let kind = match path.metadata() {
+            Ok(m) => m.file_type(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Failure::io(path.display(), &e)),
+        };
+        let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        if kind.is_block_device() {
+            // Without O_CREAT: has the kernel claim the device, which it does for one user only.
+            flags |= OFlags::EXCL;
+        }
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags.bits() as i32).open(path);
+        match opened {
+            Ok(file) => Image::of(file, path).map(Some),
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+                let message = format!(
+                    "{}: is in use: mounted, or part of another device, or claimed by another program; a backup would write \
+                     to it behind its user's back",
+                    path.display()
+                );
+                Err(Failure::new("in-use", message))
+            }
+            Err(e) => Err(Failure::io(format_args!("{}: open", path.display()), &e)),
+        }
+    }
+
+    /// Makes a file that must not exist, for the owner alone, or for those who may use the file that it will hold the content of,
+    /// if that has the same owner and group.
+    pub fn create(path: &Path, like: &Image) -> Result<Image> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let made = file.and_then(|file| {
+            let (new, old) = (file.metadata()?, like.file.metadata()?);
+            // The mode of a file with an access list says more than its group may do.
+            let listed = rustix::fs::fgetxattr(&like.file, "system.posix_acl_access", &mut [0u8; 0][..]).is_ok();
+            if old.is_file() && !listed && (new.uid(), new.gid()) == (old.uid(), old.gid()) {
+                file.set_permissions(Permissions::from_mode(old.mode() & 0o666 | 0o600))?;
+            }
+            Ok(file)
+        });
+        Image::of(made.map_err(|e| Failure::io(format_args!("{}: create", path.display()), &e))?, path)
+    }
+
+    /// The same, as it is now.
+    pub fn refreshed(self) -> Result<Image> {
+        let stamp = self.glance()?;
+        Ok(Image { stamp, ..self })
+    }
+
+    /// How many names a regular file has.
+    pub fn names(&self) -> Option<u64> {
+        self.file.metadata().ok().filter(|m| m.is_file()).map(|m| m.nlink())
+    }
+
+    /// What is not known of it, as a block device.
+    pub fn untraceable(&self) -> String {
+        let nor = match self.stamp.is_identified() {
+            true => "",
+            false => ", and nothing identifies it but its number: another disk in its place goes unnoticed as well",
+        };
+        let path = self.path.display();
+        format!(
+            "{path} is a block device, where writes leave no trace: what is written without its map goes unnoticed{nor}"
+        )
     }
 
     pub fn size(&self) -> u64 {
@@ -87,9 +159,14 @@ impl Image {
         Err(Failure::new("not-raw", message))
     }
 
-    /// Takes the stamp again.
+    /// Takes a stamp to be recorded: waits until a later write would change it.
     pub fn stamp_now(&self) -> Result<ImageStamp> {
         ImageStamp::of(&self.file).map_err(|e| self.failed("look at it", &e))
+    }
+
+    /// Takes a stamp to be compared.
+    pub fn glance(&self) -> Result<ImageStamp> {
+        ImageStamp::glance(&self.file).map_err(|e| self.failed("look at it", &e))
     }
 
     /// Makes everything that was written durable.
@@ -118,6 +195,9 @@ impl Image {
     pub fn next_data(&self, range: Range<u64>) -> Option<Range<u64>> {
         if range.is_empty() {
             return None;
+        }
+        if !self.knows_holes {
+            return Some(range);
         }
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(range.start)) {
             Ok(start) if start >= range.end => return None,
@@ -164,6 +244,13 @@ pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         at = end;
         (!piece.is_empty()).then_some(piece)
     })
+}
+
+/// Whether the file is on a file system that is known to answer for its own holes: no other machine, and no program, does.
+fn knows_holes(file: &File) -> bool {
+    // From linux/magic.h: ext2 to ext4, XFS, btrfs, tmpfs, F2FS, bcachefs.
+    const LOCAL: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0xca45_1a4e];
+    rustix::fs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)))
 }
 
 /// What makes two names one file: the block device's number, or file system and inode.
@@ -216,15 +303,35 @@ pub fn fits(info: &Info, map: &Path, image: &Image) -> Result<()> {
     if len == size {
         return Ok(());
     }
-    let message = format!(
-        "{} has {size} bytes, but {} is a map for {len} bytes; give the map that belongs to this image, or make a new \
-         one (dirtymap create NEW.map --image {}), which starts all dirty",
-        image.path.display(),
-        map.display(),
-        image.path.display()
-    );
-    Err(Failure::new("size-differs", message))
+    let (path, map) = (image.path.display(), map.display());
+    let advice = match size > len {
+        true => format!(
+            "if another tool has grown the image, tell the map (dirtymap resize {map} {size} --image {path}): the next backup \
+             copies everything, as nothing proves that it was only grown; else give the map that belongs to this image"
+        ),
+        false => format!(
+            "give the map that belongs to this image; if another tool has cut the image, tell the map (dirtymap resize {map} \
+             {size})"
+        ),
+    };
+    Err(Failure::new("size-differs", format!("{path} has {size} bytes, but {map} is a map for {len} bytes; {advice}")))
 }
+
+/// Refuses an image in place of the one that the map belongs to.
+pub fn belongs(info: &Info, map: &Path, image: &Image, advice: &str) -> Result<()> {
+    let compared = info.image.as_ref().map(|recorded| image.stamp.compare(recorded));
+    let Some(Comparison::Another(why)) = compared else { return Ok(()) };
+    let message = format!(
+        "{} is not the image that {} belongs to ({why}); give that one; {advice}",
+        image.path.display(),
+        map.display()
+    );
+    Err(Failure::new("wrong-image", message))
+}
+
+/// What to do with an image that is not the map's own, for a command that does not copy it.
+pub const ANOTHER: &str =
+    "to take this one for the map's image from now on, make a full backup of it (dirtymap backup --force)";
 
 /// The directory that `path` is in.
 pub fn directory_of(path: &Path) -> &Path {
@@ -245,6 +352,13 @@ pub fn sync_directory_of(path: &Path) -> Result<()> {
 #[allow(clippy::single_range_in_vec_init, reason = "a list of one piece is what is meant")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_that_a_program_makes_up_is_not_asked_for_holes() {
+        let made_up = Image::open(Path::new("/proc/self/status"), false).unwrap();
+        assert!(!made_up.knows_holes);
+        assert_eq!(made_up.next_data(0..5), Some(0..5));
+    }
 
     #[test]
     fn pieces_cover_the_range_and_are_aligned() {

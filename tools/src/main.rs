@@ -3,6 +3,7 @@
 //! Layers, each in its own files: `cli` says what can be typed, `commands` does it, `output` shows it, `exit` says
 //! how it ended. Everything about bits and crashes is the library's.
 
+mod backup;
 mod cli;
 mod commands;
 mod exit;
@@ -14,10 +15,12 @@ mod picture;
 mod progress;
 mod publish;
 mod raw;
+mod relation;
 mod rng;
 mod signals;
 mod size;
 mod stdin;
+mod storage;
 
 use clap::error::ErrorKind;
 use cli::{Command, Format};

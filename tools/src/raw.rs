@@ -61,7 +61,7 @@ impl Raw {
 
     /// Fails if somebody has changed the file since it was opened.
     pub fn unchanged(&self) -> Result<()> {
-        if self.file.stamp_now()? == self.file.stamp {
+        if self.file.glance()?.equals(&self.file.stamp) {
             return Ok(());
         }
         let message = format!("{}: was changed while it was read; try again", self.file.path.display());

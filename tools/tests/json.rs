@@ -56,7 +56,8 @@ fn every_command_prints_what_is_documented() {
     let export = ["checkpoint", "export", m, point.to_str().unwrap(), "--since", "monday"];
     compare("checkpoint export", &[], &[json(&export, 0)]);
     compare("checkpoint drop", &[], &[json(&["checkpoint", "drop", m, "--name", "monday"], 0)]);
-    compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0)]);
+    let image_match = json(&["info", m, "--image", i], 0);
+    compare("info", target_as_image, &[created, plain, info, json(&["info", m], 0), image_match]);
     let (qcow2, import) = (dir.path("o.qcow2"), dir.path("import.map"));
     let (q, n) = (qcow2.to_str().unwrap(), import.to_str().unwrap());
     compare("export-qcow2", &[], &[json(&["export-qcow2", m, q, "--bitmap", "b"], 0)]);

@@ -124,6 +124,18 @@ fn suite(step: Weak) -> Suite {
         Weak::OutlivedForgotten => Test(steps::writes_of_the_dead_are_not_forgotten_with_the_last_process),
         Weak::IgnoreLost | Weak::CloseNoCount => Test(steps::a_page_that_was_lost_with_its_entry_is_missed),
         Weak::IgnoreImage => Test(steps::another_image_makes_everything_dirty),
+        Weak::TimesOfOtherBoot => {
+            Test(crate::store::image::tests::times_prove_nothing_unless_they_were_settled_and_of_this_boot)
+        }
+        Weak::YoungStamp => {
+            Test(crate::store::image::settle::tests::a_later_write_never_leaves_an_exact_stamp_as_it_is)
+        }
+        Weak::BeginForgetsTarget => {
+            Test(crate::store::backup::tests::a_backup_that_is_begun_leaves_the_last_target_alone)
+        }
+        Weak::NameTargetLate => {
+            Test(crate::store::backup::tests::what_is_clean_and_the_target_that_has_it_change_at_once)
+        }
         Weak::NoReasons => Test(steps::the_header_says_that_there_was_a_crash),
         Weak::ReasonsOfPoint | Weak::AbortForgetsReasons => {
             Test(verdicts::what_was_added_is_told_of_while_it_is_frozen_and_when_it_comes_back)

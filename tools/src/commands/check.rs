@@ -4,6 +4,7 @@ use super::info::{state_name, verdict_name};
 use crate::cli::Check;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, fold};
+use crate::relation::Relation;
 use crate::size;
 use dirtymap::format::COPIES;
 use dirtymap::{Error, Finding, Report, Severity, check, check_after_power_loss};
@@ -28,6 +29,7 @@ struct Answer {
     pages_checked: u64,
     dirty_bits: Option<u64>,
     dirty_bytes: Option<u64>,
+    image_match: Option<Relation>,
     summary: String,
     advice: &'static str,
 }
@@ -123,7 +125,12 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
     let checked = if args.quiet { look(&mut |_, _| {}) } else { with_progress("checking", output, look) };
     let file = args.file.display().to_string();
     let (answer, exit) = match checked {
-        Ok(report) => of_report(file, &report),
+        Ok(report) => {
+            let relation = args.image.as_deref().map(|image| Relation::of(&report.info, image)).transpose()?;
+            let (answer, exit) = of_report(file, &report);
+            let exit = relation.as_ref().map_or(exit, |relation| exit.max(relation.exit()));
+            (Answer { image_match: relation, ..answer }, exit)
+        }
         Err(Error::Corrupt { place, found, expected, .. }) => {
             of_ruin(file, args.assume_power_loss, ruin(place, found, expected))
         }
@@ -182,6 +189,7 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
         pages_checked: report.pages_checked,
         dirty_bits: report.info.dirty.map(|d| d.0),
         dirty_bytes: report.info.dirty.map(|d| d.1),
+        image_match: None,
         summary: summary.into(),
         advice,
     };
@@ -211,6 +219,7 @@ fn of_ruin(file: String, assume_power_loss: bool, finding: Item) -> (Answer, Exi
         pages_checked: 0,
         dirty_bits: None,
         dirty_bytes: None,
+        image_match: None,
         advice,
     };
     (answer, Exit::Damage)
@@ -240,6 +249,9 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     }
     if let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) {
         writeln!(out, "dirty: {} in {}", size::human(bytes), size::count(bits, "granule"))?;
+    }
+    if let Some(relation) = &a.image_match {
+        fold(out, "image: ", &relation.text())?;
     }
     fold(out, "what to do: ", a.advice)
 }

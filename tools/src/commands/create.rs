@@ -47,6 +47,9 @@ pub fn run(args: &Create, output: Output) -> Result<Exit> {
         options = options.image(image.stamp_now()?).like(&image.file);
     }
     options.progress(progress::show(output)).create_closed(&args.file, len)?;
+    if let Some(image) = image.filter(|image| image.stamp.is_block_device()) {
+        output.note(image.untraceable());
+    }
     let info = inspect(&args.file)?;
     output.answer(&Answer::new(&args.file, &info), human)?;
     Ok(Exit::Fine)

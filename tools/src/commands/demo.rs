@@ -9,8 +9,8 @@ mod report;
 mod round;
 pub mod writer;
 
+use crate::backup::compare::{self, Equal};
 use crate::cli::{self, Demo};
-use crate::commands::backup;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
 use crate::output::Output;
@@ -117,7 +117,7 @@ fn compare(place: &Place, output: Output, when: &str) -> Result<()> {
         return Err(differs(when, format!("sizes differ: {} and {}", image.size(), target.size())));
     }
     let bar = output.progress("comparing", image.size());
-    let found = backup::compare(&image, &target, 0..image.size(), &bar);
+    let found = compare::compare(&image, &target, 0..image.size(), &bar, &mut Equal::default());
     bar.finish_and_clear();
     found?.map_or(Ok(()), |offset| Err(differs(when, format!("they differ at offset {offset}"))))
 }
@@ -144,6 +144,8 @@ fn backup_args(place: &Place) -> cli::Backup {
         map: place.map.clone(),
         full: false,
         force: false,
+        frozen: false,
+        audit: None,
     }
 }
 

@@ -120,7 +120,7 @@ fn failure(path: &Path, e: qcow2::Error) -> Failure {
 fn unchanged(file: &files::Image, name: &OsStr, entry: &Entry) -> Result<()> {
     let image = qcow2::Image::open((&file.file, file.size())).map_err(|e| failure(&file.path, e))?;
     let same = image.find(name.as_bytes()).is_ok_and(|now| now == *entry && image.unreliable(&now).is_none());
-    if same && file.stamp_now()? == file.stamp {
+    if same && file.glance()?.equals(&file.stamp) {
         return Ok(());
     }
     let message = format!("{}: was changed while it was read; try again", file.path.display());

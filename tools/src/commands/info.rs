@@ -1,9 +1,10 @@
 //! `dirtymap info`: what is in a map, how it was left, and the verdict.
 
-use crate::cli::File;
+use crate::cli;
 use crate::exit::{Exit, Result};
 use crate::open;
 use crate::output::{self, Output, time};
+use crate::relation::Relation;
 use crate::size;
 use dirtymap::format::Reasons;
 use dirtymap::{Durability, FileState, ImageStamp, Info, Verdict, inspect};
@@ -41,7 +42,12 @@ pub struct Answer {
     dirt_added: Option<String>,
     last_backup: Option<String>,
     image: Option<Stamp>,
+    image_match: Option<Relation>,
     target: Option<Stamp>,
+    begun: Option<Stamp>,
+    audited: u64,
+    audit_missed: u64,
+    last_audit: Option<String>,
     live: bool,
 }
 
@@ -62,14 +68,14 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn new((stamp, exact): (ImageStamp, bool)) -> Stamp {
+    fn new(stamp: ImageStamp) -> Stamp {
         Stamp {
             kind: if stamp.is_block_device() { "block-device" } else { "file" },
             size: stamp.size(),
             modified: time(stamp.modified().0),
             inode: stamp.inode(),
             device: stamp.device(),
-            exact,
+            exact: stamp.is_exact(),
         }
     }
 }
@@ -128,7 +134,12 @@ impl Answer {
             dirt_added: time(info.dirt_time),
             last_backup: time(info.backup_time),
             image: info.image.map(Stamp::new),
+            image_match: None,
             target: info.target.map(Stamp::new),
+            begun: info.begun.map(Stamp::new),
+            audited: info.audited,
+            audit_missed: info.audit_missed,
+            last_audit: time(info.audit_time),
             live: info.state == FileState::Open,
         }
     }
@@ -157,15 +168,25 @@ impl Answer {
             let names: Vec<_> = a.points.iter().map(|name| format!("{name:?}")).collect();
             line("points", format!("{}, oldest first", names.join(", ")))?;
         }
-        line("image", a.image.as_ref().map_or("none recorded".into(), |s| stamp(s, "being written")))?;
+        line("image", a.image.as_ref().map_or("none recorded".into(), |s| stamp(s, "times not recorded")))?;
+        if let Some(relation) = &a.image_match {
+            line("", relation.text())?;
+        }
         let backup = match (&a.target, &a.last_backup) {
             (None, _) => "none so far".into(),
             (Some(t), when) => {
                 let when = when.as_deref().unwrap_or("never");
-                format!("completed {when}; target: {}", stamp(t, "incomplete or unverifiable"))
+                format!("completed {when}; target: {}", stamp(t, "times not recorded"))
             }
         };
         line("backup", backup)?;
+        if let Some(begun) = &a.begun {
+            line("", format!("begun and not complete; target: {}", stamp(begun, "being written")))?;
+        }
+        if a.audited > 0 {
+            let when = a.last_audit.as_deref().unwrap_or("never");
+            line("audited", format!("{}, {} missed; last {when}", size::count(a.audited, "granule"), a.audit_missed))?;
+        }
         let or_never = |t: &Option<String>| t.clone().unwrap_or_else(|| "never".into());
         line("created", or_never(&a.created))?;
         line("last open", or_never(&a.last_open))?;
@@ -216,9 +237,11 @@ fn stamp(s: &Stamp, inexact: &str) -> String {
     format!("{kind} of {}, {modified}, inode {} on device {:#x}", size::human(s.size), s.inode, s.device)
 }
 
-pub fn run(args: &File, output: Output) -> Result<Exit> {
+pub fn run(args: &cli::Info, output: Output) -> Result<Exit> {
     let info = inspect(&args.file)?;
+    let relation = args.image.as_deref().map(|image| Relation::of(&info, image)).transpose()?;
     let exit = open::say(&info.recovery, false, output);
-    output.answer(&Answer::new(&args.file, &info), Answer::human)?;
+    let exit = relation.as_ref().map_or(exit, |relation| exit.max(relation.exit()));
+    output.answer(&Answer { image_match: relation, ..Answer::new(&args.file, &info) }, Answer::human)?;
     Ok(exit)
 }

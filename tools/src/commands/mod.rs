@@ -1,8 +1,8 @@
 //! One file per command.
 
-pub mod backup;
+mod backup;
 mod check;
-mod checkpoint;
+pub mod checkpoint;
 mod completions;
 mod count;
 mod create;

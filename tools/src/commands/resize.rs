@@ -95,11 +95,12 @@ fn growable(image: &Image, size: u64) -> Result<()> {
 fn change(args: &Resize, image: Option<&Image>, wait: Duration, output: Output) -> Result<(Shape, Shape)> {
     let acceptable = |info: &Info| {
         Geometry::new(args.size, info.geometry.granularity())?;
-        match image {
-            // A map that has the new length already: this was interrupted before the image got it.
-            Some(image) if info.geometry.len() != args.size => files::fits(info, &args.file, image),
-            _ => Ok(()),
+        let Some(image) = image else { return Ok(()) };
+        // One of them may have the new length already: this was interrupted in between, or another tool has grown the image.
+        if info.geometry.len() != args.size && image.size() != args.size {
+            files::fits(info, &args.file, image)?;
         }
+        files::belongs(info, &args.file, image, files::ANOTHER)
     };
     let mut map = match image {
         Some(image) => open::for_writing_of(&args.file, With::Nobody, image, wait, output, acceptable)?.0,
@@ -119,7 +120,10 @@ fn change(args: &Resize, image: Option<&Image>, wait: Duration, output: Output) 
     let grown = image.file.set_len(args.size).map_err(|e| image.failed("set its size", &e)).and_then(|()| image.sync());
     open::cost(&map, output);
     // Also after a failure: the map is right for the image, whichever length that has.
-    let closed = image.stamp_now().and_then(|stamp| Ok(map.close_with_image(&stamp)?));
+    let closed = image.stamp_now().and_then(|stamp| {
+        map.bind_image(&stamp)?;
+        Ok(map.close_with_image(&stamp)?)
+    });
     grown.and(closed).map_err(|failure| failure.and(format_args!("the map covers {} bytes now", args.size)))?;
     Ok((before, after))
 }

@@ -29,6 +29,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     files::distinct(&[("image", &args.image), ("map", &args.map)])?;
     let acceptable = |info: &Info| {
         files::fits(info, &args.map, &image)?;
+        files::belongs(info, &args.map, &image, files::ANOTHER)?;
         // Whoever made the map for the image was asked.
         if info.image.is_none() && !args.raw {
             image.is_raw()?;
@@ -41,6 +42,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
         Ok(())
     };
     let (map, _) = open::for_writing_of(&args.map, With::Anybody, &image, wait, output, acceptable)?;
+    map.bind_image(&image.stamp)?;
     let (written, copied) = copy(&map, &image, args.at);
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
     open::cost(&map, output);

@@ -2,7 +2,7 @@
 
 use super::Place;
 use super::round::Round;
-use crate::commands::backup::Outcome;
+use crate::backup::Outcome;
 use crate::output::Output;
 use crate::size::{count, human};
 use dirtymap_cli::shown::shown;

@@ -1,7 +1,7 @@
 //! One round: write, kill, look at the map, back up.
 
 use super::{NO_WAIT, Place, backup_args};
-use crate::commands::backup::{self, Outcome};
+use crate::backup::{self, Outcome};
 use crate::exit::{Exit, Failure, Result};
 use crate::files::Image;
 use crate::output::Output;

@@ -1,0 +1,240 @@
+//! What a map records of backups: the target that was completed last, the one that was begun, and audits.
+//!
+//! Invariant kept here: the completed target and what is dirty change in one commit. So the recorded target never lacks anything
+//! that the map calls clean, whenever a backup is killed, and a backup that is begun leaves the record of the last one alone.
+
+use super::DirtyMap;
+use super::image::{ImageStamp, timeless};
+use super::locks::locked;
+use crate::error::Result;
+use crate::format::{Header, Reasons, Stamp, Uuid};
+use crate::sys::{Lock, facts};
+use crate::weak::{Weak, weak};
+
+/// A backup that is complete.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completed {
+    target: Stamp,
+    audited: u64,
+}
+
+impl Completed {
+    /// Has the header name it.
+    pub(super) fn record(&self, header: &mut Header) {
+        header.target = Some(self.target);
+        header.begun = None;
+        header.backup_time = facts::now();
+        count_audit(header, self.audited, 0);
+    }
+
+    /// The target, for a point that is kept.
+    pub(super) fn target(&self) -> Stamp {
+        self.target
+    }
+}
+
+fn count_audit(header: &mut Header, audited: u64, missed: u64) {
+    if audited > 0 {
+        header.audited = header.audited.saturating_add(audited);
+        header.audit_missed = header.audit_missed.saturating_add(missed);
+        header.audit_time = facts::now();
+    }
+}
+
+/// Backups: who makes one claims the map, [freezes](Self::freeze) it, [begins](Self::begin_backup), copies, and
+/// [commits](Self::commit_backup).
+impl DirtyMap {
+    /// Claims the map for a backup: of all who share it, one at a time copies what is dirty. It stays claimed until this
+    /// map is closed or dropped, or its process dies. Doing it twice is no error. Advice among those who ask: nothing
+    /// else is refused meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Locked`](crate::Error::Locked) when somebody else has claimed it; [`Error::ReadOnly`], [`Error::Io`].
+    pub fn claim_backup(&self) -> Result<()> {
+        let core = self.core()?;
+        if core.disk.try_lock(Lock::Backup).map_err(core.io("take the backup lock"))? {
+            return Ok(());
+        }
+        Err(locked(&*core.disk, &core.path, Lock::Backup, "another process is making a backup by it"))
+    }
+
+    /// Records that a backup is about to write `target` or to change its size, so that it is known again should the
+    /// backup be interrupted. The record of the last completed target stays. Call it before the image is read: dirt that is added
+    /// from here on is none that [`complete_backup`](Self::complete_backup) forgets.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn begin_backup(&self, target: &ImageStamp) -> Result<()> {
+        self.core()?.begin_backup(|header| {
+            let begun = Stamp { exact: false, ..target.0 };
+            header.begun = Some(begun);
+            if weak(Weak::BeginForgetsTarget) {
+                header.target = Some(begun);
+            }
+        })
+    }
+
+    /// Commits a [frozen](Self::freeze) checkpoint as [`commit_checkpoint`](Self::commit_checkpoint) does, and in the same moment
+    /// records that `target`, as it is now, is the last backup of this map, and of the point if that is kept. `audited`: how many
+    /// clean granules were compared in image and target, and were equal. The caller has synced the target.
+    ///
+    /// # Errors
+    /// As [`commit_checkpoint`](Self::commit_checkpoint).
+    pub fn commit_backup(&self, uuid: Uuid, keep: bool, target: &ImageStamp, audited: u64) -> Result<()> {
+        let core = self.core()?;
+        let completed = Completed { target: target.0, audited };
+        if weak(Weak::NameTargetLate) {
+            core.commit_checkpoint_of(&uuid, keep, None)?;
+            return core.amend(|header| completed.record(header));
+        }
+        core.commit_checkpoint_of(&uuid, keep, Some(&completed))
+    }
+
+    /// For who copies without a checkpoint: records that a backup to `target` (as it is now) is complete: flushes, and forgets
+    /// what recovery had added; but not what was added since this process [began it](Self::begin_backup), if it did. The caller has
+    /// reset what was copied, after syncing the target.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn complete_backup(&self, target: &ImageStamp) -> Result<()> {
+        let core = self.core()?;
+        core.flush()?;
+        core.complete_backup(|header| Completed { target: target.0, audited: 0 }.record(header))
+    }
+
+    /// Has a map that belongs to no image belong to this one from here on: another one in its place is noticed. When it was last
+    /// changed is not recorded, since whoever tracks it has not told so far. No effect on a map that belongs to an image.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn bind_image(&self, image: &ImageStamp) -> Result<()> {
+        let core = self.core()?;
+        if self.header()?.image.is_some() {
+            return Ok(());
+        }
+        core.amend(|header| {
+            header.image.get_or_insert(timeless(image.0));
+        })
+    }
+
+    /// Records that an audit has compared so many clean granules, of which one differs in image and target: everything becomes
+    /// dirty, durably.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn record_miss(&self, audited: u64) -> Result<()> {
+        let core = self.core()?;
+        core.add_dirt(Reasons::IMAGE_CHANGED, || self.set_all())?;
+        core.amend(|header| count_audit(header, audited, 1))?;
+        self.flush()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::store::headers;
+    use crate::sys::FileDisk;
+    use crate::weak::{Point as Stage, visit};
+    use std::cell::Cell;
+    use std::path::Path;
+    use std::rc::Rc;
+
+    fn map_and_targets(dir: &Path) -> (DirtyMap, ImageStamp, ImageStamp) {
+        let map = crate::Options::new().flush_interval(None).create(dir.join("map"), 1 << 30).unwrap();
+        let target = |name: &str| {
+            std::fs::write(dir.join(name), name).unwrap();
+            ImageStamp::of_path(&dir.join(name)).unwrap()
+        };
+        (map, target("first"), target("second"))
+    }
+
+    fn back_up(map: &DirtyMap, target: &ImageStamp) -> Uuid {
+        map.set(0..1).unwrap();
+        let uuid = map.freeze(Some("a")).unwrap().uuid;
+        map.begin_backup(target).unwrap();
+        uuid
+    }
+
+    #[test]
+    pub(in crate::store) fn a_backup_that_is_begun_leaves_the_last_target_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (map, first, second) = map_and_targets(dir.path());
+        let uuid = back_up(&map, &first);
+        assert_eq!(map.info().unwrap().target, None);
+        map.commit_backup(uuid, true, &first, 3).unwrap();
+        let info = map.info().unwrap();
+        assert_eq!((info.target, info.begun, info.audited), (Some(first), None, 3));
+        assert_eq!(info.points[0].target, Some(first));
+        map.drop_point("a").unwrap();
+
+        let uuid = back_up(&map, &second);
+        let info = map.info().unwrap();
+        assert_eq!(info.target, Some(first), "a backup that may fail has taken the place of the last one");
+        assert!(info.begun.is_some_and(|begun| begun.equals(&second) && !begun.is_exact()));
+        map.abort_checkpoint(uuid).unwrap();
+        assert_eq!(map.info().unwrap().target, Some(first));
+        map.freeze(None).unwrap();
+        map.commit_backup(map.checkpoint().unwrap().unwrap().uuid, false, &second, 2).unwrap();
+        let info = map.info().unwrap();
+        assert_eq!((info.target, info.begun, info.audited), (Some(second), None, 5));
+    }
+
+    #[test]
+    pub(in crate::store) fn what_is_clean_and_the_target_that_has_it_change_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (map, first, second) = map_and_targets(dir.path());
+        let uuid = back_up(&map, &first);
+        map.commit_backup(uuid, false, &first, 0).unwrap();
+        let uuid = back_up(&map, &second);
+        let seen = Rc::new(Cell::new(0));
+        let (count, path) = (seen.clone(), dir.path().join("map"));
+        visit(Some(Box::new(move |at| {
+            if at != Stage::Published {
+                return;
+            }
+            let disk = FileDisk::new(std::fs::File::open(&path).unwrap(), false);
+            let header = headers::newest(&disk, &path).unwrap().header;
+            let (committed, named) = (header.committed_uuid == uuid, header.target == Some(second.0));
+            assert_eq!(committed, named, "a process that is killed here leaves what is clean and not in its target");
+            count.set(count.get() + 1);
+        })));
+        map.commit_backup(uuid, false, &second, 0).unwrap();
+        visit(None);
+        assert!(seen.get() > 0);
+    }
+
+    #[test]
+    fn a_miss_makes_everything_dirty_and_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (map, ..) = map_and_targets(dir.path());
+        map.record_miss(7).unwrap();
+        let info = map.info().unwrap();
+        assert!(map.is_full());
+        assert_eq!((info.audited, info.audit_missed, info.verdict), (7, 1, crate::Verdict::Superset));
+        map.close().unwrap();
+        assert!(DirtyMap::open(dir.path().join("map")).unwrap().is_full());
+    }
+
+    #[test]
+    fn a_map_that_is_bound_later_knows_its_image_and_not_its_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let (map, image, other) = map_and_targets(dir.path());
+        map.bind_image(&image).unwrap();
+        map.bind_image(&other).unwrap();
+        map.close_with_image(&image).unwrap();
+        // Whoever tracks it does not look at the image.
+        std::fs::write(dir.path().join("first"), "second").unwrap();
+        let open = |name: &str| {
+            let stamp = ImageStamp::of_path(&dir.path().join(name)).unwrap();
+            crate::Options::new().image(stamp).open(dir.path().join("map")).unwrap()
+        };
+        for _ in 0..2 {
+            std::fs::write(dir.path().join("first"), "third").unwrap();
+            let map = open("first");
+            assert_eq!(map.recovery().image_changed, None);
+            map.close_with_image(&ImageStamp::of_path(&dir.path().join("first")).unwrap()).unwrap();
+        }
+        assert!(open("second").recovery().image_changed.is_some());
+    }
+}

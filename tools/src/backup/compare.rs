@@ -1,0 +1,130 @@
+//! Comparing an image with its backup.
+//!
+//! Invariant kept here: "equal" is said of bytes that were read from both, and of what both file systems call a hole; the two
+//! are counted apart, and holes count only on file systems that know their own.
+
+use super::INTERRUPTED;
+use crate::exit::Result;
+use crate::files::{self, Image};
+use crate::signals;
+use dirtymap::DirtyMap;
+use indicatif::ProgressBar;
+use std::ops::Range;
+
+/// How much was found to be equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Equal {
+    /// Bytes that were read from both.
+    pub read: u64,
+    /// Bytes that are holes of both.
+    pub holes: u64,
+}
+
+/// An image and its backup while writers may go on: what they have set since the freeze is for the next backup.
+pub struct Pair<'a> {
+    pub image: &'a Image,
+    pub target: &'a Image,
+    pub map: &'a DirtyMap,
+}
+
+impl Pair<'_> {
+    /// The first offset in `range` at which the two differ and should not.
+    pub fn differs(&self, range: Range<u64>, bar: &ProgressBar, equal: &mut Equal) -> Result<Option<u64>> {
+        let granule = self.map.geometry().granule();
+        let mut at = range.start;
+        while let Some(offset) = compare(self.image, self.target, at..range.end, bar, equal)? {
+            // A writer sets the bit before it writes, so whatever was read of its data was set by now.
+            if !self.map.get_here(offset)? {
+                return Ok(Some(offset));
+            }
+            at = (offset / granule + 1).saturating_mul(granule).min(range.end);
+        }
+        Ok(None)
+    }
+}
+
+/// The first offset in `range` at which two files differ. Where both have a hole nothing is read.
+pub fn compare(
+    one: &Image,
+    other: &Image,
+    range: Range<u64>,
+    bar: &ProgressBar,
+    equal: &mut Equal,
+) -> Result<Option<u64>> {
+    let mut buffers = (vec![0; files::PIECE as usize], vec![0; files::PIECE as usize]);
+    let mut at = range.start;
+    while at < range.end {
+        signals::check(INTERRUPTED)?;
+        let (a, b) = (one.next_data(at..range.end), other.next_data(at..range.end));
+        let Some(start) = a.iter().chain(&b).map(|data| data.start).min() else { break };
+        // Up to the end of whichever part of data comes first; a hole of the other one reads as zeros.
+        let end = a.iter().chain(&b).filter(|data| data.start == start).map(|data| data.end).min();
+        equal.holes += start - at;
+        bar.inc(start - at);
+        for piece in files::pieces(start..end.unwrap_or(range.end)) {
+            signals::check(INTERRUPTED)?;
+            let n = (piece.end - piece.start) as usize;
+            let (a, b) = (&mut buffers.0[..n], &mut buffers.1[..n]);
+            one.read(a, piece.start)?;
+            other.read(b, piece.start)?;
+            if let Some(i) = a.iter().zip(&*b).position(|(a, b)| a != b) {
+                equal.read += i as u64;
+                return Ok(Some(piece.start + i as u64));
+            }
+            equal.read += n as u64;
+            bar.inc(n as u64);
+            at = piece.end;
+        }
+    }
+    equal.holes += range.end - at;
+    bar.inc(range.end - at);
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::PIECE;
+    use std::fs;
+
+    /// A file of zeros, as a hole where there are holes, but for one byte in the third piece.
+    fn sparse(dir: &std::path::Path, name: &str) -> Image {
+        let path = dir.join(name);
+        fs::File::create(&path).unwrap().set_len(4 * PIECE).unwrap();
+        let image = Image::open(&path, true).unwrap();
+        image.write(&[1], 2 * PIECE).unwrap();
+        image
+    }
+
+    #[test]
+    fn what_a_file_system_says_of_holes_counts_only_where_it_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut one, mut other) = (sparse(dir.path(), "one"), sparse(dir.path(), "other"));
+        let bar = ProgressBar::hidden();
+        let look = |one: &Image, other: &Image| {
+            let mut equal = Equal::default();
+            let found = compare(one, other, 0..4 * PIECE, &bar, &mut equal).unwrap();
+            (found, equal)
+        };
+        let (found, equal) = look(&one, &other);
+        assert_eq!((found, equal.read + equal.holes), (None, 4 * PIECE));
+        // As FUSE and network file systems are: all of it is read.
+        (one.knows_holes, other.knows_holes) = (false, false);
+        assert_eq!(look(&one, &other), (None, Equal { read: 4 * PIECE, holes: 0 }));
+        one.write(&[2], PIECE + 7).unwrap();
+        assert_eq!(look(&one, &other).0, Some(PIECE + 7));
+    }
+
+    #[test]
+    fn zeros_of_an_image_that_knows_no_holes_become_holes_of_its_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut image = sparse(dir.path(), "image");
+        image.knows_holes = false;
+        let target = sparse(dir.path(), "target");
+        target.write(&[7], PIECE).unwrap();
+        let bar = ProgressBar::hidden();
+        let copied = super::super::copy::copy(&image, &target, 0..4 * PIECE, false, &bar).unwrap();
+        assert_eq!((copied.data, copied.holes), (PIECE, 3 * PIECE));
+        assert_eq!(compare(&image, &target, 0..4 * PIECE, &bar, &mut Equal::default()).unwrap(), None);
+    }
+}

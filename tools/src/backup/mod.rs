@@ -1,0 +1,398 @@
+//! The engine of `backup`: claim, freeze, prove, copy, verify, audit, commit.
+//!
+//! Invariant kept here: the last completed target equals the image wherever the map says clean. So
+//! - nothing is written to a target before it is proved to be what the plan takes it for: by its stamp, or by comparing all that will
+//!   not be copied;
+//! - the target that a backup has begun is recorded beside the last completed one, which stays the map's own until the commit
+//!   names the new one in its place: a backup that fails or is killed spoils no other target;
+//! - what was frozen is forgotten after the target is synced and what was copied reads back equal, or was set again;
+//! - the image is synced after the freeze, which has waited for writes under way, and before it is read;
+//! - what the map records of the image is from before the first byte was copied.
+
+mod audit;
+pub mod compare;
+mod copy;
+mod outcome;
+mod plan;
+
+pub use outcome::Outcome;
+
+use crate::cli::Backup;
+use crate::commands::checkpoint::keep_last;
+use crate::exit::{Exit, Failure, Result};
+use crate::files::{self, Image};
+use crate::open::{self, With};
+use crate::output::Output;
+use crate::storage;
+use compare::{Equal, Pair};
+use dirtymap::format::CheckpointState;
+use dirtymap::{Bitmap, Checkpoint, DirtyMap, ImageStamp, Info};
+use plan::{Plan, plan};
+use std::ops::Range;
+use std::time::Duration;
+
+const INTERRUPTED: &str = "the backup is not complete";
+
+/// What a backup without a name freezes with, so that the next one knows what one that died has left. It is not kept.
+const UNNAMED: &str = "dirtymap backup";
+
+/// Makes a backup.
+pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome> {
+    let image = Image::open(&args.image, false)?;
+    files::distinct(&[("image", &args.image), ("map", &args.map), ("target", &args.target)])?;
+    // Before the stamp is taken: writing back what was written through a mapping may change the time.
+    image.sync()?;
+    let target = Image::open_target(&args.target)?;
+    if let Some(target) = &target {
+        storage::apart(&image, target)?;
+    }
+    let acceptable = |info: &Info| {
+        files::fits(info, &args.map, &image)?;
+        if !args.frozen && !args.force {
+            files::belongs(info, &args.map, &image, OTHER_IMAGE)?;
+        }
+        plan(args, info, target.as_ref(), image.size()).map(drop)
+    };
+    let (map, stamp) = if args.frozen {
+        // A snapshot is not the image that the map belongs to, and tells nothing of that.
+        let map = open::for_writing(&args.map, With::Anybody, wait, output, acceptable)?;
+        (map, image.stamp)
+    } else {
+        open::for_writing_of(&args.map, With::Anybody, &image, wait, output, acceptable)?
+    };
+    let job = Job { args, image: &image, map: &map, stamp, output };
+    match job.run(target) {
+        Ok(outcome) => {
+            open::cost(&map, output);
+            if args.frozen || (outcome.image_changed && !map.is_empty()) {
+                // Those who track the image tell what it is like when they are done.
+                map.close()?;
+            } else {
+                map.close_with_image(&stamp)?;
+            }
+            Ok(outcome)
+        }
+        Err(failure) => {
+            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`; if that is
+            // no more, others who track it may have told what it is like since, and this must not take it back.
+            let as_it_was = !args.frozen && image.glance().is_ok_and(|now| now.equals(&stamp));
+            let _ = if as_it_was { map.close_with_image(&stamp) } else { map.close() };
+            Err(failure)
+        }
+    }
+}
+
+/// What to do with an image that is not the map's own.
+const OTHER_IMAGE: &str = "for a snapshot that was taken while a checkpoint was frozen, use --frozen; to take this one for the \
+                           map's image from now on, and copy all of it, use --force";
+
+/// A backup for which the map is open.
+struct Job<'a> {
+    args: &'a Backup,
+    image: &'a Image,
+    map: &'a DirtyMap,
+    /// The image when the map was opened.
+    stamp: ImageStamp,
+    output: Output,
+}
+
+/// What was frozen, and what is to be copied.
+struct Work {
+    checkpoint: Checkpoint,
+    len: u64,
+    /// `None`: everything.
+    bits: Option<Bitmap>,
+}
+
+impl Work {
+    /// Bytes to be copied.
+    fn bytes(&self) -> u64 {
+        self.bits.as_ref().map_or(self.len, Bitmap::dirty_len)
+    }
+
+    fn areas(&self) -> Result<Vec<Range<u64>>> {
+        Ok(match &self.bits {
+            Some(bits) => bits.areas(0..self.len)?.collect(),
+            None => std::iter::once(0..self.len).filter(|all| !all.is_empty()).collect(),
+        })
+    }
+
+    /// The areas before `end` that are not copied.
+    fn others(&self, end: u64) -> Result<Vec<Range<u64>>> {
+        let Some(bits) = &self.bits else { return Ok(Vec::new()) };
+        let (mut others, mut at) = (Vec::new(), 0);
+        for area in bits.areas(0..end)?.chain(std::iter::once(end..end)) {
+            others.extend((at < area.start).then_some(at..area.start));
+            at = area.end;
+        }
+        Ok(others)
+    }
+}
+
+impl Job<'_> {
+    fn run(&self, target: Option<Image>) -> Result<Outcome> {
+        let Job { args, image, map, .. } = *self;
+        map.claim_backup()?;
+        self.prepare()?;
+        // Again, now that nobody else makes a backup by this map.
+        let target = match target {
+            Some(target) => Some(target.refreshed()?),
+            None => Image::open_target(&args.target)?,
+        };
+        let info = map.info()?;
+        let plan = plan(args, &info, target.as_ref(), map.len())?;
+        self.say_what_is_not_known(target.as_ref());
+        image.sync()?;
+        // A name that cannot be had costs nothing.
+        let target = target.map_or_else(|| Image::create(&args.target, image), Ok)?;
+        if !plan.is_full() && target.size() < map.len() {
+            // The image has grown since. What the target lacks is copied, whatever it holds.
+            map.set(target.size()..map.len())?;
+            map.flush()?;
+        }
+        let work = self.freeze(plan)?;
+        let uuid = work.checkpoint.uuid;
+        let done = self.prove(&work, &target, plan).and_then(|compared| {
+            let outcome = self.copy_and_commit(&work, &target, plan, &info)?;
+            Ok(Outcome { bytes_compared: compared, dropped: self.drop_oldest(), ..outcome })
+        });
+        done.map_err(|failure| {
+            if args.frozen {
+                return failure
+                    .and(format_args!("checkpoint {uuid} stays frozen, for another try or `checkpoint abort`"));
+            }
+            match map.abort_checkpoint(uuid) {
+                Ok(()) => failure.and("no bit was reset, so the next backup copies all that this one should have"),
+                Err(e) => failure.and(format_args!("what was frozen could not be put back ({e}), which the next does")),
+            }
+        })
+    }
+
+    /// Drops the oldest names beyond those that are to be kept. The backup is complete already.
+    fn drop_oldest(&self) -> Vec<String> {
+        let dropped = self.args.keep_last.map(|most| keep_last(self.map, most));
+        dropped.unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|e| {
+            self.output.note(format_args!("{e}; the oldest names may still be there"));
+            Vec::new()
+        })
+    }
+
+    /// Puts back what a backup of this name has left that died, and refuses what a freeze would: while nothing is
+    /// changed. The map is claimed.
+    fn prepare(&self) -> Result<()> {
+        let Job { args, map, .. } = *self;
+        let path = args.map.display();
+        if let Some(name) = &args.since
+            && !map.points()?.iter().any(|point| point.name == *name)
+        {
+            map.since(name)?; // Says what points there are.
+        }
+        let outstanding = map.checkpoint()?;
+        if args.frozen {
+            return match outstanding {
+                Some(checkpoint) if checkpoint.state == CheckpointState::Frozen => Ok(()),
+                _ => Err(Failure::new("no-checkpoint", format!("{path}: no checkpoint is frozen; {RECIPE}"))),
+            };
+        }
+        if let Some(stale) = outstanding {
+            if stale.name.as_deref() != Some(self.name()) {
+                let name = stale.name.map_or("without a name".into(), |name| format!("named {name:?}"));
+                let message = format!(
+                    "{path}: checkpoint {} {name} is {}; if a backup that was killed has left it, put it back (dirtymap \
+                     checkpoint abort {path}); if it was frozen for a snapshot, back that up with --frozen",
+                    stale.uuid,
+                    stale.state.name()
+                );
+                return Err(Failure::new("checkpoint-outstanding", message));
+            }
+            map.abort_checkpoint(stale.uuid)?;
+        }
+        if args.name.as_deref() == Some(UNNAMED) {
+            let why = format!("{UNNAMED:?} is what a backup without a name is called; choose another name");
+            return Err(Failure::new("refused", format!("{path}: {why}")));
+        }
+        Ok(map.can_freeze(Some(self.name()))?)
+    }
+
+    /// The name that is frozen with.
+    fn name(&self) -> &str {
+        self.args.name.as_deref().unwrap_or(UNNAMED)
+    }
+
+    /// What the backup cannot promise because the system does not tell.
+    fn say_what_is_not_known(&self, target: Option<&Image>) {
+        if self.image.stamp.is_block_device() {
+            self.output.note(self.image.untraceable());
+        }
+        if let Some(target) = target
+            && let Some(names) = target.names().filter(|names| *names > 1)
+        {
+            let path = target.path.display();
+            self.output.note(format_args!("{path} has {names} names (hard links): this backup changes all of them"));
+        }
+    }
+
+    /// Freezes what is dirty, and gives what is to be copied.
+    fn freeze(&self, plan: Plan) -> Result<Work> {
+        let Job { args, map, .. } = *self;
+        let checkpoint = match map.checkpoint()?.filter(|_| args.frozen) {
+            Some(frozen) => frozen,
+            None => map.freeze(Some(self.name()))?,
+        };
+        let bits = match (plan.is_full(), &args.since) {
+            (true, _) => Ok(None),
+            (false, None) => map.frozen(checkpoint.uuid).map(Some),
+            (false, Some(since)) => map.since(since).map(Some),
+        };
+        match bits {
+            Ok(bits) => Ok(Work { checkpoint, len: map.len(), bits }),
+            Err(e) => {
+                if !args.frozen {
+                    map.abort_checkpoint(checkpoint.uuid)?;
+                }
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Compares what will not be copied, where nothing else proves that the target has it; says how much. Nothing is written before.
+    fn prove(&self, work: &Work, target: &Image, plan: Plan) -> Result<u64> {
+        // Every write that the frozen bits stand for has ended by now.
+        self.image.sync()?;
+        let Plan::Incremental { prove: true, stranger } = plan else { return Ok(0) };
+        let name = target.path.display();
+        let others = work.others(target.size().min(work.len))?;
+        let bytes = others.iter().map(|area| area.end - area.start).sum();
+        if stranger && bytes == 0 && work.len > 0 && !self.args.force && !target.is_blank() {
+            let message = format!(
+                "{name} is not the recorded backup, and as everything is to be copied, nothing of it can be compared; \
+                 overwrite it with --force"
+            );
+            return Err(Failure::new("wrong-target", message));
+        }
+        let bar = self.output.progress("comparing", bytes);
+        let pair = Pair { image: self.image, target, map: self.map };
+        let found = others.into_iter().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
+        bar.finish_and_clear();
+        let Some(offset) = found.transpose()? else { return Ok(bytes) };
+        let why = match &self.args.since {
+            Some(since) => format!("{since:?}: {name} was not complete then, or something else has changed it"),
+            None => format!("the last backup: something else has changed {name}, or the image without telling the map"),
+        };
+        let message = format!(
+            "{name} differs from the image at {offset}, which by the map was not written since {why}; {name} was not \
+             touched; copy everything ({})",
+            if self.args.since.is_some() { "without --since, to a new name or with --force" } else { "--full" }
+        );
+        Err(Failure::new("target-changed", message))
+    }
+
+    /// From the first byte that is written to the target to the moment from which on what was frozen is forgotten.
+    fn copy_and_commit(&self, work: &Work, target: &Image, plan: Plan, info: &Info) -> Result<Outcome> {
+        let Job { args, image, map, .. } = *self;
+        // Before its size changes as well, or the next backup takes it for something else.
+        map.begin_backup(&target.glance()?)?;
+        if !target.stamp.is_block_device() && (plan.is_full() || target.size() != work.len) {
+            target.file.set_len(work.len).map_err(|e| target.failed("set its size", &e))?;
+            target.sync()?;
+            files::sync_directory_of(&args.target)?;
+        }
+        let before = image.glance()?;
+        let mut outcome = Outcome::new(args, work.len, work.bytes(), plan);
+        let recovered = if info.recovery.image_changed.is_some() { work.bytes() } else { info.recovery.armed_items };
+        outcome.bytes_recovered = recovered.min(work.bytes());
+        let areas = work.areas()?;
+        self.copy(&areas, target, plan, &mut outcome)?;
+        target.sync()?;
+        target.forget_cache();
+        self.verify(&areas, target, &mut outcome)?;
+        self.audit(work, target, plan, &mut outcome)?;
+        self.look_back(&before, &mut outcome)?;
+        if info.image.is_none() && !args.frozen {
+            map.bind_image(&self.stamp)?;
+        }
+        let keep = work.checkpoint.name.as_deref().is_some_and(|name| name != UNNAMED);
+        map.commit_backup(work.checkpoint.uuid, keep, &target.stamp_now()?, outcome.granules_audited)?;
+        Ok(outcome)
+    }
+
+    fn copy(&self, areas: &[Range<u64>], target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
+        let bar = self.output.progress("copying", areas.iter().map(|area| area.end - area.start).sum());
+        for area in areas {
+            let copied = copy::copy(self.image, target, area.clone(), plan == Plan::New, &bar)?;
+            outcome.areas += 1;
+            outcome.bytes_copied += copied.data;
+            outcome.bytes_holes += copied.holes;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn verify(&self, areas: &[Range<u64>], target: &Image, outcome: &mut Outcome) -> Result<()> {
+        let bar = self.output.progress("verifying", areas.iter().map(|area| area.end - area.start).sum());
+        let pair = Pair { image: self.image, target, map: self.map };
+        let mut equal = Equal::default();
+        let found = areas.iter().find_map(|area| pair.differs(area.clone(), &bar, &mut equal).transpose()).transpose();
+        bar.finish_and_clear();
+        (outcome.bytes_verified, outcome.bytes_verified_holes) = (equal.read, equal.holes);
+        let Some(offset) = found? else { return Ok(()) };
+        let message = format!(
+            "{} differs from the image at {offset} although it was just copied: something writes to the image that does \
+             not say so in the map, or a disk fails",
+            target.path.display()
+        );
+        Err(Failure::new("verify-failed", message))
+    }
+
+    fn audit(&self, work: &Work, target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
+        // Where all clean granules were compared before, some of them need not be again.
+        let (Some(bits), Plan::Incremental { prove: false, .. }) = (&work.bits, plan) else { return Ok(()) };
+        let pair = Pair { image: self.image, target, map: self.map };
+        let audited = audit::audit(&pair, bits, self.args.audit)?;
+        outcome.granules_audited = audited.granules;
+        let Some(offset) = audited.missed else { return Ok(()) };
+        self.map.record_miss(audited.granules)?;
+        let message = format!(
+            "{} differs from the image at {offset}, in a granule that the map calls clean: something has written to the \
+             image without telling the map, or a disk or its file system has changed the one or the other; everything is \
+             dirty now, and the next backup copies it; find out which before relying on older backups",
+            target.path.display()
+        );
+        Err(Failure { kind: "audit-missed", message, exit: Exit::Damage })
+    }
+
+    /// Whether the image was written meanwhile, and so whether the backup is of one moment.
+    fn look_back(&self, before: &ImageStamp, outcome: &mut Outcome) -> Result<()> {
+        let Job { args, image, output, .. } = *self;
+        let now = image.glance()?;
+        let set_since = self.any_set_since()?;
+        outcome.image_changed = !args.frozen && !now.equals(&self.stamp);
+        outcome.one_moment = match before.equals(&now) {
+            _ if set_since && !args.frozen => Some(false),
+            false => Some(false),
+            true if before.is_exact() => Some(true),
+            true => None,
+        };
+        if outcome.image_changed && !set_since {
+            output.note(format_args!(
+                "{} was changed while it was copied; the next command that opens its map makes everything dirty",
+                image.path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether anything was set since the freeze.
+    fn any_set_since(&self) -> Result<bool> {
+        let map = self.map;
+        for item in map.granules(0..map.len())? {
+            if map.get_here(item)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// How a snapshot is backed up.
+const RECIPE: &str = "freeze one (dirtymap checkpoint freeze), take the snapshot, and then back that up with --frozen";

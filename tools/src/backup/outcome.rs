@@ -1,0 +1,105 @@
+//! What a backup did, for people and programs.
+
+use super::plan::Plan;
+use crate::cli::Backup;
+use crate::size;
+use dirtymap_cli::shown::shown;
+use serde::Serialize;
+use std::io;
+
+/// The JSON of `backup`; docs/json.md describes it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub image: String,
+    pub target: String,
+    pub map: String,
+    pub size: u64,
+    pub full: bool,
+    pub new_target: bool,
+    /// The work list was a checkpoint that was frozen before.
+    pub frozen: bool,
+    /// Dirty areas copied.
+    pub areas: u64,
+    /// Bytes of data copied.
+    pub bytes_copied: u64,
+    /// Bytes that are holes in the image, and zeros in the target now.
+    pub bytes_holes: u64,
+    /// Bytes that were clean, and so not copied.
+    pub bytes_skipped: u64,
+    /// Bytes of what was copied that were read from both and are equal.
+    pub bytes_verified: u64,
+    /// Bytes of what was copied that both file systems call holes.
+    pub bytes_verified_holes: u64,
+    /// Bytes that were not copied, and were compared before anything was overwritten.
+    pub bytes_compared: u64,
+    /// Granules that were not copied, and were compared by the audit.
+    pub granules_audited: u64,
+    /// Of the dirty bytes, those that recovery may have added when this backup opened the map.
+    pub bytes_recovered: u64,
+    /// Whether the image was changed while it was copied.
+    pub image_changed: bool,
+    /// Whether nothing wrote to the image while it was copied; `None` where the system does not tell.
+    pub one_moment: Option<bool>,
+    /// Names that were dropped, the oldest first.
+    pub dropped: Vec<String>,
+}
+
+impl Outcome {
+    /// A backup that has done nothing yet. `bytes`: what it will copy.
+    pub(super) fn new(args: &Backup, size: u64, bytes: u64, plan: Plan) -> Outcome {
+        Outcome {
+            image: args.image.display().to_string(),
+            target: args.target.display().to_string(),
+            map: args.map.display().to_string(),
+            size,
+            full: plan.is_full() || (bytes == size && size > 0),
+            new_target: plan == Plan::New,
+            frozen: args.frozen,
+            areas: 0,
+            bytes_copied: 0,
+            bytes_holes: 0,
+            bytes_skipped: size - bytes,
+            bytes_verified: 0,
+            bytes_verified_holes: 0,
+            bytes_compared: 0,
+            granules_audited: 0,
+            bytes_recovered: 0,
+            image_changed: false,
+            one_moment: None,
+            dropped: Vec::new(),
+        }
+    }
+
+    /// For people.
+    pub fn human(out: &mut dyn io::Write, o: &Outcome) -> io::Result<()> {
+        let kind = if o.full { "full" } else { "incremental" };
+        let h = size::human;
+        writeln!(out, "{kind} backup of {} to {} is complete and verified", shown(&o.image), shown(&o.target))?;
+        let areas = size::count(o.areas, "area");
+        writeln!(out, "copied   {:>12} bytes ({}) in {areas}", o.bytes_copied, h(o.bytes_copied))?;
+        if o.bytes_holes > 0 {
+            writeln!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
+        }
+        writeln!(out, "skipped  {:>12} bytes ({}), clean", o.bytes_skipped, h(o.bytes_skipped))?;
+        writeln!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))?;
+        if o.bytes_verified_holes > 0 {
+            let holes = o.bytes_verified_holes;
+            writeln!(out, "         {holes:>12} bytes ({}), holes of both, not read", h(holes))?;
+        }
+        if o.bytes_compared > 0 {
+            writeln!(out, "compared {:>12} bytes ({}), not copied and equal", o.bytes_compared, h(o.bytes_compared))?;
+        }
+        if o.granules_audited > 0 {
+            writeln!(out, "audited  {:>12} clean granules, equal in both", o.granules_audited)?;
+        }
+        o.dropped.iter().try_for_each(|name| writeln!(out, "dropped  {name:?}"))?;
+        match o.one_moment {
+            Some(true) => Ok(()),
+            Some(false) => writeln!(
+                out,
+                "the image was written meanwhile: the backup is not of one moment, and the next one copies what was set"
+            ),
+            None => writeln!(out, "the backup is of one moment only if nothing wrote to the image meanwhile"),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What is at the target's name, and so what has to be copied to it, and what has to be proved first.
+//!
+//! Invariant kept here: a target is overwritten without a full copy only if it is the recorded one, and without a comparison only
+//! if its stamp proves that it is as it was recorded.
+
+use crate::cli::Backup;
+use crate::exit::{Failure, Result};
+use crate::files::Image;
+use dirtymap::{Comparison, ImageStamp, Info};
+
+/// What to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// There is nothing, or a file without content: everything is copied.
+    New,
+    /// There is something of unknown content that may be overwritten: everything is copied.
+    Full,
+    /// It is a backup of this image: what is dirty is copied.
+    Incremental {
+        /// Nothing proves that it is unchanged since: what is not copied is compared, before anything is overwritten.
+        prove: bool,
+        /// It is not the recorded one, but may be a copy of it: only a comparison tells.
+        stranger: bool,
+    },
+}
+
+impl Plan {
+    pub fn is_full(self) -> bool {
+        !matches!(self, Plan::Incremental { .. })
+    }
+}
+
+/// Decides, or refuses. `size`: that of the image.
+pub fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
+    let name = args.target.display();
+    if let Some(target) = target
+        && target.stamp.is_block_device()
+        && target.size() < size
+    {
+        let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
+        return Err(Failure::new("size-differs", message));
+    }
+    if let Some(since) = &args.since {
+        return plan_since(args, info, target, size, since);
+    }
+    let Some(target) = target else { return Ok(Plan::New) };
+    let begun = info.begun.as_ref().is_some_and(|begun| is_it(target, begun));
+    let last = info.target.as_ref().map(|recorded| (target.stamp.compare(recorded), recorded.size()));
+    let why = match last {
+        Some((Comparison::Another(why), _)) => why,
+        // A backup that was begun may have given it another size already.
+        Some((_, recorded)) if recorded != target.size() && !begun => {
+            format!("size was {recorded}, is {}", target.size())
+        }
+        Some((compared, _)) if args.full || (args.force && compared != Comparison::Same) => return Ok(Plan::Full),
+        Some((compared, _)) => {
+            return Ok(Plan::Incremental { prove: begun || compared != Comparison::Same, stranger: false });
+        }
+        None => "this map has not written any backup so far".into(),
+    };
+    if target.is_blank() {
+        return Ok(Plan::New);
+    }
+    // What an interrupted full backup has left is this map's own.
+    if begun || args.force {
+        return Ok(Plan::Full);
+    }
+    let message = format!(
+        "{name} is not the backup that this map last wrote ({why}), so copying what is dirty would not make it one; \
+         give that backup, or a new name, or overwrite {name} with a full copy (--force)"
+    );
+    Err(Failure::new("wrong-target", message))
+}
+
+/// A target that was complete when a point was frozen: any copy of it will do, as all that is not copied is compared.
+fn plan_since(args: &Backup, info: &Info, target: Option<&Image>, size: u64, since: &str) -> Result<Plan> {
+    let name = args.target.display();
+    let Some(target) = target else {
+        let message = format!("{name}: not found; --since needs the backup that was complete at {since:?}");
+        return Err(Failure::new("not-found", message));
+    };
+    if target.size() > size && !target.stamp.is_block_device() {
+        let message = format!("{name} has {} bytes, more than the image, which has {size}", target.size());
+        return Err(Failure::new("size-differs", message));
+    }
+    let point = info.points.iter().find(|point| point.name == *since);
+    let recorded = point.and_then(|point| point.target.as_ref());
+    let compared = recorded.map(|recorded| target.stamp.compare(recorded));
+    Ok(Plan::Incremental {
+        prove: compared != Some(Comparison::Same),
+        stranger: compared.is_none_or(|compared| matches!(compared, Comparison::Another(_))),
+    })
+}
+
+/// Whether a target is what was recorded, whatever was written to it since.
+fn is_it(target: &Image, recorded: &ImageStamp) -> bool {
+    !matches!(target.stamp.compare(recorded), Comparison::Another(_))
+}

@@ -1,0 +1,57 @@
+//! Whether an image and a map still belong together, and why not: for the commands that only look.
+
+use crate::exit::{Exit, Result};
+use crate::files::Image;
+use dirtymap::{Comparison, Info};
+use dirtymap_cli::shown::shown;
+use serde::Serialize;
+use std::path::Path;
+
+/// The JSON of `--image`; docs/json.md describes it.
+#[derive(Debug, Serialize)]
+pub struct Relation {
+    pub image: String,
+    pub verdict: &'static str,
+    pub why: Option<String>,
+}
+
+impl Relation {
+    /// Compares the image with what the map has recorded of it.
+    pub fn of(info: &Info, path: &Path) -> Result<Relation> {
+        let image = Image::open(path, false)?;
+        let (size, len) = (image.size(), info.geometry.len());
+        let (verdict, why) = match &info.image {
+            None if size != len => ("another", Some(format!("it has {size} bytes, and the map covers {len}"))),
+            None => ("not-recorded", Some("the map has not been used with an image so far".into())),
+            Some(recorded) => {
+                let compared = image.stamp.compare(recorded);
+                let why = compared.why().map(String::from);
+                match compared {
+                    Comparison::Same => ("same", why),
+                    Comparison::Unproven(_) => ("probably", why),
+                    Comparison::Changed(_) => ("changed", why),
+                    Comparison::Another(_) => ("another", why),
+                }
+            }
+        };
+        Ok(Relation { image: path.display().to_string(), verdict, why })
+    }
+
+    /// The code that the command ends with, if nothing else says more.
+    pub fn exit(&self) -> Exit {
+        if matches!(self.verdict, "changed" | "another") { Exit::DIFFERENT } else { Exit::Fine }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let what = match self.verdict {
+            "same" => "is the map's image, and was not written since without the map",
+            "probably" => "is the map's image as far as can be known",
+            "changed" => "is the map's image, changed without the map: the next backup copies everything",
+            "another" => "is not the map's image",
+            _ => "may be the map's image",
+        };
+        let why = self.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        format!("{} {what}{why}", shown(&self.image))
+    }
+}
