@@ -215,7 +215,7 @@ fn a_freeze_waits_for_a_write_that_had_begun_and_is_given_up_if_that_does_not_en
         for _ in 0..3 {
             // Each time: a freeze that was given up leaves nothing that a later one would overlook.
             let e = map.freeze(None).unwrap_err();
-            assert!(e.kind() == "busy" && e.to_string().contains("1 data writes"), "{e}");
+            assert!(e.kind() == "busy" && e.to_string().contains("1 data write "), "{e}");
             assert_eq!(map.checkpoint().unwrap(), None);
             assert_eq!(dirty(&map), [1, 2]);
         }
