@@ -397,7 +397,7 @@ pub(crate) enum Point {
     /// A reset of everything has reset it.
     ResetAll,
     /// A freeze has written the point, and no header names it.
-    PointWritten,
+    Unnamed,
     /// An abort has put everything back, and NORMAL is not committed.
     PutBack,
 }

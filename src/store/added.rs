@@ -98,7 +98,7 @@ impl Locked<'_> {
     /// What was added until now; `None` when something is being added or put back. To be asked before the first bit is taken away.
     pub(super) fn seen(&self, header: &Header) -> Option<u64> {
         let seen = self.core.view.runtime()[runtime::ADDING].load(SeqCst);
-        let adding = seen % BEGUN != 0 && !weak(Weak::SeenAdding);
+        let adding = !seen.is_multiple_of(BEGUN) && !weak(Weak::SeenAdding);
         let aborting = header.checkpoint_state == CheckpointState::Aborting && !weak(Weak::SeenAborting);
         (!adding && !aborting).then_some(seen)
     }

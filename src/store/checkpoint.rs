@@ -134,7 +134,7 @@ impl Core {
         // Without the update lock: what is reset is what was written, and not what is here by then.
         let here = Here { dirt: Dirt::of(&self.view), core: Some(self) };
         let point = space.write(&header, point.clone(), &here).inspect_err(|_| self.give_up(&point))?;
-        at(Stage::PointWritten);
+        at(Stage::Unnamed);
         if weak(Weak::FreezeEarlyReset) {
             self.reset_frozen(&header, &point)?;
         }

@@ -186,7 +186,7 @@ pub(super) fn what_is_added_behind_a_reset_of_everything_is_not_forgotten_with_i
 #[test]
 pub(super) fn a_point_knows_of_what_was_forgotten_since_it_was_written() {
     let two = Two::with_dirt();
-    let uuid = two.meanwhile(Point::PointWritten, reset_and_flush, freeze);
+    let uuid = two.meanwhile(Point::Unnamed, reset_and_flush, freeze);
     two.tells();
     two.one.abort(&uuid).unwrap();
     two.tells();
@@ -195,7 +195,7 @@ pub(super) fn a_point_knows_of_what_was_forgotten_since_it_was_written() {
 #[test]
 pub(super) fn what_is_added_after_the_point_was_written_is_not_forgotten_with_it() {
     let two = Two::new();
-    let uuid = two.meanwhile(Point::PointWritten, add_to, freeze);
+    let uuid = two.meanwhile(Point::Unnamed, add_to, freeze);
     two.one.commit_checkpoint(&uuid, false).unwrap();
     two.tells();
 }
