@@ -10,9 +10,12 @@ use std::sync::{Arc, Mutex};
 /// Many pieces of everything that is done piece by piece, in granules.
 const BITS: u64 = 3 << 26;
 
+/// Where to stop: the step, and how far into it.
+type Stop = Option<(Step, u64)>;
+
 /// Says how often each step asked, and when one is stopped: at the question of this number.
 #[derive(Clone, Default)]
-struct Watch(Arc<(Mutex<Option<(Step, u64)>>, AtomicU64)>);
+struct Watch(Arc<(Mutex<Stop>, AtomicU64)>);
 
 impl Watch {
     fn options(&self) -> Options {

@@ -546,7 +546,7 @@ mod tests {
             for w in whole.iter().flat_map(|run| run.range()) {
                 filled.live()[w as usize].store(geometry.word_mask(w), SeqCst);
             }
-            [&known, &filled].into_iter().for_each(|view| view.levels().finish([0..geometry.words()]));
+            [&known, &filled].into_iter().for_each(|view| view.levels().finish(std::iter::once(0..geometry.words())));
             let point = Frozen::empty(&geometry).unwrap();
             let here = Here { dirt: Dirt::new(&known, &whole, &assumed), core: None };
             let both = Both { here: here.dirt, point: Some(point.dirt()) };

@@ -216,6 +216,7 @@ impl World {
             ahead_bound: 1,
             allocated: Allocated::default(),
             image_before: None,
+            watcher: super::progress::Watcher::default(),
         };
         let core = Core::new(parts, &newest.header).unwrap();
         let looks = Arc::new(AtomicU64::new(0));

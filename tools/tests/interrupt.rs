@@ -13,7 +13,8 @@ const LEN: u64 = 16 * MIB;
 fn a_freeze_that_waits_for_a_stuck_writer_is_stopped_by_a_signal() {
     for backup in [false, true] {
         let dir = Dir::new();
-        let (image, path, target) = (dir.path("image"), dir.map("m", LEN, &[MIB..2 * MIB]), dir.path("target"));
+        let (image, path, target) =
+            (dir.path("image"), dir.map("m", LEN, std::slice::from_ref(&(MIB..2 * MIB))), dir.path("target"));
         fs::write(&image, pattern(LEN, 1)).unwrap();
         let map = Options::new().access(Access::Shared).flush_interval(None).open(&path).unwrap();
         let write = map.begin_write(0..1).unwrap();
@@ -29,7 +30,7 @@ fn a_freeze_that_waits_for_a_stuck_writer_is_stopped_by_a_signal() {
         let pid = child.id().to_string();
         let child = std::thread::spawn(move || Ran::from(child.wait_with_output().unwrap()));
         let freezing = || map.checkpoint().unwrap().is_some_and(|c| c.state == CheckpointState::Freezing);
-        while !child.is_finished() && !(freezing() && !map.get_here(MIB).unwrap()) {
+        while !(child.is_finished() || freezing() && !map.get_here(MIB).unwrap()) {
             std::thread::yield_now();
         }
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
