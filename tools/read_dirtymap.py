@@ -327,6 +327,7 @@ FIELDS = (
     ("dirt_reasons", 288, "I"),
     ("session_flags", 292, "I"),
     ("clean_dirty_bits", 320, "Q"),
+    ("boot_id", 328, "16s"),
     ("label_length", 400, "I"),
     ("crc", 1020, "I"),
 )
@@ -590,6 +591,22 @@ def without_list(header):
     return raw[:12] + raw[16:224] + raw[228:CRC_AT] + raw[CRC_AT + 4 : runs_at]
 
 
+def this_boot():
+    """The boot of this machine, as a header names it; `NIL` where the system does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return uuid.UUID(file.read().strip()).bytes
+    except (OSError, ValueError):
+        return NIL
+
+
+def lost_commit(header, place, problems):
+    """Whether a commit that was durable is lost: rule 5 of the dirty set."""
+    other = [problems[i] for i in range(COPIES) if i % 2 != place % 2]
+    spoilt = header.state == OPEN and all(problem is not None for problem in other)
+    return spoilt and header.boot_id != NIL and header.boot_id == this_boot()
+
+
 def no_header(problems):
     """What a file is that has no header: the most telling of its problems."""
     kinds = [problem.kind for problem in problems]
@@ -795,6 +812,8 @@ class Map:
             and self.survey.bits + PAGE_BITS * self.survey.failed < header.clean_dirty_bits
         ):
             self.assume("fewer dirty bits than when it was closed: pages were lost with their entries")
+        if lost_commit(header, self.place, problems):  # rule 5
+            self.assume("a header that may have been newer is lost")
         self.armed = self.listed
         if since is not None:
             self.add_kept(header.points[self.kept(since) :])

@@ -490,6 +490,9 @@ pub struct Backup {
     /// Copy and commit the checkpoint that is frozen: IMAGE is a snapshot that was taken since
     #[arg(long, conflicts_with = "name")]
     pub frozen: bool,
+    /// Take the image for raw whatever it starts with, if its map was not made with `--image`
+    #[arg(long)]
+    pub raw: bool,
     /// Compare this much of what is clean as well, at random; 0 for none. By default 64M, and for at most a second
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub audit: Option<u64>,

@@ -3,7 +3,7 @@
 //! Invariant kept here: nothing here blocks on a FIFO, "hole" is only said of what reads as zeros, and a block device is written
 //! only by a command that has it alone.
 
-use crate::exit::{Failure, Result};
+use crate::exit::{self, Failure, Result};
 use dirtymap::{Comparison, ImageStamp, Info};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -73,7 +73,10 @@ impl Image {
     pub fn open_target(path: &Path) -> Result<Option<Image>> {
         let kind = match path.metadata() {
             Ok(m) => m.file_type(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match exit::leads_nowhere(path) {
+                Some(message) => return Err(Failure::new("not-found", message)),
+                None => return Ok(None),
+            },
             Err(e) => return Err(Failure::io(path.display(), &e)),
         };
         let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;

@@ -490,5 +490,6 @@ fn a_link_that_leads_nowhere_is_called_that() {
     says(dm!("restore", link, dir.path("new")));
     says(dm!("merge", map, link));
     says(dm!("write", link, "--map", map, "--at", "0"));
+    says(dm!("backup", dir.image("image", MIB), link, "--map", map));
     assert!(!dir.path("new").exists());
 }

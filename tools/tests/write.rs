@@ -181,6 +181,10 @@ fn an_image_in_another_format_is_called_by_its_name() {
         write_at(&image, &map, "1000", b"x").exits(0);
         let sized = dir.map(&format!("{n}.sized"), MIB, &[]);
         untouched(&image, || write_at(&image, &sized, "1000", b"x").exits(8).says(name));
+        let backup = dir.path(&format!("{n}.backup"));
+        dm!("backup", image, backup, "--map", sized).exits(8).says(name);
+        assert!(!backup.exists());
+        dm!("backup", image, backup, "--map", sized, "--raw").exits(0);
         dm!("write", image, "--map", sized, "--at", "0", "--raw").exits(0);
     }
     // A short file, and an encrypted disk, are what they are.

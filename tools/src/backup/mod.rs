@@ -48,6 +48,10 @@ pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome>
     }
     let acceptable = |info: &Info| {
         files::fits(info, &args.map, &image)?;
+        // Whoever made the map for the image was asked.
+        if info.image.is_none() && !args.raw {
+            image.is_raw()?;
+        }
         if !args.frozen && !args.force {
             files::belongs(info, &args.map, &image, OTHER_IMAGE)?;
         }
