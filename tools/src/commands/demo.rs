@@ -145,6 +145,7 @@ fn backup_args(place: &Place) -> cli::Backup {
         full: false,
         force: false,
         frozen: false,
+        raw: false,
         audit: None,
     }
 }
