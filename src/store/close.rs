@@ -5,6 +5,7 @@
 
 use super::core::Core;
 use super::image::{ImageStamp, is_timeless, timeless};
+use super::truncate::Failure;
 use super::view::runtime;
 use super::{DirtyMap, Inner, Live, attach};
 use crate::error::{Error, Result};
@@ -84,8 +85,9 @@ pub(super) enum Image {
 
 impl Core {
     /// Flushes and commits CLEAN. The caller is alone. `Ok(false)`: everything is flushed, but a write of this
-    /// session failed earlier, and the file stays to be verified by the next open.
-    pub(super) fn close(&self, image: Image) -> Result<bool> {
+    /// session failed earlier, and the file stays to be verified by the next open. After [`Failure::InDoubt`] nobody
+    /// knows whether it is closed.
+    pub(super) fn close(&self, image: Image) -> std::result::Result<bool, Failure> {
         let mut lock = self.lock()?;
         let early = weak(Weak::CloseCountEarly).then(|| self.count_durable());
         // Others may have set something since this process flushed, and be gone.
@@ -118,7 +120,7 @@ impl Core {
         if weak(Weak::CloseNonceEarly) {
             self.view.set_nonce(&[0; 16]);
         }
-        lock.commit(&mut header)?;
+        lock.commit(&mut header).map_err(Failure::InDoubt)?;
         if !weak(Weak::CloseKeepNonce) {
             self.view.set_nonce(&[0; 16]);
         }
@@ -176,7 +178,17 @@ impl Live {
         if !self.have_alone()? {
             return self.core.leave_image(image);
         }
-        if self.core.close(image)? {
+        let closed = self.core.close(image).map_err(|failure| match failure {
+            Failure::Unchanged(e) => e,
+            Failure::InDoubt(e) => {
+                // Words of a `Process` map stay armed, so that a set asks nobody; and a file that is closed lists none of them.
+                self.broken = Some(
+                    "the commit of its close failed, and the file may be closed or not; drop it, and open it again",
+                );
+                e
+            }
+        })?;
+        if closed {
             return Ok(());
         }
         Err(Error::Io {
@@ -190,7 +202,8 @@ impl Live {
 }
 
 /// A map that could not be closed, and why. It is still open: [close](DirtyMap::close) it again when the reason has passed, or drop
-/// it, which loses nothing. It turns into its [`Error`] with `?`, and then the map is dropped.
+/// it, which loses nothing. If the commit itself failed, nobody knows whether the file is closed: then the map can be read and
+/// dropped, and everything else is [`Error::Unusable`]. It turns into its [`Error`] with `?`, and then the map is dropped.
 #[derive(Debug)]
 pub struct CloseError {
     error: Error,
@@ -286,5 +299,32 @@ impl DirtyMap {
             live.go_on();
         }
         closed.map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::refuse::{Refused, refusing};
+    use crate::{Durability, Options};
+
+    /// The header may say CLEAN by then, and a word that is armed asks nobody: what was set would be lost with the process.
+    #[test]
+    fn a_map_whose_close_is_in_doubt_takes_no_more_bits() {
+        let no_sync = Refused { call: libc::SYS_msync, argument: None, error: libc::EIO };
+        for durability in [Durability::PowerLoss, Durability::Process] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("map");
+            let map =
+                Options::new().granularity(0).flush_interval(None).durability(durability).create(&path, 4096).unwrap();
+            map.set(0..1).unwrap();
+            map.flush().unwrap();
+            let Some(closed) = refusing(&[no_sync], || map.close()) else { return };
+            let map = closed.unwrap_err().into_map();
+            assert!(map.get(0).unwrap());
+            assert_eq!(map.set(1..2).unwrap_err().kind(), "unusable");
+            drop(map);
+            assert!(DirtyMap::open(&path).unwrap().get(0).unwrap());
+        }
     }
 }

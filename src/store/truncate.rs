@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-/// Why a map still has its old length.
+/// Why a map still has its old length, or is still open.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// It goes on as before.
