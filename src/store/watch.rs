@@ -8,7 +8,7 @@ use super::open;
 use super::view::{Look, ReadView, runtime};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
-use crate::sys::FileDisk;
+use crate::sys::{Disk, FileDisk};
 use crate::weak::{Weak, weak};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,10 @@ impl Watch {
     /// Looks at the session that has the file open, if it can be looked at. The caller holds the gate.
     pub(super) fn new(disk: &Arc<FileDisk>, path: &Path) -> Result<Option<Watch>> {
         let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
+        // Another machine may share it by its own file system, and this kernel would not see what is set there.
+        if disk.unmappable().map_err(io)?.is_some() {
+            return Ok(None);
+        }
         let map = |header: &Header| {
             let v = VolatileLayout::new(&header.geometry);
             let region = header.layout.volatile.clone();
@@ -91,5 +95,25 @@ impl Watch {
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
     pub(super) fn point(&self, word: u64) -> Option<Arc<Frozen>> {
         self.cache.get((&*self.disk, &self.path), self.view.geometry(), &self.nonce, word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sys::refuse::{Refused, refusing};
+    use crate::{Access, Options};
+
+    #[test]
+    fn a_reader_asks_whether_the_file_may_be_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let shared = Options::new().access(Access::Shared).flush_interval(None).create(&path, 1 << 30).unwrap();
+        let look = || Options::new().access(Access::ReadOnly).open(&path).map(drop);
+        look().unwrap();
+        let no_answer = Refused { call: libc::SYS_fstatfs, argument: None, error: libc::EIO };
+        if let Some(looked) = refusing(&[no_answer], look) {
+            assert_eq!(looked.unwrap_err().kind(), "io");
+        }
+        drop(shared);
     }
 }
