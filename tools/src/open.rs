@@ -222,6 +222,16 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
         let copies = if r.damaged_headers == 1 { "copy" } else { "copies" };
         notes.push(format!("{} damaged header {copies} of {COPIES}; another one is good; {advice}", r.damaged_headers));
     }
+    if let Some((found, recorded)) = r.lost_granules {
+        notes.push(format!(
+            "pages were lost together with their entries ({} dirty, and {recorded} when the map was closed); everything counts \
+             as dirty",
+            size::count(found, "granule")
+        ));
+    }
+    if r.lost_commit {
+        notes.push("a header was lost that may have been newer; everything counts as dirty".into());
+    }
     if let Some(why) = &r.image_changed {
         notes.push(format!("the image is not as this map last saw it ({why}); everything counts as dirty"));
     }
