@@ -154,7 +154,7 @@ impl Info {
         info.dirty = Some((Search::count(map), Search::dirty_len(map)));
         if map.core().is_ok_and(Core::may_lack_bits) {
             info.verdict = Verdict::Damaged;
-            info.reasons = names(header.dirt_reasons | Reasons::CACHE_NOT_TRUSTED);
+            info.reasons = names(added::reasons(header) | Reasons::CACHE_NOT_TRUSTED);
         }
         info
     }
@@ -432,8 +432,11 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
     let newest = headers::newest(disk, path)?;
     let header = &newest.header;
     let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
-    info.dirty =
-        watch.and_then(|map| map.still_valid().is_ok().then(|| (Search::count(&map), Search::dirty_len(&map))));
+    info.dirty = watch.and_then(|map| {
+        let dirty = (Search::count(&map), Search::dirty_len(&map));
+        // Asked afterwards: everything reads dirty once those who had it open have closed it.
+        map.still_valid().is_ok().then_some(dirty)
+    });
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
     let unchecked = [
         "header copies: a commit may be under way, so that only the newest was looked at",

@@ -229,7 +229,8 @@ impl Space<'_> {
                     both.add_point(&*self.core.disk, &self.core.path, header, point)?;
                 }
                 both.finish();
-                self.write(header, self.choose(header)?, &both)?
+                let chosen = self.choose(header)?;
+                self.write(header, chosen.clone(), &both).inspect_err(|_| self.core.give_up(&chosen))?
             }
         };
         Ok(Point { reasons, ..older.holding(&regions) })
