@@ -6,7 +6,6 @@
 //! look at what others change (`store/watch.rs`). The crash and sharing protocol is proved for that order and for no weaker one.
 
 pub(crate) use crate::sync::AtomicU64;
-use crate::sys::ReadWords;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Bits in a word.
@@ -79,17 +78,6 @@ impl WordsMut for Vec<u64> {
 #[inline]
 pub(crate) fn store_unseen(to: &[AtomicU64], words: impl IntoIterator<Item = u64>) {
     to.iter().zip(words).for_each(|(to, word)| to.store(word, Relaxed));
-}
-
-impl Words for &ReadWords {
-    #[inline]
-    fn len(&self) -> usize {
-        ReadWords::len(self)
-    }
-    #[inline]
-    fn load(&self, i: usize) -> u64 {
-        ReadWords::load(self, i)
-    }
 }
 
 /// Words that several threads and processes may change at once.

@@ -160,7 +160,7 @@ impl Look for ReadView {
     /// search needs no order: what was set before it began it sees in any case, and what is set meanwhile it may miss.
     fn runtime_word(&self, field: usize) -> u64 {
         fence(SeqCst);
-        let word = self.runtime.load(field);
+        let word = (&self.runtime).load(field);
         fence(SeqCst);
         word
     }

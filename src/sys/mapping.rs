@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{fork, memory};
+use crate::words::Words;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 /// A mapping that a forked child neither inherits nor unmaps: there, its addresses may be somebody else's.
@@ -164,16 +165,14 @@ impl ReadMapping {
 #[derive(Debug)]
 pub(crate) struct ReadWords(MappedWords);
 
-impl ReadWords {
-    /// How many words there are.
+impl Words for &ReadWords {
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The word at `i`, which must be less than `len()`.
     #[inline]
-    pub(crate) fn load(&self, i: usize) -> u64 {
+    fn load(&self, i: usize) -> u64 {
         self.0[i].load(Relaxed)
     }
 }
