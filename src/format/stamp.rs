@@ -43,7 +43,8 @@ pub struct Stamp {
     pub birth: i64,
     /// Identity of the file system, which survives a remount; zeros when unknown, and for a block device.
     pub filesystem: [u8; 16],
-    /// Identity of a block device: a hash of what the system knows it by; zeros when unknown, and for a file.
+    /// Identity of a block device, or of the one below the file's file system: a hash of what the system knows it by; zeros when
+    /// unknown.
     pub identity: [u8; 16],
     /// Number that the kernel gave this attachment of the block device, in this boot; 0 when unknown, and for a file.
     pub disk_sequence: u64,

@@ -90,9 +90,9 @@ impl DirtyMap {
         core.commit_checkpoint_of(&uuid, keep, Some(&completed))
     }
 
-    /// For who copies without a checkpoint: records that a backup to `target` (as it is now) is complete: flushes, and forgets
-    /// what recovery had added; but not what was added since this process [began it](Self::begin_backup), if it did. The caller has
-    /// reset what was copied, after syncing the target.
+    /// For a backup without a checkpoint: records that it is complete, and its `target` as it is now. Flushes, and forgets why
+    /// recovery had added dirt, but only what it had added when this process [began the backup](Self::begin_backup): nothing if
+    /// it did not begin it. The caller has reset what was copied, after syncing the target.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Io`].
