@@ -302,6 +302,8 @@ steps! {
     TruncateForgetPoints,
     /// What is new is not dirty since a point that is kept.
     TruncateForgetNew,
+    /// What is new is clean also where the last backup's target reaches behind the old end.
+    TruncateTargetReaches,
     /// The session of a length that never came to be can be joined.
     TruncateJoinable,
     /// The new volatile part does not know of writes under way, also of the dead.

@@ -15,7 +15,7 @@ use super::volatile::{Allocated, Place};
 use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
 use crate::format::{Header, Layout, RegionName, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, table_length};
-use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
 use crate::progress::Step;
 use crate::sys::{Lock, facts};
 use crate::trace::event;
@@ -107,6 +107,7 @@ impl Core {
             self.changes.truncate(self.geometry(), &geometry, cleared).map_err(Failure::InDoubt)?;
         }
         self.changes.move_to(&core.changes);
+        core.changes.mark(unknown_to_target(&old, &geometry));
         // The slots of the dead as well: their writes may still arrive.
         let slots = (0..SLOTS).flat_map(runtime::slot);
         let fields = [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH, runtime::ADDING];
@@ -189,7 +190,7 @@ impl Core {
             if self.in_file { allocated.ensure(disk, path, place, words) } else { Ok(()) }
         };
         ensure(0..1)?; // The runtime page is written in any case.
-        let pages = copy(&self.view, &view, &mut ensure)?;
+        let pages = copy(&self.view, &view, &mut ensure, unknown_to_target(old, &header.geometry))?;
         self.counters.syncs.fetch_add(1, Relaxed);
         for (i, batch) in batches(&pages).enumerate() {
             if i > 0 {
@@ -249,8 +250,17 @@ impl Core {
     }
 }
 
-/// Copies what two live levels have in common, and rebuilds the summaries of the second. Says which pages are not zero.
-fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<Runs> {
+/// The new bits for which the last backup's target may hold something else than the image: it reaches behind the end that the map
+/// had, as a block device or after the map had got shorter. A backup sees by a target's size only what it lacks.
+fn unknown_to_target(old: &Header, geometry: &Geometry) -> Range<u64> {
+    let end = old.geometry.len();
+    let reaches = old.target.is_some_and(|target| target.size > end) && !weak(Weak::TruncateTargetReaches);
+    if reaches { geometry.touched(&(end..geometry.len())) } else { 0..0 }
+}
+
+/// Copies what two live levels have in common, sets the bits of `new`, and rebuilds the summaries of the second. Says which pages
+/// are not zero.
+fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>, new: Range<u64>) -> Result<Runs> {
     let end = from.geometry().words().min(to.geometry().words());
     let levels = from.levels();
     let mut pages: Vec<Range<u64>> = Vec::new();
@@ -268,7 +278,13 @@ fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>
             }
         }
     }
-    let pages = Runs::from_iter(pages);
+    let mut pages = Runs::from_iter(pages);
+    if !new.is_empty() {
+        let words = new.start / 64..new.end.div_ceil(64);
+        ensure(words.clone())?;
+        words.clone().for_each(|w| _ = to.live()[w as usize].fetch_or(mask_in(w, &new), SeqCst));
+        pages.union(&Runs::one(words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)));
+    }
     let words = |r: Range<u64>| r.start * PAGE_WORDS..(r.end * PAGE_WORDS).min(to.geometry().words());
     to.levels().finish(pages.iter().map(|r| words(r.range())));
     Ok(pages)
@@ -302,8 +318,9 @@ impl Live {
 }
 
 impl DirtyMap {
-    /// Changes the length to `len` items. New granules are clean, bits past the end are forgotten, and a granule that stays
-    /// partly covered stays as it is.
+    /// Changes the length to `len` items. New granules are clean, unless the target that the map [has recorded](Self::commit_backup)
+    /// is longer than the map was, and so may hold something else there. Bits past the end are forgotten, and a granule that
+    /// stays partly covered stays as it is.
     ///
     /// Everything moves to new regions of the file, which is mapped anew. A crash at any time leaves the old length
     /// or the new one, with everything that was set and lies within it. For shrinking, see that the writes which the

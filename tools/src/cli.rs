@@ -161,7 +161,7 @@ pub enum Command {
     Restore(Restore),
     /// Give a map another length, as its image gets one
     ///
-    /// New granules are clean. Granules past the new end are forgotten. A crash leaves the old length or the new one.
+    /// New granules are clean, but dirty if the last backup's target reaches behind the old end. Granules past the new end are forgotten. A crash leaves the old length or the new one.
     ///
     /// Grow the map before the image, and shrink the image before the map: a granule that the map does not have cannot
     /// be set. `--image` grows both, in this order, and tells the map that the image is still its own.
@@ -487,7 +487,8 @@ pub struct Backup {
     /// Copy everything that was written since the point of this name, to a TARGET that was complete as of NAME
     #[arg(long, value_name = "NAME", conflicts_with = "full")]
     pub since: Option<String>,
-    /// Copy and commit the checkpoint that is frozen: IMAGE is a snapshot that was taken since
+    /// Copy and commit the checkpoint that is frozen: IMAGE is a snapshot that was taken since. What was set since is
+    /// copied too, as the snapshot may have it, and stays dirty
     #[arg(long, conflicts_with = "name")]
     pub frozen: bool,
     /// Take the image for raw whatever it starts with, if its map was not made with `--image`

@@ -47,6 +47,29 @@ fn shrinking_forgets_what_is_past_the_end_and_says_so() {
     assert_eq!(areas(&map), []);
 }
 
+/// The target of the last backup still has what was behind the shorter end.
+#[test]
+fn an_image_that_was_cut_and_grown_again_is_backed_up_to_its_end() {
+    let dir = Dir::new();
+    for of_image in [true, false] {
+        let name = |name: &str| format!("{name}-{of_image}");
+        let (image, map) = (dir.image(&name("image"), LEN), dir.path(&name("map")));
+        let target = dir.path(&name("target"));
+        match of_image {
+            true => dm!("create", map, "--image", image).exits(0),
+            false => dm!("create", map, "--size", LEN.to_string(), "--dirty").exits(0),
+        };
+        let cut = |size| fs::File::options().write(true).open(&image).expect("open").set_len(size).expect("cut");
+        dm!("backup", image, target, "--map", map).exits(0);
+        // In the middle of a granule.
+        cut(LEN / 2 + 1);
+        dm!("resize", map, (LEN / 2 + 1).to_string()).exits(0);
+        dm!("resize", map, LEN.to_string(), "--image", image).exits(0);
+        dm!("backup", image, target, "--map", map, "--audit", "0").exits(0);
+        assert!(fs::read(&image).expect("read") == fs::read(&target).expect("read"), "{of_image}");
+    }
+}
+
 #[test]
 fn the_same_size_writes_nothing() {
     let dir = Dir::new();

@@ -51,7 +51,8 @@ fn equal(a: &Path, b: &Path) -> bool {
 fn what_was_frozen_is_copied_from_the_snapshot_and_what_came_later_stays_dirty() {
     let (set, snapshot) = Set::new(Some("monday"));
     let made = set.frozen(&snapshot, &set.target).exits(0).json();
-    assert_eq!((&made["frozen"], &made["bytes_copied"]), (&true.into(), &GRANULE.into()));
+    // Beside what was frozen also what was set since, which might be in the snapshot.
+    assert_eq!((&made["frozen"], &made["bytes_copied"]), (&true.into(), &(2 * GRANULE).into()));
     assert_eq!((&made["one_moment"], &made["image_changed"]), (&true.into(), &false.into()));
     assert!(equal(&snapshot, &set.target));
     assert_eq!(areas(&set.map), [2 * MIB..2 * MIB + GRANULE]);
@@ -64,13 +65,14 @@ fn what_was_frozen_is_copied_from_the_snapshot_and_what_came_later_stays_dirty()
     dm!("backup", set.image, set.target, "--map", set.map, "--since", "monday").exits(0);
 }
 
-/// A snapshot may hold what was written after the freeze: it is in no granule that was frozen, and is copied later.
+/// A snapshot may hold what was written after the freeze, in granules that were not frozen: the backup is the snapshot all the same.
 #[test]
 fn a_snapshot_that_was_taken_late_is_as_good() {
     let (set, _) = Set::new(None);
     let late = set.dir.copy(&set.image, "late snapshot");
     // A second target that lacks everything gets all of it, and a copy of the first what it lacks.
     set.frozen(&late, &set.target).exits(0);
+    assert!(equal(&late, &set.target));
     assert_eq!(areas(&set.map), [2 * MIB..2 * MIB + GRANULE]);
     assert_eq!(dm!("checkpoint", "list", set.map).exits(0).out, "");
     dm!("backup", set.image, set.target, "--map", set.map).exits(0);
@@ -91,6 +93,21 @@ fn a_backup_of_a_snapshot_that_fails_leaves_the_checkpoint_for_another_try() {
     set.frozen(&snapshot, &second).exits(0);
     assert!(equal(&snapshot, &second));
     assert_eq!(areas(&set.map), [2 * MIB..2 * MIB + GRANULE]);
+}
+
+/// The image has grown since the last backup, and its new part does not lie in what was frozen.
+#[test]
+fn a_snapshot_that_is_longer_than_the_target_is_copied_to_its_end() {
+    let set = Set::new(None).0;
+    dm!("checkpoint", "abort", set.map).exits(0);
+    dm!("backup", set.image, set.target, "--map", set.map).exits(0);
+    dm!("resize", set.map, (5 * MIB).to_string()).exits(0);
+    dm!("checkpoint", "freeze", set.map).exits(0);
+    let longer = set.dir.image("longer", 5 * MIB);
+    let old = fs::read(&set.image).expect("read");
+    common::patch(&longer, |bytes| bytes[..old.len()].copy_from_slice(&old));
+    set.frozen(&longer, &set.target).exits(0);
+    assert!(equal(&longer, &set.target));
 }
 
 #[test]

@@ -902,6 +902,35 @@ pub(super) fn what_is_new_is_dirty_since_every_point() {
     }
 }
 
+/// A map and its image get shorter, and longer again: the target still has what was there before.
+#[test]
+pub(super) fn what_is_new_is_dirty_where_the_target_reaches_behind_the_old_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target");
+    std::fs::write(&target, [7; 1000]).unwrap();
+    let target = crate::ImageStamp::of_path(&target).unwrap();
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        let path = dir.path().join(format!("{durability:?}"));
+        let options = Options::new().flush_interval(None).granularity(4).durability(durability);
+        let mut map = options.create(&path, 1000).unwrap();
+        map.complete_backup(&target).unwrap();
+        // The target ends where the map does, and a backup sees what it lacks.
+        map.truncate(1100).unwrap();
+        assert!(map.is_empty());
+        map.truncate(501).unwrap();
+        map.attach_changes(0).unwrap();
+        map.truncate(70_000).unwrap();
+        let areas = |map: &DirtyMap| map.areas(0..map.len()).unwrap().collect::<Vec<_>>();
+        assert_eq!(areas(&map), [496..70_000]);
+        assert!(map.take_changes().unwrap().unwrap().all(496..70_000).unwrap());
+        drop(map);
+        let map = DirtyMap::open(&path).unwrap();
+        assert_eq!(areas(&map), [496..70_000]);
+        map.close().unwrap();
+        assert_eq!(check::check(&path, |_, _| ()).unwrap().findings.len(), 0);
+    }
+}
+
 #[test]
 pub(super) fn a_new_file_is_all_there_when_it_gets_its_name() {
     let left = SimDisk::new(fresh(), Vec::new());

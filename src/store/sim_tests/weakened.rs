@@ -181,6 +181,7 @@ fn suite(step: Weak) -> Suite {
         }
         Weak::TruncateOutstanding => Test(steps::the_length_does_not_change_while_a_checkpoint_is_outstanding),
         Weak::TruncateForgetPoints => Test(steps::points_go_with_the_length),
+        Weak::TruncateTargetReaches => Test(steps::what_is_new_is_dirty_where_the_target_reaches_behind_the_old_end),
         Weak::TruncateForgetNew => Test(steps::what_is_new_is_dirty_since_every_point),
         Weak::TruncateJoinable => {
             Test(a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_new_one)

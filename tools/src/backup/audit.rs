@@ -41,7 +41,7 @@ pub fn audit(pair: &Pair<'_>, work: &Bitmap, budget: Option<u64>) -> Result<Audi
             break;
         }
         // A writer that has set it since may be writing it.
-        if pair.map.get_here(piece.start)? {
+        if pair.written(piece.start)?.is_some() {
             continue;
         }
         audited.granules += 1;

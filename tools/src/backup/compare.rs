@@ -20,26 +20,30 @@ pub struct Equal {
     pub holes: u64,
 }
 
-/// An image and its backup while writers may go on: what they have set since the freeze is for the next backup.
+/// An image and its backup.
 pub struct Pair<'a> {
     pub image: &'a Image,
     pub target: &'a Image,
-    pub map: &'a DirtyMap,
+    /// Where writers may go on: what they have set since the freeze is for the next backup.
+    pub map: Option<&'a DirtyMap>,
 }
 
 impl Pair<'_> {
     /// The first offset in `range` at which the two differ and should not.
     pub fn differs(&self, range: Range<u64>, bar: &ProgressBar, equal: &mut Equal) -> Result<Option<u64>> {
-        let granule = self.map.geometry().granule();
         let mut at = range.start;
         while let Some(offset) = compare(self.image, self.target, at..range.end, bar, equal)? {
             // A writer sets the bit before it writes, so whatever was read of its data was set by now.
-            if !self.map.get_here(offset)? {
-                return Ok(Some(offset));
-            }
+            let Some(granule) = self.written(offset)? else { return Ok(Some(offset)) };
             at = (offset / granule + 1).saturating_mul(granule).min(range.end);
         }
         Ok(None)
+    }
+
+    /// The length of the granule at `offset`, if something may be writing to that.
+    pub fn written(&self, offset: u64) -> Result<Option<u64>> {
+        let Some(map) = self.map else { return Ok(None) };
+        Ok(map.get_here(offset)?.then_some(map.geometry().granule()))
     }
 }
 
@@ -113,6 +117,21 @@ mod tests {
         assert_eq!(look(&one, &other), (None, Equal { read: 4 * PIECE, holes: 0 }));
         one.write(&[2], PIECE + 7).unwrap();
         assert_eq!(look(&one, &other).0, Some(PIECE + 7));
+    }
+
+    #[test]
+    fn what_was_set_since_excuses_a_difference_of_an_image_and_none_of_a_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (sparse(dir.path(), "one"), sparse(dir.path(), "other"));
+        let map = dirtymap::Options::new().create(dir.path().join("map"), 4 * PIECE).unwrap();
+        one.write(&[2], PIECE).unwrap();
+        let differs = |map| {
+            let pair = Pair { image: &one, target: &other, map };
+            pair.differs(0..4 * PIECE, &ProgressBar::hidden(), &mut Equal::default()).unwrap()
+        };
+        assert_eq!(differs(Some(&map)), Some(PIECE));
+        map.set(PIECE..PIECE + 1).unwrap();
+        assert_eq!((differs(Some(&map)), differs(None)), (None, Some(PIECE)));
     }
 
     #[test]

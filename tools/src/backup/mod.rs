@@ -7,7 +7,9 @@
 //!   names the new one in its place: a backup that fails or is killed spoils no other target;
 //! - what was frozen is forgotten after the target is synced and what was copied reads back equal, or was set again;
 //! - the image is synced after the freeze, which has waited for writes under way, and before it is read;
-//! - what the map records of the image is from before the first byte was copied.
+//! - what the map records of the image is from before the first byte was copied;
+//! - a snapshot is copied as it is: with what was frozen also what was set since, which may have been written before the snapshot was
+//!   taken. That stays dirty.
 
 mod audit;
 pub mod compare;
@@ -26,7 +28,7 @@ use crate::output::Output;
 use crate::storage;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
-use dirtymap::{Bitmap, Checkpoint, DirtyMap, ImageStamp, Info};
+use dirtymap::{Bitmap, Checkpoint, Comparison, DirtyMap, ImageStamp, Info, Uuid};
 use plan::{Plan, plan};
 use std::ops::Range;
 use std::time::Duration;
@@ -106,6 +108,8 @@ struct Work {
     len: u64,
     /// `None`: everything.
     bits: Option<Bitmap>,
+    /// The image before it was known what is to be copied, where that was frozen long before.
+    before: Option<ImageStamp>,
 }
 
 impl Work {
@@ -160,7 +164,7 @@ impl Job<'_> {
             bits.set(target.size()..work.len)?;
         }
         let uuid = work.checkpoint.uuid;
-        let done = self.prove(&work, &target, plan).and_then(|compared| {
+        let done = self.prove(&work, &target, plan, &info).and_then(|compared| {
             let outcome = self.copy_and_commit(&work, &target, plan, &info)?;
             Ok(Outcome { bytes_compared: compared, dropped: self.drop_oldest(), ..outcome })
         });
@@ -247,13 +251,15 @@ impl Job<'_> {
             Some(frozen) => frozen,
             None => map.freeze(Some(self.name()))?,
         };
+        let before = args.frozen.then(|| self.image.glance()).transpose()?;
         let bits = match (plan.is_full(), &args.since) {
             (true, _) => Ok(None),
+            (false, None) if args.frozen => self.frozen_and_since(checkpoint.uuid).map(Some),
             (false, None) => map.frozen(checkpoint.uuid).map(Some),
             (false, Some(since)) => map.since(since).map(Some),
         };
         match bits {
-            Ok(bits) => Ok(Work { checkpoint, len: map.len(), bits }),
+            Ok(bits) => Ok(Work { checkpoint, len: map.len(), bits, before }),
             Err(e) => {
                 if !args.frozen {
                     map.abort_checkpoint(checkpoint.uuid)?;
@@ -263,8 +269,24 @@ impl Job<'_> {
         }
     }
 
+    /// What was frozen, and what was set since: of that, some was written before the snapshot was taken.
+    fn frozen_and_since(&self, uuid: Uuid) -> dirtymap::Result<Bitmap> {
+        let mut bits = self.map.frozen(uuid)?;
+        for area in self.map.areas(0..self.map.len())? {
+            bits.set(area)?;
+        }
+        Ok(bits)
+    }
+
+    /// An image and a target, of which a snapshot is written by nobody: it differs where the target is not its copy.
+    fn pair<'t>(&'t self, target: &'t Image, info: &Info) -> Pair<'t> {
+        let of_image = |recorded: &ImageStamp| !matches!(self.stamp.compare(recorded), Comparison::Another(_));
+        let live = !self.args.frozen || info.image.as_ref().is_none_or(of_image);
+        Pair { image: self.image, target, map: live.then_some(self.map) }
+    }
+
     /// Compares what will not be copied, where nothing else proves that the target has it; says how much. Nothing is written before.
-    fn prove(&self, work: &Work, target: &Image, plan: Plan) -> Result<u64> {
+    fn prove(&self, work: &Work, target: &Image, plan: Plan, info: &Info) -> Result<u64> {
         // Every write that the frozen bits stand for has ended by now.
         self.image.sync()?;
         let Plan::Incremental { prove: true, stranger } = plan else { return Ok(0) };
@@ -279,7 +301,7 @@ impl Job<'_> {
             return Err(Failure::new("wrong-target", message));
         }
         let bar = self.output.progress("comparing", bytes);
-        let pair = Pair { image: self.image, target, map: self.map };
+        let pair = self.pair(target, info);
         let found = others.into_iter().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
         bar.finish_and_clear();
         let Some(offset) = found.transpose()? else { return Ok(bytes) };
@@ -305,7 +327,7 @@ impl Job<'_> {
             target.sync()?;
             files::sync_directory_of(&args.target)?;
         }
-        let before = image.glance()?;
+        let before = work.before.map_or_else(|| image.glance(), Ok)?;
         let mut outcome = Outcome::new(args, work.len, work.bytes(), plan);
         let recovered = if info.recovery.image_changed.is_some() { work.bytes() } else { info.recovery.armed_items };
         outcome.bytes_recovered = recovered.min(work.bytes());
@@ -313,8 +335,9 @@ impl Job<'_> {
         self.copy(&areas, target, plan, &mut outcome)?;
         target.sync()?;
         target.forget_cache();
-        self.verify(&areas, target, &mut outcome)?;
-        self.audit(work, target, plan, &mut outcome)?;
+        let pair = self.pair(target, info);
+        self.verify(&areas, &pair, &mut outcome)?;
+        self.audit(work, &pair, plan, &mut outcome)?;
         self.look_back(&before, &mut outcome)?;
         if info.image.is_none() && !args.frozen {
             map.bind_image(&self.stamp)?;
@@ -336,9 +359,8 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn verify(&self, areas: &[Range<u64>], target: &Image, outcome: &mut Outcome) -> Result<()> {
+    fn verify(&self, areas: &[Range<u64>], pair: &Pair<'_>, outcome: &mut Outcome) -> Result<()> {
         let bar = self.output.progress("verifying", areas.iter().map(|area| area.end - area.start).sum());
-        let pair = Pair { image: self.image, target, map: self.map };
         let mut equal = Equal::default();
         let found = areas.iter().find_map(|area| pair.differs(area.clone(), &bar, &mut equal).transpose()).transpose();
         bar.finish_and_clear();
@@ -347,16 +369,15 @@ impl Job<'_> {
         let message = format!(
             "{} differs from the image at {offset} although it was just copied: something writes to the image that does \
              not say so in the map, or a disk fails",
-            target.path.display()
+            pair.target.path.display()
         );
         Err(Failure::new("verify-failed", message))
     }
 
-    fn audit(&self, work: &Work, target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
+    fn audit(&self, work: &Work, pair: &Pair<'_>, plan: Plan, outcome: &mut Outcome) -> Result<()> {
         // Where all clean granules were compared before, some of them need not be again.
         let (Some(bits), Plan::Incremental { prove: false, .. }) = (&work.bits, plan) else { return Ok(()) };
-        let pair = Pair { image: self.image, target, map: self.map };
-        let audited = audit::audit(&pair, bits, self.args.audit)?;
+        let audited = audit::audit(pair, bits, self.args.audit)?;
         outcome.granules_audited = audited.granules;
         let Some(offset) = audited.missed else { return Ok(()) };
         self.map.record_miss(audited.granules)?;
@@ -364,7 +385,7 @@ impl Job<'_> {
             "{} differs from the image at {offset}, in a granule that the map calls clean: something has written to the \
              image without telling the map, or a disk or its file system has changed the one or the other; everything is \
              dirty now, and the next backup copies it; find out which before relying on older backups",
-            target.path.display()
+            pair.target.path.display()
         );
         Err(Failure { kind: "audit-missed", message, exit: Exit::Damage })
     }
