@@ -202,7 +202,7 @@ impl World {
         let disk = SimDisk::new(image.clone(), faults.into_iter().collect());
         let newest = headers::newest(&*disk, path()).unwrap();
         let published = Published { sequence: newest.header.sequence, pair: newest.pair };
-        let view = volatile::view(&*disk, path(), &newest.header, false).unwrap();
+        let view = volatile::view(&*disk, path(), &newest.header, false, scenario.shared).unwrap();
         view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
         view.runtime()[runtime::ATTEMPTED].store(published.sequence, SeqCst);
         let parts = Parts {
@@ -212,6 +212,7 @@ impl World {
             nonce: newest.header.nonce,
             slot: 0,
             shared: scenario.shared,
+            lock_timeout: std::time::Duration::from_secs(3600),
             armed_bound: scenario.armed_bound,
             ahead_bound: 1,
             allocated: Allocated::default(),
