@@ -49,7 +49,7 @@ impl DirtyMap {
     /// else is refused meanwhile.
     ///
     /// # Errors
-    /// [`Error::Locked`](crate::Error::Locked) when somebody else has claimed it; [`Error::ReadOnly`], [`Error::Io`].
+    /// [`Error::Locked`](crate::Error::Locked) when somebody else has claimed it; [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn claim_backup(&self) -> Result<()> {
         let core = self.core()?;
         if core.disk.try_lock(Lock::Backup).map_err(core.io("take the backup lock"))? {
@@ -63,7 +63,7 @@ impl DirtyMap {
     /// from here on is none that [`complete_backup`](Self::complete_backup) forgets.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Io`].
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn begin_backup(&self, target: &ImageStamp) -> Result<()> {
         self.core()?.begin_backup(|header| {
             let begun = Stamp { exact: false, ..target.0 };
@@ -95,7 +95,7 @@ impl DirtyMap {
     /// it did not begin it. The caller has reset what was copied, after syncing the target.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Io`].
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn complete_backup(&self, target: &ImageStamp) -> Result<()> {
         let core = self.core()?;
         core.flush()?;
@@ -106,7 +106,7 @@ impl DirtyMap {
     /// changed is not recorded, since whoever tracks it has not told so far. No effect on a map that belongs to an image.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Io`].
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn bind_image(&self, image: &ImageStamp) -> Result<()> {
         let core = self.core()?;
         if self.header()?.image.is_some() {
@@ -121,7 +121,7 @@ impl DirtyMap {
     /// dirty, durably.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Io`].
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn record_miss(&self, audited: u64) -> Result<()> {
         let core = self.core()?;
         core.add_dirt(Reasons::IMAGE_CHANGED, || self.set_all())?;

@@ -138,7 +138,7 @@ fn open(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     if scale.wants("open, closed") {
         let path = dir.join("closed");
         let create = options().granularity(9).create(&path, 1 << 45);
-        create.and_then(DirtyMap::close).expect("create a map");
+        create.expect("create a map").close().expect("close");
         let contenders = vec![Contender::new("dirtymap", Kind::Ours, || {
             let (took, map) = timed(|| options().open(&path).expect("open"));
             let bits = map.geometry().bits();
