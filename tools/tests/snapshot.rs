@@ -122,19 +122,3 @@ fn without_a_frozen_checkpoint_there_is_nothing_to_copy_from_a_snapshot() {
     dm!("backup", set.image, set.target, "--map", set.map).exits(0);
     assert!(equal(&set.image, &set.target));
 }
-
-/// The map was told of the new length, and of nothing that is there.
-#[test]
-fn what_a_shorter_target_lacks_is_copied_from_the_snapshot_as_well() {
-    let (set, _) = Set::new(None);
-    dm!("checkpoint", "abort", set.map).exits(0);
-    dm!("backup", set.image, set.target, "--map", set.map).exits(0);
-    let mut grown = fs::read(&set.image).expect("read");
-    grown.resize(5 * MIB as usize, 7);
-    fs::write(&set.image, grown).expect("write");
-    dm!("resize", set.map, (5 * MIB).to_string()).exits(0);
-    dm!("checkpoint", "freeze", set.map).exits(0);
-    let snapshot = set.dir.copy(&set.image, "grown");
-    set.frozen(&snapshot, &set.target).exits(0);
-    assert!(equal(&snapshot, &set.target));
-}

@@ -158,11 +158,7 @@ impl Job<'_> {
             map.set(target.size()..map.len())?;
             map.flush()?;
         }
-        let mut work = self.freeze(plan)?;
-        if let Some(bits) = work.bits.as_mut().filter(|_| target.size() < work.len) {
-            // What was frozen before does not have it.
-            bits.set(target.size()..work.len)?;
-        }
+        let work = self.freeze(plan)?;
         let uuid = work.checkpoint.uuid;
         let done = self.prove(&work, &target, plan, &info).and_then(|compared| {
             let outcome = self.copy_and_commit(&work, &target, plan, &info)?;
