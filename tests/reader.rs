@@ -526,9 +526,9 @@ fn library(path: &Path) -> BTreeMap<&'static str, String> {
     assert_eq!(report.info.dirty, info.dirty);
     assert_eq!((&report.info.recovery, map.recovery()), (&info.recovery, &info.recovery));
     let choice = format::choose(&copies).unwrap();
-    let Recovery { interrupted_pages, damaged_pages, lost_granules, .. } = info.recovery;
+    let Recovery { interrupted_pages, damaged_pages, lost_granules, lost_commit, .. } = info.recovery;
     let unclean = info.state == FileState::Unclean || !choice.armed.is_empty();
-    let damaged = damaged_pages > 0 || lost_granules.is_some();
+    let damaged = damaged_pages > 0 || lost_granules.is_some() || lost_commit;
     let exit = if damaged {
         4
     } else if unclean {

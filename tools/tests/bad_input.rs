@@ -468,7 +468,7 @@ fn an_image_of_another_size_is_refused() {
     let image = dir.image("other.raw", MIB);
     untouched(&map, || {
         dm!("write", image, "--map", map, "--at", "0").exits(8).says("1048576 bytes").says("67108864");
-        dm!("backup", image, dir.path("target"), "--map", map).exits(8).says("new one");
+        dm!("backup", image, dir.path("target"), "--map", map).exits(8).says("resize");
     });
     assert!(!dir.path("target").exists());
 }

@@ -18,7 +18,7 @@ fn a_freeze_that_waits_for_a_stuck_writer_is_stopped_by_a_signal() {
         fs::write(&image, pattern(LEN, 1)).unwrap();
         let map = Options::new().access(Access::Shared).flush_interval(None).open(&path).unwrap();
         let write = map.begin_write(0..1).unwrap();
-        let dirty = if backup { LEN } else { map.dirty_len() };
+        let dirty = map.dirty_len();
         let mut command = dirtymap();
         if backup {
             command.arg("backup").args([&image, &target]).arg("--map").arg(&path);
