@@ -312,7 +312,11 @@ impl fmt::Display for Error {
             ),
             Error::Io { op, path, source } => write!(f, "{}: {op}: {source}", path.display()),
             Error::NotDirtymap { path, found } => {
-                write!(f, "{}: not a dirtymap file: {found}", path.display())
+                write!(
+                    f,
+                    "{}: not a dirtymap file: {found}; give the map, or if this was one, make a new map and a full backup",
+                    path.display()
+                )
             }
             Error::Unsupported { path, found, expected } => write!(
                 f,
@@ -331,7 +335,9 @@ impl fmt::Display for Error {
                     Some(holder) => write!(f, " ({holder})")?,
                     None => write!(f, " (the system does not tell which)")?,
                 }
-                write!(f, "; try again when it has ended, or wait for it")
+                let stopped = holder.as_ref().is_some_and(|holder| holder.stopped);
+                write!(f, "; {}", if stopped { "let it go on (SIGCONT) or end it, and " } else { "" })?;
+                write!(f, "try again when it has ended, or wait for it")
             }
             Error::Exists { path } => {
                 write!(f, "{}: exists already and is not overwritten; choose another name", path.display())
@@ -357,7 +363,10 @@ impl fmt::Display for Error {
                 write!(f, "{}: there is no point named {name:?}", path.display())?;
                 match &known[..] {
                     [] => write!(f, ", and no other; a checkpoint is kept by name when it is committed"),
-                    known => write!(f, "; those that are kept are {known:?}"),
+                    known => {
+                        let known: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
+                        write!(f, "; those that are kept are {}", known.join(", "))
+                    }
                 }
             }
             Error::Busy { path, writes, waited } => write!(

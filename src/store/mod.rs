@@ -384,6 +384,17 @@ impl DirtyMap {
         self.readable().map(|_| found)
     }
 
+    /// Whether anything is dirty here, leaving out what an outstanding [checkpoint](Self::freeze) has frozen: whether anything
+    /// was set since. Cost: up to all words, once.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`].
+    pub fn any_here(&self) -> Result<bool> {
+        self.readable()?;
+        let found = !Search::is_empty(&self.here());
+        self.readable().map(|_| found)
+    }
+
     /// Granules that are dirty. Cost: their words.
     pub fn count(&self) -> u64 {
         Search::count(self)

@@ -178,8 +178,8 @@ pub enum Command {
     /// Copy what is dirty to a backup, verify, and only then reset
     ///
     /// What is dirty is frozen first: others who share the map go on, and what they set meanwhile is for the next backup.
-    /// The image must be idle, a snapshot, or written only by programs that announce each write (`dirtymap write`,
-    /// `begin_write`). Without a snapshot the copy is not of one moment.
+    /// The image must be idle, or written only by programs that announce each write (`dirtymap write`, `begin_write`): then
+    /// the copy is not of one moment. For one moment, freeze, take a snapshot, and back that up with --frozen.
     Backup(Backup),
     /// Freeze what is dirty under live writers; keep points by name
     Checkpoint(Checkpoint),
@@ -461,7 +461,7 @@ pub struct Write {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full"))]
+#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen"), group = clap::ArgGroup::new("named").args(["name", "frozen"]))]
 pub struct Backup {
     /// The image or block device to copy from
     pub image: PathBuf,
@@ -482,13 +482,13 @@ pub struct Backup {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// When the backup is complete, drop the oldest names beyond this many
-    #[arg(long, value_name = "N", requires = "name", value_parser = clap::value_parser!(u64).range(1..64))]
+    #[arg(long, value_name = "N", requires = "named", value_parser = clap::value_parser!(u64).range(1..64))]
     pub keep_last: Option<u64>,
     /// Copy everything that was written since the point of this name, to a TARGET that was complete as of NAME
     #[arg(long, value_name = "NAME", conflicts_with = "full")]
     pub since: Option<String>,
     /// Copy and commit the checkpoint that is frozen: IMAGE is a snapshot that was taken since. What was set since is
-    /// copied too, as the snapshot may have it, and stays dirty
+    /// copied too, as the snapshot may have it, and stays dirty. The name of the freeze is kept
     #[arg(long, conflicts_with = "name")]
     pub frozen: bool,
     /// Take the image for raw whatever it starts with, if its map was not made with `--image`

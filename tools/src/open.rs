@@ -201,6 +201,7 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
         let added = match r.cache_trusted {
             Some(true) => "no dirt was added, the page cache is as the writer left it".to_string(),
             Some(false) => "the page cache cannot be trusted, so everything counts as dirty".to_string(),
+            None if r.armed_items == 0 => "no dirt was added, as nothing was armed".into(),
             None => format!("up to {} that were armed count as dirty", size::count(r.armed_items, "byte")),
         };
         notes.push(format!("the map was not closed cleanly; {done}: {added}; nothing that was set is lost"));
@@ -211,9 +212,9 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
     }
     if r.damaged_pages > 0 {
         let advice = if mended {
-            "mended so, but for what is frozen"
+            "this was written, but for what is frozen, which `dirtymap repair` mends"
         } else {
-            "run `dirtymap check`; the next writer mends it so, but for what is frozen, which `dirtymap repair` does"
+            "run `dirtymap check`; the next command that writes mends the map, but for what is frozen, which `dirtymap repair` mends"
         };
         notes.push(format!("taken for all dirty: {}; {advice}", size::count(r.damaged_pages, "damaged page")));
     }

@@ -42,6 +42,18 @@ impl Relation {
         if matches!(self.verdict, "changed" | "another") { Exit::DIFFERENT } else { Exit::Fine }
     }
 
+    /// What to do about it, if anything.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self.verdict {
+            "changed" => Some("take a backup: it copies everything; and see what writes to the image without the map"),
+            "another" => Some(
+                "give the map's own image; or have the map belong to this one from now on, by a full backup \
+                      (dirtymap backup IMAGE TARGET --map FILE --force)",
+            ),
+            _ => None,
+        }
+    }
+
     /// For people.
     pub fn text(&self) -> String {
         let what = match self.verdict {

@@ -223,6 +223,7 @@ fn info_and_check_say_whether_image_and_map_belong_together() {
     common::patch(&set.image, |bytes| bytes[0] ^= 1);
     assert!(say(&set.image, 1, "changed").contains("copies everything"));
     assert!(words(&dm!("check", set.map, "--image", set.image).exits(1).out).contains("changed without the map"));
+    assert!(words(&dm!("check", set.map, "--image", set.image).exits(1).out).contains("what to do: take a backup"));
     set.back_up(&set.target).exits(0);
     // While it is written, times do not count, and neither do they after a kill.
     drop(Options::new().image(ImageStamp::of_path(&set.image).expect("stamp")).open(&set.map).expect("open"));

@@ -362,6 +362,7 @@ fn of_several_bitmaps_one_is_taken_and_their_names_are_listed() {
     let ran = untouched(&disk, || dm!("import-qcow2", disk, "--bitmap", "c", map, "--output", "json").exits(8));
     assert_eq!(ran.says("\"b\", \"disabled\" (disabled)").json()["error"]["kind"], "no-such-bitmap");
     dm!("import-qcow2", disk, "--bitmap", "disabled", map, "--disabled", "take").exits(0);
+    assert!(dm!("check", map).exits(0).out.contains("what to do: take a full backup"));
     assert_eq!(areas(&map), [0..MIB]);
     // It does not write over what is there.
     untouched(&map, || dm!("import-qcow2", disk, "--bitmap", "b", map).exits(8).says("exists already"));

@@ -93,7 +93,7 @@ fn what_was_kept_is_put_back_and_nothing_else_is() {
         let mut bytes = whole.clone();
         bytes[i] ^= 1;
         fs::write(&bad, &bytes).expect("write");
-        untouched(&map, || dm!("repair", map, "--undo-from", bad).exits(8));
+        untouched(&map, || dm!("repair", map, "--undo-from", bad).exits(8).says("give the file"));
         if i % 8 == 0 {
             fs::write(&bad, &whole[..i]).expect("write");
             untouched(&map, || dm!("repair", map, "--undo-from", bad).exits(8));

@@ -39,7 +39,7 @@ impl Set {
     }
 
     fn frozen(&self, from: &Path, to: &Path) -> common::Ran {
-        dm!("backup", from, to, "--map", self.map, "--frozen", "--output", "json")
+        dm!("backup", from, to, "--map", self.map, "--frozen", "--keep-last", "1", "--output", "json")
     }
 }
 

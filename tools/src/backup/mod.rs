@@ -390,7 +390,7 @@ impl Job<'_> {
     fn look_back(&self, before: &ImageStamp, outcome: &mut Outcome) -> Result<()> {
         let Job { args, image, output, .. } = *self;
         let now = image.glance()?;
-        let set_since = self.any_set_since()?;
+        let set_since = self.map.any_here()?;
         outcome.image_changed = !args.frozen && !now.equals(&self.stamp);
         outcome.one_moment = match before.equals(&now) {
             _ if set_since && !args.frozen => Some(false),
@@ -405,17 +405,6 @@ impl Job<'_> {
             ));
         }
         Ok(())
-    }
-
-    /// Whether anything was set since the freeze.
-    fn any_set_since(&self) -> Result<bool> {
-        let map = self.map;
-        for item in map.granules(0..map.len())? {
-            if map.get_here(item)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 

@@ -67,7 +67,8 @@ pub fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Re
     }
     let message = format!(
         "{name} is not the backup that this map last wrote ({why}), so copying what is dirty would not make it one; \
-         give that backup, or a new name, or overwrite {name} with a full copy (--force)"
+         give that backup, or a new file; or bring {name} up to date since the name that it was complete with (--since \
+         NAME); or overwrite it with a full copy (--force)"
     );
     Err(Failure::new("wrong-target", message))
 }

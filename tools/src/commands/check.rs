@@ -1,6 +1,6 @@
 //! `dirtymap check`: an offline fsck that changes nothing, with findings to act on.
 
-use super::info::{state_name, verdict_name};
+use super::info::{not_kept_up, state_name, verdict_name};
 use crate::cli::Check;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, fold};
@@ -127,7 +127,12 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
     let (answer, exit) = match checked {
         Ok(report) => {
             let relation = args.image.as_deref().map(|image| Relation::of(&report.info, image)).transpose()?;
-            let (answer, exit) = of_report(file, &report);
+            let (mut answer, exit) = of_report(file, &report);
+            if let Some(advice) =
+                relation.as_ref().filter(|_| exit == Exit::Fine && !report.live).and_then(Relation::advice)
+            {
+                answer.advice = advice;
+            }
             let exit = relation.as_ref().map_or(exit, |relation| exit.max(relation.exit()));
             (Answer { image_match: relation, ..answer }, exit)
         }
@@ -160,6 +165,10 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
         Exit::Unclean if assumed => (
             "after a power cut now: as after a crash; no dirt is missing, some is added",
             "nothing to do: recovery would make dirty what the findings say",
+        ),
+        Exit::Fine if not_kept_up(&report.info) => (
+            "no errors, but it was made of a bitmap that was not kept up",
+            "take a full backup (dirtymap backup IMAGE TARGET --map FILE --full): what was not recorded may be missing",
         ),
         Exit::Fine => ("no errors", "nothing to do"),
         Exit::Unclean => (

@@ -89,6 +89,11 @@ pub fn state_name(state: FileState) -> &'static str {
     }
 }
 
+/// Whether the map was made of a bitmap in which something may be missing.
+pub(super) fn not_kept_up(info: &Info) -> bool {
+    info.reasons.iter().any(|name| Reasons::NAMES.contains(&(Reasons::NOT_KEPT_UP, name)))
+}
+
 /// The names that JSON and people see.
 pub fn verdict_name(verdict: Verdict) -> &'static str {
     match verdict {
@@ -117,7 +122,7 @@ impl Answer {
             state: state_name(info.state),
             verdict: verdict_name(info.verdict),
             reason: (!reasons.is_empty()).then(|| reasons.join(", ")),
-            not_kept_up: (info.reasons.iter()).any(|name| Reasons::NAMES.contains(&(Reasons::NOT_KEPT_UP, name))),
+            not_kept_up: not_kept_up(info),
             armed_bytes: info.armed_items,
             checkpoint: (info.checkpoint.as_ref())
                 .map(|c| Checkpoint { state: c.state.name(), uuid: c.uuid.to_string() }),

@@ -163,7 +163,18 @@ fn mend(args: &Repair, wait: Duration, answer: &mut Answer, output: Output) -> R
 }
 
 fn put_back(file: &Path, undo: &Path, wait: Duration, output: Output) -> Result<Exit> {
-    let undone = undo_repair(file, undo, wait)?;
+    let undone = undo_repair(file, undo, wait).map_err(|e| match &e {
+        Error::Corrupt { path, place, found, expected } if path == undo => {
+            let message = format!(
+                "{}: {place}: found {found}, expected {expected}; nothing was changed; give the file that --undo of a \
+                 repair of {} has made",
+                path.display(),
+                file.display()
+            );
+            Failure::new(e.kind(), message)
+        }
+        _ => e.into(),
+    })?;
     let answer = Undone {
         file: file.display().to_string(),
         undo: undo.display().to_string(),
@@ -222,7 +233,10 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     if let Some(undo) = &a.undo {
         writeln!(out, "undo: dirtymap repair {file} --undo-from {}", shown(undo))?;
     }
-    writeln!(out, "{file}: up to {} {becomes} dirty needlessly", size::human(a.added_bytes))?;
+    match a.added_bytes {
+        0 => writeln!(out, "{file}: nothing {becomes} dirty needlessly")?,
+        n => writeln!(out, "{file}: up to {} {becomes} dirty needlessly", size::human(n))?,
+    }
     if let Some(Look { state: Some(state), verdict, dirty_bytes: Some(bytes), .. }) = &a.after {
         writeln!(out, "now {state}, {verdict}, {} dirty, and checked: no errors", size::human(*bytes))?;
     }
