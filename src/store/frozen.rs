@@ -11,7 +11,7 @@ use super::scan::{Page, Scan};
 use super::view::{Look, View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{self, CheckpointState, Header, Point, Runs, Uuid, VolatileLayout};
-use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::read::{AnyMap, Search};
 use crate::sys::{Disk, Mapping};
 use crate::weak::{Weak, weak};
@@ -221,11 +221,16 @@ impl Frozen {
         }
     }
 
-    /// Adds some bits.
+    /// Adds some bits. Words that they fill are kept as a run, however many they are.
     pub(super) fn add_bits(&mut self, bits: Range<u64>) {
-        for w in bits.start / 64..bits.end.div_ceil(64) {
-            let from = bits.start.saturating_sub(w * 64);
-            self.or(w, u64::MAX << from & u64::MAX >> 64u64.saturating_sub(bits.end - w * 64));
+        let filled = bits.start.div_ceil(64)..bits.end / 64;
+        if filled.start < filled.end {
+            self.whole.insert(filled.clone());
+        }
+        let head = bits.start..bits.end.min(filled.start * 64);
+        let tail = head.end.max(filled.end * 64)..bits.end;
+        for (w, mask) in words_of(head).chain(words_of(tail)) {
+            self.or(w, mask);
         }
     }
 
