@@ -2,6 +2,10 @@
 
 use dirtymap::{DirtyMap, Options};
 
+#[path = "common/resident.rs"]
+mod resident;
+use resident::resident;
+
 /// What a flush looks at goes by what was reset, and not by how far apart it is.
 #[test]
 fn resets_at_both_ends_of_the_largest_map_are_flushed_without_looking_at_all_between() {
@@ -21,14 +25,4 @@ fn resets_at_both_ends_of_the_largest_map_are_flushed_without_looking_at_all_bet
     assert!(grown < 1 << 20, "{grown} bytes");
     map.close().unwrap();
     assert!(DirtyMap::open(&path).unwrap().is_empty());
-}
-
-/// Memory and page tables of this process, in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let kib = |name: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    (kib("VmRSS:") + kib("VmPTE:")) << 10
 }

@@ -7,6 +7,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+#[path = "common/resident.rs"]
+mod resident;
+use resident::resident;
+
 /// More than opening any small file takes, and less than a thousandth of what the largest map has.
 const MOST: u64 = 8 << 20;
 const BITS: u64 = 1 << 41;
@@ -75,14 +79,4 @@ fn write(path: &Path, header: &Header) {
     let file = File::create(path).unwrap();
     (0..COPIES).for_each(|copy| file.write_all_at(&header.encode().unwrap(), copy_offset(copy)).unwrap());
     file.set_len(header.file_length()).unwrap();
-}
-
-/// Memory and page tables of this process, in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let kib = |name: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    (kib("VmRSS:") + kib("VmPTE:")) << 10
 }

@@ -337,7 +337,7 @@ pub const ANOTHER: &str =
     "to take this one for the map's image from now on, make a full backup of it (dirtymap backup --force)";
 
 /// The directory that `path` is in.
-pub fn directory_of(path: &Path) -> &Path {
+fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Cleanup, Dir, GRANULE, MIB, areas, is_root, pattern, run_with, skipped, system, untouched};
+use common::{Cleanup, Dir, GRANULE, MIB, Set, areas, is_root, pattern, skipped, system, untouched};
 use dirtymap::{ImageStamp, Options};
 use std::ffi::OsStr;
 use std::fs;
@@ -15,24 +15,10 @@ use std::time::Duration;
 
 const SIZE: u64 = 8 * MIB + 12345;
 
-struct Set {
-    dir: Dir,
-    image: PathBuf,
-    map: PathBuf,
-    target: PathBuf,
-}
-
 impl Set {
-    fn new(size: u64) -> Set {
-        let dir = Dir::new();
-        let (image, map, target) = (dir.image("disk.raw", size), dir.path("disk.map"), dir.path("backup.raw"));
-        dm!("create", map, "--image", image).exits(0);
-        Set { dir, image, map, target }
-    }
-
     /// With a first backup taken.
     fn backed_up(size: u64) -> Set {
-        let set = Set::new(size);
+        let set = Set::of_image(size);
         set.back_up(&[]).exits(0);
         set.assert_equal();
         set
@@ -45,11 +31,6 @@ impl Set {
         common::run(args)
     }
 
-    fn write(&self, at: u64, bytes: &[u8]) {
-        let (image, map) = (self.image.to_str().expect("text"), self.map.to_str().expect("text"));
-        run_with(["write", image, "--map", map, "--at", &at.to_string()], bytes).exits(0);
-    }
-
     #[track_caller]
     fn assert_equal(&self) {
         assert!(fs::read(&self.image).expect("read") == fs::read(&self.target).expect("read"), "they differ");
@@ -58,7 +39,7 @@ impl Set {
 
 #[test]
 fn first_everything_then_only_what_was_written() {
-    let set = Set::new(SIZE);
+    let set = Set::of_image(SIZE);
     let first = set.back_up(&["--output", "json"]).exits(0).json();
     assert_eq!((first["full"].as_bool(), first["new_target"].as_bool()), (Some(true), Some(true)));
     assert_eq!(first["bytes_copied"], SIZE);
@@ -137,7 +118,7 @@ fn a_target_that_cannot_be_made_makes_nothing_dirty() {
 
 #[test]
 fn a_map_without_a_backup_refuses_what_holds_data_and_takes_what_holds_none() {
-    let set = Set::new(SIZE);
+    let set = Set::of_image(SIZE);
     fs::write(&set.target, b"precious").expect("write");
     untouched(&set.map, || set.back_up(&[]).exits(8).says("not written any backup"));
     assert_eq!(fs::read(&set.target).expect("read"), b"precious");
@@ -156,7 +137,7 @@ fn a_map_without_a_backup_refuses_what_holds_data_and_takes_what_holds_none() {
 
 #[test]
 fn nobody_backs_up_onto_the_image_or_the_map() {
-    let set = Set::new(SIZE);
+    let set = Set::of_image(SIZE);
     let same = |target: &Path| {
         untouched(&set.map, || {
             dm!("backup", set.image, target, "--map", set.map, "--force").exits(8).says("different files")
@@ -267,7 +248,7 @@ fn kill_backups(set: &Set, more: &[&str]) {
 
 #[test]
 fn a_killed_first_backup_is_finished_by_the_next_one() {
-    let set = Set::new(32 * MIB);
+    let set = Set::of_image(32 * MIB);
     kill_backups(&set, &[]);
     set.back_up(&[]).exits(0);
     set.assert_equal();
@@ -275,7 +256,7 @@ fn a_killed_first_backup_is_finished_by_the_next_one() {
 
 #[test]
 fn a_killed_first_backup_of_a_map_that_started_clean_is_finished_as_well() {
-    let mut set = Set::new(32 * MIB);
+    let mut set = Set::of_image(32 * MIB);
     // Made for a size: all clean, and yet a new target needs everything.
     set.map = set.dir.path("clean.map");
     dm!("create", set.map, "--size", "32M").exits(0);
@@ -323,7 +304,7 @@ fn a_backup_killed_while_its_target_grew_is_finished_by_the_next_one() {
 
 #[test]
 fn interrupted_it_says_so_and_resets_nothing() {
-    let set = Set::new(128 * MIB);
+    let set = Set::of_image(128 * MIB);
     let mut command = common::dirtymap();
     command.arg("backup").args([&set.image, &set.target]).arg("--map").arg(&set.map);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
@@ -348,7 +329,7 @@ fn interrupted_it_says_so_and_resets_nothing() {
 #[test]
 fn a_new_target_has_the_permissions_of_the_image() {
     for mode in [0o600, 0o640, 0o644] {
-        let set = Set::new(MIB);
+        let set = Set::of_image(MIB);
         fs::set_permissions(&set.image, fs::Permissions::from_mode(mode)).expect("set the mode");
         set.back_up(&[]).exits(0);
         assert_eq!(fs::metadata(&set.target).expect("stat").mode() & 0o777, mode);
@@ -357,7 +338,7 @@ fn a_new_target_has_the_permissions_of_the_image() {
 
 #[test]
 fn an_empty_image() {
-    let set = Set::new(0);
+    let set = Set::of_image(0);
     set.back_up(&[]).exits(0);
     set.back_up(&[]).exits(0);
     set.assert_equal();

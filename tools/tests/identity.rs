@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Cleanup, Dir, GRANULE, MIB, areas, is_root, pattern, run_with, skipped, system, untouched};
+use common::{Cleanup, Dir, GRANULE, MIB, Set, areas, is_root, pattern, run_with, skipped, system, untouched};
 use dirtymap::{Access, DirtyMap, ImageStamp, Options};
 use std::ffi::OsStr;
 use std::fs;
@@ -13,31 +13,15 @@ use std::path::{Path, PathBuf};
 
 const SIZE: u64 = 4 * MIB;
 
-/// An image with a map and a backup.
-struct Set {
-    dir: Dir,
-    image: PathBuf,
-    map: PathBuf,
-    target: PathBuf,
-}
-
 impl Set {
     fn new() -> Set {
-        let dir = Dir::new();
-        let (image, map, target) = (dir.image("disk.raw", SIZE), dir.path("disk.map"), dir.path("backup.raw"));
-        dm!("create", map, "--image", image).exits(0);
-        let set = Set { dir, image, map, target };
+        let set = Set::of_image(SIZE);
         set.back_up(&set.target).exits(0);
         set
     }
 
     fn back_up(&self, target: &Path) -> common::Ran {
         dm!("backup", self.image, target, "--map", self.map, "--output", "json")
-    }
-
-    fn write(&self, at: u64, bytes: &[u8]) {
-        let (image, map) = (self.image.to_str().expect("text"), self.map.to_str().expect("text"));
-        run_with(["write", image, "--map", map, "--at", &at.to_string()], bytes).exits(0);
     }
 
     /// Another image of the same size.

@@ -4,25 +4,15 @@
 
 mod common;
 
-use common::{Dir, GRANULE, MIB, areas, run_with};
+use common::{GRANULE, MIB, Set, areas};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-struct Set {
-    dir: Dir,
-    image: PathBuf,
-    map: PathBuf,
-    target: PathBuf,
-}
 
 impl Set {
     /// With a backup, and then a write at 1 MiB that is frozen; then a snapshot is taken, and 2 MiB is written.
     fn new(name: Option<&str>) -> (Set, PathBuf) {
-        let dir = Dir::new();
-        let (image, map, target) = (dir.image("disk.raw", 4 * MIB), dir.path("disk.map"), dir.path("backup.raw"));
-        dm!("create", map, "--image", image).exits(0);
-        dm!("backup", image, target, "--map", map).exits(0);
-        let set = Set { dir, image, map, target };
+        let set = Set::of_image(4 * MIB);
+        dm!("backup", set.image, set.target, "--map", set.map).exits(0);
         set.write("1M", b"before");
         match name {
             Some(name) => dm!("checkpoint", "freeze", set.map, "--name", name).exits(0),
@@ -31,11 +21,6 @@ impl Set {
         let snapshot = set.dir.copy(&set.image, "snapshot");
         set.write("2M", b"late");
         (set, snapshot)
-    }
-
-    fn write(&self, at: &str, bytes: &[u8]) {
-        let (image, map) = (self.image.to_str().expect("text"), self.map.to_str().expect("text"));
-        run_with(["write", image, "--map", map, "--at", at], bytes).exits(0);
     }
 
     fn frozen(&self, from: &Path, to: &Path) -> common::Ran {

@@ -227,3 +227,27 @@ impl Drop for Cleanup {
 pub fn system(program: &str, args: &[&OsStr]) -> bool {
     Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
+
+/// An image with its map, and where a backup of it goes.
+pub struct Set {
+    pub dir: Dir,
+    pub image: PathBuf,
+    pub map: PathBuf,
+    pub target: PathBuf,
+}
+
+impl Set {
+    /// Of which no backup is made yet.
+    pub fn of_image(size: u64) -> Set {
+        let dir = Dir::new();
+        let (image, map, target) = (dir.image("disk.raw", size), dir.path("disk.map"), dir.path("backup.raw"));
+        run(["create".as_ref(), map.as_os_str(), "--image".as_ref(), image.as_os_str()]).exits(0);
+        Set { dir, image, map, target }
+    }
+
+    /// Writes to the image, tracked.
+    pub fn write(&self, at: impl std::fmt::Display, bytes: &[u8]) {
+        let (image, map) = (self.image.to_str().expect("text"), self.map.to_str().expect("text"));
+        run_with(["write", image, "--map", map, "--at", &at.to_string()], bytes).exits(0);
+    }
+}
