@@ -17,13 +17,13 @@ use std::sync::{Mutex, PoisonError};
 const BEGUN: u64 = 1 << 32;
 
 /// Why there is dirt that was not set, here or in the outstanding point.
-pub(super) fn reasons(header: &Header) -> Reasons {
+pub(crate) fn reasons(header: &Header) -> Reasons {
     let frozen = header.outstanding().filter(|_| !weak(Weak::ReasonsOfPoint));
     header.dirt_reasons | frozen.map_or(Reasons::NONE, |point| point.reasons)
 }
 
 /// Has the header say why there is more dirt than was set.
-pub(super) fn remember(header: &mut Header, reasons: Reasons) {
+pub(crate) fn remember(header: &mut Header, reasons: Reasons) {
     if !reasons.is_empty() {
         header.dirt_reasons |= reasons;
         header.dirt_time = facts::now();
@@ -31,21 +31,21 @@ pub(super) fn remember(header: &mut Header, reasons: Reasons) {
 }
 
 /// Has the header forget it.
-pub(super) fn forget(header: &mut Header) {
+pub(crate) fn forget(header: &mut Header) {
     header.dirt_reasons = Reasons::NONE;
     header.dirt_time = 0;
 }
 
 /// What this process has seen of the word `adding` when it began something that takes all dirt away.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<Option<u64>>);
+pub(crate) struct Seen(Mutex<Option<u64>>);
 
 impl Seen {
-    pub(super) fn get(&self) -> Option<u64> {
+    pub(crate) fn get(&self) -> Option<u64> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, seen: Option<u64>) {
+    pub(crate) fn set(&self, seen: Option<u64>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 }
@@ -53,7 +53,7 @@ impl Seen {
 impl Core {
     /// Adds dirt, and has the header say why before any of it is there. A process that dies in this leaves its count, and then
     /// nothing is forgotten until the session ends.
-    pub(super) fn add_dirt(&self, reasons: Reasons, add: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn add_dirt(&self, reasons: Reasons, add: impl FnOnce() -> Result<()>) -> Result<()> {
         let adding = &self.view.runtime()[runtime::ADDING];
         let counted = !weak(Weak::AddUncounted);
         if counted {
@@ -72,7 +72,7 @@ impl Core {
 
 impl Core {
     /// Changes the header for a backup that begins.
-    pub(super) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+    pub(crate) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         self.backup_began.set(lock.seen(&header));
@@ -81,7 +81,7 @@ impl Core {
     }
 
     /// Changes the header for a backup that is complete, and has it forget what had been added when this process began it.
-    pub(super) fn complete_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+    pub(crate) fn complete_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         change(&mut header);
@@ -96,7 +96,7 @@ impl Core {
 
 impl Locked<'_> {
     /// What was added until now; `None` when something is being added or put back. To be asked before the first bit is taken away.
-    pub(super) fn seen(&self, header: &Header) -> Option<u64> {
+    pub(crate) fn seen(&self, header: &Header) -> Option<u64> {
         let seen = self.core.view.runtime()[runtime::ADDING].load(SeqCst);
         let adding = !seen.is_multiple_of(BEGUN) && !weak(Weak::SeenAdding);
         let aborting = header.checkpoint_state == CheckpointState::Aborting && !weak(Weak::SeenAborting);
@@ -104,12 +104,12 @@ impl Locked<'_> {
     }
 
     /// Whether all that was added is what was seen.
-    pub(super) fn nothing_added_since(&self, seen: Option<u64>) -> bool {
+    pub(crate) fn nothing_added_since(&self, seen: Option<u64>) -> bool {
         seen == Some(self.core.view.runtime()[runtime::ADDING].load(SeqCst))
     }
 
     /// What is in the outstanding point comes back here: says why, before it does.
-    pub(super) fn dirt_comes_back(&self, header: &mut Header) {
+    pub(crate) fn dirt_comes_back(&self, header: &mut Header) {
         if !weak(Weak::AbortForgetsReasons) {
             let frozen = reasons(header);
             remember(header, frozen);

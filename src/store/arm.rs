@@ -23,19 +23,19 @@ const PIECE_WORDS: u64 = 1 << 20;
 impl Core {
     /// Whether a bit is set and durable, so that nothing is left to do.
     #[inline]
-    pub(super) fn is_durable(&self, bit: u64) -> bool {
+    pub(crate) fn is_durable(&self, bit: u64) -> bool {
         flag(self.view.durable(), bit)
     }
 
     /// Marks a range of items.
     #[inline(never)]
-    pub(super) fn set_range(&self, range: Range<u64>) -> Result<()> {
+    pub(crate) fn set_range(&self, range: Range<u64>) -> Result<()> {
         self.geometry().check(&range)?;
         self.set_bits(self.geometry().touched(&range))
     }
 
     /// Marks one bit.
-    pub(super) fn set_bit(&self, bit: u64) -> Result<()> {
+    pub(crate) fn set_bit(&self, bit: u64) -> Result<()> {
         let (mut changed, w) = (0, bit / 64);
         let done = self.set_word(w, 1 << (bit % 64), w + 1, &mut changed);
         if changed != 0 && self.changes.wanted() {
@@ -74,7 +74,7 @@ impl Core {
 
     /// Marks bits from word `first` on, and adds those that were clear to `changed`, which the caller has to
     /// [mark](super::changes). Piece by piece: so what is flushed at once, and the memory that takes, are bounded.
-    pub(super) fn set_words(&self, first: u64, bits: Range<u64>, changed: &mut u64) -> Result<()> {
+    pub(crate) fn set_words(&self, first: u64, bits: Range<u64>, changed: &mut u64) -> Result<()> {
         let durable = self.view.durable();
         let end = bits.end.div_ceil(64);
         for from in (first..end).step_by(PIECE_WORDS as usize) {
@@ -94,7 +94,7 @@ impl Core {
     /// Sets the bits of one word, and adds those that were clear to `changed`, which the caller has to
     /// [mark](super::changes). `end` is the word behind the last one that the caller will need.
     #[inline]
-    pub(super) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
+    pub(crate) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
         let armed = self.view.armed();
         let mut levels = self.view.levels();
         loop {
@@ -261,7 +261,7 @@ impl Locked<'_> {
     }
 
     /// Allocates the volatile space behind some words, so that storing there cannot fail for want of space.
-    pub(super) fn allocate(&mut self, words: Range<u64>) -> Result<()> {
+    pub(crate) fn allocate(&mut self, words: Range<u64>) -> Result<()> {
         let core = self.core;
         if !core.in_file {
             return Ok(()); // Its volatile part is in no file.

@@ -32,7 +32,7 @@ const LEAVING: Duration = Duration::from_millis(500);
 const IN_USE: &str = "another process has it open";
 
 /// The gate, held until dropped.
-pub(super) struct Gate(Arc<FileDisk>);
+pub(crate) struct Gate(Arc<FileDisk>);
 
 impl Drop for Gate {
     fn drop(&mut self) {
@@ -41,7 +41,7 @@ impl Drop for Gate {
 }
 
 /// The attach lock and a slot, held until dropped: this process has the map open for writing.
-pub(super) struct Seat {
+pub(crate) struct Seat {
     disk: Arc<FileDisk>,
     slot: u64,
     born: fork::Generation,
@@ -50,17 +50,17 @@ pub(super) struct Seat {
 impl Seat {
     /// Whether nobody else has the map open; then it stays so until the gate, which the caller holds, is let go of. If
     /// not, the lock may be gone.
-    pub(super) fn alone(&self) -> std::io::Result<bool> {
+    pub(crate) fn alone(&self) -> std::io::Result<bool> {
         self.disk.try_attach(true)
     }
 
     /// Has the map together with others again. The caller holds the gate.
-    pub(super) fn share(&self) -> std::io::Result<bool> {
+    pub(crate) fn share(&self) -> std::io::Result<bool> {
         self.disk.try_attach(false)
     }
 
     /// The file.
-    pub(super) fn disk(&self) -> &Arc<FileDisk> {
+    pub(crate) fn disk(&self) -> &Arc<FileDisk> {
         &self.disk
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Seat {
 }
 
 /// A file on which this process has the attach lock, with the gate still held.
-pub(super) struct Attached {
+pub(crate) struct Attached {
     disk: Arc<FileDisk>,
     _gate: Gate,
     /// Nobody else has the lock.
@@ -86,7 +86,7 @@ pub(super) struct Attached {
 }
 
 /// Opens the file, and says what is wrong with it as a file.
-pub(super) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
+pub(crate) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let file = facts::open(path, write).map_err(io("open"))?;
     if write && fs::kind(&file).map_err(io("look at the file system"))? == fs::FsKind::Btrfs {
@@ -104,14 +104,14 @@ pub(super) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
 }
 
 /// Takes the gate; an opener waits for at least a few seconds.
-pub(super) fn opening_gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
+pub(crate) fn opening_gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
     gate(disk, path, wait.max(GATE_PATIENCE))
 }
 
 /// Takes the gate, waiting for it no longer than that.
 ///
 /// Nobody starves: who waits for the gate holds the turn, without which nobody who lets go of the gate gets it back.
-pub(super) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
+pub(crate) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
     let end = Deadline::after(wait);
     let what = "another process is opening, closing or checking it";
     let take = |lock| match locks::wait_for(&**disk, path, lock, end)? {
@@ -158,13 +158,13 @@ impl From<Error> for Busy {
 }
 
 /// Attaches to a file and opens the map in it for writing, waiting as the options say for those who have it.
-pub(super) fn open(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<DirtyMap> {
+pub(crate) fn open(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<DirtyMap> {
     attached(disk, path, options, |attached| attached.open(path, options))
 }
 
 /// Does something with a file to which this process is attached, waiting as the options say for those who have it, also
 /// for those of whom only `f` finds that they do.
-pub(super) fn attached<R>(
+pub(crate) fn attached<R>(
     disk: Arc<FileDisk>,
     path: &Path,
     options: &Options,
@@ -218,12 +218,12 @@ impl Attached {
     }
 
     /// The file.
-    pub(super) fn disk(&self) -> &Arc<FileDisk> {
+    pub(crate) fn disk(&self) -> &Arc<FileDisk> {
         &self.disk
     }
 
     /// Lets go of it without having opened the map.
-    pub(super) fn leave(self) {
+    pub(crate) fn leave(self) {
         self.disk.detach();
     }
 
@@ -251,12 +251,12 @@ impl Attached {
 /// Whether nobody has the file open for writing. The caller holds the gate, and so nobody will before it lets go.
 ///
 /// Asked without taking a lock that others would take for a writer's: readers may share the gate.
-pub(super) fn at_rest(disk: &FileDisk) -> std::io::Result<bool> {
+pub(crate) fn at_rest(disk: &FileDisk) -> std::io::Result<bool> {
     disk.slot_held(0..SLOTS).map(|held| !held)
 }
 
 /// What a reader finds.
-pub(super) enum Reading {
+pub(crate) enum Reading {
     /// Nobody has it open for writing; here are the recovered bits.
     Loaded(Box<Loaded>),
     /// Others have it open shared.
@@ -266,7 +266,7 @@ pub(super) enum Reading {
 }
 
 /// Loads the file for reading, under the gate, if nobody has it open; else looks into the volatile part, if it is shared.
-pub(super) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
+pub(crate) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
     let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
     let _gate = opening_gate(disk, path, wait)?;
     if at_rest(disk).map_err(io)? {
@@ -276,7 +276,7 @@ pub(super) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>
 }
 
 /// Opens the map for reading only.
-pub(super) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
+pub(crate) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
     let disk = Arc::new(open_file(path, false)?);
     let end = Deadline::after(options.wait);
     loop {

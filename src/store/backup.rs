@@ -13,14 +13,14 @@ use crate::weak::{Weak, weak};
 
 /// A backup that is complete.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Completed {
+pub(crate) struct Completed {
     target: Stamp,
     audited: u64,
 }
 
 impl Completed {
     /// Has the header name it.
-    pub(super) fn record(&self, header: &mut Header) {
+    pub(crate) fn record(&self, header: &mut Header) {
         header.target = Some(self.target);
         header.begun = None;
         header.backup_time = facts::now();
@@ -28,7 +28,7 @@ impl Completed {
     }
 
     /// The target, for a point that is kept.
-    pub(super) fn target(&self) -> Stamp {
+    pub(crate) fn target(&self) -> Stamp {
         self.target
     }
 }
@@ -131,7 +131,7 @@ impl DirtyMap {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::store::headers;
     use crate::sys::FileDisk;

@@ -38,19 +38,19 @@ impl SharedChanges {
 
     /// Whether somebody wants to know.
     #[inline]
-    pub(super) fn wanted(&self) -> bool {
+    pub(crate) fn wanted(&self) -> bool {
         self.attached.load(SeqCst)
     }
 
     /// Bits of the range have changed.
     #[inline]
-    pub(super) fn mark(&self, bits: Range<u64>) {
+    pub(crate) fn mark(&self, bits: Range<u64>) {
         self.mark_by(|changes| changes.mark(bits));
     }
 
     /// The bits of `mask` have changed in bottom word `i`.
     #[inline]
-    pub(super) fn mark_word(&self, i: u64, mask: u64) {
+    pub(crate) fn mark_word(&self, i: u64, mask: u64) {
         self.mark_by(|changes| changes.mark_word(i, mask));
     }
 
@@ -76,7 +76,7 @@ impl SharedChanges {
     }
 
     /// Hands over to the core that takes the place of this one's. Nobody else uses either.
-    pub(super) fn move_to(&self, new: &SharedChanges) {
+    pub(crate) fn move_to(&self, new: &SharedChanges) {
         *new.lock() = self.lock().take();
         new.attached.store(self.attached.swap(false, SeqCst), SeqCst);
     }
@@ -85,7 +85,7 @@ impl SharedChanges {
     ///
     /// Only growing can fail, for want of memory, and has changed nothing then: so call this before a map grows,
     /// and after it has shrunk.
-    pub(super) fn truncate(&self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
+    pub(crate) fn truncate(&self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
         if let Some(changes) = &mut *self.lock() {
             changes.follow(from, to, cleared)?;
         }

@@ -140,7 +140,7 @@ impl Info {
     }
 
     /// Of a map that this process has open. `live`: for writing.
-    pub(super) fn of_map(map: &DirtyMap, header: &Header, live: bool) -> Info {
+    pub(crate) fn of_map(map: &DirtyMap, header: &Header, live: bool) -> Info {
         let state = match header.state {
             _ if live => FileState::Open,
             State::Clean => FileState::Clean,
@@ -332,7 +332,7 @@ pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u
 }
 
 /// Checks a file that nobody has open for writing.
-pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let copies = headers::read_copies(disk);
     let newest = headers::choose(disk, &copies, path)?;
     let header = &newest.header;
@@ -413,13 +413,13 @@ pub(super) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
 }
 
 /// Whether the list of a header is what a repair has left there as dirty, since it was too much to be written.
-pub(super) fn left_on_list(header: &Header) -> bool {
+pub(crate) fn left_on_list(header: &Header) -> bool {
     header.state == State::Clean && !header.runs.is_empty() && header.dirt_reasons.contains(Reasons::REPAIR)
 }
 
 /// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
 /// explains nothing here.
-pub(super) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
+pub(crate) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
     if len < open::entries_end(as_header) {
         return Ok(None);
     }
@@ -459,7 +459,7 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
 /// Copies that should be the header, or the one before it, and are neither.
 ///
 /// After an unclean end one pair may be torn: the one that was being written.
-pub(super) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
+pub(crate) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
     let bad = |copy: &usize| match &copies[*copy] {
         Err(_) => true,
         Ok(header) => {
@@ -493,7 +493,7 @@ fn twin_agrees(copies: &Copies, copy: usize) -> bool {
 }
 
 /// Whether `header` has the newest sequence number and is not what the first copy with it says.
-pub(super) fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
+pub(crate) fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
     let same = |h: &&Header| h.uuid == newest.header.uuid && h.sequence == newest.header.sequence;
     same(&header) && copies.iter().flatten().find(same) != Some(header)
 }

@@ -43,7 +43,7 @@ pub struct Checkpoint {
 }
 
 /// The outstanding checkpoint of a header.
-pub(super) fn of_header(header: &Header) -> Option<Checkpoint> {
+pub(crate) fn of_header(header: &Header) -> Option<Checkpoint> {
     let point = header.outstanding()?;
     let name = Some(point.name.clone()).filter(|name| !name.is_empty());
     Some(Checkpoint { uuid: point.uuid, state: header.checkpoint_state, name, time: point.time })
@@ -55,7 +55,7 @@ impl Core {
     }
 
     /// Whether the header says that this checkpoint is outstanding, in one of these states.
-    pub(super) fn expect(&self, header: &Header, uuid: &Uuid, states: &[CheckpointState]) -> Result<()> {
+    pub(crate) fn expect(&self, header: &Header, uuid: &Uuid, states: &[CheckpointState]) -> Result<()> {
         let same = header.checkpoint_uuid == *uuid || weak(Weak::NoUuid);
         if same && (states.contains(&header.checkpoint_state) || weak(Weak::AnyState)) {
             return Ok(());
@@ -100,7 +100,7 @@ impl Core {
         }
     }
 
-    pub(super) fn freeze(&self, name: Option<&str>, patience: Duration) -> Result<Checkpoint> {
+    pub(crate) fn freeze(&self, name: Option<&str>, patience: Duration) -> Result<Checkpoint> {
         self.not_in_own_bracket()?;
         let point = self.freeze_begin(name)?;
         let done = self
@@ -125,7 +125,7 @@ impl Core {
     }
 
     /// Writes what is dirty here to a new point, and commits FREEZING.
-    pub(super) fn freeze_begin(&self, name: Option<&str>) -> Result<Point> {
+    pub(crate) fn freeze_begin(&self, name: Option<&str>) -> Result<Point> {
         let space = self.space()?;
         let (header, seen) = self.can_freeze(name)?;
         let before = header.dirt_reasons;
@@ -161,7 +161,7 @@ impl Core {
     }
 
     /// Resets here what the point holds, batch by batch.
-    pub(super) fn freeze_reset(&self, point: &Point) -> Result<()> {
+    pub(crate) fn freeze_reset(&self, point: &Point) -> Result<()> {
         let header = self.lock()?.adopt()?;
         self.expect(&header, &point.uuid, &[CheckpointState::Freezing])?;
         self.reset_frozen(&header, point)
@@ -196,7 +196,7 @@ impl Core {
     }
 
     /// Everything was reset, and every write that had begun has ended: commits FROZEN.
-    pub(super) fn freeze_end(&self, uuid: &Uuid) -> Result<Checkpoint> {
+    pub(crate) fn freeze_end(&self, uuid: &Uuid) -> Result<Checkpoint> {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         self.expect(&header, uuid, &[CheckpointState::Freezing])?;
@@ -226,12 +226,12 @@ impl Core {
         }
     }
 
-    pub(super) fn commit_checkpoint(&self, uuid: &Uuid, keep: bool) -> Result<()> {
+    pub(crate) fn commit_checkpoint(&self, uuid: &Uuid, keep: bool) -> Result<()> {
         self.commit_checkpoint_of(uuid, keep, None)
     }
 
     /// Commits the checkpoint, and in the same header the backup that has copied it.
-    pub(super) fn commit_checkpoint_of(&self, uuid: &Uuid, keep: bool, backup: Option<&Completed>) -> Result<()> {
+    pub(crate) fn commit_checkpoint_of(&self, uuid: &Uuid, keep: bool, backup: Option<&Completed>) -> Result<()> {
         // What was frozen is no longer dirty: a change. It is read while it is there.
         let marks = self.changes.wanted().then(|| self.frozen(self.checkpoint_word())).flatten();
         let space = self.space()?;
@@ -283,7 +283,7 @@ impl Core {
     }
 
     /// Puts the bits of the outstanding checkpoint back, whoever began it and however far it is.
-    pub(super) fn abort(&self, uuid: &Uuid) -> Result<()> {
+    pub(crate) fn abort(&self, uuid: &Uuid) -> Result<()> {
         {
             let lock = self.lock()?;
             let mut header = lock.adopt()?;
@@ -371,7 +371,7 @@ impl Core {
     }
 
     /// Whether a page of the outstanding point fails, so that everything counts as dirty.
-    pub(super) fn point_failed(&self) -> u64 {
+    pub(crate) fn point_failed(&self) -> u64 {
         let word = self.checkpoint_word();
         if super::frozen::is_normal(word) { 0 } else { self.frozen(word).map_or(0, |point| point.failed()) }
     }
@@ -459,7 +459,7 @@ impl DirtyMap {
     }
 
     /// Pages of the outstanding point that fail, in a map that is open for writing: nobody mends those.
-    pub(super) fn point_failed(&self) -> u64 {
+    pub(crate) fn point_failed(&self) -> u64 {
         if let Inner::Live(live) = &self.inner { live.core.point_failed() } else { 0 }
     }
 
@@ -513,7 +513,7 @@ impl DirtyMap {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn new() -> (tempfile::TempDir, DirtyMap) {

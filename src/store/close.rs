@@ -26,7 +26,7 @@ const FLUSHER_PATIENCE: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(10);
 
 /// A thread that flushes now and then.
-pub(super) struct Flusher {
+pub(crate) struct Flusher {
     stop: Arc<(Mutex<bool>, Condvar)>,
     thread: Option<JoinHandle<()>>,
     born: crate::sys::fork::Generation,
@@ -34,7 +34,7 @@ pub(super) struct Flusher {
 
 impl Flusher {
     /// Starts it; `None` if the system has no thread for it, which only means larger dirt after a crash.
-    pub(super) fn start(core: &Arc<Core>, every: Duration) -> Option<Flusher> {
+    pub(crate) fn start(core: &Arc<Core>, every: Duration) -> Option<Flusher> {
         let born = crate::sys::fork::generation().ok()?;
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let (weak_core, stopped) = (Arc::downgrade(core), stop.clone());
@@ -75,7 +75,7 @@ impl Drop for Flusher {
 
 /// What a clean close records beside the bits.
 #[derive(Default)]
-pub(super) enum Image {
+pub(crate) enum Image {
     /// The image was not looked at: its stamp becomes what it was when the map was opened.
     #[default]
     AsBefore,
@@ -87,7 +87,7 @@ impl Core {
     /// Flushes and commits CLEAN. The caller is alone. `Ok(false)`: everything is flushed, but a write of this
     /// session failed earlier, and the file stays to be verified by the next open. After [`Failure::InDoubt`] nobody
     /// knows whether it is closed.
-    pub(super) fn close(&self, image: Image) -> std::result::Result<bool, Failure> {
+    pub(crate) fn close(&self, image: Image) -> std::result::Result<bool, Failure> {
         let mut lock = self.lock()?;
         let early = weak(Weak::CloseCountEarly).then(|| self.count_durable());
         // Others may have set something since this process flushed, and be gone.
@@ -151,7 +151,7 @@ impl Core {
     }
 
     /// Changes the header outside of arming and flushing.
-    pub(super) fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+    pub(crate) fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         change(&mut header);
@@ -160,7 +160,7 @@ impl Core {
 }
 
 /// Whether the recorded times of the image count.
-pub(super) fn set_exact(header: &mut Header, exact: bool) {
+pub(crate) fn set_exact(header: &mut Header, exact: bool) {
     if let Some(stamp) = &mut header.image {
         stamp.exact = exact && !is_timeless(stamp);
     }

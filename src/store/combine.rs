@@ -22,7 +22,7 @@ const BATCH: usize = 4096;
 impl Core {
     /// Sets bits word by word: `words` yields `(word index, bits)`, ascending; `changed` hears of the bits that
     /// were clear, also before an error. `told` hears of the next word between two batches, and can end it.
-    pub(super) fn or_words(
+    pub(crate) fn or_words(
         &self,
         words: impl Iterator<Item = (u64, u64)>,
         told: impl Fn(u64) -> Result<()>,

@@ -27,55 +27,55 @@ use std::time::Duration;
 
 /// An open, writable map.
 pub(crate) struct Core {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) path: PathBuf,
-    pub(super) view: View,
-    pub(super) uuid: Uuid,
-    pub(super) layout: Layout,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) path: PathBuf,
+    pub(crate) view: View,
+    pub(crate) uuid: Uuid,
+    pub(crate) layout: Layout,
     /// The session that this map belongs to.
-    pub(super) nonce: Uuid,
+    pub(crate) nonce: Uuid,
     /// The slot of this process.
-    pub(super) slot: u64,
+    pub(crate) slot: u64,
     /// Tells it from every other map of this process.
-    pub(super) id: u64,
+    pub(crate) id: u64,
     /// One run over everything is listed for as long as the map is open.
-    pub(super) lists_all: bool,
+    pub(crate) lists_all: bool,
     /// The volatile part is a region of the file.
-    pub(super) in_file: bool,
+    pub(crate) in_file: bool,
     /// Other processes may have the map open as well.
-    pub(super) shared: bool,
+    pub(crate) shared: bool,
     /// How long to wait for locks.
-    pub(super) lock_timeout: Duration,
+    pub(crate) lock_timeout: Duration,
     /// Most words that the list may name, unless it lists all.
-    pub(super) armed_bound: u64,
+    pub(crate) armed_bound: u64,
     /// Most words that are armed ahead of a sequential writer.
-    pub(super) ahead_bound: u64,
+    pub(crate) ahead_bound: u64,
     /// Odd while summaries are being cleared; readers look again. Only in a map that is opened alone.
-    pub(super) clearing: sync::AtomicU64,
+    pub(crate) clearing: sync::AtomicU64,
     /// Held while that is odd.
-    pub(super) quiet: Mutex<()>,
-    pub(super) counters: Counters,
+    pub(crate) quiet: Mutex<()>,
+    pub(crate) counters: Counters,
     born: fork::Generation,
     state: Mutex<Update>,
     /// Words that threads of this process wait to have armed.
-    pub(super) waiting: Mutex<Vec<Range<u64>>>,
+    pub(crate) waiting: Mutex<Vec<Range<u64>>>,
     /// A reset of everything was done, and the dirt that was added before it is forgotten with the next flush.
-    pub(super) all_reset: Seen,
+    pub(crate) all_reset: Seen,
     /// What dirt had been added when a backup began.
-    pub(super) backup_began: Seen,
+    pub(crate) backup_began: Seen,
     /// The same of the freeze that this process has under way.
-    pub(super) freeze_began: Seen,
+    pub(crate) freeze_began: Seen,
     failed: AtomicBool,
     /// Which chunks were changed, if somebody wants to know.
-    pub(super) changes: SharedChanges,
+    pub(crate) changes: SharedChanges,
     /// Held by a thread that writes a region which no header names yet.
-    pub(super) space: Mutex<()>,
+    pub(crate) space: Mutex<()>,
     /// The outstanding point, as far as somebody has read it.
-    pub(super) frozen: Cache,
+    pub(crate) frozen: Cache,
     /// The image as it was recorded when the map was opened.
-    pub(super) image_before: Option<Stamp>,
+    pub(crate) image_before: Option<Stamp>,
     /// Whom long work tells.
-    pub(super) watcher: Watcher,
+    pub(crate) watcher: Watcher,
 }
 
 /// What one holder of the update lock leaves for the next in this process. Only hints: nothing in it is needed
@@ -83,12 +83,12 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 pub(crate) struct Update {
     /// Chunks of the live level whose volatile space is known to be allocated.
-    pub(super) allocated: Allocated,
+    pub(crate) allocated: Allocated,
     /// Where writers that go through the map in order will need the next word, and how far to arm ahead of them.
-    pub(super) streams: [(u64, u64); 8],
-    pub(super) next_stream: usize,
+    pub(crate) streams: [(u64, u64); 8],
+    pub(crate) next_stream: usize,
     /// Pages in which this process has reset something since the last flush.
-    pub(super) reset_pages: Runs,
+    pub(crate) reset_pages: Runs,
 }
 
 /// Work done since the map was opened.
@@ -103,7 +103,7 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// Goes on counting where others stopped.
-    pub(super) fn continue_from(&self, others: &Counters) {
+    pub(crate) fn continue_from(&self, others: &Counters) {
         let Counters { arms, syncs, flushes, bytes_written, slow_sets } = self;
         let Counters { arms: a, syncs: s, flushes: f, bytes_written: b, slow_sets: l } = others;
         for (to, from) in [(arms, a), (syncs, s), (flushes, f), (bytes_written, b), (slow_sets, l)] {
@@ -114,8 +114,8 @@ impl Counters {
 
 /// The update lock, held.
 pub(crate) struct Locked<'a> {
-    pub(super) core: &'a Core,
-    pub(super) state: MutexGuard<'a, Update>,
+    pub(crate) core: &'a Core,
+    pub(crate) state: MutexGuard<'a, Update>,
 }
 
 impl Drop for Locked<'_> {
@@ -141,7 +141,7 @@ pub(crate) struct Parts {
 }
 
 /// Whether the volatile part of a map that is opened for writing is a region of the file.
-pub(super) fn in_file(header: &Header, shared: bool) -> bool {
+pub(crate) fn in_file(header: &Header, shared: bool) -> bool {
     shared || header.durability == Durability::Process
 }
 
@@ -186,7 +186,7 @@ impl Core {
     }
 
     /// No sync of a durable write spans the volatile part from here on, if it is part of the file.
-    pub(super) fn stay_off_volatile(&self) {
+    pub(crate) fn stay_off_volatile(&self) {
         if self.in_file {
             self.disk.keep_off(self.layout.volatile.clone());
         }
@@ -213,7 +213,7 @@ impl Core {
     }
 
     /// The same, waiting no longer than that. Threads that wait for the same lock give up together.
-    pub(super) fn lock_within(&self, wait: Duration) -> Result<Locked<'_>> {
+    pub(crate) fn lock_within(&self, wait: Duration) -> Result<Locked<'_>> {
         self.usable()?;
         let end = Deadline::after(wait);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,7 +229,7 @@ impl Core {
 
     /// Whether what this map answers may lack bits that were set: the kernel could not write some of its memory back, which
     /// it then may drop, and was not made to keep it. To be asked after the answers.
-    pub(super) fn may_lack_bits(&self) -> bool {
+    pub(crate) fn may_lack_bits(&self) -> bool {
         if !self.lists_all || self.view.stays() {
             return false;
         }
@@ -240,7 +240,7 @@ impl Core {
     }
 
     /// Remembers for the rest of the session that a durable write failed.
-    pub(super) fn degrade(&self) {
+    pub(crate) fn degrade(&self) {
         event!(ERROR, "a durable write failed", path = %self.path.display());
         if weak(Weak::NoDegrade) {
             return;
@@ -250,7 +250,7 @@ impl Core {
     }
 
     /// Granules that are dirty in the durable bottom.
-    pub(super) fn count_durable(&self) -> u64 {
+    pub(crate) fn count_durable(&self) -> u64 {
         let levels = self.view.levels();
         let (mut count, mut at, end) = (0, 0, self.geometry().words());
         while let Some((w, _)) = levels.next_nonzero_word(at..end) {
@@ -260,14 +260,14 @@ impl Core {
         count
     }
 
-    pub(super) fn published(&self) -> Published {
+    pub(crate) fn published(&self) -> Published {
         Published::unpack(self.view.runtime()[runtime::PUBLISHED].load(SeqCst))
     }
 }
 
 impl Locked<'_> {
     /// The newest valid header of the file, made durable if its writer died or failed before it was (rule 5).
-    pub(super) fn adopt(&self) -> Result<Header> {
+    pub(crate) fn adopt(&self) -> Result<Header> {
         let core = self.core;
         let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
         let known = core.published();
@@ -304,13 +304,13 @@ impl Locked<'_> {
 
     /// [Commits](Self::commit) to both pairs: the loss of one must not bring back a header that names other regions, and would say of
     /// them that nothing changed. `one_pair` is the switch that leaves the second one out.
-    pub(super) fn commit_to_both(&self, header: &mut Header, one_pair: Weak) -> Result<()> {
+    pub(crate) fn commit_to_both(&self, header: &mut Header, one_pair: Weak) -> Result<()> {
         let pairs = if weak(one_pair) { 1 } else { 2 };
         (0..pairs).try_for_each(|_| self.commit(header))
     }
 
     /// Commits `header`, which must come from [`adopt`](Self::adopt) in this hold of the lock.
-    pub(super) fn commit(&self, header: &mut Header) -> Result<()> {
+    pub(crate) fn commit(&self, header: &mut Header) -> Result<()> {
         let core = self.core;
         if core.degraded() && !weak(Weak::HeaderForgetsError) {
             header.session.flags |= Session::DEGRADED;

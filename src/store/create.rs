@@ -41,7 +41,7 @@ impl NewFile {
     }
 
     /// The same for users of its own, and written in place.
-    pub(super) fn in_place(path: &Path, permit: Permit) -> Result<NewFile> {
+    pub(crate) fn in_place(path: &Path, permit: Permit) -> Result<NewFile> {
         let new = NewFile::at(path, permit)?;
         let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
         if fs::kind(new.file()).map_err(io("look at the file system"))? == fs::FsKind::Btrfs {
@@ -72,7 +72,7 @@ fn failed(source: std::io::Error, op: &'static str, path: &Path) -> Error {
 }
 
 /// Makes a closed map at `path` that holds what `map` does.
-pub(super) fn create_filled(path: &Path, map: &impl Search, options: &Options) -> Result<()> {
+pub(crate) fn create_filled(path: &Path, map: &impl Search, options: &Options) -> Result<()> {
     let new = NewFile::in_place(path, options.permit)?;
     let file = new.file().try_clone().map_err(writing(path))?;
     let mut at = 0;
@@ -87,7 +87,7 @@ pub(super) fn create_filled(path: &Path, map: &impl Search, options: &Options) -
 }
 
 /// Writes a whole new map, closed cleanly, into an empty file, durably.
-pub(super) fn write_new(disk: &dyn Disk, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
+pub(crate) fn write_new(disk: &dyn Disk, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
     let (dirty, pages) = if options.dirty { (geometry.bits(), geometry.pages()) } else { (0, 0) };
     let content = |index| std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
     let batch = |first: u64| (first..pages).take(BATCH_PAGES).map(|index| (index, content(index))).collect();
@@ -136,7 +136,7 @@ fn write_parts(
 }
 
 /// A random identity, marked as such (RFC 9562, version 4).
-pub(super) fn random_uuid() -> std::io::Result<Uuid> {
+pub(crate) fn random_uuid() -> std::io::Result<Uuid> {
     let mut bytes: [u8; 16] = facts::random()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;

@@ -45,7 +45,7 @@ pub struct Finding {
 }
 
 /// What is said of each damaged header copy.
-pub(super) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
+pub(crate) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
     let finding = |&copy: &usize| {
         let start = copy_offset(copy);
         let rival = copies[copy].as_ref().is_ok_and(|h| is_rival(copies, newest, h));
@@ -94,7 +94,7 @@ pub(super) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
 }
 
 /// What is said of a file that is longer or shorter than its header says.
-pub(super) fn length(header: &Header, len: u64) -> Option<Finding> {
+pub(crate) fn length(header: &Header, len: u64) -> Option<Finding> {
     let expected = header.file_length();
     let (consequence, repair) = if len > expected {
         ("nothing: what is behind the end is not used", "cut off what is behind the end")
@@ -116,7 +116,7 @@ pub(super) fn length(header: &Header, len: u64) -> Option<Finding> {
 }
 
 /// What is said of a header that was not closed.
-pub(super) fn state(header: &Header) -> Vec<Finding> {
+pub(crate) fn state(header: &Header) -> Vec<Finding> {
     let mut findings = Vec::new();
     let armed = items_in(&header.geometry, &header.runs);
     if header.state == State::Open {
@@ -156,14 +156,14 @@ pub(super) fn state(header: &Header) -> Vec<Finding> {
 const CACHE: &str = ", unless the page cache can be trusted";
 
 /// The same of a file whose page cache is lost.
-pub(super) fn without_cache(finding: &mut Finding) {
+pub(crate) fn without_cache(finding: &mut Finding) {
     if let Some(definite) = finding.consequence.strip_suffix(CACHE) {
         finding.consequence = definite.to_string();
     }
 }
 
 /// The same of a map that this version may not write to.
-pub(super) fn not_by_us(finding: &mut Finding) {
+pub(crate) fn not_by_us(finding: &mut Finding) {
     finding.repair = "nothing, by this version: it cannot write to the map".into();
 }
 
@@ -214,7 +214,7 @@ fn group(header: &Header, group: &Group) -> Finding {
 }
 
 /// What is said of the failed pages of the map.
-pub(super) fn pages(header: &Header, survey: &Survey) -> impl Iterator<Item = Finding> {
+pub(crate) fn pages(header: &Header, survey: &Survey) -> impl Iterator<Item = Finding> {
     survey.groups.iter().map(|g| group(header, g))
 }
 
@@ -237,13 +237,13 @@ fn point_means(header: &Header, place: usize) -> (String, String) {
 }
 
 /// What is said of a point of which the file has not all entries.
-pub(super) fn point_cut_off(header: &Header, place: usize, len: u64, entries: u64) -> Finding {
+pub(crate) fn point_cut_off(header: &Header, place: usize, len: u64, entries: u64) -> Finding {
     let (found, expected) = (format!("the file ends at byte {len}"), format!("entries up to byte {entries}"));
     point(header, place, "page table", found, expected)
 }
 
 /// What is said of a point that has fewer granules than were counted when it was made.
-pub(super) fn point_lost(header: &Header, place: usize, (found, recorded): (u64, u64)) -> Finding {
+pub(crate) fn point_lost(header: &Header, place: usize, (found, recorded): (u64, u64)) -> Finding {
     let expected = format!("{recorded}, as counted when it was frozen: pages and their entries were lost together");
     point(header, place, "bottom level", counted(found, "dirty granule"), expected)
 }
@@ -255,7 +255,7 @@ fn point(header: &Header, place: usize, part: &str, found: String, expected: Str
 }
 
 /// What is said of the failed pages of a point, which `as_header` describes as if it were the map.
-pub(super) fn point_pages(
+pub(crate) fn point_pages(
     header: &Header,
     place: usize,
     as_header: &Header,
@@ -275,7 +275,7 @@ pub(super) fn point_pages(
 }
 
 /// What is said of a closed map that has another number of dirty granules than were counted when it was closed.
-pub(super) fn count(header: &Header, bits: u64) -> Option<Finding> {
+pub(crate) fn count(header: &Header, bits: u64) -> Option<Finding> {
     let recorded = header.clean_dirty_bits;
     let (severity, consequence, repair) = if bits < recorded {
         (

@@ -45,7 +45,7 @@ impl Core {
 }
 
 impl Locked<'_> {
-    pub(super) fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<()> {
         let core = self.core;
         core.counters.flushes.fetch_add(1, Relaxed);
         loop {
@@ -118,7 +118,7 @@ impl Locked<'_> {
 
     /// Flushes, and says whether all that is live is durable then: a fence behind everything that tells a flush where to
     /// look. Cost: the nonzero words.
-    pub(super) fn flush_and_compare(&mut self) -> Result<bool> {
+    pub(crate) fn flush_and_compare(&mut self) -> Result<bool> {
         self.flush()?;
         if weak(Weak::CloseNoCompare) || !self.touch_what_differs() {
             return Ok(true);
@@ -329,7 +329,7 @@ impl Locked<'_> {
 
     /// Remembers in which pages these words (ascending) are, before anything in them is reset: exactly enough for the
     /// next flush in this process, and as one window in the runtime page.
-    pub(super) fn remember_reset(&mut self, words: impl Iterator<Item = u64>) {
+    pub(crate) fn remember_reset(&mut self, words: impl Iterator<Item = u64>) {
         let mut pages: Vec<u64> = words.map(|w| w / PAGE_WORDS).collect();
         pages.dedup();
         let (Some(&first), Some(&last)) = (pages.first(), pages.last()) else { return };
@@ -409,7 +409,7 @@ fn fit(words: Runs, list: &Runs, room: usize, end: u64) -> (Runs, bool) {
 }
 
 /// The positions of the bits that are set.
-pub(super) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
+pub(crate) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
     std::iter::from_fn(move || {
         let i = mask.trailing_zeros();
         mask &= mask.wrapping_sub(1);

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How often a reader looks again before it keeps everybody from changing the checkpoint state.
-pub(super) const TRIES: usize = 64;
+pub(crate) const TRIES: usize = 64;
 
 /// No words.
 static NONE: Runs = Runs::new();
@@ -29,7 +29,7 @@ static NONE: Runs = Runs::new();
 /// Dirty bits as a hierarchy, and beside it words that are wholly dirty: those of full pages, and those of which nothing is
 /// known. These stay runs: a few bytes of a file can say that everything is dirty, and memory goes with what it really holds.
 #[derive(Clone, Copy)]
-pub(super) struct Dirt<'a> {
+pub(crate) struct Dirt<'a> {
     pub geometry: &'a Geometry,
     view: Option<&'a dyn Look>,
     whole: &'a Runs,
@@ -38,12 +38,12 @@ pub(super) struct Dirt<'a> {
 }
 
 impl<'a> Dirt<'a> {
-    pub(super) fn new(view: &'a dyn Look, whole: &'a Runs, assumed: &'a Runs) -> Dirt<'a> {
+    pub(crate) fn new(view: &'a dyn Look, whole: &'a Runs, assumed: &'a Runs) -> Dirt<'a> {
         Dirt { geometry: view.geometry(), view: Some(view), whole, assumed }
     }
 
     /// All of which is in the view.
-    pub(super) fn of(view: &'a dyn Look) -> Dirt<'a> {
+    pub(crate) fn of(view: &'a dyn Look) -> Dirt<'a> {
         Dirt::new(view, &NONE, &NONE)
     }
 
@@ -94,30 +94,30 @@ impl<'a> Dirt<'a> {
 }
 
 /// Whether a map has bits in a page, and all of them are set.
-pub(super) fn is_full(geometry: &Geometry, index: u64, words: &PageContent) -> bool {
+pub(crate) fn is_full(geometry: &Geometry, index: u64, words: &PageContent) -> bool {
     let full = |(w, word): (u64, &u64)| !word & geometry.word_mask(w) == 0;
     index < geometry.pages() && format::page_words(geometry, index).zip(words).all(full)
 }
 
 /// Ascending ranges, of which those that touch are one.
 #[derive(Default)]
-pub(super) struct Stretches(Vec<Range<u64>>);
+pub(crate) struct Stretches(Vec<Range<u64>>);
 
 impl Stretches {
-    pub(super) fn add(&mut self, range: Range<u64>) {
+    pub(crate) fn add(&mut self, range: Range<u64>) {
         match self.0.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => self.0.push(range),
         }
     }
 
-    pub(super) fn runs(self) -> Runs {
+    pub(crate) fn runs(self) -> Runs {
         Runs::from_iter(self.0)
     }
 }
 
 /// A set of dirty bits in memory: what one point holds, or several and more together.
-pub(super) struct Frozen {
+pub(crate) struct Frozen {
     uuid: Uuid,
     geometry: Geometry,
     /// `None` where no word is known.
@@ -133,7 +133,7 @@ pub(super) struct Frozen {
 
 impl Frozen {
     /// Nothing yet.
-    pub(super) fn empty(geometry: &Geometry) -> Result<Frozen> {
+    pub(crate) fn empty(geometry: &Geometry) -> Result<Frozen> {
         let v = VolatileLayout::new(geometry);
         let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
         let view = Some(View::new(*geometry, &v, mapping)?);
@@ -142,20 +142,20 @@ impl Frozen {
     }
 
     /// Everything, since nobody knows what.
-    pub(super) fn everything(geometry: &Geometry) -> Frozen {
+    pub(crate) fn everything(geometry: &Geometry) -> Frozen {
         let (uuid, whole, extents) = (Uuid::NIL, all_words(geometry), Vec::new());
         Frozen { uuid, geometry: *geometry, view: None, whole, extents, failed: 0 }
     }
 
     /// For searches.
-    pub(super) fn dirt(&self) -> Dirt<'_> {
+    pub(crate) fn dirt(&self) -> Dirt<'_> {
         let assumed = if self.view.is_some() { &NONE } else { &self.whole };
         let view = self.view.as_ref().map(|view| view as &dyn Look);
         Dirt { geometry: &self.geometry, view, whole: &self.whole, assumed }
     }
 
     /// What the outstanding point of a file holds, if there is one.
-    pub(super) fn outstanding(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Frozen>> {
+    pub(crate) fn outstanding(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Frozen>> {
         let Some(point) = header.outstanding() else { return Ok(None) };
         let mut frozen = Frozen::empty(&header.geometry)?;
         frozen.uuid = point.uuid;
@@ -165,14 +165,14 @@ impl Frozen {
     }
 
     /// What some points of a header hold together. [`finish`](Self::finish) comes after all that is added.
-    pub(super) fn of_points(disk: &dyn Disk, path: &Path, header: &Header, points: &[Point]) -> Result<Frozen> {
+    pub(crate) fn of_points(disk: &dyn Disk, path: &Path, header: &Header, points: &[Point]) -> Result<Frozen> {
         let mut all = Frozen::empty(&header.geometry)?;
         points.iter().try_for_each(|point| all.add_point(disk, path, header, point))?;
         Ok(all)
     }
 
     /// Adds what a point holds, as far as it lies within this set. One of which a page fails or was lost, or of which the file has not all entries, is everything.
-    pub(super) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
+    pub(crate) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
         if !point.has_regions() {
             return Ok(());
         }
@@ -208,7 +208,7 @@ impl Frozen {
     }
 
     /// Adds what is dirty in a map of the same shape. [`finish`](Self::finish) comes after all that is added.
-    pub(super) fn add(&mut self, map: &impl Search) {
+    pub(crate) fn add(&mut self, map: &impl Search) {
         let (mut at, end) = (0, self.geometry.words());
         while at < end {
             let full = map.full_words(at..end).unwrap_or(end..end);
@@ -222,7 +222,7 @@ impl Frozen {
     }
 
     /// Adds some bits. Words that they fill are kept as a run, however many they are.
-    pub(super) fn add_bits(&mut self, bits: Range<u64>) {
+    pub(crate) fn add_bits(&mut self, bits: Range<u64>) {
         let filled = bits.start.div_ceil(64)..bits.end / 64;
         if filled.start < filled.end {
             self.whole.insert(filled.clone());
@@ -250,7 +250,7 @@ impl Frozen {
     }
 
     /// Makes what was added searchable.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(view) = &self.view {
             let extents = crate::format::Runs::from_iter(std::mem::take(&mut self.extents));
             view.levels().finish(extents.iter().map(|run| run.range()));
@@ -258,7 +258,7 @@ impl Frozen {
     }
 
     /// Pages that did not verify, and points of which some were lost, for which everything counts as dirty.
-    pub(super) fn failed(&self) -> u64 {
+    pub(crate) fn failed(&self) -> u64 {
         self.failed
     }
 }
@@ -299,13 +299,13 @@ impl Search for Frozen {
 }
 
 /// The bits of a map and of its outstanding point, as one.
-pub(super) struct Both<'a> {
+pub(crate) struct Both<'a> {
     pub here: Dirt<'a>,
     pub point: Option<Dirt<'a>>,
 }
 
 impl Both<'_> {
-    pub(super) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+    pub(crate) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
         let here = self.here.next_set(bits.clone());
         let Some(point) = self.point else { return here };
         // No further than what was found here.
@@ -313,7 +313,7 @@ impl Both<'_> {
         point.next_set(bits.start..end).or(here)
     }
 
-    pub(super) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+    pub(crate) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
         let Some(point) = self.point else { return self.here.next_clear(bits) };
         let mut at = bits.start;
         // What is clear in one may be dirty in the other, bit by bit: so word by word, and whole stretches in between.
@@ -333,7 +333,7 @@ impl Both<'_> {
         }
     }
 
-    pub(super) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+    pub(crate) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
         let here = self.here.next_nonzero_word(words.clone());
         let Some(point) = self.point else { return here };
         let end = here.map_or(words.end, |(w, _)| w + 1);
@@ -345,23 +345,23 @@ impl Both<'_> {
     }
 
     /// The first of `words` that are dirty for want of knowledge, here or in the point.
-    pub(super) fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+    pub(crate) fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
         let point = self.point.and_then(|point| point.full_words(words.clone()));
         self.here.full_words(words).into_iter().chain(point).min_by_key(|run| run.start)
     }
 
-    pub(super) fn word(&self, i: u64) -> u64 {
+    pub(crate) fn word(&self, i: u64) -> u64 {
         self.here.word(i) | self.point.map_or(0, |point| point.word(i))
     }
 
     /// Without what is dirty for want of knowledge.
-    pub(super) fn certain_word(&self, i: u64) -> u64 {
+    pub(crate) fn certain_word(&self, i: u64) -> u64 {
         self.here.certain_word(i) | self.point.map_or(0, |point| point.certain_word(i))
     }
 }
 
 /// Here only: without the outstanding point.
-pub(super) struct Here<'a> {
+pub(crate) struct Here<'a> {
     pub dirt: Dirt<'a>,
     pub core: Option<&'a Core>,
 }
@@ -411,7 +411,7 @@ impl Cache {
     ///
     /// `nonce` is that of the session. When all of it are dead, a repair may write the point while it is read here: nothing is
     /// known then.
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
         (disk, path): (&dyn Disk, &Path),
         geometry: &Geometry,
@@ -446,13 +446,13 @@ impl Cache {
 }
 
 /// The state that a `checkpoint` word of the runtime page tells.
-pub(super) fn is_normal(word: u64) -> bool {
+pub(crate) fn is_normal(word: u64) -> bool {
     word & 3 == CheckpointState::Normal as u64
 }
 
 impl Core {
     /// The runtime page's `checkpoint` word.
-    pub(super) fn checkpoint_word(&self) -> u64 {
+    pub(crate) fn checkpoint_word(&self) -> u64 {
         self.view.runtime()[runtime::CHECKPOINT].load(SeqCst)
     }
 
@@ -460,7 +460,7 @@ impl Core {
     ///
     /// It follows every commit and every adoption: so it says FREEZING before anything is reset here, and NORMAL only
     /// when a header does and before the region is given up, also when the one who committed has died in between.
-    pub(super) fn say_checkpoint(&self, state: CheckpointState) {
+    pub(crate) fn say_checkpoint(&self, state: CheckpointState) {
         let old = self.checkpoint_word();
         if old & 3 != state as u64 && !weak(Weak::SilentCheckpoint) {
             self.view.runtime()[runtime::CHECKPOINT].store(((old >> 2) + 1) << 2 | state as u64, SeqCst);
@@ -469,7 +469,7 @@ impl Core {
 
     /// Runs a search of here and the outstanding point together.
     #[inline]
-    pub(super) fn together<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {
+    pub(crate) fn together<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {
         let word = self.checkpoint_word();
         if is_normal(word) {
             let found = self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: None }));
@@ -510,12 +510,12 @@ impl Core {
     }
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
-    pub(super) fn frozen(&self, word: u64) -> Option<Arc<Frozen>> {
+    pub(crate) fn frozen(&self, word: u64) -> Option<Arc<Frozen>> {
         self.frozen.get((&*self.disk, &self.path), self.geometry(), &self.nonce, word)
     }
 
     /// Takes a point that was read when the map was opened.
-    pub(super) fn know_frozen(&self, point: Option<Frozen>) {
+    pub(crate) fn know_frozen(&self, point: Option<Frozen>) {
         let mut cache = self.frozen.0.lock().unwrap_or_else(PoisonError::into_inner);
         *cache = point.map(|point| (self.checkpoint_word(), Arc::new(point)));
     }

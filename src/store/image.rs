@@ -3,7 +3,7 @@
 //! Invariant kept here: [`Comparison::Same`] is said only when everything that was recorded is equal, and no write since
 //! can have left all of it equal. What cannot be proved is [`Comparison::Unproven`]. docs/design.md, "Image binding".
 
-pub(super) mod settle;
+pub(crate) mod settle;
 
 use crate::error::{Error, Result};
 use crate::format::{Reserved, Stamp, StampKind, Uuid};
@@ -20,7 +20,7 @@ use std::path::Path;
 /// were taken in one boot of the machine, prove that nothing was written in between. Of a block device: size, and what identifies it
 /// (serial number, UUID, backing file); writes to it leave no trace, so nothing proves that there were none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ImageStamp(pub(super) Stamp);
+pub struct ImageStamp(pub(crate) Stamp);
 
 /// How an image or a target compares with what was [recorded](ImageStamp::compare) of it. The text says why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,12 +174,12 @@ fn seen(f: image::ImageFacts) -> settle::Seen {
 }
 
 /// A stamp that says which image it is, and nothing of when it was changed: of a map that was made for a size.
-pub(super) fn timeless(stamp: Stamp) -> Stamp {
+pub(crate) fn timeless(stamp: Stamp) -> Stamp {
     Stamp { exact: false, mtime_seconds: 0, mtime_nanos: 0, ctime_seconds: 0, ctime_nanos: 0, ..stamp }
 }
 
 /// Whether a recorded stamp is [`timeless`].
-pub(super) fn is_timeless(recorded: &Stamp) -> bool {
+pub(crate) fn is_timeless(recorded: &Stamp) -> bool {
     *recorded == timeless(*recorded) && recorded.kind == StampKind::File
 }
 

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 impl Core {
     /// Makes words what `word` says. The caller has to [mark](super::changes) them if `changed`.
-    pub(super) fn load_words(&self, words: Range<u64>, word: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
+    pub(crate) fn load_words(&self, words: Range<u64>, word: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
         let nonzero = words.clone().map(|w| (w, word(w))).filter(|&(_, bits)| bits != 0);
         self.or_words(nonzero, |w| self.tell(Step::Setting, w), |_, _| *changed = true)?;
         self.reset_words(words, &word, &mut |_, _| *changed = true)

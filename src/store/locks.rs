@@ -15,15 +15,15 @@ const POLITE: Duration = Duration::from_millis(100);
 
 /// When a wait is over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(Option<Instant>);
+pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
     /// The end of a wait that begins now; one that is too far to be told never comes.
-    pub(super) fn after(wait: Duration) -> Deadline {
+    pub(crate) fn after(wait: Duration) -> Deadline {
         Deadline(Instant::now().checked_add(wait))
     }
 
-    pub(super) fn has_passed(self) -> bool {
+    pub(crate) fn has_passed(self) -> bool {
         self.0.is_some_and(|end| Instant::now() >= end)
     }
 
@@ -34,7 +34,7 @@ impl Deadline {
 }
 
 /// Takes a lock, waiting for it until then; says whether it was to be had. Tries once in any case.
-pub(super) fn wait_for(disk: &dyn Disk, path: &Path, lock: Lock, end: Deadline) -> Result<bool> {
+pub(crate) fn wait_for(disk: &dyn Disk, path: &Path, lock: Lock, end: Deadline) -> Result<bool> {
     let io = |source| Error::Io { op: "take a lock of the file", path: path.to_path_buf(), source };
     let mut pause = Duration::from_micros(20);
     while !disk.try_lock(lock).map_err(io)? {
@@ -48,7 +48,7 @@ pub(super) fn wait_for(disk: &dyn Disk, path: &Path, lock: Lock, end: Deadline) 
 }
 
 /// The error of a lock that was not to be had in time.
-pub(super) fn locked(disk: &dyn Disk, path: &Path, lock: Lock, what: &'static str) -> Error {
+pub(crate) fn locked(disk: &dyn Disk, path: &Path, lock: Lock, what: &'static str) -> Error {
     // All slots together: each process that has the map open for writing has one of them.
     let last = if let Lock::Slot(_) = lock { Lock::Slot(SLOTS - 1) } else { lock };
     Error::Locked { path: path.to_path_buf(), what, holder: disk.holder(lock, last) }
@@ -57,7 +57,7 @@ pub(super) fn locked(disk: &dyn Disk, path: &Path, lock: Lock, what: &'static st
 impl Core {
     /// Takes the update lock among processes. Those that share a map take turns: otherwise one that takes the lock again and again
     /// would leave none to the others, which look for it now and then only.
-    pub(super) fn wait_for_update(&self, end: Deadline) -> Result<()> {
+    pub(crate) fn wait_for_update(&self, end: Deadline) -> Result<()> {
         let (disk, path) = (&*self.disk, &*self.path);
         let turn = self.shared && wait_for(disk, path, Lock::UpdateTurn, end.or_after(POLITE))?;
         let taken = wait_for(disk, path, Lock::Update, end);
@@ -68,7 +68,7 @@ impl Core {
     }
 
     /// Takes the space lock among processes.
-    pub(super) fn wait_for_space(&self, end: Deadline) -> Result<()> {
+    pub(crate) fn wait_for_space(&self, end: Deadline) -> Result<()> {
         let (disk, path) = (&*self.disk, &*self.path);
         match wait_for(disk, path, Lock::Space, end)? {
             true => Ok(()),

@@ -3,45 +3,45 @@
 //! Invariant kept here: coverage. What `set` has returned `Ok` for reads dirty after any crash and any
 //! recovery, until someone resets it. docs/design.md tells why it holds, `weak` lists the steps it hangs on.
 
-mod added;
-mod arm;
-mod attach;
-mod backup;
-mod changes;
-mod check;
-mod checkpoint;
-mod close;
-mod combine;
-mod core;
-mod create;
-mod findings;
-mod flush;
-mod frozen;
-mod headers;
-mod image;
-mod load;
-mod locks;
+pub(crate) mod added;
+pub(crate) mod arm;
+pub(crate) mod attach;
+pub(crate) mod backup;
+pub(crate) mod changes;
+pub(crate) mod check;
+pub(crate) mod checkpoint;
+pub(crate) mod close;
+pub(crate) mod combine;
+pub(crate) mod core;
+pub(crate) mod create;
+pub(crate) mod findings;
+pub(crate) mod flush;
+pub(crate) mod frozen;
+pub(crate) mod headers;
+pub(crate) mod image;
+pub(crate) mod load;
+pub(crate) mod locks;
 #[cfg(all(test, loom))]
-mod loom_tests;
-mod open;
-mod options;
-mod pages;
-mod points;
-mod progress;
-mod repair;
-mod reset;
-mod scan;
+pub(crate) mod loom_tests;
+pub(crate) mod open;
+pub(crate) mod options;
+pub(crate) mod pages;
+pub(crate) mod points;
+pub(crate) mod progress;
+pub(crate) mod repair;
+pub(crate) mod reset;
+pub(crate) mod scan;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 #[cfg(test)]
-mod sim_tests;
-mod survey;
-mod truncate;
-mod undo;
-mod view;
-mod volatile;
-mod watch;
-mod writes;
+pub(crate) mod sim_tests;
+pub(crate) mod survey;
+pub(crate) mod truncate;
+pub(crate) mod undo;
+pub(crate) mod view;
+pub(crate) mod volatile;
+pub(crate) mod watch;
+pub(crate) mod writes;
 
 pub use check::{FileState, Info, Omitted, Report, Verdict, check, check_after_power_loss, inspect};
 pub use checkpoint::Checkpoint;

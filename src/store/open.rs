@@ -70,7 +70,7 @@ impl Recovery {
         self.damaged_pages > 0 || self.damaged_headers > 0 || self.lost_granules.is_some() || self.lost_commit
     }
 
-    pub(super) fn reasons(&self) -> Reasons {
+    pub(crate) fn reasons(&self) -> Reasons {
         let mut r = Reasons::NONE;
         if self.cache_trusted == Some(false) {
             r |= Reasons::CACHE_NOT_TRUSTED;
@@ -92,7 +92,7 @@ impl Recovery {
     }
 
     /// Has the header say why there is more dirt than was set.
-    pub(super) fn remember(&self, header: &mut Header) {
+    pub(crate) fn remember(&self, header: &mut Header) {
         let reasons = self.reasons();
         if reasons != Reasons::NONE && !weak(Weak::NoReasons) {
             remember(header, reasons);
@@ -101,7 +101,7 @@ impl Recovery {
 }
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     pub view: View,
     /// Words that are wholly dirty and not filled in the view: in a map that is only read.
     pub whole: Runs,
@@ -127,7 +127,7 @@ fn changed(now: Option<&ImageStamp>, recorded: Option<Stamp>) -> Option<String> 
 }
 
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
-pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
+pub(crate) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
     let copies = headers::read_copies(disk);
     let newest = headers::choose(disk, &copies, path)?;
     if writing {
@@ -139,7 +139,7 @@ pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
 }
 
 /// Whether this version can open a map with this header for writing.
-pub(super) fn writable(header: &Header, path: &Path) -> Result<()> {
+pub(crate) fn writable(header: &Header, path: &Path) -> Result<()> {
     header.writable().map_err(|not| {
         let NotWritable { found, expected } = not;
         Error::Unsupported { path: path.to_path_buf(), found, expected }
@@ -147,7 +147,7 @@ pub(super) fn writable(header: &Header, path: &Path) -> Result<()> {
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
-pub(super) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
+pub(crate) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
     let (_, Newest { header, pair, .. }, recovery) = header_of(disk, path, false)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
@@ -268,18 +268,18 @@ fn load(
 
 /// Whether a cleanly closed map, or a point, with so many dirty granules in good pages, and so many failed pages, must have lost
 /// a page together with its entry: dirty granules found and recorded. A failed page may hide one that was lost so.
-pub(super) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -> Option<(u64, u64)> {
+pub(crate) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -> Option<(u64, u64)> {
     let at_most = granules.saturating_add(failed_pages.saturating_mul(PAGE_BITS));
     let closed = header.state == State::Clean && header.runs.is_empty();
     (closed && at_most < header.clean_dirty_bits).then_some((granules, header.clean_dirty_bits))
 }
 
-pub(super) fn all_words(geometry: &Geometry) -> Runs {
+pub(crate) fn all_words(geometry: &Geometry) -> Runs {
     Runs::one(0..geometry.words())
 }
 
 /// Items behind the words that some runs name.
-pub(super) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
+pub(crate) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
     let bit = |w: u64| (w * 64).min(geometry.bits());
     runs.iter().map(|r| geometry.items_of(&(bit(r.first)..bit(r.end())))).map(|items| items.end - items.start).sum()
 }
@@ -294,7 +294,7 @@ fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durab
 }
 
 /// A header that describes a point as if it were a closed map: what it takes to read its bottom.
-pub(super) fn header_of_point(header: &Header, point: &Point) -> Header {
+pub(crate) fn header_of_point(header: &Header, point: &Point) -> Header {
     let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
     let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
     // It was complete before it was named, like a map that was closed.
@@ -304,7 +304,7 @@ pub(super) fn header_of_point(header: &Header, point: &Point) -> Header {
 }
 
 /// Where the entries of the page table end that a header describes.
-pub(super) fn entries_end(header: &Header) -> u64 {
+pub(crate) fn entries_end(header: &Header) -> u64 {
     header.layout.table.start.saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
 }
 
@@ -344,7 +344,7 @@ fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Ve
 
 /// Whether the live level in the page cache is that of the processes that had the map, unless the kernel says that a
 /// write-back failed. Asks nobody for that.
-pub(super) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header) -> Result<bool> {
+pub(crate) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header) -> Result<bool> {
     let known = header.volatile_layout == VOLATILE_LAYOUT;
     if header.durability != Durability::Process || header.state != State::Open || !known {
         return Ok(false);
@@ -403,7 +403,7 @@ fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result
 }
 
 /// Opens a map for writing. The caller holds the gate, the exclusive attach lock, and a slot.
-pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, slot: u64) -> Result<(Core, Recovery)> {
+pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, slot: u64) -> Result<(Core, Recovery)> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let (copies, newest, recovery) = header_of(&*disk, path, true)?;
     let Newest { header, pair, .. } = newest.clone();
@@ -472,7 +472,7 @@ pub(super) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
 
 /// What there is of a session that lives: the header, and the volatile part, which `map` maps. `None` when nobody may
 /// look into it.
-pub(super) fn session<V: Look>(
+pub(crate) fn session<V: Look>(
     disk: &dyn Disk,
     path: &Path,
     map: impl FnOnce(&Header) -> Result<V>,
@@ -499,7 +499,7 @@ pub(super) fn session<V: Look>(
 }
 
 /// Joins those who share the map. The caller holds the gate and, shared, the attach lock; `seat` takes a slot.
-pub(super) fn join<S>(
+pub(crate) fn join<S>(
     disk: Arc<dyn Disk>,
     path: &Path,
     options: &Options,
@@ -546,7 +546,7 @@ impl Core {
     /// For who joins others: if the map does not belong to the image that this process has, everything becomes dirty. The
     /// modification time counts for the first in the session who has the image: the others write to it. The caller holds
     /// the gate.
-    pub(super) fn compare_image(&self, image: Option<&ImageStamp>) -> Result<Recovery> {
+    pub(crate) fn compare_image(&self, image: Option<&ImageStamp>) -> Result<Recovery> {
         let Some(now) = image else { return Ok(Recovery::default()) };
         let told = &self.view.runtime()[runtime::IMAGE];
         let exact = told.load(SeqCst) & (runtime::IMAGE_EXACT | runtime::IMAGE_TRACKED) == runtime::IMAGE_EXACT;
@@ -635,24 +635,24 @@ fn commit_open(
 }
 
 /// The pages that some words are in.
-pub(super) fn pages_of(words: &Runs) -> Runs {
+pub(crate) fn pages_of(words: &Runs) -> Runs {
     Runs::from_iter(words.iter().map(|r| r.first / PAGE_WORDS..r.end().div_ceil(PAGE_WORDS)))
 }
 
 /// The words of some pages.
-pub(super) fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
+pub(crate) fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
     Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
 }
 
 /// Pages, as many as are written together: 8 MiB of them.
-pub(super) fn batches(pages: &Runs) -> impl Iterator<Item = Vec<u64>> {
+pub(crate) fn batches(pages: &Runs) -> impl Iterator<Item = Vec<u64>> {
     const BATCH: usize = 16384;
     let mut left = pages.iter().flat_map(|r| r.range()).peekable();
     std::iter::from_fn(move || left.peek().is_some().then(|| left.by_ref().take(BATCH).collect()))
 }
 
 /// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.
-pub(super) fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &[u64]) -> std::io::Result<u64> {
+pub(crate) fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &[u64]) -> std::io::Result<u64> {
     let words_of = |index| format::page_words(&header.geometry, index);
     let bytes = super::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
         let mut words = [0; PAGE_WORDS as usize];

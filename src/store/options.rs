@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Items per granule of a new map unless told otherwise: 2^16, 64 KiB for a disk image.
-pub(super) const DEFAULT_GRANULARITY: u32 = 16;
+pub(crate) const DEFAULT_GRANULARITY: u32 = 16;
 /// Most dirt that the armed list may name unless told otherwise: 1 GiB of a disk image.
-pub(super) const DEFAULT_ARMED_BOUND: u64 = 1 << 30;
+pub(crate) const DEFAULT_ARMED_BOUND: u64 = 1 << 30;
 /// Most items that are armed ahead of a sequential writer: 128 MiB of a disk image, and at most a quarter of the bound.
 const AHEAD: u64 = 128 << 20;
 /// How often the flusher thread flushes unless told otherwise.
@@ -53,21 +53,21 @@ pub enum Access {
 /// How to create or open a map. All settings have defaults; see each method.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub(super) granularity: u32,
-    pub(super) label: String,
-    pub(super) durability: Durability,
-    pub(super) dirty: bool,
-    pub(super) added: Reasons,
-    pub(super) image: Option<ImageStamp>,
-    pub(super) permit: Permit,
-    pub(super) access: Access,
-    pub(super) armed_bound: u64,
-    pub(super) flush_interval: Option<Duration>,
-    pub(super) wait: Duration,
-    pub(super) freeze_timeout: Duration,
-    pub(super) lock_timeout: Duration,
-    pub(super) writes_outlive: bool,
-    pub(super) watcher: Watcher,
+    pub(crate) granularity: u32,
+    pub(crate) label: String,
+    pub(crate) durability: Durability,
+    pub(crate) dirty: bool,
+    pub(crate) added: Reasons,
+    pub(crate) image: Option<ImageStamp>,
+    pub(crate) permit: Permit,
+    pub(crate) access: Access,
+    pub(crate) armed_bound: u64,
+    pub(crate) flush_interval: Option<Duration>,
+    pub(crate) wait: Duration,
+    pub(crate) freeze_timeout: Duration,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) writes_outlive: bool,
+    pub(crate) watcher: Watcher,
 }
 
 impl Default for Options {
@@ -326,12 +326,12 @@ impl Options {
     }
 
     /// The bound in words.
-    pub(super) fn armed_words(&self, geometry: &Geometry) -> u64 {
+    pub(crate) fn armed_words(&self, geometry: &Geometry) -> u64 {
         (self.armed_bound >> geometry.granularity() >> 6).max(1)
     }
 
     /// The bound on arming ahead, in words.
-    pub(super) fn ahead_words(&self, geometry: &Geometry) -> u64 {
+    pub(crate) fn ahead_words(&self, geometry: &Geometry) -> u64 {
         (AHEAD >> geometry.granularity() >> 6).min(self.armed_words(geometry) / 4)
     }
 }

@@ -10,11 +10,11 @@ use std::io;
 use std::ops::Range;
 
 /// The words of a page.
-pub(super) type PageContent = [u64; PAGE_WORDS as usize];
+pub(crate) type PageContent = [u64; PAGE_WORDS as usize];
 
 /// Writes some pages (ascending) of the map `uuid` and their entries, durably and with one sync; returns the bytes
 /// written.
-pub(super) fn write(
+pub(crate) fn write(
     disk: &dyn Disk,
     uuid: &Uuid,
     layout: &Layout,

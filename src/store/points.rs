@@ -31,14 +31,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Pages of a point that are written with one sync: 8 MiB of them.
-pub(super) const BATCH_PAGES: usize = 16384;
+pub(crate) const BATCH_PAGES: usize = 16384;
 /// How often points are read again that change meanwhile.
 const TRIES: usize = 16;
 /// Most words of a point handled in one hold of the update lock.
-pub(super) const BATCH_WORDS: usize = 4096;
+pub(crate) const BATCH_WORDS: usize = 4096;
 
 /// A word of a point: where, and its bits.
-pub(super) type PointWord = (u64, u64);
+pub(crate) type PointWord = (u64, u64);
 
 /// A point that is kept by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct NamedPoint {
 }
 
 /// The points of a header that are kept, oldest first.
-pub(super) fn kept(header: &Header) -> Vec<NamedPoint> {
+pub(crate) fn kept(header: &Header) -> Vec<NamedPoint> {
     let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
     let named = |point: &Point| NamedPoint {
         name: point.name.clone(),
@@ -67,7 +67,7 @@ pub(super) fn kept(header: &Header) -> Vec<NamedPoint> {
 }
 
 /// The space lock, held: nobody else chooses or writes a region that no header names.
-pub(super) struct Space<'a> {
+pub(crate) struct Space<'a> {
     core: &'a Core,
     _mine: Option<MutexGuard<'a, ()>>,
 }
@@ -80,7 +80,7 @@ impl Drop for Space<'_> {
 
 impl Core {
     /// Takes the space lock, waiting for it as long as the options say. It comes before the update lock.
-    pub(super) fn space(&self) -> Result<Space<'_>> {
+    pub(crate) fn space(&self) -> Result<Space<'_>> {
         self.usable()?;
         if weak(Weak::NoSpace) {
             return Ok(Space { core: self, _mine: None });
@@ -93,7 +93,7 @@ impl Core {
 
     /// Gives up the regions of a point that no durable header names any more. In the same hold of the update lock as
     /// the commit. Best effort: they only take space, and whoever uses them again clears them.
-    pub(super) fn give_up(&self, point: &Point) {
+    pub(crate) fn give_up(&self, point: &Point) {
         for region in [point.table(self.geometry()), point.bottom(self.geometry())] {
             let _ = self.disk.free(region);
         }
@@ -101,7 +101,7 @@ impl Core {
 
     /// Hands out the nonzero words of a point, ascending, up to `most` at a time; says how many pages did not verify, or were lost
     /// so that nothing else tells (which counts as one).
-    pub(super) fn each_batch(
+    pub(crate) fn each_batch(
         &self,
         header: &Header,
         point: &Point,
@@ -138,13 +138,13 @@ impl Core {
 
     /// Gives up the regions of points that a header, which is durable in both pairs, does not name any more. In the same
     /// hold of the update lock as the commit.
-    pub(super) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
+    pub(crate) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
         let named = |point: &Point| header.points.iter().any(|there| there.uuid == point.uuid);
         before.iter().filter(|point| point.has_regions() && !named(point)).for_each(|point| self.give_up(point));
     }
 
     /// Forgets a point. What it holds goes to the next older one, since whose name it was written as well.
-    pub(super) fn drop_point(&self, name: &str) -> Result<()> {
+    pub(crate) fn drop_point(&self, name: &str) -> Result<()> {
         let space = self.space()?;
         let before = self.lock()?.adopt()?;
         let at = find(&before, name, &self.path)?;
@@ -180,7 +180,7 @@ fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
 
 impl Point {
     /// This point as one for which nothing is kept.
-    pub(super) fn without_regions(&self) -> Point {
+    pub(crate) fn without_regions(&self) -> Point {
         Point { table_offset: 0, bottom_offset: 0, granules: 0, reasons: Reasons::NONE, ..self.clone() }
     }
 
@@ -192,7 +192,7 @@ impl Point {
 }
 
 /// A region of this length in space that is not taken; it is from now on.
-pub(super) fn place(taken: &mut Vec<Range<u64>>, length: u64) -> Range<u64> {
+pub(crate) fn place(taken: &mut Vec<Range<u64>>, length: u64) -> Range<u64> {
     let start = free_offset(taken.iter().cloned(), length);
     taken.push(start..start + length);
     start..start + length
@@ -200,7 +200,7 @@ pub(super) fn place(taken: &mut Vec<Range<u64>>, length: u64) -> Range<u64> {
 
 impl Space<'_> {
     /// A new, outstanding point without a name, in space that the header leaves free.
-    pub(super) fn choose(&self, header: &Header) -> Result<Point> {
+    pub(crate) fn choose(&self, header: &Header) -> Result<Point> {
         let mut taken = header.regions().into_iter().map(|(_, range)| range).collect();
         Ok(Point {
             uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,
@@ -218,7 +218,7 @@ impl Space<'_> {
 
     /// The older of two points as it is when it holds what the newer one does as well: in the regions of the one that has
     /// some, or else in new ones, where both are written durably.
-    pub(super) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<Point> {
+    pub(crate) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<Point> {
         let reasons = older.reasons | newer.reasons;
         let regions = match (older.has_regions(), newer.has_regions()) {
             (_, false) => older.clone(),
@@ -238,7 +238,7 @@ impl Space<'_> {
 
     /// Clears the regions of a new point and writes what `map` holds there, durably; says of it how much that was. Memory:
     /// bounded.
-    pub(super) fn write(&self, header: &Header, point: Point, map: &impl Search) -> Result<Point> {
+    pub(crate) fn write(&self, header: &Header, point: Point, map: &impl Search) -> Result<Point> {
         let core = self.core;
         let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
         // What an earlier point left there would not match the entries of this one. It must be gone durably before a
@@ -262,7 +262,7 @@ impl Space<'_> {
 
 impl Core {
     /// Writes what `map` holds to the regions of a point, which are cleared durably; says of the point how much that was.
-    pub(super) fn fill_point(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
+    pub(crate) fn fill_point(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
         if weak(Weak::PointNoWrite) {
             return Ok(point);
         }
@@ -294,7 +294,7 @@ impl Core {
 }
 
 /// Some pages of a map that are not zero, from a word on, and where to go on.
-pub(super) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent)>, u64) {
+pub(crate) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent)>, u64) {
     let end = map.geometry().words();
     let mut pages: Vec<(u64, PageContent)> = Vec::new();
     let mut at = from;
@@ -459,14 +459,14 @@ fn export(map: &Frozen, path: &Path) -> Result<()> {
     create::create_filled(path, map, &options)
 }
 
-pub(super) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
+pub(crate) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
     let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
     copy.merge(map)?;
     Ok(copy)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::Access;
 

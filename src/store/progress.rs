@@ -12,17 +12,17 @@ use std::sync::Arc;
 
 /// Whom long work tells, and asks whether to go on.
 #[derive(Clone, Default)]
-pub(super) struct Watcher(Option<Arc<Told>>);
+pub(crate) struct Watcher(Option<Arc<Told>>);
 
 type Told = dyn Fn(Progress) -> ControlFlow<()> + Send + Sync;
 
 impl Watcher {
-    pub(super) fn new(told: impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static) -> Watcher {
+    pub(crate) fn new(told: impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static) -> Watcher {
         Watcher(Some(Arc::new(told)))
     }
 
     /// Says how far it is; fails if the work is to stop.
-    pub(super) fn tell(&self, step: Step, done: u64, total: u64) -> Result<()> {
+    pub(crate) fn tell(&self, step: Step, done: u64, total: u64) -> Result<()> {
         match self.0.as_ref().map(|told| told(Progress { step, done, total })) {
             Some(ControlFlow::Break(())) => Err(Error::Interrupted { step }),
             _ => Ok(()),
@@ -38,7 +38,7 @@ impl fmt::Debug for Watcher {
 
 impl Core {
     /// Says up to which word it is; fails if the work is to stop.
-    pub(super) fn tell(&self, step: Step, word: u64) -> Result<()> {
+    pub(crate) fn tell(&self, step: Step, word: u64) -> Result<()> {
         let g = self.geometry();
         self.watcher.tell(step, g.item_of((word * 64).min(g.bits())), g.len())
     }

@@ -217,7 +217,7 @@ pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duratio
 }
 
 /// Looks at everything, and decides.
-pub(super) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
+pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
     let copies = headers::read_copies(disk);
     let (newest, len) = headers::choose_also_cut_off(disk, &copies, path)?;
     let header = &newest.header;
@@ -416,7 +416,7 @@ fn ranges(
 
 impl RepairPlan {
     /// What an undo file keeps.
-    pub(super) fn kept(&self) -> undo::Kept<'_> {
+    pub(crate) fn kept(&self) -> undo::Kept<'_> {
         let header = |h: &Header| h.encode().ok().map(|bytes| format::codec::crc32(&[&bytes]));
         let old = self.work.copies.iter().flatten().filter_map(header);
         let new = self.work.doubt.iter().chain(&self.work.closed).filter_map(|(h, _)| header(h));
@@ -430,7 +430,7 @@ impl RepairPlan {
 }
 
 /// Does what was planned.
-pub(super) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Result<()> {
+pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Result<()> {
     let work = &plan.work;
     let header = &work.newest.header;
     let (len, after) = plan.length;

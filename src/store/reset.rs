@@ -31,7 +31,7 @@ impl Core {
     }
 
     /// Clears everything here, and has the next flush forget what was added until now.
-    pub(super) fn reset_all(&self) -> Result<()> {
+    pub(crate) fn reset_all(&self) -> Result<()> {
         let look = || -> Result<Option<u64>> {
             let lock = self.lock()?;
             Ok(lock.seen(&lock.adopt()?))
@@ -46,7 +46,7 @@ impl Core {
 
     /// Keeps of each word only the bits that `keep` names; `changed` hears of the others, which the caller has to
     /// [mark](super::changes). Cost: the nonzero words.
-    pub(super) fn reset_words(
+    pub(crate) fn reset_words(
         &self,
         words: Range<u64>,
         keep: impl Fn(u64) -> u64,
@@ -57,7 +57,7 @@ impl Core {
 
     /// The same for a `keep` that looks at a map, which may be this one. Who looks at a map whose checkpoint state was left
     /// behind by somebody who died takes the update lock to mend that, and would wait for himself: so it is mended before.
-    pub(super) fn reset_words_by_map(
+    pub(crate) fn reset_words_by_map(
         &self,
         words: Range<u64>,
         keep: impl Fn(u64) -> u64,
@@ -141,7 +141,7 @@ impl Locked<'_> {
     }
 
     /// Resets the bits of a point's words here, which is no change for those who read both.
-    pub(super) fn reset_bits_of(&mut self, point: &[(u64, u64)]) {
+    pub(crate) fn reset_bits_of(&mut self, point: &[(u64, u64)]) {
         let live = self.core.view.live();
         let found: Vec<(u64, u64)> = (point.iter().copied())
             .filter(|&(w, bits)| live[w as usize].load(SeqCst) & bits != 0)

@@ -29,11 +29,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-pub(super) const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 
 /// What happens inside a durable write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The power goes. The page cache is gone, the device keeps what was picked.
     Cut(Pick),
     /// The process is killed. The page cache keeps what was picked first, the device of that what was picked second.
@@ -45,7 +45,7 @@ pub(super) enum Fault {
 
 /// Calls that write nothing durably, and fail as the test says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub(crate) enum Call {
     Read,
     Allocate,
     Punch,
@@ -53,7 +53,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    pub(super) const ALL: [Call; 4] = [Call::Read, Call::Allocate, Call::Punch, Call::Grow];
+    pub(crate) const ALL: [Call; 4] = [Call::Read, Call::Allocate, Call::Punch, Call::Grow];
 
     fn error(self) -> io::Error {
         io::Error::from_raw_os_error(if self == Call::Read { libc::EIO } else { libc::ENOSPC })
@@ -61,11 +61,11 @@ impl Call {
 }
 
 /// Which calls of a kind fail, counted from the first one on.
-pub(super) type Trouble = (Call, Range<usize>);
+pub(crate) type Trouble = (Call, Range<usize>);
 
 /// Which of the sectors that are being written become new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pick {
+pub(crate) enum Pick {
     None,
     All,
     First(usize),
@@ -83,10 +83,10 @@ pub(super) enum Pick {
 
 /// Pseudo-random numbers (splitmix64): small, and the same everywhere.
 #[derive(Clone, Debug)]
-pub(super) struct Rng(pub u64);
+pub(crate) struct Rng(pub u64);
 
 impl Rng {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -94,7 +94,7 @@ impl Rng {
         z ^ z >> 31
     }
 
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
 }
@@ -105,7 +105,7 @@ const CHUNK: usize = 8 * SECTOR;
 
 /// The bytes of a file, in chunks that copies share until they are written.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Image {
+pub(crate) struct Image {
     chunks: Vec<Option<Arc<[u8; CHUNK]>>>,
     len: usize,
 }
@@ -181,7 +181,7 @@ impl Image {
     }
 
     /// The sectors in which this differs from another.
-    pub(super) fn differing(&self, other: &Image) -> Vec<usize> {
+    pub(crate) fn differing(&self, other: &Image) -> Vec<usize> {
         let same = |i: usize| match (self.chunks.get(i).unwrap_or(&None), other.chunks.get(i).unwrap_or(&None)) {
             (None, None) => true,
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
@@ -247,7 +247,7 @@ type Checkpoint = (CheckpointState, Uuid);
 
 /// What headers have said of the checkpoint.
 #[derive(Clone, Debug, Default)]
-pub(super) struct States {
+pub(crate) struct States {
     /// What the last header says that was written durably, and those say of which nobody knows.
     possible: Vec<Checkpoint>,
     wrong: Option<String>,
@@ -255,7 +255,7 @@ pub(super) struct States {
 
 impl States {
     /// Whether a header that a crash leaves may say that.
-    pub(super) fn may_be(&self, header: &Header) -> bool {
+    pub(crate) fn may_be(&self, header: &Header) -> bool {
         self.possible.is_empty() || self.possible.contains(&(header.checkpoint_state, header.checkpoint_uuid))
     }
 
@@ -287,7 +287,7 @@ fn is_step(from: Checkpoint, to: Checkpoint) -> bool {
 
 type Interloper = Box<dyn FnMut() + Send>;
 
-pub(super) struct SimDisk {
+pub(crate) struct SimDisk {
     bytes: Mutex<Bytes>,
     /// Called inside every durable write, before anything is written.
     interloper: Mutex<Option<Interloper>>,
@@ -298,12 +298,12 @@ pub(super) struct SimDisk {
 
 impl SimDisk {
     /// A disk with this content, durably.
-    pub(super) fn new(content: Image, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
+    pub(crate) fn new(content: Image, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
         SimDisk::with_cache(content.clone(), content, faults)
     }
 
     /// A disk with this content on the device, and that in the page cache, of a machine that was just booted.
-    pub(super) fn with_cache(device: Image, cache: Image, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
+    pub(crate) fn with_cache(device: Image, cache: Image, faults: Vec<(usize, Fault)>) -> Arc<SimDisk> {
         static BOOTS: AtomicU64 = AtomicU64::new(1);
         let boot = BOOTS.fetch_add(1, Relaxed);
         Arc::new_cyclic(|me| SimDisk {
@@ -314,35 +314,35 @@ impl SimDisk {
         })
     }
 
-    pub(super) fn shared(&self) -> Arc<dyn Disk> {
+    pub(crate) fn shared(&self) -> Arc<dyn Disk> {
         self.me.upgrade().expect("alive")
     }
 
-    pub(super) fn interlope(&self, f: Option<Interloper>) {
+    pub(crate) fn interlope(&self, f: Option<Interloper>) {
         *self.interloper.lock().unwrap() = f;
     }
 
     /// Durable writes so far.
-    pub(super) fn writes(&self) -> usize {
+    pub(crate) fn writes(&self) -> usize {
         self.bytes.lock().unwrap().writes
     }
 
     /// Sectors that the last write wrote.
-    pub(super) fn sectors(&self) -> usize {
+    pub(crate) fn sectors(&self) -> usize {
         self.bytes.lock().unwrap().pending_sectors
     }
 
     /// The file that holds what is mapped.
-    pub(super) fn mapped(&self) -> &File {
+    pub(crate) fn mapped(&self) -> &File {
         self.mapped.get_or_init(|| tempfile::tempfile().expect("a temporary file"))
     }
 
     /// Goes on for others, after one process was killed.
-    pub(super) fn survive(&self) {
+    pub(crate) fn survive(&self) {
         self.bytes.lock().unwrap().dead = false;
     }
 
-    pub(super) fn dead(&self) -> bool {
+    pub(crate) fn dead(&self) -> bool {
         self.bytes.lock().unwrap().dead
     }
 
@@ -353,7 +353,7 @@ impl SimDisk {
     }
 
     /// Has calls fail, from here on.
-    pub(super) fn trouble(&self, troubles: &[Trouble]) {
+    pub(crate) fn trouble(&self, troubles: &[Trouble]) {
         let mut b = self.bytes.lock().unwrap();
         let so_far = b.calls;
         let later = |(call, at): &Trouble| (*call, at.start + so_far[*call as usize]..at.end + so_far[*call as usize]);
@@ -361,41 +361,41 @@ impl SimDisk {
     }
 
     /// Calls of a kind so far.
-    pub(super) fn calls(&self, call: Call) -> usize {
+    pub(crate) fn calls(&self, call: Call) -> usize {
         self.bytes.lock().unwrap().calls[call as usize]
     }
 
     /// The kernel could not write something back that is mapped, and tells whoever syncs first.
-    pub(super) fn fail_write_back(&self) {
+    pub(crate) fn fail_write_back(&self) {
         self.bytes.lock().unwrap().write_back_failed = true;
     }
 
     /// Makes a sector unreadable until it is written.
-    pub(super) fn spoil(&self, sector: usize) {
+    pub(crate) fn spoil(&self, sector: usize) {
         self.bytes.lock().unwrap().bad.push(sector);
     }
 
     /// Whether a durable write has failed since the last [`forgive`](Self::forgive).
-    pub(super) fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.bytes.lock().unwrap().failed
     }
 
-    pub(super) fn forgive(&self) {
+    pub(crate) fn forgive(&self) {
         self.bytes.lock().unwrap().failed = false;
     }
 
     /// What the headers said that were written.
-    pub(super) fn states(&self) -> States {
+    pub(crate) fn states(&self) -> States {
         self.bytes.lock().unwrap().states.clone()
     }
 
     /// What was written that must not be.
-    pub(super) fn wrong(&self) -> Result<(), String> {
+    pub(crate) fn wrong(&self) -> Result<(), String> {
         self.states().wrong.map_or(Ok(()), Err)
     }
 
     /// The same disk for a new process, after the one before was killed. With the faults that are still to come.
-    pub(super) fn carry_on(&self) -> Arc<SimDisk> {
+    pub(crate) fn carry_on(&self) -> Arc<SimDisk> {
         let disk = self.after_death();
         let (b, mut new) = (self.bytes.lock().unwrap(), disk.bytes.lock().unwrap());
         new.faults = b.faults.iter().filter(|f| f.0 >= b.writes).map(|f| (f.0 - b.writes, f.1)).collect();
@@ -405,7 +405,7 @@ impl SimDisk {
     }
 
     /// The same disk after all processes were killed, and with nothing that goes wrong any more.
-    pub(super) fn after_death(&self) -> Arc<SimDisk> {
+    pub(crate) fn after_death(&self) -> Arc<SimDisk> {
         let cache = self.cache();
         let b = self.bytes.lock().unwrap();
         let disk = SimDisk::with_cache(b.device.clone(), cache, Vec::new());
@@ -417,17 +417,17 @@ impl SimDisk {
     }
 
     /// From here on nobody knows which boot this is, as without a procfs.
-    pub(super) fn forget_boot(&self) {
+    pub(crate) fn forget_boot(&self) {
         self.bytes.lock().unwrap().boot = 0;
     }
 
     /// From here on the file is on a file system of this type, of which nothing is known.
-    pub(super) fn become_unmappable(&self, number: i64) {
+    pub(crate) fn become_unmappable(&self, number: i64) {
         self.bytes.lock().unwrap().unmappable = Some(number);
     }
 
     /// From here on this is another file, with the same content.
-    pub(super) fn become_another_file(&self) {
+    pub(crate) fn become_another_file(&self) {
         self.bytes.lock().unwrap().file += 1;
     }
 
@@ -455,7 +455,7 @@ impl SimDisk {
     }
 
     /// The kernel fails to write a mapped page back, drops it, and tells whoever syncs first: it reads as the device has it.
-    pub(super) fn lose_a_mapped_page(&self, which: u64) {
+    pub(crate) fn lose_a_mapped_page(&self, which: u64) {
         let mut b = self.bytes.lock().unwrap();
         let Some(&unit) = b.mapped.iter().nth(which as usize % b.mapped.len().max(1)) else { return };
         b.write_back_failed = true;
@@ -489,12 +489,12 @@ impl SimDisk {
     }
 
     /// What the device holds.
-    pub(super) fn device(&self) -> Image {
+    pub(crate) fn device(&self) -> Image {
         self.bytes.lock().unwrap().device.clone()
     }
 
     /// What the page cache holds, also of what is mapped.
-    pub(super) fn cache(&self) -> Image {
+    pub(crate) fn cache(&self) -> Image {
         let b = self.bytes.lock().unwrap();
         let mut cache = b.cache.clone();
         b.mapped.iter().for_each(|&unit| cache.set_chunk(unit * UNIT / CHUNK, self.mapped_page(unit)));

@@ -13,7 +13,7 @@ use crate::read::items_of_granules;
 use std::ops::Range;
 
 /// Groups of failed pages that are kept.
-pub(super) const MOST_GROUPS: usize = 1000;
+pub(crate) const MOST_GROUPS: usize = 1000;
 /// Stretches of failed pages that are kept apart; the nearest are joined when there are more.
 const MOST_STRETCHES: usize = 1 << 16;
 
@@ -22,7 +22,7 @@ type Words = [u64; PAGE_WORDS as usize];
 
 /// Dirty granules, counted without loading the map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Count {
+pub(crate) struct Count {
     pub granules: u64,
     /// Whether the map's last granule, which may be partial, is among them.
     last: bool,
@@ -30,7 +30,7 @@ pub(super) struct Count {
 
 impl Count {
     /// Those of the words that the list names.
-    pub(super) fn of_list(header: &Header) -> Count {
+    pub(crate) fn of_list(header: &Header) -> Count {
         let g = &header.geometry;
         let bit = |word: u64| (word * 64).min(g.bits());
         let granules = header.runs.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
@@ -48,18 +48,18 @@ impl Count {
     }
 
     /// Granules and items.
-    pub(super) fn totals(&self, g: &Geometry) -> (u64, u64) {
+    pub(crate) fn totals(&self, g: &Geometry) -> (u64, u64) {
         (self.granules, items_of_granules(g, self.granules, self.last))
     }
 
-    pub(super) fn everything(g: &Geometry) -> (u64, u64) {
+    pub(crate) fn everything(g: &Geometry) -> (u64, u64) {
         (g.bits(), g.len())
     }
 }
 
 /// Neighbouring pages that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Group {
+pub(crate) struct Group {
     pub pages: Range<u64>,
     /// What is wrong with the first of them.
     pub fault: PageFault,
@@ -69,7 +69,7 @@ pub(super) struct Group {
 
 /// What reading all pages found.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Survey {
+pub(crate) struct Survey {
     /// Pages that hold something.
     pub checked: u64,
     /// Dirty granules of pages that verify.
@@ -92,7 +92,7 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Reads all pages that `header` describes.
-    pub(super) fn of(scan: &Scan<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Survey> {
+    pub(crate) fn of(scan: &Scan<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Survey> {
         let header = scan.header;
         let pages = header.geometry.pages();
         let mut survey = Survey { dirty: Count::of_list(header), ..Survey::default() };
@@ -117,12 +117,12 @@ impl Survey {
     }
 
     /// Whether pages of what `header` describes must have been lost together with their entries: see [`lost_granules`].
-    pub(super) fn lost(&self, header: &Header) -> Option<(u64, u64)> {
+    pub(crate) fn lost(&self, header: &Header) -> Option<(u64, u64)> {
         lost_granules(header, self.good.granules, self.failures())
     }
 
     /// Failed pages.
-    pub(super) fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.interrupted + self.damaged
     }
 
@@ -161,7 +161,7 @@ impl Survey {
 }
 
 /// Dirty granules of two bottoms together, all of whose pages are good or named by the list of the first.
-pub(super) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
+pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
     let header = one.header;
     let mut count = Count::of_list(header);
     let mut chunk = 0..0;

@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Why a map still has its old length, or is still open.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// It goes on as before.
     Unchanged(Error),
     /// The commit failed, and nobody knows which of two headers the device has: nothing may rest on either before the
@@ -43,7 +43,7 @@ impl From<Error> for Failure {
 impl Core {
     /// The same map with another geometry, in regions of its own, durably. This one must not be used afterwards,
     /// unless it failed with [`Failure::Unchanged`]. Nobody else may use it meanwhile.
-    pub(super) fn truncate(&self, geometry: Geometry) -> std::result::Result<Core, Failure> {
+    pub(crate) fn truncate(&self, geometry: Geometry) -> std::result::Result<Core, Failure> {
         let mut lock = self.lock()?;
         // Now the live level is what the bottom holds, and nothing is listed by words of the old geometry.
         lock.flush()?;
@@ -292,7 +292,7 @@ fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>
 
 impl Live {
     /// Whether nobody else has the map open, and nobody will before the gate, which the caller holds, is let go of.
-    pub(super) fn have_alone(&mut self) -> Result<bool> {
+    pub(crate) fn have_alone(&mut self) -> Result<bool> {
         let io = self.core.io("ask who else has it open");
         if !self.core.shared || self.seat.alone().map_err(io)? {
             return Ok(true);
@@ -311,7 +311,7 @@ impl Live {
     }
 
     /// Has the map as before something that takes one who is alone.
-    pub(super) fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         self.share_again();
         self.flusher = self.flush_interval.and_then(|every| close::Flusher::start(&self.core, every));
     }
@@ -372,7 +372,7 @@ impl DirtyMap {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::weak;
     use crate::{Access, Options};

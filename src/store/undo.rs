@@ -33,24 +33,24 @@ pub(crate) const UNDO_PIECE: u64 = 1 << 20;
 
 /// Fields of the head.
 mod head {
-    pub(super) const VERSION: usize = 8;
-    pub(super) const CRC: usize = 12;
-    pub(super) const UUID: usize = 16;
-    pub(super) const LENGTH: usize = 32;
-    pub(super) const RECORDS: usize = 40;
-    pub(super) const HEADER_COUNT: usize = 48;
-    pub(super) const HEADERS: usize = 56;
-    pub(super) const NONCE: usize = 104;
+    pub(crate) const VERSION: usize = 8;
+    pub(crate) const CRC: usize = 12;
+    pub(crate) const UUID: usize = 16;
+    pub(crate) const LENGTH: usize = 32;
+    pub(crate) const RECORDS: usize = 40;
+    pub(crate) const HEADER_COUNT: usize = 48;
+    pub(crate) const HEADERS: usize = 56;
+    pub(crate) const NONCE: usize = 104;
     const _: () = assert!(HEADERS + 4 * super::UNDO_HEADERS <= NONCE && NONCE + 16 <= super::UNDO_HEAD);
 }
 
 /// Fields of a record.
 mod record {
-    pub(super) const OFFSET: usize = 0;
-    pub(super) const LENGTH: usize = 8;
-    pub(super) const KIND: usize = 16;
-    pub(super) const DATA_CRC: usize = 20;
-    pub(super) const CRC: usize = 28;
+    pub(crate) const OFFSET: usize = 0;
+    pub(crate) const LENGTH: usize = 8;
+    pub(crate) const KIND: usize = 16;
+    pub(crate) const DATA_CRC: usize = 20;
+    pub(crate) const CRC: usize = 28;
 }
 
 /// A record with its bytes.
@@ -59,7 +59,7 @@ const BYTES: u32 = 1;
 const ZEROS: u32 = 2;
 
 /// What a repair is about to change.
-pub(super) struct Kept<'a> {
+pub(crate) struct Kept<'a> {
     pub uuid: Uuid,
     /// Length of the file.
     pub length: u64,
@@ -79,7 +79,7 @@ pub struct Undone {
 }
 
 /// Keeps what is about to be changed in the new file `to`, durably, for those who may use the map.
-pub(super) fn save(disk: &dyn Disk, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
+pub(crate) fn save(disk: &dyn Disk, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
     let new = NewFile::in_place(to, disk.permit())?;
     let written = write(disk, kept, &mut new.file()).and_then(|()| new.file().sync_all());
     written.map_err(|source| Error::Io { op: "keep what is to be changed of it", path: path.to_path_buf(), source })?;
@@ -87,7 +87,7 @@ pub(super) fn save(disk: &dyn Disk, path: &Path, to: &Path, kept: &Kept<'_>) -> 
 }
 
 /// Writes an undo file, from its first byte.
-pub(super) fn write(disk: &dyn Disk, kept: &Kept<'_>, to: &mut (impl Write + Seek)) -> io::Result<()> {
+pub(crate) fn write(disk: &dyn Disk, kept: &Kept<'_>, to: &mut (impl Write + Seek)) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, to);
     out.write_all(&[0; UNDO_HEAD])?;
     let mut records = 0;
@@ -262,14 +262,14 @@ fn fill(from: &mut impl Read, to: &mut [u8]) -> io::Result<bool> {
 }
 
 /// Puts back what the undo file `from` keeps.
-pub(super) fn put_back(disk: &dyn Disk, path: &Path, from: &Path) -> Result<Undone> {
+pub(crate) fn put_back(disk: &dyn Disk, path: &Path, from: &Path) -> Result<Undone> {
     let file = facts::open(from, false);
     let file = file.map_err(|source| Error::Io { op: "open", path: from.to_path_buf(), source })?;
     put_back_from(disk, path, &mut BufReader::with_capacity(1 << 16, file), from)
 }
 
 /// Puts back what an undo file keeps; `name` is its name, for errors.
-pub(super) fn put_back_from(
+pub(crate) fn put_back_from(
     disk: &dyn Disk,
     path: &Path,
     from: &mut (impl Read + Seek),

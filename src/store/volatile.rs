@@ -16,14 +16,14 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Words of the live level whose volatile space is allocated together: 64 KiB of it.
-pub(super) const CHUNK_WORDS: u64 = ALIGN / 8;
+pub(crate) const CHUNK_WORDS: u64 = ALIGN / 8;
 
 /// The volatile part of a map that is opened for writing, all zeros: of the file if others need to find it there, who
 /// share the map or who open a `Process` map after this process died; else of nothing.
 ///
 /// What nobody shares and nobody trusts afterwards had better be memory that no failing write-back of the kernel's can
 /// take away: a page of a file that could not be written may be dropped, and read again from the disk as it was.
-pub(super) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool, shared: bool) -> Result<View> {
+pub(crate) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool, shared: bool) -> Result<View> {
     let v = VolatileLayout::new(&header.geometry);
     if !in_file {
         end_session(disk, &header.layout.volatile).map_err(|source| Error::Io {
@@ -67,7 +67,7 @@ fn must_stay(disk: &dyn Disk) -> bool {
 }
 
 /// Gives space up that nothing names any more. Best effort: it only takes space.
-pub(super) fn free(disk: &dyn Disk, space: Range<u64>) {
+pub(crate) fn free(disk: &dyn Disk, space: Range<u64>) {
     if !must_stay(disk) {
         let _ = disk.free(space);
     }
@@ -86,7 +86,7 @@ fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
 }
 
 /// Refuses to map a file where that is not known to be safe.
-pub(super) fn mappable(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<()> {
+pub(crate) fn mappable(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<()> {
     let io = |source| Error::Io { op: "look at the file system", path: path.to_path_buf(), source };
     let Some(number) = disk.unmappable().map_err(io)? else { return Ok(()) };
     let advice = match header.durability {
@@ -105,7 +105,7 @@ pub(super) fn mappable(disk: &dyn Disk, path: &Path, header: &Header, shared: bo
 }
 
 /// The volatile part of the file as others have it.
-pub(super) fn join(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<View> {
+pub(crate) fn join(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<View> {
     let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
     mappable(disk, path, header, shared)?;
     let v = VolatileLayout::new(&header.geometry);
@@ -140,11 +140,11 @@ fn keep_in_memory(view: &mut View, path: &Path, header: &Header, shared: bool) -
 
 /// The chunks of the live level whose space is known to be allocated.
 #[derive(Debug, Default)]
-pub(super) struct Allocated(HashSet<u64>);
+pub(crate) struct Allocated(HashSet<u64>);
 
 impl Allocated {
     /// Makes sure that changing some bottom words of a map cannot fail for want of space.
-    pub(super) fn ensure(&mut self, disk: &dyn Disk, path: &Path, header: Place<'_>, words: Range<u64>) -> Result<()> {
+    pub(crate) fn ensure(&mut self, disk: &dyn Disk, path: &Path, header: Place<'_>, words: Range<u64>) -> Result<()> {
         let Place { layout, geometry } = header;
         for chunk in words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS) {
             if !self.0.contains(&chunk) {
@@ -163,7 +163,7 @@ impl Allocated {
 
 /// Where a map's regions are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     pub layout: &'a Layout,
     pub geometry: &'a Geometry,
 }

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A session of others, looked at.
-pub(super) struct Watch {
-    pub(super) disk: Arc<FileDisk>,
-    pub(super) view: ReadView,
-    pub(super) durability: Durability,
+pub(crate) struct Watch {
+    pub(crate) disk: Arc<FileDisk>,
+    pub(crate) view: ReadView,
+    pub(crate) durability: Durability,
     nonce: Uuid,
     path: PathBuf,
     cache: Cache,
@@ -29,7 +29,7 @@ fn ended() -> Error {
 
 impl Watch {
     /// Looks at the session that has the file open, if it can be looked at. The caller holds the gate.
-    pub(super) fn new(disk: &Arc<FileDisk>, path: &Path) -> Result<Option<Watch>> {
+    pub(crate) fn new(disk: &Arc<FileDisk>, path: &Path) -> Result<Option<Watch>> {
         let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
         // Another machine may share it by its own file system, and this kernel would not see what is set there.
         if disk.unmappable().map_err(io)?.is_some() {
@@ -49,7 +49,7 @@ impl Watch {
     }
 
     /// Fails when the session has ended, and in a forked child.
-    pub(super) fn usable(&self) -> Result<()> {
+    pub(crate) fn usable(&self) -> Result<()> {
         self.view.usable()?;
         let same = self.view.is_shared() && self.view.nonce() == self.nonce.0 || weak(Weak::WatchEnded);
         if same { Ok(()) } else { Err(ended()) }
@@ -57,13 +57,13 @@ impl Watch {
 
     /// Fails when this is not the header of the session: nobody takes the nonce of one whose processes are all dead away before
     /// he repairs the file.
-    pub(super) fn expect(&self, header: &Header) -> Result<()> {
+    pub(crate) fn expect(&self, header: &Header) -> Result<()> {
         let same = header.nonce == self.nonce || weak(Weak::WatchRepaired) || weak(Weak::WatchEnded);
         if same { Ok(()) } else { Err(ended()) }
     }
 
     /// What a search of here and the outstanding point together finds, if the session lives.
-    pub(super) fn read<R>(&self, search: impl Fn(&Both<'_>) -> R) -> Option<R> {
+    pub(crate) fn read<R>(&self, search: impl Fn(&Both<'_>) -> R) -> Option<R> {
         self.view.usable().ok()?;
         let mut found = None;
         for _ in 0..TRIES {
@@ -88,12 +88,12 @@ impl Watch {
     }
 
     /// The runtime page's `checkpoint` word.
-    pub(super) fn checkpoint_word(&self) -> u64 {
+    pub(crate) fn checkpoint_word(&self) -> u64 {
         self.view.runtime_word(runtime::CHECKPOINT)
     }
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
-    pub(super) fn point(&self, word: u64) -> Option<Arc<Frozen>> {
+    pub(crate) fn point(&self, word: u64) -> Option<Arc<Frozen>> {
         self.cache.get((&*self.disk, &self.path), self.view.geometry(), &self.nonce, word)
     }
 }

@@ -26,14 +26,14 @@ thread_local! {
 }
 
 /// A number that no other map of this process has or had. Addresses come back, and a bracket may never end.
-pub(super) fn new_id() -> u64 {
+pub(crate) fn new_id() -> u64 {
     static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     LAST.fetch_add(1, SeqCst)
 }
 
 /// Whether a slot says that there are writes under way which may arrive although the process is dead. Nobody else may take
 /// such a slot: it is all that tells of them.
-pub(super) fn outlived(view: &View, slot: u64) -> bool {
+pub(crate) fn outlived(view: &View, slot: u64) -> bool {
     let rt = view.runtime();
     let flags = rt[runtime::slot_flags(slot)].load(SeqCst);
     flags & OUTLIVE != 0
@@ -91,7 +91,7 @@ impl Core {
     }
 
     /// Says in this process's slot whether its writes may arrive after its death. The slot holds zeros.
-    pub(super) fn mark_slot(&self, writes_outlive: bool) {
+    pub(crate) fn mark_slot(&self, writes_outlive: bool) {
         let flags = if writes_outlive { OUTLIVE } else { 0 };
         if let Some(word) = self.view.runtime().get(runtime::slot_flags(self.slot)) {
             word.store(flags, SeqCst);
@@ -99,7 +99,7 @@ impl Core {
     }
 
     /// A freeze by a thread that is inside a bracket would wait for itself.
-    pub(super) fn not_in_own_bracket(&self) -> Result<()> {
+    pub(crate) fn not_in_own_bracket(&self) -> Result<()> {
         if self.begun_here().load(SeqCst) == 0 {
             return Ok(());
         }
@@ -112,7 +112,7 @@ impl Core {
     }
 
     /// The error of a freeze beside writes of which nobody knows when they are over.
-    pub(super) fn may_arrive(&self) -> Error {
+    pub(crate) fn may_arrive(&self) -> Error {
         Error::Refused {
             path: self.path.clone(),
             why: "a process died that may have writes under way which still arrive, so no freeze can tell when the image \
@@ -126,7 +126,7 @@ impl Core {
     ///
     /// The count of the epoch to come is waited for first: a freeze that was given up may have left writes there, and who
     /// loaded the epoch long ago may have registered there since.
-    pub(super) fn drain(&self, uuid: &Uuid, patience: Duration) -> Result<()> {
+    pub(crate) fn drain(&self, uuid: &Uuid, patience: Duration) -> Result<()> {
         if weak(Weak::NoDrain) {
             return Ok(());
         }
