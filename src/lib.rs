@@ -44,31 +44,40 @@ compile_error!("dirtymap needs 64-bit addresses: it maps files that are larger t
 
 mod bitmap;
 mod error;
+mod file;
 pub mod format;
+mod fsck;
 mod geometry;
+mod image_stamp;
 mod iter;
 mod levels;
+mod options;
 mod progress;
 mod read;
+mod shm;
 mod store;
 mod sync;
 mod sys;
 mod trace;
+mod watcher;
 mod weak;
 mod words;
 
 pub use bitmap::{Bitmap, Loading};
 pub use error::{Error, Holder, Result};
+pub use file::create::NewFile;
 pub use format::{CheckpointState, Durability, Uuid};
+pub use fsck::check::{FileState, Info, Omitted, Report, Verdict, check, check_after_power_loss, inspect};
+pub use fsck::findings::{Finding, Severity};
+pub use fsck::repair::{FilePart, RepairPlan, plan_repair, repair, undo_repair};
+pub use fsck::undo::Undone;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
+pub use image_stamp::{Comparison, ImageStamp};
 pub use iter::{Areas, Granules, WordsIter};
+pub use options::{Access, Options};
 pub use progress::{Progress, Step};
 pub use read::AnyMap;
-pub use store::{
-    Access, Checkpoint, CloseError, Comparison, DirtyMap, FilePart, FileState, Finding, ImageStamp, Info, MapLoading,
-    NamedPoint, NewFile, Omitted, Options, Recovery, RepairPlan, Report, Severity, Stats, Undone, Verdict, WriteGuard,
-    check, check_after_power_loss, inspect, plan_repair, repair, undo_repair,
-};
+pub use store::{Checkpoint, CloseError, DirtyMap, MapLoading, NamedPoint, Recovery, Stats, WriteGuard};
 
 /// The README's program is compiled with the doc tests.
 #[cfg(doctest)]

@@ -157,7 +157,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    pub(in crate::store) fn a_backup_that_is_begun_leaves_the_last_target_alone() {
+    pub(crate) fn a_backup_that_is_begun_leaves_the_last_target_alone() {
         let dir = tempfile::tempdir().unwrap();
         let (map, first, second) = map_and_targets(dir.path());
         let uuid = back_up(&map, &first);
@@ -181,7 +181,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    pub(in crate::store) fn what_is_clean_and_the_target_that_has_it_change_at_once() {
+    pub(crate) fn what_is_clean_and_the_target_that_has_it_change_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let (map, first, second) = map_and_targets(dir.path());
         let uuid = back_up(&map, &first);

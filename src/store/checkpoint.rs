@@ -571,7 +571,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    pub(in crate::store) fn a_freeze_that_was_aborted_waits_for_no_write() {
+    pub(crate) fn a_freeze_that_was_aborted_waits_for_no_write() {
         let (_dir, map) = new();
         let Inner::Live(live) = &map.inner else { panic!("not open") };
         let write = map.begin_write(0..1).unwrap();

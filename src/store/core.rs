@@ -7,13 +7,14 @@ use super::added::Seen;
 use super::changes::SharedChanges;
 use super::frozen::Cache;
 use super::headers::{self, Published};
-use super::locks::Deadline;
+use super::locks::{Deadline, POLITE, locked, wait_for};
 use super::progress::Watcher;
 use super::view::{View, runtime};
 use super::volatile::Allocated;
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Layout, Runs, Session, Stamp, State, Uuid};
 use crate::geometry::Geometry;
+use crate::progress::Step;
 use crate::sync::{self, Mutex, MutexGuard};
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
@@ -342,6 +343,36 @@ impl Locked<'_> {
                 core.degrade();
                 Err(core.io("write the header")(e))
             }
+        }
+    }
+}
+
+impl Core {
+    /// Says up to which word it is; fails if the work is to stop.
+    pub(crate) fn tell(&self, step: Step, word: u64) -> Result<()> {
+        let g = self.geometry();
+        self.watcher.tell(step, g.item_of((word * 64).min(g.bits())), g.len())
+    }
+}
+impl Core {
+    /// Takes the update lock among processes. Those that share a map take turns: otherwise one that takes the lock again and again
+    /// would leave none to the others, which look for it now and then only.
+    pub(crate) fn wait_for_update(&self, end: Deadline) -> Result<()> {
+        let (disk, path) = (&*self.disk, &*self.path);
+        let turn = self.shared && wait_for(disk, path, Lock::UpdateTurn, end.or_after(POLITE))?;
+        let taken = wait_for(disk, path, Lock::Update, end);
+        if turn {
+            disk.unlock(Lock::UpdateTurn);
+        }
+        if taken? { Ok(()) } else { Err(locked(disk, path, Lock::Update, "another process holds the update lock")) }
+    }
+
+    /// Takes the space lock among processes.
+    pub(crate) fn wait_for_space(&self, end: Deadline) -> Result<()> {
+        let (disk, path) = (&*self.disk, &*self.path);
+        match wait_for(disk, path, Lock::Space, end)? {
+            true => Ok(()),
+            false => Err(locked(disk, path, Lock::Space, "another process writes or puts back a checkpoint")),
         }
     }
 }

@@ -8,54 +8,39 @@ pub(crate) mod arm;
 pub(crate) mod attach;
 pub(crate) mod backup;
 pub(crate) mod changes;
-pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod close;
 pub(crate) mod combine;
 pub(crate) mod core;
-pub(crate) mod create;
-pub(crate) mod findings;
 pub(crate) mod flush;
 pub(crate) mod frozen;
-pub(crate) mod headers;
-pub(crate) mod image;
 pub(crate) mod load;
-pub(crate) mod locks;
 #[cfg(all(test, loom))]
 pub(crate) mod loom_tests;
 pub(crate) mod open;
-pub(crate) mod options;
-pub(crate) mod pages;
 pub(crate) mod points;
-pub(crate) mod progress;
-pub(crate) mod repair;
 pub(crate) mod reset;
-pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod sim;
 #[cfg(test)]
 pub(crate) mod sim_tests;
-pub(crate) mod survey;
 pub(crate) mod truncate;
-pub(crate) mod undo;
-pub(crate) mod view;
-pub(crate) mod volatile;
 pub(crate) mod watch;
 pub(crate) mod writes;
 
-pub use check::{FileState, Info, Omitted, Report, Verdict, check, check_after_power_loss, inspect};
 pub use checkpoint::Checkpoint;
 pub use close::CloseError;
-pub use create::NewFile;
-pub use findings::{Finding, Severity};
-pub use image::{Comparison, ImageStamp};
 pub use load::MapLoading;
 pub use open::Recovery;
-pub use options::{Access, Options};
 pub use points::NamedPoint;
-pub use repair::{FilePart, RepairPlan, plan_repair, repair, undo_repair};
-pub use undo::Undone;
 pub use writes::WriteGuard;
+
+pub(crate) use crate::file::{create, headers, locks, pages, scan};
+pub(crate) use crate::fsck::check::{self, Info};
+pub(crate) use crate::image_stamp as image;
+pub(crate) use crate::options::{Access, Options};
+pub(crate) use crate::shm::{view, volatile};
+pub(crate) use crate::watcher as progress;
 
 use self::core::Core;
 use crate::error::{Error, Result};
@@ -193,13 +178,13 @@ impl DirtyMap {
         DirtyMap { inner: Inner::Live(live), path, recovery }
     }
 
-    fn loaded(path: &Path, loaded: open::Loaded) -> DirtyMap {
+    pub(crate) fn loaded(path: &Path, loaded: open::Loaded) -> DirtyMap {
         let open::Loaded { view, whole, assumed, header, recovery, frozen, .. } = loaded;
         let snapshot = Snapshot { view, whole, assumed, header, frozen };
         DirtyMap { inner: Inner::Loaded(Box::new(snapshot)), path: path.to_path_buf(), recovery }
     }
 
-    fn watching(path: &Path, watch: watch::Watch) -> DirtyMap {
+    pub(crate) fn watching(path: &Path, watch: watch::Watch) -> DirtyMap {
         DirtyMap { inner: Inner::Watching(Box::new(watch)), path: path.to_path_buf(), recovery: Recovery::default() }
     }
 
@@ -222,7 +207,7 @@ impl DirtyMap {
     }
 
     #[inline]
-    fn core(&self) -> Result<&Core> {
+    pub(crate) fn core(&self) -> Result<&Core> {
         match &self.inner {
             Inner::Live(live) => {
                 live.usable()?;

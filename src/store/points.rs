@@ -471,7 +471,7 @@ pub(crate) mod tests {
     use crate::Access;
 
     #[test]
-    pub(in crate::store) fn what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error() {
+    pub(crate) fn what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("map");
         let shared = Options::new().access(Access::Shared).flush_interval(None);

@@ -395,7 +395,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    pub(in crate::store) fn a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed() {
+    pub(crate) fn a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("map");
         let shared = Options::new().access(Access::Shared).flush_interval(None);

@@ -6,12 +6,12 @@
 
 use super::*;
 use crate::format::{ENTRY_BYTES, Point};
+use crate::fsck::check::{at_rest, point_survey};
+use crate::fsck::repair::{apply, plan};
+use crate::fsck::survey::Survey;
+use crate::fsck::undo::{put_back_from, write};
 use crate::geometry::PAGE_BYTES;
-use crate::store::check::{at_rest, point_survey};
 use crate::store::open::header_of_point;
-use crate::store::repair::{apply, plan};
-use crate::store::survey::Survey;
-use crate::store::undo::{put_back_from, write};
 use std::io::Cursor;
 
 /// What counts as dirty in a file; nothing says so where it cannot be opened.
@@ -102,7 +102,7 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
     disk.device()
 }
 
-fn planned(disk: &SimDisk) -> Result<crate::store::RepairPlan, String> {
+fn planned(disk: &SimDisk) -> Result<crate::RepairPlan, String> {
     plan(disk, path(), &mut |_, _| {}).map_err(|e| format!("no plan: {e}"))
 }
 
@@ -120,7 +120,7 @@ fn repaired(content: &Image, before: &Counts) -> Result<usize, String> {
     if again.is_needed() { Err(format!("a second repair: {:?}", again.actions)) } else { Ok(disk.writes()) }
 }
 
-fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::store::Undone> {
+fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::Undone> {
     put_back_from(disk, path(), &mut Cursor::new(undo), Path::new("undo"))
 }
 

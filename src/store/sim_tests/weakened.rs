@@ -125,11 +125,9 @@ fn suite(step: Weak) -> Suite {
         Weak::IgnoreLost | Weak::CloseNoCount => Test(steps::a_page_that_was_lost_with_its_entry_is_missed),
         Weak::IgnoreImage => Test(steps::another_image_makes_everything_dirty),
         Weak::TimesOfOtherBoot => {
-            Test(crate::store::image::tests::times_prove_nothing_unless_they_were_settled_and_of_this_boot)
+            Test(crate::image_stamp::tests::times_prove_nothing_unless_they_were_settled_and_of_this_boot)
         }
-        Weak::YoungStamp => {
-            Test(crate::store::image::settle::tests::a_later_write_never_leaves_an_exact_stamp_as_it_is)
-        }
+        Weak::YoungStamp => Test(crate::image_stamp::settle::tests::a_later_write_never_leaves_an_exact_stamp_as_it_is),
         Weak::BeginForgetsTarget => {
             Test(crate::store::backup::tests::a_backup_that_is_begun_leaves_the_last_target_alone)
         }

@@ -2,16 +2,17 @@
 //!
 //! Invariant kept here: an option that does not apply to an operation has no effect on it.
 
-use super::create::{self, NewFile};
-use super::image::ImageStamp;
-use super::progress::Watcher;
-use super::{DirtyMap, attach};
 use crate::error::{Error, Result};
+use crate::file::create::{self, NewFile};
 use crate::format::{Durability, MAX_LABEL, Reasons};
 use crate::geometry::Geometry;
+use crate::image_stamp::ImageStamp;
 use crate::progress::Progress;
+use crate::store::DirtyMap;
+use crate::store::attach;
 use crate::sys::FileDisk;
 use crate::sys::create::Permit;
+use crate::watcher::Watcher;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::Path;

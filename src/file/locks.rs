@@ -3,7 +3,6 @@
 //! Invariant kept here: every wait has an end. A process that is stopped keeps its locks, and so does one that may only read the
 //! file and locks bytes of it.
 
-use super::core::Core;
 use crate::error::{Error, Result};
 use crate::format::SLOTS;
 use crate::sys::{Disk, Lock};
@@ -11,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long to be polite: a process that is stopped while it waits for its turn must not stop the others.
-const POLITE: Duration = Duration::from_millis(100);
+pub(crate) const POLITE: Duration = Duration::from_millis(100);
 
 /// When a wait is over.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +26,7 @@ impl Deadline {
         self.0.is_some_and(|end| Instant::now() >= end)
     }
 
-    fn or_after(self, wait: Duration) -> Deadline {
+    pub(crate) fn or_after(self, wait: Duration) -> Deadline {
         let sooner = Deadline::after(wait);
         Deadline(self.0.into_iter().chain(sooner.0).min())
     }
@@ -52,27 +51,4 @@ pub(crate) fn locked(disk: &dyn Disk, path: &Path, lock: Lock, what: &'static st
     // All slots together: each process that has the map open for writing has one of them.
     let last = if let Lock::Slot(_) = lock { Lock::Slot(SLOTS - 1) } else { lock };
     Error::Locked { path: path.to_path_buf(), what, holder: disk.holder(lock, last) }
-}
-
-impl Core {
-    /// Takes the update lock among processes. Those that share a map take turns: otherwise one that takes the lock again and again
-    /// would leave none to the others, which look for it now and then only.
-    pub(crate) fn wait_for_update(&self, end: Deadline) -> Result<()> {
-        let (disk, path) = (&*self.disk, &*self.path);
-        let turn = self.shared && wait_for(disk, path, Lock::UpdateTurn, end.or_after(POLITE))?;
-        let taken = wait_for(disk, path, Lock::Update, end);
-        if turn {
-            disk.unlock(Lock::UpdateTurn);
-        }
-        if taken? { Ok(()) } else { Err(locked(disk, path, Lock::Update, "another process holds the update lock")) }
-    }
-
-    /// Takes the space lock among processes.
-    pub(crate) fn wait_for_space(&self, end: Deadline) -> Result<()> {
-        let (disk, path) = (&*self.disk, &*self.path);
-        match wait_for(disk, path, Lock::Space, end)? {
-            true => Ok(()),
-            false => Err(locked(disk, path, Lock::Space, "another process writes or puts back a checkpoint")),
-        }
-    }
 }

@@ -5,22 +5,23 @@
 //! doubt is durable in both pairs before the first page, and a point that is not all dirty yet has a page that fails.
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
-use super::added::remember;
-use super::check::{self, damaged_copies};
-use super::headers::{self, Copies, Newest};
-use super::locks::locked;
-use super::open::{self, Recovery, all_words, items_in, words_of_pages};
-use super::pages::{self, PageContent};
-use super::scan::{Page, Scan};
-use super::survey::{Count, Survey};
-use super::undo::{self, Undone};
-use super::view::named;
-use super::{Options, attach};
 use crate::error::{Error, Result, counted};
+use crate::file::headers::{self, Copies, Newest};
+use crate::file::locks::locked;
+use crate::file::pages::{self, PageContent};
+use crate::file::scan::{Page, Scan};
 use crate::format::{
     self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, Runs, State, Uuid,
 };
+use crate::fsck::check::{self, damaged_copies};
+use crate::fsck::survey::{Count, Survey};
+use crate::fsck::undo::{self, Undone};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::options::Options;
+use crate::shm::view::named;
+use crate::store::added::remember;
+use crate::store::attach;
+use crate::store::open::{self, Recovery, all_words, items_in, words_of_pages};
 use crate::sys::{Disk, Lock, Part, facts};
 use crate::weak::{Weak, weak};
 use std::io;
@@ -333,7 +334,10 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         if damage {
             remember(&mut next, Reasons::REPAIR);
         }
-        super::close::set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
+        crate::store::close::set_exact(
+            &mut next,
+            header.state == State::Clean && header.image.is_some_and(|i| i.exact),
+        );
         let mut pair = newest.pair;
         let mut commit = |next: &mut Header| {
             next.sequence += 1;

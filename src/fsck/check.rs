@@ -2,20 +2,25 @@
 //!
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
-use super::added;
-use super::attach::{self, Reading};
-use super::core::Core;
-use super::findings::{self, Finding, Severity};
-use super::headers::{self, Copies, Newest};
-use super::open::{self, Recovery, items_in};
-use super::scan::Scan;
-use super::survey::{self, Count, Survey};
-use super::watch::Watch;
-use super::{Checkpoint, DirtyMap, ImageStamp, NamedPoint, checkpoint, points};
 use crate::error::{Error, Result};
+use crate::file::headers::{self, Copies, Newest};
+use crate::file::scan::Scan;
 use crate::format::{self, COPIES, Durability, Header, PointRole, Reasons, Runs, State, Uuid, pair_of};
+use crate::fsck::findings::{self, Finding, Severity};
+use crate::fsck::survey::{self, Count, Survey};
 use crate::geometry::{Geometry, LEVELS};
+use crate::image_stamp::ImageStamp;
 use crate::read::Search;
+use crate::store::Checkpoint;
+use crate::store::DirtyMap;
+use crate::store::NamedPoint;
+use crate::store::added;
+use crate::store::attach::{self, Reading};
+use crate::store::checkpoint;
+use crate::store::core::Core;
+use crate::store::open::{self, Recovery, items_in};
+use crate::store::points;
+use crate::store::watch::Watch;
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
 use std::sync::Arc;

@@ -3,15 +3,15 @@
 //! Invariant kept here: the name appears only when everything behind it is durable, and never in
 //! place of another file.
 
-use super::Options;
-use super::headers;
-use super::pages::{self, PageContent};
-use super::points::{BATCH_PAGES, some_pages};
 use crate::error::{Error, Result};
+use crate::file::headers;
+use crate::file::pages::{self, PageContent};
 use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
+use crate::options::Options;
 use crate::progress::Step;
 use crate::read::Search;
+use crate::store::points::{BATCH_PAGES, some_pages};
 use crate::sys::create::{self, Permit};
 use crate::sys::{Disk, FileDisk, Part, facts, fs};
 use crate::weak::{Weak, weak};

@@ -3,14 +3,14 @@
 //!
 //! Invariant kept here: nothing is read or decided here; the numbers are those that reading has found.
 
-use super::check::{damaged_copies, is_rival};
-use super::headers::{Copies, Newest, spoilt};
-use super::open::items_in;
-use super::scan::PageFault;
-use super::survey::{Group, Survey};
 use crate::error::counted;
+use crate::file::headers::{Copies, Newest, spoilt};
+use crate::file::scan::PageFault;
 use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copies_of, copy_offset};
+use crate::fsck::check::{damaged_copies, is_rival};
+use crate::fsck::survey::{Group, Survey};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
+use crate::store::open::items_in;
 use std::ops::Range;
 
 /// How bad a finding is.
@@ -130,7 +130,7 @@ pub(crate) fn state(header: &Header) -> Vec<Finding> {
             count: 1,
         });
     }
-    if !header.runs.is_empty() && !super::check::left_on_list(header) {
+    if !header.runs.is_empty() && !crate::fsck::check::left_on_list(header) {
         let needlessly = format!("up to {} copied needlessly", counted(armed, "byte"));
         findings.push(Finding {
             severity: Severity::Unclean,

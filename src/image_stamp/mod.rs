@@ -269,7 +269,7 @@ fn unproven(was: &Stamp, is: &Stamp) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(in crate::store) mod tests {
+pub(crate) mod tests {
     use super::Comparison::{Another, Changed, Same, Unproven};
     use super::*;
 
@@ -313,7 +313,7 @@ pub(in crate::store) mod tests {
     }
 
     #[test]
-    pub(in crate::store) fn times_prove_nothing_unless_they_were_settled_and_of_this_boot() {
+    pub(crate) fn times_prove_nothing_unless_they_were_settled_and_of_this_boot() {
         let later = Stamp { boot_id: Uuid([2; 16]), ..file() };
         assert!(matches!(compare(file(), later), Unproven(why) if why.contains("boot")));
         assert!(matches!(

@@ -203,10 +203,10 @@ fn report(
 
 #[cfg(test)]
 mod tests {
-    use super::super::sim::Rng;
     use super::*;
     use crate::format::{Durability, Uuid};
     use crate::geometry::Geometry;
+    use crate::store::sim::Rng;
     use crate::sys::FileDisk;
     use std::collections::BTreeMap;
     use std::os::unix::fs::FileExt;

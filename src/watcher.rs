@@ -3,7 +3,6 @@
 //! Invariant kept here: the work is asked only where stopping loses nothing: between pieces, never inside a durable write
 //! or between a write and the commit that rests on it.
 
-use super::core::Core;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Step};
 use std::fmt;
@@ -33,13 +32,5 @@ impl Watcher {
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Some" } else { "None" })
-    }
-}
-
-impl Core {
-    /// Says up to which word it is; fails if the work is to stop.
-    pub(crate) fn tell(&self, step: Step, word: u64) -> Result<()> {
-        let g = self.geometry();
-        self.watcher.tell(step, g.item_of((word * 64).min(g.bits())), g.len())
     }
 }

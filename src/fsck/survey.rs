@@ -3,13 +3,13 @@
 //! Invariant kept here: memory is bounded, whatever is found. All counts are exact; of the failed pages, neighbours that
 //! failed alike are one group, and only the first groups are kept.
 
-use super::open::lost_granules;
-use super::scan::{Page, PageFault, Scan};
-use super::view::named;
 use crate::error::Result;
+use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{Header, Runs};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::read::items_of_granules;
+use crate::shm::view::named;
+use crate::store::open::lost_granules;
 use std::ops::Range;
 
 /// Groups of failed pages that are kept.

@@ -112,7 +112,7 @@ pub(super) fn settled(mut take: impl FnMut() -> io::Result<Seen>, clock: &mut im
 }
 
 #[cfg(test)]
-pub(in crate::store) mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::cell::Cell;
     use std::rc::Rc;
@@ -190,7 +190,7 @@ pub(in crate::store) mod tests {
 
     /// Whenever a write comes after an exact stamp was taken, it gives the file other times.
     #[test]
-    pub(in crate::store) fn a_later_write_never_leaves_an_exact_stamp_as_it_is() {
+    pub(crate) fn a_later_write_never_leaves_an_exact_stamp_as_it_is() {
         for (step, own_clock) in
             [(MILLI, true), (10 * MILLI, true), (10 * MILLI, false), (SECOND, true), (SECOND, false)]
         {

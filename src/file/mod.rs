@@ -1,0 +1,7 @@
+//! The durable part of the file: header copies, table and bottom, and how a file comes to be.
+
+pub(crate) mod create;
+pub(crate) mod headers;
+pub(crate) mod locks;
+pub(crate) mod pages;
+pub(crate) mod scan;

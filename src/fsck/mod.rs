@@ -1,0 +1,7 @@
+//! What is wrong with a file, how it is mended, and how that is taken back.
+
+pub(crate) mod check;
+pub(crate) mod findings;
+pub(crate) mod repair;
+pub(crate) mod survey;
+pub(crate) mod undo;
