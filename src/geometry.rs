@@ -4,9 +4,10 @@
 //! overflows, and every bit number it hands out is below [`Geometry::bits`].
 
 use crate::error::{Error, Result};
-use crate::words::WORD_BITS;
 use std::ops::Range;
 
+/// Bits in a word.
+pub(crate) const WORD_BITS: u64 = u64::BITS as u64;
 /// Largest `len`, in items: 2^63 − 1.
 pub const MAX_LEN: u64 = i64::MAX as u64;
 /// Largest granularity: log2 of the items per granule.

@@ -48,12 +48,11 @@ mod file;
 pub mod format;
 mod fsck;
 mod geometry;
+mod hierarchy;
 mod image_stamp;
-mod iter;
-mod levels;
 mod options;
 mod progress;
-mod read;
+mod query;
 mod shm;
 mod store;
 mod sync;
@@ -61,7 +60,6 @@ mod sys;
 mod trace;
 mod watcher;
 mod weak;
-mod words;
 
 pub use bitmap::{Bitmap, Loading};
 pub use error::{Error, Holder, Result};
@@ -73,10 +71,9 @@ pub use fsck::repair::{FilePart, RepairPlan, plan_repair, repair, undo_repair};
 pub use fsck::undo::Undone;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
-pub use iter::{Areas, Granules, WordsIter};
 pub use options::{Access, Options};
 pub use progress::{Progress, Step};
-pub use read::AnyMap;
+pub use query::{AnyMap, Areas, Granules, WordsIter};
 pub use store::{Checkpoint, CloseError, DirtyMap, MapLoading, NamedPoint, Recovery, Stats, WriteGuard};
 
 /// The README's program is compiled with the doc tests.

@@ -1,5 +1,5 @@
 //! Work that operations do: syncs, bytes written and read, headers committed, system calls. Counted, never timed, so that what
-//! makes a map slow is seen on any machine. (Words that are looked at: `src/levels/work.rs`.)
+//! makes a map slow is seen on any machine. (Words that are looked at: `src/hierarchy/work.rs`.)
 
 #[path = "common/mounted.rs"]
 mod mounted;

@@ -6,8 +6,7 @@
 use super::Bitmap;
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::iter::coarsened;
-use crate::read::Search;
+use crate::query::{Search, coarsened};
 use std::ops::Range;
 
 /// The marks: a map of the same length with `1 << shift` bits of the other behind each of its bits.

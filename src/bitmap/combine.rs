@@ -5,8 +5,8 @@
 use super::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
-use crate::iter::{Rounded, WordsIter};
-use crate::read::{AnyMap, Search};
+use crate::hierarchy::Levels;
+use crate::query::{AnyMap, Rounded, Search, WordsIter};
 
 /// Whether two maps may be combined: their lengths are the same, and `other` can be read.
 pub(crate) fn check_len(ours: &Geometry, other: &impl Search) -> Result<()> {
@@ -53,7 +53,7 @@ impl Bitmap {
     pub fn merge(&mut self, other: &impl AnyMap) -> Result<u64> {
         check_len(&self.geometry, other)?;
         if let Some(other) = self.quick(other) {
-            let changed = self.levels.merge(&other.levels);
+            let changed = self.levels.merge(other);
             self.count += changed;
             return Ok(changed);
         }
@@ -125,10 +125,10 @@ impl Bitmap {
         self.filter(other, |i| other.word(i), |ours, theirs| ours & theirs)
     }
 
-    /// The other map, if it is one that can be gone through beside this one, word by word, and nobody wants to know
+    /// The levels of the other map, if it is one that can be gone through beside this one, word by word, and nobody wants to know
     /// what changes.
-    fn quick<'a>(&self, other: &'a impl Search) -> Option<&'a Bitmap> {
-        other.as_bitmap().filter(|other| other.geometry == self.geometry && self.changes.is_none())
+    fn quick<'a>(&self, other: &'a impl Search) -> Option<&'a Levels<Vec<u64>>> {
+        other.levels().filter(|_| *other.geometry() == self.geometry && self.changes.is_none())
     }
 
     /// Replaces each nonzero word by what `keep` makes of it and of the other map's, which `theirs` gives; it must add
@@ -140,7 +140,7 @@ impl Bitmap {
         keep: impl Fn(u64, u64) -> u64 + Copy,
     ) -> Result<u64> {
         if let Some(other) = self.quick(other) {
-            let changed = self.levels.filter(&other.levels, keep);
+            let changed = self.levels.filter(other, keep);
             self.count -= changed;
             return Ok(changed);
         }

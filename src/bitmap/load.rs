@@ -5,7 +5,7 @@
 
 use super::Bitmap;
 use crate::error::Result;
-use crate::read::{Search, loadable};
+use crate::query::{AnyMap, loadable};
 use std::fmt;
 use std::ops::Range;
 
@@ -49,7 +49,7 @@ impl Bitmap {
     /// [`Error::OutOfRange`](crate::Error::OutOfRange), [`Error::Chunk`](crate::Error::Chunk) when it is not aligned,
     /// and [`Error::NotSerializable`](crate::Error::NotSerializable).
     pub fn serialized_size(&self, range: Range<u64>) -> Result<u64> {
-        Search::serialized_size(self, range)
+        AnyMap::serialized_size(self, range)
     }
 
     /// Writes a chunk to `buf`, which must be as long as [`serialized_size`](Self::serialized_size) says. Cost:
@@ -58,7 +58,7 @@ impl Bitmap {
     /// # Errors
     /// As [`serialized_size`](Self::serialized_size), and [`Error::ChunkSize`](crate::Error::ChunkSize).
     pub fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-        Search::serialize_part(self, range, buf)
+        AnyMap::serialize_part(self, range, buf)
     }
 
     /// Begins to load chunks into the map. Chunks that are not loaded keep what they have.

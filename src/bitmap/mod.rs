@@ -15,9 +15,8 @@ pub use load::Loading;
 
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, LEVELS};
-use crate::iter::{Areas, Granules, WordsIter};
-use crate::levels::{Levels, Walk};
-use crate::read::{AnyMap, Search};
+use crate::hierarchy::{Levels, Walk};
+use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
@@ -316,7 +315,7 @@ impl Bitmap {
     /// [`Error::OutOfRange`] if `item >= len`.
     #[inline]
     pub fn get(&self, item: u64) -> Result<bool> {
-        Search::get(self, item)
+        AnyMap::get(self, item)
     }
 
     /// How many granules are dirty. Cost: O(1).
@@ -327,7 +326,7 @@ impl Bitmap {
 
     /// How many items are covered by dirty granules, the partial last granule counted as what it is. Cost: O(1).
     pub fn dirty_len(&self) -> u64 {
-        Search::dirty_len(self)
+        AnyMap::dirty_len(self)
     }
 
     /// How many dirty granules the range touches. Cost: O(levels) per nonzero word.
@@ -335,7 +334,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn count_range(&self, range: Range<u64>) -> Result<u64> {
-        Search::count_range(self, range)
+        AnyMap::count_range(self, range)
     }
 
     /// Whether nothing is dirty. (Not whether `len` is 0; but a map of length 0 is empty, and full.) Cost: O(1).
@@ -355,7 +354,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn any(&self, range: Range<u64>) -> Result<bool> {
-        Search::any(self, range)
+        AnyMap::any(self, range)
     }
 
     /// Whether all items of the range are dirty; true for an empty range. Cost: one step per 64 granules.
@@ -363,7 +362,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn all(&self, range: Range<u64>) -> Result<bool> {
-        Search::all(self, range)
+        AnyMap::all(self, range)
     }
 
     /// The first dirty item of the range: its start, if that lies in a dirty granule, else the first item of a
@@ -373,7 +372,7 @@ impl Bitmap {
     /// [`Error::OutOfRange`].
     #[inline]
     pub fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
-        Search::next_dirty(self, range)
+        AnyMap::next_dirty(self, range)
     }
 
     /// The first clean item of the range. Cost: one step per 64 dirty granules passed.
@@ -381,7 +380,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
-        Search::next_clean(self, range)
+        AnyMap::next_clean(self, range)
     }
 
     /// The first dirty area of the range: a maximal run of dirty items, cut at `max_len` items and at the range's
@@ -390,7 +389,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::ZeroLength`] if `max_len` is 0.
     pub fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
-        Search::next_area(self, range, max_len)
+        AnyMap::next_area(self, range, max_len)
     }
 
     /// Whether the range starts dirty, and how many of its items have the same state from there on; `None` for an
@@ -409,14 +408,14 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
-        Search::run(self, range)
+        AnyMap::run(self, range)
     }
 
     /// SHA-256 over the bottom level as little-endian bytes, `max(1, ceil(bits / 64))` words: equal for equal
     /// bits, and the same on every system. Length and granularity are not part of it. Cost: one hash over 1/8
     /// byte per granule.
     pub fn sha256(&self) -> [u8; 32] {
-        Search::sha256(self)
+        AnyMap::sha256(self)
     }
 
     /// The first item of each dirty granule that the range touches, ascending. A range that starts in the middle
@@ -433,8 +432,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_>> {
-        Search::granules(self, range)
+    pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_, Bitmap>> {
+        AnyMap::granules(self, range)
     }
 
     /// The dirty areas of the range, ascending, clamped to it.
@@ -450,8 +449,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_>> {
-        Search::areas(self, range)
+    pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_, Bitmap>> {
+        AnyMap::areas(self, range)
     }
 
     /// The nonzero words of the bottom level that the range touches, as `(word index, word)`; the first and the last
@@ -459,8 +458,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_>> {
-        Search::words(self, range)
+    pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, Bitmap>> {
+        AnyMap::words(self, range)
     }
 }
 
@@ -495,27 +494,24 @@ impl Search for Bitmap {
     fn fold_words<B>(&self, walk: Walk, bits: &Range<u64>, init: B, f: impl FnMut(B, u64, u64) -> B) -> B {
         self.levels.fold_words(walk, bits, init, f)
     }
-    fn as_bitmap(&self) -> Option<&Bitmap> {
-        Some(self)
+    fn levels(&self) -> Option<&Levels<Vec<u64>>> {
+        Some(&self.levels)
     }
-    fn count_bits(&self, bits: Range<u64>) -> u64 {
-        self.levels.count(&bits)
+    fn tally(&self, bits: Range<u64>) -> (u64, bool) {
+        let last = bits.start < bits.end && self.bit(bits.end - 1);
+        (if bits == (0..self.geometry.bits()) { self.count } else { self.levels.count(&bits) }, last)
     }
     fn copy_words(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
         self.levels.copy(words, out);
-    }
-    fn dirty_len(&self) -> u64 {
-        let bits = self.geometry.bits();
-        self.items_in(self.count, bits > 0 && self.bit(bits - 1))
     }
 }
 
 /// The dirty areas of the whole map.
 impl<'a> IntoIterator for &'a Bitmap {
     type Item = Range<u64>;
-    type IntoIter = Areas<'a>;
+    type IntoIter = Areas<'a, Bitmap>;
 
-    fn into_iter(self) -> Areas<'a> {
+    fn into_iter(self) -> Areas<'a, Bitmap> {
         Areas::over(self, 0..self.len())
     }
 }

@@ -6,8 +6,7 @@
 use super::Bitmap;
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::iter::WordsIter;
-use crate::read::Search;
+use crate::query::{Search, WordsIter};
 
 impl Bitmap {
     /// Changes the length; returns how many dirty granules were cut off.

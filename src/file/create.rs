@@ -10,7 +10,7 @@ use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
 use crate::options::Options;
 use crate::progress::Step;
-use crate::read::Search;
+use crate::query::Search;
 use crate::store::points::{BATCH_PAGES, some_pages};
 use crate::sys::create::{self, Permit};
 use crate::sys::{Disk, FileDisk, Part, facts, fs};
@@ -82,7 +82,13 @@ pub(crate) fn create_filled(path: &Path, map: &impl Search, options: &Options) -
         batch
     };
     let disk = FileDisk::new(file, true);
-    write_parts(&disk, path, (*map.geometry(), map.count()), options, std::iter::repeat_with(batches))?;
+    write_parts(
+        &disk,
+        path,
+        (*map.geometry(), map.count_bits(0..map.geometry().bits())),
+        options,
+        std::iter::repeat_with(batches),
+    )?;
     new.publish()
 }
 

@@ -10,7 +10,7 @@ use crate::fsck::findings::{self, Finding, Severity};
 use crate::fsck::survey::{self, Count, Survey};
 use crate::geometry::{Geometry, LEVELS};
 use crate::image_stamp::ImageStamp;
-use crate::read::Search;
+use crate::query::AnyMap;
 use crate::store::Checkpoint;
 use crate::store::DirtyMap;
 use crate::store::NamedPoint;
@@ -156,7 +156,7 @@ impl Info {
         let found = if live { mended } else { map.recovery().clone() };
         let mut info = Info::of_header(header, state, &found);
         info.recovery = map.recovery().clone();
-        info.dirty = Some((Search::count(map), Search::dirty_len(map)));
+        info.dirty = Some((AnyMap::count(map), AnyMap::dirty_len(map)));
         if map.core().is_ok_and(Core::may_lack_bits) {
             info.verdict = Verdict::Damaged;
             info.reasons = names(added::reasons(header) | Reasons::CACHE_NOT_TRUSTED);
@@ -438,7 +438,7 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
     let header = &newest.header;
     let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
     info.dirty = watch.and_then(|map| {
-        let dirty = (Search::count(&map), Search::dirty_len(&map));
+        let dirty = (AnyMap::count(&map), AnyMap::dirty_len(&map));
         // Asked afterwards: everything reads dirty once those who had it open have closed it.
         map.still_valid().is_ok().then_some(dirty)
     });

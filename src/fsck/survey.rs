@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{Header, Runs};
 use crate::geometry::{Geometry, PAGE_WORDS};
-use crate::read::items_of_granules;
+use crate::query::items_of_granules;
 use crate::shm::view::named;
 use crate::store::open::lost_granules;
 use std::ops::Range;

@@ -5,9 +5,9 @@
 use crate::error::{Error, Result};
 use crate::format::{Runs, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, LEVELS, PAGE_WORDS, mask_in};
-use crate::levels::Levels;
+use crate::hierarchy::Levels;
+use crate::hierarchy::{AtomicU64, Shared, Words};
 use crate::sys::{Mapping, ReadMapping, ReadWords};
-use crate::words::{AtomicU64, Shared, Words};
 use std::ops::Range;
 use std::sync::atomic::{Ordering::SeqCst, fence};
 
@@ -160,7 +160,7 @@ impl Look for ReadView {
     /// search needs no order: what was set before it began it sees in any case, and what is set meanwhile it may miss.
     fn runtime_word(&self, field: usize) -> u64 {
         fence(SeqCst);
-        let word = (&self.runtime).load(field);
+        let word = self.runtime.load(field);
         fence(SeqCst);
         word
     }

@@ -17,7 +17,7 @@ use crate::bitmap::Bitmap;
 use crate::error::{Error, Result, counted};
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
 use crate::progress::Step;
-use crate::read::Search;
+use crate::query::{AnyMap, Search};
 use crate::sys::facts;
 use crate::trace::event;
 use crate::weak::{Point as Stage, Weak, at, weak};
@@ -476,7 +476,7 @@ impl DirtyMap {
     /// # Errors
     /// As [`frozen`](Self::frozen).
     pub fn frozen_len(&self, uuid: Uuid) -> Result<(u64, u64)> {
-        self.with_frozen(&uuid, |point| Ok((Search::count(point), Search::dirty_len(point))))
+        self.with_frozen(&uuid, |point| Ok((AnyMap::count(point), AnyMap::dirty_len(point))))
     }
 
     fn with_frozen<R>(&self, uuid: &Uuid, f: impl FnOnce(&Frozen) -> Result<R>) -> Result<R> {

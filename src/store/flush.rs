@@ -10,10 +10,10 @@ use super::view::{View, runtime};
 use crate::error::Result;
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
+use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
-use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 

@@ -12,7 +12,7 @@ use super::view::{Look, View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{self, CheckpointState, Header, Point, Runs, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
-use crate::read::{AnyMap, Search};
+use crate::query::{AnyMap, Search};
 use crate::sys::{Disk, Mapping};
 use crate::weak::{Weak, weak};
 use std::ops::Range;
@@ -372,6 +372,8 @@ impl Here<'_> {
     }
 }
 
+impl AnyMap for Here<'_> {}
+
 impl Search for Here<'_> {
     const STABLE: bool = false;
 
@@ -575,7 +577,7 @@ mod tests {
             let mut all = Frozen::empty(&geometry).unwrap();
             all.add(&here);
             all.finish();
-            assert_eq!(Search::sha256(&all), Search::sha256(&expected));
+            assert_eq!(AnyMap::sha256(&all), AnyMap::sha256(&expected));
         }
     }
 

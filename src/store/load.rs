@@ -7,7 +7,7 @@ use super::DirtyMap;
 use super::core::Core;
 use crate::error::Result;
 use crate::progress::Step;
-use crate::read::{Search, loadable};
+use crate::query::{AnyMap, loadable};
 use std::fmt;
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ impl DirtyMap {
     /// # Errors
     /// The same.
     pub fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-        Search::serialize_part(self, range, buf)
+        AnyMap::serialize_part(self, range, buf)
     }
 
     /// As [`Bitmap::serialized_size`](crate::Bitmap::serialized_size).
@@ -37,7 +37,7 @@ impl DirtyMap {
     /// # Errors
     /// The same.
     pub fn serialized_size(&self, range: Range<u64>) -> Result<u64> {
-        Search::serialized_size(self, range)
+        AnyMap::serialized_size(self, range)
     }
 
     /// As [`Bitmap::serialization_align`](crate::Bitmap::serialization_align).

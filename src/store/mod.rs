@@ -46,8 +46,8 @@ use self::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Runs};
 use crate::geometry::Geometry;
-use crate::iter::{Areas, Granules, WordsIter};
-use crate::read::{AnyMap, Search};
+use crate::query::{AnyMap, Search};
+use crate::query::{Areas, Granules, WordsIter};
 use frozen::{Both, Dirt, Frozen, Here};
 use std::fmt;
 use std::ops::Range;
@@ -355,7 +355,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`] for an item that is not in the map.
     pub fn get(&self, item: u64) -> Result<bool> {
-        Search::get(self.readable()?, item)
+        AnyMap::get(self.readable()?, item)
     }
 
     /// Whether `item`'s granule is dirty here, leaving out what an outstanding [checkpoint](Self::freeze) has frozen: whether
@@ -365,7 +365,7 @@ impl DirtyMap {
     /// As [`get`](Self::get).
     pub fn get_here(&self, item: u64) -> Result<bool> {
         self.readable()?;
-        let found = Search::get(&self.here(), item)?;
+        let found = AnyMap::get(&self.here(), item)?;
         self.readable().map(|_| found)
     }
 
@@ -376,18 +376,18 @@ impl DirtyMap {
     /// [`Error::Unusable`].
     pub fn any_here(&self) -> Result<bool> {
         self.readable()?;
-        let found = !Search::is_empty(&self.here());
+        let found = !AnyMap::is_empty(&self.here());
         self.readable().map(|_| found)
     }
 
     /// Granules that are dirty. Cost: their words.
     pub fn count(&self) -> u64 {
-        Search::count(self)
+        AnyMap::count(self)
     }
 
     /// Items of dirty granules, the partial last granule counted as what it is. Cost: as [`count`](Self::count).
     pub fn dirty_len(&self) -> u64 {
-        Search::dirty_len(self)
+        AnyMap::dirty_len(self)
     }
 
     /// Dirty granules among those that `range` touches.
@@ -395,17 +395,17 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn count_range(&self, range: Range<u64>) -> Result<u64> {
-        Search::count_range(self.readable()?, range)
+        AnyMap::count_range(self.readable()?, range)
     }
 
     /// Whether nothing is dirty.
     pub fn is_empty(&self) -> bool {
-        Search::is_empty(self)
+        AnyMap::is_empty(self)
     }
 
     /// Whether everything is dirty.
     pub fn is_full(&self) -> bool {
-        Search::is_full(self)
+        AnyMap::is_full(self)
     }
 
     /// Whether any item of `range` is dirty; `false` for an empty range.
@@ -413,7 +413,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn any(&self, range: Range<u64>) -> Result<bool> {
-        Search::any(self.readable()?, range)
+        AnyMap::any(self.readable()?, range)
     }
 
     /// Whether all items of `range` are dirty; `true` for an empty range.
@@ -421,7 +421,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn all(&self, range: Range<u64>) -> Result<bool> {
-        Search::all(self.readable()?, range)
+        AnyMap::all(self.readable()?, range)
     }
 
     /// The first dirty item of `range`.
@@ -429,7 +429,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
-        Search::next_dirty(self.readable()?, range)
+        AnyMap::next_dirty(self.readable()?, range)
     }
 
     /// The first clean item of `range`.
@@ -437,7 +437,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
-        Search::next_clean(self.readable()?, range)
+        AnyMap::next_clean(self.readable()?, range)
     }
 
     /// The first dirty area of `range`, cut at `max_len` items and at the range's ends.
@@ -445,7 +445,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::ZeroLength`].
     pub fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
-        Search::next_area(self.readable()?, range, max_len)
+        AnyMap::next_area(self.readable()?, range, max_len)
     }
 
     /// Whether `range.start` is dirty, and how many items from there on are in the same state; `None` for an
@@ -454,17 +454,17 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
-        Search::run(self.readable()?, range)
+        AnyMap::run(self.readable()?, range)
     }
 
     /// SHA-256 over the bottom level's words as little-endian bytes, as [`Bitmap::sha256`](crate::Bitmap::sha256). Of what is
     /// dirty here: without an outstanding checkpoint. In a forked child, that of a map that is all dirty.
     pub fn sha256(&self) -> [u8; 32] {
-        let here = self.readable().map(|_| Search::sha256(&self.here()));
+        let here = self.readable().map(|_| AnyMap::sha256(&self.here()));
         // Asked again: the session of others may have ended meanwhile.
         match here {
             Ok(here) if self.readable().is_ok() => here,
-            _ => Search::sha256(self),
+            _ => AnyMap::sha256(self),
         }
     }
 
@@ -491,7 +491,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_, DirtyMap>> {
-        Search::granules(self.readable()?, range)
+        AnyMap::granules(self.readable()?, range)
     }
 
     /// The dirty areas of `range`, ascending. May run while others set and reset.
@@ -499,7 +499,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_, DirtyMap>> {
-        Search::areas(self.readable()?, range)
+        AnyMap::areas(self.readable()?, range)
     }
 
     /// The nonzero words of the bottom level, with their indices; the first and last masked to `range`.
@@ -507,7 +507,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, DirtyMap>> {
-        Search::words(self.readable()?, range)
+        AnyMap::words(self.readable()?, range)
     }
 
     /// What is known of the map and its file now.

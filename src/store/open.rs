@@ -20,12 +20,12 @@ use crate::format::{
     State, Uuid, VOLATILE_LAYOUT, VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
+use crate::hierarchy::store_unseen;
 use crate::progress::Step;
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
 use crate::weak::{Weak, weak};
-use crate::words::store_unseen;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use crate::format::{
 };
 use crate::geometry::PAGE_WORDS;
 use crate::progress::Step;
-use crate::read::Search;
+use crate::query::Search;
 use crate::sync::MutexGuard;
 use crate::sys::{Disk, Lock};
 use crate::weak::{Weak, weak};

@@ -6,11 +6,11 @@
 use super::core::{Core, Locked};
 use crate::error::Result;
 use crate::geometry::mask_in;
-use crate::levels::words_touched;
+use crate::hierarchy::words_touched;
+use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
 use crate::sync::spin_loop;
 use crate::weak::{Point, Weak, at as point, weak};
-use crate::words::{Shared, WordsMut};
 use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;

@@ -24,7 +24,7 @@ use super::view::{Look, flag, named, runtime};
 use super::{Options, added, check, checkpoint, close, create, points, truncate};
 use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES};
-use crate::read::Search;
+use crate::query::Search;
 use crate::sys::{Disk, Part};
 use crate::weak::{self, Point, Weak};
 use programs::{Op, Programs, name_of, program, report, smallest, tree, verdict};

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{fork, memory};
-use crate::words::Words;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 /// A mapping that a forked child neither inherits nor unmaps: there, its addresses may be somebody else's.
@@ -165,14 +164,14 @@ impl ReadMapping {
 #[derive(Debug)]
 pub(crate) struct ReadWords(MappedWords);
 
-impl Words for &ReadWords {
+impl ReadWords {
     #[inline]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     #[inline]
-    fn load(&self, i: usize) -> u64 {
+    pub(crate) fn load(&self, i: usize) -> u64 {
         self.0[i].load(Relaxed)
     }
 }

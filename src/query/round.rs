@@ -3,10 +3,9 @@
 //! Invariant kept here: every dirty item of the source is covered, and no granule that has none: rounding is
 //! outward and nothing more. Bits past the end are not yielded.
 
-use super::WordsIter;
-use crate::geometry::{Geometry, mask_in};
-use crate::read::Search;
-use crate::words::WORD_BITS;
+use super::iter::WordsIter;
+use super::search::Search;
+use crate::geometry::{Geometry, WORD_BITS, mask_in};
 use std::ops::Range;
 
 /// What word `i` becomes when `1 << shift` bits are made one: which word its bits fall into, and that one's bits.

@@ -2,9 +2,9 @@
 //!
 //! Invariant kept here: none of them knows of levels, and all give the same with and without wide instructions.
 
-use super::looked_at;
+use super::words::looked_at;
+use crate::geometry::WORD_BITS;
 use crate::sys::cpu::{self, Kernel};
-use crate::words::WORD_BITS;
 
 /// Runs a loop over so many words.
 #[inline]

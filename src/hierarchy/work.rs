@@ -2,23 +2,10 @@
 //!
 //! Each figure follows from where the bits are; one that is larger means that something is looked at that tells nothing.
 
-use super::*;
-use std::cell::Cell;
-
-thread_local! {
-    static LOOKED_AT: Cell<u64> = const { Cell::new(0) };
-}
-
-pub(super) fn count(words: u64) {
-    LOOKED_AT.set(LOOKED_AT.get() + words);
-}
-
-/// Words looked at while `f` runs, and what it answers.
-fn counted<R>(f: impl FnOnce() -> R) -> (u64, R) {
-    let before = LOOKED_AT.get();
-    let answer = f();
-    (LOOKED_AT.get() - before, answer)
-}
+use super::levels::Levels;
+use super::walk::Walk;
+use super::words::counted;
+use crate::geometry::{BOTTOM, LEVELS};
 
 const BITS: u64 = 1 << 32;
 const SET: u64 = 1000;

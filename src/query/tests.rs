@@ -1,8 +1,9 @@
 //! What the iterators and readers promise of a map that changes under them.
 
+use super::read::AnyMap;
+use super::search::Search;
 use crate::bitmap::Bitmap;
 use crate::geometry::{Geometry, mask_in};
-use crate::read::Search;
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -46,6 +47,8 @@ impl Live {
             .find(|b| (words[*b as usize / 64] >> (b % 64) & 1 != 0) == state)
     }
 }
+
+impl AnyMap for Live {}
 
 impl Search for Live {
     const STABLE: bool = false;
@@ -164,7 +167,7 @@ fn the_last_granule_is_counted_and_measured_by_the_same_look() {
         let map = Live { geometry, ..Live::new(63, 4) };
         map.put(62, true);
         map.plan.borrow_mut().push((when, 62, false));
-        assert!([0, 9].contains(&Search::dirty_len(&map)));
+        assert!([0, 9].contains(&AnyMap::dirty_len(&map)));
     }
 }
 
@@ -210,14 +213,14 @@ proptest! {
             _ => {
                 let (low, high) = (always.len() as u64, ever.len() as u64);
                 let count = match kind {
-                    4 => Search::count(&map),
-                    5 => Search::dirty_len(&map) / 4,
+                    4 => AnyMap::count(&map),
+                    5 => AnyMap::dirty_len(&map) / 4,
                     _ => map.count_range(0..len).unwrap(),
                 };
                 prop_assert!(low <= count && count <= high);
                 let run = map.run(1..len).unwrap();
                 prop_assert!(run.is_some_and(|(_, n)| n >= 1 && n < len));
-                Search::sha256(&map);
+                AnyMap::sha256(&map);
                 return Ok(());
             }
         };

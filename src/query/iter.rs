@@ -5,11 +5,9 @@
 //! [`Granules::peek`] or [`Areas::peek`] has shown, unless the map cannot change
 //! ([`Search::STABLE`]). An exhausted iterator stays exhausted.
 
-use crate::bitmap::Bitmap;
-use crate::geometry::mask_in;
-use crate::levels::{Walk, words_touched};
-use crate::read::Search;
-use crate::words::WORD_BITS;
+use super::search::Search;
+use crate::geometry::{WORD_BITS, mask_in};
+use crate::hierarchy::{Walk, words_touched};
 use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::Range;
@@ -22,8 +20,8 @@ use std::ops::Range;
 /// On a map that changes meanwhile: bits set may be missed; bits reset and not yet reached (yielded or
 /// [peeked](Self::peek) at) are not yielded; nothing is yielded twice.
 ///
-/// Made by [`Bitmap::granules`].
-pub struct Granules<'a, S: ?Sized = Bitmap> {
+/// Made by [`Bitmap::granules`](crate::Bitmap::granules) and [`DirtyMap::granules`](crate::DirtyMap::granules).
+pub struct Granules<'a, S: ?Sized> {
     map: &'a S,
     /// Bits not yet yielded, and perhaps some of word `index` that were. When `seen` is not zero, none below its first
     /// is dirty.
@@ -140,8 +138,8 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
 /// changes meanwhile the same holds as for [`Granules`], item by item; an area that grew after it was yielded may be
 /// followed by one that starts where it ended.
 ///
-/// Made by [`Bitmap::areas`].
-pub struct Areas<'a, S: ?Sized = Bitmap> {
+/// Made by [`Bitmap::areas`](crate::Bitmap::areas) and [`DirtyMap::areas`](crate::DirtyMap::areas).
+pub struct Areas<'a, S: ?Sized> {
     map: &'a S,
     /// Items not yet yielded.
     items: Range<u64>,
@@ -285,8 +283,8 @@ impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
 /// Cost: O(levels) from one to the next. On a map that changes meanwhile each word is looked at once, when it is
 /// reached.
 ///
-/// Made by [`Bitmap::words`].
-pub struct WordsIter<'a, S: ?Sized = Bitmap> {
+/// Made by [`Bitmap::words`](crate::Bitmap::words) and [`DirtyMap::words`](crate::DirtyMap::words).
+pub struct WordsIter<'a, S: ?Sized> {
     map: &'a S,
     /// Bits not yet yielded.
     bits: Range<u64>,
@@ -340,7 +338,7 @@ impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
     }
 
     /// The same with a bit.
-    fn skip_to(&mut self, bit: u64) {
+    pub(super) fn skip_to(&mut self, bit: u64) {
         self.bits.start = self.bits.start.max(bit).min(self.bits.end);
         self.walk.skip_to(self.bits.start / WORD_BITS);
         self.seen = self.seen.map(|(i, word)| (i, word & mask_in(i, &(bit..u64::MAX)))).filter(|&(_, word)| word != 0);
@@ -424,9 +422,3 @@ impl<S: ?Sized> fmt::Debug for WordsIter<'_, S> {
         f.debug_struct("WordsIter").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
-
-mod rounded;
-pub(crate) use rounded::{Rounded, coarsened};
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,15 @@
 //! The levels against a naive scan, with stale summaries, in both flavours, and with setters between any two
 //! steps of a clearer.
 
-use super::*;
+use super::bulk;
+use super::levels::{Levels, place};
+use super::walk::Walk;
+use super::words::{AtomicU64, Shared, Words, WordsMut};
+use crate::geometry::{BOTTOM, LEVELS, mask_in};
 use crate::sys::cpu::Kernel;
-use crate::words::{AtomicU64, Shared};
 use proptest::prelude::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Words of each level for `bits` bits.
 fn sizes(bits: u64) -> [u64; LEVELS] {

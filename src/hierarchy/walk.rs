@@ -3,8 +3,7 @@
 //! Invariant kept here: a walk only moves forward, and passes no word that was nonzero, with all its summaries set, since the
 //! walk began.
 
-use crate::geometry::BOTTOM;
-use crate::words::WORD_BITS;
+use crate::geometry::{BOTTOM, WORD_BITS};
 
 /// The level above the bottom.
 const LOW: usize = BOTTOM - 1;

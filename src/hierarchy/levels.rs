@@ -10,25 +10,26 @@
 //! level [`BOTTOM`] holds the map's own bits. Ranges are clamped to the map; nothing here panics as long
 //! as the levels have the lengths that [`Geometry::level_words`](crate::Geometry::level_words) gives.
 
-use crate::geometry::{BOTTOM, LEVELS, mask_in};
+use super::kernels;
+use super::words::{Words, WordsMut, looked_at};
+use crate::geometry::{BOTTOM, LEVELS, WORD_BITS, mask_in};
 use crate::sys::cpu::fetch;
 use crate::weak::{Weak, weak};
-use crate::words::{WORD_BITS, Words, WordsMut};
 use std::ops::Range;
 
 /// Seven levels of words, and how many bits of the bottom one count.
 ///
-/// A view: with [`Shared`](crate::words::Shared) words, building one costs seven copies of a slice, and
+/// A view: with [`Shared`](super::words::Shared) words, building one costs seven copies of a slice, and
 /// one is built per operation.
 #[derive(Clone, Debug)]
-pub(crate) struct Levels<W> {
-    level: [W; LEVELS],
-    bits: u64,
+pub struct Levels<W> {
+    pub(super) level: [W; LEVELS],
+    pub(super) bits: u64,
 }
 
 /// The word that bit `bit` lies in, and its mask there.
 #[inline]
-fn place(bit: u64) -> (u64, u64) {
+pub(super) fn place(bit: u64) -> (u64, u64) {
     (bit / WORD_BITS, 1 << (bit % WORD_BITS))
 }
 
@@ -36,15 +37,6 @@ fn place(bit: u64) -> (u64, u64) {
 #[inline]
 pub(crate) fn words_touched(bits: &Range<u64>) -> Range<u64> {
     if bits.start < bits.end { bits.start / WORD_BITS..(bits.end - 1) / WORD_BITS + 1 } else { 0..0 }
-}
-
-/// Words that a search or a loop over many of them looks at. Only tests count them.
-#[inline(always)]
-fn looked_at(words: u64) {
-    #[cfg(test)]
-    work::count(words);
-    #[cfg(not(test))]
-    let _ = words;
 }
 
 impl<W> Levels<W> {
@@ -126,7 +118,7 @@ impl<W: Words> Levels<W> {
     /// there on sends the search up and one to the right; a set bit sends it down. A stale bit sends it
     /// down to a zero word, and so up again, past it. No word is looked at twice at the same position, so it ends.
     #[inline]
-    fn seek(&self, target: usize, start: u64, end: u64) -> Option<(u64, u64)> {
+    pub(super) fn seek(&self, target: usize, start: u64, end: u64) -> Option<(u64, u64)> {
         if start >= end {
             return None;
         }
@@ -376,7 +368,7 @@ impl Levels<Vec<u64>> {
 
     /// Word `word` of level `k` is no longer zero.
     #[inline(never)]
-    fn risen(&mut self, k: usize, mut word: u64) {
+    pub(super) fn risen(&mut self, k: usize, mut word: u64) {
         for k in (0..k).rev() {
             let (up, mask) = place(word);
             if self.level[k].or(up as usize, mask) != 0 {
@@ -388,7 +380,7 @@ impl Levels<Vec<u64>> {
 
     /// Word `word` of level `k` is zero now.
     #[inline(never)]
-    fn cleared(&mut self, k: usize, mut word: u64) {
+    pub(super) fn cleared(&mut self, k: usize, mut word: u64) {
         for k in (0..k).rev() {
             let (up, mask) = place(word);
             if self.level[k].and(up as usize, !mask) & !mask != 0 {
@@ -417,7 +409,7 @@ impl Levels<Vec<u64>> {
     }
 
     /// Clears `bits` of level `k`, finding them through the levels above.
-    fn clear(&mut self, k: usize, bits: &Range<u64>) {
+    pub(super) fn clear(&mut self, k: usize, bits: &Range<u64>) {
         let mut i = bits.start / WORD_BITS;
         loop {
             // Nonzero words seldom come alone: those that follow are not searched for.
@@ -450,16 +442,6 @@ fn raise(words: &mut [u64], bits: &Range<u64>) -> bool {
 
 /// Which bits of the first and of the last word that it touches are in a range that is not empty.
 #[inline]
-fn ends(bits: &Range<u64>) -> [u64; 2] {
+pub(super) fn ends(bits: &Range<u64>) -> [u64; 2] {
     [u64::MAX << (bits.start % WORD_BITS), u64::MAX >> (WORD_BITS - 1 - bits.end.wrapping_sub(1) % WORD_BITS)]
 }
-
-mod bulk;
-mod kernels;
-mod walk;
-pub(crate) use walk::Walk;
-
-#[cfg(test)]
-mod tests;
-#[cfg(test)]
-mod work;

@@ -5,12 +5,10 @@
 //! were true when taken: positions are inside the range asked for, areas are not empty, no granule is counted
 //! twice.
 
-use crate::bitmap::Bitmap;
+use super::iter::{Areas, Granules, WordsIter};
+use super::search::Search;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
-use crate::iter::{Areas, Granules, WordsIter};
-use crate::levels::Walk;
-use crate::words::WORD_BITS;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 
@@ -29,60 +27,7 @@ pub(crate) fn items_of_granules(g: &Geometry, count: u64, last: bool) -> u64 {
 /// Either kind of map: a [`Bitmap`](crate::Bitmap) or a [`DirtyMap`](crate::DirtyMap). What takes one only reads it.
 ///
 /// Sealed: no other type can implement it.
-pub trait AnyMap: Search {}
-
-/// What a map must be able to do so that it can be read: a few searches over bits and words. Everything
-/// else is provided, in items.
-///
-/// Public so that the iterators can name it in their bounds; not reachable from outside, and so sealed.
-pub trait Search {
-    /// Whether the bits cannot change as long as the map is borrowed.
-    const STABLE: bool;
-    /// The map's shape.
-    fn geometry(&self) -> &Geometry;
-    /// The first set bit of `bits`.
-    fn next_set(&self, bits: Range<u64>) -> Option<u64>;
-    /// The first clear bit of `bits`.
-    fn next_clear(&self, bits: Range<u64>) -> Option<u64>;
-    /// The first nonzero bottom word among `words`: its index and its value, both from the same look.
-    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
-    /// Bottom word `i`, which must be below `geometry().words()`.
-    fn word(&self, i: u64) -> u64;
-    /// The next nonzero bottom word of a [stable](Self::STABLE) map, which must provide this; others have none.
-    fn step(&self, _walk: &mut Walk) -> Option<(u64, u64)> {
-        None
-    }
-    /// Folds the words of a [stable](Self::STABLE) map that have some of `bits`, only those of them, and where they are, from
-    /// where a walk is: [`step`](Self::step) for all of them at once. Such a map must provide this, too.
-    fn fold_words<B>(&self, _walk: Walk, _bits: &Range<u64>, init: B, _f: impl FnMut(B, u64, u64) -> B) -> B {
-        init
-    }
-    /// The first stretch among `words` of which every bit is set, as is known without a look at it; `None` where nothing
-    /// is known so.
-    fn full_words(&self, _words: Range<u64>) -> Option<Range<u64>> {
-        None
-    }
-    /// Itself, if it is one in memory, for what is quicker with two of them.
-    fn as_bitmap(&self) -> Option<&Bitmap> {
-        None
-    }
-
-    /// The bits of bottom word `i` that are certainly set: [`word`](Self::word) says "dirty" where that cannot be known.
-    fn certain_word(&self, i: u64) -> u64 {
-        self.word(i)
-    }
-
-    /// Fails where the map cannot be read (any more), and the searches above have to guess.
-    fn check_readable(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// Whether bit `bit` is set.
-    #[inline]
-    fn bit(&self, bit: u64) -> bool {
-        self.word(bit / WORD_BITS) >> (bit % WORD_BITS) & 1 != 0
-    }
-
+pub trait AnyMap: Search {
     /// Whether `item`'s granule is dirty.
     #[inline]
     fn get(&self, item: u64) -> Result<bool> {
@@ -95,35 +40,10 @@ pub trait Search {
         self.count_bits(0..self.geometry().bits())
     }
 
-    /// Bits set among `bits`.
-    fn count_bits(&self, bits: Range<u64>) -> u64 {
-        self.tally(bits).0
-    }
-
     /// Items of dirty granules.
     fn dirty_len(&self) -> u64 {
         let (count, last) = self.tally(0..self.geometry().bits());
         self.items_in(count, last)
-    }
-
-    /// Bits set among `bits`, and whether the last of these is: in one pass, so that it is counted and measured by the same
-    /// look.
-    fn tally(&self, bits: Range<u64>) -> (u64, bool) {
-        let (mut count, mut last, mut at) = (0, false, bits.start);
-        while at < bits.end {
-            let full = self.full_words(at / WORD_BITS..bits.end.div_ceil(WORD_BITS));
-            let full = full.map_or(bits.end..bits.end, |words| {
-                (words.start * WORD_BITS).max(at)..(words.end * WORD_BITS).min(bits.end)
-            });
-            for (i, word) in WordsIter::over(self, at..full.start) {
-                count += u64::from(word.count_ones());
-                last = i == (bits.end - 1) / WORD_BITS && word >> ((bits.end - 1) % WORD_BITS) & 1 != 0;
-            }
-            count += full.end - full.start;
-            last |= full.start < full.end && full.end == bits.end;
-            at = full.end;
-        }
-        (count, last)
     }
 
     /// Items of `count` granules; `last` tells whether the map's last one, which may be partial, is among them.
@@ -180,18 +100,6 @@ pub trait Search {
         Ok(self.area(range, max_len))
     }
 
-    /// [`next_area`](Self::next_area) without its checks.
-    fn area(&self, range: Range<u64>, max_len: u64) -> Option<Range<u64>> {
-        let g = self.geometry();
-        let first = self.next_set(g.touched(&range))?;
-        let start = g.item_of(first).max(range.start);
-        let end = range.end.min(start.saturating_add(max_len));
-        // From the next bit on: this one was set when seen, and the area must not come out empty if it
-        // has been reset since.
-        let stop = self.next_clear(first + 1..g.touched(&(start..end)).end);
-        Some(start..stop.map_or(end, |bit| g.item_of(bit)))
-    }
-
     /// Whether the range starts dirty, and how many of its items have the same state from there on.
     fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
         let g = self.geometry();
@@ -238,16 +146,6 @@ pub trait Search {
         let (out, _) = buf.as_chunks_mut();
         self.copy_words(words, out);
         Ok(())
-    }
-
-    /// Copies bottom words as little-endian bytes to `out`, which has room for as many.
-    fn copy_words(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
-        out.fill([0; 8]);
-        let mut at = words.start;
-        while let Some((i, word)) = self.next_nonzero_word(at..words.end) {
-            out[(i - words.start) as usize] = word.to_le_bytes();
-            at = i + 1;
-        }
     }
 
     /// SHA-256 over all bottom words as little-endian bytes.

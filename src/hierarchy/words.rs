@@ -6,13 +6,11 @@
 //! look at what others change (`store/watch.rs`). The crash and sharing protocol is proved for that order and for no weaker one.
 
 pub(crate) use crate::sync::AtomicU64;
+use crate::sys::ReadWords;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-/// Bits in a word.
-pub(crate) const WORD_BITS: u64 = u64::BITS as u64;
-
 /// An array of words that can be read.
-pub(crate) trait Words {
+pub trait Words {
     /// How many words there are.
     fn len(&self) -> usize;
     /// The word at `i`, which must be less than `len()`.
@@ -25,7 +23,7 @@ pub(crate) trait Words {
 }
 
 /// An array of words that can be changed.
-pub(crate) trait WordsMut: Words {
+pub trait WordsMut: Words {
     /// Replaces word `i`.
     fn store(&mut self, i: usize, value: u64);
     /// Sets the bits of `mask` in word `i`; returns the word as it was.
@@ -112,4 +110,37 @@ impl WordsMut for Shared<'_> {
         let old = self.0[i].load(SeqCst);
         if old & !mask == 0 { old } else { self.0[i].fetch_and(mask, SeqCst) }
     }
+}
+
+impl Words for &ReadWords {
+    #[inline]
+    fn len(&self) -> usize {
+        ReadWords::len(self)
+    }
+    #[inline]
+    fn load(&self, i: usize) -> u64 {
+        ReadWords::load(self, i)
+    }
+}
+
+/// Words that a search or a loop over many of them looks at. Only tests count them.
+#[inline(always)]
+pub(super) fn looked_at(words: u64) {
+    #[cfg(test)]
+    LOOKED_AT.set(LOOKED_AT.get() + words);
+    #[cfg(not(test))]
+    let _ = words;
+}
+
+#[cfg(test)]
+thread_local! {
+    static LOOKED_AT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Words looked at while `f` runs, and what it answers.
+#[cfg(test)]
+pub(super) fn counted<R>(f: impl FnOnce() -> R) -> (u64, R) {
+    let before = LOOKED_AT.get();
+    let answer = f();
+    (LOOKED_AT.get() - before, answer)
 }

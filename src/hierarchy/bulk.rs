@@ -6,11 +6,13 @@
 //! A *block* is the 64 words under one word of the level above. Where that one is not zero, all of them are gone through:
 //! that is quicker than looking for those that are not, and their memory is there.
 
+use super::kernels;
+use super::levels::{Levels, ends, words_touched};
 use super::walk::AHEAD;
-use super::{Levels, Walk, ends, kernels, looked_at, words_touched};
-use crate::geometry::{BOTTOM, mask_in};
+use super::walk::Walk;
+use super::words::looked_at;
+use crate::geometry::{BOTTOM, WORD_BITS, mask_in};
 use crate::sys::cpu::{Kernel, wide};
-use crate::words::WORD_BITS;
 use std::ops::Range;
 
 /// The level above the bottom: one word per block.

@@ -1,0 +1,16 @@
+//! Words, and the levels of summaries above them.
+
+mod bulk;
+mod kernels;
+mod levels;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod words;
+#[cfg(test)]
+mod work;
+
+pub use levels::Levels;
+pub(crate) use levels::words_touched;
+pub use walk::Walk;
+pub(crate) use words::{AtomicU64, Shared, Words, WordsMut, store_unseen};
