@@ -8,26 +8,19 @@ mod cli;
 mod commands;
 mod exit;
 mod files;
-mod load;
-mod open;
-mod output;
+mod map;
 mod picture;
-mod progress;
-mod publish;
-mod raw;
-mod relation;
 mod rng;
-mod signals;
 mod size;
-mod stdin;
-mod storage;
+mod terminal;
 
 use clap::error::ErrorKind;
 use cli::{Command, Format};
 use exit::{Exit, Failure};
-use output::Output;
 use std::io::Write;
 use std::process::ExitCode;
+use terminal::output::Output;
+use terminal::signals;
 
 fn main() -> ExitCode {
     let cli = match cli::parse() {

@@ -8,7 +8,7 @@ use super::compare::{Equal, Pair};
 use crate::exit::Result;
 use crate::files::PIECE;
 use crate::rng::Rng;
-use crate::signals;
+use crate::terminal::signals;
 use dirtymap::Bitmap;
 use indicatif::ProgressBar;
 use std::hash::{BuildHasher, Hasher, RandomState};

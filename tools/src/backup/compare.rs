@@ -6,7 +6,7 @@
 use super::INTERRUPTED;
 use crate::exit::Result;
 use crate::files::{self, Image};
-use crate::signals;
+use crate::terminal::signals;
 use dirtymap::DirtyMap;
 use indicatif::ProgressBar;
 use std::ops::Range;

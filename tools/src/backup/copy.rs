@@ -5,7 +5,7 @@
 use super::INTERRUPTED;
 use crate::exit::Result;
 use crate::files::{self, Image};
-use crate::signals;
+use crate::terminal::signals;
 use indicatif::ProgressBar;
 use std::ops::Range;
 

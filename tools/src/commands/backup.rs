@@ -3,7 +3,7 @@
 use crate::backup::{self, Outcome};
 use crate::cli::Backup;
 use crate::exit::{Exit, Result};
-use crate::output::Output;
+use crate::terminal::output::Output;
 use std::time::Duration;
 
 pub fn run(args: &Backup, wait: Duration, output: Output) -> Result<Exit> {

@@ -3,9 +3,9 @@
 use super::info::{not_kept_up, state_name, verdict_name};
 use crate::cli::Check;
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{Output, fold};
-use crate::relation::Relation;
+use crate::map::relation::Relation;
 use crate::size;
+use crate::terminal::output::{Output, fold};
 use dirtymap::format::COPIES;
 use dirtymap::{Error, Finding, Report, Severity, check, check_after_power_loss};
 use dirtymap_cli::shown::shown;

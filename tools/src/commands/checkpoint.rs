@@ -4,10 +4,10 @@
 
 use crate::cli::{Checkpoint, CheckpointAction, Commit, ExportPoint, File, Freeze, Named, Outstanding};
 use crate::exit::{Exit, Failure, Result};
-use crate::open::{self, With};
-use crate::output::{Output, time};
-use crate::publish;
+use crate::files::publish;
+use crate::map::open::{self, With};
 use crate::size;
+use crate::terminal::output::{Output, time};
 use dirtymap::{Bitmap, DirtyMap, Info, Options};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;

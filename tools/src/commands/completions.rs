@@ -5,10 +5,10 @@
 
 use crate::cli::{self, Completions, Manual};
 use crate::exit::{Exit, Failure, Result};
-use crate::output::Output;
-use crate::publish;
-use crate::signals;
+use crate::files::publish;
 use crate::size;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use clap::Command;
 use clap_mangen::Man;
 use dirtymap_cli::shown::shown;

@@ -2,9 +2,9 @@
 
 use crate::cli::File;
 use crate::exit::{Exit, Result};
-use crate::open;
-use crate::output::Output;
+use crate::map::open;
 use crate::size;
+use crate::terminal::output::Output;
 use serde::Serialize;
 use std::time::Duration;
 

@@ -6,8 +6,8 @@
 use crate::cli;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::Image;
-use crate::open;
-use crate::output::{self, Output};
+use crate::map::open;
+use crate::terminal::output::{self, Output};
 use dirtymap::format::{
     self, COPIES, COPY_BYTES, ENTRY_BYTES, HEADER_REGION, Header, PageBytes, PointRole, Stamp, Uuid,
 };

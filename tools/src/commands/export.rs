@@ -6,12 +6,12 @@
 use crate::cli::Export;
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
-use crate::open;
-use crate::output::Output;
-use crate::publish;
-use crate::raw;
-use crate::signals;
+use crate::files::publish;
+use crate::map::open;
+use crate::map::raw;
 use crate::size;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;

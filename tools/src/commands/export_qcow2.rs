@@ -5,11 +5,11 @@
 
 use crate::cli::ExportQcow2;
 use crate::exit::{Exit, Failure, Result};
-use crate::open;
-use crate::output::Output;
-use crate::publish;
-use crate::signals;
+use crate::files::publish;
+use crate::map::open;
 use crate::size;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::qcow2::{Plan, set_bits, spec};
 use dirtymap_cli::shown::{shown, text_of};

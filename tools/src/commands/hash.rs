@@ -2,8 +2,8 @@
 
 use crate::cli::File;
 use crate::exit::{Exit, Result};
-use crate::open;
-use crate::output::Output;
+use crate::map::open;
+use crate::terminal::output::Output;
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::fmt::Write as _;

@@ -6,13 +6,13 @@
 
 use crate::cli::Import;
 use crate::exit::{Exit, Failure, Result};
+use crate::files::stdin;
 use crate::files::{self, Image, PIECE};
-use crate::load::Loader;
-use crate::open::{self, With};
-use crate::output::Output;
-use crate::raw::{self, Raw};
+use crate::map::load::Loader;
+use crate::map::open::{self, With};
+use crate::map::raw::{self, Raw};
 use crate::size;
-use crate::stdin;
+use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Geometry, Info, inspect};
 use serde::Serialize;
 use std::io;

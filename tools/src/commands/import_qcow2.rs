@@ -6,11 +6,11 @@
 use crate::cli::{Disabled, ImportQcow2, InUse};
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
-use crate::load::{Loader, Made, New};
-use crate::output::Output;
-use crate::publish;
-use crate::signals;
+use crate::files::publish;
+use crate::map::load::{Loader, Made, New};
 use crate::size;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::format::Reasons;
 use dirtymap::{DirtyMap, Options};
 use dirtymap_cli::qcow2::{self, Chunks, Entry, ReadAt};

@@ -2,10 +2,10 @@
 
 use crate::cli;
 use crate::exit::{Exit, Result};
-use crate::open;
-use crate::output::{self, Output, time};
-use crate::relation::Relation;
+use crate::map::open;
+use crate::map::relation::Relation;
 use crate::size;
+use crate::terminal::output::{self, Output, time};
 use dirtymap::format::Reasons;
 use dirtymap::{Durability, FileState, ImageStamp, Info, Verdict, inspect};
 use dirtymap_cli::shown::shown;

@@ -4,9 +4,9 @@
 
 use crate::cli::Map;
 use crate::exit::{Exit, Failure, Result};
-use crate::open;
-use crate::output::Output;
+use crate::map::open;
 use crate::size;
+use crate::terminal::output::Output;
 use dirtymap::DirtyMap;
 use serde::Serialize;
 use std::ops::Range;

@@ -6,10 +6,10 @@
 use crate::cli::Merge;
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
-use crate::open::{self, With};
-use crate::output::Output;
-use crate::signals;
+use crate::map::open::{self, With};
 use crate::size;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::{DirtyMap, Info};
 use serde::Serialize;
 use std::path::Path;

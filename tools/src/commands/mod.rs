@@ -26,7 +26,7 @@ mod write;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Result};
-use crate::output::Output;
+use crate::terminal::output::Output;
 use std::time::Duration;
 
 /// Does what the command line says.

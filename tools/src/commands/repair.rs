@@ -7,9 +7,9 @@ use super::check::{CUT_OFF, Item, examine, items, ruin, severity_name, with_prog
 use super::info::{state_name, verdict_name};
 use crate::cli::Repair;
 use crate::exit::{Exit, Failure, Result};
-use crate::open;
-use crate::output::{Output, fold};
+use crate::map::open;
 use crate::size;
+use crate::terminal::output::{Output, fold};
 use dirtymap::{Error, FilePart, RepairPlan, Report, Severity, Verdict, plan_repair, repair, undo_repair};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;

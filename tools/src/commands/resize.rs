@@ -6,9 +6,9 @@
 use crate::cli::Resize;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
-use crate::open::{self, With};
-use crate::output::Output;
+use crate::map::open::{self, With};
 use crate::size;
+use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, FileState, Geometry, Info, inspect};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;

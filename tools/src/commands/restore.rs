@@ -5,13 +5,13 @@
 
 use crate::cli::Restore;
 use crate::exit::{Exit, Failure, Result};
+use crate::files::publish;
+use crate::files::stdin;
 use crate::files::{Image, PIECE};
-use crate::load::{Loader, Made, New};
-use crate::output::Output;
-use crate::publish;
-use crate::signals;
+use crate::map::load::{Loader, Made, New};
 use crate::size;
-use crate::stdin;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::Options;
 use dirtymap_cli::dump::{self, Area, Failed, Head};
 use dirtymap_cli::shown::shown;

@@ -4,9 +4,9 @@
 
 use crate::cli::{Reset, Set};
 use crate::exit::{Exit, Failure, Result};
-use crate::open::{self, With};
-use crate::output::Output;
+use crate::map::open::{self, With};
 use crate::size;
+use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Info};
 use serde::Serialize;
 use std::ops::Range;

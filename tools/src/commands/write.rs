@@ -5,11 +5,11 @@
 
 use crate::cli::Write;
 use crate::exit::{Exit, Failure, Result};
+use crate::files::stdin;
 use crate::files::{self, Image, PIECE};
-use crate::open::{self, With};
-use crate::output::Output;
+use crate::map::open::{self, With};
 use crate::size;
-use crate::stdin;
+use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Info};
 use serde::Serialize;
 use std::time::Duration;

@@ -3,9 +3,9 @@
 use super::copy_file;
 use crate::exit::{Failure, Result};
 use crate::files::{self, Image};
-use crate::output::Output;
 use crate::rng::Rng;
-use crate::signals;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -3,8 +3,8 @@
 use super::Place;
 use super::round::Round;
 use crate::backup::Outcome;
-use crate::output::Output;
 use crate::size::{count, human};
+use crate::terminal::output::Output;
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};

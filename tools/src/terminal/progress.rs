@@ -2,8 +2,8 @@
 //!
 //! Invariant kept here: whatever is printed, no bar stands in its way.
 
-use crate::output::Output;
-use crate::signals;
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::{Progress, Step};
 use indicatif::ProgressBar;
 use std::ops::ControlFlow;

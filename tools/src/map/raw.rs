@@ -5,8 +5,8 @@
 
 use crate::exit::{Failure, Result};
 use crate::files::{self, Image};
-use crate::signals;
 use crate::size;
+use crate::terminal::signals;
 use dirtymap::{DirtyMap, Geometry};
 use dirtymap_cli::bits;
 use dirtymap_cli::shown::shown;

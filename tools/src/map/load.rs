@@ -4,9 +4,9 @@
 //! when everything behind it is durable, and never in place of another file.
 
 use crate::exit::Result;
-use crate::open;
-use crate::output::Output;
-use crate::progress;
+use crate::map::open;
+use crate::terminal::output::Output;
+use crate::terminal::progress;
 use dirtymap::{Bitmap, DirtyMap, Error, NewFile, Options};
 use serde::Serialize;
 use std::ops::Range;

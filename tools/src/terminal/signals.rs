@@ -4,7 +4,7 @@
 //! order; one that only reads ends at once. A second signal ends either.
 
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{Output, die_interrupted};
+use crate::terminal::output::{Output, die_interrupted};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::atomic::{AtomicBool, Ordering};

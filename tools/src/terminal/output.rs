@@ -7,7 +7,7 @@
 
 use crate::cli::Format;
 use crate::exit::{Exit, Failure, Result};
-use crate::progress;
+use crate::terminal::progress;
 use dirtymap_cli::shown::{acts, shown};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use serde::Serialize;

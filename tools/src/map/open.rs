@@ -5,10 +5,10 @@
 
 use crate::exit::{Exit, Result};
 use crate::files::Image;
-use crate::output::Output;
-use crate::progress;
-use crate::signals;
 use crate::size;
+use crate::terminal::output::Output;
+use crate::terminal::progress;
+use crate::terminal::signals;
 use dirtymap::format::COPIES;
 use dirtymap::{Access, DirtyMap, Error, FileState, ImageStamp, Info, Options, Recovery, inspect};
 use std::cell::Cell;

@@ -3,7 +3,7 @@
 //! Invariant kept here: a signal ends the reading also while there is no input.
 
 use crate::exit::{Failure, Result};
-use crate::signals;
+use crate::terminal::signals;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// Reads until `buffer` is full or the input ends; stops for a signal, also while there is no input.

@@ -1,0 +1,5 @@
+//! What a user sees and types while a command runs: answers, notes, progress, signals.
+
+pub mod output;
+pub mod progress;
+pub mod signals;
