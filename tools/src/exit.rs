@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: every way out of the command has one of these codes; where several apply, the highest.
 
-use crate::terminal::output::time;
+use crate::time::time;
 use dirtymap::{CloseError, Error};
 use dirtymap_cli::shown::shown;
 use std::fmt;

@@ -1,7 +1,19 @@
 //! The `dirtymap` command.
 //!
-//! Layers, each in its own files: `cli` says what can be typed, `commands` does it, `output` shows it, `exit` says
-//! how it ended. Everything about bits and crashes is the library's.
+//! Everything about bits and crashes is the library's. What is here stands in layers; a file imports only from its own layer
+//! and from those below (tools/tests/layers.rs):
+//!
+//! ```text
+//! commands   one file per command: what it asks, does and answers
+//! backup     the engine of `backup`, which the demo uses as well
+//! map        maps as commands use them: opened, loaded, as raw bits, beside their image
+//! files      images, targets, new files, standard input
+//! terminal   answers, notes, progress, signals: output > progress > signals
+//! cli        what can be typed
+//! exit       how it ended
+//! picture | rng | size | time
+//! lib.rs     useful without the command: dump, qcow2 > bits, shown
+//! ```
 
 mod backup;
 mod cli;
@@ -13,13 +25,14 @@ mod picture;
 mod rng;
 mod size;
 mod terminal;
+mod time;
 
 use clap::error::ErrorKind;
 use cli::{Command, Format};
 use exit::{Exit, Failure};
 use std::io::Write;
 use std::process::ExitCode;
-use terminal::output::Output;
+use terminal::output::{Output, die_interrupted};
 use terminal::signals;
 
 fn main() -> ExitCode {
@@ -35,7 +48,7 @@ fn main() -> ExitCode {
     // The demo's victim just dies.
     let listening = match &cli.command {
         Command::DemoWriter(_) => Ok(()),
-        command => signals::listen(output, command.finishes()),
+        command => signals::listen((!command.finishes()).then_some(move || die_interrupted(output))),
     };
     let done = listening.and_then(|()| commands::run(&cli, output));
     done.unwrap_or_else(|failure| {

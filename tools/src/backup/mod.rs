@@ -20,12 +20,14 @@ mod plan;
 pub use outcome::Outcome;
 
 use crate::cli::Backup;
-use crate::commands::checkpoint::keep_last;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::storage;
 use crate::files::{self, Image};
 use crate::map::open::{self, With};
+use crate::map::points::keep_last;
+use crate::map::relation;
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
 use dirtymap::{Bitmap, Checkpoint, Comparison, DirtyMap, ImageStamp, Info, Uuid};
@@ -49,13 +51,13 @@ pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome>
         storage::apart(&image, target)?;
     }
     let acceptable = |info: &Info| {
-        files::fits(info, &args.map, &image)?;
+        relation::fits(info, &args.map, &image)?;
         // Whoever made the map for the image was asked.
         if info.image.is_none() && !args.raw {
             image.is_raw()?;
         }
         if !args.frozen && !args.force {
-            files::belongs(info, &args.map, &image, OTHER_IMAGE)?;
+            relation::belongs(info, &args.map, &image, OTHER_IMAGE)?;
         }
         plan(args, info, target.as_ref(), image.size()).map(drop)
     };
@@ -296,7 +298,7 @@ impl Job<'_> {
             );
             return Err(Failure::new("wrong-target", message));
         }
-        let bar = self.output.progress("comparing", bytes);
+        let bar = progress::bytes("comparing", bytes);
         let pair = self.pair(target, info);
         let found = others.into_iter().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
         bar.finish_and_clear();
@@ -344,7 +346,7 @@ impl Job<'_> {
     }
 
     fn copy(&self, areas: &[Range<u64>], target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
-        let bar = self.output.progress("copying", areas.iter().map(|area| area.end - area.start).sum());
+        let bar = progress::bytes("copying", areas.iter().map(|area| area.end - area.start).sum());
         for area in areas {
             let copied = copy::copy(self.image, target, area.clone(), plan == Plan::New, &bar)?;
             outcome.areas += 1;
@@ -356,7 +358,7 @@ impl Job<'_> {
     }
 
     fn verify(&self, areas: &[Range<u64>], pair: &Pair<'_>, outcome: &mut Outcome) -> Result<()> {
-        let bar = self.output.progress("verifying", areas.iter().map(|area| area.end - area.start).sum());
+        let bar = progress::bytes("verifying", areas.iter().map(|area| area.end - area.start).sum());
         let mut equal = Equal::default();
         let found = areas.iter().find_map(|area| pair.differs(area.clone(), &bar, &mut equal).transpose()).transpose();
         bar.finish_and_clear();

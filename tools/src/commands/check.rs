@@ -5,7 +5,9 @@ use crate::cli::Check;
 use crate::exit::{Exit, Failure, Result};
 use crate::map::relation::Relation;
 use crate::size;
-use crate::terminal::output::{Output, fold};
+use crate::terminal::output::Output;
+use crate::terminal::progress;
+use crate::terminal::text::fold;
 use dirtymap::format::COPIES;
 use dirtymap::{Error, Finding, Report, Severity, check, check_after_power_loss};
 use dirtymap_cli::shown::shown;
@@ -99,13 +101,13 @@ pub(super) fn ruin(place: String, found: String, expected: String) -> Item {
 pub(super) const CUT_OFF: &str = "page table";
 
 /// Checks, showing progress.
-pub(super) fn examine(file: &Path, output: Output) -> dirtymap::Result<Report> {
-    with_progress("checking", output, |progress| check(file, progress))
+pub(super) fn examine(file: &Path) -> dirtymap::Result<Report> {
+    with_progress("checking", |progress| check(file, progress))
 }
 
 /// Shows how far something is.
-pub(super) fn with_progress<R>(what: &'static str, output: Output, f: impl FnOnce(&mut dyn FnMut(u64, u64)) -> R) -> R {
-    let bar = output.progress_count(what, 0);
+pub(super) fn with_progress<R>(what: &'static str, f: impl FnOnce(&mut dyn FnMut(u64, u64)) -> R) -> R {
+    let bar = progress::count(what, 0);
     let done = f(&mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
@@ -122,7 +124,7 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
         true => check_after_power_loss(&args.file, progress),
         false => check(&args.file, progress),
     };
-    let checked = if args.quiet { look(&mut |_, _| {}) } else { with_progress("checking", output, look) };
+    let checked = if args.quiet { look(&mut |_, _| {}) } else { with_progress("checking", look) };
     let file = args.file.display().to_string();
     let (answer, exit) = match checked {
         Ok(report) => {

@@ -6,8 +6,10 @@ use crate::cli::{Checkpoint, CheckpointAction, Commit, ExportPoint, File, Freeze
 use crate::exit::{Exit, Failure, Result};
 use crate::files::publish;
 use crate::map::open::{self, With};
+use crate::map::points::keep_last;
 use crate::size;
-use crate::terminal::output::{Output, time};
+use crate::terminal::output::Output;
+use crate::time::time;
 use dirtymap::{Bitmap, DirtyMap, Info, Options};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
@@ -142,13 +144,6 @@ fn commit(args: &Commit, wait: Duration, output: Output) -> Result<Exit> {
         map.commit_checkpoint(uuid, args.keep)?;
         args.keep_last.map_or(Ok(Vec::new()), |most| keep_last(map, most))
     })
-}
-
-/// Drops the oldest names beyond so many, and says which.
-pub fn keep_last(map: &DirtyMap, most: u64) -> dirtymap::Result<Vec<String>> {
-    let names: Vec<String> = map.points()?.into_iter().map(|point| point.name).collect();
-    let beyond = names.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
-    names.into_iter().take(beyond).map(|name| map.drop_point(&name).map(|()| name)).collect()
 }
 
 fn abort(args: &Outstanding, wait: Duration, output: Output) -> Result<Exit> {

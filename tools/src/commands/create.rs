@@ -46,7 +46,7 @@ pub fn run(args: &Create, output: Output) -> Result<Exit> {
         image.sync()?;
         options = options.image(image.stamp_now()?).like(&image.file);
     }
-    options.progress(progress::show(output)).create_closed(&args.file, len)?;
+    options.progress(progress::show()).create_closed(&args.file, len)?;
     if let Some(image) = image.filter(|image| image.stamp.is_block_device()) {
         output.note(image.untraceable());
     }

@@ -14,6 +14,7 @@ use crate::cli::{self, Demo};
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::Options;
 use report::Answer;
@@ -84,7 +85,7 @@ impl Place {
 fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let origin = match &args.image {
-        Some(from) => image::copy(from, &place.image, output)?,
+        Some(from) => image::copy(from, &place.image)?,
         None => image::make(&place.image, place.dir())?,
     };
     let image = Image::open(&place.image, false)?;
@@ -95,14 +96,14 @@ fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
     let options = Options::new().granularity(GRANULARITY).label("demo").dirty(true).image(image.stamp_now()?);
     options.create(&place.map, image.size())?.close()?;
     let first = round::back_up(place, output)?;
-    compare(place, output, "the first, full backup")?;
+    compare(place, "the first, full backup")?;
     report::say(output, |out| report::full(out, &first));
     answer.first = Some(first);
 
     for number in 1..=args.kills {
         signals::check("the demo is not complete")?;
         let round = round::run(place, number, seed, output)?;
-        compare(place, output, &format!("round {number}"))?;
+        compare(place, &format!("round {number}"))?;
         report::say(output, |out| report::round(out, &round));
         answer.rounds.push(round);
     }
@@ -111,12 +112,12 @@ fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
 }
 
 /// Compares all of the image and the backup, byte for byte.
-fn compare(place: &Place, output: Output, when: &str) -> Result<()> {
+fn compare(place: &Place, when: &str) -> Result<()> {
     let (image, target) = (Image::open(&place.image, false)?, Image::open(&place.target, false)?);
     if image.size() != target.size() {
         return Err(differs(when, format!("sizes differ: {} and {}", image.size(), target.size())));
     }
-    let bar = output.progress("comparing", image.size());
+    let bar = progress::bytes("comparing", image.size());
     let found = compare::compare(&image, &target, 0..image.size(), &bar, &mut Equal::default());
     bar.finish_and_clear();
     found?.map_or(Ok(()), |offset| Err(differs(when, format!("they differ at offset {offset}"))))
@@ -154,8 +155,8 @@ fn backup_args(place: &Place) -> cli::Backup {
 const NO_WAIT: Duration = Duration::ZERO;
 
 /// Copies all of an image, holes as holes.
-fn copy_file(from: &Image, to: &Image, output: Output) -> Result<()> {
-    let bar = output.progress("copying", from.size());
+fn copy_file(from: &Image, to: &Image) -> Result<()> {
+    let bar = progress::bytes("copying", from.size());
     let mut buffer = vec![0; files::PIECE as usize];
     let mut at = 0;
     while let Some(data) = from.next_data(at..from.size()) {

@@ -5,8 +5,8 @@
 use super::map::{Run, runs};
 use crate::cli::Diff;
 use crate::exit::{Exit, Result};
-use crate::files;
 use crate::map::open;
+use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
 use dirtymap::DirtyMap;
@@ -40,7 +40,7 @@ struct Total {
 pub fn run(args: &Diff, wait: Duration, output: Output) -> Result<Exit> {
     let (a, exit_a) = open::for_reading(&args.a, wait, output)?;
     let (b, exit_b) = open::for_reading(&args.b, wait, output)?;
-    files::equally_long((&args.a, a.len()), (&args.b, b.len()))?;
+    relation::equally_long((&args.a, a.len()), (&args.b, b.len()))?;
     let totals = [Cell::new(Total::default()), Cell::new(Total::default())];
     let count = |d: &Difference| {
         let total = &totals[d.only_in as usize];

@@ -11,6 +11,7 @@ use crate::map::open;
 use crate::map::raw;
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::shown::shown;
@@ -44,7 +45,7 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
         map.still_valid()?;
         return Ok(exit);
     }
-    write_file(&map, &args.out, bytes, output)?;
+    write_file(&map, &args.out, bytes)?;
     let answer = Answer {
         file: args.file.display().to_string(),
         out: args.out.display().to_string(),
@@ -59,12 +60,12 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
     Ok(exit)
 }
 
-fn write_file(map: &DirtyMap, path: &Path, bytes: u64, output: Output) -> Result<()> {
+fn write_file(map: &DirtyMap, path: &Path, bytes: u64) -> Result<()> {
     let failed = |what: &'static str| move |e: &io::Error| Failure::io(format_args!("{}: {what}", path.display()), e);
     let new = NewFile::beside(path)?;
     let file = new.file();
     file.set_len(bytes).map_err(|e| failed("set its size")(&e))?;
-    let bar = output.progress("exporting", bytes);
+    let bar = progress::bytes("exporting", bytes);
     let written = raw::blocks(map)?.try_for_each(|(offset, block)| {
         signals::check("nothing was exported")?;
         bar.set_position(offset);

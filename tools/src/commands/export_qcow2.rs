@@ -9,6 +9,7 @@ use crate::files::publish;
 use crate::map::open;
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::qcow2::{Plan, set_bits, spec};
@@ -54,7 +55,7 @@ pub fn run(args: &ExportQcow2, wait: Duration, output: Output) -> Result<Exit> {
     let plan = Plan::new(map.len(), args.granularity.unwrap_or(map.granularity()), name)
         .map_err(|e| Failure::new(e.kind(), format!("{}: {e}", args.file.display())))?;
     let geometry = *plan.geometry();
-    let bar = output.progress_count("exporting", geometry.bits());
+    let bar = progress::count("exporting", geometry.bits());
     let written = if to_stdout {
         // Its parts are not written in their order.
         let aside = tempfile::tempfile().map_err(|e| Failure::io("keep the image in a temporary file", &e));

@@ -11,8 +11,10 @@ use crate::files::{self, Image, PIECE};
 use crate::map::load::Loader;
 use crate::map::open::{self, With};
 use crate::map::raw::{self, Raw};
+use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use dirtymap::{DirtyMap, Geometry, Info, inspect};
 use serde::Serialize;
 use std::io;
@@ -42,14 +44,14 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
     };
     let raw = Raw::new(input, geometry)?;
     let bytes = raw::length(&geometry);
-    raw_ones(&raw, "checking", output, |_| Ok(())).map_err(|failure| failure.and("nothing was changed"))?;
+    raw_ones(&raw, "checking", |_| Ok(())).map_err(|failure| failure.and("nothing was changed"))?;
     let unchanged = |info: &Info| {
-        files::equally_long((&args.file, info.geometry.len()), (&args.file, geometry.len()))
+        relation::equally_long((&args.file, info.geometry.len()), (&args.file, geometry.len()))
             .map_err(|failure| failure.and("it was resized meanwhile"))
     };
     let map = open::for_writing(&args.file, With::Nobody, wait, output, unchanged)?;
     let before = map.count();
-    let replaced = replace(&map, &raw, output);
+    let replaced = replace(&map, &raw);
     let (between, dirty_bits, dirty_bytes) = match replaced {
         Ok(between) => (between, map.count(), map.dirty_len()),
         Err(failure) => {
@@ -77,11 +79,11 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 /// Sets, then resets. Gives the dirty granules of the moment in between.
-fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
+fn replace(map: &DirtyMap, raw: &Raw) -> Result<u64> {
     let half_set = |f: Failure| f.and("some granules that the file calls dirty may be dirty now; none was reset");
     let half_reset = |f: Failure| f.and("what the file calls dirty is dirty; not everything else was reset");
     let mut loader = Loader::new(map)?;
-    let ones = raw_ones(raw, "reading", output, |bits| loader.add(bits))
+    let ones = raw_ones(raw, "reading", |bits| loader.add(bits))
         // Somebody may have cut the file meanwhile, and then the rest of it read as zeros.
         .and_then(|()| raw.unchanged())
         .and_then(|()| loader.finish())
@@ -89,13 +91,13 @@ fn replace(map: &DirtyMap, raw: &Raw, output: Output) -> Result<u64> {
     let between = map.count();
     let reset = match ones {
         Some(ones) => map.intersect(&ones).map_err(Failure::from),
-        None => reset_others(map, raw, output),
+        None => reset_others(map, raw),
     };
     reset.map_err(half_reset).map(|()| between)
 }
 
 /// Resets what is clean in the file, as it is read again.
-fn reset_others(map: &DirtyMap, raw: &Raw, output: Output) -> Result<()> {
+fn reset_others(map: &DirtyMap, raw: &Raw) -> Result<()> {
     let geometry = map.geometry();
     let mut at = 0;
     let mut reset_before = |ones: Range<u64>| {
@@ -103,15 +105,15 @@ fn reset_others(map: &DirtyMap, raw: &Raw, output: Output) -> Result<()> {
         at = ones.end;
         Ok(map.reset(items)?)
     };
-    raw_ones(raw, "resetting", output, &mut reset_before)?;
+    raw_ones(raw, "resetting", &mut reset_before)?;
     raw.unchanged()?;
     let end = geometry.bits();
     reset_before(end..end)
 }
 
 /// Calls `f` for the runs of ones of the raw file, with progress.
-fn raw_ones(raw: &Raw, what: &'static str, output: Output, f: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
-    let bar = output.progress(what, raw.bytes());
+fn raw_ones(raw: &Raw, what: &'static str, f: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+    let bar = progress::bytes(what, raw.bytes());
     let done = raw.ones(&bar, f);
     bar.finish_and_clear();
     done
@@ -145,7 +147,6 @@ fn spool(geometry: &Geometry) -> Result<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Format;
     use dirtymap::Options;
     use std::fs;
 
@@ -158,7 +159,7 @@ mod tests {
         fs::write(&path, [0xff; 256]).expect("write");
         let raw = Raw::new(Image::open(&path, false).expect("open"), *map.geometry()).expect("the right size");
         fs::File::options().write(true).open(&path).expect("open").set_len(0).expect("cut");
-        let failure = replace(&map, &raw, Output::new(Format::Human, 0)).expect_err("changed");
+        let failure = replace(&map, &raw).expect_err("changed");
         assert_eq!(failure.kind, "image-changed");
         assert_eq!(map.dirty_len(), 4096);
     }

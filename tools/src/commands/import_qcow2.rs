@@ -10,6 +10,7 @@ use crate::files::publish;
 use crate::map::load::{Loader, Made, New};
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::format::Reasons;
 use dirtymap::{DirtyMap, Options};
@@ -56,7 +57,7 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
     if disabled || unsaved.is_some() {
         options = options.added_dirt(Reasons::NOT_KEPT_UP);
     }
-    let new = New::create(&args.file, options, image.virtual_size(), output)?;
+    let new = New::create(&args.file, options, image.virtual_size())?;
     match why_dirty {
         Some(why) => output.note(format_args!("bitmap {name:?}: {why}; everything is taken for dirty")),
         None => {
@@ -65,7 +66,7 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
                     .note(format_args!("bitmap {name:?}: {DISABLED}; make a full backup unless that is what you want"));
             }
             let chunks = image.chunks(&entry).map_err(in_image)?;
-            let bar = output.progress_count("importing", chunks.bits());
+            let bar = progress::count("importing", chunks.bits());
             let loaded = load(&new.map, chunks, &bar, in_image);
             bar.finish_and_clear();
             loaded?;

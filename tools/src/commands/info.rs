@@ -5,7 +5,9 @@ use crate::exit::{Exit, Result};
 use crate::map::open;
 use crate::map::relation::Relation;
 use crate::size;
-use crate::terminal::output::{self, Output, time};
+use crate::terminal::output::Output;
+use crate::terminal::text::fold;
+use crate::time::time;
 use dirtymap::format::Reasons;
 use dirtymap::{Durability, FileState, ImageStamp, Info, Verdict, inspect};
 use dirtymap_cli::shown::shown;
@@ -151,7 +153,7 @@ impl Answer {
 
     /// For people: a line per fact.
     pub fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-        let mut line = |name: &str, value: String| output::fold(out, &format!("{name:<13}"), &value);
+        let mut line = |name: &str, value: String| fold(out, &format!("{name:<13}"), &value);
         line("file", shown(&a.file).to_string())?;
         if !a.label.is_empty() {
             line("label", shown(&a.label).to_string())?;

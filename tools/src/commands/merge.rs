@@ -7,6 +7,7 @@ use crate::cli::Merge;
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::map::open::{self, With};
+use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
@@ -39,7 +40,7 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
     }
     let acceptable = |info: &Info| {
         let dest = (args.dest.as_path(), info.geometry.len());
-        sources.iter().try_for_each(|(path, map)| files::equally_long(dest, (path, map.len())))
+        sources.iter().try_for_each(|(path, map)| relation::equally_long(dest, (path, map.len())))
     };
     let counts = |map: &DirtyMap| (map.count(), map.dirty_len());
     let (before, after) = if sources.is_empty() {

@@ -2,7 +2,7 @@
 
 mod backup;
 mod check;
-pub mod checkpoint;
+mod checkpoint;
 mod completions;
 mod count;
 mod create;

@@ -9,7 +9,8 @@ use crate::cli::Repair;
 use crate::exit::{Exit, Failure, Result};
 use crate::map::open;
 use crate::size;
-use crate::terminal::output::{Output, fold};
+use crate::terminal::output::Output;
+use crate::terminal::text::fold;
 use dirtymap::{Error, FilePart, RepairPlan, Report, Severity, Verdict, plan_repair, repair, undo_repair};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
@@ -80,9 +81,9 @@ pub fn run(args: &Repair, wait: Duration, output: Output) -> Result<Exit> {
     if let Some(from) = &args.undo_from {
         return put_back(&args.file, from, wait, output);
     }
-    let planned = || Ok(with_progress("checking", output, |progress| plan_repair(&args.file, progress)));
+    let planned = || Ok(with_progress("checking", |progress| plan_repair(&args.file, progress)));
     let plan = open::patiently(wait, planned).map_err(advise)?;
-    let before = look(&args.file, output)?;
+    let before = look(&args.file)?;
     let needed = plan.is_needed();
     let mut answer = Answer {
         file: args.file.display().to_string(),
@@ -103,7 +104,7 @@ pub fn run(args: &Repair, wait: Duration, output: Output) -> Result<Exit> {
             let opened = OpenOptions::new().write(true).open(&args.file);
             opened.map_err(|e| Failure::io(format_args!("{}: open for writing", args.file.display()), &e))?;
         } else {
-            mend(args, wait, &mut answer, output)?;
+            mend(args, wait, &mut answer)?;
         }
     }
     output.answer(&answer, human)?;
@@ -123,8 +124,8 @@ fn change(part: FilePart, range: &std::ops::Range<u64>) -> Change {
 }
 
 /// The map as it is, also if it cannot be opened.
-fn look(file: &Path, output: Output) -> Result<Look> {
-    match examine(file, output) {
+fn look(file: &Path) -> Result<Look> {
+    match examine(file) {
         Ok(report) => Ok(Look::new(&report)),
         Err(Error::Corrupt { place, found, expected, .. }) if place == CUT_OFF => Ok(Look {
             state: None,
@@ -139,10 +140,10 @@ fn look(file: &Path, output: Output) -> Result<Look> {
 }
 
 /// Repairs, and looks again.
-fn mend(args: &Repair, wait: Duration, answer: &mut Answer, output: Output) -> Result<RepairPlan> {
+fn mend(args: &Repair, wait: Duration, answer: &mut Answer) -> Result<RepairPlan> {
     let undo = args.undo.as_deref();
-    let done = with_progress("repairing", output, |progress| repair(&args.file, undo, wait, progress))?;
-    let after = examine(&args.file, output)?;
+    let done = with_progress("repairing", |progress| repair(&args.file, undo, wait, progress))?;
+    let after = examine(&args.file)?;
     if after.severity() > Some(Severity::Note) {
         let left = after.findings.iter().max_by_key(|f| f.severity);
         let found = left.map(|f| format!("{}, found {}, expected {}", f.place, f.found, f.expected));

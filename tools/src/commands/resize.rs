@@ -7,6 +7,7 @@ use crate::cli::Resize;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
 use crate::map::open::{self, With};
+use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, FileState, Geometry, Info, inspect};
@@ -98,9 +99,9 @@ fn change(args: &Resize, image: Option<&Image>, wait: Duration, output: Output) 
         let Some(image) = image else { return Ok(()) };
         // One of them may have the new length already: this was interrupted in between, or another tool has grown the image.
         if info.geometry.len() != args.size && image.size() != args.size {
-            files::fits(info, &args.file, image)?;
+            relation::fits(info, &args.file, image)?;
         }
-        files::belongs(info, &args.file, image, files::ANOTHER)
+        relation::belongs(info, &args.file, image, relation::ANOTHER)
     };
     let mut map = match image {
         Some(image) => open::for_writing_of(&args.file, With::Nobody, image, wait, output, acceptable)?.0,

@@ -11,6 +11,7 @@ use crate::files::{Image, PIECE};
 use crate::map::load::{Loader, Made, New};
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::Options;
 use dirtymap_cli::dump::{self, Area, Failed, Head};
@@ -37,14 +38,14 @@ pub fn run(args: &Restore, output: Output) -> Result<Exit> {
             "not-an-image" => e.and("a dump that comes from elsewhere is read from standard input (-)"),
             _ => e,
         })?;
-        let head = parse(&text, output, "checking", |_| Ok(()))?;
+        let head = parse(&text, "checking", |_| Ok(()))?;
         (text, head)
     };
     let options = Options::new().granularity(head.geometry.granularity()).durability(head.durability);
-    let new = New::create(&args.file, options.label(&head.label), head.geometry.len(), output)?;
+    let new = New::create(&args.file, options.label(&head.label), head.geometry.len())?;
     let mut assumed_bytes = 0;
     let mut loader = Loader::new(&new.map)?;
-    let again = parse(&text, output, "restoring", |area| {
+    let again = parse(&text, "restoring", |area| {
         assumed_bytes += if area.assumed { area.items.end - area.items.start } else { 0 };
         loader.add(head.geometry.touched(&area.items))
     })?;
@@ -66,8 +67,8 @@ pub fn run(args: &Restore, output: Output) -> Result<Exit> {
 }
 
 /// Reads all of a dump that is in a file.
-fn parse(text: &Image, output: Output, what: &'static str, each: impl FnMut(Area) -> Result<()>) -> Result<Head> {
-    let bar = output.progress(what, text.size());
+fn parse(text: &Image, what: &'static str, each: impl FnMut(Area) -> Result<()>) -> Result<Head> {
+    let bar = progress::bytes(what, text.size());
     let mut at = 0;
     let head = read(&text.path, each, |buffer| {
         signals::check("no map was made")?;

@@ -5,9 +5,9 @@
 use super::diff::{Side, differences};
 use crate::cli::Show;
 use crate::exit::{Exit, Failure, Result};
-use crate::files;
 use crate::files::publish;
 use crate::map::open;
+use crate::map::relation;
 use crate::picture::{self, Grid, Panel};
 use crate::size;
 use crate::terminal::output::Output;
@@ -63,7 +63,7 @@ pub fn run(args: &Show, wait: Duration, output: Output) -> Result<Exit> {
         }
         Some(other) => {
             let (b, exit_b) = open::for_reading(other, wait, output)?;
-            files::equally_long((&args.file, map.len()), (other, b.len()))?;
+            relation::equally_long((&args.file, map.len()), (other, b.len()))?;
             let names = (shown(&args.file).to_string(), shown(other).to_string());
             let (grid, panels) = two(&map, &b, &names, width)?;
             b.still_valid()?;

@@ -8,8 +8,10 @@ use crate::exit::{Exit, Failure, Result};
 use crate::files::stdin;
 use crate::files::{self, Image, PIECE};
 use crate::map::open::{self, With};
+use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::progress;
 use dirtymap::{DirtyMap, Info};
 use serde::Serialize;
 use std::time::Duration;
@@ -28,8 +30,8 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     let image = Image::open(&args.image, true)?;
     files::distinct(&[("image", &args.image), ("map", &args.map)])?;
     let acceptable = |info: &Info| {
-        files::fits(info, &args.map, &image)?;
-        files::belongs(info, &args.map, &image, files::ANOTHER)?;
+        relation::fits(info, &args.map, &image)?;
+        relation::belongs(info, &args.map, &image, relation::ANOTHER)?;
         // Whoever made the map for the image was asked.
         if info.image.is_none() && !args.raw {
             image.is_raw()?;
@@ -47,7 +49,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
     open::cost(&map, output);
     // Also after a failure: what was written is set, and the map says so best when it is closed.
-    let syncing = output.busy("syncing");
+    let syncing = progress::busy("syncing");
     let synced = image.sync();
     syncing.finish_and_clear();
     let closed = synced.and_then(|()| Ok(map.close_with_image(&image.stamp_now()?)?));

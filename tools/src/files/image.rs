@@ -4,7 +4,7 @@
 //! only by a command that has it alone.
 
 use crate::exit::{self, Failure, Result};
-use dirtymap::{Comparison, ImageStamp, Info};
+use dirtymap::ImageStamp;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -284,57 +284,6 @@ pub fn distinct(roles: &[(&str, &Path)]) -> Result<()> {
     }
     Ok(())
 }
-
-/// Refuses maps that cover unequally many bytes.
-pub fn equally_long(a: (&Path, u64), b: (&Path, u64)) -> Result<()> {
-    if a.1 == b.1 {
-        return Ok(());
-    }
-    let message = format!(
-        "{} covers {} bytes and {} covers {}; expected maps that cover equally many",
-        a.0.display(),
-        a.1,
-        b.0.display(),
-        b.1
-    );
-    Err(Failure::new("size-differs", message))
-}
-
-/// Refuses an image whose size is not what the map was made for.
-pub fn fits(info: &Info, map: &Path, image: &Image) -> Result<()> {
-    let (len, size) = (info.geometry.len(), image.size());
-    if len == size {
-        return Ok(());
-    }
-    let (path, map) = (image.path.display(), map.display());
-    let advice = match size > len {
-        true => format!(
-            "if another tool has grown the image, tell the map (dirtymap resize {map} {size} --image {path}): the next backup \
-             copies everything, as nothing proves that it was only grown; else give the map that belongs to this image"
-        ),
-        false => format!(
-            "give the map that belongs to this image; if another tool has cut the image, tell the map (dirtymap resize {map} \
-             {size})"
-        ),
-    };
-    Err(Failure::new("size-differs", format!("{path} has {size} bytes, but {map} is a map for {len} bytes; {advice}")))
-}
-
-/// Refuses an image in place of the one that the map belongs to.
-pub fn belongs(info: &Info, map: &Path, image: &Image, advice: &str) -> Result<()> {
-    let compared = info.image.as_ref().map(|recorded| image.stamp.compare(recorded));
-    let Some(Comparison::Another(why)) = compared else { return Ok(()) };
-    let message = format!(
-        "{} is not the image that {} belongs to ({why}); give that one; {advice}",
-        image.path.display(),
-        map.display()
-    );
-    Err(Failure::new("wrong-image", message))
-}
-
-/// What to do with an image that is not the map's own, for a command that does not copy it.
-pub const ANOTHER: &str =
-    "to take this one for the map's image from now on, make a full backup of it (dirtymap backup --force)";
 
 /// The directory that `path` is in.
 fn directory_of(path: &Path) -> &Path {

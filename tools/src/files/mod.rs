@@ -5,4 +5,4 @@ pub mod publish;
 pub mod stdin;
 pub mod storage;
 
-pub use image::{ANOTHER, Image, PIECE, belongs, distinct, equally_long, fits, pieces, same, sync_directory_of};
+pub use image::{Image, PIECE, distinct, pieces, same, sync_directory_of};

@@ -21,8 +21,8 @@ pub struct New<'a> {
 
 impl<'a> New<'a> {
     /// A map that is to be at `path`.
-    pub fn create(path: &'a Path, options: Options, len: u64, output: Output) -> Result<New<'a>> {
-        let options = options.armed_bound(u64::MAX).flush_interval(None).progress(progress::show(output));
+    pub fn create(path: &'a Path, options: Options, len: u64) -> Result<New<'a>> {
+        let options = options.armed_bound(u64::MAX).flush_interval(None).progress(progress::show());
         let (map, file) = options.create_unpublished(path, len)?;
         Ok(New { map, path, file })
     }

@@ -2,5 +2,6 @@
 
 pub mod load;
 pub mod open;
+pub mod points;
 pub mod raw;
 pub mod relation;

@@ -93,7 +93,7 @@ fn opened(
     // Why it cannot be shared.
     let refusal = Cell::new(None);
     let open = || {
-        let options = options()?.progress(progress::show(output));
+        let options = options()?.progress(progress::show());
         Ok(match with {
             With::Nobody => options.open(path),
             With::Anybody => match options.clone().access(Access::Shared).open(path) {

@@ -5,17 +5,13 @@
 //! A reader that went away is no error. No name acts on a terminal: messages and JSON are escaped here, names in answers for
 //! people where they are written.
 
+use super::progress;
 use crate::cli::Format;
 use crate::exit::{Exit, Failure, Result};
-use crate::terminal::progress;
 use dirtymap_cli::shown::{acts, shown};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use serde::Serialize;
-use std::fmt::Debug;
-use std::io::{self, BufWriter, IsTerminal, Write};
-use std::sync::Mutex;
+use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 /// Something is being printed on stdout, or was. Whoever prints holds its lock, perhaps waiting for a reader.
 static BEGUN: AtomicBool = AtomicBool::new(false);
@@ -155,24 +151,6 @@ impl Output {
             let _ = self.answer(&error, |_, _| Ok(()));
         }
     }
-
-    /// A progress bar over bytes on stderr; silent where that is no terminal.
-    pub fn progress(self, what: &'static str, total: u64) -> ProgressBar {
-        let template = "{msg:9} [{bar:20}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-        bar(what, total, template)
-    }
-
-    /// Shows that something is under way of which nothing tells how far it is.
-    pub fn busy(self, what: &'static str) -> ProgressBar {
-        let bar = bar(what, 0, "{msg:9} for {elapsed}");
-        bar.enable_steady_tick(Duration::from_millis(500));
-        bar
-    }
-
-    /// A progress bar over things to count.
-    pub fn progress_count(self, what: &'static str, total: u64) -> ProgressBar {
-        bar(what, total, "{msg:9} [{bar:30}] {percent}%, {eta} left")
-    }
 }
 
 /// The JSON of a failure.
@@ -186,112 +164,6 @@ struct ErrorFields<'a> {
     kind: &'a str,
     message: &'a str,
     exit: u8,
-}
-
-fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
-    let target = if !io::stderr().is_terminal() {
-        ProgressDrawTarget::hidden()
-    } else if std::env::var_os("TERM").is_none_or(|term| term == "dumb") {
-        ProgressDrawTarget::term_like(Box::new(Lines::new(io::stderr())))
-    } else {
-        ProgressDrawTarget::stderr()
-    };
-    styled(ProgressBar::with_draw_target(Some(total), target), what, template)
-}
-
-fn styled(bar: ProgressBar, what: &'static str, template: &str) -> ProgressBar {
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_message(what);
-    bar
-}
-
-/// A terminal that cannot move its cursor: progress is a plain line now and then.
-#[derive(Debug)]
-struct Lines<W>(Mutex<(W, String, Option<Instant>)>);
-
-impl<W: Write> Lines<W> {
-    /// Between two lines.
-    const PAUSE: Duration = Duration::from_secs(5);
-
-    fn new(out: W) -> Lines<W> {
-        Lines(Mutex::new((out, String::new(), None)))
-    }
-
-    /// Keeps text for the next line.
-    fn keep(&self, text: &str) -> io::Result<()> {
-        let mut inner = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
-        inner.1.push_str(text);
-        Ok(())
-    }
-}
-
-impl<W: Write + Debug + Send> TermLike for Lines<W> {
-    fn width(&self) -> u16 {
-        COLUMNS as u16
-    }
-
-    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn write_line(&self, text: &str) -> io::Result<()> {
-        self.keep(text)
-    }
-
-    fn write_str(&self, text: &str) -> io::Result<()> {
-        self.keep(text)
-    }
-
-    fn clear_line(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let mut inner = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
-        let (out, text, last) = &mut *inner;
-        let text = std::mem::take(text);
-        if text.trim().is_empty() || last.is_some_and(|last| last.elapsed() < Self::PAUSE) {
-            return Ok(());
-        }
-        *last = Some(Instant::now());
-        writeln!(out, "{}", text.trim_end())
-    }
-}
-
-/// Columns that every terminal has.
-const COLUMNS: usize = 80;
-
-/// A line of a table that is not wider than a terminal: words that do not fit go below the first one.
-pub fn fold(out: &mut dyn Write, head: &str, text: &str) -> io::Result<()> {
-    let indent = head.chars().count();
-    let (mut line, mut columns) = (head.to_string(), indent);
-    for (i, word) in text.split(' ').enumerate() {
-        let width = word.chars().count();
-        if i > 0 && columns + 1 + width > COLUMNS {
-            writeln!(out, "{line}")?;
-            (line, columns) = (" ".repeat(indent.max(2)), indent.max(2));
-        } else if i > 0 {
-            line.push(' ');
-            columns += 1;
-        }
-        line.push_str(word);
-        columns += width;
-    }
-    writeln!(out, "{line}")
 }
 
 /// JSON text in which nothing acts on a terminal.
@@ -312,57 +184,8 @@ pub fn json(value: &impl Serialize, pretty: bool) -> io::Result<String> {
     Ok(escaped)
 }
 
-/// A time as RFC 3339 in UTC; `None` for "never", and for what no calendar has.
-pub fn time(seconds: i64) -> Option<String> {
-    (seconds != 0).then(|| jiff::Timestamp::from_second(seconds).ok()).flatten().map(|t| t.to_string())
-}
-
 /// Ends the process at once, saying that it was interrupted. For commands that have nothing to finish.
 pub fn die_interrupted(output: Output) -> ! {
     output.failure(&Failure::interrupted("interrupted; nothing was changed"));
     std::process::exit(Exit::Interrupted.code().into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    #[derive(Clone, Debug, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn progress_without_a_cursor_is_plain_lines_and_few_of_them() {
-        let kept = Kept::default();
-        let target = ProgressDrawTarget::term_like(Box::new(Lines::new(kept.clone())));
-        let bar = styled(ProgressBar::with_draw_target(Some(100), target), "copying", "{msg} {pos} of {len}");
-        for position in 0..=100 {
-            bar.set_position(position);
-            bar.tick();
-        }
-        bar.finish_and_clear();
-        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
-        assert!(text.starts_with("copying ") && text.ends_with(" of 100\n"), "{text:?}");
-        assert!(text.lines().count() < 10 && !text.contains(['\r', '\u{1b}']), "{text:?}");
-    }
-
-    #[test]
-    fn folded_lines_are_no_wider_than_a_terminal() {
-        let mut out = Vec::new();
-        fold(&mut out, "found  ", &"word ".repeat(40)).expect("written");
-        let text = String::from_utf8(out).expect("text");
-        assert!(text.lines().count() == 3 && text.lines().all(|line| line.len() <= COLUMNS), "{text}");
-        assert!(text.lines().skip(1).all(|line| line.starts_with("       word")), "{text}");
-    }
 }

@@ -1,19 +1,22 @@
-//! How far the library's long work is.
+//! How far long work is: bars on a terminal, on stderr.
 //!
 //! Invariant kept here: whatever is printed, no bar stands in its way.
 
-use crate::terminal::output::Output;
-use crate::terminal::signals;
+use super::signals;
+use super::text::COLUMNS;
 use dirtymap::{Progress, Step};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use std::fmt::Debug;
+use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The bar of the step that the library is at.
 static SHOWN: Mutex<Option<(Step, ProgressBar)>> = Mutex::new(None);
 
 /// For [`dirtymap::Options::progress`]: shows how far the work is, and stops it when somebody wants the command to stop.
-pub fn show(output: Output) -> impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static {
+pub fn show() -> impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static {
     move |Progress { step, done, total, .. }| {
         if signals::requested() {
             clear();
@@ -24,7 +27,7 @@ pub fn show(output: Output) -> impl Fn(Progress) -> ControlFlow<()> + Send + Syn
             if let Some((_, bar)) = shown.take() {
                 bar.finish_and_clear();
             }
-            *shown = Some((step, output.progress_count(step.name(), total)));
+            *shown = Some((step, count(step.name(), total)));
         }
         if let Some((_, bar)) = &*shown {
             bar.set_position(done);
@@ -37,5 +40,142 @@ pub fn show(output: Output) -> impl Fn(Progress) -> ControlFlow<()> + Send + Syn
 pub fn clear() {
     if let Some((_, bar)) = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).take() {
         bar.finish_and_clear();
+    }
+}
+
+/// A bar over bytes; silent where stderr is no terminal.
+pub fn bytes(what: &'static str, total: u64) -> ProgressBar {
+    let template = "{msg:9} [{bar:20}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    bar(what, total, template)
+}
+
+/// A bar over things to count.
+pub fn count(what: &'static str, total: u64) -> ProgressBar {
+    bar(what, total, "{msg:9} [{bar:30}] {percent}%, {eta} left")
+}
+
+/// Shows that something is under way of which nothing tells how far it is.
+pub fn busy(what: &'static str) -> ProgressBar {
+    let bar = bar(what, 0, "{msg:9} for {elapsed}");
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
+    let target = if !io::stderr().is_terminal() {
+        ProgressDrawTarget::hidden()
+    } else if std::env::var_os("TERM").is_none_or(|term| term == "dumb") {
+        ProgressDrawTarget::term_like(Box::new(Lines::new(io::stderr())))
+    } else {
+        ProgressDrawTarget::stderr()
+    };
+    styled(ProgressBar::with_draw_target(Some(total), target), what, template)
+}
+
+fn styled(bar: ProgressBar, what: &'static str, template: &str) -> ProgressBar {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what);
+    bar
+}
+
+/// A terminal that cannot move its cursor: progress is a plain line now and then.
+#[derive(Debug)]
+struct Lines<W>(Mutex<(W, String, Option<Instant>)>);
+
+impl<W: Write> Lines<W> {
+    /// Between two lines.
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    fn new(out: W) -> Lines<W> {
+        Lines(Mutex::new((out, String::new(), None)))
+    }
+
+    /// Keeps text for the next line.
+    fn keep(&self, text: &str) -> io::Result<()> {
+        let mut inner = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
+        inner.1.push_str(text);
+        Ok(())
+    }
+}
+
+impl<W: Write + Debug + Send> TermLike for Lines<W> {
+    fn width(&self) -> u16 {
+        COLUMNS as u16
+    }
+
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.keep(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.keep(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut inner = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
+        let (out, text, last) = &mut *inner;
+        let text = std::mem::take(text);
+        if text.trim().is_empty() || last.is_some_and(|last| last.elapsed() < Self::PAUSE) {
+            return Ok(());
+        }
+        *last = Some(Instant::now());
+        writeln!(out, "{}", text.trim_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn progress_without_a_cursor_is_plain_lines_and_few_of_them() {
+        let kept = Kept::default();
+        let target = ProgressDrawTarget::term_like(Box::new(Lines::new(kept.clone())));
+        let bar = styled(ProgressBar::with_draw_target(Some(100), target), "copying", "{msg} {pos} of {len}");
+        for position in 0..=100 {
+            bar.set_position(position);
+            bar.tick();
+        }
+        bar.finish_and_clear();
+        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
+        assert!(text.starts_with("copying ") && text.ends_with(" of 100\n"), "{text:?}");
+        assert!(text.lines().count() < 10 && !text.contains(['\r', '\u{1b}']), "{text:?}");
     }
 }

@@ -4,20 +4,19 @@
 //! order; one that only reads ends at once. A second signal ends either.
 
 use crate::exit::{Exit, Failure, Result};
-use crate::terminal::output::{Output, die_interrupted};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Starts to listen. `finishes`: the command looks at [`requested`] by itself.
-pub fn listen(output: Output, finishes: bool) -> Result<()> {
+/// Starts to listen. `end`: what a signal does at once, for a command that does not look at [`requested`] by itself.
+pub fn listen(end: Option<impl Fn() + Send + 'static>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Failure::io("listen for signals", &e))?;
     let wait = move || {
         for _ in signals.forever() {
-            if !finishes {
-                die_interrupted(output);
+            if let Some(end) = &end {
+                end();
             }
             if REQUESTED.swap(true, Ordering::SeqCst) {
                 std::process::exit(Exit::Interrupted.code().into());

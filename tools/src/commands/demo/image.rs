@@ -4,7 +4,6 @@ use super::copy_file;
 use crate::exit::{Failure, Result};
 use crate::files::{self, Image};
 use crate::rng::Rng;
-use crate::terminal::output::Output;
 use crate::terminal::signals;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,10 +17,10 @@ const MOST_BYTES: u64 = 96 << 20;
 const MOST_FILES: usize = 8000;
 
 /// Copies the user's image; says what it is.
-pub fn copy(from: &Path, to: &Path, output: Output) -> Result<String> {
+pub fn copy(from: &Path, to: &Path) -> Result<String> {
     let from = Image::open(from, false)?;
     let to = new_file(to, from.size())?;
-    copy_file(&from, &to, output)?;
+    copy_file(&from, &to)?;
     Ok(format!("a copy of {}", from.path.display()))
 }
 
