@@ -138,25 +138,38 @@ fn keep_in_memory(view: &mut View, path: &Path, header: &Header, shared: bool) -
     }
 }
 
-/// The chunks of the live level whose space is known to be allocated.
+/// Blocks of the volatile region, of 64 KiB each, whose space is known to be allocated. All that a change in a chunk can touch
+/// becomes known together, so that the chunk's own block of the live level tells.
 #[derive(Debug, Default)]
 pub(crate) struct Allocated(HashSet<u64>);
 
 impl Allocated {
-    /// Makes sure that changing some bottom words of a map cannot fail for want of space.
+    /// Makes sure that changing some bottom words of a map cannot fail for want of space. Each block is asked for once, and
+    /// those side by side together.
     pub(crate) fn ensure(&mut self, disk: &dyn Disk, path: &Path, header: Place<'_>, words: Range<u64>) -> Result<()> {
         let Place { layout, geometry } = header;
-        for chunk in words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS) {
-            if !self.0.contains(&chunk) {
-                let words = chunk * CHUNK_WORDS..((chunk + 1) * CHUNK_WORDS).min(geometry.words());
-                allocate(disk, layout, geometry, words).map_err(|source| Error::Io {
-                    op: "allocate space for the volatile part",
-                    path: path.to_path_buf(),
-                    source,
-                })?;
-                self.0.insert(chunk);
-            }
+        let v = VolatileLayout::new(geometry);
+        let chunks = words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS);
+        let known = |&chunk: &u64| self.0.contains(&(v.live.start / ALIGN + chunk));
+        if chunks.clone().all(|chunk| known(&chunk)) {
+            return Ok(());
         }
+        let words = chunks.start * CHUNK_WORDS..(chunks.end * CHUNK_WORDS).min(geometry.words());
+        let mut missing: Vec<u64> =
+            touched(&v, words).into_iter().flatten().filter(|block| !self.0.contains(block)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        let base = layout.volatile.start;
+        for side_by_side in missing.chunk_by(|a, b| a + 1 == *b) {
+            let (first, count) = (side_by_side[0], side_by_side.len() as u64);
+            let space = base + first * ALIGN..base + (first + count) * ALIGN;
+            disk.allocate(space).map_err(|source| Error::Io {
+                op: "allocate space for the volatile part",
+                path: path.to_path_buf(),
+                source,
+            })?;
+        }
+        self.0.extend(missing);
         Ok(())
     }
 }
@@ -168,42 +181,30 @@ pub(crate) struct Place<'a> {
     pub geometry: &'a Geometry,
 }
 
-/// Allocates what changing the bits of some bottom words can touch.
-fn allocate(disk: &dyn Disk, layout: &Layout, geometry: &Geometry, words: Range<u64>) -> io::Result<()> {
-    let v = VolatileLayout::new(geometry);
-    let mut ranges = vec![v.runtime.clone()];
-    let mut add = |base: u64, items: &Range<u64>| ranges.push(base + items.start * 8..base + items.end * 8);
-    add(v.live.start, &words);
-    add(v.durable.start, &words);
+/// The blocks that changing the bits of some bottom words can touch. As large as the largest host page: a store into a mapping
+/// dirties a whole page.
+fn touched(v: &VolatileLayout, words: Range<u64>) -> Vec<Range<u64>> {
+    let blocks = |bytes: Range<u64>| bytes.start / ALIGN..bytes.end.div_ceil(ALIGN);
+    let of = |base: u64, items: &Range<u64>| blocks(base + items.start * 8..base + items.end * 8);
+    let mut all = vec![blocks(v.runtime.clone()), of(v.live.start, &words), of(v.durable.start, &words)];
     let mut items = words;
     for k in (0..BOTTOM).rev() {
         items = items.start / 64..items.end.div_ceil(64);
         if k == BOTTOM - 1 {
-            add(v.armed.start, &items);
-            add(v.touched.start, &items);
+            all.extend([of(v.armed.start, &items), of(v.touched.start, &items)]);
         }
-        add(v.levels[k].start, &items);
+        all.push(of(v.levels[k].start, &items));
     }
-    for r in &mut ranges {
-        // Outward to what the largest host page can hold: a store into a mapping dirties a whole page.
-        *r = r.start / ALIGN * ALIGN..r.end.div_ceil(ALIGN) * ALIGN;
-    }
-    ranges.sort_by_key(|r| r.start);
-    ranges.dedup_by(|next, kept| {
-        let joined = next.start <= kept.end;
-        if joined {
-            kept.end = kept.end.max(next.end);
-        }
-        joined
-    });
-    let base = layout.volatile.start;
-    ranges.iter().try_for_each(|r| disk.allocate(base + r.start..base + r.end))
+    all
 }
 
 const _: () = assert!(PAGE_WORDS == 64);
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::format::Uuid;
+    use crate::store::sim::{Call, Image, SimDisk};
     use crate::sys::refuse::{Refused, refusing};
     use crate::{Access, DirtyMap, Durability, Options, Verdict};
     use std::path::Path;
@@ -216,6 +217,32 @@ mod tests {
 
     fn granule(i: u64) -> std::ops::Range<u64> {
         i << 12..(i + 1) << 12
+    }
+
+    /// For each chunk that is new, its own two blocks: those that many chunks have in common are asked for once.
+    #[test]
+    fn space_is_asked_for_once() {
+        let header = Header::new(Uuid([7; 16]), Geometry::new(1 << 36, 0).unwrap(), Durability::Process);
+        let place = Place { layout: &header.layout, geometry: &header.geometry };
+        let disk = SimDisk::new(Image::default(), Vec::new());
+        let mut allocated = Allocated::default();
+        let mut asked = |chunks: Range<u64>| {
+            let before = disk.calls(Call::Allocate);
+            let words = chunks.start * CHUNK_WORDS..chunks.end * CHUNK_WORDS;
+            allocated.ensure(&*disk, Path::new("map"), place, words).unwrap();
+            disk.calls(Call::Allocate) - before
+        };
+        // Of what is above, 64 chunks have a block in common, which need not begin with the first of them.
+        assert!(asked(5..6) <= 8);
+        assert!(asked(6..7) <= 3 && asked(40..41) <= 3);
+        assert_eq!(asked(5..7), 0);
+        assert!(asked(7..40) <= 3, "a stretch of them is one");
+        assert_eq!(asked(5..41), 0);
+        let each = (1000..2000).map(|chunk| asked(chunk..chunk + 1)).sum::<usize>();
+        assert!((2000..2000 + 3 * (1000 / 64 + 2)).contains(&each), "{each} for 1000 chunks");
+        // Around all of these.
+        assert!(asked(0..3000) <= 5 * 3);
+        assert_eq!((0..3000).map(|chunk| asked(chunk..chunk + 1)).sum::<usize>(), 0);
     }
 
     /// All that a map does where a file system can neither set space aside nor free it, as ext2.

@@ -220,8 +220,8 @@ impl Core {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if self.lists_all {
             // Everything is listed: arming only means that the space is allocated.
-            let first = wanted.start / CHUNK_WORDS * CHUNK_WORDS;
-            return Runs::one(first..(first + CHUNK_WORDS).min(words));
+            let chunks = wanted.start / CHUNK_WORDS..wanted.end.div_ceil(CHUNK_WORDS);
+            return Runs::one(chunks.start * CHUNK_WORDS..(chunks.end * CHUNK_WORDS).min(words));
         }
         let own = wanted.start..wanted.end.min(words);
         let room = self.armed_bound.max(own.end - own.start);
