@@ -43,6 +43,7 @@ compile_error!("dirtymap needs Linux: open-file-description locks, ranged syncs 
 compile_error!("dirtymap needs 64-bit addresses: it maps files that are larger than 32 bits allow");
 
 mod bitmap;
+mod engine;
 mod error;
 mod file;
 pub mod format;
@@ -50,10 +51,13 @@ mod fsck;
 mod geometry;
 mod hierarchy;
 mod image_stamp;
+mod map;
 mod options;
 mod progress;
 mod query;
+mod session;
 mod shm;
+#[cfg(test)]
 mod store;
 mod sync;
 mod sys;
@@ -62,6 +66,7 @@ mod watcher;
 mod weak;
 
 pub use bitmap::{Bitmap, Loading};
+pub use engine::{Checkpoint, NamedPoint, WriteGuard};
 pub use error::{Error, Holder, Result};
 pub use file::create::NewFile;
 pub use format::{CheckpointState, Durability, Uuid};
@@ -71,10 +76,11 @@ pub use fsck::repair::{FilePart, RepairPlan, plan_repair, repair, undo_repair};
 pub use fsck::undo::Undone;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
+pub use map::{CloseError, DirtyMap, MapLoading, Stats};
 pub use options::{Access, Options};
 pub use progress::{Progress, Step};
 pub use query::{AnyMap, Areas, Granules, WordsIter};
-pub use store::{Checkpoint, CloseError, DirtyMap, MapLoading, NamedPoint, Recovery, Stats, WriteGuard};
+pub use session::Recovery;
 
 /// The README's program is compiled with the doc tests.
 #[cfg(doctest)]

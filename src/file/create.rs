@@ -3,6 +3,7 @@
 //! Invariant kept here: the name appears only when everything behind it is durable, and never in
 //! place of another file.
 
+use crate::engine::points::{BATCH_PAGES, some_pages};
 use crate::error::{Error, Result};
 use crate::file::headers;
 use crate::file::pages::{self, PageContent};
@@ -11,7 +12,6 @@ use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
 use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
-use crate::store::points::{BATCH_PAGES, some_pages};
 use crate::sys::create::{self, Permit};
 use crate::sys::{Disk, FileDisk, Part, facts, fs};
 use crate::weak::{Weak, weak};

@@ -2,6 +2,12 @@
 //!
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
+use crate::engine::added;
+use crate::engine::checkpoint;
+use crate::engine::checkpoint::Checkpoint;
+use crate::engine::core::Core;
+use crate::engine::points;
+use crate::engine::points::NamedPoint;
 use crate::error::{Error, Result};
 use crate::file::headers::{self, Copies, Newest};
 use crate::file::scan::Scan;
@@ -10,17 +16,11 @@ use crate::fsck::findings::{self, Finding, Severity};
 use crate::fsck::survey::{self, Count, Survey};
 use crate::geometry::{Geometry, LEVELS};
 use crate::image_stamp::ImageStamp;
+use crate::map::DirtyMap;
 use crate::query::AnyMap;
-use crate::store::Checkpoint;
-use crate::store::DirtyMap;
-use crate::store::NamedPoint;
-use crate::store::added;
-use crate::store::attach::{self, Reading};
-use crate::store::checkpoint;
-use crate::store::core::Core;
-use crate::store::open::{self, Recovery, items_in};
-use crate::store::points;
-use crate::store::watch::Watch;
+use crate::session::attach::{self, Reading};
+use crate::session::open::{self, Recovery, items_in};
+use crate::session::watch::Watch;
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
 use std::sync::Arc;

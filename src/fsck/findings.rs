@@ -10,7 +10,7 @@ use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copi
 use crate::fsck::check::{damaged_copies, is_rival};
 use crate::fsck::survey::{Group, Survey};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
-use crate::store::open::items_in;
+use crate::session::open::items_in;
 use std::ops::Range;
 
 /// How bad a finding is.

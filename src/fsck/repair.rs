@@ -5,6 +5,7 @@
 //! doubt is durable in both pairs before the first page, and a point that is not all dirty yet has a page that fails.
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
+use crate::engine::added::remember;
 use crate::error::{Error, Result, counted};
 use crate::file::headers::{self, Copies, Newest};
 use crate::file::locks::locked;
@@ -18,10 +19,9 @@ use crate::fsck::survey::{Count, Survey};
 use crate::fsck::undo::{self, Undone};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::options::Options;
+use crate::session::attach;
+use crate::session::open::{self, Recovery, all_words, items_in, words_of_pages};
 use crate::shm::view::named;
-use crate::store::added::remember;
-use crate::store::attach;
-use crate::store::open::{self, Recovery, all_words, items_in, words_of_pages};
 use crate::sys::{Disk, Lock, Part, facts};
 use crate::weak::{Weak, weak};
 use std::io;
@@ -334,10 +334,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         if damage {
             remember(&mut next, Reasons::REPAIR);
         }
-        crate::store::close::set_exact(
-            &mut next,
-            header.state == State::Clean && header.image.is_some_and(|i| i.exact),
-        );
+        crate::map::close::set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
         let mut pair = newest.pair;
         let mut commit = |next: &mut Header| {
             next.sequence += 1;

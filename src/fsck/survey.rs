@@ -8,8 +8,8 @@ use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{Header, Runs};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::query::items_of_granules;
+use crate::session::open::lost_granules;
 use crate::shm::view::named;
-use crate::store::open::lost_granules;
 use std::ops::Range;
 
 /// Groups of failed pages that are kept.

@@ -11,7 +11,7 @@ use crate::file::headers::{self, Copies};
 use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
 use crate::format::{COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, State, Uuid, copy_offset};
 use crate::fsck::repair::FilePart;
-use crate::store::open::all_words;
+use crate::session::open::all_words;
 use crate::sys::{Disk, Part, facts};
 use crate::weak::{Weak, weak};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};

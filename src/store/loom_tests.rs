@@ -8,15 +8,16 @@
 //!
 //!     RUSTFLAGS='--cfg loom' cargo test --release --lib --target-dir target/loom loom_tests -- --nocapture
 
-use super::core::{Core, Parts};
-use super::headers::{self, Published};
-use super::scan::Scan;
 use super::sim::{Fault, Image, Pick, SimDisk};
-use super::view::runtime;
-use super::volatile::{self, Allocated};
-use super::{Options, create};
+use crate::engine::core::{Core, Parts};
+use crate::file::create;
+use crate::file::headers::{self, Published};
+use crate::file::scan::Scan;
 use crate::format::{Durability, Runs, State, Uuid};
 use crate::geometry::Geometry;
+use crate::options::Options;
+use crate::shm::view::runtime;
+use crate::shm::volatile::{self, Allocated};
 use crate::sync::AtomicU64;
 use crate::weak::{self, Weak};
 use std::collections::BTreeMap;
@@ -217,7 +218,7 @@ impl World {
             ahead_bound: 1,
             allocated: Allocated::default(),
             image_before: None,
-            watcher: super::progress::Watcher::default(),
+            watcher: crate::watcher::Watcher::default(),
         };
         let core = Core::new(parts, &newest.header).unwrap();
         let looks = Arc::new(AtomicU64::new(0));

@@ -11,7 +11,7 @@ use crate::fsck::repair::{apply, plan};
 use crate::fsck::survey::Survey;
 use crate::fsck::undo::{put_back_from, write};
 use crate::geometry::PAGE_BYTES;
-use crate::store::open::header_of_point;
+use crate::session::open::header_of_point;
 use std::io::Cursor;
 
 /// What counts as dirty in a file; nothing says so where it cannot be opened.

@@ -6,8 +6,8 @@
 
 use super::*;
 use crate::error::Holder;
-use crate::store::Access;
-use crate::store::open::join;
+use crate::options::Access;
+use crate::session::open::join;
 use crate::sys::disk::Identity;
 use crate::sys::{Lock, Mapping, Part};
 use programs::operation;

@@ -7,10 +7,13 @@
 use super::sharing::two_of;
 use super::*;
 use crate::error::Error;
+use crate::file::pages;
 use crate::format::{ALIGN, Reasons, Stamp, StampKind};
 use crate::image_stamp::ImageStamp;
-use crate::store::open::{Recovery, join};
-use crate::store::{Access, Inner, attach, pages};
+use crate::map::Inner;
+use crate::options::Access;
+use crate::session::attach;
+use crate::session::open::{Recovery, join};
 use crate::sys::{FileDisk, Part};
 use crate::{DirtyMap, Result};
 use std::cell::Cell;

@@ -72,7 +72,7 @@ fn suite(step: Weak) -> Suite {
         Weak::TruncateNoClear => Schedules,
         Weak::TruncateNoSync => Schedules,
         Weak::TruncateKeepShared => {
-            Test(truncate::tests::a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed)
+            Test(resize::tests::a_reader_does_not_outlive_the_old_length_whenever_the_process_is_killed)
         }
         Weak::FreezeEarlyReset => Seed(13, Checkpointing),
         Weak::FreezeOnePair => Schedules,
@@ -129,10 +129,10 @@ fn suite(step: Weak) -> Suite {
         }
         Weak::YoungStamp => Test(crate::image_stamp::settle::tests::a_later_write_never_leaves_an_exact_stamp_as_it_is),
         Weak::BeginForgetsTarget => {
-            Test(crate::store::backup::tests::a_backup_that_is_begun_leaves_the_last_target_alone)
+            Test(crate::map::backup::tests::a_backup_that_is_begun_leaves_the_last_target_alone)
         }
         Weak::NameTargetLate => {
-            Test(crate::store::backup::tests::what_is_clean_and_the_target_that_has_it_change_at_once)
+            Test(crate::map::backup::tests::what_is_clean_and_the_target_that_has_it_change_at_once)
         }
         Weak::NoReasons => Test(steps::the_header_says_that_there_was_a_crash),
         Weak::ReasonsOfPoint | Weak::AbortForgetsReasons => {

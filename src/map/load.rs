@@ -4,7 +4,7 @@
 //! also not after a crash: first everything is set that the chunk has, then the rest is cleared.
 
 use super::DirtyMap;
-use super::core::Core;
+use crate::engine::core::Core;
 use crate::error::Result;
 use crate::progress::Step;
 use crate::query::{AnyMap, loadable};

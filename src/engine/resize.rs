@@ -5,18 +5,23 @@
 //! everything that was set and lies within its length, and the loss of a pair brings no old length back.
 
 use super::core::{Core, Parts};
-use super::create::random_uuid;
 use super::frozen::Frozen;
-use super::locks::locked;
-use super::open::{all_words, batches, write_recovered};
 use super::points::place;
-use super::view::{View, runtime};
-use super::volatile::{Allocated, Place};
-use super::{DirtyMap, Inner, Live, attach, close, volatile};
 use crate::error::{Error, Result};
+use crate::file::create::random_uuid;
+use crate::file::locks::locked;
 use crate::format::{Header, Layout, RegionName, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
+use crate::map::DirtyMap;
+use crate::map::Inner;
+use crate::map::Live;
+use crate::map::close;
 use crate::progress::Step;
+use crate::session::attach;
+use crate::session::open::{all_words, batches, write_recovered};
+use crate::shm::view::{View, runtime};
+use crate::shm::volatile;
+use crate::shm::volatile::{Allocated, Place};
 use crate::sys::{Lock, facts};
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};

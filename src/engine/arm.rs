@@ -4,13 +4,13 @@
 //! *w* is durable (rule 1), and a setter looks at it again after its store (rule 2).
 
 use super::core::{Core, Locked};
-use super::view::flag;
-use super::volatile::{CHUNK_WORDS, Place};
 use crate::error::Result;
 use crate::format::{Header, MAX_RUNS, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
+use crate::shm::view::flag;
+use crate::shm::volatile::{CHUNK_WORDS, Place};
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
@@ -73,7 +73,7 @@ impl Core {
     }
 
     /// Marks bits from word `first` on, and adds those that were clear to `changed`, which the caller has to
-    /// [mark](super::changes). Piece by piece: so what is flushed at once, and the memory that takes, are bounded.
+    /// [mark](crate::map::changes). Piece by piece: so what is flushed at once, and the memory that takes, are bounded.
     pub(crate) fn set_words(&self, first: u64, bits: Range<u64>, changed: &mut u64) -> Result<()> {
         let durable = self.view.durable();
         let end = bits.end.div_ceil(64);
@@ -92,7 +92,7 @@ impl Core {
     }
 
     /// Sets the bits of one word, and adds those that were clear to `changed`, which the caller has to
-    /// [mark](super::changes). `end` is the word behind the last one that the caller will need.
+    /// [mark](crate::map::changes). `end` is the word behind the last one that the caller will need.
     #[inline]
     pub(crate) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
         let armed = self.view.armed();
@@ -194,7 +194,7 @@ impl Core {
         for run in add.iter() {
             for (i, mask) in words_of(run.range()) {
                 let unarmed = mask & !self.view.armed()[i as usize].load(SeqCst);
-                let listed = unarmed & super::view::named(list, i);
+                let listed = unarmed & crate::shm::view::named(list, i);
                 if listed != 0 {
                     redo.push((i as usize, listed));
                 }

@@ -4,8 +4,8 @@
 //! come are announced, so that one commit arms many of them.
 
 use super::DirtyMap;
-use super::core::Core;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};
+use crate::engine::core::Core;
 use crate::error::Result;
 use crate::progress::Step;
 use crate::query::AnyMap;

@@ -4,12 +4,12 @@
 //! registers before it sets, in one of two counts, and a freeze sees both at zero after the reset. The epoch, by whose
 //! parity a writer chooses, only keeps newcomers out of the count that is waited for. (tests/model_epoch.rs)
 
-use super::DirtyMap;
 use super::core::Core;
-use super::view::{View, runtime};
 use crate::error::{Error, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
+use crate::map::DirtyMap;
 use crate::progress::Step;
+use crate::shm::view::{View, runtime};
 use crate::weak::{Weak, weak};
 use std::cell::RefCell;
 use std::ops::Range;

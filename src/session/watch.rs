@@ -3,11 +3,11 @@
 //! Invariant kept here: what was read in the volatile part counts only if the nonce there was that of the session
 //! afterwards, and the session shared. Nothing is written, and no lock is kept that a writer waits for.
 
-use super::frozen::{Both, Cache, Dirt, Frozen, TRIES, is_normal};
 use super::open;
-use super::view::{Look, ReadView, runtime};
+use crate::engine::frozen::{Both, Cache, Dirt, Frozen, TRIES, is_normal};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
+use crate::shm::view::{Look, ReadView, runtime};
 use crate::sys::{Disk, FileDisk};
 use crate::weak::{Weak, weak};
 use std::path::{Path, PathBuf};

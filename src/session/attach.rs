@@ -2,14 +2,17 @@
 //!
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
-use super::image::ImageStamp;
-use super::locks::{self, Deadline, locked};
 use super::open::{self, Loaded};
-use super::view::View;
 use super::watch::Watch;
-use super::{Access, DirtyMap, Options, writes};
+use crate::engine::in_flight;
 use crate::error::{Error, Result};
+use crate::file::locks::{self, Deadline, locked};
 use crate::format::{self, SLOTS};
+use crate::image_stamp::ImageStamp;
+use crate::map::DirtyMap;
+use crate::options::Access;
+use crate::options::Options;
+use crate::shm::view::View;
 use crate::sys::{Disk, FileDisk, Lock, facts, fork, fs};
 use crate::weak::{Weak, weak};
 use std::path::Path;
@@ -239,7 +242,7 @@ impl Attached {
 
     fn joined(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
         let seat = |view: &View| {
-            let seat = self.seat(path, |slot| !writes::outlived(view, slot))?;
+            let seat = self.seat(path, |slot| !in_flight::outlived(view, slot))?;
             Ok((seat.slot, seat))
         };
         let (core, seat) = open::join(self.disk.clone(), path, options, seat)?;

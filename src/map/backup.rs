@@ -4,10 +4,10 @@
 //! that the map calls clean, whenever a backup is killed, and a backup that is begun leaves the record of the last one alone.
 
 use super::DirtyMap;
-use super::image::{ImageStamp, timeless};
-use super::locks::locked;
 use crate::error::Result;
+use crate::file::locks::locked;
 use crate::format::{Header, Reasons, Stamp, Uuid};
+use crate::image_stamp::{ImageStamp, timeless};
 use crate::sys::{Lock, facts};
 use crate::weak::{Weak, weak};
 
@@ -133,7 +133,7 @@ impl DirtyMap {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::store::headers;
+    use crate::file::headers;
     use crate::sys::FileDisk;
     use crate::weak::{Point as Stage, visit};
     use std::cell::Cell;

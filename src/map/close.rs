@@ -3,13 +3,16 @@
 //! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
 //! durable write of the session failed.
 
-use super::core::Core;
-use super::image::{ImageStamp, is_timeless, timeless};
-use super::truncate::Failure;
-use super::view::runtime;
-use super::{DirtyMap, Inner, Live, attach};
+use super::DirtyMap;
+use super::Inner;
+use super::Live;
+use crate::engine::core::Core;
+use crate::engine::resize::Failure;
 use crate::error::{Error, Result};
 use crate::format::{Header, Runs, Session, Stamp, State, Uuid};
+use crate::image_stamp::{ImageStamp, is_timeless, timeless};
+use crate::session::attach;
+use crate::shm::view::runtime;
 use crate::sys::facts;
 use crate::trace::event;
 use crate::weak::{Weak, weak};
@@ -128,7 +131,7 @@ impl Core {
         drop(lock);
         if self.in_file {
             // The volatile part means nothing now.
-            super::volatile::free(&*self.disk, self.layout.volatile.clone());
+            crate::shm::volatile::free(&*self.disk, self.layout.volatile.clone());
         }
         // Neither does what a checkpoint left behind the last region: both pairs name the same ones now.
         if matches!(self.disk.has_readers(), Ok(false)) {

@@ -4,27 +4,29 @@
 //! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
 
-use super::added::remember;
-use super::core::{self, Core, Parts};
-use super::frozen::{Frozen, Stretches, is_full};
-use super::headers::{self, Copies, Newest, Published};
-use super::image::ImageStamp;
-use super::progress::Watcher;
-use super::scan::{Page, PageFault, Scan};
-use super::view::{Look, View, named, runtime};
-use super::volatile::{Allocated, Place};
-use super::{Access, Options, volatile};
+use crate::engine::added::remember;
+use crate::engine::core::{self, Core, Parts};
+use crate::engine::frozen::{Frozen, Stretches, is_full};
 use crate::error::{Error, Result};
+use crate::file::headers::{self, Copies, Newest, Published};
+use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{
     self, CheckpointState, Durability, Header, Layout, MAX_RUNS, NotWritable, Point, Reasons, Runs, Session, Stamp,
     State, Uuid, VOLATILE_LAYOUT, VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::hierarchy::store_unseen;
+use crate::image_stamp::ImageStamp;
+use crate::options::Access;
+use crate::options::Options;
 use crate::progress::Step;
+use crate::shm::view::{Look, View, named, runtime};
+use crate::shm::volatile;
+use crate::shm::volatile::{Allocated, Place};
 use crate::sys::disk::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
+use crate::watcher::Watcher;
 use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::path::Path;
@@ -133,7 +135,7 @@ pub(crate) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
     if writing {
         writable(&newest.header, path)?;
     }
-    let damaged_headers = super::check::damaged_copies(&copies, &newest).len() as u64;
+    let damaged_headers = crate::fsck::check::damaged_copies(&copies, &newest).len() as u64;
     let recovery = Recovery { damaged_headers, lost_commit: newest.lost_commit, ..Recovery::default() };
     Ok((copies, newest, recovery))
 }
@@ -607,7 +609,7 @@ fn commit_open(
     header.state = State::Open;
     header.nonce = *nonce;
     header.last_open = facts::now();
-    super::close::set_exact(header, false);
+    crate::map::close::set_exact(header, false);
     let all = if header.durability == Durability::Process { all_words(&geometry) } else { Runs::new() };
 
     let mut list = all.clone();
@@ -654,7 +656,7 @@ pub(crate) fn batches(pages: &Runs) -> impl Iterator<Item = Vec<u64>> {
 /// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.
 pub(crate) fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &[u64]) -> std::io::Result<u64> {
     let words_of = |index| format::page_words(&header.geometry, index);
-    let bytes = super::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
+    let bytes = crate::file::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
         let mut words = [0; PAGE_WORDS as usize];
         for (to, w) in words.iter_mut().zip(words_of(index)) {
             *to = view.live()[w as usize].load(SeqCst);

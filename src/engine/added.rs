@@ -5,9 +5,9 @@
 //! former only if nothing was added since it has looked, under the update lock, when nothing was being added.
 
 use super::core::{Core, Locked};
-use super::view::runtime;
 use crate::error::Result;
 use crate::format::{CheckpointState, Header, Reasons};
+use crate::shm::view::runtime;
 use crate::sys::facts;
 use crate::weak::{Point, Weak, at, weak};
 use std::sync::atomic::Ordering::SeqCst;

@@ -7,20 +7,25 @@
 
 use super::core::Core;
 use super::frozen::Frozen;
-use super::image::ImageStamp;
-use super::locks::Deadline;
-use super::open::{header_of_point, lost_granules};
-use super::pages::{self, PageContent};
-use super::scan::{Page, Scan};
-use super::{DirtyMap, Inner, Options, attach, create, headers};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
+use crate::file::create;
+use crate::file::headers;
+use crate::file::locks::Deadline;
+use crate::file::pages::{self, PageContent};
+use crate::file::scan::{Page, Scan};
 use crate::format::{
     self, Header, Point, PointRole, Reasons, Reserved, Uuid, bottom_length, free_offset, table_length,
 };
 use crate::geometry::PAGE_WORDS;
+use crate::image_stamp::ImageStamp;
+use crate::map::DirtyMap;
+use crate::map::Inner;
+use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
+use crate::session::attach;
+use crate::session::open::{header_of_point, lost_granules};
 use crate::sync::MutexGuard;
 use crate::sys::{Disk, Lock};
 use crate::weak::{Weak, weak};

@@ -5,14 +5,14 @@
 //! with every change of that state, is the same after the search as before it.
 
 use super::core::Core;
-use super::open::{all_words, entries_end, header_of_point, lost_granules};
-use super::pages::PageContent;
-use super::scan::{Page, Scan};
-use super::view::{Look, View, runtime};
 use crate::error::{Error, Result};
+use crate::file::pages::PageContent;
+use crate::file::scan::{Page, Scan};
 use crate::format::{self, CheckpointState, Header, Point, Runs, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::query::{AnyMap, Search};
+use crate::session::open::{all_words, entries_end, header_of_point, lost_granules};
+use crate::shm::view::{Look, View, runtime};
 use crate::sys::{Disk, Mapping};
 use crate::weak::{Weak, weak};
 use std::ops::Range;
@@ -426,7 +426,7 @@ impl Cache {
             _ => {}
         }
         let unknown = || Some(Arc::new(Frozen::everything(geometry)));
-        let header = || super::headers::newest(disk, path).ok().map(|newest| newest.header);
+        let header = || crate::file::headers::newest(disk, path).ok().map(|newest| newest.header);
         let same = |header: &Header| header.nonce == *nonce || weak(Weak::WatchRepaired);
         let Some(found) = header().filter(same) else { return unknown() };
         let uuid = found.outstanding()?.uuid;
@@ -525,8 +525,8 @@ impl Core {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::sim::Rng;
     use super::*;
+    use crate::store::sim::Rng;
 
     fn view(geometry: &Geometry) -> View {
         Frozen::empty(geometry).unwrap().view.unwrap()

@@ -4,20 +4,20 @@
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
 use super::added::Seen;
-use super::changes::SharedChanges;
 use super::frozen::Cache;
-use super::headers::{self, Published};
-use super::locks::{Deadline, POLITE, locked, wait_for};
-use super::progress::Watcher;
-use super::view::{View, runtime};
-use super::volatile::Allocated;
 use crate::error::{Error, Result};
+use crate::file::headers::{self, Published};
+use crate::file::locks::{Deadline, POLITE, locked, wait_for};
 use crate::format::{Durability, Header, Layout, Runs, Session, Stamp, State, Uuid};
 use crate::geometry::Geometry;
+use crate::map::changes::SharedChanges;
 use crate::progress::Step;
+use crate::shm::view::{View, runtime};
+use crate::shm::volatile::Allocated;
 use crate::sync::{self, Mutex, MutexGuard};
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
+use crate::watcher::Watcher;
 use crate::weak::{Point, Weak, at, weak};
 use std::io;
 use std::ops::Range;
@@ -159,7 +159,7 @@ impl Core {
             layout: header.layout.clone(),
             nonce,
             slot,
-            id: super::writes::new_id(),
+            id: super::in_flight::new_id(),
             lists_all,
             in_file: in_file(header, shared),
             shared,

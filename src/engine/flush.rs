@@ -5,13 +5,13 @@
 
 use super::added::forget;
 use super::core::{Core, Locked};
-use super::pages::{self, PageContent};
-use super::view::{View, runtime};
 use crate::error::Result;
+use crate::file::pages::{self, PageContent};
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
+use crate::shm::view::{View, runtime};
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
@@ -288,7 +288,7 @@ impl Locked<'_> {
             if touched == 0 {
                 return;
             }
-            let new = if core.lists_all { touched } else { touched & !super::view::named(list, page) };
+            let new = if core.lists_all { touched } else { touched & !crate::shm::view::named(list, page) };
             if new == 0 {
                 return;
             }

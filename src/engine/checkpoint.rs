@@ -7,15 +7,16 @@
 //! being put back. (tests/model_freeze.rs)
 
 use super::added::forget;
-use super::backup::Completed;
 use super::core::Core;
-use super::create::random_uuid;
 use super::frozen::{Dirt, Frozen, Here};
 use super::points::{BATCH_WORDS, PointWord, bitmap_of};
-use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result, counted};
+use crate::file::create::random_uuid;
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
+use crate::map::DirtyMap;
+use crate::map::Inner;
+use crate::map::backup::Completed;
 use crate::progress::Step;
 use crate::query::{AnyMap, Search};
 use crate::sys::facts;

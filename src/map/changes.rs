@@ -4,8 +4,8 @@
 //! takes the marks and looks at the map then sees the change, or finds it among the marks the next time.
 
 use super::DirtyMap;
-use super::core::Core;
 use crate::bitmap::{Bitmap, Changes};
+use crate::engine::core::Core;
 use crate::error::Result;
 use crate::geometry::Geometry;
 use std::ops::Range;

@@ -45,7 +45,7 @@ impl Core {
     }
 
     /// Keeps of each word only the bits that `keep` names; `changed` hears of the others, which the caller has to
-    /// [mark](super::changes). Cost: the nonzero words.
+    /// [mark](crate::map::changes). Cost: the nonzero words.
     pub(crate) fn reset_words(
         &self,
         words: Range<u64>,
