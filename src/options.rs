@@ -11,7 +11,7 @@ use crate::map::DirtyMap;
 use crate::progress::Progress;
 use crate::session::attach;
 use crate::sys::FileDisk;
-use crate::sys::create::Permit;
+use crate::sys::Permit;
 use crate::watcher::Watcher;
 use std::fs::File;
 use std::ops::ControlFlow;

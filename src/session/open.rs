@@ -23,7 +23,7 @@ use crate::progress::Step;
 use crate::shm::view::{Look, View, named, runtime};
 use crate::shm::volatile;
 use crate::shm::volatile::{Allocated, Place};
-use crate::sys::disk::Identity;
+use crate::sys::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
 use crate::watcher::Watcher;

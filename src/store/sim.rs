@@ -16,7 +16,7 @@
 
 use crate::error::Holder;
 use crate::format::{ALIGN, COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
-use crate::sys::disk::Identity;
+use crate::sys::Identity;
 use crate::sys::file::fill_from;
 use crate::sys::{Disk, Lock, Mapping, Part};
 use crate::weak::{Weak as Switch, weak};

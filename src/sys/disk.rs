@@ -3,8 +3,10 @@
 //! Invariant kept here: there is no way to write a durable byte but [`Disk::write_durable`], and
 //! what it wrote counts only after it returned `Ok`.
 
-use super::Mapping;
-use super::create::Permit;
+use super::facts::Identity;
+use super::lock::Lock;
+use super::mapping::Mapping;
+use super::permit::Permit;
 use crate::error::Holder;
 use std::io;
 use std::ops::Range;
@@ -16,63 +18,6 @@ pub(crate) struct Part<'a> {
     pub offset: u64,
     /// What to write there.
     pub bytes: &'a [u8],
-}
-
-/// The byte-range locks. They die with their holder. In FORMAT.md, "Locks".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lock {
-    /// Held while waiting for the gate, so that nobody who had it just now takes it again first.
-    Turn,
-    /// Held for every decision about opening, closing, being alone and truncating.
-    Gate,
-    /// Held for every commit.
-    Update,
-    /// Held for a moment while waiting for that, as the turn is for the gate.
-    UpdateTurn,
-    /// Held, shared, by who has the volatile region mapped for reading.
-    Readers,
-    /// Held while space that no header names is chosen and written, until a header names it.
-    Space,
-    /// Held by one who copies what is dirty and will reset it.
-    Backup,
-    /// Held by one that makes a file which has a temporary name, for as long as it has the file open.
-    Creator,
-    /// Held by one process that has the map open for writing, for as long as it has.
-    Slot(u64),
-}
-
-impl Lock {
-    /// The byte of the file that it is a lock of, far behind every file's end. In FORMAT.md, "Locks".
-    pub(crate) const fn byte(self) -> u64 {
-        const FIRST: u64 = 1 << 62;
-        match self {
-            Lock::Gate => FIRST,
-            Lock::Update => FIRST + 1,
-            Lock::Turn => FIRST + 2,
-            Lock::Readers => FIRST + 3,
-            Lock::Space => FIRST + 4,
-            Lock::Backup => FIRST + 5,
-            Lock::Creator => FIRST + 6,
-            Lock::UpdateTurn => FIRST + 7,
-            Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
-        }
-    }
-}
-
-/// What identifies the file on this machine, in this boot, in this mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// Boot of the machine; zeros when unknown.
-    pub boot_id: [u8; 16],
-    /// Device of the file.
-    pub device: u64,
-    /// Inode of the file.
-    pub inode: u64,
-    /// Unique id of the mount; 0 when the system has none.
-    pub mount: u64,
-    /// When the file was made, in nanoseconds since 1970; 0 when the file system does not say. Tells a file from
-    /// another one that got its inode.
-    pub birth: i64,
 }
 
 /// A file as the store sees it. Offsets and lengths are in bytes.

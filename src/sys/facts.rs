@@ -2,13 +2,28 @@
 //!
 //! Invariant kept here: a fact that cannot be had is an error or says "unknown"; it is never guessed.
 
-use super::disk::Identity;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What identifies the file on this machine, in this boot, in this mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Boot of the machine; zeros when unknown.
+    pub boot_id: [u8; 16],
+    /// Device of the file.
+    pub device: u64,
+    /// Inode of the file.
+    pub inode: u64,
+    /// Unique id of the mount; 0 when the system has none.
+    pub mount: u64,
+    /// When the file was made, in nanoseconds since 1970; 0 when the file system does not say. Tells a file from
+    /// another one that got its inode.
+    pub birth: i64,
+}
 
 /// Opens an existing file. Never blocks on a FIFO; refuses what is not a regular file.
 pub(crate) fn open(path: &Path, write: bool) -> io::Result<File> {

@@ -3,11 +3,13 @@
 //! Invariant kept here: `write_durable` returns `Ok` only after the kernel said that exactly the
 //! named ranges are on the device; it never pushes the mapped (volatile) part of the file.
 
-use super::create::Permit;
-use super::disk::{Disk, Identity, Lock, Part};
+use super::disk::{Disk, Part};
+use super::facts::{self, Identity};
 use super::fs::{self, FsKind};
-use super::mapping::Guarded;
-use super::{Mapping, ReadMapping, facts, holder};
+use super::holder;
+use super::lock::{Lock, fcntl_lock, lock_byte, taken};
+use super::mapping::{Guarded, Mapping, ReadMapping};
+use super::permit::Permit;
 use crate::error::Holder;
 use memmap2::MmapOptions;
 use std::fs::File;
@@ -17,46 +19,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
-/// The byte of a lock, as the kernel wants it.
-fn lock_byte(lock: Lock) -> io::Result<Range<i64>> {
-    let byte = i64::try_from(lock.byte()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    Ok(byte..byte + 1)
-}
-
-/// Does something about the locks of some bytes of a file, and says what the kernel says of them.
-fn fcntl_lock(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::flock> {
-    // SAFETY: flock is a plain C struct for which all-zero bytes are valid.
-    let mut l: libc::flock = unsafe { std::mem::zeroed() };
-    l.l_type = kind as libc::c_short;
-    l.l_whence = libc::SEEK_SET as libc::c_short;
-    l.l_start = bytes.start;
-    l.l_len = bytes.end - bytes.start;
-    loop {
-        // SAFETY: the descriptor is open and l is a valid flock, which the kernel may write to.
-        if unsafe { libc::fcntl(file.as_raw_fd(), command, &mut l) } == 0 {
-            return Ok(l);
-        }
-        let e = io::Error::last_os_error();
-        if e.kind() != io::ErrorKind::Interrupted {
-            return Err(e);
-        }
-    }
-}
-
-/// Takes a lock of a file that is open for writing, if it is free.
-pub(super) fn lock_now(file: &File, lock: Lock) -> io::Result<bool> {
-    taken(fcntl_lock(file, libc::F_OFD_SETLK, libc::F_WRLCK, lock_byte(lock)?))
-}
-
-/// Whether a lock was taken that is not waited for.
-fn taken(answer: io::Result<libc::flock>) -> io::Result<bool> {
-    match answer {
-        Ok(_) => Ok(true),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
 
 /// A real file, its locks and its mappings. The locks live as long as this and every mapping of it.
 #[derive(Debug)]

@@ -15,12 +15,17 @@ pub(crate) mod fork;
 pub(crate) mod fs;
 pub(crate) mod holder;
 pub(crate) mod image;
+mod lock;
 pub(crate) mod mapping;
 pub(crate) mod memory;
+mod permit;
 #[cfg(test)]
 pub(crate) mod refuse;
 
-pub(crate) use disk::{Disk, Lock, Part};
+pub(crate) use disk::{Disk, Part};
+pub(crate) use facts::Identity;
 pub(crate) use file::FileDisk;
+pub(crate) use lock::Lock;
 #[cfg_attr(loom, allow(unused_imports))] // a view has words of its own then
 pub(crate) use mapping::{MappedWords, Mapping, ReadMapping, ReadWords};
+pub(crate) use permit::Permit;

@@ -8,7 +8,7 @@ use super::*;
 use crate::error::Holder;
 use crate::options::Access;
 use crate::session::open::join;
-use crate::sys::disk::Identity;
+use crate::sys::Identity;
 use crate::sys::{Lock, Mapping, Part};
 use programs::operation;
 use proptest::prelude::{Just, Strategy, prop, prop_oneof};
