@@ -185,7 +185,7 @@ impl Core {
 
     /// Words that are listed but not armed: left by a flush that died or failed after it had disarmed and
     /// untouched them. Once they are armed again nothing else tells that they must be redone, so the caller
-    /// touches them first (found by the model with two flushers, docs/model.md).
+    /// touches them first (found by the model with two flushers, docs/verification-models.md).
     fn left_behind(&self, list: &Runs, add: &Runs) -> Vec<(usize, u64)> {
         if self.lists_all {
             return Vec::new(); // A flush of such a map disarms nothing.

@@ -148,7 +148,7 @@ pub enum Command {
     /// Write everything that is in a map as text
     ///
     /// Header, armed list, points and dirty areas. A line for each fact, so that two dumps can be compared with `diff`, and `restore` makes a map of one again. Areas
-    /// that are dirty only because nobody knows better (after a crash, or damage) are called assumed. docs/dump.md
+    /// that are dirty only because nobody knows better (after a crash, or damage) are called assumed. docs/cli.md
     /// describes the text.
     #[command(after_help = help!("  dirtymap dump disk.map > disk.dump\n  diff <(dirtymap dump a.map) <(dirtymap dump b.map)"))]
     Dump(File),

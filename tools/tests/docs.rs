@@ -85,12 +85,46 @@ fn the_guide_s_sessions_are_what_happens() {
 
 #[test]
 fn the_readme_s_session_is_what_happens() {
-    assert!(run("README.md") > 5);
+    assert!(run("README.md") > 4);
 }
 
 #[test]
 fn the_sessions_about_dumps_are_what_happens() {
-    assert!(run("docs/dump.md") > 5);
+    assert!(run("docs/cli.md") > 5);
+}
+
+/// Every command, and every one inside of another, by the command line's own definition: its help.
+#[test]
+fn every_command_is_in_the_table() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md")).expect("the page");
+    let table = page.split("\n## Commands\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the table");
+    let quoted: Vec<&str> = table.split('`').skip(1).step_by(2).collect();
+    for (before, args) in [("", &["--help"][..]), ("checkpoint", &["checkpoint", "--help"][..])] {
+        let help = common::run(args).exits(0).out;
+        let list = help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list");
+        let names = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+        assert!(names.len() > 5 && names.contains(&"help"), "{names:?}");
+        for name in names.into_iter().filter(|name| *name != "help") {
+            let whole = format!("{before} {name}");
+            let shown = |q: &&str| [name, whole.trim()].iter().any(|n| *q == *n || q.starts_with(&format!("{n} ")));
+            assert!(quoted.iter().any(shown), "{whole} is not in docs/cli.md");
+        }
+    }
+}
+
+/// The help and the page give the same exit codes.
+#[test]
+fn the_exit_codes_are_those_of_the_help() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md")).expect("the page");
+    let help = common::run(["--help"]).exits(0).out;
+    let codes = help.split("Exit codes").nth(1).expect("exit codes");
+    for code in [0, 1, 2, 4, 8, 16, 32] {
+        let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {code} | "))).expect("a row");
+        let meaning = row.trim_end_matches(" |");
+        let told = codes.lines().find_map(|line| line.trim().strip_prefix(&format!("{code} "))).expect("a line");
+        assert!(told.trim().starts_with(meaning), "{code}: {meaning:?}, the help says {told:?}");
+    }
 }
 
 #[test]

@@ -255,10 +255,10 @@ fn an_open_map_is_not_dumped_and_a_reader_may_go_away() {
 
 #[test]
 fn the_fields_are_those_of_the_documents() {
-    let (format, dump) = (include_str!("../../FORMAT.md"), include_str!("../../docs/dump.md"));
+    let (format, dump) = (include_str!("../../FORMAT.md"), include_str!("../../docs/cli.md"));
     let header = common::header(&Dir::new().map("m", MIB, &[]));
     for (name, _) in dirtymap_cli::dump::fields(&header) {
         assert!(format.contains(&format!("| `{name}` |")), "{name} is not in FORMAT.md");
-        assert!(dump.contains(&format!("`{name}`")), "{name} is not in docs/dump.md");
+        assert!(dump.contains(&format!("`{name}`")), "{name} is not in docs/cli.md");
     }
 }

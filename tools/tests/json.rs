@@ -1,4 +1,4 @@
-//! docs/json.md says what every command prints: just the fields that it does print, of the types that they have.
+//! docs/cli.md says what every command prints: just the fields that it does print, of the types that they have.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
 

@@ -120,6 +120,11 @@ impl Daemon {
         }
     }
 
+    fn quit(mut self) {
+        self.ask("quit", json!({}));
+        self.child.wait().expect("wait");
+    }
+
     fn kill(mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
@@ -138,8 +143,7 @@ impl Drop for Daemon {
 fn qemu_hash(image: &Path, bitmap: &str) -> String {
     let mut daemon = Daemon::open(image);
     let answer = daemon.ask("x-debug-block-dirty-bitmap-sha256", json!({ "node": "disk", "name": bitmap }));
-    daemon.ask("quit", json!({}));
-    daemon.child.wait().expect("wait");
+    daemon.quit();
     answer["sha256"].as_str().expect("a hash").to_string()
 }
 
@@ -285,9 +289,9 @@ fn a_running_qemu_takes_a_bitmap_for_a_raw_disk() {
     }
 }
 
-/// The commands that docs/qemu.md shows, as a script for `sh`.
+/// The commands that docs/guide.md shows, as a script for `sh`.
 fn documented() -> String {
-    const DOCS: &str = include_str!("../../docs/qemu.md");
+    const DOCS: &str = include_str!("../../docs/guide.md");
     let blocks = DOCS.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap_or_default());
     blocks.collect()
 }
@@ -403,6 +407,47 @@ fn a_bitmap_that_was_not_saved_is_refused_or_all_dirty() {
     fs::remove_file(&map).expect("remove");
     patch(&disk, |bytes| bytes[95] &= !1);
     refused("inconsistent");
+}
+
+/// What the guide says of QEMU's bitmap of a raw image, which a qcow2 file that holds only metadata keeps.
+#[test]
+fn a_bitmap_of_a_raw_image_is_lost_when_qemu_is_killed() {
+    if !qemu() {
+        return;
+    }
+    for killed in [false, true] {
+        let (dir, written) = (Dir::new(), MIB..MIB + 64 * KIB);
+        let (raw, socket, map) = (dir.path("disk.raw"), dir.path("nbd"), dir.path("m"));
+        let disk = image(&dir, "meta.qcow2", 16 * MIB, 16, &format!("data_file={},data_file_raw=on", raw.display()));
+        let mut daemon = Daemon::open(&disk);
+        daemon.ask("nbd-server-start", json!({ "addr": { "type": "unix", "data": { "path": socket } } }));
+        let export = json!({ "type": "nbd", "id": "e", "node-name": "disk", "name": "d", "writable": true });
+        daemon.ask("block-export-add", export);
+        let url = format!("nbd+unix:///d?socket={}", socket.display());
+        tool("qemu-io", ["-f", "raw", "-c", "write -P 1 1M 64K", "-c", "flush", &url]);
+        if killed {
+            daemon.kill()
+        } else {
+            daemon.quit()
+        }
+        let bytes = &fs::read(&raw).expect("read")[written.start as usize..written.end as usize];
+        assert!(bytes.iter().all(|byte| *byte == 1), "the image has the write");
+        assert_eq!(qemu_img!("info", "--output=json", disk).contains("\"in-use\""), killed);
+        let mut daemon = Daemon::open(&disk);
+        let nodes = daemon.ask("query-named-block-nodes", json!({}));
+        let node = nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == "disk").expect("it");
+        let bitmap = &node["dirty-bitmaps"][0];
+        assert_eq!((bitmap["inconsistent"] == true, bitmap["recording"] == true), (killed, !killed), "{bitmap}");
+        assert_eq!(bitmap["count"], if killed { 0 } else { 64 * KIB });
+        daemon.quit();
+        let import = dm!("import-qcow2", disk, "--bitmap", "b", map);
+        if killed {
+            import.exits(8).says("in use");
+        } else {
+            import.exits(0);
+            assert_eq!(areas(&map), [written]);
+        }
+    }
 }
 
 /// What `info` says of a map: how far it can be relied upon, and why.

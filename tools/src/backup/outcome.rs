@@ -7,7 +7,7 @@ use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io;
 
-/// The JSON of `backup`; docs/json.md describes it.
+/// The JSON of `backup`; docs/cli.md describes it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     pub image: String,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// The JSON of `check`; docs/json.md describes it.
+/// The JSON of `check`; docs/cli.md describes it.
 #[derive(Serialize)]
 struct Answer {
     file: String,

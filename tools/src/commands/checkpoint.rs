@@ -15,7 +15,7 @@ use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::time::Duration;
 
-/// The outstanding checkpoint: its JSON, which docs/json.md describes.
+/// The outstanding checkpoint: its JSON, which docs/cli.md describes.
 #[derive(Serialize)]
 struct Item {
     state: &'static str,

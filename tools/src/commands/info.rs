@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// The JSON of `info`; docs/json.md describes it.
+/// The JSON of `info`; docs/cli.md describes it.
 #[derive(Serialize)]
 pub struct Answer {
     pub file: String,

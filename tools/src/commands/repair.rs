@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// The JSON of `repair`; docs/json.md describes it.
+/// The JSON of `repair`; docs/cli.md describes it.
 #[derive(Serialize)]
 struct Answer {
     file: String,

@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 use std::time::Duration;
 
-/// The JSON of `resize`; docs/json.md describes it.
+/// The JSON of `resize`; docs/cli.md describes it.
 #[derive(Serialize)]
 struct Answer {
     file: String,

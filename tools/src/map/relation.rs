@@ -7,7 +7,7 @@ use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::path::Path;
 
-/// The JSON of `--image`; docs/json.md describes it.
+/// The JSON of `--image`; docs/cli.md describes it.
 #[derive(Debug, Serialize)]
 pub struct Relation {
     pub image: String,

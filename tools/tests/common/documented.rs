@@ -1,15 +1,15 @@
-//! docs/json.md, as a table of fields and types for each section.
+//! docs/cli.md, as a table of fields and types for each section.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-const DOCS: &str = include_str!("../../../docs/json.md");
+const DOCS: &str = include_str!("../../../docs/cli.md");
 
 /// The fields that a section documents, and their types.
 fn documented(section: &str) -> BTreeMap<String, String> {
     let heading = format!("## {section}\n");
     let text = DOCS.split_once(&heading).unwrap_or_else(|| panic!("no section {section}")).1;
-    let text = text.split("\n## ").next().expect("a first part");
+    let text = text.split("\n#").next().expect("a first part");
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -44,7 +44,7 @@ fn has_type(value: &Value, documented: &str) -> bool {
         "list" => value.is_array(),
         "list of numbers" => value.as_array().is_some_and(|list| list.iter().all(Value::is_number)),
         "list of strings" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
-        _ => panic!("docs/json.md uses a type that this test does not know: {t}"),
+        _ => panic!("docs/cli.md uses a type that this test does not know: {t}"),
     };
     documented.split(" or ").any(one)
 }

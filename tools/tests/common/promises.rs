@@ -25,7 +25,7 @@ pub struct Promise {
     pub changes: &'static [&'static str],
     /// A file that it makes, and does not write if there is one.
     pub makes: Option<&'static str>,
-    /// Its section in docs/json.md; none if what it prints is not JSON but what was asked for.
+    /// Its section in docs/cli.md; none if what it prints is not JSON but what was asked for.
     pub section: &'static str,
 }
 

@@ -9,7 +9,7 @@ use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};
 
-/// The JSON of `demo`; docs/json.md describes it.
+/// The JSON of `demo`; docs/cli.md describes it.
 #[derive(Serialize)]
 pub struct Answer {
     image: String,
