@@ -66,9 +66,10 @@ mod watcher;
 mod weak;
 
 pub use bitmap::{Bitmap, Loading};
-pub use engine::{Checkpoint, NamedPoint, WriteGuard};
+pub use engine::WriteGuard;
 pub use error::{Error, Holder, Result};
 pub use file::create::NewFile;
+pub use file::points::{Checkpoint, NamedPoint};
 pub use format::{CheckpointState, Durability, Uuid};
 pub use fsck::check::{FileState, Info, Omitted, Report, Verdict, check, check_after_power_loss, inspect};
 pub use fsck::findings::{Finding, Severity};

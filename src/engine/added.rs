@@ -6,35 +6,15 @@
 
 use super::core::{Core, Locked};
 use crate::error::Result;
+use crate::file::reasons::{self, forget, remember};
 use crate::format::{CheckpointState, Header, Reasons};
 use crate::shm::view::runtime;
-use crate::sys::facts;
 use crate::weak::{Point, Weak, at, weak};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, PoisonError};
 
 /// The word `adding` of the runtime page counts those that add dirt now in its low half. The high half goes up when one begins.
 const BEGUN: u64 = 1 << 32;
-
-/// Why there is dirt that was not set, here or in the outstanding point.
-pub(crate) fn reasons(header: &Header) -> Reasons {
-    let frozen = header.outstanding().filter(|_| !weak(Weak::ReasonsOfPoint));
-    header.dirt_reasons | frozen.map_or(Reasons::NONE, |point| point.reasons)
-}
-
-/// Has the header say why there is more dirt than was set.
-pub(crate) fn remember(header: &mut Header, reasons: Reasons) {
-    if !reasons.is_empty() {
-        header.dirt_reasons |= reasons;
-        header.dirt_time = facts::now();
-    }
-}
-
-/// Has the header forget it.
-pub(crate) fn forget(header: &mut Header) {
-    header.dirt_reasons = Reasons::NONE;
-    header.dirt_time = 0;
-}
 
 /// What this process has seen of the word `adding` when it began something that takes all dirt away.
 #[derive(Default)]
@@ -111,7 +91,7 @@ impl Locked<'_> {
     /// What is in the outstanding point comes back here: says why, before it does.
     pub(crate) fn dirt_comes_back(&self, header: &mut Header) {
         if !weak(Weak::AbortForgetsReasons) {
-            let frozen = reasons(header);
+            let frozen = reasons::reasons(header);
             remember(header, frozen);
         }
         if !weak(Weak::AbortUncounted) {

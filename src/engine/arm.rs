@@ -5,6 +5,7 @@
 
 use super::core::{Core, Locked};
 use crate::error::Result;
+use crate::file::bottom::named;
 use crate::format::{Header, MAX_RUNS, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
@@ -194,7 +195,7 @@ impl Core {
         for run in add.iter() {
             for (i, mask) in words_of(run.range()) {
                 let unarmed = mask & !self.view.armed()[i as usize].load(SeqCst);
-                let listed = unarmed & crate::shm::view::named(list, i);
+                let listed = unarmed & named(list, i);
                 if listed != 0 {
                     redo.push((i as usize, listed));
                 }

@@ -6,17 +6,17 @@
 //! when a durable header says NORMAL. An abort commits ABORTING first, so that a freezer who lives resets nothing that is
 //! being put back. (tests/model_freeze.rs)
 
-use super::added::forget;
 use super::core::Core;
 use super::frozen::{Dirt, Frozen, Here};
 use super::points::{BATCH_WORDS, PointWord, bitmap_of};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result, counted};
 use crate::file::create::random_uuid;
+use crate::file::points::{Checkpoint, of_header};
+use crate::file::reasons::forget;
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
-use crate::map::DirtyMap;
-use crate::map::Inner;
 use crate::map::backup::Completed;
+use crate::map::{DirtyMap, Inner};
 use crate::progress::Step;
 use crate::query::{AnyMap, Search};
 use crate::sys::facts;
@@ -28,27 +28,6 @@ use std::time::Duration;
 const PUT_BACK_WORDS: usize = 1 << 17;
 /// So many times that much is put back before the work asks whether to go on.
 const MOMENT: usize = 2;
-
-/// The outstanding checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Checkpoint {
-    /// Its identity.
-    pub uuid: Uuid,
-    /// How far it has come.
-    pub state: CheckpointState,
-    /// The name that it was frozen with.
-    pub name: Option<String>,
-    /// When it was frozen, in seconds since 1970.
-    pub time: i64,
-}
-
-/// The outstanding checkpoint of a header.
-pub(crate) fn of_header(header: &Header) -> Option<Checkpoint> {
-    let point = header.outstanding()?;
-    let name = Some(point.name.clone()).filter(|name| !name.is_empty());
-    Some(Checkpoint { uuid: point.uuid, state: header.checkpoint_state, name, time: point.time })
-}
 
 impl Core {
     fn refused(&self, why: impl Into<String>) -> Error {

@@ -3,10 +3,11 @@
 //! Invariant kept here: a word leaves the list only after, in one hold of the update lock, it was
 //! disarmed, untouched, snapshotted, and its page and page-table entry were made durable (rule 3).
 
-use super::added::forget;
 use super::core::{Core, Locked};
 use crate::error::Result;
+use crate::file::bottom::named;
 use crate::file::pages::{self, PageContent};
+use crate::file::reasons::forget;
 use crate::format::{MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
@@ -288,7 +289,7 @@ impl Locked<'_> {
             if touched == 0 {
                 return;
             }
-            let new = if core.lists_all { touched } else { touched & !crate::shm::view::named(list, page) };
+            let new = if core.lists_all { touched } else { touched & !named(list, page) };
             if new == 0 {
                 return;
             }

@@ -6,12 +6,12 @@
 
 use super::core::Core;
 use crate::error::{Error, Result};
-use crate::file::pages::PageContent;
+use crate::file::bottom::{Stretches, all_words, is_full, lost_granules};
+use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::{Page, Scan};
 use crate::format::{self, CheckpointState, Header, Point, Runs, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::query::{AnyMap, Search};
-use crate::session::open::{all_words, entries_end, header_of_point, lost_granules};
 use crate::shm::view::{Look, View, runtime};
 use crate::sys::{Disk, Mapping};
 use crate::weak::{Weak, weak};
@@ -90,29 +90,6 @@ impl<'a> Dirt<'a> {
     /// The first of `words` that are wholly dirty beside the hierarchy.
     fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
         self.whole.within(words).next().map(|run| run.range())
-    }
-}
-
-/// Whether a map has bits in a page, and all of them are set.
-pub(crate) fn is_full(geometry: &Geometry, index: u64, words: &PageContent) -> bool {
-    let full = |(w, word): (u64, &u64)| !word & geometry.word_mask(w) == 0;
-    index < geometry.pages() && format::page_words(geometry, index).zip(words).all(full)
-}
-
-/// Ascending ranges, of which those that touch are one.
-#[derive(Default)]
-pub(crate) struct Stretches(Vec<Range<u64>>);
-
-impl Stretches {
-    pub(crate) fn add(&mut self, range: Range<u64>) {
-        match self.0.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.0.push(range),
-        }
-    }
-
-    pub(crate) fn runs(self) -> Runs {
-        Runs::from_iter(self.0)
     }
 }
 

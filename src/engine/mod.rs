@@ -11,6 +11,4 @@ pub(crate) mod points;
 pub(crate) mod reset;
 pub(crate) mod resize;
 
-pub use checkpoint::Checkpoint;
 pub use in_flight::WriteGuard;
-pub use points::NamedPoint;

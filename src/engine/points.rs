@@ -9,34 +9,27 @@ use super::core::Core;
 use super::frozen::Frozen;
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
-use crate::file::create;
-use crate::file::headers;
+use crate::file::bottom::{lost_granules, place};
 use crate::file::locks::Deadline;
-use crate::file::pages::{self, PageContent};
+use crate::file::pages::{self, some_pages};
+use crate::file::points::{self, NamedPoint, header_of_point, kept, no_point};
 use crate::file::scan::{Page, Scan};
-use crate::format::{
-    self, Header, Point, PointRole, Reasons, Reserved, Uuid, bottom_length, free_offset, table_length,
-};
+use crate::file::{create, headers};
+use crate::format::{self, Header, Point, PointRole, Reasons, Reserved, bottom_length, table_length};
 use crate::geometry::PAGE_WORDS;
-use crate::image_stamp::ImageStamp;
-use crate::map::DirtyMap;
-use crate::map::Inner;
+use crate::map::{DirtyMap, Inner};
 use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
 use crate::session::attach;
-use crate::session::open::{header_of_point, lost_granules};
 use crate::sync::MutexGuard;
 use crate::sys::{Disk, Lock};
 use crate::weak::{Weak, weak};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// Pages of a point that are written with one sync: 8 MiB of them.
-pub(crate) const BATCH_PAGES: usize = 16384;
 /// How often points are read again that change meanwhile.
 const TRIES: usize = 16;
 /// Most words of a point handled in one hold of the update lock.
@@ -44,32 +37,6 @@ pub(crate) const BATCH_WORDS: usize = 4096;
 
 /// A word of a point: where, and its bits.
 pub(crate) type PointWord = (u64, u64);
-
-/// A point that is kept by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NamedPoint {
-    /// Its name.
-    pub name: String,
-    /// Identity of what is kept for it: another one whenever that changes.
-    pub uuid: Uuid,
-    /// When it was frozen, in seconds since 1970.
-    pub time: i64,
-    /// The backup that was complete with it, if one was.
-    pub target: Option<ImageStamp>,
-}
-
-/// The points of a header that are kept, oldest first.
-pub(crate) fn kept(header: &Header) -> Vec<NamedPoint> {
-    let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
-    let named = |point: &Point| NamedPoint {
-        name: point.name.clone(),
-        uuid: point.uuid,
-        time: point.time,
-        target: point.target.map(ImageStamp),
-    };
-    kept.map(named).collect()
-}
 
 /// The space lock, held: nobody else chooses or writes a region that no header names.
 pub(crate) struct Space<'a> {
@@ -152,7 +119,7 @@ impl Core {
     pub(crate) fn drop_point(&self, name: &str) -> Result<()> {
         let space = self.space()?;
         let before = self.lock()?.adopt()?;
-        let at = find(&before, name, &self.path)?;
+        let at = points::find(&before, name, &self.path)?;
         let older = at.checked_sub(1).filter(|_| !weak(Weak::DropNoMerge));
         let joined = older.map(|older| space.joined(&before, &before.points[older], &before.points[at])).transpose()?;
         let lock = self.lock()?;
@@ -169,38 +136,6 @@ impl Core {
         self.give_up_all_but(&header, &before.points[..=at]);
         Ok(())
     }
-}
-
-fn no_point(header: &Header, name: &str, path: &Path) -> Error {
-    let known = kept(header).into_iter().map(|point| point.name).collect();
-    Error::NoPoint { path: path.to_path_buf(), name: name.into(), known }
-}
-
-/// Where in the table a point that is kept by a name is.
-fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
-    let is = |point: &Point| point.role == PointRole::Kept && point.name == name;
-    let none = || no_point(header, name, path);
-    header.points.iter().position(is).ok_or_else(none)
-}
-
-impl Point {
-    /// This point as one for which nothing is kept.
-    pub(crate) fn without_regions(&self) -> Point {
-        Point { table_offset: 0, bottom_offset: 0, granules: 0, reasons: Reasons::NONE, ..self.clone() }
-    }
-
-    /// This point with the regions of another one, whose uuid is in their page tables.
-    fn holding(&self, regions: &Point) -> Point {
-        let Point { uuid, table_offset, bottom_offset, granules, .. } = *regions;
-        Point { uuid, table_offset, bottom_offset, granules, ..self.clone() }
-    }
-}
-
-/// A region of this length in space that is not taken; it is from now on.
-pub(crate) fn place(taken: &mut Vec<Range<u64>>, length: u64) -> Range<u64> {
-    let start = free_offset(taken.iter().cloned(), length);
-    taken.push(start..start + length);
-    start..start + length
 }
 
 impl Space<'_> {
@@ -298,27 +233,6 @@ impl Core {
     }
 }
 
-/// Some pages of a map that are not zero, from a word on, and where to go on.
-pub(crate) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent)>, u64) {
-    let end = map.geometry().words();
-    let mut pages: Vec<(u64, PageContent)> = Vec::new();
-    let mut at = from;
-    while let Some((w, word)) = map.next_nonzero_word(at..end) {
-        let page = w / PAGE_WORDS;
-        if pages.last().is_none_or(|last| last.0 != page) {
-            if pages.len() == BATCH_PAGES {
-                return (pages, page * PAGE_WORDS);
-            }
-            pages.push((page, [0; PAGE_WORDS as usize]));
-        }
-        if let Some((_, words)) = pages.last_mut() {
-            words[(w % PAGE_WORDS) as usize] = word;
-        }
-        at = w + 1;
-    }
-    (pages, end)
-}
-
 /// Points: the checkpoints that were [committed](Self::commit_checkpoint) and kept by name. Each name stands for the moment
 /// in which it was frozen; what was written after it is kept for it until it is dropped.
 ///
@@ -381,7 +295,7 @@ impl DirtyMap {
 
     fn load_since(&self, name: &str) -> Result<Frozen> {
         self.loading(|disk, header| {
-            let from = find(header, name, self.path())?;
+            let from = points::find(header, name, self.path())?;
             let mut all = Frozen::of_points(disk, self.path(), header, &header.points[from..])?;
             all.add(&self.here());
             all.finish();
@@ -391,7 +305,7 @@ impl DirtyMap {
 
     fn load_between(&self, from: &str, to: &str) -> Result<Frozen> {
         self.loading(|disk, header| {
-            let [first, end] = [from, to].map(|name| find(header, name, self.path()));
+            let [first, end] = [from, to].map(|name| points::find(header, name, self.path()));
             let (first, end) = (first?, end?);
             let Some(points) = header.points.get(first..end) else {
                 let why = format!("{to:?} was frozen before {from:?}; give the older one first");

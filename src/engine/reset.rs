@@ -6,8 +6,7 @@
 use super::core::{Core, Locked};
 use crate::error::Result;
 use crate::geometry::mask_in;
-use crate::hierarchy::words_touched;
-use crate::hierarchy::{Shared, WordsMut};
+use crate::hierarchy::{Shared, WordsMut, words_touched};
 use crate::progress::Step;
 use crate::sync::spin_loop;
 use crate::weak::{Point, Weak, at as point, weak};

@@ -6,22 +6,18 @@
 
 use super::core::{Core, Parts};
 use super::frozen::Frozen;
-use super::points::place;
 use crate::error::{Error, Result};
+use crate::file::bottom::{all_words, batches, place};
 use crate::file::create::random_uuid;
 use crate::file::locks::locked;
 use crate::format::{Header, Layout, RegionName, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
-use crate::map::DirtyMap;
-use crate::map::Inner;
-use crate::map::Live;
-use crate::map::close;
+use crate::map::{DirtyMap, Inner, Live, close};
 use crate::progress::Step;
 use crate::session::attach;
-use crate::session::open::{all_words, batches, write_recovered};
+use crate::session::open::write_recovered;
 use crate::shm::view::{View, runtime};
-use crate::shm::volatile;
-use crate::shm::volatile::{Allocated, Place};
+use crate::shm::volatile::{self, Allocated, Place};
 use crate::sys::{Lock, facts};
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};

@@ -3,10 +3,9 @@
 //! Invariant kept here: the name appears only when everything behind it is durable, and never in
 //! place of another file.
 
-use crate::engine::points::{BATCH_PAGES, some_pages};
 use crate::error::{Error, Result};
 use crate::file::headers;
-use crate::file::pages::{self, PageContent};
+use crate::file::pages::{self, BATCH_PAGES, PageContent, some_pages};
 use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
 use crate::options::Options;

@@ -4,7 +4,10 @@
 //! known to be durable, and starts from the newest valid header in the file.
 
 use crate::error::{Error, Result};
-use crate::format::{self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, ProblemClass, State};
+use crate::format::{
+    self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, NotWritable, ProblemClass, State, pair_of,
+};
+use crate::image_stamp::is_timeless;
 use crate::sys::{Disk, Part};
 use crate::weak::{Weak, weak};
 use std::path::Path;
@@ -217,4 +220,61 @@ pub(crate) fn commit(disk: &dyn Disk, header: &mut Header, known: Published) -> 
     let pair = if weak(Weak::Parity) { (header.sequence % 2) as usize } else { 1 - known.pair };
     write_pair(disk, header, pair)?;
     Ok(Published { sequence: header.sequence, pair })
+}
+
+/// Whether the recorded times of the image count.
+pub(crate) fn set_exact(header: &mut Header, exact: bool) {
+    if let Some(stamp) = &mut header.image {
+        stamp.exact = exact && !is_timeless(stamp);
+    }
+}
+
+/// Whether this version can open a map with this header for writing.
+pub(crate) fn writable(header: &Header, path: &Path) -> Result<()> {
+    header.writable().map_err(|not| {
+        let NotWritable { found, expected } = not;
+        Error::Unsupported { path: path.to_path_buf(), found, expected }
+    })
+}
+
+/// Copies that should be the header, or the one before it, and are neither.
+///
+/// After an unclean end one pair may be torn: the one that was being written.
+pub(crate) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
+    let bad = |copy: &usize| match &copies[*copy] {
+        Err(_) => true,
+        Ok(header) => {
+            header.uuid != newest.header.uuid || !twin_agrees(copies, *copy) || is_rival(copies, newest, header)
+        }
+    };
+    let bad: Vec<usize> = (0..COPIES).filter(bad).collect();
+    let one_pair = bad.iter().all(|&c| pair_of(c) == pair_of(bad[0]));
+    if newest.header.state == State::Open && one_pair && !newest.rivals && !newest.lost_commit
+        || was_closing(copies, newest, &bad)
+    {
+        Vec::new()
+    } else {
+        bad
+    }
+}
+
+/// Whether closing was cut short between the two copies of CLEAN: the second one still is an older commit.
+fn was_closing(copies: &Copies, newest: &Newest, bad: &[usize]) -> bool {
+    let [copy] = bad else { return false };
+    let older = |h: &Header| h.uuid == newest.header.uuid && h.sequence < newest.header.sequence;
+    newest.header.state == State::Clean && pair_of(*copy) == newest.pair && copies[*copy].as_ref().is_ok_and(older)
+}
+
+/// Whether the other copy of the pair says the same. A stale copy disagrees; the newer one of the two does not.
+fn twin_agrees(copies: &Copies, copy: usize) -> bool {
+    match (&copies[copy], &copies[(copy + 2) % COPIES]) {
+        (Ok(one), Ok(other)) => one.uuid != other.uuid || one.sequence > other.sequence || one == other,
+        _ => true,
+    }
+}
+
+/// Whether `header` has the newest sequence number and is not what the first copy with it says.
+pub(crate) fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
+    let same = |h: &&Header| h.uuid == newest.header.uuid && h.sequence == newest.header.sequence;
+    same(&header) && copies.iter().flatten().find(same) != Some(header)
 }

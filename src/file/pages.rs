@@ -5,6 +5,7 @@
 
 use crate::format::{self, ENTRY_BYTES, Layout, Uuid};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
+use crate::query::Search;
 use crate::sys::{Disk, Part};
 use std::io;
 use std::ops::Range;
@@ -53,4 +54,28 @@ fn coalesce<'a>(parts: &mut Vec<Part<'a>>, items: &[u64], base: u64, bytes: &'a 
     if let Some(s) = stretch {
         parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..] });
     }
+}
+
+/// Pages of a point that are written with one sync: 8 MiB of them.
+pub(crate) const BATCH_PAGES: usize = 16384;
+
+/// Some pages of a map that are not zero, from a word on, and where to go on.
+pub(crate) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent)>, u64) {
+    let end = map.geometry().words();
+    let mut pages: Vec<(u64, PageContent)> = Vec::new();
+    let mut at = from;
+    while let Some((w, word)) = map.next_nonzero_word(at..end) {
+        let page = w / PAGE_WORDS;
+        if pages.last().is_none_or(|last| last.0 != page) {
+            if pages.len() == BATCH_PAGES {
+                return (pages, page * PAGE_WORDS);
+            }
+            pages.push((page, [0; PAGE_WORDS as usize]));
+        }
+        if let Some((_, words)) = pages.last_mut() {
+            words[(w % PAGE_WORDS) as usize] = word;
+        }
+        at = w + 1;
+    }
+    (pages, end)
 }

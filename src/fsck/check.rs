@@ -2,16 +2,14 @@
 //!
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
-use crate::engine::added;
-use crate::engine::checkpoint;
-use crate::engine::checkpoint::Checkpoint;
 use crate::engine::core::Core;
-use crate::engine::points;
-use crate::engine::points::NamedPoint;
 use crate::error::{Error, Result};
-use crate::file::headers::{self, Copies, Newest};
+use crate::file::bottom::items_in;
+use crate::file::headers::{self, damaged_copies, writable};
+use crate::file::points::{Checkpoint, NamedPoint, entries_end, header_of_point, kept, of_header};
+use crate::file::reasons;
 use crate::file::scan::Scan;
-use crate::format::{self, COPIES, Durability, Header, PointRole, Reasons, Runs, State, Uuid, pair_of};
+use crate::format::{self, Durability, Header, PointRole, Reasons, Runs, State, Uuid};
 use crate::fsck::findings::{self, Finding, Severity};
 use crate::fsck::survey::{self, Count, Survey};
 use crate::geometry::{Geometry, LEVELS};
@@ -19,7 +17,7 @@ use crate::image_stamp::ImageStamp;
 use crate::map::DirtyMap;
 use crate::query::AnyMap;
 use crate::session::attach::{self, Reading};
-use crate::session::open::{self, Recovery, items_in};
+use crate::session::open::Recovery;
 use crate::session::watch::Watch;
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
@@ -112,7 +110,7 @@ pub struct Info {
 
 impl Info {
     fn of_header(header: &Header, state: FileState, recovery: &Recovery) -> Info {
-        let reasons = added::reasons(header) | recovery.reasons();
+        let reasons = reasons::reasons(header) | recovery.reasons();
         Info {
             format_version: format::VERSION,
             uuid: header.uuid.to_string(),
@@ -137,9 +135,9 @@ impl Info {
             audited: header.audited,
             audit_missed: header.audit_missed,
             audit_time: header.audit_time,
-            checkpoint: checkpoint::of_header(header),
+            checkpoint: of_header(header),
             committed: (!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)),
-            points: points::kept(header),
+            points: kept(header),
             recovery: recovery.clone(),
         }
     }
@@ -159,7 +157,7 @@ impl Info {
         info.dirty = Some((AnyMap::count(map), AnyMap::dirty_len(map)));
         if map.core().is_ok_and(Core::may_lack_bits) {
             info.verdict = Verdict::Damaged;
-            info.reasons = names(added::reasons(header) | Reasons::CACHE_NOT_TRUSTED);
+            info.reasons = names(reasons::reasons(header) | Reasons::CACHE_NOT_TRUSTED);
         }
         info
     }
@@ -362,10 +360,10 @@ pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
     let mut frozen_failed = false;
     for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
-        let as_header = open::header_of_point(header, point);
+        let as_header = header_of_point(header, point);
         let failed = match point_survey(disk, path, len, &as_header)? {
             None => {
-                findings.push(findings::point_cut_off(header, place, len, open::entries_end(&as_header)));
+                findings.push(findings::point_cut_off(header, place, len, entries_end(&as_header)));
                 1
             }
             Some(found) => {
@@ -391,13 +389,13 @@ pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
         match header.outstanding() {
             None => survey.dirty.totals(&header.geometry),
             Some(point) => {
-                let as_header = open::header_of_point(header, point);
+                let as_header = header_of_point(header, point);
                 let frozen = Scan { disk, path, header: &as_header };
                 survey::together(&scan, &frozen)?.totals(&header.geometry)
             }
         }
     };
-    let not_writable = open::writable(header, path).err().map(|e| e.to_string());
+    let not_writable = writable(header, path).err().map(|e| e.to_string());
     if not_writable.is_some() {
         findings.iter_mut().for_each(findings::not_by_us);
     }
@@ -425,7 +423,7 @@ pub(crate) fn left_on_list(header: &Header) -> bool {
 /// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
 /// explains nothing here.
 pub(crate) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
-    if len < open::entries_end(as_header) {
+    if len < entries_end(as_header) {
         return Ok(None);
     }
     let header = &Header { runs: Runs::new(), ..as_header.clone() };
@@ -457,48 +455,6 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
         unchecked: unchecked.map(String::from).to_vec(),
         pages_checked: 0,
         verified: None,
-        not_writable: open::writable(header, path).err().map(|e| e.to_string()),
+        not_writable: writable(header, path).err().map(|e| e.to_string()),
     })
-}
-
-/// Copies that should be the header, or the one before it, and are neither.
-///
-/// After an unclean end one pair may be torn: the one that was being written.
-pub(crate) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
-    let bad = |copy: &usize| match &copies[*copy] {
-        Err(_) => true,
-        Ok(header) => {
-            header.uuid != newest.header.uuid || !twin_agrees(copies, *copy) || is_rival(copies, newest, header)
-        }
-    };
-    let bad: Vec<usize> = (0..COPIES).filter(bad).collect();
-    let one_pair = bad.iter().all(|&c| pair_of(c) == pair_of(bad[0]));
-    if newest.header.state == State::Open && one_pair && !newest.rivals && !newest.lost_commit
-        || was_closing(copies, newest, &bad)
-    {
-        Vec::new()
-    } else {
-        bad
-    }
-}
-
-/// Whether closing was cut short between the two copies of CLEAN: the second one still is an older commit.
-fn was_closing(copies: &Copies, newest: &Newest, bad: &[usize]) -> bool {
-    let [copy] = bad else { return false };
-    let older = |h: &Header| h.uuid == newest.header.uuid && h.sequence < newest.header.sequence;
-    newest.header.state == State::Clean && pair_of(*copy) == newest.pair && copies[*copy].as_ref().is_ok_and(older)
-}
-
-/// Whether the other copy of the pair says the same. A stale copy disagrees; the newer one of the two does not.
-fn twin_agrees(copies: &Copies, copy: usize) -> bool {
-    match (&copies[copy], &copies[(copy + 2) % COPIES]) {
-        (Ok(one), Ok(other)) => one.uuid != other.uuid || one.sequence > other.sequence || one == other,
-        _ => true,
-    }
-}
-
-/// Whether `header` has the newest sequence number and is not what the first copy with it says.
-pub(crate) fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
-    let same = |h: &&Header| h.uuid == newest.header.uuid && h.sequence == newest.header.sequence;
-    same(&header) && copies.iter().flatten().find(same) != Some(header)
 }

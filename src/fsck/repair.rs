@@ -5,23 +5,24 @@
 //! doubt is durable in both pairs before the first page, and a point that is not all dirty yet has a page that fails.
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
-use crate::engine::added::remember;
 use crate::error::{Error, Result, counted};
-use crate::file::headers::{self, Copies, Newest};
+use crate::file::bottom::{all_words, items_in, named, pages_of, words_of_pages};
+use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
 use crate::file::locks::locked;
 use crate::file::pages::{self, PageContent};
+use crate::file::points::{entries_end, header_of_point};
+use crate::file::reasons::remember;
 use crate::file::scan::{Page, Scan};
 use crate::format::{
     self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, Runs, State, Uuid,
 };
-use crate::fsck::check::{self, damaged_copies};
+use crate::fsck::check;
 use crate::fsck::survey::{Count, Survey};
 use crate::fsck::undo::{self, Undone};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::options::Options;
 use crate::session::attach;
-use crate::session::open::{self, Recovery, all_words, items_in, words_of_pages};
-use crate::shm::view::named;
+use crate::session::open::{self, Recovery};
 use crate::sys::{Disk, Lock, Part, facts};
 use crate::weak::{Weak, weak};
 use std::io;
@@ -224,7 +225,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let header = &newest.header;
     let g = header.geometry;
     let damaged = damaged_copies(&copies, &newest);
-    let cut_off = len < open::entries_end(header);
+    let cut_off = len < entries_end(header);
     let scan = Scan { disk, path, header };
     let found = Survey::of(&scan, progress)?;
     // Of a file without all entries no page is known to be good.
@@ -234,7 +235,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
 
     let mut points = Vec::new();
     for place in (0..header.points.len()).filter(|&place| header.points[place].has_regions()) {
-        let as_header = open::header_of_point(header, &header.points[place]);
+        let as_header = header_of_point(header, &header.points[place]);
         match check::point_survey(disk, path, len, &as_header)? {
             None => points.push((place, None)),
             Some(found) => {
@@ -262,7 +263,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     let readers = disk.has_readers().unwrap_or(true);
     let expected = header.file_length();
     // Nobody who looks at the file loses it from under a mapping; and the length alone does not matter.
-    let leave = len > expected && readers || open::writable(header, path).is_err();
+    let leave = len > expected && readers || writable(header, path).is_err();
     let after = if leave { len } else { expected };
 
     let failed_pages = Runs::from_iter(found.failed.iter().cloned());
@@ -273,7 +274,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     }
     // A small file can call very much dirty. That stays on the list then, and only what fails is written.
     let most = FEW_PAGES + found.checked;
-    let in_doubt = open::pages_of(&words);
+    let in_doubt = pages_of(&words);
     let stays = in_doubt.words() > most;
     let pages = if stays { failed_pages } else { in_doubt };
 
@@ -317,7 +318,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     );
     let commits = !actions.is_empty();
     if commits {
-        open::writable(header, path)?;
+        writable(header, path)?;
     }
     when(&mut actions, len < after, format!("make the file {after} bytes long, as it should be; it has {len}"));
     when(
@@ -334,7 +335,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         if damage {
             remember(&mut next, Reasons::REPAIR);
         }
-        crate::map::close::set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
+        set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
         let mut pair = newest.pair;
         let mut commit = |next: &mut Header| {
             next.sequence += 1;
@@ -447,7 +448,7 @@ pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
     // What the file lacked reads as zeros from here on. The list names every page of the map of which that matters.
     for &(place, failed) in &work.points {
         if failed.is_none() && !weak(Weak::RepairNoSpoil) {
-            spoil_first_entry(disk, &open::header_of_point(header, &header.points[place]))?;
+            spoil_first_entry(disk, &header_of_point(header, &header.points[place]))?;
         }
     }
     if len < after {
@@ -466,7 +467,7 @@ pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
     }
     write(disk, header, &mut batch)?;
     for &(place, failed) in &work.points {
-        fill(disk, &open::header_of_point(header, &header.points[place]), failed.unwrap_or(0))?;
+        fill(disk, &header_of_point(header, &header.points[place]), failed.unwrap_or(0))?;
     }
     for (header, pair) in &work.closed {
         headers::write_pair(disk, header, *pair)?;

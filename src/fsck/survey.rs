@@ -4,12 +4,11 @@
 //! failed alike are one group, and only the first groups are kept.
 
 use crate::error::Result;
+use crate::file::bottom::{lost_granules, named};
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{Header, Runs};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::query::items_of_granules;
-use crate::session::open::lost_granules;
-use crate::shm::view::named;
 use std::ops::Range;
 
 /// Groups of failed pages that are kept.

@@ -9,7 +9,8 @@ use crate::engine::core::Core;
 use crate::error::Result;
 use crate::geometry::Geometry;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The marks, if somebody wants them.

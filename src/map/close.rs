@@ -3,12 +3,11 @@
 //! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
 //! durable write of the session failed.
 
-use super::DirtyMap;
-use super::Inner;
-use super::Live;
+use super::{DirtyMap, Inner, Live};
 use crate::engine::core::Core;
 use crate::engine::resize::Failure;
 use crate::error::{Error, Result};
+use crate::file::headers::set_exact;
 use crate::format::{Header, Runs, Session, Stamp, State, Uuid};
 use crate::image_stamp::{ImageStamp, is_timeless, timeless};
 use crate::session::attach;
@@ -159,13 +158,6 @@ impl Core {
         let mut header = lock.adopt()?;
         change(&mut header);
         lock.commit(&mut header)
-    }
-}
-
-/// Whether the recorded times of the image count.
-pub(crate) fn set_exact(header: &mut Header, exact: bool) {
-    if let Some(stamp) = &mut header.image {
-        stamp.exact = exact && !is_timeless(stamp);
     }
 }
 

@@ -20,10 +20,9 @@ use crate::format::{Durability, Header, Runs};
 use crate::fsck::check::Info;
 use crate::geometry::Geometry;
 use crate::options::Options;
-use crate::query::{AnyMap, Search};
-use crate::query::{Areas, Granules, WordsIter};
-use crate::session::{attach, open, open::Recovery, watch};
-
+use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
+use crate::session::open::{self, Recovery};
+use crate::session::{attach, watch};
 use crate::shm::view::{Look, View};
 use std::fmt;
 use std::ops::Range;

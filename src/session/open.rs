@@ -4,25 +4,26 @@
 //! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
 
-use crate::engine::added::remember;
 use crate::engine::core::{self, Core, Parts};
-use crate::engine::frozen::{Frozen, Stretches, is_full};
+use crate::engine::frozen::Frozen;
 use crate::error::{Error, Result};
-use crate::file::headers::{self, Copies, Newest, Published};
+use crate::file::bottom::{
+    Stretches, all_words, batches, is_full, items_in, lost_granules, named, pages_of, words_of_pages,
+};
+use crate::file::headers::{self, Copies, Newest, Published, damaged_copies, set_exact, writable};
+use crate::file::reasons::remember;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{
-    self, CheckpointState, Durability, Header, Layout, MAX_RUNS, NotWritable, Point, Reasons, Runs, Session, Stamp,
-    State, Uuid, VOLATILE_LAYOUT, VolatileLayout,
+    self, CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Runs, Session, Stamp, State, Uuid,
+    VOLATILE_LAYOUT, VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::hierarchy::store_unseen;
 use crate::image_stamp::ImageStamp;
-use crate::options::Access;
-use crate::options::Options;
+use crate::options::{Access, Options};
 use crate::progress::Step;
-use crate::shm::view::{Look, View, named, runtime};
-use crate::shm::volatile;
-use crate::shm::volatile::{Allocated, Place};
+use crate::shm::view::{Look, View, runtime};
+use crate::shm::volatile::{self, Allocated, Place};
 use crate::sys::Identity;
 use crate::sys::{Disk, Mapping, Part, facts};
 use crate::trace::event;
@@ -135,17 +136,9 @@ pub(crate) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
     if writing {
         writable(&newest.header, path)?;
     }
-    let damaged_headers = crate::fsck::check::damaged_copies(&copies, &newest).len() as u64;
+    let damaged_headers = damaged_copies(&copies, &newest).len() as u64;
     let recovery = Recovery { damaged_headers, lost_commit: newest.lost_commit, ..Recovery::default() };
     Ok((copies, newest, recovery))
-}
-
-/// Whether this version can open a map with this header for writing.
-pub(crate) fn writable(header: &Header, path: &Path) -> Result<()> {
-    header.writable().map_err(|not| {
-        let NotWritable { found, expected } = not;
-        Error::Unsupported { path: path.to_path_buf(), found, expected }
-    })
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
@@ -268,24 +261,6 @@ fn load(
     Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
 }
 
-/// Whether a cleanly closed map, or a point, with so many dirty granules in good pages, and so many failed pages, must have lost
-/// a page together with its entry: dirty granules found and recorded. A failed page may hide one that was lost so.
-pub(crate) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -> Option<(u64, u64)> {
-    let at_most = granules.saturating_add(failed_pages.saturating_mul(PAGE_BITS));
-    let closed = header.state == State::Clean && header.runs.is_empty();
-    (closed && at_most < header.clean_dirty_bits).then_some((granules, header.clean_dirty_bits))
-}
-
-pub(crate) fn all_words(geometry: &Geometry) -> Runs {
-    Runs::one(0..geometry.words())
-}
-
-/// Items behind the words that some runs name.
-pub(crate) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
-    let bit = |w: u64| (w * 64).min(geometry.bits());
-    runs.iter().map(|r| geometry.items_of(&(bit(r.first)..bit(r.end())))).map(|items| items.end - items.start).sum()
-}
-
 fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
     let Range { start, end } = format::page_words(view.geometry(), index);
     let range = start as usize..end as usize;
@@ -293,21 +268,6 @@ fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durab
     if durable {
         store_unseen(&view.durable()[range], *words);
     }
-}
-
-/// A header that describes a point as if it were a closed map: what it takes to read its bottom.
-pub(crate) fn header_of_point(header: &Header, point: &Point) -> Header {
-    let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
-    let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
-    // It was complete before it was named, like a map that was closed.
-    let clean_dirty_bits = if weak(Weak::PointNoCount) { 0 } else { point.granules };
-    let (state, nonce, runs) = (State::Clean, Uuid::NIL, Runs::new());
-    Header { uuid: point.uuid, layout, state, nonce, runs, clean_dirty_bits, ..header.clone() }
-}
-
-/// Where the entries of the page table end that a header describes.
-pub(crate) fn entries_end(header: &Header) -> u64 {
-    header.layout.table.start.saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
 }
 
 fn fill(view: &View, words: Range<u64>) {
@@ -609,7 +569,7 @@ fn commit_open(
     header.state = State::Open;
     header.nonce = *nonce;
     header.last_open = facts::now();
-    crate::map::close::set_exact(header, false);
+    set_exact(header, false);
     let all = if header.durability == Durability::Process { all_words(&geometry) } else { Runs::new() };
 
     let mut list = all.clone();
@@ -634,23 +594,6 @@ fn commit_open(
         known = headers::commit(disk, header, known).map_err(io(write))?;
     }
     Ok(known)
-}
-
-/// The pages that some words are in.
-pub(crate) fn pages_of(words: &Runs) -> Runs {
-    Runs::from_iter(words.iter().map(|r| r.first / PAGE_WORDS..r.end().div_ceil(PAGE_WORDS)))
-}
-
-/// The words of some pages.
-pub(crate) fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
-    Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
-}
-
-/// Pages, as many as are written together: 8 MiB of them.
-pub(crate) fn batches(pages: &Runs) -> impl Iterator<Item = Vec<u64>> {
-    const BATCH: usize = 16384;
-    let mut left = pages.iter().flat_map(|r| r.range()).peekable();
-    std::iter::from_fn(move || left.peek().is_some().then(|| left.by_ref().take(BATCH).collect()))
 }
 
 /// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.

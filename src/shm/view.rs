@@ -3,13 +3,13 @@
 //! Invariant kept here: a view's slices are as long as the geometry says, whatever the mapping is.
 
 use crate::error::{Error, Result};
-use crate::format::{Runs, VolatileLayout};
-use crate::geometry::{BOTTOM, Geometry, LEVELS, PAGE_WORDS, mask_in};
-use crate::hierarchy::Levels;
-use crate::hierarchy::{AtomicU64, Shared, Words};
+use crate::format::VolatileLayout;
+use crate::geometry::{BOTTOM, Geometry, LEVELS};
+use crate::hierarchy::{AtomicU64, Levels, Shared, Words};
 use crate::sys::{Mapping, ReadMapping, ReadWords};
 use std::ops::Range;
-use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::fence;
 
 /// Fields of the runtime page, as words.
 pub(crate) mod runtime {
@@ -311,10 +311,4 @@ impl View {
 #[inline]
 pub(crate) fn flag(flags: &[AtomicU64], word: u64) -> bool {
     flags[(word / 64) as usize].load(SeqCst) & 1 << (word % 64) != 0
-}
-
-/// The words of a page that a list names, as bits.
-pub(crate) fn named(list: &Runs, page: u64) -> u64 {
-    let words = page * PAGE_WORDS..(page + 1) * PAGE_WORDS;
-    list.within(words.clone()).fold(0, |mask, run| mask | mask_in(page, &run.range()))
 }

@@ -20,14 +20,13 @@ use crate::shm::view::runtime;
 use crate::shm::volatile::{self, Allocated};
 use crate::sync::AtomicU64;
 use crate::weak::{self, Weak};
+use Op::*;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use std::sync::{Arc, Mutex};
-
-use Op::*;
 
 /// Bits, some in the same word, some in others.
 const A: u64 = 0;

@@ -14,16 +14,14 @@ mod verdicts;
 mod weakened;
 
 use super::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
-use crate::engine::added;
-use crate::engine::checkpoint;
 use crate::engine::core::Core;
 use crate::engine::frozen::{Both, Dirt, Frozen};
-use crate::engine::points;
-use crate::engine::resize;
-use crate::engine::resize::Failure;
-use crate::file::create;
+use crate::engine::resize::{self, Failure};
+use crate::engine::{checkpoint, points};
+use crate::file::bottom::named;
 use crate::file::headers::{self, Newest};
 use crate::file::scan::{Page, Scan};
+use crate::file::{create, reasons};
 use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::fsck::check;
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES};
@@ -31,7 +29,7 @@ use crate::map::close;
 use crate::options::Options;
 use crate::query::Search;
 use crate::session::open::{Loaded, load_in_memory, open_alone};
-use crate::shm::view::{Look, flag, named, runtime};
+use crate::shm::view::{Look, flag, runtime};
 use crate::sys::{Disk, Part};
 use crate::weak::{self, Point, Weak};
 use programs::{Op, Programs, name_of, program, report, smallest, tree, verdict};
@@ -576,7 +574,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
 /// A map that is called exact holds nothing but what callers have set.
 fn check_exact(core: &Core, disk: &SimDisk, truth: &Truth) -> Verdict {
     match headers::newest(disk, path()) {
-        Ok(Newest { header, .. }) if !disk.dead() && added::reasons(&header).is_empty() => {
+        Ok(Newest { header, .. }) if !disk.dead() && reasons::reasons(&header).is_empty() => {
             core.together(|both| only_mine(&all_of(both), truth, "running"))
         }
         _ => Ok(()),
@@ -778,7 +776,7 @@ fn check_crash(content: &Image, truth: &Truth, again: Option<(u64, u32)>) -> Ver
     check_points(&disk, &header, truth)?;
     let read = load_in_memory(&*disk, path(), None).map_err(|e| format!("cannot be read: {e}"))?;
     check_covered(&both(&read), truth, "read only")?;
-    if (added::reasons(&header) | read.recovery.reasons()).is_empty() {
+    if (reasons::reasons(&header) | read.recovery.reasons()).is_empty() {
         only_mine(&all_of(&both(&read)), begun, "read only")?;
     }
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened: {e}"))?;

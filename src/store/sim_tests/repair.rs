@@ -5,13 +5,13 @@
 //! reads the file; repairing it again ends as it should; and putting back gives the very bytes.
 
 use super::*;
+use crate::file::points::header_of_point;
 use crate::format::{ENTRY_BYTES, Point};
 use crate::fsck::check::{at_rest, point_survey};
 use crate::fsck::repair::{apply, plan};
 use crate::fsck::survey::Survey;
 use crate::fsck::undo::{put_back_from, write};
 use crate::geometry::PAGE_BYTES;
-use crate::session::open::header_of_point;
 use std::io::Cursor;
 
 /// What counts as dirty in a file; nothing says so where it cannot be opened.

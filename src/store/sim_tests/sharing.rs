@@ -14,7 +14,8 @@ use programs::operation;
 use proptest::prelude::{Just, Strategy, prop, prop_oneof};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// What a killed process ends with.
 struct Killed;

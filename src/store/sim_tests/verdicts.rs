@@ -5,6 +5,7 @@
 
 use super::sharing::two_of;
 use super::*;
+use crate::file::reasons;
 use crate::format::Reasons;
 
 struct Two {
@@ -41,7 +42,7 @@ impl Two {
     }
 
     fn reasons(&self) -> Reasons {
-        added::reasons(&headers::newest(&*self.disk, path()).unwrap().header)
+        reasons::reasons(&headers::newest(&*self.disk, path()).unwrap().header)
     }
 
     /// Whether what is there is called what an undisturbed run would hold.

@@ -1,0 +1,96 @@
+//! Points as a header names them.
+//!
+//! Invariant kept here: a point is read as if it were a map that was closed, so its bottom is verified as strictly.
+
+use crate::error::{Error, Result};
+use crate::format::{self, CheckpointState, Header, Layout, Point, PointRole, Reasons, Runs, State, Uuid};
+use crate::image_stamp::ImageStamp;
+use crate::weak::{Weak, weak};
+use std::path::Path;
+
+/// A header that describes a point as if it were a closed map: what it takes to read its bottom.
+pub(crate) fn header_of_point(header: &Header, point: &Point) -> Header {
+    let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
+    let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
+    // It was complete before it was named, like a map that was closed.
+    let clean_dirty_bits = if weak(Weak::PointNoCount) { 0 } else { point.granules };
+    let (state, nonce, runs) = (State::Clean, Uuid::NIL, Runs::new());
+    Header { uuid: point.uuid, layout, state, nonce, runs, clean_dirty_bits, ..header.clone() }
+}
+
+/// Where the entries of the page table end that a header describes.
+pub(crate) fn entries_end(header: &Header) -> u64 {
+    header.layout.table.start.saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
+}
+
+/// The outstanding checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checkpoint {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// How far it has come.
+    pub state: CheckpointState,
+    /// The name that it was frozen with.
+    pub name: Option<String>,
+    /// When it was frozen, in seconds since 1970.
+    pub time: i64,
+}
+
+/// The outstanding checkpoint of a header.
+pub(crate) fn of_header(header: &Header) -> Option<Checkpoint> {
+    let point = header.outstanding()?;
+    let name = Some(point.name.clone()).filter(|name| !name.is_empty());
+    Some(Checkpoint { uuid: point.uuid, state: header.checkpoint_state, name, time: point.time })
+}
+
+/// A point that is kept by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NamedPoint {
+    /// Its name.
+    pub name: String,
+    /// Identity of what is kept for it: another one whenever that changes.
+    pub uuid: Uuid,
+    /// When it was frozen, in seconds since 1970.
+    pub time: i64,
+    /// The backup that was complete with it, if one was.
+    pub target: Option<ImageStamp>,
+}
+
+/// The points of a header that are kept, oldest first.
+pub(crate) fn kept(header: &Header) -> Vec<NamedPoint> {
+    let kept = header.points.iter().filter(|point| point.role == PointRole::Kept);
+    let named = |point: &Point| NamedPoint {
+        name: point.name.clone(),
+        uuid: point.uuid,
+        time: point.time,
+        target: point.target.map(ImageStamp),
+    };
+    kept.map(named).collect()
+}
+
+pub(crate) fn no_point(header: &Header, name: &str, path: &Path) -> Error {
+    let known = kept(header).into_iter().map(|point| point.name).collect();
+    Error::NoPoint { path: path.to_path_buf(), name: name.into(), known }
+}
+
+/// Where in the table a point that is kept by a name is.
+pub(crate) fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
+    let is = |point: &Point| point.role == PointRole::Kept && point.name == name;
+    let none = || no_point(header, name, path);
+    header.points.iter().position(is).ok_or_else(none)
+}
+
+impl Point {
+    /// This point as one for which nothing is kept.
+    pub(crate) fn without_regions(&self) -> Point {
+        Point { table_offset: 0, bottom_offset: 0, granules: 0, reasons: Reasons::NONE, ..self.clone() }
+    }
+
+    /// This point with the regions of another one, whose uuid is in their page tables.
+    pub(crate) fn holding(&self, regions: &Point) -> Point {
+        let Point { uuid, table_offset, bottom_offset, granules, .. } = *regions;
+        Point { uuid, table_offset, bottom_offset, granules, ..self.clone() }
+    }
+}

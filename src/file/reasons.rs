@@ -1,0 +1,25 @@
+//! Why there is dirt that no caller has set, as the header records it.
+
+use crate::format::{Header, Reasons};
+use crate::sys::facts;
+use crate::weak::{Weak, weak};
+
+/// Why there is dirt that was not set, here or in the outstanding point.
+pub(crate) fn reasons(header: &Header) -> Reasons {
+    let frozen = header.outstanding().filter(|_| !weak(Weak::ReasonsOfPoint));
+    header.dirt_reasons | frozen.map_or(Reasons::NONE, |point| point.reasons)
+}
+
+/// Has the header say why there is more dirt than was set.
+pub(crate) fn remember(header: &mut Header, reasons: Reasons) {
+    if !reasons.is_empty() {
+        header.dirt_reasons |= reasons;
+        header.dirt_time = facts::now();
+    }
+}
+
+/// Has the header forget it.
+pub(crate) fn forget(header: &mut Header) {
+    header.dirt_reasons = Reasons::NONE;
+    header.dirt_time = 0;
+}
