@@ -6,29 +6,14 @@
 
 use super::core::{Core, Locked};
 use crate::error::Result;
-use crate::file::reasons::{self, forget, remember};
+use crate::file::reasons::{self, remember};
 use crate::format::{CheckpointState, Header, Reasons};
 use crate::shm::view::runtime;
 use crate::weak::{Point, Weak, at, weak};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Mutex, PoisonError};
 
 /// The word `adding` of the runtime page counts those that add dirt now in its low half. The high half goes up when one begins.
 const BEGUN: u64 = 1 << 32;
-
-/// What this process has seen of the word `adding` when it began something that takes all dirt away.
-#[derive(Default)]
-pub(crate) struct Seen(Mutex<Option<u64>>);
-
-impl Seen {
-    pub(crate) fn get(&self) -> Option<u64> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set(&self, seen: Option<u64>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
-    }
-}
 
 impl Core {
     /// Adds dirt, and has the header say why before any of it is there. A process that dies in this leaves its count, and then
@@ -47,30 +32,6 @@ impl Core {
             adding.fetch_sub(1, SeqCst);
         }
         done
-    }
-}
-
-impl Core {
-    /// Changes the header for a backup that begins.
-    pub(crate) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
-        let lock = self.lock()?;
-        let mut header = lock.adopt()?;
-        self.backup_began.set(lock.seen(&header));
-        change(&mut header);
-        lock.commit(&mut header)
-    }
-
-    /// Changes the header for a backup that is complete, and has it forget what had been added when this process began it.
-    pub(crate) fn complete_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
-        let lock = self.lock()?;
-        let mut header = lock.adopt()?;
-        change(&mut header);
-        if lock.nothing_added_since(self.backup_began.get()) {
-            forget(&mut header);
-        }
-        lock.commit(&mut header)?;
-        self.backup_began.set(None);
-        Ok(())
     }
 }
 

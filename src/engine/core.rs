@@ -3,14 +3,12 @@
 //! Invariant kept here: whoever holds the [`Update`] guard is alone, among all threads and processes,
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
-use super::added::Seen;
-use super::frozen::Cache;
+use super::changes::SharedChanges;
+use super::point_set::Cache;
 use crate::error::{Error, Result};
-use crate::file::headers::{self, Published};
 use crate::file::locks::{Deadline, POLITE, locked, wait_for};
-use crate::format::{Durability, Header, Layout, Runs, Session, Stamp, State, Uuid};
+use crate::format::{Durability, Header, Layout, Runs, Stamp, Uuid};
 use crate::geometry::Geometry;
-use crate::map::changes::SharedChanges;
 use crate::progress::Step;
 use crate::shm::view::{View, runtime};
 use crate::shm::volatile::Allocated;
@@ -18,7 +16,7 @@ use crate::sync::{self, Mutex, MutexGuard};
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
 use crate::watcher::Watcher;
-use crate::weak::{Point, Weak, at, weak};
+use crate::weak::{Weak, weak};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -160,7 +158,7 @@ impl Core {
             layout: header.layout.clone(),
             nonce,
             slot,
-            id: super::in_flight::new_id(),
+            id: new_id(),
             lists_all,
             in_file: in_file(header, shared),
             shared,
@@ -261,91 +259,6 @@ impl Core {
         }
         count
     }
-
-    pub(crate) fn published(&self) -> Published {
-        Published::unpack(self.view.runtime()[runtime::PUBLISHED].load(SeqCst))
-    }
-}
-
-impl Locked<'_> {
-    /// The newest valid header of the file, made durable if its writer died or failed before it was (rule 5).
-    pub(crate) fn adopt(&self) -> Result<Header> {
-        let core = self.core;
-        let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
-        let known = core.published();
-        if header.sequence < known.sequence && !weak(Weak::TrustOlder) {
-            return Err(Error::Corrupt {
-                path: core.path.clone(),
-                place: "header copies".into(),
-                found: format!("sequence number {} as the newest", header.sequence),
-                expected: format!("at least {}, which was written durably", known.sequence),
-            });
-        }
-        let ours = header.uuid == core.uuid && header.nonce == core.nonce && header.state == State::Open;
-        if !ours && !weak(Weak::AdoptAnySession) {
-            return Err(Error::Unusable { why: "its session was ended by somebody else" });
-        }
-        let same = header.layout == core.layout && header.geometry == *core.geometry();
-        if !same && !weak(Weak::AdoptAnyRegions) {
-            return Err(Error::Unusable { why: "its regions were moved by somebody else" });
-        }
-        // Two lists joined may be longer than one can be; naming more only adds dirt.
-        header.runs.coarsen(crate::format::MAX_RUNS);
-        // A commit that was begun and is not known to be durable may be on the device all the same, and be valid there
-        // although it cannot be read back now. Nothing may rest on an older header until it is overwritten.
-        let begun = core.view.runtime()[runtime::ATTEMPTED].load(SeqCst);
-        let last = header.sequence.max(if weak(Weak::ForgetAttempt) { 0 } else { begun });
-        if (rivals || last != known.sequence) && !weak(Weak::TrustNewest) {
-            self.commit(&mut header)?;
-        }
-        if !weak(Weak::SilentAdoption) {
-            core.say_checkpoint(header.checkpoint_state);
-        }
-        Ok(header)
-    }
-
-    /// [Commits](Self::commit) to both pairs: the loss of one must not bring back a header that names other regions, and would say of
-    /// them that nothing changed. `one_pair` is the switch that leaves the second one out.
-    pub(crate) fn commit_to_both(&self, header: &mut Header, one_pair: Weak) -> Result<()> {
-        let pairs = if weak(one_pair) { 1 } else { 2 };
-        (0..pairs).try_for_each(|_| self.commit(header))
-    }
-
-    /// Commits `header`, which must come from [`adopt`](Self::adopt) in this hold of the lock.
-    pub(crate) fn commit(&self, header: &mut Header) -> Result<()> {
-        let core = self.core;
-        if core.degraded() && !weak(Weak::HeaderForgetsError) {
-            header.session.flags |= Session::DEGRADED;
-        }
-        core.counters.syncs.fetch_add(1, Relaxed);
-        core.counters.bytes_written.fetch_add(2 * header.used() as u64, Relaxed);
-        let attempted = &core.view.runtime()[runtime::ATTEMPTED];
-        if !weak(Weak::ForgetAttempt) {
-            header.sequence = header.sequence.max(attempted.load(SeqCst));
-        }
-        if !weak(Weak::AttemptLate) {
-            attempted.store(header.sequence + 1, SeqCst);
-        }
-        if weak(Weak::KnownEarly) {
-            let early = Published { sequence: header.sequence + 1, pair: 1 - core.published().pair };
-            core.view.runtime()[runtime::PUBLISHED].store(early.pack(), SeqCst);
-        }
-        match headers::commit(&*core.disk, header, core.published()) {
-            Ok(published) => {
-                core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
-                if weak(Weak::AttemptLate) {
-                    attempted.store(published.sequence, SeqCst);
-                }
-                at(Point::Published);
-                core.say_checkpoint(header.checkpoint_state);
-                Ok(())
-            }
-            Err(e) => {
-                core.degrade();
-                Err(core.io("write the header")(e))
-            }
-        }
-    }
 }
 
 impl Core {
@@ -367,13 +280,24 @@ impl Core {
         }
         if taken? { Ok(()) } else { Err(locked(disk, path, Lock::Update, "another process holds the update lock")) }
     }
+}
 
-    /// Takes the space lock among processes.
-    pub(crate) fn wait_for_space(&self, end: Deadline) -> Result<()> {
-        let (disk, path) = (&*self.disk, &*self.path);
-        match wait_for(disk, path, Lock::Space, end)? {
-            true => Ok(()),
-            false => Err(locked(disk, path, Lock::Space, "another process writes or puts back a checkpoint")),
-        }
+/// What this process has seen of the word `adding` when it began something that takes all dirt away.
+#[derive(Default)]
+pub(crate) struct Seen(std::sync::Mutex<Option<u64>>);
+
+impl Seen {
+    pub(crate) fn get(&self) -> Option<u64> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    pub(crate) fn set(&self, seen: Option<u64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+}
+
+/// A number that no other map of this process has or had. Addresses come back, and a bracket may never end.
+pub(crate) fn new_id() -> u64 {
+    static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    LAST.fetch_add(1, SeqCst)
 }

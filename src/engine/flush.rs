@@ -8,11 +8,12 @@ use crate::error::Result;
 use crate::file::bottom::named;
 use crate::file::pages::{self, PageContent};
 use crate::file::reasons::forget;
-use crate::format::{MAX_RUNS, Reasons, Runs};
+use crate::format::{self, Header, MAX_RUNS, Reasons, Runs};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
 use crate::shm::view::{View, runtime};
+use crate::sys::Disk;
 use crate::trace::event;
 use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
@@ -416,4 +417,21 @@ pub(crate) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
         mask &= mask.wrapping_sub(1);
         (i < 64).then_some(u64::from(i))
     })
+}
+
+/// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.
+pub(crate) fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &[u64]) -> std::io::Result<u64> {
+    let words_of = |index| format::page_words(&header.geometry, index);
+    let bytes = crate::file::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
+        let mut words = [0; PAGE_WORDS as usize];
+        for (to, w) in words.iter_mut().zip(words_of(index)) {
+            *to = view.live()[w as usize].load(SeqCst);
+        }
+        words
+    })?;
+    for w in pages.iter().flat_map(|&index| words_of(index)) {
+        let word = view.live()[w as usize].load(SeqCst);
+        view.durable()[w as usize].store(word, SeqCst);
+    }
+    Ok(bytes)
 }

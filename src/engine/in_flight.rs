@@ -7,7 +7,6 @@
 use super::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
-use crate::map::DirtyMap;
 use crate::progress::Step;
 use crate::shm::view::{View, runtime};
 use crate::weak::{Weak, weak};
@@ -24,12 +23,6 @@ const OUTLIVE: u64 = 1;
 thread_local! {
     /// How many brackets this thread has begun that have not ended, by [`Core::id`].
     static BEGUN: RefCell<Vec<(u64, Arc<AtomicU64>)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A number that no other map of this process has or had. Addresses come back, and a bracket may never end.
-pub(crate) fn new_id() -> u64 {
-    static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    LAST.fetch_add(1, SeqCst)
 }
 
 /// Whether a slot says that there are writes under way which may arrive although the process is dead. Nobody else may take
@@ -79,6 +72,14 @@ impl Core {
             all.push((key, begun.clone()));
             begun
         })
+    }
+
+    /// Marks what a data write is about to touch, and registers the write.
+    pub(crate) fn begin_write(&self, bits: Range<u64>) -> Result<WriteGuard<'_>> {
+        // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
+        let guard = (!weak(Weak::RegisterLate)).then(|| self.register());
+        self.set_bits(bits)?;
+        Ok(guard.unwrap_or_else(|| self.register()))
     }
 
     fn register(&self) -> WriteGuard<'_> {
@@ -191,35 +192,5 @@ impl Core {
             }
         }
         Ok(writes)
-    }
-}
-
-impl DirtyMap {
-    /// Marks what a data write is about to touch, as [`set`](Self::set), and says when the write has ended: when what
-    /// this returns is dropped, also by another thread. A [freeze](Self::freeze) waits for the writes that had begun, so that
-    /// the image holds what the frozen bits stand for.
-    ///
-    /// ```no_run
-    /// # use std::os::unix::fs::FileExt;
-    /// # fn f(map: &dirtymap::DirtyMap, image: &std::fs::File, data: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
-    /// let write = map.begin_write(4096..4096 + data.len() as u64)?;
-    /// image.write_all_at(data, 4096)?;
-    /// drop(write);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// A write without this is right only where no freeze can begin before it has ended. One that is never ended
-    /// (`mem::forget`) lets every freeze fail. Cost: that of `set`, and two atomic operations on memory shared with the other
-    /// writers of this process.
-    ///
-    /// # Errors
-    /// As [`set`](Self::set): then **do not write the data**.
-    pub fn begin_write(&self, range: Range<u64>) -> Result<WriteGuard<'_>> {
-        let core = self.core()?;
-        core.geometry().check(&range)?;
-        // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
-        let guard = (!weak(Weak::RegisterLate)).then(|| core.register());
-        core.set_bits(core.geometry().touched(&range))?;
-        Ok(guard.unwrap_or_else(|| core.register()))
     }
 }

@@ -1,14 +1,23 @@
 //! An open map as all threads and processes share it.
 
 pub(crate) mod added;
-pub(crate) mod arm;
+pub(crate) mod backup;
+pub(crate) mod bulk;
+pub(crate) mod changes;
 pub(crate) mod checkpoint;
+pub(crate) mod close;
+pub(crate) mod commit;
 pub(crate) mod core;
 pub(crate) mod flush;
-pub(crate) mod frozen;
+pub(crate) mod flusher;
+pub(crate) mod image;
 pub(crate) mod in_flight;
+pub(crate) mod point_set;
 pub(crate) mod points;
+pub(crate) mod read;
 pub(crate) mod reset;
 pub(crate) mod resize;
+pub(crate) mod set;
+pub(crate) mod space;
 
 pub use in_flight::WriteGuard;

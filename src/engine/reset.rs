@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::geometry::mask_in;
 use crate::hierarchy::{Shared, WordsMut, words_touched};
 use crate::progress::Step;
-use crate::sync::spin_loop;
 use crate::weak::{Point, Weak, at as point, weak};
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -44,7 +43,7 @@ impl Core {
     }
 
     /// Keeps of each word only the bits that `keep` names; `changed` hears of the others, which the caller has to
-    /// [mark](crate::map::changes). Cost: the nonzero words.
+    /// [mark](super::changes). Cost: the nonzero words.
     pub(crate) fn reset_words(
         &self,
         words: Range<u64>,
@@ -82,26 +81,6 @@ impl Core {
             at = lock.reset_batch(at..words.end, &keep, changed);
         }
         Ok(())
-    }
-
-    /// Runs a search until no summary was being cleared meanwhile. Lock-free but for a reader that is
-    /// unlucky many times: it then waits for the clearer's lock.
-    pub(crate) fn steadily<R>(&self, search: impl Fn() -> R) -> R {
-        if weak(Weak::Unsteady) {
-            return search();
-        }
-        for _ in 0..64 {
-            let before = self.clearing.load(SeqCst);
-            if before.is_multiple_of(2) {
-                let found = search();
-                if self.clearing.load(SeqCst) == before {
-                    return found;
-                }
-            }
-            spin_loop();
-        }
-        let _still = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
-        search()
     }
 }
 

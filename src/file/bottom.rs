@@ -1,6 +1,6 @@
 //! What a header and its page table say of words and pages: the arithmetic of the bottom level.
 
-use crate::file::pages::PageContent;
+use super::pages::PageContent;
 use crate::format::{self, Header, Runs, State, free_offset};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS, mask_in};
 use std::ops::Range;

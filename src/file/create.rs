@@ -3,16 +3,15 @@
 //! Invariant kept here: the name appears only when everything behind it is durable, and never in
 //! place of another file.
 
+use super::headers;
+use super::pages::{self, BATCH_PAGES, PageContent, some_pages};
 use crate::error::{Error, Result};
-use crate::file::headers;
-use crate::file::pages::{self, BATCH_PAGES, PageContent, some_pages};
 use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
 use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
-use crate::sys::{Disk, FileDisk, Part, facts, fs};
-use crate::sys::{Permit, create};
+use crate::sys::{Disk, FileDisk, Part, Permit, create, facts, fs};
 use crate::weak::{Weak, weak};
 use std::fs::File;
 use std::path::{Path, PathBuf};

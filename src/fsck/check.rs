@@ -2,6 +2,8 @@
 //!
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
+use super::findings::{self, Finding, Severity};
+use super::survey::{self, Count, Survey};
 use crate::engine::core::Core;
 use crate::error::{Error, Result};
 use crate::file::bottom::items_in;
@@ -10,8 +12,6 @@ use crate::file::points::{Checkpoint, NamedPoint, entries_end, header_of_point, 
 use crate::file::reasons;
 use crate::file::scan::Scan;
 use crate::format::{self, Durability, Header, PointRole, Reasons, Runs, State, Uuid};
-use crate::fsck::findings::{self, Finding, Severity};
-use crate::fsck::survey::{self, Count, Survey};
 use crate::geometry::{Geometry, LEVELS};
 use crate::image_stamp::ImageStamp;
 use crate::map::DirtyMap;

@@ -3,12 +3,12 @@
 //!
 //! Invariant kept here: nothing is read or decided here; the numbers are those that reading has found.
 
+use super::survey::{Group, Survey};
 use crate::error::counted;
 use crate::file::bottom::items_in;
 use crate::file::headers::{Copies, Newest, damaged_copies, is_rival, spoilt};
 use crate::file::scan::PageFault;
 use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copies_of, copy_offset};
-use crate::fsck::survey::{Group, Survey};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
 use std::ops::Range;
 

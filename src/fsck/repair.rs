@@ -5,6 +5,9 @@
 //! doubt is durable in both pairs before the first page, and a point that is not all dirty yet has a page that fails.
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
+use super::check;
+use super::survey::{Count, Survey};
+use super::undo::{self, Undone};
 use crate::error::{Error, Result, counted};
 use crate::file::bottom::{all_words, items_in, named, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
@@ -16,9 +19,6 @@ use crate::file::scan::{Page, Scan};
 use crate::format::{
     self, Durability, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, Runs, State, Uuid,
 };
-use crate::fsck::check;
-use crate::fsck::survey::{Count, Survey};
-use crate::fsck::undo::{self, Undone};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::options::Options;
 use crate::session::attach;

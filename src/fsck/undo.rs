@@ -5,13 +5,13 @@
 //! being put back when the power goes, the map is no less dirty than it was before the repair: a header that doubts every
 //! word stands until all pages are back, page tables are put back before what they are of, and the headers last.
 
+use super::repair::FilePart;
 use crate::error::{Error, Result};
 use crate::file::bottom::all_words;
 use crate::file::create::NewFile;
 use crate::file::headers::{self, Copies};
 use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
 use crate::format::{COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, State, Uuid, copy_offset};
-use crate::fsck::repair::FilePart;
 use crate::sys::{Disk, Part, facts};
 use crate::weak::{Weak, weak};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};

@@ -142,6 +142,11 @@ impl ImageStamp {
         }
         unproven(was, is).map_or(Comparison::Same, Comparison::Unproven)
     }
+
+    /// Why this image is not the recorded one, or not as it was; `None` where nothing says so.
+    pub(crate) fn changed_since(&self, recorded: Option<Stamp>) -> Option<String> {
+        self.compare(&ImageStamp(recorded?)).difference()
+    }
 }
 
 /// What identifies nothing.

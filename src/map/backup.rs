@@ -4,42 +4,13 @@
 //! that the map calls clean, whenever a backup is killed, and a backup that is begun leaves the record of the last one alone.
 
 use super::DirtyMap;
+use crate::engine::backup::{Completed, count_audit};
 use crate::error::Result;
 use crate::file::locks::locked;
-use crate::format::{Header, Reasons, Stamp, Uuid};
+use crate::format::{Reasons, Stamp, Uuid};
 use crate::image_stamp::{ImageStamp, timeless};
-use crate::sys::{Lock, facts};
+use crate::sys::Lock;
 use crate::weak::{Weak, weak};
-
-/// A backup that is complete.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Completed {
-    target: Stamp,
-    audited: u64,
-}
-
-impl Completed {
-    /// Has the header name it.
-    pub(crate) fn record(&self, header: &mut Header) {
-        header.target = Some(self.target);
-        header.begun = None;
-        header.backup_time = facts::now();
-        count_audit(header, self.audited, 0);
-    }
-
-    /// The target, for a point that is kept.
-    pub(crate) fn target(&self) -> Stamp {
-        self.target
-    }
-}
-
-fn count_audit(header: &mut Header, audited: u64, missed: u64) {
-    if audited > 0 {
-        header.audited = header.audited.saturating_add(audited);
-        header.audit_missed = header.audit_missed.saturating_add(missed);
-        header.audit_time = facts::now();
-    }
-}
 
 /// Backups: who makes one claims the map, [freezes](Self::freeze) it, [begins](Self::begin_backup), copies, and
 /// [commits](Self::commit_backup).

@@ -6,19 +6,11 @@
 use super::DirtyMap;
 use crate::engine::core::Core;
 use crate::error::Result;
-use crate::progress::Step;
 use crate::query::{AnyMap, loadable};
 use std::fmt;
 use std::ops::Range;
 
-impl Core {
-    /// Makes words what `word` says. The caller has to [mark](super::changes) them if `changed`.
-    pub(crate) fn load_words(&self, words: Range<u64>, word: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
-        let nonzero = words.clone().map(|w| (w, word(w))).filter(|&(_, bits)| bits != 0);
-        self.or_words(nonzero, |w| self.tell(Step::Setting, w), |_, _| *changed = true)?;
-        self.reset_words(words, &word, &mut |_, _| *changed = true)
-    }
-}
+impl Core {}
 
 /// Saving and loading, in chunks as [`Bitmap::serialize_part`](crate::Bitmap::serialize_part) writes them: either
 /// kind of map loads what the other has written.

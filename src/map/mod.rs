@@ -5,15 +5,21 @@
 
 pub(crate) mod backup;
 pub(crate) mod changes;
+pub(crate) mod checkpoint;
 pub(crate) mod close;
 pub(crate) mod combine;
 pub(crate) mod load;
+pub(crate) mod points;
+pub(crate) mod resize;
+pub(crate) mod write;
 
 pub use close::CloseError;
 pub use load::MapLoading;
 
 use crate::engine::core::Core;
-use crate::engine::frozen::{Both, Dirt, Frozen, Here};
+use crate::engine::flusher::Flusher;
+use crate::engine::point_set::{Both, Dirt, Frozen};
+use crate::engine::read::Here;
 use crate::error::{Error, Result};
 use crate::file::headers;
 use crate::format::{Durability, Header, Runs};
@@ -88,7 +94,7 @@ impl Snapshot {
 
 pub(crate) struct Live {
     // Dropped in this order: the flusher ends before the locks go.
-    pub(crate) flusher: Option<close::Flusher>,
+    pub(crate) flusher: Option<Flusher>,
     pub(crate) core: Arc<Core>,
     pub(crate) seat: attach::Seat,
     /// How often the flusher flushes.
@@ -146,7 +152,7 @@ impl DirtyMap {
 
     pub(crate) fn live(core: Arc<Core>, seat: attach::Seat, recovery: Recovery, options: &Options) -> DirtyMap {
         let flush_interval = options.flush_interval;
-        let flusher = flush_interval.and_then(|every| close::Flusher::start(&core, every));
+        let flusher = flush_interval.and_then(|every| Flusher::start(&core, every));
         let path = core.path.clone();
         let live = Live { flusher, core, seat, flush_interval, freeze_timeout: options.freeze_timeout, broken: None };
         DirtyMap { inner: Inner::Live(live), path, recovery }

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
-use super::open::{self, Loaded};
+use super::open::{self, Loaded, Recovery};
 use super::watch::Watch;
 use crate::engine::in_flight;
 use crate::error::{Error, Result};
@@ -245,7 +245,8 @@ impl Attached {
             Ok((seat.slot, seat))
         };
         let (core, seat) = open::join(self.disk.clone(), path, options, seat)?;
-        let recovery = core.compare_image(options.image.as_ref())?;
+        let image_changed = core.compare_image(options.image.as_ref())?;
+        let recovery = Recovery { image_changed, ..Recovery::default() };
         Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
     }
 }

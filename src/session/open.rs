@@ -5,7 +5,8 @@
 //! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
 
 use crate::engine::core::{self, Core, Parts};
-use crate::engine::frozen::Frozen;
+use crate::engine::flush::write_recovered;
+use crate::engine::point_set::Frozen;
 use crate::error::{Error, Result};
 use crate::file::bottom::{
     Stretches, all_words, batches, is_full, items_in, lost_granules, named, pages_of, words_of_pages,
@@ -14,8 +15,8 @@ use crate::file::headers::{self, Copies, Newest, Published, damaged_copies, set_
 use crate::file::reasons::remember;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{
-    self, CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Runs, Session, Stamp, State, Uuid,
-    VOLATILE_LAYOUT, VolatileLayout,
+    self, CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Runs, Session, State, Uuid, VOLATILE_LAYOUT,
+    VolatileLayout,
 };
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES, PAGE_WORDS};
 use crate::hierarchy::store_unseen;
@@ -24,8 +25,7 @@ use crate::options::{Access, Options};
 use crate::progress::Step;
 use crate::shm::view::{Look, View, runtime};
 use crate::shm::volatile::{self, Allocated, Place};
-use crate::sys::Identity;
-use crate::sys::{Disk, Mapping, Part, facts};
+use crate::sys::{Disk, Identity, Mapping, Part, facts};
 use crate::trace::event;
 use crate::watcher::Watcher;
 use crate::weak::{Weak, weak};
@@ -124,11 +124,6 @@ pub(crate) struct Loaded {
     allocated: Allocated,
 }
 
-/// Why the image is not the recorded one, or not as it was; `None` where nothing says so.
-fn changed(now: Option<&ImageStamp>, recorded: Option<Stamp>) -> Option<String> {
-    now?.compare(&ImageStamp(recorded?)).difference()
-}
-
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
 pub(crate) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
     let copies = headers::read_copies(disk);
@@ -166,7 +161,7 @@ fn load(
 ) -> Result<Loaded> {
     let (geometry, writing) = (header.geometry, allocate.is_some());
     recovery.unclean = header.state == State::Open;
-    recovery.image_changed = changed(image, header.image);
+    recovery.image_changed = image.and_then(|now| now.changed_since(header.image));
     let process = header.durability == Durability::Process && recovery.unclean;
     recovery.cache_trusted = process.then_some(saved.is_some());
     let mut granules = 0;
@@ -504,25 +499,6 @@ pub(crate) fn join<S>(
     Ok((core, seat))
 }
 
-impl Core {
-    /// For who joins others: if the map does not belong to the image that this process has, everything becomes dirty. The
-    /// modification time counts for the first in the session who has the image: the others write to it. The caller holds
-    /// the gate.
-    pub(crate) fn compare_image(&self, image: Option<&ImageStamp>) -> Result<Recovery> {
-        let Some(now) = image else { return Ok(Recovery::default()) };
-        let told = &self.view.runtime()[runtime::IMAGE];
-        let exact = told.load(SeqCst) & (runtime::IMAGE_EXACT | runtime::IMAGE_TRACKED) == runtime::IMAGE_EXACT;
-        let recorded = self.image_before.map(|stamp| Stamp { exact, ..stamp });
-        let image_changed = changed(Some(now), recorded);
-        let recovery = Recovery { image_changed, ..Recovery::default() };
-        if recovery.image_changed.is_some() {
-            self.add_dirt(recovery.reasons(), || self.set_bits(0..self.geometry().bits()))?;
-        }
-        told.fetch_or(runtime::IMAGE_TRACKED, SeqCst);
-        Ok(recovery)
-    }
-}
-
 /// Tells who watches what was found.
 fn told(_path: &Path, _header: &Header, _recovery: &Recovery) {
     event!(INFO, "opened", path = %_path.display(), len = _header.geometry.len(), unclean = _recovery.unclean);
@@ -594,21 +570,4 @@ fn commit_open(
         known = headers::commit(disk, header, known).map_err(io(write))?;
     }
     Ok(known)
-}
-
-/// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.
-pub(crate) fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &[u64]) -> std::io::Result<u64> {
-    let words_of = |index| format::page_words(&header.geometry, index);
-    let bytes = crate::file::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
-        let mut words = [0; PAGE_WORDS as usize];
-        for (to, w) in words.iter_mut().zip(words_of(index)) {
-            *to = view.live()[w as usize].load(SeqCst);
-        }
-        words
-    })?;
-    for w in pages.iter().flat_map(|&index| words_of(index)) {
-        let word = view.live()[w as usize].load(SeqCst);
-        view.durable()[w as usize].store(word, SeqCst);
-    }
-    Ok(bytes)
 }

@@ -4,7 +4,8 @@
 //! afterwards, and the session shared. Nothing is written, and no lock is kept that a writer waits for.
 
 use super::open;
-use crate::engine::frozen::{Both, Cache, Dirt, Frozen, TRIES, is_normal};
+use crate::engine::commit::is_normal;
+use crate::engine::point_set::{Both, Cache, Dirt, Frozen, TRIES};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::shm::view::{Look, ReadView, runtime};

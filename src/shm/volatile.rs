@@ -3,10 +3,10 @@
 //! Invariant kept here: whoever stores into the mapping of a live-level chunk has allocated the space
 //! of it and of everything that a change in it can touch.
 
+use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
-use crate::shm::view::View;
 use crate::sys::fs::MAPPABLE;
 use crate::sys::{Disk, Mapping, Part};
 use crate::weak::{Point, Weak, at, weak};

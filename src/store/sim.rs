@@ -16,9 +16,8 @@
 
 use crate::error::Holder;
 use crate::format::{ALIGN, COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
-use crate::sys::Identity;
 use crate::sys::file::fill_from;
-use crate::sys::{Disk, Lock, Mapping, Part};
+use crate::sys::{Disk, Identity, Lock, Mapping, Part};
 use crate::weak::{Weak as Switch, weak};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

@@ -13,11 +13,10 @@ mod steps;
 mod verdicts;
 mod weakened;
 
-use super::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
+use crate::engine::commit::Failure;
 use crate::engine::core::Core;
-use crate::engine::frozen::{Both, Dirt, Frozen};
-use crate::engine::resize::{self, Failure};
-use crate::engine::{checkpoint, points};
+use crate::engine::point_set::{Both, Dirt, Frozen};
+use crate::engine::{checkpoint, image};
 use crate::file::bottom::named;
 use crate::file::headers::{self, Newest};
 use crate::file::scan::{Page, Scan};
@@ -25,11 +24,12 @@ use crate::file::{create, reasons};
 use crate::format::{self, CheckpointState, Durability, Header, PointRole, State};
 use crate::fsck::check;
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_BYTES};
-use crate::map::close;
+use crate::map::{points, resize};
 use crate::options::Options;
 use crate::query::Search;
 use crate::session::open::{Loaded, load_in_memory, open_alone};
 use crate::shm::view::{Look, flag, runtime};
+use crate::store::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
 use crate::sys::{Disk, Part};
 use crate::weak::{self, Point, Weak};
 use programs::{Op, Programs, name_of, program, report, smallest, tree, verdict};
@@ -544,7 +544,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         Op::BackedUp => _ = c.complete_backup(|_| ()),
         Op::Close => {
             weak::visit(None);
-            let clean = c.close(close::Image::AsBefore);
+            let clean = c.close(image::Image::AsBefore);
             if clean.is_ok() {
                 truth.with(Bits::flushed);
             }
@@ -1143,7 +1143,7 @@ fn what_the_kernel_did_not_write_back_keeps_a_process_map_from_closing_as_clean(
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     core.set_bits(0..1).unwrap();
     disk.fail_write_back();
-    assert!(!core.close(close::Image::AsBefore).unwrap());
+    assert!(!core.close(image::Image::AsBefore).unwrap());
 }
 
 /// A map in which bit 0 is set, and being frozen.
@@ -1359,5 +1359,5 @@ fn a_map_in_which_a_write_failed_before_its_length_changed_does_not_close_as_cle
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     assert!(core.set_bits(0..1).is_err());
     let core = core.truncate(geometry(BITS + 1)).unwrap();
-    assert!(!core.close(close::Image::AsBefore).unwrap());
+    assert!(!core.close(image::Image::AsBefore).unwrap());
 }

@@ -3,7 +3,7 @@
 //! Invariants kept here: what cannot be done when its turn comes is left out, so a program of which something was taken
 //! away is a program; and a seed makes the same program whenever, and beside whatever else, it is run.
 
-use super::*;
+use crate::store::sim_tests::*;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
 use proptest::strategy::{Union, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};

@@ -4,7 +4,6 @@
 //! Asked after each: what counted as dirty before the repair, in the map and since each point, does so still, whoever
 //! reads the file; repairing it again ends as it should; and putting back gives the very bytes.
 
-use super::*;
 use crate::file::points::header_of_point;
 use crate::format::{ENTRY_BYTES, Point};
 use crate::fsck::check::{at_rest, point_survey};
@@ -12,6 +11,7 @@ use crate::fsck::repair::{apply, plan};
 use crate::fsck::survey::Survey;
 use crate::fsck::undo::{put_back_from, write};
 use crate::geometry::PAGE_BYTES;
+use crate::store::sim_tests::*;
 use std::io::Cursor;
 
 /// What counts as dirty in a file; nothing says so where it cannot be opened.

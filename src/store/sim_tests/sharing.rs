@@ -4,12 +4,12 @@
 //! [`Point`]; then the others go on. What is asked of them is what is asked of one: nothing owed is missing, in the
 //! running map after every operation, after the power goes in any write, and after the last one has closed the map.
 
-use super::*;
+use crate::engine::point_set::{Both, Dirt};
 use crate::error::Holder;
 use crate::options::Access;
 use crate::session::open::join;
-use crate::sys::Identity;
-use crate::sys::{Lock, Mapping, Part};
+use crate::store::sim_tests::*;
+use crate::sys::{Identity, Lock, Mapping, Part};
 use programs::operation;
 use proptest::prelude::{Just, Strategy, prop, prop_oneof};
 use std::io;
@@ -366,7 +366,7 @@ fn act_on(op: &Op, core: &Core, len: u64, truth: &Truth) -> Verdict {
 fn close_one(core: &Core, last: bool, disk: &SimDisk, truth: &Truth) -> Verdict {
     truth.flush(core);
     if last {
-        let clean = core.close(close::Image::AsBefore);
+        let clean = core.close(image::Image::AsBefore);
         if clean.is_ok() {
             truth.with(Bits::flushed);
         }
@@ -541,7 +541,7 @@ pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
     other.flush().unwrap();
     // Before the close, which compares what is live with what is durable.
     assert!(other.is_durable(3) && other.is_durable(5), "a flush has left it behind");
-    assert!(other.close(close::Image::AsBefore).unwrap());
+    assert!(other.close(image::Image::AsBefore).unwrap());
     let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
     assert!(dirty(&both(&loaded), 3) && dirty(&both(&loaded), 5), "closed as clean without it");
 }
@@ -573,7 +573,7 @@ pub(super) fn a_reset_of_one_who_is_killed_does_not_come_back_when_others_close(
             killed(end);
             drop(resetter);
             let read = all_dirty(&other);
-            assert!(other.close(close::Image::AsBefore).unwrap());
+            assert!(other.close(image::Image::AsBefore).unwrap());
             let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
             assert!(all_of(&both(&loaded)) == read, "killed at {dies_at:?}, and other bits after a clean close");
         }
@@ -588,7 +588,7 @@ pub(super) fn who_dies_before_a_close_is_committed_leaves_a_page_cache_that_is_t
         let door = Arc::new(Door { disk: disk.clone(), faults, dead: AtomicBool::new(false) });
         let (core, _) = open_alone(door, path(), &options(), 0).unwrap();
         core.set_bits(5..6).unwrap();
-        let closed = catch_unwind(AssertUnwindSafe(|| core.close(close::Image::AsBefore).unwrap()));
+        let closed = catch_unwind(AssertUnwindSafe(|| core.close(image::Image::AsBefore).unwrap()));
         (disk, closed)
     };
     let (undisturbed, closed) = closing(Vec::new());

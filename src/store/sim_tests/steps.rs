@@ -4,8 +4,7 @@
 //! Invariant kept here: nothing waits for a clock. Who acts in between does so at a [`Point`], inside a durable write, or
 //! where a call fails.
 
-use super::sharing::two_of;
-use super::*;
+use crate::engine::commit::Failure;
 use crate::error::Error;
 use crate::file::pages;
 use crate::format::{ALIGN, Reasons, Stamp, StampKind};
@@ -14,6 +13,8 @@ use crate::map::Inner;
 use crate::options::Access;
 use crate::session::attach;
 use crate::session::open::{Recovery, join};
+use crate::store::sim_tests::sharing::two_of;
+use crate::store::sim_tests::*;
 use crate::sys::{FileDisk, Part};
 use crate::{DirtyMap, Result};
 use std::cell::Cell;
@@ -63,7 +64,7 @@ fn header_on(disk: &SimDisk) -> Header {
 }
 
 fn close(core: &Core) -> bool {
-    core.close(close::Image::AsBefore).unwrap()
+    core.close(image::Image::AsBefore).unwrap()
 }
 
 /// Does something once, at a point.

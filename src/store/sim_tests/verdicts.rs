@@ -3,10 +3,10 @@
 //! Each test goes wrong without a step, and says which in the table of `weakened.rs`. Two processes have the map; the
 //! second acts at a [`Point`] of the first.
 
-use super::sharing::two_of;
-use super::*;
 use crate::file::reasons;
 use crate::format::Reasons;
+use crate::store::sim_tests::sharing::two_of;
+use crate::store::sim_tests::*;
 
 struct Two {
     disk: Arc<SimDisk>,

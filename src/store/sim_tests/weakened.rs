@@ -3,7 +3,7 @@
 //! Invariant kept here: [`suite`] names one for every switch, or this does not compile; and docs/design.md names every
 //! switch in brackets at its rule, and nothing else, so that a reader can go through the protocol line by line.
 
-use super::*;
+use crate::store::sim_tests::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What fails without a step. A seed is the first that does, so that the test is quick. Programs change with the code: so

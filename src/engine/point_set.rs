@@ -4,15 +4,15 @@
 //! point, and the point does not change. So an answer counts if the runtime page's `checkpoint` word, which goes up
 //! with every change of that state, is the same after the search as before it.
 
-use super::core::Core;
+use super::read::Here;
 use crate::error::{Error, Result};
 use crate::file::bottom::{Stretches, all_words, is_full, lost_granules};
 use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::{Page, Scan};
-use crate::format::{self, CheckpointState, Header, Point, Runs, Uuid, VolatileLayout};
+use crate::format::{self, Header, Point, Runs, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::query::{AnyMap, Search};
-use crate::shm::view::{Look, View, runtime};
+use crate::shm::view::{Look, View};
 use crate::sys::{Disk, Mapping};
 use crate::weak::{Weak, weak};
 use std::ops::Range;
@@ -47,14 +47,14 @@ impl<'a> Dirt<'a> {
         Dirt::new(view, &NONE, &NONE)
     }
 
-    fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+    pub(super) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
         let known = self.view.and_then(|view| view.next_set(bits.clone()));
         let end = known.unwrap_or(bits.end.min(self.geometry.bits()));
         let run = self.full_words(bits.start / 64..end.div_ceil(64));
         run.map(|run| (run.start * 64).max(bits.start)).filter(|&bit| bit < end).or(known)
     }
 
-    fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+    pub(super) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
         let end = bits.end.min(self.geometry.bits());
         let mut at = bits.start;
         while at < end {
@@ -67,14 +67,14 @@ impl<'a> Dirt<'a> {
         None
     }
 
-    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+    pub(super) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
         let known = self.view.and_then(|view| view.next_nonzero_word(words.clone()));
         let end = known.map_or(words.end, |(w, _)| w + 1);
         let full = self.full_words(words.start..end).map(|run| (run.start, self.geometry.word_mask(run.start)));
         full.filter(|&(_, word)| word != 0).or(known)
     }
 
-    fn word(&self, i: u64) -> u64 {
+    pub(super) fn word(&self, i: u64) -> u64 {
         if self.whole.contains(i) { self.geometry.word_mask(i) } else { self.known(i) }
     }
 
@@ -88,7 +88,7 @@ impl<'a> Dirt<'a> {
     }
 
     /// The first of `words` that are wholly dirty beside the hierarchy.
-    fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+    pub(super) fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
         self.whole.within(words).next().map(|run| run.range())
     }
 }
@@ -337,47 +337,7 @@ impl Both<'_> {
     }
 }
 
-/// Here only: without the outstanding point.
-pub(crate) struct Here<'a> {
-    pub dirt: Dirt<'a>,
-    pub core: Option<&'a Core>,
-}
-
-impl Here<'_> {
-    fn search<R>(&self, f: impl Fn() -> R) -> R {
-        self.core.map_or_else(&f, |core| core.steadily(&f))
-    }
-}
-
 impl AnyMap for Here<'_> {}
-
-impl Search for Here<'_> {
-    const STABLE: bool = false;
-
-    fn geometry(&self) -> &Geometry {
-        self.dirt.geometry
-    }
-
-    fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|| self.dirt.next_set(bits.clone()))
-    }
-
-    fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        self.search(|| self.dirt.next_clear(bits.clone()))
-    }
-
-    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        self.search(|| self.dirt.next_nonzero_word(words.clone()))
-    }
-
-    fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
-        self.dirt.full_words(words)
-    }
-
-    fn word(&self, i: u64) -> u64 {
-        self.dirt.word(i)
-    }
-}
 
 /// The outstanding point as this process has read it, and the `checkpoint` word for which that is known to be right.
 #[derive(Default)]
@@ -422,146 +382,10 @@ impl Cache {
         *cache = Some((word, point.clone()));
         Some(point)
     }
-}
 
-/// The state that a `checkpoint` word of the runtime page tells.
-pub(crate) fn is_normal(word: u64) -> bool {
-    word & 3 == CheckpointState::Normal as u64
-}
-
-impl Core {
-    /// The runtime page's `checkpoint` word.
-    pub(crate) fn checkpoint_word(&self) -> u64 {
-        self.view.runtime()[runtime::CHECKPOINT].load(SeqCst)
-    }
-
-    /// Brings the word in line with the header that is durable now. Under the update lock.
-    ///
-    /// It follows every commit and every adoption: so it says FREEZING before anything is reset here, and NORMAL only
-    /// when a header does and before the region is given up, also when the one who committed has died in between.
-    pub(crate) fn say_checkpoint(&self, state: CheckpointState) {
-        let old = self.checkpoint_word();
-        if old & 3 != state as u64 && !weak(Weak::SilentCheckpoint) {
-            self.view.runtime()[runtime::CHECKPOINT].store(((old >> 2) + 1) << 2 | state as u64, SeqCst);
-        }
-    }
-
-    /// Runs a search of here and the outstanding point together.
-    #[inline]
-    pub(crate) fn together<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {
-        let word = self.checkpoint_word();
-        if is_normal(word) {
-            let found = self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: None }));
-            if self.checkpoint_word() == word || weak(Weak::LookOnce) {
-                return found;
-            }
-        }
-        self.together_with_point(f)
-    }
-
-    #[cold]
-    fn together_with_point<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {
-        for _ in 0..TRIES {
-            let word = self.checkpoint_word();
-            let point = if is_normal(word) { None } else { self.frozen(word) };
-            if point.is_some() || is_normal(word) {
-                let found = self
-                    .steadily(|| f(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }));
-                if self.checkpoint_word() == word {
-                    return found;
-                }
-            }
-            std::hint::spin_loop();
-        }
-        // Nobody changes the state while the lock is held; and if it cannot be had, nothing is known.
-        let lock = self.lock();
-        let known = lock.as_ref().is_ok_and(|lock| lock.adopt().is_ok());
-        let word = self.checkpoint_word();
-        let point = match known && is_normal(word) {
-            true => None,
-            false => Some(self.frozen(word).filter(|_| known).unwrap_or_else(|| Arc::new(self.unknown()))),
-        };
-        self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }))
-    }
-
-    fn unknown(&self) -> Frozen {
-        Frozen::everything(self.geometry())
-    }
-
-    /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
-    pub(crate) fn frozen(&self, word: u64) -> Option<Arc<Frozen>> {
-        self.frozen.get((&*self.disk, &self.path), self.geometry(), &self.nonce, word)
-    }
-
-    /// Takes a point that was read when the map was opened.
-    pub(crate) fn know_frozen(&self, point: Option<Frozen>) {
-        let mut cache = self.frozen.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *cache = point.map(|point| (self.checkpoint_word(), Arc::new(point)));
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::store::sim::Rng;
-
-    fn view(geometry: &Geometry) -> View {
-        Frozen::empty(geometry).unwrap().view.unwrap()
-    }
-
-    #[test]
-    fn what_is_assumed_is_found_as_if_it_were_filled() {
-        let mut rng = Rng(7);
-        for (round, bits) in [0u64, 1, 63, 64, 65, 700, 5000, 70_000].into_iter().cycle().take(160).enumerate() {
-            let geometry = Geometry::new(bits, 0).unwrap();
-            let (known, filled) = (view(&geometry), view(&geometry));
-            let mut words = || {
-                let first = rng.below(geometry.words());
-                first..(first + 1 + rng.below(70)).min(geometry.words())
-            };
-            let assumed = Runs::from_iter((0..round as u64 % 5).map(|_| words()));
-            let mut whole = Runs::from_iter((0..round as u64 % 3).map(|_| words()));
-            whole.union(&assumed);
-            for w in (0..round % 4).flat_map(|_| words()) {
-                let word = geometry.word_mask(w) & 0x8000_f00f_0000_0101u64.rotate_left(w as u32);
-                known.live()[w as usize].store(word, SeqCst);
-                filled.live()[w as usize].store(word, SeqCst);
-            }
-            for w in whole.iter().flat_map(|run| run.range()) {
-                filled.live()[w as usize].store(geometry.word_mask(w), SeqCst);
-            }
-            [&known, &filled].into_iter().for_each(|view| view.levels().finish(std::iter::once(0..geometry.words())));
-            let point = Frozen::empty(&geometry).unwrap();
-            let here = Here { dirt: Dirt::new(&known, &whole, &assumed), core: None };
-            let both = Both { here: here.dirt, point: Some(point.dirt()) };
-            let expected = Here { dirt: Dirt::of(&filled), core: None };
-            for _ in 0..50 {
-                let start = rng.below(bits + 1);
-                let range = start..start + rng.below(bits - start + 1);
-                let words = range.start / 64..range.end.div_ceil(64);
-                let next = expected.next_set(range.clone());
-                assert_eq!([here.next_set(range.clone()), both.next_set(range.clone())], [next; 2], "{range:?}");
-                let next = expected.next_clear(range.clone());
-                assert_eq!([here.next_clear(range.clone()), both.next_clear(range.clone())], [next; 2], "{range:?}");
-                let next = expected.next_nonzero_word(words.clone());
-                assert_eq!([here.next_nonzero_word(words.clone()), both.next_nonzero_word(words)], [next; 2]);
-                assert_eq!(here.tally(range.clone()), expected.tally(range.clone()), "{range:?} of {whole:?}");
-                let w = rng.below(geometry.words());
-                assert_eq!([here.word(w), both.word(w)], [expected.word(w); 2]);
-                let certain = if assumed.contains(w) { &known } else { &filled };
-                assert_eq!(both.certain_word(w), certain.live()[w as usize].load(SeqCst));
-            }
-            let mut all = Frozen::empty(&geometry).unwrap();
-            all.add(&here);
-            all.finish();
-            assert_eq!(AnyMap::sha256(&all), AnyMap::sha256(&expected));
-        }
-    }
-
-    #[test]
-    fn what_is_assumed_is_counted_without_a_look_at_it() {
-        let geometry = Geometry::new(1 << 41, 0).unwrap();
-        assert_eq!(Frozen::everything(&geometry).tally(5..1 << 41), ((1 << 41) - 5, true));
-        assert_eq!(Frozen::everything(&geometry).tally(5..6), (1, true));
+    /// Takes a point that was read when the map was opened, or none, for a `checkpoint` word.
+    pub(crate) fn know(&self, word: u64, point: Option<Frozen>) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *cache = point.map(|point| (word, Arc::new(point)));
     }
 }

@@ -1,0 +1,63 @@
+//! What a commit records of a backup, and what it forgets then.
+//!
+//! Invariant kept here: the completed target and what is dirty change in one commit.
+
+use super::core::Core;
+use crate::error::Result;
+use crate::file::reasons::forget;
+use crate::format::{Header, Stamp};
+use crate::sys::facts;
+
+/// A backup that is complete.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completed {
+    pub(crate) target: Stamp,
+    pub(crate) audited: u64,
+}
+
+impl Completed {
+    /// Has the header name it.
+    pub(crate) fn record(&self, header: &mut Header) {
+        header.target = Some(self.target);
+        header.begun = None;
+        header.backup_time = facts::now();
+        count_audit(header, self.audited, 0);
+    }
+
+    /// The target, for a point that is kept.
+    pub(crate) fn target(&self) -> Stamp {
+        self.target
+    }
+}
+
+pub(crate) fn count_audit(header: &mut Header, audited: u64, missed: u64) {
+    if audited > 0 {
+        header.audited = header.audited.saturating_add(audited);
+        header.audit_missed = header.audit_missed.saturating_add(missed);
+        header.audit_time = facts::now();
+    }
+}
+
+impl Core {
+    /// Changes the header for a backup that begins.
+    pub(crate) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        self.backup_began.set(lock.seen(&header));
+        change(&mut header);
+        lock.commit(&mut header)
+    }
+
+    /// Changes the header for a backup that is complete, and has it forget what had been added when this process began it.
+    pub(crate) fn complete_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        change(&mut header);
+        if lock.nothing_added_since(self.backup_began.get()) {
+            forget(&mut header);
+        }
+        lock.commit(&mut header)?;
+        self.backup_began.set(None);
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! The clean close.
+//!
+//! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
+//! durable write of the session failed.
+
+use super::commit::Failure;
+use super::core::Core;
+use super::image::{Image, record_image};
+use crate::file::headers::set_exact;
+use crate::format::{Runs, Session, State, Uuid};
+use crate::shm::view::runtime;
+use crate::sys::facts;
+use crate::trace::event;
+use crate::weak::{Weak, weak};
+use std::sync::atomic::Ordering::SeqCst;
+
+impl Core {
+    /// Flushes and commits CLEAN. The caller is alone. `Ok(false)`: everything is flushed, but a write of this
+    /// session failed earlier, and the file stays to be verified by the next open. After [`Failure::InDoubt`] nobody
+    /// knows whether it is closed.
+    pub(crate) fn close(&self, image: Image) -> std::result::Result<bool, Failure> {
+        let mut lock = self.lock()?;
+        let early = weak(Weak::CloseCountEarly).then(|| self.count_durable());
+        // Others may have set something since this process flushed, and be gone.
+        let durable = weak(Weak::CloseNoFlush) || lock.flush_and_compare()?;
+        let dirty_bits = early.unwrap_or_else(|| self.count_durable());
+        let mut header = lock.adopt()?;
+        // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
+        // read may not be what was set; that has to be asked after the flush has read, and before CLEAN is written.
+        if self.lists_all && !weak(Weak::CloseNoAsk) && self.disk.sync_all().is_err() {
+            self.degrade();
+        }
+        let clean = durable && (header.runs.is_empty() || self.lists_all) && !self.degraded();
+        if !clean && !weak(Weak::CleanAnyway) {
+            event!(INFO, "closed", path = %self.path.display(), clean = false);
+            return Ok(false);
+        }
+        header.runs = Runs::new();
+        header.state = State::Clean;
+        header.nonce = Uuid::NIL;
+        header.last_clean = facts::now();
+        header.session.flags &= !(Session::OUTLIVE | Session::OUTLIVED);
+        header.clean_dirty_bits = if weak(Weak::CloseNoCount) { 0 } else { dirty_bits };
+        match image {
+            Image::Now(stamp) => record_image(&mut header, stamp),
+            Image::AsBefore => {
+                let exact = self.view.runtime()[runtime::IMAGE].load(SeqCst) & runtime::IMAGE_EXACT != 0;
+                set_exact(&mut header, exact);
+            }
+        }
+        if weak(Weak::CloseNonceEarly) {
+            self.view.set_nonce(&[0; 16]);
+        }
+        lock.commit(&mut header).map_err(Failure::InDoubt)?;
+        if !weak(Weak::CloseKeepNonce) {
+            self.view.set_nonce(&[0; 16]);
+        }
+        event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
+        drop(lock);
+        if self.in_file {
+            // The volatile part means nothing now.
+            crate::shm::volatile::free(&*self.disk, self.layout.volatile.clone());
+        }
+        // Neither does what a checkpoint left behind the last region: both pairs name the same ones now.
+        if matches!(self.disk.has_readers(), Ok(false)) {
+            let _ = self.disk.cut(header.file_length());
+        }
+        Ok(true)
+    }
+}

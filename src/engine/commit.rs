@@ -1,0 +1,164 @@
+//! The header of an open map: reading it back, committing it, and what the runtime page says of it.
+//!
+//! Invariant kept here: a commit rests on the newest header that is durable, and nothing rests on an older one while a commit that
+//! was begun may be on the device (rule 5). The runtime page's `checkpoint` word follows every header.
+
+use super::core::{Core, Locked};
+use crate::error::{Error, Result};
+use crate::file::headers::{self, Published};
+use crate::file::points::of_header;
+use crate::format::{CheckpointState, Header, Session, State, Uuid};
+use crate::shm::view::runtime;
+use crate::weak::{Point, Weak, at, weak};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+impl Core {
+    pub(crate) fn published(&self) -> Published {
+        Published::unpack(self.view.runtime()[runtime::PUBLISHED].load(SeqCst))
+    }
+}
+
+impl Core {
+    /// The runtime page's `checkpoint` word.
+    pub(crate) fn checkpoint_word(&self) -> u64 {
+        self.view.runtime()[runtime::CHECKPOINT].load(SeqCst)
+    }
+
+    /// Brings the word in line with the header that is durable now. Under the update lock.
+    ///
+    /// It follows every commit and every adoption: so it says FREEZING before anything is reset here, and NORMAL only
+    /// when a header does and before the region is given up, also when the one who committed has died in between.
+    pub(crate) fn say_checkpoint(&self, state: CheckpointState) {
+        let old = self.checkpoint_word();
+        if old & 3 != state as u64 && !weak(Weak::SilentCheckpoint) {
+            self.view.runtime()[runtime::CHECKPOINT].store(((old >> 2) + 1) << 2 | state as u64, SeqCst);
+        }
+    }
+}
+
+impl Core {
+    /// Whether the header says that this checkpoint is outstanding, in one of these states.
+    pub(crate) fn expect(&self, header: &Header, uuid: &Uuid, states: &[CheckpointState]) -> Result<()> {
+        let same = header.checkpoint_uuid == *uuid || weak(Weak::NoUuid);
+        if same && (states.contains(&header.checkpoint_state) || weak(Weak::AnyState)) {
+            return Ok(());
+        }
+        let found = match of_header(header) {
+            Some(other) => format!("{} ({})", other.uuid, other.state.name()),
+            None => "none outstanding".into(),
+        };
+        Err(Error::NoCheckpoint { path: self.path.clone(), uuid: uuid.to_string(), found })
+    }
+}
+
+impl Core {
+    /// Changes the header outside of arming and flushing.
+    pub(crate) fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        let lock = self.lock()?;
+        let mut header = lock.adopt()?;
+        change(&mut header);
+        lock.commit(&mut header)
+    }
+}
+
+impl Locked<'_> {
+    /// The newest valid header of the file, made durable if its writer died or failed before it was (rule 5).
+    pub(crate) fn adopt(&self) -> Result<Header> {
+        let core = self.core;
+        let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
+        let known = core.published();
+        if header.sequence < known.sequence && !weak(Weak::TrustOlder) {
+            return Err(Error::Corrupt {
+                path: core.path.clone(),
+                place: "header copies".into(),
+                found: format!("sequence number {} as the newest", header.sequence),
+                expected: format!("at least {}, which was written durably", known.sequence),
+            });
+        }
+        let ours = header.uuid == core.uuid && header.nonce == core.nonce && header.state == State::Open;
+        if !ours && !weak(Weak::AdoptAnySession) {
+            return Err(Error::Unusable { why: "its session was ended by somebody else" });
+        }
+        let same = header.layout == core.layout && header.geometry == *core.geometry();
+        if !same && !weak(Weak::AdoptAnyRegions) {
+            return Err(Error::Unusable { why: "its regions were moved by somebody else" });
+        }
+        // Two lists joined may be longer than one can be; naming more only adds dirt.
+        header.runs.coarsen(crate::format::MAX_RUNS);
+        // A commit that was begun and is not known to be durable may be on the device all the same, and be valid there
+        // although it cannot be read back now. Nothing may rest on an older header until it is overwritten.
+        let begun = core.view.runtime()[runtime::ATTEMPTED].load(SeqCst);
+        let last = header.sequence.max(if weak(Weak::ForgetAttempt) { 0 } else { begun });
+        if (rivals || last != known.sequence) && !weak(Weak::TrustNewest) {
+            self.commit(&mut header)?;
+        }
+        if !weak(Weak::SilentAdoption) {
+            core.say_checkpoint(header.checkpoint_state);
+        }
+        Ok(header)
+    }
+
+    /// Commits `header`, which must come from [`adopt`](Self::adopt) in this hold of the lock.
+    pub(crate) fn commit(&self, header: &mut Header) -> Result<()> {
+        let core = self.core;
+        if core.degraded() && !weak(Weak::HeaderForgetsError) {
+            header.session.flags |= Session::DEGRADED;
+        }
+        core.counters.syncs.fetch_add(1, Relaxed);
+        core.counters.bytes_written.fetch_add(2 * header.used() as u64, Relaxed);
+        let attempted = &core.view.runtime()[runtime::ATTEMPTED];
+        if !weak(Weak::ForgetAttempt) {
+            header.sequence = header.sequence.max(attempted.load(SeqCst));
+        }
+        if !weak(Weak::AttemptLate) {
+            attempted.store(header.sequence + 1, SeqCst);
+        }
+        if weak(Weak::KnownEarly) {
+            let early = Published { sequence: header.sequence + 1, pair: 1 - core.published().pair };
+            core.view.runtime()[runtime::PUBLISHED].store(early.pack(), SeqCst);
+        }
+        match headers::commit(&*core.disk, header, core.published()) {
+            Ok(published) => {
+                core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
+                if weak(Weak::AttemptLate) {
+                    attempted.store(published.sequence, SeqCst);
+                }
+                at(Point::Published);
+                core.say_checkpoint(header.checkpoint_state);
+                Ok(())
+            }
+            Err(e) => {
+                core.degrade();
+                Err(core.io("write the header")(e))
+            }
+        }
+    }
+
+    /// [Commits](Self::commit) to both pairs: the loss of one must not bring back a header that names other regions, and would say of
+    /// them that nothing changed. `one_pair` is the switch that leaves the second one out.
+    pub(crate) fn commit_to_both(&self, header: &mut Header, one_pair: Weak) -> Result<()> {
+        let pairs = if weak(one_pair) { 1 } else { 2 };
+        (0..pairs).try_for_each(|_| self.commit(header))
+    }
+}
+
+/// The state that a `checkpoint` word of the runtime page tells.
+pub(crate) fn is_normal(word: u64) -> bool {
+    word & 3 == CheckpointState::Normal as u64
+}
+
+/// Why a map still has its old length, or is still open.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It goes on as before.
+    Unchanged(Error),
+    /// The commit failed, and nobody knows which of two headers the device has: nothing may rest on either before the
+    /// file is opened again.
+    InDoubt(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        Failure::Unchanged(e)
+    }
+}

@@ -1,0 +1,87 @@
+//! Space in the file for points.
+//!
+//! Invariant kept here: a region is chosen and written holding the space lock, until a header names it, and it is given
+//! up in the same hold of the update lock in which a durable header stopped naming it. So nobody writes where somebody
+//! else does, and nobody clears what is somebody's.
+
+use super::core::Core;
+use crate::error::Result;
+use crate::file::bottom::place;
+use crate::file::create;
+use crate::file::locks::{Deadline, locked, wait_for};
+use crate::format::{Header, Point, PointRole, Reasons, Reserved, bottom_length, table_length};
+use crate::sync::MutexGuard;
+use crate::sys::Lock;
+use crate::weak::{Weak, weak};
+use std::sync::PoisonError;
+
+/// The space lock, held: nobody else chooses or writes a region that no header names.
+pub(crate) struct Space<'a> {
+    pub(super) core: &'a Core,
+    _mine: Option<MutexGuard<'a, ()>>,
+}
+
+impl Drop for Space<'_> {
+    fn drop(&mut self) {
+        self.core.disk.unlock(Lock::Space);
+    }
+}
+
+impl Core {
+    /// Takes the space lock, waiting for it as long as the options say. It comes before the update lock.
+    pub(crate) fn space(&self) -> Result<Space<'_>> {
+        self.usable()?;
+        if weak(Weak::NoSpace) {
+            return Ok(Space { core: self, _mine: None });
+        }
+        let end = Deadline::after(self.lock_timeout);
+        let mine = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait_for_space(end)?;
+        Ok(Space { core: self, _mine: Some(mine) })
+    }
+
+    /// Gives up the regions of a point that no durable header names any more. In the same hold of the update lock as
+    /// the commit. Best effort: they only take space, and whoever uses them again clears them.
+    pub(crate) fn give_up(&self, point: &Point) {
+        for region in [point.table(self.geometry()), point.bottom(self.geometry())] {
+            let _ = self.disk.free(region);
+        }
+    }
+
+    /// Gives up the regions of points that a header, which is durable in both pairs, does not name any more. In the same
+    /// hold of the update lock as the commit.
+    pub(crate) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
+        let named = |point: &Point| header.points.iter().any(|there| there.uuid == point.uuid);
+        before.iter().filter(|point| point.has_regions() && !named(point)).for_each(|point| self.give_up(point));
+    }
+}
+
+impl Core {
+    /// Takes the space lock among processes.
+    pub(crate) fn wait_for_space(&self, end: Deadline) -> Result<()> {
+        let (disk, path) = (&*self.disk, &*self.path);
+        match wait_for(disk, path, Lock::Space, end)? {
+            true => Ok(()),
+            false => Err(locked(disk, path, Lock::Space, "another process writes or puts back a checkpoint")),
+        }
+    }
+}
+
+impl Space<'_> {
+    /// A new, outstanding point without a name, in space that the header leaves free.
+    pub(crate) fn choose(&self, header: &Header) -> Result<Point> {
+        let mut taken = header.regions().into_iter().map(|(_, range)| range).collect();
+        Ok(Point {
+            uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,
+            time: crate::sys::facts::now(),
+            role: PointRole::Outstanding,
+            name: String::new(),
+            table_offset: place(&mut taken, table_length(&header.geometry)).start,
+            bottom_offset: place(&mut taken, bottom_length(&header.geometry)).start,
+            granules: 0,
+            reasons: Reasons::NONE,
+            target: None,
+            reserved: Reserved::default(),
+        })
+    }
+}

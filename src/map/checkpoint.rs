@@ -1,0 +1,145 @@
+//! Freezing, committing and aborting, as the user calls it.
+
+use super::points::bitmap_of;
+use super::{DirtyMap, Inner};
+use crate::bitmap::Bitmap;
+use crate::engine::point_set::Frozen;
+use crate::error::{Error, Result};
+use crate::file::points::{Checkpoint, of_header};
+use crate::format::{CheckpointState, Header, Uuid};
+use crate::query::AnyMap;
+
+/// Checkpoints: a backup's work list, taken at one moment while writers go on, and put back if the backup fails.
+///
+/// [`freeze`](Self::freeze) moves what is dirty to a *point* in the file, [`commit_checkpoint`](Self::commit_checkpoint)
+/// forgets or keeps it, [`abort_checkpoint`](Self::abort_checkpoint) puts it back. In between, whatever reads the map
+/// says "dirty here or in the point"; only [`sha256`](Self::sha256) and [`frozen`](Self::frozen) tell one from the other.
+/// Resetting is of here only: it takes nothing out of the point. A checkpoint outlives the process: what opens the file next
+/// goes on with one that is frozen, and aborts one that was not or was being aborted.
+///
+/// The backup syncs the image after the freeze and before it reads, and its target before the commit: bits may be
+/// forgotten only for data that is durable.
+impl DirtyMap {
+    /// Moves what is dirty to a new point, and waits until every write has ended that [had begun](Self::begin_write) before.
+    /// When it returns, the point is the work list of a backup that may read the image now. `name`, of 1 to 64 bytes,
+    /// is for keeping the point.
+    ///
+    /// Writers go on meanwhile. Cost: up to ten syncs and the dirty pages, written and read once; the update lock is
+    /// held for moments only.
+    ///
+    /// # Errors
+    /// [`Error::Outstanding`] when a checkpoint is; [`Error::Refused`] for a name that cannot be or is taken, when there are 64
+    /// points, inside a bracket that this thread has begun, or when a process died whose writes may arrive later;
+    /// [`Error::Busy`] when a write did not end [in time](crate::Options::freeze_timeout); [`Error::NoCheckpoint`] when
+    /// somebody aborted it meanwhile; [`Error::Interrupted`]; [`Error::Io`], [`Error::ReadOnly`]. After an error nothing has
+    /// changed; if that failed as well, or would have taken long after an interrupt, the checkpoint is outstanding, and can be
+    /// aborted; whoever opens the map next, alone, does so.
+    pub fn freeze(&self, name: Option<&str>) -> Result<Checkpoint> {
+        let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
+        self.core()?.freeze(name, live.freeze_timeout)
+    }
+
+    /// Whether [`freeze`](Self::freeze) with this name would be refused at once: for who has something to do before it that
+    /// should not be done in vain. Somebody else may freeze in between.
+    ///
+    /// # Errors
+    /// [`Error::Outstanding`]; [`Error::Refused`] for the name and for the number of points; [`Error::Io`],
+    /// [`Error::ReadOnly`].
+    pub fn can_freeze(&self, name: Option<&str>) -> Result<()> {
+        self.core()?.can_freeze(name).map(|_| ())
+    }
+
+    /// The backup is complete: what was frozen is clean now, unless it was set again. [`since`](Self::since) says it still, for
+    /// the names that were frozen before. `keep` keeps the point by the name that it was frozen with: nothing is dirty since then
+    /// but what was set again. Doing it twice is no error.
+    ///
+    /// Cost: two syncs; and the dirty pages of both, read and written again, where more than one checkpoint was committed since
+    /// the newest name. Memory: as much as these.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] unless this one is frozen; [`Error::Refused`] when it has no name and is to be kept;
+    /// [`Error::Io`]: then it is not known whether it was committed, and to be tried again. [`Error::ReadOnly`].
+    pub fn commit_checkpoint(&self, uuid: Uuid, keep: bool) -> Result<()> {
+        self.core()?.commit_checkpoint(&uuid, keep)
+    }
+
+    /// Puts everything back that was frozen, durably. Anybody may do it, also while a freeze is under way, which
+    /// fails then. Cost: as merging what was frozen, and a flush.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] unless this one is outstanding. [`Error::Io`]: it is still outstanding, nothing is lost, and
+    /// it can be tried again. [`Error::ReadOnly`].
+    pub fn abort_checkpoint(&self, uuid: Uuid) -> Result<()> {
+        self.core()?.abort(&uuid)
+    }
+
+    /// The outstanding checkpoint.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
+        Ok(of_header(&self.header()?))
+    }
+
+    /// The last checkpoint that was committed, and when, in seconds since 1970.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub fn last_committed(&self) -> Result<Option<(Uuid, i64)>> {
+        let header = self.header()?;
+        Ok((!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)))
+    }
+
+    /// Pages of the outstanding point that fail, in a map that is open for writing: nobody mends those.
+    pub(crate) fn point_failed(&self) -> u64 {
+        if let Inner::Live(live) = &self.inner { live.core.point_failed() } else { 0 }
+    }
+
+    /// What the checkpoint has frozen: the work list of the backup. If a page of it does not verify, everything.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] unless this one is frozen: before that the image may not be read. [`Error::OutOfMemory`].
+    pub fn frozen(&self, uuid: Uuid) -> Result<Bitmap> {
+        self.with_frozen(&uuid, bitmap_of)
+    }
+
+    /// How many granules the checkpoint has frozen, and the items in them, without a copy in memory.
+    ///
+    /// # Errors
+    /// As [`frozen`](Self::frozen).
+    pub fn frozen_len(&self, uuid: Uuid) -> Result<(u64, u64)> {
+        self.with_frozen(&uuid, |point| Ok((AnyMap::count(point), AnyMap::dirty_len(point))))
+    }
+
+    fn with_frozen<R>(&self, uuid: &Uuid, f: impl FnOnce(&Frozen) -> Result<R>) -> Result<R> {
+        let none = |header: &Header| Error::NoCheckpoint {
+            path: self.path().to_path_buf(),
+            uuid: uuid.to_string(),
+            found: of_header(header).map_or("none outstanding".into(), |c| format!("{} ({})", c.uuid, c.state.name())),
+        };
+        let is =
+            |header: &Header| header.checkpoint_state == CheckpointState::Frozen && header.checkpoint_uuid == *uuid;
+        self.readable()?;
+        let header = self.header()?;
+        if !is(&header) {
+            return Err(none(&header));
+        }
+        let found = match &self.inner {
+            Inner::Live(live) => match live.core.frozen(live.core.checkpoint_word()) {
+                Some(point) => f(&point)?,
+                None => return Err(none(&self.header()?)),
+            },
+            Inner::Loaded(loaded) => match &loaded.frozen {
+                Some(point) => f(point)?,
+                None => return Err(none(&header)),
+            },
+            Inner::Watching(watch) => match watch.point(watch.checkpoint_word()) {
+                Some(point) => f(&point)?,
+                None => return Err(none(&self.header()?)),
+            },
+        };
+        // Still that one: so what was read is what it froze.
+        let now = self.header()?;
+        if is(&now) { Ok(found) } else { Err(none(&now)) }
+    }
+}
