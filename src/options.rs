@@ -2,20 +2,14 @@
 //!
 //! Invariant kept here: an option that does not apply to an operation has no effect on it.
 
-use crate::error::{Error, Result};
-use crate::file::create::{self, NewFile};
-use crate::format::{Durability, MAX_LABEL, Reasons};
+use crate::format::{Durability, Reasons};
 use crate::geometry::Geometry;
 use crate::image_stamp::ImageStamp;
-use crate::map::DirtyMap;
 use crate::progress::Progress;
-use crate::session::attach;
-use crate::sys::{FileDisk, Permit};
+use crate::sys::Permit;
 use crate::watcher::Watcher;
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Items per granule of a new map unless told otherwise: 2^16, 64 KiB for a disk image.
@@ -247,82 +241,6 @@ impl Options {
     pub fn progress(mut self, told: impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static) -> Options {
         self.watcher = Watcher::new(told);
         self
-    }
-
-    /// Makes a new map of `len` items at `path` and opens it for writing. The name appears only when
-    /// everything is on the device. Cost: a few syncs; with [`dirty`](Self::dirty), writing the whole bottom level.
-    ///
-    /// # Errors
-    /// [`Error::Exists`] if there is anything at `path`; [`Error::Geometry`] for a length or granularity that no map
-    /// can have; [`Error::Refused`] for a label that is too long; [`Error::Io`].
-    pub fn create(&self, path: impl AsRef<Path>, len: u64) -> Result<DirtyMap> {
-        let (map, new) = self.create_unpublished(path, len)?;
-        new.publish()?;
-        Ok(map)
-    }
-
-    /// The same, but the map is not opened, and so takes no memory, however much of it is dirty.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn create_closed(&self, path: impl AsRef<Path>, len: u64) -> Result<()> {
-        self.written(path.as_ref(), len)?.0.publish()
-    }
-
-    /// As [`create`](Self::create), but the name does not appear before [`NewFile::publish`]: for a map that is to be filled before. Close it
-    /// first, so that it appears clean.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn create_unpublished(&self, path: impl AsRef<Path>, len: u64) -> Result<(DirtyMap, NewFile)> {
-        let path = path.as_ref();
-        let (new, disk) = self.written(path, len)?;
-        // Opened before others can see it: what is refused leaves nothing behind.
-        let map = attach::open(disk, path, self)?;
-        Ok((map, new))
-    }
-
-    /// A new map in a file that has no name yet.
-    fn written(&self, path: &Path, len: u64) -> Result<(NewFile, Arc<FileDisk>)> {
-        // Arguments first: a wrong one leaves no trace.
-        let geometry = Geometry::new(len, self.granularity)?;
-        self.check_label(path)?;
-        let new = NewFile::in_place(path, self.permit)?;
-        let file = new.file().try_clone();
-        let file = file.map_err(|source| Error::Io { op: "create", path: path.to_path_buf(), source })?;
-        let disk = Arc::new(FileDisk::new(file, true));
-        create::write_new(&*disk, path, geometry, self)?;
-        Ok((new, disk))
-    }
-
-    /// Opens the map at `path`, [alone or not](Self::access), after recovering it if need be. Cost: reading the allocated
-    /// part of the bottom level, and a few syncs; to join others, neither. Memory: for reading, what goes with the pages that are
-    /// neither clean nor full; for writing, 2 bits for each granule of pages that are not clean. For writing, what counts as dirty for
-    /// want of knowledge is written: of a file that says so of a whole large map, that is all of its bottom level.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] if somebody else has it open who does not share it, or whom this one does not share it with;
-    /// [`Error::Refused`] for [`Access::Shared`], or a [`Durability::Process`] map, on a file system that is not known to be safe
-    /// to map (network, FUSE and others), and for [`Access::Shared`] with too low a limit on locked memory;
-    /// [`Error::NotDirtymap`], [`Error::Unsupported`],
-    /// [`Error::Corrupt`] for what cannot be used; [`Error::Io`]. After an error no header, page or page-table byte
-    /// has changed, unless writing one is what failed.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<DirtyMap> {
-        let path = path.as_ref();
-        if self.access == Access::ReadOnly {
-            return attach::reading(path, self);
-        }
-        attach::open(Arc::new(attach::open_file(path, true)?), path, self)
-    }
-
-    fn check_label(&self, path: &Path) -> Result<()> {
-        if self.label.len() <= MAX_LABEL && !self.label.contains('\0') {
-            return Ok(());
-        }
-        Err(Error::Refused {
-            path: path.to_path_buf(),
-            why: format!("the label has {} bytes; it may have at most {MAX_LABEL}, and no zero byte", self.label.len()),
-        })
     }
 
     /// The bound in words.

@@ -16,9 +16,9 @@ use crate::geometry::{Geometry, LEVELS};
 use crate::image_stamp::ImageStamp;
 use crate::map::DirtyMap;
 use crate::query::AnyMap;
-use crate::session::attach::{self, Reading};
-use crate::session::open::Recovery;
-use crate::session::watch::Watch;
+use crate::session::locks;
+use crate::session::recovery::Recovery;
+use crate::session::watch::{self, Reading, Watch};
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
 use std::sync::Arc;
@@ -196,8 +196,8 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Info> {
 }
 
 fn look(path: &Path) -> Result<Info> {
-    let disk = Arc::new(attach::open_file(path, false)?);
-    match attach::read(&disk, path, None, Duration::ZERO)? {
+    let disk = Arc::new(locks::open_file(path, false)?);
+    match watch::read(&disk, path, None, Duration::ZERO)? {
         Reading::Shared(watch) => {
             let map = DirtyMap::watching(path, *watch);
             let info = map.info()?;
@@ -275,10 +275,10 @@ impl Report {
 /// As [`inspect`]. A file with no usable header is an error; any other fault is a finding.
 pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
     let path = path.as_ref();
-    let disk = Arc::new(attach::open_file(path, false)?);
-    let gate = attach::opening_gate(&disk, path, Duration::ZERO)?;
+    let disk = Arc::new(locks::open_file(path, false)?);
+    let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let alone = attach::at_rest(&disk).map_err(io("ask for writers"))?;
+    let alone = locks::at_rest(&disk).map_err(io("ask for writers"))?;
     if alone {
         let report = at_rest(&*disk, path, &mut progress);
         drop(gate);
@@ -304,13 +304,13 @@ const LOOKS: usize = 5;
 /// As [`check`].
 pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
     let path = path.as_ref();
-    let disk = Arc::new(attach::open_file(path, false)?);
+    let disk = Arc::new(locks::open_file(path, false)?);
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let sequence = || headers::newest(&*disk, path).map(|newest| newest.header.sequence);
     let mut looks = 0;
     let (live, mut report) = loop {
-        let gate = attach::opening_gate(&disk, path, Duration::ZERO)?;
-        let live = !attach::at_rest(&disk).map_err(io("ask for writers"))?;
+        let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
+        let live = !locks::at_rest(&disk).map_err(io("ask for writers"))?;
         // At rest it stays so while the gate is kept. Those who have it open must be able to close it, however long this takes.
         let _gate = (!live).then_some(gate);
         let before = sequence()?;

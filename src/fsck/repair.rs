@@ -21,8 +21,8 @@ use crate::format::{
 };
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::options::Options;
-use crate::session::attach;
-use crate::session::open::{self, Recovery};
+use crate::session::recovery::Recovery;
+use crate::session::{locks, page_cache};
 use crate::sys::{Disk, Lock, Part, facts};
 use crate::weak::{Weak, weak};
 use std::io;
@@ -123,10 +123,10 @@ struct Work {
 /// is nothing to go by; [`Error::Unsupported`], [`Error::Io`].
 pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<RepairPlan> {
     let path = path.as_ref();
-    let disk = Arc::new(attach::open_file(path, false)?);
-    let gate = attach::opening_gate(&disk, path, Duration::ZERO)?;
+    let disk = Arc::new(locks::open_file(path, false)?);
+    let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
     let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
-    if !attach::at_rest(&disk).map_err(io)? {
+    if !locks::at_rest(&disk).map_err(io)? {
         return Err(locked(&*disk, path, Lock::Slot(0), "another process has it open"));
     }
     let planned = plan(&*disk, path, &mut progress);
@@ -156,8 +156,8 @@ pub fn repair(
     let options = Options::new().wait(wait);
     let mut asked = None;
     loop {
-        let disk = Arc::new(attach::open_file(path, true)?);
-        let (plan, cache) = attach::attached(disk, path, &options, |attached| {
+        let disk = Arc::new(locks::open_file(path, true)?);
+        let (plan, cache) = locks::attached(disk, path, &options, |attached| {
             let cache_asked = asked.is_some();
             let done = planned(&**attached.disk(), path, undo, cache_asked, &mut progress);
             attached.leave();
@@ -210,8 +210,8 @@ fn planned(
 /// written since by anything but that repair: its new bits would be lost. [`Error::Locked`], [`Error::Io`].
 pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duration) -> Result<Undone> {
     let path = path.as_ref();
-    let disk = Arc::new(attach::open_file(path, true)?);
-    attach::attached(disk, path, &Options::new().wait(wait), |attached| {
+    let disk = Arc::new(locks::open_file(path, true)?);
+    locks::attached(disk, path, &Options::new().wait(wait), |attached| {
         let undone = undo::put_back(&**attached.disk(), path, undo.as_ref());
         attached.leave();
         undone
@@ -359,7 +359,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
         closed.extend([commit(&mut next), commit(&mut next)]);
     }
     let ranges = ranges(header, &pages, &points, commits, (len, after));
-    let cache = !cut_off && open::cache_may_be_trusted(disk, path, header)?;
+    let cache = !cut_off && page_cache::cache_may_be_trusted(disk, path, header)?;
     let verified = (!cut_off).then(|| survey.good.totals(&g));
     let frozen_failed = points.iter().any(|&(place, _)| header.points[place].role == PointRole::Outstanding);
     let counted = if frozen_failed { Count::everything(&g) } else { dirty };

@@ -10,7 +10,7 @@ use crate::engine::image::Image;
 use crate::error::{Error, Result};
 use crate::format::Stamp;
 use crate::image_stamp::ImageStamp;
-use crate::session::attach;
+use crate::session::locks;
 use std::fmt;
 
 impl Core {}
@@ -130,13 +130,13 @@ impl DirtyMap {
     }
 
     /// Closes it, and keeps others out until that is over.
-    fn try_close(&mut self, image: Image) -> Result<Option<attach::Gate>> {
+    fn try_close(&mut self, image: Image) -> Result<Option<locks::Gate>> {
         let Inner::Live(live) = &mut self.inner else { return Ok(None) };
         live.usable()?;
         live.flusher.take();
         // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
         let core = &live.core;
-        let gate = core.flush().and_then(|()| attach::gate(live.seat.disk(), &core.path, core.lock_timeout));
+        let gate = core.flush().and_then(|()| locks::gate(live.seat.disk(), &core.path, core.lock_timeout));
         let closed = gate.and_then(|gate| live.close(image).map(|()| gate));
         if closed.is_err() {
             live.go_on();

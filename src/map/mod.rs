@@ -9,6 +9,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod close;
 pub(crate) mod combine;
 pub(crate) mod load;
+pub(crate) mod open;
 pub(crate) mod points;
 pub(crate) mod resize;
 pub(crate) mod write;
@@ -25,10 +26,10 @@ use crate::file::headers;
 use crate::format::{Durability, Header, Runs};
 use crate::fsck::check::Info;
 use crate::geometry::Geometry;
-use crate::options::Options;
 use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
-use crate::session::open::{self, Recovery};
-use crate::session::{attach, watch};
+use crate::session::locks::Seat;
+use crate::session::recovery::Recovery;
+use crate::session::watch::Watch;
 use crate::shm::view::{Look, View};
 use std::fmt;
 use std::ops::Range;
@@ -71,7 +72,7 @@ pub(crate) enum Inner {
     /// Loaded for reading.
     Loaded(Box<Snapshot>),
     /// Open for writing by others, and looked at.
-    Watching(Box<watch::Watch>),
+    Watching(Box<Watch>),
 }
 
 /// What a map held when it was loaded for reading.
@@ -96,7 +97,7 @@ pub(crate) struct Live {
     // Dropped in this order: the flusher ends before the locks go.
     pub(crate) flusher: Option<Flusher>,
     pub(crate) core: Arc<Core>,
-    pub(crate) seat: attach::Seat,
+    pub(crate) seat: Seat,
     /// How often the flusher flushes.
     pub(crate) flush_interval: Option<Duration>,
     /// How long a freeze waits for writes under way.
@@ -137,37 +138,6 @@ pub struct Stats {
 }
 
 impl DirtyMap {
-    /// Opens the map at `path` for writing, alone, with default [`Options`].
-    ///
-    /// # Errors
-    /// See [`Options::open`].
-    pub fn open(path: impl AsRef<Path>) -> Result<DirtyMap> {
-        Options::new().open(path)
-    }
-
-    /// How to open or create otherwise.
-    pub fn options() -> Options {
-        Options::new()
-    }
-
-    pub(crate) fn live(core: Arc<Core>, seat: attach::Seat, recovery: Recovery, options: &Options) -> DirtyMap {
-        let flush_interval = options.flush_interval;
-        let flusher = flush_interval.and_then(|every| Flusher::start(&core, every));
-        let path = core.path.clone();
-        let live = Live { flusher, core, seat, flush_interval, freeze_timeout: options.freeze_timeout, broken: None };
-        DirtyMap { inner: Inner::Live(live), path, recovery }
-    }
-
-    pub(crate) fn loaded(path: &Path, loaded: open::Loaded) -> DirtyMap {
-        let open::Loaded { view, whole, assumed, header, recovery, frozen, .. } = loaded;
-        let snapshot = Snapshot { view, whole, assumed, header, frozen };
-        DirtyMap { inner: Inner::Loaded(Box::new(snapshot)), path: path.to_path_buf(), recovery }
-    }
-
-    pub(crate) fn watching(path: &Path, watch: watch::Watch) -> DirtyMap {
-        DirtyMap { inner: Inner::Watching(Box::new(watch)), path: path.to_path_buf(), recovery: Recovery::default() }
-    }
-
     #[inline]
     pub(crate) fn view(&self) -> &dyn Look {
         match &self.inner {

@@ -9,7 +9,7 @@ use crate::file::{create, headers};
 use crate::format::Header;
 use crate::options::Options;
 use crate::query::Search;
-use crate::session::attach;
+use crate::session::locks;
 use crate::sys::Disk;
 use std::path::Path;
 use std::sync::Arc;
@@ -120,12 +120,12 @@ impl DirtyMap {
                 &*watch.disk
             }
             Inner::Loaded(loaded) => {
-                own = Arc::new(attach::open_file(self.path(), false)?);
+                own = Arc::new(locks::open_file(self.path(), false)?);
                 // Nobody keeps a repair, or the undoing of one, from writing points that a header goes on naming: who has read
                 // half of one before and half afterwards knows neither.
-                let gate = attach::opening_gate(&own, self.path(), Duration::ZERO)?;
+                let gate = locks::opening_gate(&own, self.path(), Duration::ZERO)?;
                 let io = |source| Error::Io { op: "ask for writers", path: self.path().to_path_buf(), source };
-                let rest = attach::at_rest(&own).map_err(io)?;
+                let rest = locks::at_rest(&own).map_err(io)?;
                 // Nor does that happen in the session of those who have it open, and they must be able to close it.
                 if !rest {
                     session = Some(headers::newest(&*own, self.path())?.header.nonce);
@@ -232,7 +232,7 @@ pub(crate) mod tests {
         map.commit_checkpoint(uuid, true).unwrap();
         map.close().unwrap();
         let reader = Options::new().read_only(true).open(&path).unwrap();
-        let repairer = attach::open_file(&path, true).unwrap();
+        let repairer = locks::open_file(&path, true).unwrap();
         let read = reader.loading(|_, header| {
             assert!(!repairer.try_lock(Lock::Gate).unwrap(), "the gate is free");
             Frozen::empty(&header.geometry)

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::file::locks::locked;
 use crate::format::SLOTS;
 use crate::geometry::Geometry;
-use crate::session::attach;
+use crate::session::locks;
 use crate::sys::Lock;
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl DirtyMap {
             return Ok(());
         }
         let done = {
-            let _gate = attach::gate(live.seat.disk(), &live.core.path, live.core.lock_timeout)?;
+            let _gate = locks::gate(live.seat.disk(), &live.core.path, live.core.lock_timeout)?;
             if !live.have_alone()? {
                 let what = "other processes have it open, and only one that is alone can change its length";
                 return Err(locked(&**live.seat.disk(), &live.core.path, Lock::Slot(0), what));

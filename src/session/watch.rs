@@ -3,16 +3,20 @@
 //! Invariant kept here: what was read in the volatile part counts only if the nonce there was that of the session
 //! afterwards, and the session shared. Nothing is written, and no lock is kept that a writer waits for.
 
-use super::open;
+use super::join::session;
+use super::load::{Loaded, load_in_memory};
+use super::locks;
 use crate::engine::commit::is_normal;
 use crate::engine::point_set::{Both, Cache, Dirt, Frozen, TRIES};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
+use crate::image_stamp::ImageStamp;
 use crate::shm::view::{Look, ReadView, runtime};
 use crate::sys::{Disk, FileDisk};
 use crate::weak::{Weak, weak};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A session of others, looked at.
 pub(crate) struct Watch {
@@ -41,7 +45,7 @@ impl Watch {
             let region = header.layout.volatile.clone();
             ReadView::new(header.geometry, &v, disk.map_to_read(region).map_err(io)?)
         };
-        let session = open::session(&**disk, path, map)?;
+        let session = session(&**disk, path, map)?;
         let watch = |(view, Header { durability, nonce, .. })| {
             let (disk, path) = (disk.clone(), path.to_path_buf());
             Watch { disk, view, durability, nonce, path, cache: Cache::default() }
@@ -97,6 +101,26 @@ impl Watch {
     pub(crate) fn point(&self, word: u64) -> Option<Arc<Frozen>> {
         self.cache.get((&*self.disk, &self.path), self.view.geometry(), &self.nonce, word)
     }
+}
+
+/// What a reader finds.
+pub(crate) enum Reading {
+    /// Nobody has it open for writing; here are the recovered bits.
+    Loaded(Box<Loaded>),
+    /// Others have it open shared.
+    Shared(Box<Watch>),
+    /// Somebody has it open and does not share it.
+    Locked,
+}
+
+/// Loads the file for reading, under the gate, if nobody has it open; else looks into the volatile part, if it is shared.
+pub(crate) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
+    let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
+    let _gate = locks::opening_gate(disk, path, wait)?;
+    if locks::at_rest(disk).map_err(io)? {
+        return Ok(Reading::Loaded(Box::new(load_in_memory(&**disk, path, image)?)));
+    }
+    Ok(Watch::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::fsck::repair::{apply, plan};
 use crate::fsck::survey::Survey;
 use crate::fsck::undo::{put_back_from, write};
 use crate::geometry::PAGE_BYTES;
+use crate::session::load::load_in_memory;
 use crate::store::sim_tests::*;
 use std::io::Cursor;
 

@@ -7,7 +7,8 @@
 use crate::engine::point_set::{Both, Dirt};
 use crate::error::Holder;
 use crate::options::Access;
-use crate::session::open::join;
+use crate::session::join::join;
+use crate::session::load::load_in_memory;
 use crate::store::sim_tests::*;
 use crate::sys::{Identity, Lock, Mapping, Part};
 use programs::operation;

@@ -11,8 +11,10 @@ use crate::format::{ALIGN, Reasons, Stamp, StampKind};
 use crate::image_stamp::ImageStamp;
 use crate::map::Inner;
 use crate::options::Access;
-use crate::session::attach;
-use crate::session::open::{Recovery, join};
+use crate::session::join::join;
+use crate::session::load::{Loaded, load_in_memory};
+use crate::session::locks;
+use crate::session::recovery::Recovery;
 use crate::store::sim_tests::sharing::two_of;
 use crate::store::sim_tests::*;
 use crate::sys::{FileDisk, Part};
@@ -558,7 +560,7 @@ fn shared_file() -> (tempfile::TempDir, std::path::PathBuf, Options) {
 pub(super) fn who_has_the_attach_lock_and_no_slot_has_no_session() {
     let (_dir, path, shared) = shared_file();
     shared.create(&path, 1 << 30).unwrap().set(0..1).unwrap();
-    let dying: FileDisk = attach::open_file(&path, true).unwrap();
+    let dying: FileDisk = locks::open_file(&path, true).unwrap();
     assert!(dying.try_attach(false).unwrap());
     assert_eq!(shared.open(&path).err().map(|e| e.kind()), Some("locked"));
 }

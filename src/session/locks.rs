@@ -2,16 +2,10 @@
 //!
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
-use super::open::{self, Loaded, Recovery};
-use super::watch::Watch;
-use crate::engine::in_flight;
 use crate::error::{Error, Result};
-use crate::file::locks::{self, Deadline, locked};
+use crate::file::locks::{Deadline, locked, wait_for};
 use crate::format::{self, SLOTS};
-use crate::image_stamp::ImageStamp;
-use crate::map::DirtyMap;
 use crate::options::{Access, Options};
-use crate::shm::view::View;
 use crate::sys::{Disk, FileDisk, Lock, facts, fork, fs};
 use crate::weak::{Weak, weak};
 use std::path::Path;
@@ -31,7 +25,7 @@ const GATE_PATIENCE: Duration = Duration::from_secs(5);
 const LEAVING: Duration = Duration::from_millis(500);
 
 /// What is said of a file that others have open.
-const IN_USE: &str = "another process has it open";
+pub(crate) const IN_USE: &str = "another process has it open";
 
 /// The gate, held until dropped.
 pub(crate) struct Gate(Arc<FileDisk>);
@@ -64,6 +58,11 @@ impl Seat {
     /// The file.
     pub(crate) fn disk(&self) -> &Arc<FileDisk> {
         &self.disk
+    }
+
+    /// Which slot it is.
+    pub(crate) fn slot(&self) -> u64 {
+        self.slot
     }
 }
 
@@ -116,7 +115,7 @@ pub(crate) fn opening_gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) ->
 pub(crate) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
     let end = Deadline::after(wait);
     let what = "another process is opening, closing or checking it";
-    let take = |lock| match locks::wait_for(&**disk, path, lock, end)? {
+    let take = |lock| match wait_for(&**disk, path, lock, end)? {
         true => Ok(()),
         false => Err(locked(&**disk, path, lock, what)),
     };
@@ -159,11 +158,6 @@ impl From<Error> for Busy {
     }
 }
 
-/// Attaches to a file and opens the map in it for writing, waiting as the options say for those who have it.
-pub(crate) fn open(disk: Arc<FileDisk>, path: &Path, options: &Options) -> Result<DirtyMap> {
-    attached(disk, path, options, |attached| attached.open(path, options))
-}
-
 /// Does something with a file to which this process is attached, waiting as the options say for those who have it, also
 /// for those of whom only `f` finds that they do.
 pub(crate) fn attached<R>(
@@ -195,7 +189,7 @@ pub(crate) fn attached<R>(
 
 impl Attached {
     /// Takes the first free slot that is usable. The gate keeps others from meeting those that are taken for a moment only.
-    fn seat(&self, path: &Path, usable: impl Fn(u64) -> bool) -> Result<Seat> {
+    pub(crate) fn seat(&self, path: &Path, usable: impl Fn(u64) -> bool) -> Result<Seat> {
         let io = |source| Error::Io { op: "take a slot", path: path.to_path_buf(), source };
         let born = fork::generation().map_err(io)?;
         for slot in 0..SLOTS {
@@ -210,13 +204,9 @@ impl Attached {
         Err(locked(&*self.disk, path, Lock::Slot(0), "as many processes as can have it open"))
     }
 
-    /// Opens the map for writing, and lets go of the gate.
-    fn open(self, path: &Path, options: &Options) -> Result<DirtyMap> {
-        let opened = if self.alone { self.first(path, options) } else { self.joined(path, options) };
-        if opened.is_err() {
-            self.disk.detach();
-        }
-        opened
+    /// Whether nobody else has the lock.
+    pub(crate) fn alone(&self) -> bool {
+        self.alone
     }
 
     /// The file.
@@ -228,27 +218,6 @@ impl Attached {
     pub(crate) fn leave(self) {
         self.disk.detach();
     }
-
-    fn first(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
-        let seat = self.seat(path, |_| true)?;
-        let (core, recovery) = open::open_alone(self.disk.clone(), path, options, seat.slot)?;
-        if core.shared && !matches!(seat.share(), Ok(true)) {
-            let source = std::io::Error::other("an exclusive lock could not be made a shared one");
-            return Err(Error::Io { op: "take the attach lock", path: path.to_path_buf(), source });
-        }
-        Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
-    }
-
-    fn joined(&self, path: &Path, options: &Options) -> Result<DirtyMap> {
-        let seat = |view: &View| {
-            let seat = self.seat(path, |slot| !in_flight::outlived(view, slot))?;
-            Ok((seat.slot, seat))
-        };
-        let (core, seat) = open::join(self.disk.clone(), path, options, seat)?;
-        let image_changed = core.compare_image(options.image.as_ref())?;
-        let recovery = Recovery { image_changed, ..Recovery::default() };
-        Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
-    }
 }
 
 /// Whether nobody has the file open for writing. The caller holds the gate, and so nobody will before it lets go.
@@ -256,40 +225,4 @@ impl Attached {
 /// Asked without taking a lock that others would take for a writer's: readers may share the gate.
 pub(crate) fn at_rest(disk: &FileDisk) -> std::io::Result<bool> {
     disk.slot_held(0..SLOTS).map(|held| !held)
-}
-
-/// What a reader finds.
-pub(crate) enum Reading {
-    /// Nobody has it open for writing; here are the recovered bits.
-    Loaded(Box<Loaded>),
-    /// Others have it open shared.
-    Shared(Box<Watch>),
-    /// Somebody has it open and does not share it.
-    Locked,
-}
-
-/// Loads the file for reading, under the gate, if nobody has it open; else looks into the volatile part, if it is shared.
-pub(crate) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
-    let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
-    let _gate = opening_gate(disk, path, wait)?;
-    if at_rest(disk).map_err(io)? {
-        return Ok(Reading::Loaded(Box::new(open::load_in_memory(&**disk, path, image)?)));
-    }
-    Ok(Watch::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
-}
-
-/// Opens the map for reading only.
-pub(crate) fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
-    let disk = Arc::new(open_file(path, false)?);
-    let end = Deadline::after(options.wait);
-    loop {
-        match read(&disk, path, options.image.as_ref(), options.wait)? {
-            Reading::Loaded(loaded) => {
-                return Ok(DirtyMap::loaded(path, *loaded));
-            }
-            Reading::Shared(watch) => return Ok(DirtyMap::watching(path, *watch)),
-            Reading::Locked if end.has_passed() => return Err(locked(&*disk, path, Lock::Slot(0), IN_USE)),
-            Reading::Locked => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
 }

@@ -1,0 +1,87 @@
+//! Joining those who share a map.
+
+use crate::engine::core::{Core, Parts};
+use crate::error::{Error, Result};
+use crate::file::headers::{self, writable};
+use crate::format::{Header, Session, State, VOLATILE_LAYOUT};
+use crate::options::Options;
+use crate::shm::view::{Look, View};
+use crate::shm::volatile::{self, Allocated};
+use crate::sys::Disk;
+use crate::trace::event;
+use crate::weak::{Weak, weak};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// What there is of a session that lives: the header, and the volatile part, which `map` maps. `None` when nobody may
+/// look into it.
+pub(crate) fn session<V: Look>(
+    disk: &dyn Disk,
+    path: &Path,
+    map: impl FnOnce(&Header) -> Result<V>,
+) -> Result<Option<(V, Header)>> {
+    let header = headers::newest(disk, path)?.header;
+    if header.state != State::Open || header.nonce.is_nil() || header.volatile_layout != VOLATILE_LAYOUT {
+        return Ok(None);
+    }
+    // A look behind the end of a file kills the process, and a damaged header may say anything.
+    let end = header.layout.volatile.end;
+    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    if len < end && !weak(Weak::JoinCutOff) {
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            place: "volatile region".into(),
+            found: format!("the file ends at byte {len}"),
+            expected: format!("at least {end} bytes while somebody has it open"),
+        });
+    }
+    let view = map(&header)?;
+    let lives = view.nonce() == header.nonce.0 || weak(Weak::JoinAnyNonce);
+    let shared = view.is_shared() || weak(Weak::JoinUnshared);
+    Ok((lives && shared).then_some((view, header)))
+}
+
+/// Joins those who share the map. The caller holds the gate and, shared, the attach lock; `seat` takes a slot.
+pub(crate) fn join<S>(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    options: &Options,
+    seat: impl FnOnce(&View) -> Result<(u64, S)>,
+) -> Result<(Core, S)> {
+    let map = |header: &Header| {
+        writable(header, path)?;
+        volatile::join(&*disk, path, header, true)
+    };
+    let Some((view, header)) = session(&*disk, path, map)? else {
+        let what = "others have it open, in no session that can be joined; it can be had when they are gone";
+        return Err(Error::Locked { path: path.to_path_buf(), what, holder: None });
+    };
+    let (slot, seat) = seat(&view)?;
+    if !weak(Weak::JoinKeepSlot) {
+        view.slot(slot).iter().for_each(|word| word.store(0, SeqCst));
+    }
+    let geometry = header.geometry;
+    let parts = Parts {
+        disk,
+        path: path.to_path_buf(),
+        view,
+        nonce: header.nonce,
+        slot,
+        shared: true,
+        lock_timeout: options.lock_timeout,
+        armed_bound: options.armed_words(&geometry),
+        ahead_bound: options.ahead_words(&geometry),
+        allocated: Allocated::default(),
+        image_before: header.image,
+        watcher: options.watcher.clone(),
+    };
+    let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
+    let core = Core::new(parts, &header).map_err(io)?;
+    core.mark_slot(options.writes_outlive);
+    if options.writes_outlive && header.session.flags & Session::OUTLIVE == 0 {
+        core.amend(|header| header.session.flags |= Session::OUTLIVE)?;
+    }
+    event!(INFO, "joined", path = %path.display(), len = geometry.len());
+    Ok((core, seat))
+}

@@ -1,0 +1,100 @@
+//! The live level that a killed process left in the page cache, and whether it may be trusted.
+
+use crate::error::{Error, Result};
+use crate::file::bottom::all_words;
+use crate::format::{self, Durability, Header, Session, State, Uuid, VOLATILE_LAYOUT, VolatileLayout};
+use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::shm::view::runtime;
+use crate::shm::volatile;
+use crate::sys::{Disk, Identity, Part};
+use crate::weak::{Weak, weak};
+use std::path::Path;
+
+/// A nonzero page of the live level, taken from the page cache.
+pub(super) type SavedPage = (u64, [u64; PAGE_WORDS as usize]);
+
+/// The facts of a session as the header keeps them.
+pub(super) fn session_of(identity: &Identity, flags: u32) -> Session {
+    let Identity { boot_id, device, inode, mount, birth } = *identity;
+    Session { boot_id: Uuid(boot_id), device, inode, mount, flags, birth }
+}
+
+/// The live level that a killed process left in the page cache; `None` when that is not to be trusted, which
+/// a `PowerLoss` map never does, and neither does a reader: the kernel tells a failed write-back once, and whoever asks
+/// takes the answer away from the next opener. A writer that asks says so in the file first.
+pub(super) fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
+    if !cache_may_be_trusted(disk, path, header)? {
+        return Ok(None);
+    }
+    let v = VolatileLayout::new(&header.geometry);
+    let base = header.layout.volatile.start;
+    let asked = Part { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
+    if !weak(Weak::AskUnmarked) && disk.write_durable(&[asked]).is_err() {
+        return Ok(None);
+    }
+    if !weak(Weak::TrustUnasked) && disk.sync_all().is_err() {
+        return Ok(None);
+    }
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    read_live(disk, base + v.live.start, &header.geometry).map_err(io("read the live level")).map(Some)
+}
+
+/// Whether the live level in the page cache is that of the processes that had the map, unless the kernel says that a
+/// write-back failed. Asks nobody for that.
+pub(crate) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header) -> Result<bool> {
+    let known = header.volatile_layout == VOLATILE_LAYOUT;
+    if header.durability != Durability::Process || header.state != State::Open || !known {
+        return Ok(false);
+    }
+    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
+    let now = disk.identity().map_err(io("identify the file"))?;
+    let known = now.boot_id != [0; 16] && now.mount != 0 && now.birth != 0 || weak(Weak::TrustUnknown);
+    let mut now = session_of(&now, 0);
+    if weak(Weak::TrustOtherBoot) {
+        now.boot_id = header.session.boot_id;
+    }
+    if weak(Weak::TrustOtherFile) {
+        now.inode = header.session.inode;
+    }
+    // What may still be written to the image says nothing of the map's file.
+    now.flags = header.session.flags;
+    let same = known && now == header.session && !header.session.degraded();
+    if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
+        return Ok(false);
+    }
+    let v = VolatileLayout::new(&header.geometry);
+    let mut page = [0; 80];
+    let read = disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
+    let degraded = page[runtime::DEGRADED * 8..][..8] != [0; 8];
+    let ours = page[..16] == header.nonce.0 || weak(Weak::TrustAnyNonce);
+    Ok(read.is_ok() && ours && (!degraded || weak(Weak::TrustDegraded)))
+}
+
+fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
+    /// Pages read at once: as many as are allocated together, a few of which may be dirty.
+    const PIECE_PAGES: u64 = volatile::CHUNK_WORDS / PAGE_WORDS;
+    let mut saved = Vec::new();
+    let mut buffer = vec![0; (PIECE_PAGES * PAGE_BYTES) as usize];
+    let pages = geometry.pages();
+    let mut at = 0;
+    while at < pages {
+        let Some(data) = disk.next_data(base + at * PAGE_BYTES..base + pages * PAGE_BYTES)? else { break };
+        let first = ((data.start - base) / PAGE_BYTES).max(at);
+        let end = (data.end - base).div_ceil(PAGE_BYTES).clamp(first + 1, pages);
+        for piece in (first..end).step_by(PIECE_PAGES as usize) {
+            let bytes = &mut buffer[..((end - piece).min(PIECE_PAGES) * PAGE_BYTES) as usize];
+            disk.read_at(bytes, base + piece * PAGE_BYTES)?;
+            for (index, page) in (piece..).zip(bytes.as_chunks().0).filter(|(_, page)| !format::is_zeros(*page)) {
+                let mut words = format::words_from_page(page);
+                for (i, w) in words.iter_mut().enumerate() {
+                    *w &= geometry.word_mask(index * PAGE_WORDS + i as u64);
+                }
+                if words.iter().any(|&w| w != 0) {
+                    saved.push((index, words));
+                }
+            }
+        }
+        at = end;
+    }
+    Ok(saved)
+}
