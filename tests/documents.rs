@@ -1,5 +1,6 @@
 //! The documents are true of the tree. docs/verification.md: no cell is empty, each claim has a test, and the functions,
-//! commands and tests that it names exist. All of them: links lead somewhere, and lines fit 100 columns.
+//! commands and tests that it names exist. docs/contributing.md: the map of folders is whole. All of them: links lead
+//! somewhere, and lines fit 100 columns.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -176,6 +177,36 @@ fn links_lead_somewhere() {
             assert!(path.exists(), "{document}: {link}: there is no {}", path.display());
             assert!(part.is_empty() || has_anchor(&path, part), "{document}: {link}: no such heading");
         }
+    }
+}
+
+#[test]
+fn lines_fit_100_columns() {
+    for document in documents() {
+        let text = read(&root().join(&document));
+        for (number, line) in prose(&text) {
+            // Tables and link definitions cannot be broken.
+            let whole = line.starts_with('|') || (line.starts_with('[') && line.contains("]: "));
+            assert!(whole || line.chars().count() <= 100, "{document}:{}: {line}", number + 1);
+        }
+    }
+}
+
+/// docs/contributing.md leads to every folder and file of src/, and all that it names is there.
+#[test]
+fn the_map_of_folders_is_whole() {
+    let text = read(&root().join("docs/contributing.md"));
+    let table = text.split("\n## ").nth(1).unwrap();
+    for entry in fs::read_dir(root().join("src")).unwrap() {
+        let entry = entry.unwrap();
+        let slash = if entry.path().is_dir() { "/" } else { "" };
+        let name = format!("`src/{}{slash}`", entry.file_name().into_string().unwrap());
+        assert!(table.contains(&name), "docs/contributing.md does not have {name}");
+    }
+    let inside =
+        |name: &&str| ["src/", "tests/", "tools/", "benches/", "fuzz/"].iter().any(|dir| name.starts_with(dir));
+    for name in quoted(&text).filter(inside).filter_map(|name| name.split([' ', ':']).next()) {
+        assert!(root().join(name).exists(), "docs/contributing.md: there is no {name}");
     }
 }
 

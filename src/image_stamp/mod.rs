@@ -1,7 +1,7 @@
 //! What proves that a disk image or a backup target is the one that was recorded, unchanged, and how sure that is.
 //!
 //! Invariant kept here: [`Comparison::Same`] is said only when everything that was recorded is equal, and no write since
-//! can have left all of it equal. What cannot be proved is [`Comparison::Unproven`]. docs/design.md, "Image binding".
+//! can have left all of it equal. What cannot be proved is [`Comparison::Unproven`]. docs/design.md, "Identity of images and targets".
 
 pub(crate) mod settle;
 
