@@ -4,6 +4,8 @@
 //! field before it, totals are asserted at compile time, and a test compares all of them with the tables in
 //! FORMAT.md, both ways.
 
+use super::sizes::{COPY_BYTES, FIXED_BYTES, MAX_POINTS, MAX_RUNS};
+
 /// A field of a fixed table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -46,7 +48,7 @@ macro_rules! table {
 
 table! {
     /// The part of a header copy in front of its points and runs.
-    header: super::super::FIXED_BYTES;
+    header: crate::format::sizes::FIXED_BYTES;
     MAGIC "magic" 8;
     FORMAT_VERSION "format_version" 4;
     USED "used" 4;
@@ -93,12 +95,12 @@ table! {
     AUDIT_MISSED "audit_missed" 8;
     AUDIT_TIME "audit_time" 8;
     LABEL_LENGTH "label_length" 4;
-    LABEL "label" super::super::MAX_LABEL;
+    LABEL "label" crate::format::sizes::MAX_LABEL;
     RESERVED_1 "reserved" 364;
     CRC "crc" 4;
-    IMAGE "image" super::stamp::SIZE;
-    TARGET "target" super::stamp::SIZE;
-    BEGUN "begun" super::stamp::SIZE;
+    IMAGE "image" crate::format::fields::stamp::SIZE;
+    TARGET "target" crate::format::fields::stamp::SIZE;
+    BEGUN "begun" crate::format::fields::stamp::SIZE;
     RESERVED_2 "reserved" 640;
 }
 
@@ -134,8 +136,8 @@ table! {
     GRANULES "granules" 8;
     DIRT_REASONS "dirt_reasons" 4;
     RESERVED "reserved" 4;
-    NAME "name" super::super::MAX_POINT_NAME;
-    TARGET "target" super::stamp::SIZE;
+    NAME "name" crate::format::sizes::MAX_POINT_NAME;
+    TARGET "target" crate::format::fields::stamp::SIZE;
 }
 
 table! {
@@ -161,7 +163,7 @@ table! {
     IMAGE "image" 8;
     ADDING "adding" 8;
     RESERVED "reserved" 3992;
-    SLOTS "slots" super::super::SLOTS as usize * super::slot::SIZE;
+    SLOTS "slots" crate::format::sizes::SLOTS as usize * crate::format::fields::slot::SIZE;
 }
 
 table! {
@@ -180,10 +182,15 @@ const _: () = assert!(header::LABEL_LENGTH.offset == 400 && header::IMAGE.offset
 
 /// Where point `i` of a header copy is, in bytes from the start of the copy.
 pub const fn point_at(i: usize) -> usize {
-    super::FIXED_BYTES.saturating_add(i.saturating_mul(point::SIZE))
+    FIXED_BYTES.saturating_add(i.saturating_mul(point::SIZE))
 }
 
 /// Where run `i` is in a header copy that has `points` points.
 pub const fn run_at(points: usize, i: usize) -> usize {
     point_at(points).saturating_add(i.saturating_mul(run::SIZE))
 }
+
+/// Most bytes of a header copy that this version uses.
+pub const MAX_USED: usize = run_at(MAX_POINTS, MAX_RUNS);
+
+const _: () = assert!(MAX_USED == 30_720 && MAX_USED <= COPY_BYTES);

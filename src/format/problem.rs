@@ -3,7 +3,8 @@
 //! Invariant kept here: a problem says where, what was found and what was expected, and its class tells apart
 //! what a caller must tell apart: somebody else's file, rot, a newer version, and nonsense.
 
-use super::Uuid;
+use super::fields::{Field, point_at};
+use super::values::Uuid;
 use std::fmt;
 
 /// What kind of trouble a header copy is in.
@@ -56,3 +57,29 @@ impl fmt::Display for HeaderProblem {
 }
 
 impl std::error::Error for HeaderProblem {}
+
+/// A field of the header that breaks a rule.
+pub(super) fn impossible(field: Field, found: impl fmt::Display, expected: impl fmt::Display) -> HeaderProblem {
+    problem(ProblemClass::Impossible, field.name.into(), field.offset, found, expected)
+}
+
+/// A field of a point that breaks a rule.
+pub(super) fn impossible_in(
+    i: usize,
+    field: Field,
+    found: impl fmt::Display,
+    expected: impl fmt::Display,
+) -> HeaderProblem {
+    let place = format!("points[{i}].{}", field.name);
+    problem(ProblemClass::Impossible, place, point_at(i) + field.offset, found, expected)
+}
+
+pub(super) fn problem(
+    class: ProblemClass,
+    place: String,
+    offset: usize,
+    found: impl fmt::Display,
+    expected: impl fmt::Display,
+) -> HeaderProblem {
+    HeaderProblem { class, place, offset, found: found.to_string(), expected: expected.to_string(), identity: None }
+}

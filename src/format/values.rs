@@ -1,14 +1,11 @@
-//! The small types of a header: identities, states, reasons, points.
+//! The small types of a header: identities, states, reasons.
 //!
 //! Invariant kept here: a value of one of these types is one that the format knows. What bytes may carry beyond
 //! that (bits for diagnosis, reserved bytes) is kept as it was found.
 
-use super::Stamp;
 use super::codec::{array_at, put};
-use super::layout::{bottom_length, region, table_length};
-use crate::geometry::Geometry;
 use std::fmt;
-use std::ops::{BitOr, BitOrAssign, Range};
+use std::ops::{BitOr, BitOrAssign};
 use std::str::FromStr;
 
 /// The identity of a map, point, boot or session.
@@ -231,56 +228,5 @@ impl Session {
     /// Whether the page cache is not to be trusted after this session.
     pub fn degraded(&self) -> bool {
         self.flags & !(Session::OUTLIVE | Session::OUTLIVED) != 0
-    }
-}
-
-/// What a point is kept for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PointRole {
-    /// It is the outstanding checkpoint.
-    Outstanding,
-    /// Its checkpoint was committed, and it is kept by its name.
-    Kept,
-}
-
-/// A set of dirty bits beside the map's own, in regions of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Point {
-    /// Its identity; not nil.
-    pub uuid: Uuid,
-    /// When it was frozen.
-    pub time: i64,
-    /// What for.
-    pub role: PointRole,
-    /// Unique among the points; empty only while outstanding. At most 64 bytes.
-    pub name: String,
-    /// Where its page table is, in bytes from the start of the file; 0 when it has no regions.
-    pub table_offset: u64,
-    /// Where its bottom is, in bytes from the start of the file; 0 when it has no regions.
-    pub bottom_offset: u64,
-    /// Bits that are set in it, at least.
-    pub granules: u64,
-    /// Why dirt was added to what was frozen in it.
-    pub reasons: Reasons,
-    /// The backup target that was completed with it.
-    pub target: Option<Stamp>,
-    /// Bytes without a meaning in this version.
-    pub reserved: Reserved<4>,
-}
-
-impl Point {
-    /// Whether it has regions. A kept point without them holds nothing.
-    pub fn has_regions(&self) -> bool {
-        self.table_offset != 0 || self.bottom_offset != 0
-    }
-
-    /// Its page table in the file. It has the length of the map's, or none without regions.
-    pub fn table(&self, geometry: &Geometry) -> Range<u64> {
-        region(self.table_offset, if self.has_regions() { table_length(geometry) } else { 0 })
-    }
-
-    /// Its bottom in the file. It has the length of the map's, or none without regions.
-    pub fn bottom(&self, geometry: &Geometry) -> Range<u64> {
-        region(self.bottom_offset, if self.has_regions() { bottom_length(geometry) } else { 0 })
     }
 }

@@ -4,19 +4,13 @@
 
 use crate::error::{Error, Result};
 use crate::file::locks::{Deadline, locked, wait_for};
-use crate::format::{self, SLOTS};
+use crate::format::SLOTS;
 use crate::options::{Access, Options};
 use crate::sys::{Disk, FileDisk, Lock, facts, fork, fs};
 use crate::weak::{Weak, weak};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-const _: () = assert!(Lock::Gate.byte() == format::GATE_LOCK && Lock::Update.byte() == format::UPDATE_LOCK);
-const _: () = assert!(Lock::Turn.byte() == format::TURN_LOCK && Lock::Readers.byte() == format::READERS_LOCK);
-const _: () = assert!(Lock::Space.byte() == format::SPACE_LOCK && Lock::Slot(0).byte() == format::SLOT_LOCKS);
-const _: () = assert!(Lock::Backup.byte() == format::BACKUP_LOCK && Lock::Creator.byte() == format::CREATOR_LOCK);
-const _: () = assert!(Lock::UpdateTurn.byte() == format::UPDATE_TURN_LOCK);
 
 /// How long to wait for the gate at least: who holds it is opening, closing or looking, which takes moments.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
