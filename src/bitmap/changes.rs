@@ -69,7 +69,9 @@ impl Changes {
     /// set. Only growing can fail, and has changed nothing then.
     pub(crate) fn follow(&mut self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
         if to.bits() > from.bits() {
-            self.marks = self.marks.grown(&self.marks.geometry.as_long_as(to))?;
+            let longer = self.marks.geometry.as_long_as(to);
+            self.marks.grow(&longer)?;
+            self.marks.cut(longer);
             self.mark(from.bits()..self.cut.min(to.bits()));
         } else {
             if cleared {

@@ -20,7 +20,7 @@ use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// A dirty bitmap in memory: which granules of an image have been written.
 ///
@@ -486,12 +486,18 @@ impl Search for Bitmap {
     fn word(&self, i: u64) -> u64 {
         self.levels.bottom()[i as usize]
     }
-    #[inline]
+    #[inline(always)]
     fn step(&self, walk: &mut Walk) -> Option<(u64, u64)> {
         walk.next(|k, i| self.levels.word(k, i), |block| self.levels.fetch_block(block))
     }
     #[inline]
-    fn fold_words<B>(&self, walk: Walk, bits: &Range<u64>, init: B, f: impl FnMut(B, u64, u64) -> B) -> B {
+    fn fold_words<B>(
+        &self,
+        walk: Walk,
+        bits: &Range<u64>,
+        init: B,
+        f: impl FnMut(B, u64, u64) -> ControlFlow<B, B>,
+    ) -> ControlFlow<B, B> {
         self.levels.fold_words(walk, bits, init, f)
     }
     fn levels(&self) -> Option<&Levels<Vec<u64>>> {

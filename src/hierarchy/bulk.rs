@@ -13,6 +13,7 @@ use super::walk::Walk;
 use super::words::looked_at;
 use crate::geometry::{BOTTOM, WORD_BITS, mask_in};
 use crate::sys::cpu::{Kernel, wide};
+use std::ops::ControlFlow::{self, Continue};
 use std::ops::Range;
 
 /// The level above the bottom: one word per block.
@@ -67,15 +68,15 @@ impl Levels<Vec<u64>> {
         })
     }
 
-    /// Folds the words that have some of `bits`, with where they are, from where a walk is.
+    /// Folds the words that have some of `bits`, with where they are, from where a walk is, until `f` breaks off.
     #[inline]
     pub(crate) fn fold_words<B>(
         &self,
         mut walk: Walk,
         bits: &Range<u64>,
         init: B,
-        mut f: impl FnMut(B, u64, u64) -> B,
-    ) -> B {
+        mut f: impl FnMut(B, u64, u64) -> ControlFlow<B, B>,
+    ) -> ControlFlow<B, B> {
         let mut value = init;
         let touched = words_touched(bits);
         let blocks = words_touched(&touched);
@@ -95,34 +96,34 @@ impl Levels<Vec<u64>> {
             while ahead != 0 {
                 let i = ahead.trailing_zeros();
                 ahead &= ahead - 1;
-                value = f(value, block * BLOCK + u64::from(i), words[i as usize % BLOCK as usize]);
+                value = f(value, block * BLOCK + u64::from(i), words[i as usize % BLOCK as usize])?;
             }
-            value
+            Continue(value)
         };
         while let Some([(mut block, ahead), (up, mut siblings)]) =
             walk.next_blocks(|k, i| self.word(k, i), |block| self.fetch_block(block))
             && block < blocks.end
         {
             let scattered = ahead.count_ones() <= SCATTERED;
-            value = in_block(value, block, ahead);
+            value = in_block(value, block, ahead)?;
             while siblings != 0 {
                 let last = block;
                 block = up * BLOCK + u64::from(siblings.trailing_zeros());
                 siblings &= siblings - 1;
                 if block >= blocks.end {
-                    return value;
+                    return Continue(value);
                 }
                 if scattered && block == last + 1 {
                     self.fetch_block(block + AHEAD);
                 }
-                value = in_block(value, block, self.word(LOW, block));
+                value = in_block(value, block, self.word(LOW, block))?;
             }
             // The way to the next block may be long.
             if block + 1 >= blocks.end {
-                return value;
+                break;
             }
         }
-        value
+        Continue(value)
     }
 
     /// The words of a block, without what they have beside `bits`. Those that have none of them are not looked at: most
@@ -263,11 +264,11 @@ impl Levels<Vec<u64>> {
         sum
     }
 
-    /// Sets what is set in `other`, which has the same shape; returns how many bits were clear.
+    /// Sets what is set in `other`, which is not longer; returns how many bits were clear.
     pub(crate) fn merge(&mut self, other: &Self) -> u64 {
         let mut changed = 0;
-        let len = self.bottom().len() as u64;
-        let mut blocks = 0..self.level[LOW].len() as u64;
+        let len = other.bottom().len() as u64;
+        let mut blocks = 0..other.level[LOW].len() as u64;
         while let Some(found) = other.next_blocks(blocks.clone()) {
             let words = (found.start * BLOCK) as usize..(found.end * BLOCK).min(len) as usize;
             changed += kernels::merge(&mut self.level[BOTTOM][words.clone()], &other.bottom()[words]);

@@ -29,6 +29,27 @@ pub(super) fn count(words: &[u64]) -> u64 {
     over(words.len(), Count(words))
 }
 
+/// How many full words come first.
+struct Full<'a>(&'a [u64]);
+
+impl Kernel for Full<'_> {
+    type Output = u64;
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let (eights, _) = self.0.as_chunks::<8>();
+        let full = |words: &&[u64; 8]| words.iter().fold(u64::MAX, |all, word| all & word) == u64::MAX;
+        let skipped = eights.iter().take_while(full).count() * 8;
+        (skipped + self.0[skipped..].iter().take_while(|word| **word == u64::MAX).count()) as u64
+    }
+}
+
+/// How many of these words are full before the first that is not.
+pub(super) fn full(words: &[u64]) -> u64 {
+    let full = cpu::wide(Full(words));
+    looked_at(full + 1);
+    full
+}
+
 /// Applies a function to the words of a range, with the bits of each that are in it, of which only the first and the last
 /// word may not have all; returns the sum of what it answers.
 #[inline(always)]
@@ -229,6 +250,11 @@ mod tests {
             let bytes: Vec<[u8; 8]> = b.iter().map(|word| word.to_le_bytes()).collect();
             let (zeros, full) = (vec![0; n], vec![u64::MAX; n]);
             check!(a, |it| Count(it), ones(&a), a);
+            for first in 0..=n {
+                let mut b = full.clone();
+                b.iter_mut().skip(first).for_each(|word| *word ^= 1 << (first % 64));
+                check!(b, |it| Full(it), first as u64, b);
+            }
             let all = [u64::MAX; 2];
             check!(a, |it| Fill(it, all), 64 * n as u64 - ones(&a), full);
             check!(a, |it| Clear(it, all), ones(&a), zeros);

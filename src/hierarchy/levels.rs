@@ -78,7 +78,7 @@ impl<W: Words> Levels<W> {
         self.seek(BOTTOM, bits.start, bits.end.min(self.bits)).map(|(bit, _)| bit)
     }
 
-    /// The first clear bit of `bits`. Cost: one step per full word passed.
+    /// The first clear bit of `bits`. Cost: one step per full word passed, of words that nobody else changes several at once.
     pub(crate) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
         let end = bits.end.min(self.bits);
         let mut at = bits.start;
@@ -90,8 +90,23 @@ impl<W: Words> Levels<W> {
                 return (bit < end).then_some(bit);
             }
             at = (word + 1) * WORD_BITS;
+            if word > bits.start / WORD_BITS + 1 {
+                at = self.skip_full(at, end);
+            }
         }
         None
+    }
+
+    /// Where the words that are full end, from the beginning of one on. Those before it were full as well: it may be a long way.
+    #[cold]
+    fn skip_full(&self, at: u64, end: u64) -> u64 {
+        match self.bottom().plain() {
+            Some(words) if at < end => {
+                let words = &words[(at / WORD_BITS) as usize..end.div_ceil(WORD_BITS) as usize];
+                at + kernels::full(words) * WORD_BITS
+            }
+            _ => at,
+        }
     }
 
     /// The first of some words of the level above the bottom that is not zero.
@@ -356,6 +371,18 @@ impl Levels<Vec<u64>> {
             }
         }
         old
+    }
+
+    /// Makes room for so many words of each level, where those are that there are, if the memory can be had.
+    pub(crate) fn make_room(&mut self, words: [u64; LEVELS]) -> bool {
+        let room = |(level, n): (&mut Vec<u64>, u64)| level.try_reserve_exact(n as usize - level.len()).is_ok();
+        self.level.iter_mut().zip(words).all(room)
+    }
+
+    /// Appends clear words, for which there is [room](Self::make_room), up to so many.
+    pub(crate) fn extend(&mut self, words: [u64; LEVELS], bits: u64) {
+        self.level.iter_mut().zip(words).for_each(|(level, n)| level.resize(n as usize, 0));
+        self.bits = bits;
     }
 
     /// Gives them a number of bits that needs no more words than there are. What is cut off must be clear.

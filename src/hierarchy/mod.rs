@@ -13,4 +13,6 @@ mod work;
 pub use levels::Levels;
 pub(crate) use levels::words_touched;
 pub use walk::Walk;
+#[cfg(test)]
+pub(crate) use words::counted;
 pub(crate) use words::{AtomicU64, Shared, Words, WordsMut, store_unseen};

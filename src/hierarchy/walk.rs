@@ -53,7 +53,7 @@ impl Walk {
 
     /// The next bottom word that is not zero, and where it is. `load` gives word `i` of level `k`, and zero past a
     /// level's end; `soon` hears of blocks (the 64 bottom words under a word of the level above) that may come soon.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self, load: impl Fn(usize, u64) -> u64, soon: impl Fn(u64)) -> Option<(u64, u64)> {
         loop {
             let ahead = &mut self.ahead[LOW];

@@ -139,7 +139,7 @@ thread_local! {
 
 /// Words looked at while `f` runs, and what it answers.
 #[cfg(test)]
-pub(super) fn counted<R>(f: impl FnOnce() -> R) -> (u64, R) {
+pub(crate) fn counted<R>(f: impl FnOnce() -> R) -> (u64, R) {
     let before = LOOKED_AT.get();
     let answer = f();
     (LOOKED_AT.get() - before, answer)

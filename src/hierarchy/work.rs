@@ -6,6 +6,7 @@ use super::levels::Levels;
 use super::walk::Walk;
 use super::words::counted;
 use crate::geometry::{BOTTOM, LEVELS};
+use std::ops::ControlFlow::Continue;
 
 const BITS: u64 = 1 << 32;
 const SET: u64 = 1000;
@@ -46,21 +47,24 @@ fn walking_looks_at_each_word_that_is_not_zero_once() {
     let each_once = (0..LEVELS).map(|k| nonzero(&bits, k)).sum::<u64>();
     assert_eq!((looks, found), (each_once, SET));
     // The same, of all that is left at once.
-    let (looks, found) = counted(|| levels.fold_words(Walk::from(0), &(0..BITS), 0, |n, _, _| n + 1));
-    assert_eq!((looks, found), (each_once, SET));
+    let (looks, found) = counted(|| levels.fold_words(Walk::from(0), &(0..BITS), 0, |n, _, _| Continue(n + 1)));
+    assert_eq!((looks, found), (each_once, Continue(SET)));
     // What is behind the range is not looked at, be it under the same word two levels above: ten blocks, and the way to the second.
     let (_, full) = sparse(64);
-    let (looks, found) = counted(|| full.fold_words(Walk::from(0), &(0..64 * 64 * 10), 0, |n, _, _| n + 1));
-    assert_eq!((looks, found), (64 * 10 + 10 + 1, 64 * 10));
-    let (looks, found) = counted(|| levels.fold_words(Walk::from(0), &(0..64), 0, |n, _, _| n + 1));
-    assert_eq!((looks, found), (2, 1));
+    let (looks, found) = counted(|| full.fold_words(Walk::from(0), &(0..64 * 64 * 10), 0, |n, _, _| Continue(n + 1)));
+    assert_eq!((looks, found), (64 * 10 + 10 + 1, Continue(64 * 10)));
+    let (looks, found) = counted(|| levels.fold_words(Walk::from(0), &(0..64), 0, |n, _, _| Continue(n + 1)));
+    assert_eq!((looks, found), (2, Continue(1)));
     // Of a full block, only the words of the range: where it begins and ends inside of it, or goes on in the next one.
     for words in [5..6, 5..8, 63..65, 60..129] {
         let bits = words.start * 64 + 1..words.end * 64 - 1;
-        let fold = || full.fold_words(Walk::from(words.start), &bits, 0, |n, _, _| n + 1);
+        let fold = || full.fold_words(Walk::from(words.start), &bits, 0, |n, _, _| Continue(n + 1));
         let (looks, found) = counted(fold);
         let inside = words.end - words.start;
-        assert!(looks <= inside + LEVELS as u64 && found == inside, "{words:?}: {looks} words, {found} of them told");
+        assert!(
+            looks <= inside + LEVELS as u64 && found == Continue(inside),
+            "{words:?}: {looks} words, {found:?} of them told"
+        );
     }
 }
 

@@ -10,7 +10,11 @@ use crate::geometry::{WORD_BITS, mask_in};
 use crate::hierarchy::{Walk, words_touched};
 use std::fmt;
 use std::iter::FusedIterator;
+use std::ops::ControlFlow::{Break, Continue};
 use std::ops::Range;
+
+/// A run of so many bits may be much longer: where it ends is looked for without the summaries.
+const LONG: u64 = 32 * WORD_BITS;
 
 /// The first item of each dirty granule, ascending.
 ///
@@ -42,7 +46,7 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
     }
 
     /// The next dirty bit, without advancing.
-    #[inline]
+    #[inline(always)]
     fn peek_bit(&mut self) -> Option<u64> {
         if self.seen == 0 {
             self.search()?;
@@ -50,7 +54,7 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
         Some(self.index * WORD_BITS + u64::from(self.seen.trailing_zeros()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn search(&mut self) -> Option<()> {
         let found = if S::STABLE {
             next_in(self.map, &mut self.walk, &self.bits)
@@ -95,7 +99,7 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
 impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
     type Item = u64;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<u64> {
         let bit = self.peek_bit()?;
         self.seen &= self.seen - 1;
@@ -124,7 +128,9 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
             value
         };
         let rest = each(value, self.index, self.seen);
-        self.map.fold_words(self.walk, &self.bits, rest, each)
+        let done = self.map.fold_words(self.walk, &self.bits, rest, |value, i, word| Continue(each(value, i, word)));
+        let (Continue(value) | Break(value)) = done;
+        value
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -158,7 +164,7 @@ impl<'a, S: Search + ?Sized> Areas<'a, S> {
         Areas { map, items, seen: None, rest: 0, index: 0, walk }
     }
 
-    #[inline]
+    #[inline(always)]
     fn search(&mut self) -> Option<Range<u64>> {
         let area = if S::STABLE { self.search_stable() } else { self.map.area(self.items.clone(), u64::MAX) };
         self.items.start = area.as_ref().map_or(self.items.end, |area| area.start);
@@ -166,7 +172,7 @@ impl<'a, S: Search + ?Sized> Areas<'a, S> {
     }
 
     /// Takes each word once, where [`Search::area`] would begin anew.
-    #[inline]
+    #[inline(always)]
     fn search_stable(&mut self) -> Option<Range<u64>> {
         let g = self.map.geometry();
         let bits = g.touched(&self.items);
@@ -178,15 +184,19 @@ impl<'a, S: Search + ?Sized> Areas<'a, S> {
         let mut end = start + u64::from((self.rest >> first).trailing_ones());
         self.rest &= !mask_in(self.index, &(start..end));
         // It may go on in the next word, if it reached the end of this one.
-        while end.is_multiple_of(WORD_BITS)
+        if end.is_multiple_of(WORD_BITS)
             && let Some((i, word)) = next_in(self.map, &mut self.walk, &bits)
         {
             (self.index, self.rest) = (i, word);
-            let ones = if i * WORD_BITS == end { u64::from(word.trailing_ones()) } else { 0 };
-            self.rest &= !mask_in(i, &(end..end + ones));
-            end += ones;
-            if ones == 0 {
-                break;
+            if i * WORD_BITS == end {
+                let ones = u64::from(word.trailing_ones());
+                end += ones;
+                self.rest &= word.wrapping_add(1);
+                if ones == WORD_BITS {
+                    // Where a long one ends is looked for without the summaries.
+                    end = self.map.next_clear(end..bits.end).unwrap_or(bits.end);
+                    self.walk.skip_to(end / WORD_BITS);
+                }
             }
         }
         Some(g.item_of(start).max(self.items.start)..g.item_of(end).min(self.items.end))
@@ -216,7 +226,7 @@ impl<'a, S: Search + ?Sized> Areas<'a, S> {
 impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
     type Item = Range<u64>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Range<u64>> {
         let area = match self.seen.take() {
             Some(area) => area,
@@ -241,34 +251,46 @@ impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
             value = f(value, area);
         }
         let (g, items) = (self.map.geometry(), self.items.clone());
-        let bits = g.touched(&items);
+        let mut bits = g.touched(&items);
         // Whole granules are below 2^64 also where the last one reaches past the end.
         let area = |run: &Range<u64>| {
             (run.start << g.granularity()).max(items.start)..(run.end << g.granularity()).min(items.end)
         };
         // A run that may go on in the next word.
         let mut open = 0..0;
-        let mut each = |mut value, i, mut word: u64| {
-            let first = i * WORD_BITS;
-            while word != 0 {
-                let start = u64::from(word.trailing_zeros());
-                // Adding the first bit of a run clears the run and carries into the bit behind it, or out of the word.
-                let carried = word.wrapping_add(1 << start);
-                let end = u64::from((carried & !word).trailing_zeros());
-                word &= carried;
-                if open.end != first + start {
-                    if open.start != open.end {
-                        value = f(value, area(&open));
-                    }
-                    open.start = first + start;
+        loop {
+            let mut each = |mut value, i, mut word: u64| {
+                let first = i * WORD_BITS;
+                if word == u64::MAX && open.end == first {
+                    open.end += WORD_BITS;
+                    return if open.end - open.start < LONG { Continue(value) } else { Break(value) };
                 }
-                open.end = first + end;
+                while word != 0 {
+                    let start = u64::from(word.trailing_zeros());
+                    // Adding the first bit of a run clears the run and carries into the bit behind it, or out of the word.
+                    let carried = word.wrapping_add(1 << start);
+                    let end = u64::from((carried & !word).trailing_zeros());
+                    word &= carried;
+                    if open.end != first + start {
+                        if open.start != open.end {
+                            value = f(value, area(&open));
+                        }
+                        open.start = first + start;
+                    }
+                    open.end = first + end;
+                }
+                Continue(value)
+            };
+            let (Continue(rest) | Break(rest)) = each(value, self.index, std::mem::take(&mut self.rest));
+            match self.map.fold_words(self.walk, &bits, rest, each) {
+                Continue(value) if open.start != open.end => return f(value, area(&open)),
+                Continue(value) => return value,
+                Break(so_far) => value = so_far,
             }
-            value
-        };
-        let rest = each(value, self.index, self.rest);
-        value = self.map.fold_words(self.walk, &bits, rest, each);
-        if open.start != open.end { f(value, area(&open)) } else { value }
+            open.end = self.map.next_clear(open.end..bits.end).unwrap_or(bits.end);
+            bits.start = open.end;
+            self.walk = Walk::from(open.end / WORD_BITS);
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -301,7 +323,7 @@ impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
         WordsIter { map, bits, seen: None, walk }
     }
 
-    #[inline]
+    #[inline(always)]
     fn search(&mut self) -> Option<(u64, u64)> {
         if S::STABLE {
             let found = next_in(self.map, &mut self.walk, &self.bits);
@@ -348,7 +370,7 @@ impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
 impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
     type Item = (u64, u64);
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<(u64, u64)> {
         self.seen.take().or_else(|| self.search())
     }
@@ -360,7 +382,7 @@ impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
 }
 
 /// The next word of a stable map with dirt inside `bits`: its index, and that dirt.
-#[inline]
+#[inline(always)]
 fn next_in<S: Search + ?Sized>(map: &S, walk: &mut Walk, bits: &Range<u64>) -> Option<(u64, u64)> {
     // More than once only if the range's part of its first word is clear and another part is not.
     while let Some((i, word)) = map.step(walk)

@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::geometry::{Geometry, WORD_BITS, mask_in};
 use crate::hierarchy::{Levels, Walk, words_touched};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// What a map must be able to do so that it can be read: a few searches over bits and words. Everything
 /// else is provided, in items.
@@ -30,9 +30,15 @@ pub trait Search {
         None
     }
     /// Folds the words of a [stable](Self::STABLE) map that have some of `bits`, only those of them, and where they are, from
-    /// where a walk is: [`step`](Self::step) for all of them at once. Such a map must provide this, too.
-    fn fold_words<B>(&self, _walk: Walk, _bits: &Range<u64>, init: B, _f: impl FnMut(B, u64, u64) -> B) -> B {
-        init
+    /// where a walk is: [`step`](Self::step) for all of them at once, until `f` breaks off. Such a map must provide this, too.
+    fn fold_words<B>(
+        &self,
+        _walk: Walk,
+        _bits: &Range<u64>,
+        init: B,
+        _f: impl FnMut(B, u64, u64) -> ControlFlow<B, B>,
+    ) -> ControlFlow<B, B> {
+        ControlFlow::Continue(init)
     }
     /// The first stretch among `words` of which every bit is set, as is known without a look at it; `None` where nothing
     /// is known so.

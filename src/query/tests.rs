@@ -4,6 +4,7 @@ use super::read::AnyMap;
 use super::search::Search;
 use crate::bitmap::Bitmap;
 use crate::geometry::{Geometry, mask_in};
+use crate::hierarchy::counted;
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -317,4 +318,16 @@ proptest! {
         prop_assert!(areas.eq(areas_left));
         prop_assert!(words.eq(words_left));
     }
+}
+
+#[test]
+fn the_end_of_a_long_run_is_looked_for_without_the_summaries() {
+    let mut map = Bitmap::new(1 << 30, 0).unwrap();
+    map.set(5..(1 << 20) + 5).unwrap();
+    let area = || Some(5..(1 << 20) + 5);
+    let most = (1 << 14) + 128;
+    let (looks, found) = counted(|| map.areas(0..1 << 30).unwrap().next());
+    assert!(found == area() && looks <= most, "{looks} words for {found:?}");
+    let (looks, found) = counted(|| map.areas(0..1 << 30).unwrap().fold(None, |_, area| Some(area)));
+    assert!(found == area() && looks <= most, "{looks} words for {found:?}");
 }
