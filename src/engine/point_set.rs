@@ -4,7 +4,6 @@
 //! point, and the point does not change. So an answer counts if the runtime page's `checkpoint` word, which goes up
 //! with every change of that state, is the same after the search as before it.
 
-use super::read::Here;
 use crate::error::{Error, Result};
 use crate::file::bottom::{Stretches, all_words, is_full, lost_granules};
 use crate::file::points::{entries_end, header_of_point};
@@ -336,8 +335,6 @@ impl Both<'_> {
         self.here.certain_word(i) | self.point.map_or(0, |point| point.certain_word(i))
     }
 }
-
-impl AnyMap for Here<'_> {}
 
 /// The outstanding point as this process has read it, and the `checkpoint` word for which that is known to be right.
 #[derive(Default)]

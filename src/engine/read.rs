@@ -8,7 +8,7 @@ use super::commit::is_normal;
 use super::core::Core;
 use super::point_set::{Both, Dirt, Frozen, TRIES};
 use crate::geometry::Geometry;
-use crate::query::Search;
+use crate::query::{AnyMap, Search};
 use crate::sync::spin_loop;
 use crate::weak::{Weak, weak};
 use std::ops::Range;
@@ -130,6 +130,8 @@ impl Core {
         search()
     }
 }
+
+impl AnyMap for Here<'_> {}
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -4,213 +4,22 @@
 
 use super::findings::{self, Finding, Severity};
 use super::survey::{self, Count, Survey};
-use crate::engine::core::Core;
 use crate::error::{Error, Result};
 use crate::file::bottom::items_in;
 use crate::file::headers::{self, damaged_copies, writable};
-use crate::file::points::{Checkpoint, NamedPoint, entries_end, header_of_point, kept, of_header};
-use crate::file::reasons;
+use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::Scan;
-use crate::format::{self, Durability, Header, PointRole, Reasons, Runs, State, Uuid};
-use crate::geometry::{Geometry, LEVELS};
-use crate::image_stamp::ImageStamp;
+use crate::format::{Durability, Header, PointRole, Reasons, Runs, State};
 use crate::map::DirtyMap;
+use crate::map::info::{FileState, Info};
 use crate::query::AnyMap;
 use crate::session::locks;
 use crate::session::recovery::Recovery;
-use crate::session::watch::{self, Reading, Watch};
+use crate::session::watch::Watch;
 use crate::sys::{Disk, FileDisk};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How a file was left, or that it is in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileState {
-    /// Closed cleanly.
-    Clean,
-    /// Somebody has it open for writing.
-    Open,
-    /// Whoever had it open died, or the machine did. The next open for writing recovers it.
-    Unclean,
-}
-
-/// How much the dirty bits can be relied upon. They never say too little.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// Exactly what an undisturbed run would hold.
-    Exact,
-    /// Recovery or repair added dirt since the last full reset or completed backup.
-    Superset,
-    /// A page or header copy fails and is not repaired yet; the page counts as all dirty. Or a
-    /// [`Process`](Durability::Process) map is open whose memory the kernel could neither write back nor be made to keep (see
-    /// [`Access::Shared`](crate::Access::Shared)): then answers may lack bits. The next open makes everything dirty.
-    Damaged,
-}
-
-/// What is in a map and how it was left. Times are seconds since 1970, 0 for never.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Info {
-    /// Version of the file format.
-    pub format_version: u32,
-    /// Identity of the map.
-    pub uuid: String,
-    /// The user's text.
-    pub label: String,
-    /// Length and granularity.
-    pub geometry: Geometry,
-    /// Words of each level, top first.
-    pub level_words: [u64; LEVELS],
-    /// What it survives.
-    pub durability: Durability,
-    /// How it was left.
-    pub state: FileState,
-    /// How much it can be relied upon.
-    pub verdict: Verdict,
-    /// Why it is a superset, in words.
-    pub reasons: Vec<&'static str>,
-    /// When dirt was last added so.
-    pub dirt_time: i64,
-    /// Dirty granules and the items in them; not known of a file that somebody else has open.
-    pub dirty: Option<(u64, u64)>,
-    /// Items that a crash now would make dirty, or has made, for being armed.
-    pub armed_items: u64,
-    /// Number of the newest commit.
-    pub sequence: u64,
-    /// When the map was made.
-    pub created: i64,
-    /// When it was last closed cleanly.
-    pub last_clean: i64,
-    /// When it was last opened for writing.
-    pub last_open: i64,
-    /// The image that it belongs to.
-    pub image: Option<ImageStamp>,
-    /// What the last completed backup wrote.
-    pub target: Option<ImageStamp>,
-    /// The target of a backup that was begun and is not complete: it is under way, failed or was interrupted.
-    pub begun: Option<ImageStamp>,
-    /// When the last backup completed.
-    pub backup_time: i64,
-    /// Clean granules that were compared in image and target by audits.
-    pub audited: u64,
-    /// Of those, how many differed.
-    pub audit_missed: u64,
-    /// When the last audit was.
-    pub audit_time: i64,
-    /// The outstanding checkpoint.
-    pub checkpoint: Option<Checkpoint>,
-    /// The last checkpoint that was committed, and when.
-    pub committed: Option<(Uuid, i64)>,
-    /// The points that are kept, oldest first.
-    pub points: Vec<NamedPoint>,
-    /// What loading found. All zeros for a file that somebody else has open.
-    pub recovery: Recovery,
-}
-
-impl Info {
-    fn of_header(header: &Header, state: FileState, recovery: &Recovery) -> Info {
-        let reasons = reasons::reasons(header) | recovery.reasons();
-        Info {
-            format_version: format::VERSION,
-            uuid: header.uuid.to_string(),
-            label: header.label.clone(),
-            geometry: header.geometry,
-            level_words: header.geometry.level_words(),
-            durability: header.durability,
-            state,
-            verdict: verdict(reasons, recovery),
-            reasons: names(reasons),
-            dirt_time: header.dirt_time,
-            dirty: None,
-            armed_items: items_in(&header.geometry, &header.runs),
-            sequence: header.sequence,
-            created: header.created,
-            last_clean: header.last_clean,
-            last_open: header.last_open,
-            image: header.image.map(ImageStamp),
-            target: header.target.map(ImageStamp),
-            begun: header.begun.map(ImageStamp),
-            backup_time: header.backup_time,
-            audited: header.audited,
-            audit_missed: header.audit_missed,
-            audit_time: header.audit_time,
-            checkpoint: of_header(header),
-            committed: (!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)),
-            points: kept(header),
-            recovery: recovery.clone(),
-        }
-    }
-
-    /// Of a map that this process has open. `live`: for writing.
-    pub(crate) fn of_map(map: &DirtyMap, header: &Header, live: bool) -> Info {
-        let state = match header.state {
-            _ if live => FileState::Open,
-            State::Clean => FileState::Clean,
-            State::Open => FileState::Unclean,
-        };
-        // What opening for writing found is mended, and recorded in the header.
-        let mended = Recovery { damaged_pages: map.point_failed(), ..Recovery::default() };
-        let found = if live { mended } else { map.recovery().clone() };
-        let mut info = Info::of_header(header, state, &found);
-        info.recovery = map.recovery().clone();
-        info.dirty = Some((AnyMap::count(map), AnyMap::dirty_len(map)));
-        if map.core().is_ok_and(Core::may_lack_bits) {
-            info.verdict = Verdict::Damaged;
-            info.reasons = names(reasons::reasons(header) | Reasons::CACHE_NOT_TRUSTED);
-        }
-        info
-    }
-}
-
-fn verdict(reasons: Reasons, recovery: &Recovery) -> Verdict {
-    if recovery.damaged() {
-        Verdict::Damaged
-    } else if reasons.is_empty() {
-        Verdict::Exact
-    } else {
-        Verdict::Superset
-    }
-}
-
-fn names(reasons: Reasons) -> Vec<&'static str> {
-    Reasons::NAMES.iter().filter(|(r, _)| reasons.contains(*r)).map(|(_, name)| *name).collect()
-}
-
-/// What is in the file at `path`, without opening it for writing. If others have it open
-/// ([`FileState::Open`]) and share it, the dirty count is that of this moment; if they do not share it, there is none, only
-/// what the header says. Cost: as opening for reading; waits for nobody but for the
-/// moments in which somebody opens or closes it.
-///
-/// # Errors
-/// As [`Options::open`](crate::Options::open), but a file in use is no error.
-pub fn inspect(path: impl AsRef<Path>) -> Result<Info> {
-    let path = path.as_ref();
-    loop {
-        match look(path) {
-            // Those who had it open closed it meanwhile: there is something else to be seen.
-            Err(Error::Unusable { .. }) => {}
-            found => return found,
-        }
-    }
-}
-
-fn look(path: &Path) -> Result<Info> {
-    let disk = Arc::new(locks::open_file(path, false)?);
-    match watch::read(&disk, path, None, Duration::ZERO)? {
-        Reading::Shared(watch) => {
-            let map = DirtyMap::watching(path, *watch);
-            let info = map.info()?;
-            map.still_valid()?;
-            Ok(info)
-        }
-        Reading::Locked => {
-            let newest = headers::newest(&*disk, path)?;
-            Ok(Info::of_header(&newest.header, FileState::Open, &Recovery::default()))
-        }
-        Reading::Loaded(loaded) => DirtyMap::loaded(path, *loaded).info(),
-    }
-}
 
 /// Findings that are not told one by one, since there are too many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

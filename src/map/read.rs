@@ -1,0 +1,223 @@
+//! Reading a map.
+//!
+//! Invariant kept here: what cannot return an error answers "dirty" where nothing is known, in a forked child and when the session of
+//! others has ended.
+
+use super::{DirtyMap, Inner};
+use crate::engine::point_set::{Both, Dirt, Frozen};
+use crate::engine::read::Here;
+use crate::error::Result;
+use crate::geometry::Geometry;
+use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
+use std::ops::Range;
+
+impl DirtyMap {
+    /// Whether `item`'s granule is dirty.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for an item that is not in the map.
+    pub fn get(&self, item: u64) -> Result<bool> {
+        AnyMap::get(self.readable()?, item)
+    }
+
+    /// Whether `item`'s granule is dirty here, leaving out what an outstanding [checkpoint](Self::freeze) has frozen: whether
+    /// it was set since.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_here(&self, item: u64) -> Result<bool> {
+        self.readable()?;
+        let found = AnyMap::get(&self.here(), item)?;
+        self.readable().map(|_| found)
+    }
+
+    /// Whether anything is dirty here, leaving out what an outstanding [checkpoint](Self::freeze) has frozen: whether anything
+    /// was set since. Cost: up to all words, once.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`].
+    pub fn any_here(&self) -> Result<bool> {
+        self.readable()?;
+        let found = !AnyMap::is_empty(&self.here());
+        self.readable().map(|_| found)
+    }
+
+    /// Granules that are dirty. Cost: their words.
+    pub fn count(&self) -> u64 {
+        AnyMap::count(self)
+    }
+
+    /// Items of dirty granules, the partial last granule counted as what it is. Cost: as [`count`](Self::count).
+    pub fn dirty_len(&self) -> u64 {
+        AnyMap::dirty_len(self)
+    }
+
+    /// Dirty granules among those that `range` touches.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn count_range(&self, range: Range<u64>) -> Result<u64> {
+        AnyMap::count_range(self.readable()?, range)
+    }
+
+    /// Whether nothing is dirty.
+    pub fn is_empty(&self) -> bool {
+        AnyMap::is_empty(self)
+    }
+
+    /// Whether everything is dirty.
+    pub fn is_full(&self) -> bool {
+        AnyMap::is_full(self)
+    }
+
+    /// Whether any item of `range` is dirty; `false` for an empty range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn any(&self, range: Range<u64>) -> Result<bool> {
+        AnyMap::any(self.readable()?, range)
+    }
+
+    /// Whether all items of `range` are dirty; `true` for an empty range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn all(&self, range: Range<u64>) -> Result<bool> {
+        AnyMap::all(self.readable()?, range)
+    }
+
+    /// The first dirty item of `range`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
+        AnyMap::next_dirty(self.readable()?, range)
+    }
+
+    /// The first clean item of `range`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
+        AnyMap::next_clean(self.readable()?, range)
+    }
+
+    /// The first dirty area of `range`, cut at `max_len` items and at the range's ends.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::ZeroLength`].
+    pub fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
+        AnyMap::next_area(self.readable()?, range, max_len)
+    }
+
+    /// Whether `range.start` is dirty, and how many items from there on are in the same state; `None` for an
+    /// empty range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
+        AnyMap::run(self.readable()?, range)
+    }
+
+    /// SHA-256 over the bottom level's words as little-endian bytes, as [`Bitmap::sha256`](crate::Bitmap::sha256). Of what is
+    /// dirty here: without an outstanding checkpoint. In a forked child, that of a map that is all dirty.
+    pub fn sha256(&self) -> [u8; 32] {
+        let here = self.readable().map(|_| AnyMap::sha256(&self.here()));
+        // Asked again: the session of others may have ended meanwhile.
+        match here {
+            Ok(here) if self.readable().is_ok() => here,
+            _ => AnyMap::sha256(self),
+        }
+    }
+
+    /// Only what is dirty here, without the outstanding point.
+    pub(crate) fn here(&self) -> Here<'_> {
+        match &self.inner {
+            Inner::Live(live) => Here { dirt: Dirt::of(&live.core.view), core: Some(&*live.core) },
+            Inner::Loaded(loaded) => Here { dirt: loaded.dirt(), core: None },
+            Inner::Watching(watch) => Here { dirt: Dirt::of(&watch.view), core: None },
+        }
+    }
+
+    /// The first item of each dirty granule that `range` touches, ascending. May run while others set and reset.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_, DirtyMap>> {
+        AnyMap::granules(self.readable()?, range)
+    }
+
+    /// The dirty areas of `range`, ascending. May run while others set and reset.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_, DirtyMap>> {
+        AnyMap::areas(self.readable()?, range)
+    }
+
+    /// The nonzero words of the bottom level, with their indices; the first and last masked to `range`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, DirtyMap>> {
+        AnyMap::words(self.readable()?, range)
+    }
+
+    /// Runs a search over the levels; `None` in a forked child, which has no levels. Those of its questions that cannot be
+    /// answered with an error are answered with "dirty".
+    #[inline]
+    fn search<R>(&self, f: impl Fn(&Both<'_>) -> R) -> Option<R> {
+        match &self.inner {
+            Inner::Live(live) => {
+                live.core.usable().ok()?;
+                Some(live.core.together(f))
+            }
+            Inner::Loaded(loaded) => {
+                loaded.view.usable().ok()?;
+                Some(f(&Both { here: loaded.dirt(), point: loaded.frozen.as_ref().map(Frozen::dirt) }))
+            }
+            Inner::Watching(watch) => watch.read(f),
+        }
+    }
+}
+
+impl AnyMap for DirtyMap {}
+
+impl Search for DirtyMap {
+    const STABLE: bool = false;
+
+    fn geometry(&self) -> &Geometry {
+        self.view().geometry()
+    }
+
+    fn next_set(&self, bits: Range<u64>) -> Option<u64> {
+        let all_dirty = || Some(bits.start).filter(|_| bits.start < bits.end);
+        self.search(|map| map.next_set(bits.clone())).unwrap_or_else(all_dirty)
+    }
+
+    fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
+        self.search(|map| map.next_clear(bits.clone())).unwrap_or(None)
+    }
+
+    fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
+        let first = words.start;
+        let all_dirty = || Some((first, self.geometry().word_mask(first))).filter(|w| first < words.end && w.1 != 0);
+        self.search(|map| map.next_nonzero_word(words.clone())).unwrap_or_else(all_dirty)
+    }
+
+    fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
+        self.search(|map| map.full_words(words.clone())).unwrap_or_else(|| Some(words.clone()))
+    }
+
+    fn check_readable(&self) -> Result<()> {
+        self.readable().map(|_| ())
+    }
+
+    fn word(&self, i: u64) -> u64 {
+        self.search(|map| map.word(i)).unwrap_or_else(|| self.geometry().word_mask(i))
+    }
+
+    fn certain_word(&self, i: u64) -> u64 {
+        self.search(|map| map.certain_word(i)).unwrap_or(0)
+    }
+}
