@@ -1,12 +1,12 @@
 //! A file that holds little takes little memory of who reads it, whatever its header says: what is dirty for want of
 //! knowledge stays a few runs. One test to a process, or they would count each other's.
 
-use dirtymap::format::{COPIES, Header, Runs, State, Uuid, copy_offset};
-use dirtymap::{DirtyMap, Durability, Geometry, Options, inspect};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use dirtymap::format::{Runs, State};
+use dirtymap::{DirtyMap, Durability, Options, inspect};
 use std::path::Path;
 
+#[path = "common/forged.rs"]
+mod forged;
 #[path = "common/resident.rs"]
 mod resident;
 use resident::resident;
@@ -30,13 +30,8 @@ fn a_header_alone_takes_no_memory_however_much_it_calls_dirty() {
         (Durability::PowerLoss, State::Open, but_one, 0, BITS - 64),
         (Durability::PowerLoss, State::Clean, Runs::new(), 1, BITS),
     ] {
-        let mut header = Header::new(Uuid([7; 16]), Geometry::new(BITS, 0).unwrap(), durability);
-        header.sequence = 1;
-        header.state = state;
-        header.nonce = if state == State::Open { Uuid([8; 16]) } else { Uuid::NIL };
-        header.runs = runs;
-        header.clean_dirty_bits = recorded;
-        write(&path, &header);
+        let header = forged::header(BITS, durability, state, runs, recorded);
+        forged::write(&path, &header);
         // Once for what a first map costs that a second one does not.
         let before = *before.get_or_insert_with(|| {
             inspect(&path).unwrap();
@@ -72,11 +67,4 @@ fn look(map: &DirtyMap, dirty: u64) {
     assert_eq!(map.next_dirty(BITS - 1..BITS).unwrap(), Some(BITS - 1));
     assert_eq!(map.areas(0..BITS).unwrap().count(), if clear.is_some() { 2 } else { 1 });
     assert_eq!(map.count_range(BITS / 2..BITS).unwrap(), BITS / 2);
-}
-
-/// A file with these headers and a hole behind them.
-fn write(path: &Path, header: &Header) {
-    let file = File::create(path).unwrap();
-    (0..COPIES).for_each(|copy| file.write_all_at(&header.encode().unwrap(), copy_offset(copy)).unwrap());
-    file.set_len(header.file_length()).unwrap();
 }

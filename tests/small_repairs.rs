@@ -1,10 +1,13 @@
 //! Repairing a file that holds little writes little, whatever its header calls dirty: that stays on the list.
 
-use dirtymap::format::{COPIES, Header, Runs, State, Uuid, copy_offset};
-use dirtymap::{Durability, Geometry, Options, Verdict, check, inspect, plan_repair, repair};
-use std::fs::{self, File};
+use dirtymap::format::{Runs, State};
+use dirtymap::{Durability, Options, Verdict, check, inspect, plan_repair, repair};
+use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
+
+#[path = "common/forged.rs"]
+mod forged;
 
 const BITS: u64 = 1 << 36;
 /// What repairs may add to the file, in bytes; all pages would take 8 GiB.
@@ -23,17 +26,13 @@ fn what_a_small_file_calls_dirty_stays_on_the_list() {
         // Cut off behind the headers and the first entries.
         (Durability::PowerLoss, State::Clean, Runs::new(), 5000, true),
     ] {
-        let mut header = Header::new(Uuid([7; 16]), Geometry::new(BITS, 0).unwrap(), durability);
-        header.sequence = 1;
-        header.state = state;
-        header.nonce = if state == State::Open { Uuid([8; 16]) } else { Uuid::NIL };
-        header.runs = runs;
-        header.clean_dirty_bits = recorded;
-        let file = File::create(&path).unwrap();
-        (0..COPIES).for_each(|copy| file.write_all_at(&header.encode().unwrap(), copy_offset(copy)).unwrap());
+        let header = forged::header(BITS, durability, state, runs, recorded);
+        let file = forged::write(&path, &header);
         // A page that fails is written all the same.
         file.write_all_at(&[1; 4], header.layout.table.start).unwrap();
-        file.set_len(if cut { header.layout.table.start + 4 } else { header.file_length() }).unwrap();
+        if cut {
+            file.set_len(header.layout.table.start + 4).unwrap();
+        }
         drop(file);
 
         let before = fs::metadata(&path).unwrap().blocks() * 512;
