@@ -105,7 +105,8 @@ impl Image {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
         let made = file.and_then(|file| {
             let (new, old) = (file.metadata()?, like.file.metadata()?);
-            // The mode of a file with an access list says more than its group may do.
+            // As the library's rule for maps, but a target stays with the user who makes it: nothing is given away. The mode of
+            // a file with an access list says more than its group may do.
             let listed = rustix::fs::fgetxattr(&like.file, "system.posix_acl_access", &mut [0u8; 0][..]).is_ok();
             if old.is_file() && !listed && (new.uid(), new.gid()) == (old.uid(), old.gid()) {
                 file.set_permissions(Permissions::from_mode(old.mode() & 0o666 | 0o600))?;
@@ -250,6 +251,7 @@ pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// Whether the file is on a file system that is known to answer for its own holes: no other machine, and no program, does.
+/// The library's list is of what may be mapped, for which it looks through overlays as well. Here a wrong no only costs reading.
 fn knows_holes(file: &File) -> bool {
     // From linux/magic.h: ext2 to ext4, XFS, btrfs, tmpfs, F2FS, bcachefs.
     const LOCAL: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0xca45_1a4e];
@@ -285,7 +287,7 @@ pub fn distinct(roles: &[(&str, &Path)]) -> Result<()> {
     Ok(())
 }
 
-/// The directory that `path` is in.
+/// The directory that `path` is in. The library has the same for itself; its users have no need of it.
 fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

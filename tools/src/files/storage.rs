@@ -103,6 +103,7 @@ fn device(node: &Path) -> Option<Place> {
     Some(Place::Device(major.parse().ok()?, minor.parse().ok()?))
 }
 
+/// What a file of sysfs holds. The library reads some for its stamps, and has no reason to offer that.
 fn text(path: &PathBuf) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_string())
 }
