@@ -136,6 +136,32 @@ fn a_map_that_survives_processes_is_not_opened_on_a_fuse_file_system() {
     assert_eq!(options().access(Access::ReadOnly).open(&at).unwrap().count(), 1);
 }
 
+/// The kernel tells the upper directory of an overlay by a name, which may be that of something else here.
+#[test]
+fn a_map_on_an_overlay_is_shared_only_where_the_upper_directory_is_seen() {
+    let dir = tempfile::tempdir().expect("a place to mount");
+    let at = |name: &str| dir.path().join(name);
+    let outer = sh!("mount", "-t", "tmpfs", "tmpfs", dir.path()).then(|| Mounted(dir.path().to_path_buf()));
+    ["lower", "upper", "work", "merged"].iter().for_each(|name| fs::create_dir(at(name)).unwrap());
+    let parts = ["lower", "upper", "work"].map(|name| format!("{name}dir={}", at(name).display())).join(",");
+    let mount = || sh!("mount", "-t", "overlay", "-o", &parts, "overlay", at("merged")).then(|| Mounted(at("merged")));
+    let (Some(_outer), Some(_overlay)) = (outer, mount()) else { return skipped("an overlay: cannot mount one") };
+    fs::create_dir(at("merged/directory")).unwrap();
+    let shared = || Options::new().access(Access::Shared).flush_interval(None);
+    let map = shared().create(at("merged/directory/map"), 1 << 20).unwrap();
+    shared().open(at("merged/directory/map")).unwrap().set(0..1).unwrap();
+    assert!(map.get(0).unwrap());
+    map.close().unwrap();
+    // As in another container: there is such a directory, which could be mapped, and it is not that of the overlay.
+    sh!("mount", "-t", "tmpfs", "tmpfs", at("upper")).then(|| Mounted(at("upper"))).map(|_other| {
+        fs::create_dir(at("upper/directory")).unwrap();
+        let error = shared().open(at("merged/directory/map")).unwrap_err();
+        assert!(error.kind() == "refused" && error.to_string().contains("0x794c7630"), "{error}");
+        let map = Options::new().open(at("merged/directory/map")).unwrap();
+        assert!(map.get(0).unwrap());
+    });
+}
+
 /// A file system that can neither set space aside nor free it.
 #[test]
 fn a_map_on_ext2_does_all_that_it_does_elsewhere() {

@@ -7,7 +7,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A file system, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,21 +69,36 @@ fn number(file: &File) -> io::Result<i64> {
     }
 }
 
-/// The type of the upper file system of the overlay that `file` is on, if this process can see it.
+/// The type of the upper file system of the overlay that `file` is on, if this process can see it and prove that.
 fn upper_of(file: &File) -> Option<i64> {
     let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let mount = facts.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    number(&File::open(upper_in(&mounts, mount)?).ok()?).ok()
+    // The directory, as a new file has no name yet. A file that is open for writing has its directory above.
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    let merged = File::open(path.parent()?).ok()?;
+    let upper = File::open(upper_in(&mounts, mount, path.parent()?)?).ok()?;
+    // The kernel tells the name that the upper directory had where the overlay was mounted, in another container maybe. Here
+    // that may be the name of something else. Of the directory itself, an overlay has the times.
+    let same = || Some(number(&merged).ok()? == OVERLAYFS && times(&merged)? == times(&upper)?);
+    (0..3).any(|_| same() == Some(true)).then(|| number(&upper).ok()).flatten()
 }
 
-/// The upper directory of an overlay that is mounted, by what the kernel tells of mounts.
-fn upper_in<'a>(mounts: &'a str, mount: &str) -> Option<&'a Path> {
+/// When a directory was made, and what was last done to it.
+fn times(directory: &File) -> Option<(SystemTime, [i64; 4])> {
+    let m = directory.metadata().ok()?;
+    Some((m.created().ok()?, [m.ctime(), m.ctime_nsec(), m.mtime(), m.mtime_nsec()]))
+}
+
+/// Where an overlay that is mounted has a directory above, by what the kernel tells of mounts.
+fn upper_in(mounts: &str, mount: &str, directory: &Path) -> Option<PathBuf> {
     let line = mounts.lines().find(|line| line.split(' ').next() == Some(mount))?;
-    let options = line.split_once(" - ")?.1.rsplit(' ').next()?;
-    let upper = options.split(',').find_map(|option| option.strip_prefix("upperdir="))?;
     // Characters that would be in the way are written as octal numbers; nobody needs such a name.
-    (!upper.contains('\\')).then_some(Path::new(upper))
+    let (place, options) = line.split_once(" - ").filter(|_| !line.contains('\\'))?;
+    let mut place = place.split(' ').skip(3);
+    let (root, point) = (place.next()?.strip_prefix('/')?, place.next()?);
+    let upper = options.rsplit(' ').next()?.split(',').find_map(|option| option.strip_prefix("upperdir="))?;
+    Some(Path::new(upper).join(root).join(directory.strip_prefix(point).ok()?)).filter(|upper| upper.is_absolute())
 }
 
 #[cfg(test)]
@@ -106,8 +123,16 @@ mod tests {
         let mounts = "28 1 254:0 / / rw,relatime - ext4 /dev/root rw\n\
                       31 28 0:27 / /merged rw shared:2 - overlay overlay rw,lowerdir=/l,upperdir=/u/p,workdir=/w\n\
                       32 28 0:28 / /other rw - overlay overlay rw,lowerdir=/a:/b\n\
-                      33 28 0:29 / /odd rw - overlay overlay rw,upperdir=/a\\040b,workdir=/w\n";
-        assert_eq!(upper_in(mounts, "31"), Some(Path::new("/u/p")));
-        assert!(["28", "32", "33", "3"].iter().all(|mount| upper_in(mounts, mount).is_none()));
+                      33 28 0:29 / /odd rw - overlay overlay rw,upperdir=/a\\040b,workdir=/w\n\
+                      34 28 0:27 /c/d /part rw - overlay overlay rw,lowerdir=/l,upperdir=/u/p,workdir=/w\n\
+                      35 28 0:30 / /near rw - overlay overlay rw,lowerdir=l,upperdir=u,workdir=w\n";
+        let upper = |mount, directory| upper_in(mounts, mount, Path::new(directory));
+        assert_eq!(upper("31", "/merged/e"), Some("/u/p/e".into()));
+        assert_eq!(upper("34", "/part/e"), Some("/u/p/c/d/e".into()));
+        for (mount, directory) in
+            [("31", "/elsewhere"), ("28", "/e"), ("32", "/other"), ("33", "/odd"), ("35", "/near"), ("3", "/")]
+        {
+            assert_eq!(upper(mount, directory), None, "{mount}");
+        }
     }
 }
