@@ -268,6 +268,8 @@ steps! {
     CloseNoCompare,
     /// A clean close leaves the nonce in the volatile part.
     CloseKeepNonce,
+    /// A map goes on although the commit of its close has failed and may be in the file.
+    CloseForgetDoubt,
     /// What is done to a checkpoint does not depend on its state.
     AnyState,
     /// Space for a point is chosen and written without the space lock.

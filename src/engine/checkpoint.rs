@@ -96,20 +96,22 @@ impl Core {
         let space = self.space()?;
         let (header, seen) = self.can_freeze(name)?;
         let before = header.dirt_reasons;
-        let point = Point { name: name.unwrap_or_default().into(), ..space.choose(&header)? };
+        let mut new = space.choose(&header)?;
+        new.point.name = name.unwrap_or_default().into();
         at(Stage::Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
         let here = Here { dirt: Dirt::of(&self.view), core: Some(self) };
-        let point = space.write(&header, point.clone(), &here).inspect_err(|_| self.give_up(&point))?;
+        let new = space.write(&header, new, &here)?;
         at(Stage::Unnamed);
         if weak(Weak::FreezeEarlyReset) {
-            self.reset_frozen(&header, &point)?;
+            self.reset_frozen(&header, &new.point)?;
         }
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         self.may_freeze(&header, name)?;
         // Also what was forgotten since the point was written: in there it is not.
         let before = if weak(Weak::FreezeReasonsLate) { Reasons::NONE } else { before };
+        let point = new.hand_over();
         header.points.push(Point { reasons: before | header.dirt_reasons, ..point.clone() });
         self.freeze_began.set(seen);
         header.checkpoint_state = CheckpointState::Freezing;
@@ -216,7 +218,7 @@ impl Core {
         }
         header.points.pop();
         if let (Some(newest), Some(joined)) = (header.points.last_mut(), joined) {
-            *newest = joined;
+            *newest = joined.hand_over();
         }
         if keep {
             let target = backup.map(Completed::target);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::file::bottom::{Stretches, all_words, is_full, lost_granules};
 use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::{Page, Scan};
-use crate::format::{self, Header, Point, Runs, Uuid, VolatileLayout};
+use crate::format::{self, Header, Point, Reasons, Runs, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::query::{AnyMap, Search};
 use crate::shm::view::{Look, View};
@@ -236,6 +236,11 @@ impl Frozen {
     /// Pages that did not verify, and points of which some were lost, for which everything counts as dirty.
     pub(crate) fn failed(&self) -> u64 {
         self.failed
+    }
+
+    /// Why more is dirty in it than was set.
+    pub(crate) fn reasons(&self) -> Reasons {
+        if self.failed > 0 { Reasons::DAMAGED_PAGE } else { Reasons::NONE }
     }
 }
 

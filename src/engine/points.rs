@@ -7,7 +7,7 @@
 
 use super::core::Core;
 use super::point_set::Frozen;
-use super::space::Space;
+use super::space::{NewPoint, Space};
 use crate::error::Result;
 use crate::file::bottom::lost_granules;
 use crate::file::pages::{self, some_pages};
@@ -79,7 +79,7 @@ impl Core {
         }
         header.points.remove(at);
         if let (Some(older), Some(joined)) = (older, joined) {
-            header.points[older] = joined;
+            header.points[older] = joined.hand_over();
         }
         lock.commit_to_both(&mut header, Weak::DropOnePair)?;
         self.give_up_all_but(&header, &before.points[..=at]);
@@ -90,28 +90,29 @@ impl Core {
 impl Space<'_> {
     /// The older of two points as it is when it holds what the newer one does as well: in the regions of the one that has
     /// some, or else in new ones, where both are written durably.
-    pub(crate) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<Point> {
-        let reasons = older.reasons | newer.reasons;
-        let regions = match (older.has_regions(), newer.has_regions()) {
-            (_, false) => older.clone(),
-            (false, true) => newer.clone(),
+    pub(crate) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<NewPoint<'_>> {
+        let mut reasons = older.reasons | newer.reasons;
+        let mut joined = match (older.has_regions(), newer.has_regions()) {
+            (_, false) => NewPoint::named(older),
+            (false, true) => NewPoint::named(newer),
             (true, true) => {
                 let mut both = Frozen::empty(&header.geometry)?;
                 for point in [older, newer] {
                     both.add_point(&*self.core.disk, &self.core.path, header, point)?;
                 }
                 both.finish();
-                let chosen = self.choose(header)?;
-                self.write(header, chosen.clone(), &both).inspect_err(|_| self.core.give_up(&chosen))?
+                reasons |= both.reasons();
+                self.write(header, self.choose(header)?, &both)?
             }
         };
-        Ok(Point { reasons, ..older.holding(&regions) })
+        joined.point = Point { reasons, ..older.holding(&joined.point) };
+        Ok(joined)
     }
 
     /// Clears the regions of a new point and writes what `map` holds there, durably; says of it how much that was. Memory:
     /// bounded.
-    pub(crate) fn write(&self, header: &Header, point: Point, map: &impl Search) -> Result<Point> {
-        let core = self.core;
+    pub(crate) fn write<'a>(&self, header: &Header, mut new: NewPoint<'a>, map: &impl Search) -> Result<NewPoint<'a>> {
+        let (core, point) = (self.core, &new.point);
         let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
         // What an earlier point left there would not match the entries of this one. It must be gone durably before a
         // header names the region, and the file as long as the header will say.
@@ -128,7 +129,8 @@ impl Space<'_> {
             })?;
         }
         core.counters.syncs.fetch_add(1, Relaxed);
-        core.fill_point(header, point, map)
+        new.point = core.fill_point(header, new.point.clone(), map)?;
+        Ok(new)
     }
 }
 

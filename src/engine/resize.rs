@@ -141,6 +141,7 @@ impl Core {
                 held.add_bits(header.geometry.touched(&(before..after)));
             }
             held.finish();
+            header.points[i].reasons |= held.reasons();
             header.points[i] = self.fill_point(header, header.points[i].clone(), &held)?;
         }
         Ok(())

@@ -67,11 +67,40 @@ impl Core {
     }
 }
 
+/// A point that no header names yet. Regions that were chosen for it are given up with it, unless it is
+/// [handed over](Self::hand_over). Whoever has it holds the space lock, so they are nobody else's.
+pub(crate) struct NewPoint<'a> {
+    pub point: Point,
+    /// Who has chosen its regions, if they are new.
+    chosen_by: Option<&'a Core>,
+}
+
+impl NewPoint<'_> {
+    /// One in regions that a header names already.
+    pub(crate) fn named(regions: &Point) -> Self {
+        NewPoint { point: regions.clone(), chosen_by: None }
+    }
+
+    /// The point, for a header that is committed next: from then on, only what is durable tells whose the regions are.
+    pub(crate) fn hand_over(mut self) -> Point {
+        self.chosen_by = None;
+        self.point.clone()
+    }
+}
+
+impl Drop for NewPoint<'_> {
+    fn drop(&mut self) {
+        if let Some(core) = self.chosen_by {
+            core.give_up(&self.point);
+        }
+    }
+}
+
 impl Space<'_> {
     /// A new, outstanding point without a name, in space that the header leaves free.
-    pub(crate) fn choose(&self, header: &Header) -> Result<Point> {
+    pub(crate) fn choose(&self, header: &Header) -> Result<NewPoint<'_>> {
         let mut taken = header.regions().into_iter().map(|(_, range)| range).collect();
-        Ok(Point {
+        let point = Point {
             uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,
             time: crate::sys::facts::now(),
             role: PointRole::Outstanding,
@@ -82,6 +111,7 @@ impl Space<'_> {
             reasons: Reasons::NONE,
             target: None,
             reserved: Reserved::default(),
-        })
+        };
+        Ok(NewPoint { point, chosen_by: Some(self.core) })
     }
 }

@@ -31,10 +31,11 @@ impl Live {
         }
     }
 
-    /// Has the map as before something that takes one who is alone.
+    /// Has the map as before something that takes one who is alone. One that is broken is not flushed any more.
     pub(crate) fn go_on(&mut self) {
         self.share_again();
-        self.flusher = self.flush_interval.and_then(|every| Flusher::start(&self.core, every));
+        let every = self.flush_interval.filter(|_| self.broken.is_none());
+        self.flusher = every.and_then(|every| Flusher::start(&self.core, every));
     }
 }
 

@@ -943,3 +943,122 @@ pub(super) fn a_new_file_is_all_there_when_it_gets_its_name() {
     assert!(load_in_memory(&*left, path(), None).is_ok());
     assert!(left.len().unwrap() >= header_on(&left).file_length());
 }
+
+/// The header may say CLEAN by then, and a word that is armed asks nobody: what was set would be lost with the process.
+#[test]
+pub(super) fn a_map_whose_close_is_in_doubt_takes_no_more_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let every = options().flush_interval(Some(Duration::from_secs(3600)));
+    for durability in [Durability::PowerLoss, Durability::Process] {
+        // Locks need a real file; what is written goes to the simulated disk.
+        let open_with = |faults| {
+            let path = dir.path().join("map");
+            let _ = std::fs::remove_file(&path);
+            let mut map = every.create(&path, BITS).unwrap();
+            let disk = SimDisk::new(fresh_of(durability), faults);
+            let Inner::Live(live) = &mut map.inner else { panic!("not open") };
+            live.core = Arc::new(opened(&disk));
+            map.set(0..1).unwrap();
+            map.flush().unwrap();
+            (disk, map)
+        };
+        let (disk, map) = open_with(Vec::new());
+        let begun = disk.writes();
+        map.close().unwrap();
+        let mut in_doubt = 0;
+        for write in begun..disk.writes() {
+            let (disk, map) = open_with(vec![(write, Fault::Fail(Pick::All, true))]);
+            let map = map.close().unwrap_err().into_map();
+            let set = map.set(1..2);
+            let Inner::Live(live) = &map.inner else { panic!("not open") };
+            assert_eq!((live.broken.is_some(), live.flusher.is_some()), (set.is_err(), set.is_ok()));
+            let left = load_in_memory(&*disk.after_death(), path(), None).unwrap();
+            match set {
+                Ok(()) => assert!(dirty(&both(&left), 1), "write {write}: a set that had returned is lost"),
+                Err(e) => assert_eq!(e.kind(), "unusable"),
+            }
+            in_doubt += u32::from(live.broken.is_some());
+            assert!(map.get(0).unwrap() && dirty(&both(&left), 0));
+        }
+        assert_eq!(in_doubt, 1, "the commit of the close, and nothing else");
+    }
+}
+
+/// Whatever fails between the choice of regions for a point and the commit that names them, they take no more space.
+#[test]
+fn regions_that_no_header_names_are_given_back_after_an_error() {
+    let frozen = |core: &Core| core.freeze(None, Duration::ZERO).unwrap().uuid;
+    let act = |disk: &SimDisk, core: &Core, what: &str, troubles: &[Trouble]| {
+        let uuid = if what == "commit" { frozen(core) } else { format::Uuid::NIL };
+        disk.trouble(troubles);
+        match what {
+            "freeze" => core.freeze(None, Duration::ZERO).map(|_| ()),
+            "commit" => core.commit_checkpoint(&uuid, false),
+            _ => core.drop_point("b"),
+        }
+    };
+    // Both names hold something, so that joining them to what comes later takes new regions.
+    let prepared = || {
+        let (disk, core) = map_with_a_point_before(3);
+        keep(&core, "b");
+        core.set_bits(PAGE_BITS..PAGE_BITS + 1).unwrap();
+        let uuid = frozen(&core);
+        core.commit_checkpoint(&uuid, false).unwrap();
+        core.set_bits(5..6).unwrap();
+        core.flush().unwrap();
+        (disk, core)
+    };
+    for what in ["freeze", "commit", "drop"] {
+        for call in Call::ALL {
+            let mut failed = 0;
+            for n in 0.. {
+                let (disk, core) = prepared();
+                let before = disk.calls(call);
+                // A header is read copy by copy, and a copy that cannot be read sector by sector.
+                let at_once = if call == Call::Read { 64 } else { 1 };
+                let done = act(&disk, &core, what, &[(call, n..n + at_once)]);
+                if disk.calls(call) - before <= n {
+                    break;
+                }
+                if done.is_ok() {
+                    continue;
+                }
+                failed += 1;
+                let disk = disk.after_death();
+                let (regions, cache) = (header_on(&disk).regions(), disk.cache());
+                let named = |at: u64| regions.iter().any(|(_, region)| region.contains(&at));
+                let left = cache.differing(&Image::default()).into_iter().map(|sector| (sector * SECTOR) as u64);
+                let left: Vec<u64> = left.filter(|&at| !named(at)).collect();
+                assert!(left.is_empty(), "{what}, {call:?} {n}: {done:?} leaves something at {left:?}");
+            }
+            assert!(failed > 0 || call == Call::Allocate, "{what}: no {call:?} fails");
+        }
+    }
+}
+
+/// What a damaged point held is not known, and so more is dirty in what takes its place; whoever reads the file is told why.
+#[test]
+fn a_point_that_takes_the_place_of_a_damaged_one_says_so() {
+    let damaged = || {
+        let (disk, core) = map_with_a_point_before(3);
+        keep(&core, "b");
+        core.set_bits(PAGE_BITS..PAGE_BITS + 1).unwrap();
+        let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+        core.commit_checkpoint(&uuid, false).unwrap();
+        let header = header_on(&disk);
+        assert!(header.points.iter().all(|point| point.reasons.is_empty()));
+        disk.spoil(header.points[1].bottom(&header.geometry).start as usize / SECTOR + 1);
+        (disk, core)
+    };
+    let joined = |disk: &SimDisk, at: usize| {
+        let point = &header_on(disk).points[at];
+        assert_eq!((point.granules, point.reasons), (BITS, Reasons::DAMAGED_PAGE));
+    };
+    let (disk, core) = damaged();
+    core.drop_point("b").unwrap();
+    joined(&disk, 0);
+    let (disk, core) = damaged();
+    core.truncate(geometry(BITS - 1)).unwrap();
+    let point = &header_on(&disk).points[1];
+    assert_eq!((point.granules, point.reasons), (BITS - 1, Reasons::DAMAGED_PAGE));
+}

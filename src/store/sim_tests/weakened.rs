@@ -162,6 +162,7 @@ fn suite(step: Weak) -> Suite {
         Weak::JoinKeepSlot => Test(steps::who_joins_has_no_writes_of_the_dead_under_way),
         Weak::CloseNoCompare => Test(steps::a_clean_close_looks_whether_all_that_is_live_is_durable),
         Weak::CloseKeepNonce => Test(steps::a_clean_close_takes_the_nonce_away),
+        Weak::CloseForgetDoubt => Test(steps::a_map_whose_close_is_in_doubt_takes_no_more_bits),
         Weak::AnyState => Test(steps::what_is_not_frozen_is_not_committed),
         Weak::NoSpace => Test(steps::two_who_freeze_do_not_write_to_the_same_space),
         Weak::AbortNoSpace => Test(steps::who_aborts_late_sets_nothing_that_was_reset_since),
