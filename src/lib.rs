@@ -30,6 +30,8 @@
 //!
 //! [`Bitmap`] is the same hierarchy in memory, for one owner, with exact counts.
 //!
+//! The [guide] shows programs, several processes over one map, backups and restoring.
+//!
 //! # Watching it
 //! [`DirtyMap::stats`] counts what a map has done. With the `tracing` feature, events of the [tracing] crate say what
 //! it does: target `dirtymap`; `opened`, `recovered`, `closed` and `truncated` at INFO, `armed` and `flushed` at DEBUG, a
@@ -88,7 +90,7 @@ pub use session::Recovery;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// And so are those of the user's guide, which are run as well.
-#[cfg(doctest)]
+// Its programs are run with the doc tests.
+#[cfg(any(doc, doctest))]
 #[doc = include_str!("../docs/guide.md")]
-struct Guide;
+pub mod guide {}
