@@ -210,6 +210,19 @@ fn the_map_of_folders_is_whole() {
     }
 }
 
+/// In a sentence a setter, a flusher, an opener or an operator acts: docs/design.md says who there is.
+#[test]
+fn sentences_have_subjects_that_act() {
+    for document in documents() {
+        let text = read(&root().join(&document)).to_lowercase();
+        for (number, line) in prose(&text) {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let vague = words.find(|word| ["nobody", "somebody", "anybody", "everybody", "whoever"].contains(word));
+            assert_eq!(vague, None, "{document}:{}: {line}", number + 1);
+        }
+    }
+}
+
 #[test]
 fn the_readme_is_short() {
     let lines = read(&root().join("README.md")).lines().count();
