@@ -15,7 +15,7 @@ pub use load::Loading;
 
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, LEVELS};
-use crate::hierarchy::{Levels, Walk};
+use crate::hierarchy::{Block, Levels, Walk};
 use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
@@ -481,6 +481,9 @@ impl Search for Bitmap {
     #[inline]
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
         self.levels.next_nonzero_word(words)
+    }
+    fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        self.levels.next_block(words, to)
     }
     #[inline]
     fn word(&self, i: u64) -> u64 {

@@ -10,10 +10,12 @@ use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::{Page, Scan};
 use crate::format::{self, Header, Point, Reasons, Runs, Uuid, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
+use crate::hierarchy::Block;
 use crate::query::{AnyMap, Search};
 use crate::shm::view::{Look, View};
 use crate::sys::{Disk, Mapping};
 use crate::weak::{Weak, weak};
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
@@ -71,6 +73,18 @@ impl<'a> Dirt<'a> {
         let end = known.map_or(words.end, |(w, _)| w + 1);
         let full = self.full_words(words.start..end).map(|run| (run.start, self.geometry.word_mask(run.start)));
         full.filter(|&(_, word)| word != 0).or(known)
+    }
+
+    pub(super) fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        let known = self.view.and_then(|view| view.next_block(words.clone(), to));
+        let full = self.full_words(words.clone()).map(|run| (run.start / 64, 0));
+        let (block, mut found) = known.into_iter().chain(full).min_by_key(|found| found.0)?;
+        let within = words.start.max(block * 64)..words.end.min((block + 1) * 64);
+        for w in self.whole.within(within).flat_map(|run| run.range()) {
+            to[(w % 64) as usize].set(self.geometry.word_mask(w));
+            found |= 1 << (w % 64);
+        }
+        Some((block, found))
     }
 
     pub(super) fn word(&self, i: u64) -> u64 {
@@ -323,6 +337,23 @@ impl Both<'_> {
             (_, Some(found)) => Some(found),
             (found, None) => found,
         }
+    }
+
+    pub(crate) fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        let here = self.here.next_block(words.clone(), to);
+        let Some(point) = self.point else { return here };
+        // No further than what was found here.
+        let end = here.map_or(words.end, |(block, _)| words.end.min((block + 1) * 64));
+        let beside = [const { Cell::new(0) }; 64];
+        let Some((block, mut bits)) = point.next_block(words.start..end, &beside) else { return here };
+        let found = here.filter(|here| here.0 == block).map_or(0, |here| here.1);
+        let all = found | bits;
+        while bits != 0 {
+            let i = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            to[i].set(beside[i].get() | if found >> i & 1 != 0 { to[i].get() } else { 0 });
+        }
+        Some((block, all))
     }
 
     /// The first of `words` that are dirty for want of knowledge, here or in the point.

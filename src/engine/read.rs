@@ -8,6 +8,7 @@ use super::commit::is_normal;
 use super::core::Core;
 use super::point_set::{Both, Dirt, Frozen, TRIES};
 use crate::geometry::Geometry;
+use crate::hierarchy::Block;
 use crate::query::{AnyMap, Search};
 use crate::sync::spin_loop;
 use crate::weak::{Weak, weak};
@@ -44,6 +45,10 @@ impl Search for Here<'_> {
 
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
         self.search(|| self.dirt.next_nonzero_word(words.clone()))
+    }
+
+    fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        self.search(|| self.dirt.next_block(words.clone(), to))
     }
 
     fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
@@ -138,9 +143,11 @@ mod tests {
     use super::*;
     use crate::format::{Runs, VolatileLayout};
     use crate::query::AnyMap;
+    use crate::query::first_block;
     use crate::shm::view::View;
     use crate::store::sim::Rng;
     use crate::sys::Mapping;
+    use std::cell::Cell;
 
     fn view(geometry: &Geometry) -> View {
         let v = VolatileLayout::new(geometry);
@@ -172,6 +179,14 @@ mod tests {
             let point = Frozen::empty(&geometry).unwrap();
             let here = Here { dirt: Dirt::new(&known, &whole, &assumed), core: None };
             let both = Both { here: here.dirt, point: Some(point.dirt()) };
+            let parts = [view(&geometry), view(&geometry)];
+            for (w, word) in filled.live().iter().map(|word| word.load(SeqCst)).enumerate() {
+                let half = 0x5555_5555_5555_5555 | if w % 3 == 0 { u64::MAX } else { 0 };
+                parts[0].live()[w].store(word & half, SeqCst);
+                parts[1].live()[w].store(word & !half, SeqCst);
+            }
+            parts.iter().for_each(|view| view.levels().finish(std::iter::once(0..geometry.words())));
+            let halves = Both { here: Dirt::of(&parts[0]), point: Some(Dirt::of(&parts[1])) };
             let expected = Here { dirt: Dirt::of(&filled), core: None };
             for _ in 0..50 {
                 let start = rng.below(bits + 1);
@@ -182,8 +197,20 @@ mod tests {
                 let next = expected.next_clear(range.clone());
                 assert_eq!([here.next_clear(range.clone()), both.next_clear(range.clone())], [next; 2], "{range:?}");
                 let next = expected.next_nonzero_word(words.clone());
-                assert_eq!([here.next_nonzero_word(words.clone()), both.next_nonzero_word(words)], [next; 2]);
+                assert_eq!([here.next_nonzero_word(words.clone()), both.next_nonzero_word(words.clone())], [next; 2]);
                 assert_eq!(here.tally(range.clone()), expected.tally(range.clone()), "{range:?} of {whole:?}");
+                let block = |find: &dyn Fn(Range<u64>, &Block) -> Option<(u64, u64)>| {
+                    let to = [const { Cell::new(0) }; 64];
+                    let (block, found) = find(words.clone(), &to)?;
+                    let word = |(i, word): (usize, &Cell<u64>)| if found >> i & 1 != 0 { word.get() } else { 0 };
+                    Some((block, to.iter().enumerate().map(word).collect::<Vec<_>>()))
+                        .filter(|(_, words)| words.iter().any(|w| *w != 0))
+                };
+                let next = block(&|words, to| first_block(words, to, |words| expected.next_nonzero_word(words)));
+                assert_eq!(block(&|words, to| here.next_block(words, to)), next);
+                for map in [&both, &halves] {
+                    assert_eq!(block(&|words, to| map.next_block(words, to)), next, "{words:?}");
+                }
                 let w = rng.below(geometry.words());
                 assert_eq!([here.word(w), both.word(w)], [expected.word(w); 2]);
                 let certain = if assumed.contains(w) { &known } else { &filled };

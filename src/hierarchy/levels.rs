@@ -15,7 +15,11 @@ use super::words::{Words, WordsMut, looked_at};
 use crate::geometry::{BOTTOM, LEVELS, WORD_BITS, mask_in};
 use crate::sys::cpu::fetch;
 use crate::weak::{Weak, weak};
+use std::cell::Cell;
 use std::ops::Range;
+
+/// The words under one word of the level above the bottom, as found by a search that may be made again.
+pub type Block = [Cell<u64>; WORD_BITS as usize];
 
 /// Seven levels of words, and how many bits of the bottom one count.
 ///
@@ -124,6 +128,22 @@ impl<W: Words> Levels<W> {
         }
         // The start is the first bit of a word, so seek has masked nothing off.
         self.seek(BOTTOM, words.start * WORD_BITS, end * WORD_BITS).map(|(bit, word)| (bit / WORD_BITS, word))
+    }
+
+    /// The first block that has nonzero ones of `words`, and which: those are put into `to`.
+    pub(crate) fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        let (first, word) = self.next_nonzero_word(words.clone())?;
+        let (block, mut found) = place(first);
+        to[(first % WORD_BITS) as usize].set(word);
+        let mut ahead = self.word(BOTTOM - 1, block) & mask_in(block, &(first + 1..words.end));
+        while ahead != 0 {
+            let i = ahead.trailing_zeros();
+            ahead &= ahead - 1;
+            let word = self.word(BOTTOM, block * WORD_BITS + u64::from(i));
+            to[i as usize].set(word);
+            found |= u64::from(word != 0) << i;
+        }
+        Some((block, found))
     }
 
     /// The first set bit in `start..end` of level `target`, and the word it was seen in without the bits

@@ -10,8 +10,8 @@ mod words;
 #[cfg(test)]
 mod work;
 
-pub use levels::Levels;
 pub(crate) use levels::words_touched;
+pub use levels::{Block, Levels};
 pub use walk::Walk;
 #[cfg(test)]
 pub(crate) use words::counted;

@@ -8,7 +8,8 @@ use crate::engine::point_set::{Both, Dirt, Frozen};
 use crate::engine::read::Here;
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
+use crate::hierarchy::Block;
+use crate::query::{AnyMap, Areas, Granules, Search, WordsIter, first_block};
 use std::ops::Range;
 
 impl DirtyMap {
@@ -203,6 +204,11 @@ impl Search for DirtyMap {
         let first = words.start;
         let all_dirty = || Some((first, self.geometry().word_mask(first))).filter(|w| first < words.end && w.1 != 0);
         self.search(|map| map.next_nonzero_word(words.clone())).unwrap_or_else(all_dirty)
+    }
+
+    fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        let all_dirty = || first_block(words.clone(), to, |words| self.next_nonzero_word(words));
+        self.search(|map| map.next_block(words.clone(), to)).unwrap_or_else(all_dirty)
     }
 
     fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {

@@ -11,4 +11,4 @@ pub use iter::{Areas, Granules, WordsIter};
 pub use read::AnyMap;
 pub(crate) use read::{items_of_granules, loadable};
 pub(crate) use round::{Rounded, coarsened};
-pub(crate) use search::Search;
+pub(crate) use search::{Search, first_block};

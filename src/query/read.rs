@@ -8,13 +8,10 @@
 use super::iter::{Areas, Granules, WordsIter};
 use super::search::Search;
 use crate::error::{Error, Result};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, WORD_BITS};
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::ops::Range;
-
-/// Bytes hashed at a time; a multiple of 8.
-const BLOCK: usize = 4096;
-const BLOCK_WORDS: u64 = BLOCK as u64 / 8;
 
 /// Items of `count` granules; `last` tells whether the map's last one, which may be partial, is among them.
 pub(crate) fn items_of_granules(g: &Geometry, count: u64, last: bool) -> u64 {
@@ -151,19 +148,15 @@ pub trait AnyMap: Search {
     /// SHA-256 over all bottom words as little-endian bytes.
     fn sha256(&self) -> [u8; 32] {
         let words = self.geometry().words();
-        let mut sha = Sha256::new();
-        let mut block = [0; BLOCK];
-        let mut at = 0;
-        // Blocks start at nonzero words; what lies between them is zeros that nobody needs to fetch.
-        while let Some((first, _)) = self.next_nonzero_word(at..words) {
-            hash_zeros(&mut sha, first - at);
-            at = words.min(first + BLOCK_WORDS);
-            let mut used = 0;
-            for (i, bytes) in (first..at).zip(block.chunks_exact_mut(8)) {
-                bytes.copy_from_slice(&self.word(i).to_le_bytes());
-                used += 8;
-            }
-            sha.update(&block[..used]);
+        let (mut sha, mut at) = (Sha256::new(), 0);
+        let to = [const { Cell::new(0) }; WORD_BITS as usize];
+        // What lies between the blocks that are not clean is zeros that nobody needs to fetch.
+        while let Some((block, found)) = self.next_block(at..words, &to) {
+            hash_zeros(&mut sha, block * WORD_BITS - at);
+            let word = |i: usize| if found >> i & 1 != 0 { to[i].get().to_le_bytes() } else { [0; 8] };
+            let bytes: [[u8; 8]; WORD_BITS as usize] = std::array::from_fn(word);
+            at = words.min((block + 1) * WORD_BITS);
+            sha.update(bytes[..(at - block * WORD_BITS) as usize].as_flattened());
         }
         hash_zeros(&mut sha, words - at);
         sha.finalize().into()
@@ -191,11 +184,8 @@ pub(crate) fn loadable<'a>(g: &Geometry, range: &Range<u64>, bytes: &'a [u8]) ->
 }
 
 /// Feeds `words` zero words to a hash.
-fn hash_zeros(sha: &mut Sha256, mut words: u64) {
-    const ZEROS: [u8; BLOCK] = [0; BLOCK];
-    while words > 0 {
-        let n = words.min(BLOCK_WORDS);
-        sha.update(&ZEROS[..n as usize * 8]);
-        words -= n;
-    }
+fn hash_zeros(sha: &mut Sha256, words: u64) {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    (0..words / 512).for_each(|_| sha.update(ZEROS));
+    sha.update(&ZEROS[..(words % 512) as usize * 8]);
 }

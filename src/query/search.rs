@@ -5,7 +5,8 @@
 
 use crate::error::Result;
 use crate::geometry::{Geometry, WORD_BITS, mask_in};
-use crate::hierarchy::{Levels, Walk, words_touched};
+use crate::hierarchy::{Block, Levels, Walk, words_touched};
+use std::cell::Cell;
 use std::ops::{ControlFlow, Range};
 
 /// What a map must be able to do so that it can be read: a few searches over bits and words. Everything
@@ -23,6 +24,11 @@ pub trait Search {
     fn next_clear(&self, bits: Range<u64>) -> Option<u64>;
     /// The first nonzero bottom word among `words`: its index and its value, both from the same look.
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
+    /// The first block of 64 bottom words that has nonzero ones of `words`, and which: those are put into `to`. Two blocks
+    /// may be from different looks, and where it is not overridden two words.
+    fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        first_block(words, to, |words| self.next_nonzero_word(words))
+    }
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
     /// The next nonzero bottom word of a [stable](Self::STABLE) map, which must provide this; others have none.
@@ -75,6 +81,7 @@ pub trait Search {
     /// look.
     fn tally(&self, bits: Range<u64>) -> (u64, bool) {
         let (mut count, mut last, mut at) = (0, false, bits.start);
+        let to = [const { Cell::new(0) }; WORD_BITS as usize];
         while at < bits.end {
             let full = self.full_words(at / WORD_BITS..bits.end.div_ceil(WORD_BITS));
             let full = full.map_or(bits.end..bits.end, |words| {
@@ -82,11 +89,18 @@ pub trait Search {
             });
             let part = at..full.start;
             let mut words = words_touched(&part);
-            while let Some((i, word)) = self.next_nonzero_word(words.clone()) {
-                let word = word & mask_in(i, &part);
-                words.start = i + 1;
-                count += u64::from(word.count_ones());
-                last = i == (bits.end - 1) / WORD_BITS && word >> ((bits.end - 1) % WORD_BITS) & 1 != 0;
+            while let Some((block, mut found)) = self.next_block(words.clone(), &to) {
+                words.start = (block + 1) * WORD_BITS;
+                while found != 0 {
+                    let i = block * WORD_BITS + u64::from(found.trailing_zeros());
+                    found &= found - 1;
+                    let mut word = to[(i % WORD_BITS) as usize].get();
+                    if i == part.start / WORD_BITS || i == (part.end - 1) / WORD_BITS {
+                        word &= mask_in(i, &part);
+                    }
+                    count += u64::from(word.count_ones());
+                    last = i == (bits.end - 1) / WORD_BITS && word >> ((bits.end - 1) % WORD_BITS) & 1 != 0;
+                }
             }
             count += full.end - full.start;
             last |= full.start < full.end && full.end == bits.end;
@@ -110,10 +124,29 @@ pub trait Search {
     /// Copies bottom words as little-endian bytes to `out`, which has room for as many.
     fn copy_words(&self, words: Range<u64>, out: &mut [[u8; 8]]) {
         out.fill([0; 8]);
-        let mut at = words.start;
-        while let Some((i, word)) = self.next_nonzero_word(at..words.end) {
-            out[(i - words.start) as usize] = word.to_le_bytes();
-            at = i + 1;
+        let (mut at, to) = (words.start, [const { Cell::new(0) }; WORD_BITS as usize]);
+        while let Some((block, found)) = self.next_block(at..words.end, &to) {
+            at = (block + 1) * WORD_BITS;
+            for (i, word) in (block * WORD_BITS..).zip(&to).filter(|(i, _)| found >> (i % WORD_BITS) & 1 != 0) {
+                out[(i - words.start) as usize] = word.get().to_le_bytes();
+            }
         }
     }
+}
+
+/// [`next_block`](Search::next_block) by a search from word to word.
+pub(crate) fn first_block(
+    words: Range<u64>,
+    to: &Block,
+    next_nonzero_word: impl Fn(Range<u64>) -> Option<(u64, u64)>,
+) -> Option<(u64, u64)> {
+    let (first, word) = next_nonzero_word(words.clone())?;
+    let block = first / WORD_BITS;
+    let (mut found, mut next) = (0, Some((first, word)));
+    while let Some((i, word)) = next {
+        to[(i % WORD_BITS) as usize].set(word);
+        found |= 1 << (i % WORD_BITS);
+        next = next_nonzero_word(i + 1..words.end.min((block + 1) * WORD_BITS));
+    }
+    Some((block, found))
 }

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::format::VolatileLayout;
 use crate::geometry::{BOTTOM, Geometry, LEVELS};
-use crate::hierarchy::{AtomicU64, Levels, Shared, Words};
+use crate::hierarchy::{AtomicU64, Block, Levels, Shared, Words};
 use crate::sys::{Mapping, ReadMapping, ReadWords};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
@@ -62,6 +62,8 @@ pub(crate) trait Look {
     fn next_clear(&self, bits: Range<u64>) -> Option<u64>;
     /// The first nonzero word among `words`.
     fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)>;
+    /// The first block that has nonzero ones of `words`, and which: those are put into `to`.
+    fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)>;
     /// A word of the live level.
     fn word(&self, i: u64) -> u64;
 
@@ -101,6 +103,10 @@ macro_rules! look_at_levels {
         #[inline]
         fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
             self.levels().next_nonzero_word(words)
+        }
+
+        fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+            self.levels().next_block(words, to)
         }
 
         #[inline]
