@@ -283,6 +283,7 @@ fn the_design_names_variants_that_the_models_have() {
         include_str!("../../../tests/model_epoch.rs"),
         include_str!("../../../tests/model_points.rs"),
     );
+    let design = design.split_whitespace().collect::<Vec<_>>().join(" ");
     let lists: Vec<&str> = design.split("[model: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();
     assert!(lists.len() > 10);
     for name in lists.iter().flat_map(|list| list.split(',')).map(str::trim) {
