@@ -43,9 +43,13 @@ impl Core {
     pub(crate) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
-        self.backup_began.set(lock.seen(&header));
+        let seen = lock.seen(&header);
+        // Not begun until the header says so: whoever is refused resets nothing, and completes nothing.
+        self.backup_began.set(None);
         change(&mut header);
-        lock.commit(&mut header)
+        lock.commit(&mut header)?;
+        self.backup_began.set(seen);
+        Ok(())
     }
 
     /// Changes the header for a backup that is complete, and has it forget what had been added when this process began it.

@@ -360,6 +360,11 @@ impl SimDisk {
         b.troubles.extend(troubles.iter().map(later));
     }
 
+    /// Has a later write go wrong.
+    pub(crate) fn fail(&self, write: usize, fault: Fault) {
+        self.bytes.lock().unwrap().faults.push((write, fault));
+    }
+
     /// Calls of a kind so far.
     pub(crate) fn calls(&self, call: Call) -> usize {
         self.bytes.lock().unwrap().calls[call as usize]

@@ -37,6 +37,7 @@ use programs::{Op, Programs, name_of, program, report, smallest, tree, verdict};
 use proptest::strategy::ValueTree;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -181,8 +182,14 @@ impl Truth {
             b.mine[bits.start as usize..bits.end as usize].fill(false);
             mine
         });
-        if reset().is_err() {
+        let done = catch_unwind(AssertUnwindSafe(reset));
+        if !matches!(done, Ok(Ok(()))) {
+            // It may have reset nothing, and then no flush makes that durable; and what others had set is theirs still.
             self.still_mine(&mine);
+            self.with(|b| bits.for_each(|i| b.unflushed[i as usize] = false));
+        }
+        if let Err(end) = done {
+            resume_unwind(end);
         }
     }
 

@@ -106,6 +106,17 @@ fn a_backup_that_was_not_begun_forgets_nothing() {
     two.tells();
 }
 
+/// One that was refused resets nothing. What is completed after it was not copied.
+#[test]
+fn a_backup_that_could_not_be_begun_forgets_nothing() {
+    let two = Two::with_dirt();
+    let writes = two.disk.writes();
+    two.disk.fail(writes, Fault::Fail(Pick::None, false));
+    two.one.begin_backup(|_| ()).unwrap_err();
+    two.one.complete_backup(|_| ()).unwrap();
+    two.tells();
+}
+
 #[test]
 pub(super) fn what_was_added_is_told_of_while_it_is_frozen_and_when_it_comes_back() {
     for take in [reset_and_flush, back_up] {
