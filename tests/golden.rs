@@ -325,7 +325,7 @@ fn a_map_of_another_image_is_all_dirty_and_says_why() {
     let map = Options::new().read_only(true).image(now).open(&path).unwrap();
     assert!(map.is_full());
     let why = map.recovery().image_changed.clone().unwrap();
-    for part in ["size was 41943040, is 6", "inode was 17", "modification time was 1700000050.123456789"] {
+    for part in ["size was 41943040, is 6", "inode was 17", "modification time was 2023-11-14T22:14:10.123456789Z"] {
         assert!(why.contains(part), "{why}");
     }
     assert_eq!(how(&map.info().unwrap()), "clean superset image changed untracked");

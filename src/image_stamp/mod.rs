@@ -246,9 +246,8 @@ fn changes(was: &Stamp, is: &Stamp) -> Vec<String> {
     compare("size", was.size.to_string(), is.size.to_string());
     let files = was.kind == StampKind::File && is.kind == StampKind::File;
     if files && was.exact {
-        let time = |seconds: i64, nanos: u32| format!("{seconds}.{nanos:09}");
-        compare("modification time", time(was.mtime_seconds, was.mtime_nanos), time(is.mtime_seconds, is.mtime_nanos));
-        compare("change time", time(was.ctime_seconds, was.ctime_nanos), time(is.ctime_seconds, is.ctime_nanos));
+        compare("modification time", utc(was.mtime_seconds, was.mtime_nanos), utc(is.mtime_seconds, is.mtime_nanos));
+        compare("change time", utc(was.ctime_seconds, was.ctime_nanos), utc(is.ctime_seconds, is.ctime_nanos));
     }
     // Without a UUID there is only what statfs says, and without that the device's number, which may be given anew at boot.
     let known = was.filesystem != UNKNOWN && is.filesystem != UNKNOWN;
@@ -257,6 +256,22 @@ fn changes(was: &Stamp, is: &Stamp) -> Vec<String> {
         found.push("it seems to be on another file system".into());
     }
     found
+}
+
+/// A time since 1970 as RFC 3339 has it: equal for equal times only, and right for any that a file may claim.
+fn utc(seconds: i64, nanos: u32) -> String {
+    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // The Gregorian calendar repeats after 400 years, which have 146,097 days. Counted from March on, a leap day is a
+    // year's last, and months have 31 days and 30 in turn: five have 153.
+    let (era, day) = ((day + 719_468).div_euclid(146_097), (day + 719_468).rem_euclid(146_097));
+    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    let day = day - (153 * from_march + 2) / 5 + 1;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
 }
 
 /// Why it is not certain that an image without [`changes`] has none.
@@ -300,6 +315,26 @@ pub(crate) mod tests {
 
     fn compare(was: Stamp, is: Stamp) -> Comparison {
         ImageStamp(is).compare(&ImageStamp(was))
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let cases = [
+            (0, 0, "1970-01-01T00:00:00.000000000Z"),
+            (-1, 999_999_999, "1969-12-31T23:59:59.999999999Z"),
+            (951_782_399, 0, "2000-02-28T23:59:59.000000000Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00.000000000Z"),
+            (1_700_000_050, 123_456_789, "2023-11-14T22:14:10.123456789Z"),
+            (1_709_251_200, 1, "2024-03-01T00:00:00.000000001Z"),
+            (4_107_542_399, 0, "2100-02-28T23:59:59.000000000Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000000000Z"),
+            (253_402_300_799, 0, "9999-12-31T23:59:59.000000000Z"),
+        ];
+        for (seconds, nanos, text) in cases {
+            assert_eq!(utc(seconds, nanos), text);
+        }
+        // What no calendar has is a text all the same.
+        assert_ne!(utc(i64::MIN, u32::MAX), utc(i64::MAX, 0));
     }
 
     #[test]
