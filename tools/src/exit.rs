@@ -123,6 +123,11 @@ pub fn leads_nowhere(path: &Path) -> Option<String> {
     Some(format!("{link}: is a symbolic link to {to}, which is not there; make that, or give another name"))
 }
 
+/// Whether nothing in a file says what map it is: then no command has an answer, as with a file that is no map.
+pub fn is_without_header(e: &Error) -> bool {
+    matches!(e, Error::Corrupt { place, .. } if place.starts_with("no header copy is valid"))
+}
+
 impl From<Error> for Failure {
     fn from(e: Error) -> Failure {
         let message = match &e {
@@ -135,6 +140,11 @@ impl From<Error> for Failure {
             Error::OutOfRange { start, end, len } => {
                 format!("bytes {start} to {end} reach past the map's end; it covers bytes 0 to {len}")
             }
+            Error::Corrupt { path, place, found, expected } if is_without_header(&e) => format!(
+                "{path}: {place}: found {found}, expected {expected}; there is nothing to go by: move this file away, make a \
+                 new map for its image (dirtymap create {path} --image IMAGE), which starts all dirty, and take a full backup",
+                path = path.display()
+            ),
             Error::Locked { .. } => format!("{e} (--wait SECS)"),
             Error::Outstanding { path, state, uuid, name, time: begun } => {
                 let name = if name.is_empty() { String::new() } else { format!(" named {name:?}") };

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Dir, GRANULE, MIB, dirtymap, header, untouched};
+use common::{Dir, GRANULE, MIB, damage_page, dirtymap, header, untouched};
 use dirtymap::{Access, Durability, Options};
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -123,4 +123,30 @@ fn read_only_files_and_media_are_checked() {
     dm!("repair", there, "--dry-run").exits(8).says("Read-only");
     dm!("repair", there).exits(8).says("Read-only");
     drop(unmount);
+}
+
+/// Words for what was not given, names for what was.
+#[test]
+fn advice_names_the_files_that_were_given() {
+    let dir = Dir::new();
+    let (map, image, other) = (dir.map("m", MIB, &[]), dir.image("image", MIB), dir.image("other", MIB));
+    let named = dir.path("named");
+    dm!("create", named, "--image", image).exits(0);
+    let advice = |args: &[&std::ffi::OsStr], code| {
+        let line = [&["check".as_ref(), "--output=json".as_ref()], args].concat();
+        common::run(line).exits(code).json()["advice"].as_str().expect("text").to_string()
+    };
+    let said = advice(&[named.as_os_str(), "--image".as_ref(), other.as_os_str()], 1);
+    let expected = format!("dirtymap backup {} TARGET --map {} --force", other.display(), named.display());
+    assert!(said.contains(&expected), "{said}");
+    damage_page(&map);
+    let said = advice(&[map.as_os_str()], 4);
+    assert!(said.contains(&format!("dirtymap repair {} --undo UNDO", map.display())), "{said}");
+    // Where it names the page table, all of that is lost.
+    common::patch(&map, |bytes| bytes.truncate(262_144));
+    let said = advice(&[map.as_os_str()], 4);
+    assert!(said.contains(&format!("dirtymap repair {} --undo UNDO", map.display())), "{said}");
+    for said in [said, advice(&[named.as_os_str()], 0)] {
+        assert!(!said.contains("FILE"), "{said}");
+    }
 }

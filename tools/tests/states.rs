@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Dir, GRANULE, MIB, areas, damage_copy, damage_page, pattern, run_with, untouched};
+use dirtymap::format::{COPIES, COPY_BYTES, copy_offset};
 use dirtymap::{Access, DirtyMap, Options};
 use std::fs;
 use std::path::Path;
@@ -78,7 +79,7 @@ fn check_quietly_only_exits() {
     (0..4).for_each(|copy| damage_copy(&ruined, copy));
     let (unclean, junk) = (dir.unclean("unclean", LEN, &[0..1]), dir.image("junk", MIB));
     let open = DirtyMap::open(&live).expect("open");
-    let expected = [(&good, 0), (&unclean, 2), (&damaged, 4), (&ruined, 4), (&live, 0), (&junk, 8)];
+    let expected = [(&good, 0), (&unclean, 2), (&damaged, 4), (&ruined, 8), (&live, 0), (&junk, 8)];
     for (map, code) in expected.into_iter().chain([(&dir.path("nothing"), 8)]) {
         for line in [["check", "-q"], ["check", "--quiet"]] {
             let args = line.map(std::ffi::OsStr::new).into_iter().chain([map.as_os_str()]);
@@ -167,17 +168,27 @@ fn losing_the_newest_pair_makes_everything_dirty() {
 }
 
 #[test]
-fn all_header_copies_damaged_is_an_error_and_for_check_a_finding() {
+fn without_a_header_there_is_nothing_to_go_by_whatever_is_there_instead() {
     let dir = Dir::new();
-    let map = dir.map("m", LEN, &[MIB..2 * MIB]);
-    (0..4).for_each(|copy| damage_copy(&map, copy));
-    for command in READERS {
-        untouched(&map, || dm!(command, map).exits(8).says("no header copy is valid"));
+    let (rotten, zeros, junk) = (dir.map("m", LEN, &[MIB..2 * MIB]), dir.path("zeros"), dir.path("junk"));
+    for (path, bytes) in [(&zeros, vec![0; COPY_BYTES]), (&junk, pattern(COPY_BYTES as u64, 5))] {
+        fs::copy(&rotten, path).expect("copy");
+        common::patch(path, |file| {
+            (0..COPIES).for_each(|i| file[copy_offset(i) as usize..][..COPY_BYTES].copy_from_slice(&bytes));
+        });
     }
-    untouched(&map, || dm!("set", map, "0", "1").exits(8).says("no header copy is valid"));
-    let check = untouched(&map, || dm!("check", map).exits(4));
-    assert!(check.out.contains("no header copy is valid") && check.out.contains("full backup"), "{}", check.out);
-    assert_eq!(dm!("check", map, "--output", "json").exits(4).json()["verdict"], "damaged");
+    (0..COPIES).for_each(|copy| damage_copy(&rotten, copy));
+    let what = [(&rotten, "no header copy is valid"), (&zeros, "nothing but zeros"), (&junk, "magic is")];
+    for (map, what) in what {
+        for command in READERS.into_iter().chain(["check", "repair"]) {
+            let ran = untouched(map, || dm!(command, map).exits(8).says(what).says("make a new map"));
+            // What to do is said once, and of the file that it is about.
+            assert_eq!(ran.err.matches("full backup").count(), 1, "{command}: {}", ran.err);
+            assert!(!ran.err.contains("FILE") && !ran.err.contains("run `dirtymap check`"), "{command}: {}", ran.err);
+        }
+        untouched(map, || dm!("set", map, "0", "1").exits(8).says(what));
+    }
+    dm!("info", rotten).exits(8).says(&format!("dirtymap create {} --image IMAGE", rotten.display()));
 }
 
 #[test]

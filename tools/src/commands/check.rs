@@ -2,12 +2,12 @@
 
 use super::info::{not_kept_up, state_name, verdict_name};
 use crate::cli::Check;
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{Exit, Failure, Result, is_without_header};
 use crate::map::relation::Relation;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
-use crate::terminal::text::fold;
+use crate::terminal::text::{fold, say};
 use dirtymap::format::COPIES;
 use dirtymap::{Error, Finding, Report, Severity, check, check_after_power_loss};
 use dirtymap_cli::shown::shown;
@@ -33,7 +33,7 @@ struct Answer {
     dirty_bytes: Option<u64>,
     image_match: Option<Relation>,
     summary: String,
-    advice: &'static str,
+    advice: String,
 }
 
 /// A finding as JSON and people see it.
@@ -125,22 +125,22 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
         false => check(&args.file, progress),
     };
     let checked = if args.quiet { look(&mut |_, _| {}) } else { with_progress("checking", look) };
-    let file = args.file.display().to_string();
     let (answer, exit) = match checked {
         Ok(report) => {
             let relation = args.image.as_deref().map(|image| Relation::of(&report.info, image)).transpose()?;
-            let (mut answer, exit) = of_report(file, &report);
-            if let Some(advice) =
-                relation.as_ref().filter(|_| exit == Exit::Fine && !report.live).and_then(Relation::advice)
+            let (mut answer, exit) = of_report(args, &report);
+            if let Some(advice) = relation
+                .as_ref()
+                .filter(|_| exit == Exit::Fine && !report.live)
+                .and_then(|relation| relation.advice(&args.file))
             {
                 answer.advice = advice;
             }
             let exit = relation.as_ref().map_or(exit, |relation| exit.max(relation.exit()));
             (Answer { image_match: relation, ..answer }, exit)
         }
-        Err(Error::Corrupt { place, found, expected, .. }) => {
-            of_ruin(file, args.assume_power_loss, ruin(place, found, expected))
-        }
+        Err(e) if is_without_header(&e) => return Err(e.into()),
+        Err(Error::Corrupt { place, found, expected, .. }) => of_ruin(args, ruin(place, found, expected)),
         Err(e) => return Err(e.into()),
     };
     if args.quiet {
@@ -150,44 +150,16 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
     Ok(exit)
 }
 
-fn of_report(file: String, report: &Report) -> (Answer, Exit) {
+fn of_report(args: &Check, report: &Report) -> (Answer, Exit) {
     let (live, assumed) = (report.live, report.after_power_loss);
     let exit = match report.severity() {
         None | Some(Severity::Note) => Exit::Fine,
         Some(Severity::Unclean) => Exit::Unclean,
         Some(Severity::Damage) => Exit::Damage,
     };
-    let full_backup =
-        report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.starts_with("full backup"));
-    let (summary, advice) = match exit {
-        _ if live && !assumed => (
-            "the map is live, other processes have it open: only its header was looked at",
-            "check again when those processes have ended, or with --assume-power-loss what a power cut would leave",
-        ),
-        Exit::Unclean if assumed => (
-            "after a power cut now: as after a crash; no dirt is missing, some is added",
-            "nothing to do: recovery would make dirty what the findings say",
-        ),
-        Exit::Fine if not_kept_up(&report.info) => (
-            "no errors, but it was made of a bitmap that was not kept up",
-            "take a full backup (dirtymap backup IMAGE TARGET --map FILE --full): what was not recorded may be missing",
-        ),
-        Exit::Fine => ("no errors", "nothing to do"),
-        Exit::Unclean => (
-            "not closed cleanly, as after a crash; no dirt is missing, some may have been added",
-            "nothing to do: the next command that writes recovers the map, and the next backup copies a little more",
-        ),
-        _ if full_backup => (
-            "damage: everything counts as dirty",
-            "take a full backup (dirtymap backup IMAGE TARGET --map FILE --full), and look for what damages the disk",
-        ),
-        _ => (
-            "damage; what failed counts as dirty, so no dirt is missing",
-            "take a backup soon, or dirtymap repair FILE --undo UNDO: both mend the map; and look for what damages the disk",
-        ),
-    };
+    let (summary, advice) = told(args, report, exit);
     let answer = Answer {
-        file,
+        file: args.file.display().to_string(),
         live,
         assume_power_loss: assumed,
         state: Some(state_name(report.info.state)),
@@ -207,18 +179,70 @@ fn of_report(file: String, report: &Report) -> (Answer, Exit) {
     (answer, exit)
 }
 
-/// A map that cannot be opened: no usable header, or no page table.
-fn of_ruin(file: String, assume_power_loss: bool, finding: Item) -> (Answer, Exit) {
+/// What a report says in one line, and what to do.
+fn told(args: &Check, report: &Report, exit: Exit) -> (&'static str, String) {
+    let (live, assumed) = (report.live, report.after_power_loss);
+    let file = args.file.display();
+    let full_backup = format!("take a full backup (dirtymap backup {} TARGET --map {file} --full)", image_of(args));
+    let all_dirty =
+        report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.starts_with("full backup"));
+    let nothing = |more: &str| format!("nothing to do{more}");
+    match exit {
+        _ if live && !assumed => (
+            "the map is live, other processes have it open: only its header was looked at",
+            "check again when those processes have ended, or with --assume-power-loss what a power cut would leave"
+                .into(),
+        ),
+        Exit::Unclean if assumed => (
+            "after a power cut now: as after a crash; no dirt is missing, some is added",
+            nothing(": recovery would make dirty what the findings say"),
+        ),
+        Exit::Fine if not_kept_up(&report.info) => (
+            "no errors, but it was made of a bitmap that was not kept up",
+            format!("{full_backup}: what was not recorded may be missing"),
+        ),
+        Exit::Fine => ("no errors", nothing("")),
+        Exit::Unclean => (
+            "not closed cleanly, as after a crash; no dirt is missing, some may have been added",
+            nothing(": the next command that writes recovers the map, and the next backup copies a little more"),
+        ),
+        _ if all_dirty => {
+            ("damage: everything counts as dirty", format!("{full_backup}, and look for what damages the disk"))
+        }
+        _ => (
+            "damage; what failed counts as dirty, so no dirt is missing",
+            format!(
+                "take a backup soon, or dirtymap repair {file} --undo UNDO: both mend the map; and look for what damages \
+                 the disk"
+            ),
+        ),
+    }
+}
+
+/// The image as it was given, else a word for it.
+fn image_of(args: &Check) -> String {
+    args.image.as_ref().map_or("IMAGE".into(), |image| image.display().to_string())
+}
+
+/// A map that cannot be opened although its header is there: no page table, or headers of two maps.
+fn of_ruin(args: &Check, finding: Item) -> (Answer, Exit) {
+    let file = args.file.display();
     let advice = if finding.place == CUT_OFF {
-        "dirtymap repair FILE --undo UNDO makes everything dirty; then take a full backup, and look for what cut the file off"
+        format!(
+            "dirtymap repair {file} --undo UNDO makes everything dirty; then take a full backup, and look for what cut the \
+             file off"
+        )
     } else {
-        "move this file away, make a new map for the image (dirtymap create FILE --image IMAGE), which starts all dirty, \
-         and take a full backup"
+        format!(
+            "move this file away, make a new map for the image (dirtymap create {file} --image {}), which starts all \
+             dirty, and take a full backup",
+            image_of(args)
+        )
     };
     let answer = Answer {
-        file,
+        file: args.file.display().to_string(),
         live: false,
-        assume_power_loss,
+        assume_power_loss: args.assume_power_loss,
         state: None,
         verdict: "damaged",
         severity: Some("damage"),
@@ -244,7 +268,7 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     if a.omitted_findings > 0 {
         let (findings, pages) =
             (size::count(a.omitted_findings, "more finding"), size::count(a.omitted_pages, "failed page"));
-        writeln!(out, "and {findings} about {pages}")?;
+        say!(out, "and {findings} about {pages}")?;
     }
     let pages = size::count(a.pages_checked, "page");
     let looked_at = match a.findings.len() as u64 + a.omitted_findings {
@@ -256,13 +280,13 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     if let (Some(state), verdict) = (a.state, a.verdict) {
         let live = if a.live { ", and in use" } else { "" };
         let assumed = if a.assume_power_loss { " after a power cut now" } else { "" };
-        writeln!(out, "state: {state}{live}; verdict: {verdict}{assumed}")?;
+        say!(out, "state: {state}{live}; verdict: {verdict}{assumed}")?;
     }
     if let (Some(bits), Some(bytes)) = (a.dirty_bits, a.dirty_bytes) {
-        writeln!(out, "dirty: {} in {}", size::human(bytes), size::count(bits, "granule"))?;
+        say!(out, "dirty: {} in {}", size::human(bytes), size::count(bits, "granule"))?;
     }
     if let Some(relation) = &a.image_match {
         fold(out, "image: ", &relation.text())?;
     }
-    fold(out, "what to do: ", a.advice)
+    fold(out, "what to do: ", &shown(&a.advice).to_string())
 }

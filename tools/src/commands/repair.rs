@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::map::open;
 use crate::size;
 use crate::terminal::output::Output;
-use crate::terminal::text::fold;
+use crate::terminal::text::{fold, say};
 use dirtymap::{Error, FilePart, RepairPlan, Report, Severity, Verdict, plan_repair, repair, undo_repair};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
@@ -82,7 +82,7 @@ pub fn run(args: &Repair, wait: Duration, output: Output) -> Result<Exit> {
         return put_back(&args.file, from, wait, output);
     }
     let planned = || Ok(with_progress("checking", |progress| plan_repair(&args.file, progress)));
-    let plan = open::patiently(wait, planned).map_err(advise)?;
+    let plan = open::patiently(wait, planned)?;
     let before = look(&args.file)?;
     let needed = plan.is_needed();
     let mut answer = Answer {
@@ -185,35 +185,24 @@ fn put_back(file: &Path, undo: &Path, wait: Duration, output: Output) -> Result<
     };
     output.answer(&answer, |out, a| {
         let (file, bytes, undo) = (shown(&a.file), size::count(a.bytes, "byte"), shown(&a.undo));
-        writeln!(out, "{file}: put back {bytes} from {undo}, as before the repair")?;
-        writeln!(out, "length: {}, was {}", a.length_after, a.length_before)
+        say!(out, "{file}: put back {bytes} from {undo}, as before the repair")?;
+        say!(out, "length: {}, was {}", a.length_after, a.length_before)
     })?;
     Ok(Exit::Fine)
-}
-
-/// What can be done about a map that cannot be opened.
-fn advise(failure: Failure) -> Failure {
-    if failure.kind != "corrupt" {
-        return failure;
-    }
-    failure.and(
-        "repair has nothing to go by: move this file away, make a new map for the image (dirtymap create FILE --image \
-         IMAGE), which starts all dirty, and take a full backup",
-    )
 }
 
 fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     write_items(out, &a.before.findings)?;
     let file = shown(&a.file);
     if a.actions.is_empty() {
-        return writeln!(out, "{file}: nothing to mend; it was not written");
+        return say!(out, "{file}: nothing to mend; it was not written");
     }
     let (would, becomes) = if a.dry_run { ("would", "would become") } else { ("did", "became") };
     for action in &a.actions {
         fold(out, &format!("{would}: "), action)?;
     }
     for c in &a.changes {
-        writeln!(
+        say!(
             out,
             "{} {} to {} ({})",
             if a.dry_run { "may change" } else { "may have changed" },
@@ -223,7 +212,7 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
         )?;
     }
     if a.length_before != a.length_after {
-        writeln!(
+        say!(
             out,
             "length: {}, {would_be} {}",
             size::count(a.length_before, "byte"),
@@ -232,14 +221,14 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
         )?;
     }
     if let Some(undo) = &a.undo {
-        writeln!(out, "undo: dirtymap repair {file} --undo-from {}", shown(undo))?;
+        say!(out, "undo: dirtymap repair {file} --undo-from {}", shown(undo))?;
     }
     match a.added_bytes {
-        0 => writeln!(out, "{file}: nothing {becomes} dirty needlessly")?,
-        n => writeln!(out, "{file}: up to {} {becomes} dirty needlessly", size::human(n))?,
+        0 => say!(out, "{file}: nothing {becomes} dirty needlessly")?,
+        n => say!(out, "{file}: up to {} {becomes} dirty needlessly", size::human(n))?,
     }
     if let Some(Look { state: Some(state), verdict, dirty_bytes: Some(bytes), .. }) = &a.after {
-        writeln!(out, "now {state}, {verdict}, {} dirty, and checked: no errors", size::human(*bytes))?;
+        say!(out, "now {state}, {verdict}, {} dirty, and checked: no errors", size::human(*bytes))?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::map::open::{self, With};
 use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, FileState, Geometry, Info, inspect};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
@@ -101,7 +102,7 @@ fn change(args: &Resize, image: Option<&Image>, wait: Duration, output: Output) 
         if info.geometry.len() != args.size && image.size() != args.size {
             relation::fits(info, &args.file, image)?;
         }
-        relation::belongs(info, &args.file, image, relation::ANOTHER)
+        relation::belongs(info, &args.file, image, &relation::another(&args.file, image))
     };
     let mut map = match image {
         Some(image) => open::for_writing_of(&args.file, With::Nobody, image, wait, output, acceptable)?.0,
@@ -134,16 +135,16 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     let (file, count) = (shown(&a.file), size::count);
     let covers = |s: &Shape| format!("{} ({}, {})", size::human(s.size), count(s.size, "byte"), count(s.bits, "bit"));
     if before == after {
-        writeln!(out, "{file} covers {} already", covers(after))?;
+        say!(out, "{file} covers {} already", covers(after))?;
     } else {
-        writeln!(out, "{file} covered {}, covers {} now", covers(before), covers(after))?;
+        say!(out, "{file} covered {}, covers {} now", covers(before), covers(after))?;
     }
     if let Some(image) = &a.image {
-        writeln!(out, "{} has {} now", shown(image), count(after.size, "byte"))?;
+        say!(out, "{} has {} now", shown(image), count(after.size, "byte"))?;
     }
     if after.dirty_bytes < before.dirty_bytes {
         let forgotten = before.dirty_bytes - after.dirty_bytes;
-        writeln!(out, "forgot {} of dirt past the new end", size::human(forgotten))?;
+        say!(out, "forgot {} of dirt past the new end", size::human(forgotten))?;
     }
-    writeln!(out, "dirty: {} in {}", size::human(after.dirty_bytes), count(after.dirty_bits, "granule"))
+    say!(out, "dirty: {} in {}", size::human(after.dirty_bytes), count(after.dirty_bits, "granule"))
 }

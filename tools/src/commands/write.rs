@@ -12,6 +12,7 @@ use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, Info};
 use serde::Serialize;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     files::distinct(&[("image", &args.image), ("map", &args.map)])?;
     let acceptable = |info: &Info| {
         relation::fits(info, &args.map, &image)?;
-        relation::belongs(info, &args.map, &image, relation::ANOTHER)?;
+        relation::belongs(info, &args.map, &image, &relation::another(&args.map, &image))?;
         // Whoever made the map for the image was asked.
         if info.image.is_none() && !args.raw {
             image.is_raw()?;
@@ -74,7 +75,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     output.answer(&answer, |out, a| {
         let (end, dirty) = (a.offset + a.bytes_written, size::human(a.dirty_bytes));
         let bytes = size::count(a.bytes_written, "byte");
-        writeln!(out, "wrote {bytes}, {} to {end}; now {dirty} are dirty", a.offset)
+        say!(out, "wrote {bytes}, {} to {end}; now {dirty} are dirty", a.offset)
     })?;
     Ok(Exit::Fine)
 }

@@ -43,13 +43,17 @@ impl Relation {
     }
 
     /// What to do about it, if anything.
-    pub fn advice(&self) -> Option<&'static str> {
+    pub fn advice(&self, map: &Path) -> Option<String> {
         match self.verdict {
-            "changed" => Some("take a backup: it copies everything; and see what writes to the image without the map"),
-            "another" => Some(
-                "give the map's own image; or have the map belong to this one from now on, by a full backup \
-                      (dirtymap backup IMAGE TARGET --map FILE --force)",
-            ),
+            "changed" => {
+                Some("take a backup: it copies everything; and see what writes to the image without the map".into())
+            }
+            "another" => Some(format!(
+                "give the map's own image; or have the map belong to this one from now on, by a full backup (dirtymap backup \
+                 {} TARGET --map {} --force)",
+                self.image,
+                map.display()
+            )),
             _ => None,
         }
     }
@@ -116,5 +120,11 @@ pub fn belongs(info: &Info, map: &Path, image: &Image, advice: &str) -> Result<(
 }
 
 /// What to do with an image that is not the map's own, for a command that does not copy it.
-pub const ANOTHER: &str =
-    "to take this one for the map's image from now on, make a full backup of it (dirtymap backup --force)";
+pub fn another(map: &Path, image: &Image) -> String {
+    format!(
+        "to take this one for the map's image from now on, make a full backup of it (dirtymap backup {} TARGET --map {} \
+         --force)",
+        image.path.display(),
+        map.display()
+    )
+}

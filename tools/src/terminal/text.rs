@@ -1,9 +1,33 @@
 //! Lines that fit a terminal.
+//!
+//! Invariant kept here: no line is wider than [`COLUMNS`], unless a single word is.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Columns that every terminal has.
 pub const COLUMNS: usize = 80;
+
+/// Writes a sentence of an answer as `format!` makes it: on a terminal on as many lines as it needs, else on one.
+macro_rules! say {
+    ($out:expr, $($sentence:tt)*) => {
+        $crate::terminal::text::sentence($out, &format!($($sentence)*))
+    };
+}
+pub(crate) use say;
+
+/// See [`say!`].
+pub fn sentence(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    if io::stdout().is_terminal() { fold(out, "", text) } else { writeln!(out, "{text}") }
+}
+
+/// Tells something on stderr: folded on a terminal, else each line as it is, for a log.
+pub fn tell(text: &str) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if io::stderr().is_terminal() { fold(&mut lines, "", line)? } else { writeln!(lines, "{line}")? }
+    }
+    io::stderr().lock().write_all(&lines)
+}
 
 /// A line of a table that is not wider than a terminal: words that do not fit go below the first one.
 pub fn fold(out: &mut dyn Write, head: &str, text: &str) -> io::Result<()> {
