@@ -4,14 +4,22 @@
 //! codes in its long one.
 
 use crate::size;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use dirtymap_cli::shown::shown;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Heading of the options that every command has.
 const EVERYWHERE: &str = "Options of every command";
+
+/// A name of a file that is read or written where and as often as needed, which standard input and output cannot be.
+fn file() -> impl TypedValueParser<Value = PathBuf> {
+    const STANDARD: &str = "neither standard input nor output will do here; for a file of this name write ./-";
+    PathBufValueParser::new().try_map(|path| if path == Path::new("-") { Err(STANDARD) } else { Ok(path) })
+}
 
 /// The example of a command.
 macro_rules! help {
@@ -48,13 +56,25 @@ pub fn command() -> clap::Command {
 pub fn parse() -> Result<Cli, clap::Error> {
     let parsed = |args: &mut dyn Iterator<Item = OsString>| {
         let mut command = command();
-        let matches = command.try_get_matches_from_mut(args)?;
+        let matches = command.try_get_matches_from_mut(args).map_err(|e| without_hidden(e, &command))?;
         Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
     };
     parsed(&mut std::env::args_os()).map_err(|e| {
         // The error repeats what was typed: of it, nothing may act on a terminal.
         parsed(&mut std::env::args_os().map(|arg| shown(&arg).to_string().into())).err().unwrap_or(e)
     })
+}
+
+/// An error that names the subcommands there are, but not those that helps hide.
+fn without_hidden(mut e: clap::Error, command: &clap::Command) -> clap::Error {
+    let hidden = |name: &String| command.get_subcommands().any(|c| c.is_hide_set() && c.get_name() == name);
+    for kind in [ContextKind::ValidSubcommand, ContextKind::SuggestedSubcommand] {
+        if let Some(ContextValue::Strings(names)) = e.get(kind) {
+            let names = names.iter().filter(|name| !hidden(name)).cloned().collect();
+            e.insert(kind, ContextValue::Strings(names));
+        }
+    }
+    e
 }
 
 /// Keep track of which blocks of a disk image were written, in a file beside it that survives any crash.
@@ -222,6 +242,7 @@ impl Command {
 #[derive(Args, Debug)]
 pub struct File {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
 }
 
@@ -229,9 +250,10 @@ pub struct File {
 #[command(after_help = help!("  dirtymap info disk.map\n  dirtymap info disk.map --image disk.raw   # do they belong together?\n  dirtymap info disk.map --output json | jq .verdict"))]
 pub struct Info {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Say as well whether this is the map's image, unchanged but for what the map knows; exits with 1 if not
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(value_parser = file(), long, value_name = "IMAGE")]
     pub image: Option<PathBuf>,
 }
 
@@ -240,9 +262,10 @@ pub struct Info {
 #[command(after_help = help!("  dirtymap create disk.map --image disk.raw -g 64K\n  dirtymap create disk.map --size 10G --label 'web server, root disk'"))]
 pub struct Create {
     /// The map to make; it must not exist
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// The image or block device that it tracks: gives the size, is remembered, and starts all dirty
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(value_parser = file(), long, value_name = "IMAGE")]
     pub image: Option<PathBuf>,
     /// Size of what it tracks, where that is no image here
     #[arg(long, value_parser = size::parse)]
@@ -276,6 +299,7 @@ pub enum Durability {
 #[command(after_help = help!("  dirtymap set disk.map 1M 64K     # bytes 1048576 to 1114112"))]
 pub struct Set {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// First byte
     #[arg(value_parser = size::parse)]
@@ -286,12 +310,14 @@ pub struct Set {
 }
 
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").args(["offset", "all"]).required(true))]
 #[command(after_help = help!("  dirtymap reset disk.map 1M 64K\n  dirtymap reset disk.map --all"))]
 pub struct Reset {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// First byte: a multiple of the granule
-    #[arg(value_parser = size::parse, required_unless_present = "all", requires = "length")]
+    #[arg(value_parser = size::parse, requires = "length")]
     pub offset: Option<u64>,
     /// Number of bytes: up to a multiple of the granule, or to the end
     #[arg(value_parser = size::parse)]
@@ -311,6 +337,7 @@ pub struct Reset {
 #[command(after_help = help!("  dirtymap map disk.map --start 1G --length 512M\n  dirtymap map disk.map --totals\n  dirtymap map disk.map --since monday\n  dirtymap map disk.map --from sunday --to monday"))]
 pub struct Map {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// First byte to list
     #[arg(long, value_parser = size::parse, default_value = "0", value_name = "OFFSET")]
@@ -336,6 +363,7 @@ pub struct Map {
 #[command(after_help = help!("  dirtymap check disk.map\n  dirtymap check -q disk.map || mail -s 'look at disk.map' root < /dev/null"))]
 pub struct Check {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Print nothing at all, not even errors: the exit code says it
     #[arg(short, long)]
@@ -344,7 +372,7 @@ pub struct Check {
     #[arg(long)]
     pub assume_power_loss: bool,
     /// Say as well whether this is the map's image, unchanged but for what the map knows; exits with 1 if not
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(value_parser = file(), long, value_name = "IMAGE")]
     pub image: Option<PathBuf>,
 }
 
@@ -352,10 +380,10 @@ pub struct Check {
 #[command(after_help = help!("  dirtymap diff before.map after.map"))]
 pub struct Diff {
     /// One map
-    #[arg(value_name = "A")]
+    #[arg(value_parser = file(), value_name = "A")]
     pub a: PathBuf,
     /// The other one
-    #[arg(value_name = "B")]
+    #[arg(value_parser = file(), value_name = "B")]
     pub b: PathBuf,
 }
 
@@ -363,9 +391,10 @@ pub struct Diff {
 #[command(after_help = help!("  dirtymap show disk.map\n  dirtymap show before.map after.map --svg changes.svg"))]
 pub struct Show {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Another map: draw what differs
-    #[arg(value_name = "FILE2")]
+    #[arg(value_parser = file(), value_name = "FILE2")]
     pub other: Option<PathBuf>,
     /// Columns to use, from 40 to 1000; by default those of the terminal, or 80
     #[arg(long, value_parser = clap::value_parser!(u16).range(40..=1000), value_name = "COLUMNS")]
@@ -379,9 +408,10 @@ pub struct Show {
 #[command(after_help = help!("  dirtymap merge week.map monday.map tuesday.map"))]
 pub struct Merge {
     /// The map that gets the dirt
+    #[arg(value_parser = file())]
     pub dest: PathBuf,
     /// The maps that it is taken from; they stay as they are
-    #[arg(required = true, value_name = "SRC")]
+    #[arg(value_parser = file(), required = true, value_name = "SRC")]
     pub sources: Vec<PathBuf>,
 }
 
@@ -389,6 +419,7 @@ pub struct Merge {
 #[command(after_help = help!("  dirtymap export disk.map disk.bits\n  dirtymap export disk.map - | sha256sum"))]
 pub struct Export {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// The file to make, which must not exist; `-` for standard output
     pub out: PathBuf,
@@ -398,6 +429,7 @@ pub struct Export {
 #[command(after_help = help!("  dirtymap import disk.map disk.bits\n  dirtymap import disk.map - < disk.bits"))]
 pub struct Import {
     /// The map to change
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// The raw file to read; `-` for standard input
     pub input: PathBuf,
@@ -409,6 +441,7 @@ pub struct Restore {
     /// The dump to read, a regular file; `-` for standard input
     pub dump: PathBuf,
     /// The map to make; it must not exist
+    #[arg(value_parser = file())]
     pub file: PathBuf,
 }
 
@@ -416,12 +449,13 @@ pub struct Restore {
 #[command(after_help = help!("  dirtymap resize disk.map 20G --image disk.raw   # grows disk.raw as well\n  dirtymap resize disk.map 20G"))]
 pub struct Resize {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Bytes that it shall cover
     #[arg(value_parser = size::parse)]
     pub size: u64,
     /// Grow this image as well, a regular file that the map is for. Images are not shrunk
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(value_parser = file(), long, value_name = "IMAGE")]
     pub image: Option<PathBuf>,
 }
 
@@ -432,15 +466,16 @@ pub struct Resize {
 ))]
 pub struct Repair {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Only say what would be done, and exit as if it had been
     #[arg(long)]
     pub dry_run: bool,
     /// Keep all bytes that are changed in this new file, before they are
-    #[arg(long, value_name = "UNDO")]
+    #[arg(value_parser = file(), long, value_name = "UNDO")]
     pub undo: Option<PathBuf>,
     /// Put back what a repair has kept in this file
-    #[arg(long, value_name = "UNDO", conflicts_with_all = ["dry_run", "undo"])]
+    #[arg(value_parser = file(), long, value_name = "UNDO", conflicts_with_all = ["dry_run", "undo"])]
     pub undo_from: Option<PathBuf>,
 }
 
@@ -448,9 +483,10 @@ pub struct Repair {
 #[command(after_help = help!("  dirtymap write disk.raw --map disk.map --at 1M < data"))]
 pub struct Write {
     /// The image or block device to write into
+    #[arg(value_parser = file())]
     pub image: PathBuf,
     /// Its map
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = file(), long, value_name = "FILE")]
     pub map: PathBuf,
     /// Where in the image to write
     #[arg(long, value_parser = size::parse, value_name = "OFFSET")]
@@ -464,11 +500,13 @@ pub struct Write {
 #[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen"), group = clap::ArgGroup::new("named").args(["name", "frozen"]))]
 pub struct Backup {
     /// The image or block device to copy from
+    #[arg(value_parser = file())]
     pub image: PathBuf,
     /// The backup: made if it is new (or an empty file), else brought up to date
+    #[arg(value_parser = file())]
     pub target: PathBuf,
     /// The image's map
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = file(), long, value_name = "FILE")]
     pub map: PathBuf,
     /// Copy everything, not only what is dirty
     #[arg(long)]
@@ -537,6 +575,7 @@ pub enum CheckpointAction {
 #[derive(Args, Debug)]
 pub struct Freeze {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Name of the point, 1 to 64 bytes; without one it cannot be kept. A map has 64 points at most
     #[arg(long)]
@@ -562,6 +601,7 @@ pub struct Commit {
 #[derive(Args, Debug)]
 pub struct Outstanding {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Only if the outstanding checkpoint has this name
     #[arg(long)]
@@ -571,6 +611,7 @@ pub struct Outstanding {
 #[derive(Args, Debug)]
 pub struct Named {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Name of the point
     #[arg(long)]
@@ -580,8 +621,10 @@ pub struct Named {
 #[derive(Args, Debug)]
 pub struct ExportPoint {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// The map to make; it must not exist
+    #[arg(value_parser = file())]
     pub out: PathBuf,
     /// What was written after the point of this name was frozen
     #[arg(long, value_name = "NAME", required_unless_present = "from")]
@@ -597,9 +640,10 @@ pub struct ExportPoint {
 #[derive(Args, Debug)]
 #[command(after_help = help!("  dirtymap import-qcow2 disk.qcow2 --bitmap monday disk.map\n  dirtymap import-qcow2 disk.qcow2 --bitmap monday disk.map --in-use dirty"))]
 pub struct ImportQcow2 {
-    /// The qcow2 image. Its bitmap stays as it is
+    /// The qcow2 image, whose bitmap stays as it is; `-` for standard input
     pub image: PathBuf,
     /// The map to make; it must not exist. It gets the size of the virtual disk and the bitmap's granularity
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// Name of the bitmap, any bytes; without it, all bitmaps are listed
     #[arg(long, value_name = "NAME")]
@@ -634,6 +678,7 @@ pub enum Disabled {
 #[command(after_help = help!("  dirtymap export-qcow2 disk.map out.qcow2 --bitmap monday\n  qemu-img bitmap --add -g 64K disk.qcow2 monday\n  qemu-img bitmap --merge monday -b out.qcow2 -F qcow2 disk.qcow2 monday"))]
 pub struct ExportQcow2 {
     /// The map
+    #[arg(value_parser = file())]
     pub file: PathBuf,
     /// The qcow2 image to make, which must not exist; `-` for standard output. It holds no data, only the bitmap
     pub out: PathBuf,
@@ -656,6 +701,7 @@ pub struct Completions {
 #[command(after_help = help!("  dirtymap manual ~/.local/share/man/man1\n  dirtymap manual /tmp/pages && man -l /tmp/pages/dirtymap-backup.1"))]
 pub struct Manual {
     /// Where the pages go; made if it is not there. None of them may exist
+    #[arg(value_parser = file())]
     pub directory: PathBuf,
 }
 
@@ -663,9 +709,10 @@ pub struct Manual {
 #[command(after_help = help!("  dirtymap demo\n  dirtymap demo disk.raw --kills 20 --seed 7 --dir /var/tmp/dirtymap-demo"))]
 pub struct Demo {
     /// The image to work on a copy of; by default an ext4 image of 256 MiB is made
+    #[arg(value_parser = file())]
     pub image: Option<PathBuf>,
     /// Where to work; what the demo makes there stays. By default a temporary directory, removed at the end
-    #[arg(long)]
+    #[arg(value_parser = file(), long)]
     pub dir: Option<PathBuf>,
     /// How many times to kill the writer
     #[arg(long, default_value_t = 5, value_name = "N")]
@@ -680,9 +727,9 @@ pub struct Demo {
 
 #[derive(Args, Debug)]
 pub struct DemoWriter {
-    #[arg(long)]
+    #[arg(value_parser = file(), long)]
     pub image: PathBuf,
-    #[arg(long)]
+    #[arg(value_parser = file(), long)]
     pub map: PathBuf,
     #[arg(long)]
     pub seed: u64,

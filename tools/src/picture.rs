@@ -137,7 +137,7 @@ pub fn draw(out: &mut dyn Write, grid: &Grid, panels: &[Panel], colours: bool) -
         }
     }
     let legend: Vec<String> = SHADES.iter().map(|(shade, means)| format!("{shade} {means}")).collect();
-    writeln!(out, "a cell is {}; dirty of it: {}", size::human(grid.cell_bytes()), legend.join(", "))
+    writeln!(out, "dirty of each {}: {}", size::human(grid.cell_bytes()), legend.join(", "))
 }
 
 /// Pixels of the SVG picture.
@@ -288,7 +288,7 @@ mod tests {
                 let mut text = Vec::new();
                 draw(&mut text, &grid, std::slice::from_ref(&panel), false).unwrap();
                 let text = String::from_utf8(text).unwrap();
-                let picture = text.lines().take_while(|line| !line.starts_with("a cell"));
+                let picture = text.lines().take_while(|line| !line.starts_with("dirty of each"));
                 assert!(picture.clone().all(|line| line.chars().count() as u64 <= width), "{text}");
                 assert!(svg(&grid, "x", &[panel]).ends_with("</svg>\n"));
             }

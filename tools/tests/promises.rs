@@ -82,6 +82,106 @@ fn helps_fit_80_columns_and_the_short_one_is_short() {
     }
 }
 
+/// Answers, notes and what went wrong. `dump` and `completions` are for programs.
+#[test]
+fn what_people_read_fits_80_columns() {
+    let first = World::new();
+    let mut wide = Vec::new();
+    let mut look = |words: &[&str], exits: Option<i32>| {
+        let world = first.again();
+        let mut command = world.command(words);
+        command.stdin(Stdio::null());
+        let ran = common::run_on_a_terminal(command);
+        let line = words.join(" ");
+        assert!(exits.is_none_or(|code| ran.code == code), "{line}: {ran:?}");
+        assert!(!ran.out.is_empty() || words.contains(&"-q"), "{line}");
+        let too_wide = ran.out.lines().filter(|shown| shown.chars().count() > 80);
+        wide.extend(too_wide.map(|shown| format!("{line}: {shown}")));
+    };
+    for promise in PROMISES.iter().filter(|promise| !["dump", "completions"].contains(&promise.command)) {
+        let words: Vec<&str> = promise.words().collect();
+        look(&words, Some(promise.exits));
+        look(&[&words[..], &["-v"]].concat(), Some(promise.exits));
+    }
+    for line in [
+        // Wrong by themselves.
+        "reset disk.map",
+        "create new.map",
+        "create - --size 1M",
+        "create new.map --size 1.5G",
+        "info disk.map disk.map",
+        "import-qcow2 disk.qcow2 new.map",
+        "completions tcsh",
+        "frobnicate",
+        "-v",
+        // Wrong given these files.
+        "info none.map",
+        "info disk.raw",
+        "set disk.map 5M 1",
+        "reset disk.map 1 2",
+        "resize disk.map 3M --image disk.bits",
+        "merge disk.map disk.map",
+        "backup disk.raw disk.dump --map disk.map",
+        "backup disk.raw new.raw --map disk.map --since monday",
+        "backup disk.raw new.raw --map disk.map --frozen",
+        "backup disk.bits new.raw --map disk.map",
+        "checkpoint commit disk.map",
+        "checkpoint freeze frozen.map",
+        "checkpoint abort frozen.map --name monday",
+        "import-qcow2 disk.qcow2 new.map --bitmap c",
+        "import-qcow2 disk.qcow2 new.map --bitmap b",
+        "import disk.map disk.raw",
+        "restore disk.raw new.map",
+        // With notes.
+        "count unclean.map",
+        "info unclean.map",
+        "set unclean.map 0 1",
+        "check disk.map --image disk.raw",
+        "check unclean.map --assume-power-loss",
+        "info disk.map --image disk.bits",
+        "import-qcow2 disk.qcow2 new.map --bitmap b --disabled dirty",
+    ] {
+        look(&line.split(' ').collect::<Vec<_>>(), None);
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+}
+
+/// Where standard input and output make no sense, `-` is no name of a file either.
+#[test]
+fn standard_input_and_output_are_taken_where_they_make_sense_only() {
+    const TAKEN: [&str; 6] = [
+        "show disk.map --svg -",
+        "export disk.map -",
+        "import disk.map -",
+        "restore - new.map",
+        "import-qcow2 - --bitmap b new.map --disabled take",
+        "export-qcow2 disk.map - --bitmap b",
+    ];
+    let first = World::new();
+    let mut refused = 0;
+    for promise in &PROMISES {
+        let words: Vec<&str> = promise.words().collect();
+        for i in promise.command.split(' ').count()..words.len() {
+            let is_file = words[i].contains('.') || ["pages", "place"].contains(&words[i]);
+            let mut line = words.clone();
+            line[i] = "-";
+            if !is_file || TAKEN.contains(&line.join(" ").as_str()) {
+                continue;
+            }
+            refused += 1;
+            let world = first.again();
+            let ran = world.run(&line, Stdio::piped());
+            assert!(ran.code == 16 && ran.err.contains("./-"), "{line:?}: {ran:?}");
+            world.is_untouched_but([], &line.join(" "));
+        }
+    }
+    assert!(refused > 40, "{refused}");
+    // The name can be had all the same.
+    let world = first.again();
+    assert_eq!(world.run(["create", "./-", "--size", "1M"], Stdio::piped()).code, 0);
+    assert_eq!(world.run(["count", "./-"], Stdio::piped()).code, 0);
+}
+
 #[test]
 fn every_command_exits_as_promised_and_touches_nothing_else() {
     each(&[], |promise, world, ran, line| {

@@ -490,6 +490,22 @@ fn a_disabled_bitmap_is_refused_and_no_map_of_it_is_exact() {
 }
 
 #[test]
+fn an_image_may_come_from_a_pipe() {
+    let dir = Dir::new();
+    let (map, disk, back) = (dir.map("m", 64 * MIB, &[MIB..2 * MIB]), dir.path("disk.qcow2"), dir.path("back"));
+    dm!("export-qcow2", map, disk, "--bitmap", "b").exits(0);
+    let line = ["import-qcow2", "-", "--bitmap", "b", "--disabled", "take", back.to_str().expect("text")];
+    let bytes = fs::read(&disk).expect("read");
+    let ran = common::run_with(line, &bytes).exits(0);
+    assert!(ran.out.contains("of standard input"), "{}", ran.out);
+    assert_eq!(our_hash(&back), our_hash(&map));
+    // Without a name it says which there are, as of a file.
+    common::run_with(["import-qcow2", "-", "n"], &bytes).exits(16).says("standard input has \"b\" (disabled)");
+    common::run_with(["import-qcow2", "-", "n", "--bitmap", "b"], b"QFI").exits(8).says("standard input");
+    assert!(!dir.path("n").exists());
+}
+
+#[test]
 fn a_name_may_be_any_bytes() {
     let dir = Dir::new();
     let (map, disk, back) = (map(&dir, MIB, 16), dir.path("disk.qcow2"), dir.path("back.map"));

@@ -62,7 +62,7 @@ fn one_map_is_drawn_as_it_is() {
         .map(|(start, _)| start.trim().parse().expect("an offset"))
         .collect();
     assert_eq!(starts, (0..starts.len() as u64).map(|i| i * row).collect::<Vec<_>>());
-    assert!(text.contains("+0 B ") && text.contains("1.1 MiB (1.7%)") && text.contains("a cell is "), "{text}");
+    assert!(text.contains("+0 B ") && text.contains("1.1 MiB (1.7%)") && text.contains("dirty of each "), "{text}");
 }
 
 #[test]

@@ -14,6 +14,21 @@ fn a_map_of_nothing_leads_to_the_image_first() {
 }
 
 #[test]
+fn a_reset_of_nothing_leads_to_all() {
+    dm!("reset", "m").exits(16).says("OFFSET|--all");
+    dm!("reset", "m", "0").exits(16).says("LENGTH");
+}
+
+#[test]
+fn what_helps_hide_is_named_nowhere() {
+    for words in [&["-v"][..], &["--output", "json"], &["demo-write"], &["demo-writer-"]] {
+        let ran = common::run(words).exits(16);
+        assert!(!ran.err.contains("demo-writer'") && !ran.err.contains("demo-writer,"), "{words:?}: {}", ran.err);
+    }
+    dm!("-v").exits(16).says("export-qcow2, completions, manual, demo, help");
+}
+
+#[test]
 fn wrong_arguments_are_exit_16_whatever_the_file() {
     let dir = Dir::new();
     let map = dir.path("m");

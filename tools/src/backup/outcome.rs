@@ -3,6 +3,7 @@
 use super::plan::Plan;
 use crate::cli::Backup;
 use crate::size;
+use crate::terminal::text::say;
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io;
@@ -74,32 +75,32 @@ impl Outcome {
     pub fn human(out: &mut dyn io::Write, o: &Outcome) -> io::Result<()> {
         let kind = if o.full { "full" } else { "incremental" };
         let h = size::human;
-        writeln!(out, "{kind} backup of {} to {} is complete and verified", shown(&o.image), shown(&o.target))?;
+        say!(out, "{kind} backup of {} to {} is complete and verified", shown(&o.image), shown(&o.target))?;
         let areas = size::count(o.areas, "area");
-        writeln!(out, "copied   {:>12} bytes ({}) in {areas}", o.bytes_copied, h(o.bytes_copied))?;
+        say!(out, "copied   {:>12} bytes ({}) in {areas}", o.bytes_copied, h(o.bytes_copied))?;
         if o.bytes_holes > 0 {
-            writeln!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
+            say!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
         }
-        writeln!(out, "skipped  {:>12} bytes ({}), clean", o.bytes_skipped, h(o.bytes_skipped))?;
-        writeln!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))?;
+        say!(out, "skipped  {:>12} bytes ({}), clean", o.bytes_skipped, h(o.bytes_skipped))?;
+        say!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))?;
         if o.bytes_verified_holes > 0 {
             let holes = o.bytes_verified_holes;
-            writeln!(out, "         {holes:>12} bytes ({}), holes of both, not read", h(holes))?;
+            say!(out, "         {holes:>12} bytes ({}), holes of both, not read", h(holes))?;
         }
         if o.bytes_compared > 0 {
-            writeln!(out, "compared {:>12} bytes ({}), not copied and equal", o.bytes_compared, h(o.bytes_compared))?;
+            say!(out, "compared {:>12} bytes ({}), not copied and equal", o.bytes_compared, h(o.bytes_compared))?;
         }
         if o.granules_audited > 0 {
-            writeln!(out, "audited  {:>12} clean granules, equal in both", o.granules_audited)?;
+            say!(out, "audited  {:>12} clean granules, equal in both", o.granules_audited)?;
         }
-        o.dropped.iter().try_for_each(|name| writeln!(out, "dropped  {name:?}"))?;
+        o.dropped.iter().try_for_each(|name| say!(out, "dropped  {name:?}"))?;
         match o.one_moment {
             Some(true) => Ok(()),
-            Some(false) => writeln!(
+            Some(false) => say!(
                 out,
                 "the image was written meanwhile: the backup is not of one moment, and the next one copies what was set"
             ),
-            None => writeln!(out, "the backup is of one moment only if nothing wrote to the image meanwhile"),
+            None => say!(out, "the backup is of one moment only if nothing wrote to the image meanwhile"),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::map::open::{self, With};
 use crate::map::points::keep_last;
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::text::{fold, say};
 use crate::time::time;
 use dirtymap::{Bitmap, DirtyMap, Info, Options};
 use dirtymap_cli::shown::shown;
@@ -117,7 +118,7 @@ fn freeze(args: &Freeze, wait: Duration, output: Output) -> Result<Exit> {
     closed?;
     output.answer(&answer, |out, a| {
         let (bytes, granules) = (size::human(a.dirty_bytes), size::count(a.dirty_bits, "granule"));
-        writeln!(out, "froze {bytes} in {granules} as {}; commit or abort it when they are copied", a.uuid)
+        say!(out, "froze {bytes} in {granules} as {}; commit or abort it when they are copied", a.uuid)
     })?;
     Ok(Exit::Fine)
 }
@@ -170,8 +171,8 @@ fn end(
     closed?;
     output.answer(&answer, |out, a| {
         let kept = if a.kept { ", kept by its name" } else { "" };
-        writeln!(out, "{done} {}{kept}; now {} are dirty", a.uuid, size::human(a.dirty_bytes))?;
-        a.dropped.iter().try_for_each(|name| writeln!(out, "dropped {name:?}"))
+        say!(out, "{done} {}{kept}; now {} are dirty", a.uuid, size::human(a.dirty_bytes))?;
+        a.dropped.iter().try_for_each(|name| say!(out, "dropped {name:?}"))
     })?;
     Ok(Exit::Fine)
 }
@@ -187,8 +188,8 @@ fn status(args: &File, wait: Duration, output: Output) -> Result<Exit> {
             format!("{}{name} {}, {}", i.state, i.uuid, when(&i.time))
         });
         let last = a.committed.as_ref().map_or("none".into(), |c| format!("committed {}, {}", c.uuid, when(&c.time)));
-        writeln!(out, "outstanding  {outstanding}")?;
-        writeln!(out, "last         {last}")
+        fold(out, "outstanding  ", &outstanding)?;
+        fold(out, "last         ", &last)
     })?;
     Ok(exit)
 }
@@ -224,7 +225,7 @@ fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     output.list(listed.into_iter().rev().map(Ok), |out, p| {
         let (time, h) = (p.time.as_deref().unwrap_or("no time"), size::human);
         let (since, next) = (h(p.since_bytes), h(p.until_next_bytes));
-        writeln!(out, "{time}  {since:>10} since, {next:>10} until the next  {}", shown(&p.name))
+        say!(out, "{time}  {since:>10} since, {next:>10} until the next  {}", shown(&p.name))
     })?;
     Ok(exit)
 }
@@ -235,7 +236,7 @@ fn drop_point(args: &Named, wait: Duration, output: Output) -> Result<Exit> {
     let closed = open::close(map, output);
     dropped?;
     closed?;
-    output.answer(&Dropped { name: args.name.clone() }, |out, a| writeln!(out, "dropped {:?}", a.name))?;
+    output.answer(&Dropped { name: args.name.clone() }, |out, a| say!(out, "dropped {:?}", a.name))?;
     Ok(Exit::Fine)
 }
 
@@ -251,7 +252,7 @@ fn export(args: &ExportPoint, wait: Duration, output: Output) -> Result<Exit> {
         Exported { out: args.out.display().to_string(), dirty_bits: made.count(), dirty_bytes: made.dirty_len() };
     output.answer(&answer, |out, a| {
         let (bytes, granules) = (size::human(a.dirty_bytes), size::count(a.dirty_bits, "granule"));
-        writeln!(out, "made {}: {bytes} in {granules} are dirty", shown(&a.out))
+        say!(out, "made {}: {bytes} in {granules} are dirty", shown(&a.out))
     })?;
     Ok(exit)
 }

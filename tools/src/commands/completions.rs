@@ -9,6 +9,7 @@ use crate::files::publish;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
+use crate::terminal::text::say;
 use clap::Command;
 use clap_mangen::Man;
 use dirtymap_cli::shown::shown;
@@ -61,7 +62,7 @@ pub fn manual(args: &Manual, output: Output) -> Result<Exit> {
     }
     output.answer(&Pages { directory: directory.display().to_string(), pages: names }, |out, a| {
         let pages = size::count(a.pages.len() as u64, "manual page");
-        writeln!(out, "wrote {pages} to {}; read one with man -l FILE", shown(directory))
+        say!(out, "wrote {pages} to {}; read one with man -l FILE", shown(directory))
     })?;
     Ok(Exit::Fine)
 }

@@ -7,6 +7,7 @@ use crate::files::{self, Image};
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
+use crate::terminal::text::say;
 use dirtymap::{Error, Geometry, Options, inspect};
 use dirtymap_cli::shown::shown;
 use std::io::{self, Write};
@@ -67,5 +68,5 @@ fn human(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
         _ => "all dirty: the first backup copies everything",
     };
     let (size, granule) = (size::human(a.size), size::human(a.granule_bytes));
-    writeln!(out, "created {} for {size}, {} of {granule}, {dirt}", shown(&a.file), size::count(a.bits, "bit"))
+    say!(out, "created {} for {size}, {} of {granule}, {dirt}", shown(&a.file), size::count(a.bits, "bit"))
 }

@@ -13,6 +13,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::signals;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
@@ -55,7 +56,7 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
     };
     output.answer(&answer, |out, a| {
         let bits = size::count(map.geometry().bits(), "bit");
-        writeln!(out, "exported {bits}, {} of them dirty, to {}", a.dirty_bits, shown(&a.out))
+        say!(out, "exported {bits}, {} of them dirty, to {}", a.dirty_bits, shown(&a.out))
     })?;
     Ok(exit)
 }

@@ -11,6 +11,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::signals;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, NewFile};
 use dirtymap_cli::qcow2::{Plan, set_bits, spec};
 use dirtymap_cli::shown::{shown, text_of};
@@ -83,7 +84,7 @@ pub fn run(args: &ExportQcow2, wait: Duration, output: Output) -> Result<Exit> {
     };
     output.answer(&answer, |out, a| {
         let (size, granule) = (size::human(a.size), size::human(a.granule_bytes));
-        writeln!(
+        say!(
             out,
             "created {} for {size} with bitmap {:?}: {} of {} of {granule} are dirty",
             shown(&args.out),

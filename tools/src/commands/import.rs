@@ -7,7 +7,7 @@
 use crate::cli::Import;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::stdin;
-use crate::files::{self, Image, PIECE};
+use crate::files::{self, Image};
 use crate::map::load::Loader;
 use crate::map::open::{self, With};
 use crate::map::raw::{self, Raw};
@@ -15,11 +15,10 @@ use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, Geometry, Info, inspect};
 use serde::Serialize;
-use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,8 +71,8 @@ pub fn run(args: &Import, wait: Duration, output: Output) -> Result<Exit> {
     };
     output.answer(&answer, |out, a| {
         let (bits, granules) = (size::count(geometry.bits(), "bit"), |n| size::count(n, "granule"));
-        writeln!(out, "imported {bits}: {} became dirty, {} clean", granules(a.added_bits), a.removed_bits)?;
-        writeln!(out, "now {} in {} are dirty", size::human(a.dirty_bytes), granules(a.dirty_bits))
+        say!(out, "imported {bits}: {} became dirty, {} clean", granules(a.added_bits), a.removed_bits)?;
+        say!(out, "now {} in {} are dirty", size::human(a.dirty_bytes), granules(a.dirty_bits))
     })?;
     Ok(Exit::Fine)
 }
@@ -119,29 +118,13 @@ fn raw_ones(raw: &Raw, what: &'static str, f: impl FnMut(Range<u64>) -> Result<(
     done
 }
 
-/// Standard input in a temporary file with holes: it is read more than once.
+/// Standard input, which is as long as the map wants it at most.
 fn spool(geometry: &Geometry) -> Result<Image> {
-    const NAME: &str = "standard input";
     let expected = raw::length(geometry);
-    let io = |e: &io::Error| Failure::io("keep standard input in a temporary file", e);
-    let file = tempfile::tempfile().map_err(|e| io(&e))?;
-    let mut buffer = vec![0; PIECE as usize];
-    let mut at = 0;
-    loop {
-        let piece = &*stdin::fill(&mut buffer)?;
-        if piece.is_empty() {
-            break;
-        }
-        if piece.len() as u64 > expected - at {
-            return Err(raw::wrong_size(NAME, &format!("more than {expected}"), geometry));
-        }
-        if piece.iter().any(|&byte| byte != 0) {
-            file.write_all_at(piece, at).map_err(|e| io(&e))?;
-        }
-        at += piece.len() as u64;
-    }
-    file.set_len(at).map_err(|e| io(&e))?;
-    Image::of(file, Path::new(NAME))
+    stdin::spool(|length| match length > expected {
+        true => Err(raw::wrong_size(stdin::NAME, &format!("more than {expected}"), geometry)),
+        false => Ok(()),
+    })
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@ use crate::cli::{Disabled, ImportQcow2, InUse};
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::files::publish;
+use crate::files::stdin;
 use crate::map::load::{Loader, Made, New};
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::signals;
+use crate::terminal::text::say;
 use dirtymap::format::Reasons;
 use dirtymap::{DirtyMap, Options};
 use dirtymap_cli::qcow2::{self, Chunks, Entry, ReadAt};
@@ -33,13 +35,13 @@ struct Answer {
 }
 
 pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
-    let in_image = |e| failure(&args.image, e);
     let Some(name) = &args.bitmap else { return Err(unnamed(args)) };
     publish::vacant(&args.file)?;
-    let file = files::Image::open(&args.image, false)?;
+    let file = open(&args.image)?;
+    let in_image = |e| failure(&file.path, e);
     let image = qcow2::Image::open((&file.file, file.size())).map_err(in_image)?;
     let refuse = |why: Option<&str>| match why {
-        Some(why) if args.in_use == InUse::Refuse => Err(unreliable(&args.image, name, why)),
+        Some(why) if args.in_use == InUse::Refuse => Err(unreliable(&file.path, name, why)),
         _ => Ok(()),
     };
     // Before the directory is read, which may be anything then.
@@ -49,7 +51,7 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
     refuse(unsaved)?;
     let disabled = unsaved.is_none() && entry.disabled();
     let why_dirty = match args.disabled {
-        Disabled::Refuse if disabled => return Err(is_disabled(&args.image, name)),
+        Disabled::Refuse if disabled => return Err(is_disabled(&file.path, name)),
         Disabled::Dirty if disabled => Some(DISABLED),
         _ => unsaved,
     };
@@ -79,18 +81,23 @@ pub fn run(args: &ImportQcow2, output: Output) -> Result<Exit> {
         let m = &a.made;
         let granules = size::count(m.bits, "granule");
         let (h, dirty) = (size::human, size::count(m.dirty_bits, "granule"));
-        writeln!(
+        say!(
             out,
             "created {} for {}, {granules} of {}, from bitmap {name:?} of {}; {} in {dirty} {} dirty",
             shown(&args.file),
             h(m.size),
             h(m.granule_bytes),
-            shown(&args.image),
+            shown(&file.path),
             h(m.dirty_bytes),
             if m.dirty_bits == 1 { "is" } else { "are" }
         )
     })?;
     Ok(Exit::Fine)
+}
+
+/// The image. What comes from a pipe is kept, as it is not read from front to back.
+fn open(image: &Path) -> Result<files::Image> {
+    if image == Path::new("-") { stdin::spool(|_| Ok(())) } else { files::Image::open(image, false) }
 }
 
 /// What is to be known of a disabled bitmap.
@@ -140,12 +147,12 @@ fn unreliable(image: &Path, name: &OsStr, why: &str) -> Failure {
 
 /// No bitmap was named: a usage error, which says what there is if that can be found out.
 fn unnamed(args: &ImportQcow2) -> Failure {
-    let listing = files::Image::open(&args.image, false).and_then(|file| {
-        let in_image = |e| failure(&args.image, e);
+    let listing = open(&args.image).and_then(|file| {
+        let in_image = |e| failure(&file.path, e);
         let image = qcow2::Image::open((&file.file, file.size())).map_err(in_image)?;
         let listing = qcow2::listing(&image.entries().map_err(in_image)?);
         let more = image.inconsistent().map(|why| format!("; {why}")).unwrap_or_default();
-        Ok(format!("{} has {listing}{more}", shown(&args.image)))
+        Ok(format!("{} has {listing}{more}", shown(&file.path)))
     });
     let there = listing.unwrap_or_else(|e| e.message);
     Failure::usage(format!("give the name of a bitmap (--bitmap NAME); {there}"))

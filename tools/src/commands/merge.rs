@@ -11,6 +11,7 @@ use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, Info};
 use serde::Serialize;
 use std::path::Path;
@@ -67,7 +68,7 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
     output.answer(&answer, |out, a| {
         let (added, dirty) = (size::human(a.added_bytes), size::human(a.dirty_bytes));
         let granules = size::count(a.added_bits, "granule");
-        writeln!(out, "{granules} became dirty ({added}); now {dirty} in {} are", a.dirty_bits)
+        say!(out, "{granules} became dirty ({added}); now {dirty} in {} are", a.dirty_bits)
     })?;
     Ok(exit)
 }

@@ -13,6 +13,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::signals;
+use crate::terminal::text::say;
 use dirtymap::Options;
 use dirtymap_cli::dump::{self, Area, Failed, Head};
 use dirtymap_cli::shown::shown;
@@ -61,7 +62,7 @@ pub fn run(args: &Restore, output: Output) -> Result<Exit> {
     output.answer(&answer, |out, Answer { made: m, .. }| {
         let (size, granule, dirty) = (size::human(m.size), size::human(m.granule_bytes), size::human(m.dirty_bytes));
         let (bits, granules) = (size::count(m.bits, "bit"), size::count(m.dirty_bits, "granule"));
-        writeln!(out, "created {} for {size}, {bits} of {granule}; {dirty} in {granules} are dirty", shown(&m.file))
+        say!(out, "created {} for {size}, {bits} of {granule}; {dirty} in {granules} are dirty", shown(&m.file))
     })?;
     Ok(Exit::Fine)
 }

@@ -7,6 +7,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::map::open::{self, With};
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, Info};
 use serde::Serialize;
 use std::ops::Range;
@@ -85,7 +86,7 @@ fn finish(
     done?;
     closed?;
     output.answer(&answer, |out, a| {
-        writeln!(
+        say!(
             out,
             "{operation} bytes {} to {}; now {} in {} are dirty",
             range.start,

@@ -11,6 +11,7 @@ use crate::map::relation;
 use crate::picture::{self, Grid, Panel};
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::text::say;
 use dirtymap::{DirtyMap, Geometry};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
@@ -85,10 +86,10 @@ pub fn run(args: &Show, wait: Duration, output: Output) -> Result<Exit> {
     output.answer(&answer(args, &grid, &panels), |out, a| match &a.svg {
         Some(svg) => {
             let cells = size::count(a.cells.len() as u64, "cell");
-            writeln!(out, "drew {heading}, in {cells}, to {}", shown(svg))
+            say!(out, "drew {heading}, in {cells}, to {}", shown(svg))
         }
         None => {
-            writeln!(out, "{heading}")?;
+            say!(out, "{heading}")?;
             picture::draw(out, &grid, &panels, colours)
         }
     })?;

@@ -1,10 +1,18 @@
 //! Standard input.
 //!
-//! Invariant kept here: a signal ends the reading also while there is no input.
+//! Invariants kept here: a signal ends the reading also while there is no input; what is kept of it has no name, and needs no
+//! more room than it has data.
 
+use super::image::{Image, PIECE};
 use crate::exit::{Failure, Result};
 use crate::terminal::signals;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// What it is called in messages.
+pub const NAME: &str = "standard input";
 
 /// Reads until `buffer` is full or the input ends; stops for a signal, also while there is no input.
 pub fn fill(buffer: &mut [u8]) -> Result<&mut [u8]> {
@@ -26,4 +34,26 @@ pub fn fill(buffer: &mut [u8]) -> Result<&mut [u8]> {
         }
     }
     Ok(&mut buffer[..filled])
+}
+
+/// Reads all of it to a temporary file, for what is read more than once or not from front to back. `fits` is asked for each
+/// length that is reached.
+pub fn spool(fits: impl Fn(u64) -> Result<()>) -> Result<Image> {
+    let io = |e: &io::Error| Failure::io("keep standard input in a temporary file", e);
+    let file = tempfile::tempfile().map_err(|e| io(&e))?;
+    let mut buffer = vec![0; PIECE as usize];
+    let mut at = 0;
+    loop {
+        let piece = &*fill(&mut buffer)?;
+        if piece.is_empty() {
+            break;
+        }
+        fits(at + piece.len() as u64)?;
+        if piece.iter().any(|&byte| byte != 0) {
+            file.write_all_at(piece, at).map_err(|e| io(&e))?;
+        }
+        at += piece.len() as u64;
+    }
+    file.set_len(at).map_err(|e| io(&e))?;
+    Image::of(file, Path::new(NAME))
 }

@@ -6,6 +6,7 @@
 //! people where they are written.
 
 use super::progress;
+use super::text::tell;
 use crate::cli::Format;
 use crate::exit::{Exit, Failure, Result};
 use dirtymap_cli::shown::{acts, shown};
@@ -52,7 +53,7 @@ impl Output {
         }
         progress::clear();
         // A lost note is not worth failing for.
-        let _ = writeln!(io::stderr().lock(), "dirtymap: note: {}", shown(&text.to_string()));
+        let _ = tell(&format!("dirtymap: note: {}", shown(&text.to_string())));
     }
 
     /// What happened, for those who ask for it with `-v`. `text` is made only for them.
@@ -145,7 +146,7 @@ impl Output {
         let lines = message.split('\n').map(|line| shown(line).to_string());
         let message =
             &if *exit == Exit::Usage { lines.collect::<Vec<_>>().join("\n") } else { shown(message).to_string() };
-        let _ = writeln!(io::stderr().lock(), "dirtymap: {message}");
+        let _ = tell(&format!("dirtymap: {message}"));
         if self.is_json() && !BEGUN.load(Ordering::SeqCst) {
             let error = ErrorAnswer { error: ErrorFields { kind, message, exit: exit.code() } };
             let _ = self.answer(&error, |_, _| Ok(()));

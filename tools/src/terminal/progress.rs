@@ -45,7 +45,7 @@ pub fn clear() {
 
 /// A bar over bytes; silent where stderr is no terminal.
 pub fn bytes(what: &'static str, total: u64) -> ProgressBar {
-    let template = "{msg:9} [{bar:20}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    let template = "{msg:9} [{bar:14}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     bar(what, total, template)
 }
 
@@ -65,7 +65,7 @@ fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
     let target = if !io::stderr().is_terminal() {
         ProgressDrawTarget::hidden()
     } else if std::env::var_os("TERM").is_none_or(|term| term == "dumb") {
-        ProgressDrawTarget::term_like(Box::new(Lines::new(io::stderr())))
+        ProgressDrawTarget::term_like(Box::new(Lines::new(io::stderr(), Lines::<io::Stderr>::PAUSE)))
     } else {
         ProgressDrawTarget::stderr()
     };
@@ -82,19 +82,23 @@ fn styled(bar: ProgressBar, what: &'static str, template: &str) -> ProgressBar {
 
 /// A terminal that cannot move its cursor: progress is a plain line now and then.
 #[derive(Debug)]
-struct Lines<W>(Mutex<(W, String, Option<Instant>)>);
+struct Lines<W> {
+    pause: Duration,
+    /// Where they go, what is kept for the next one, and when the last one was written.
+    kept: Mutex<(W, String, Instant)>,
+}
 
-impl<W: Write> Lines<W> {
-    /// Between two lines.
+impl<W> Lines<W> {
+    /// Before the first line, as nothing is known of the speed then, and between two.
     const PAUSE: Duration = Duration::from_secs(5);
 
-    fn new(out: W) -> Lines<W> {
-        Lines(Mutex::new((out, String::new(), None)))
+    fn new(out: W, pause: Duration) -> Lines<W> {
+        Lines { pause, kept: Mutex::new((out, String::new(), Instant::now())) }
     }
 
     /// Keeps text for the next line.
     fn keep(&self, text: &str) -> io::Result<()> {
-        let mut inner = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
+        let mut inner = self.kept.lock().map_err(|_| io::ErrorKind::Other)?;
         inner.1.push_str(text);
         Ok(())
     }
@@ -134,13 +138,13 @@ impl<W: Write + Debug + Send> TermLike for Lines<W> {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let mut inner = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
+        let mut inner = self.kept.lock().map_err(|_| io::ErrorKind::Other)?;
         let (out, text, last) = &mut *inner;
         let text = std::mem::take(text);
-        if text.trim().is_empty() || last.is_some_and(|last| last.elapsed() < Self::PAUSE) {
+        if text.trim().is_empty() || last.elapsed() < self.pause {
             return Ok(());
         }
-        *last = Some(Instant::now());
+        *last = Instant::now();
         writeln!(out, "{}", text.trim_end())
     }
 }
@@ -164,18 +168,28 @@ mod tests {
         }
     }
 
-    #[test]
-    fn progress_without_a_cursor_is_plain_lines_and_few_of_them() {
+    /// What is said of copying 100 pieces.
+    fn said(pause: Duration) -> String {
         let kept = Kept::default();
-        let target = ProgressDrawTarget::term_like(Box::new(Lines::new(kept.clone())));
+        let target = ProgressDrawTarget::term_like(Box::new(Lines::new(kept.clone(), pause)));
         let bar = styled(ProgressBar::with_draw_target(Some(100), target), "copying", "{msg} {pos} of {len}");
         for position in 0..=100 {
             bar.set_position(position);
             bar.tick();
         }
         bar.finish_and_clear();
-        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
+        String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text")
+    }
+
+    #[test]
+    fn progress_without_a_cursor_is_plain_lines() {
+        let text = said(Duration::ZERO);
         assert!(text.starts_with("copying ") && text.ends_with(" of 100\n"), "{text:?}");
-        assert!(text.lines().count() < 10 && !text.contains(['\r', '\u{1b}']), "{text:?}");
+        assert!(!text.contains(['\r', '\u{1b}']), "{text:?}");
+    }
+
+    #[test]
+    fn before_anything_is_known_of_the_speed_no_line_is_written() {
+        assert_eq!(said(Duration::from_secs(3600)), "");
     }
 }

@@ -10,7 +10,7 @@ use dirtymap::{DirtyMap, Options};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -88,6 +88,26 @@ pub fn run_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &[u8]
     // A command that refuses does not read its input.
     let _ = child.stdin.take().expect("piped").write_all(input);
     child.wait_with_output().expect("wait for dirtymap").into()
+}
+
+/// Runs with standard output and error on a terminal of 80 columns that cannot move its cursor. `out` is what that shows.
+pub fn run_on_a_terminal(mut command: Command) -> Ran {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let terminal = openpt(flags).expect("a terminal");
+    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("a terminal to use");
+    let peer = ioctl_tiocgptpeer(&terminal, flags).expect("its other side");
+    let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&peer, size).expect("set its size");
+    command.stdout(peer.try_clone().expect("the same once more")).stderr(peer).env("TERM", "dumb").env("NO_COLOR", "1");
+    let mut child = command.spawn().expect("run dirtymap");
+    // It has its own; with the last of them the terminal ends.
+    drop(command);
+    let mut shown = Vec::new();
+    // How it ends is an error.
+    let _ = fs::File::from(terminal).read_to_end(&mut shown);
+    let code = child.wait().expect("wait for dirtymap").code().unwrap_or(-1);
+    Ran { code, out: String::from_utf8_lossy(&shown).replace("\r\n", "\n"), err: String::new() }
 }
 
 /// A directory, removed at the end of the test.

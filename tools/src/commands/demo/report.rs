@@ -5,6 +5,7 @@ use super::round::Round;
 use crate::backup::Outcome;
 use crate::size::{count, human};
 use crate::terminal::output::Output;
+use crate::terminal::text::{fold, say};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -48,22 +49,24 @@ pub fn say(output: Output, tell: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
 }
 
 pub fn beginning(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
-    writeln!(out, "image    {}: {}, {}", shown(&a.image), human(a.size), shown(&a.origin))?;
-    writeln!(out, "map      one bit per {}, all dirty at first; seed {}", human(a.granule_bytes), a.seed)
+    say!(out, "image    {}: {}, {}", shown(&a.image), human(a.size), shown(&a.origin))?;
+    say!(out, "map      one bit per {}, all dirty at first; seed {}", human(a.granule_bytes), a.seed)
 }
 
 pub fn full(out: &mut dyn Write, o: &Outcome) -> io::Result<()> {
-    writeln!(out, "backup   full: {} copied, {} of holes; identical\n", human(o.bytes_copied), human(o.bytes_holes))
+    say!(out, "backup   full: {} copied, {} of holes; identical", human(o.bytes_copied), human(o.bytes_holes))?;
+    writeln!(out)
 }
 
 pub fn round(out: &mut dyn Write, r: &Round) -> io::Result<()> {
     let writes = format!("{}, {}", count(r.writes, "write"), human(r.bytes_written));
-    writeln!(out, "round {}  {writes} written and tracked, then kill -9", r.round)?;
+    say!(out, "round {}  {writes} written and tracked, then kill -9", r.round)?;
     let dirty = format!("{} dirty ({} owed)", human(r.dirty_bytes), human(r.bytes_owed));
-    writeln!(out, "         map: {}, recovered in {}: {dirty}, no bit lost", r.state, recovery(r.recovery_ms))?;
+    let map = format!("map: {}, recovered in {}: {dirty}, no bit lost", r.state, recovery(r.recovery_ms));
+    fold(out, "         ", &map)?;
     let (copied, skipped) = (human(r.backup.bytes_copied), human(r.backup.bytes_skipped));
     let over = human(r.over_copy_bytes);
-    writeln!(out, "         backup: {copied} copied, {skipped} skipped, over-copy {over}; identical")
+    fold(out, "         ", &format!("backup: {copied} copied, {skipped} skipped, over-copy {over}; identical"))
 }
 
 pub fn ending(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
@@ -71,9 +74,10 @@ pub fn ending(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     let written = sum(|r| r.bytes_written);
     let (copied, over) = (sum(|r| r.backup.bytes_copied + r.backup.bytes_holes), sum(|r| r.over_copy_bytes));
     let full = a.size.saturating_mul(a.rounds.len() as u64);
-    writeln!(
+    writeln!(out)?;
+    say!(
         out,
-        "\n{}: image and backup identical after each; {} written, {} copied instead of {} ({} of it over-copy)",
+        "{}: image and backup identical after each; {} written, {} copied instead of {} ({} of it over-copy)",
         count(a.rounds.len() as u64, "kill"),
         human(written),
         human(copied),
