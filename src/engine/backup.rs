@@ -4,8 +4,10 @@
 
 use super::core::Core;
 use crate::error::Result;
+use crate::file::locks::locked;
 use crate::file::reasons::forget;
 use crate::format::{Header, Stamp};
+use crate::sys::Lock;
 use crate::sys::facts;
 
 /// A backup that is complete.
@@ -39,6 +41,14 @@ pub(crate) fn count_audit(header: &mut Header, audited: u64, missed: u64) {
 }
 
 impl Core {
+    /// Claims the map for a backup of this process.
+    pub(crate) fn claim_backup(&self) -> Result<()> {
+        if self.disk.try_lock(Lock::Backup).map_err(self.io("take the backup lock"))? {
+            return Ok(());
+        }
+        Err(locked(&*self.disk, &self.path, Lock::Backup, "another process is making a backup by it"))
+    }
+
     /// Changes the header for a backup that begins.
     pub(crate) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;

@@ -6,6 +6,7 @@
 
 use super::core::Core;
 use crate::error::Result;
+use crate::hierarchy::words_touched;
 use crate::progress::Step;
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -71,10 +72,24 @@ impl Core {
 }
 
 impl Core {
-    /// Makes words what `word` says. The caller has to [mark](super::changes) them if `changed`.
-    pub(crate) fn load_words(&self, words: Range<u64>, word: impl Fn(u64) -> u64, changed: &mut bool) -> Result<()> {
+    /// Sets bits word by word, as [`or_words`](Self::or_words), and marks what has changed.
+    pub(crate) fn merge_words(&self, words: impl Iterator<Item = (u64, u64)>) -> Result<()> {
+        let told = |w| self.tell(Step::Setting, w);
+        self.or_words(words, told, |w, new| self.changes.mark_word(w, new))
+    }
+
+    /// Makes the words behind some bits what `word` says.
+    pub(crate) fn load_words(&self, bits: Range<u64>, word: impl Fn(u64) -> u64) -> Result<()> {
+        let words = words_touched(&bits);
         let nonzero = words.clone().map(|w| (w, word(w))).filter(|&(_, bits)| bits != 0);
-        self.or_words(nonzero, |w| self.tell(Step::Setting, w), |_, _| *changed = true)?;
-        self.reset_words(words, &word, &mut |_, _| *changed = true)
+        let mut changed = false;
+        let done = self
+            .or_words(nonzero, |w| self.tell(Step::Setting, w), |_, _| changed = true)
+            .and_then(|()| self.reset_words(words, &word, &mut |_, _| changed = true));
+        // Also after an error: what was changed before it is changed.
+        if changed {
+            self.changes.mark(bits);
+        }
+        done
     }
 }

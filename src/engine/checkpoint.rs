@@ -9,9 +9,7 @@
 use super::backup::Completed;
 use super::commit::is_normal;
 use super::core::Core;
-use super::point_set::Dirt;
 use super::points::{BATCH_WORDS, PointWord};
-use super::read::Here;
 use crate::error::{Error, Result, counted};
 use crate::file::create::random_uuid;
 use crate::file::points::{Checkpoint, of_header};
@@ -100,7 +98,7 @@ impl Core {
         new.point.name = name.unwrap_or_default().into();
         at(Stage::Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
-        let here = Here { dirt: Dirt::of(&self.view), core: Some(self) };
+        let here = self.here();
         let new = space.write(&header, new, &here)?;
         at(Stage::Unnamed);
         if weak(Weak::FreezeEarlyReset) {

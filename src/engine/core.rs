@@ -10,7 +10,7 @@ use crate::file::locks::{Deadline, POLITE, locked, wait_for};
 use crate::format::{Durability, Header, Layout, Runs, Stamp, Uuid};
 use crate::geometry::Geometry;
 use crate::progress::Step;
-use crate::shm::view::{View, runtime};
+use crate::shm::view::{Look, View, runtime};
 use crate::shm::volatile::Allocated;
 use crate::sync::{self, Mutex, MutexGuard};
 use crate::sys::{Disk, Lock, fork};
@@ -19,7 +19,7 @@ use crate::watcher::Watcher;
 use crate::weak::{Weak, weak};
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, PoisonError};
@@ -27,55 +27,55 @@ use std::time::Duration;
 
 /// An open, writable map.
 pub(crate) struct Core {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) path: PathBuf,
-    pub(crate) view: View,
-    pub(crate) uuid: Uuid,
-    pub(crate) layout: Layout,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) path: PathBuf,
+    pub(super) view: View,
+    pub(super) uuid: Uuid,
+    pub(super) layout: Layout,
     /// The session that this map belongs to.
-    pub(crate) nonce: Uuid,
+    pub(super) nonce: Uuid,
     /// The slot of this process.
-    pub(crate) slot: u64,
+    pub(super) slot: u64,
     /// Tells it from every other map of this process.
-    pub(crate) id: u64,
+    pub(super) id: u64,
     /// One run over everything is listed for as long as the map is open.
-    pub(crate) lists_all: bool,
+    pub(super) lists_all: bool,
     /// The volatile part is a region of the file.
-    pub(crate) in_file: bool,
+    pub(super) in_file: bool,
     /// Other processes may have the map open as well.
-    pub(crate) shared: bool,
+    pub(super) shared: bool,
     /// How long to wait for locks.
-    pub(crate) lock_timeout: Duration,
+    pub(super) lock_timeout: Duration,
     /// Most words that the list may name, unless it lists all.
-    pub(crate) armed_bound: u64,
+    pub(super) armed_bound: u64,
     /// Most words that are armed ahead of a sequential writer.
-    pub(crate) ahead_bound: u64,
+    pub(super) ahead_bound: u64,
     /// Odd while summaries are being cleared; readers look again. Only in a map that is opened alone.
-    pub(crate) clearing: sync::AtomicU64,
+    pub(super) clearing: sync::AtomicU64,
     /// Held while that is odd.
-    pub(crate) quiet: Mutex<()>,
-    pub(crate) counters: Counters,
+    pub(super) quiet: Mutex<()>,
+    pub(super) counters: Counters,
     born: fork::Generation,
     state: Mutex<Update>,
     /// Words that threads of this process wait to have armed.
-    pub(crate) waiting: Mutex<Vec<Range<u64>>>,
+    pub(super) waiting: Mutex<Vec<Range<u64>>>,
     /// A reset of everything was done, and the dirt that was added before it is forgotten with the next flush.
-    pub(crate) all_reset: Seen,
+    pub(super) all_reset: Seen,
     /// What dirt had been added when a backup began.
-    pub(crate) backup_began: Seen,
+    pub(super) backup_began: Seen,
     /// The same of the freeze that this process has under way.
-    pub(crate) freeze_began: Seen,
+    pub(super) freeze_began: Seen,
     failed: AtomicBool,
     /// Which chunks were changed, if somebody wants to know.
-    pub(crate) changes: SharedChanges,
+    pub(super) changes: SharedChanges,
     /// Held by a thread that writes a region which no header names yet.
-    pub(crate) space: Mutex<()>,
+    pub(super) space: Mutex<()>,
     /// The outstanding point, as far as somebody has read it.
-    pub(crate) frozen: Cache,
+    pub(super) frozen: Cache,
     /// The image as it was recorded when the map was opened.
-    pub(crate) image_before: Option<Stamp>,
+    pub(super) image_before: Option<Stamp>,
     /// Whom long work tells.
-    pub(crate) watcher: Watcher,
+    pub(super) watcher: Watcher,
 }
 
 /// What one holder of the update lock leaves for the next in this process. Only hints: nothing in it is needed
@@ -83,12 +83,12 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 pub(crate) struct Update {
     /// Chunks of the live level whose volatile space is known to be allocated.
-    pub(crate) allocated: Allocated,
+    pub(super) allocated: Allocated,
     /// Where writers that go through the map in order will need the next word, and how far to arm ahead of them.
-    pub(crate) streams: [(u64, u64); 8],
-    pub(crate) next_stream: usize,
+    pub(super) streams: [(u64, u64); 8],
+    pub(super) next_stream: usize,
     /// Pages in which this process has reset something since the last flush.
-    pub(crate) reset_pages: Runs,
+    pub(super) reset_pages: Runs,
 }
 
 /// Work done since the map was opened.
@@ -114,8 +114,8 @@ impl Counters {
 
 /// The update lock, held.
 pub(crate) struct Locked<'a> {
-    pub(crate) core: &'a Core,
-    pub(crate) state: MutexGuard<'a, Update>,
+    pub(super) core: &'a Core,
+    pub(super) state: MutexGuard<'a, Update>,
 }
 
 impl Drop for Locked<'_> {
@@ -143,6 +143,23 @@ pub(crate) struct Parts {
 /// Whether the volatile part of a map that is opened for writing is a region of the file.
 pub(crate) fn in_file(header: &Header, shared: bool) -> bool {
     shared || header.durability == Durability::Process
+}
+
+/// What only tests look at.
+#[cfg(test)]
+impl Core {
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether no thread of this process has the space lock.
+    pub(crate) fn space_is_free(&self) -> bool {
+        self.space.try_lock().is_ok()
+    }
 }
 
 impl Core {
@@ -195,6 +212,56 @@ impl Core {
     #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         self.view.geometry()
+    }
+
+    /// The bits and the runtime page, to be looked at.
+    #[inline]
+    pub(crate) fn look(&self) -> &dyn Look {
+        &self.view
+    }
+
+    /// The file.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether other processes may have the map open as well.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// How long to wait for locks.
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
+    }
+
+    /// What the map survives.
+    pub(crate) fn durability(&self) -> Durability {
+        if self.lists_all { Durability::Process } else { Durability::PowerLoss }
+    }
+
+    /// The image as it was recorded when the map was opened.
+    pub(crate) fn image_before(&self) -> Option<Stamp> {
+        self.image_before
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Which chunks were changed, if somebody wants to know.
+    pub(crate) fn changes(&self) -> &SharedChanges {
+        &self.changes
+    }
+
+    /// From here on others may look at the session, and join it.
+    pub(crate) fn admit_others(&self) {
+        self.view.set_nonce(&self.nonce.0);
     }
 
     /// Whether this process may use the map: not after a fork.

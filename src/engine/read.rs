@@ -61,6 +61,11 @@ impl Search for Here<'_> {
 }
 
 impl Core {
+    /// Only what is dirty here, without the outstanding point.
+    pub(crate) fn here(&self) -> Here<'_> {
+        Here { dirt: Dirt::of(&self.view), core: Some(self) }
+    }
+
     /// Runs a search of here and the outstanding point together.
     #[inline]
     pub(crate) fn together<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {

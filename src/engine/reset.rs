@@ -53,15 +53,12 @@ impl Core {
         self.reset_batches(words, keep, changed, |_| Ok(()))
     }
 
-    /// The same for a `keep` that looks at a map, which may be this one. Who looks at a map whose checkpoint state was left
-    /// behind by somebody who died takes the update lock to mend that, and would wait for himself: so it is mended before.
-    pub(crate) fn reset_words_by_map(
-        &self,
-        words: Range<u64>,
-        keep: impl Fn(u64) -> u64,
-        changed: &mut impl FnMut(u64, u64),
-    ) -> Result<()> {
-        self.reset_batches(words, keep, changed, |lock| lock.adopt().map(drop))
+    /// The same of all words, marking what has changed, for a `keep` that looks at a map, which may be this one. Who looks at a
+    /// map whose checkpoint state was left behind by somebody who died takes the update lock to mend that, and would wait for
+    /// himself: so it is mended before.
+    pub(crate) fn keep_words(&self, keep: impl Fn(u64) -> u64) -> Result<()> {
+        let mut changed = |w, cleared| self.changes.mark_word(w, cleared);
+        self.reset_batches(0..self.geometry().words(), keep, &mut changed, |lock| lock.adopt().map(drop))
     }
 
     fn reset_batches(

@@ -6,10 +6,8 @@
 use super::DirtyMap;
 use crate::engine::backup::{Completed, count_audit};
 use crate::error::Result;
-use crate::file::locks::locked;
 use crate::format::{Reasons, Stamp, Uuid};
 use crate::image_stamp::{ImageStamp, timeless};
-use crate::sys::Lock;
 use crate::weak::{Weak, weak};
 
 /// Backups: who makes one claims the map, [freezes](Self::freeze) it, [begins](Self::begin_backup), copies, and
@@ -22,11 +20,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::Locked`](crate::Error::Locked) when somebody else has claimed it; [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn claim_backup(&self) -> Result<()> {
-        let core = self.core()?;
-        if core.disk.try_lock(Lock::Backup).map_err(core.io("take the backup lock"))? {
-            return Ok(());
-        }
-        Err(locked(&*core.disk, &core.path, Lock::Backup, "another process is making a backup by it"))
+        self.core()?.claim_backup()
     }
 
     /// Records that a backup is about to write `target` or to change its size, so that it is known again should the

@@ -15,7 +15,7 @@ use crate::error::Result;
 impl DirtyMap {
     fn changes(&self) -> Result<(&Core, &SharedChanges)> {
         let core = self.core()?;
-        Ok((core, &core.changes))
+        Ok((core, core.changes()))
     }
 
     /// Attaches a change bitmap with one bit for each chunk of `1 << chunk` granules; if there is one already, its

@@ -39,7 +39,7 @@ impl Live {
         }
         Err(Error::Io {
             op: "close cleanly",
-            path: self.core.path.clone(),
+            path: self.core.path().to_path_buf(),
             source: std::io::Error::other(
                 "a durable write failed earlier in this session; nothing is lost, and the next open verifies the file",
             ),
@@ -115,7 +115,7 @@ impl DirtyMap {
 
     fn image_at_open(&self) -> Option<Stamp> {
         match &self.inner {
-            Inner::Live(live) => live.core.image_before,
+            Inner::Live(live) => live.core.image_before(),
             Inner::Loaded(_) | Inner::Watching(_) => None,
         }
     }
@@ -139,7 +139,7 @@ impl DirtyMap {
         live.flusher.take();
         // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
         let core = &live.core;
-        let gate = core.flush().and_then(|()| locks::gate(live.seat.disk(), &core.path, core.lock_timeout));
+        let gate = core.flush().and_then(|()| locks::gate(live.seat.disk(), core.path(), core.lock_timeout()));
         let closed = gate.and_then(|gate| live.close(image).map(|()| gate));
         if closed.is_err() {
             live.go_on();

@@ -7,7 +7,6 @@ use super::DirtyMap;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};
 use crate::engine::core::Core;
 use crate::error::Result;
-use crate::progress::Step;
 use crate::query::{AnyMap, Rounded};
 
 impl Core {}
@@ -44,8 +43,7 @@ impl DirtyMap {
         if std::ptr::addr_eq(self, other) {
             return Ok(());
         }
-        let told = |w| core.tell(Step::Setting, w);
-        core.or_words(Rounded::new(other, *core.geometry()), told, |w, new| core.changes.mark_word(w, new))?;
+        core.merge_words(Rounded::new(other, *core.geometry()))?;
         other.check_readable()
     }
 
@@ -71,9 +69,7 @@ impl DirtyMap {
     fn keep(&self, other: &impl AnyMap, keep: impl Fn(u64) -> u64) -> Result<()> {
         let core = self.core()?;
         check_shape(core.geometry(), other)?;
-        core.reset_words_by_map(0..core.geometry().words(), keep, &mut |w, cleared| {
-            core.changes.mark_word(w, cleared);
-        })?;
+        core.keep_words(keep)?;
         other.check_readable()
     }
 

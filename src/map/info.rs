@@ -61,7 +61,7 @@ impl DirtyMap {
         };
         match &self.inner {
             Inner::Live(live) => {
-                let c = &live.core.counters;
+                let c = live.core.counters();
                 Stats {
                     arms: c.arms.load(Relaxed),
                     syncs: c.syncs.load(Relaxed),

@@ -74,12 +74,7 @@ impl MapLoading {
         let core = self.map.core()?;
         let (words, bytes) = loadable(core.geometry(), &range, bytes)?;
         let word = |w: u64| u64::from_le_bytes(bytes[(w - words.start) as usize]);
-        let mut changed = false;
-        let done = core.load_words(words.clone(), word, &mut changed);
-        if changed {
-            core.changes.mark(core.geometry().touched(&range));
-        }
-        done
+        core.load_words(core.geometry().touched(&range), word)
     }
 
     /// Loads a chunk without dirt.

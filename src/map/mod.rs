@@ -117,7 +117,7 @@ impl DirtyMap {
     #[inline]
     pub(crate) fn view(&self) -> &dyn Look {
         match &self.inner {
-            Inner::Live(live) => &live.core.view,
+            Inner::Live(live) => live.core.look(),
             Inner::Loaded(loaded) => &loaded.view,
             Inner::Watching(watch) => &watch.view,
         }
@@ -126,7 +126,7 @@ impl DirtyMap {
     /// The header as it is now.
     pub(crate) fn header(&self) -> Result<Header> {
         match &self.inner {
-            Inner::Live(live) => Ok(headers::newest(&*live.core.disk, &self.path)?.header),
+            Inner::Live(live) => Ok(headers::newest(live.core.disk(), &self.path)?.header),
             Inner::Loaded(loaded) => Ok(loaded.header.clone()),
             Inner::Watching(watch) => Ok(headers::newest(&*watch.disk, &self.path)?.header),
         }
@@ -203,8 +203,7 @@ impl DirtyMap {
     /// What the map survives.
     pub fn durability(&self) -> Durability {
         match &self.inner {
-            Inner::Live(live) if live.core.lists_all => Durability::Process,
-            Inner::Live(_) => Durability::PowerLoss,
+            Inner::Live(live) => live.core.durability(),
             Inner::Loaded(loaded) => loaded.header.durability,
             Inner::Watching(watch) => watch.durability,
         }

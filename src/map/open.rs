@@ -49,7 +49,7 @@ impl DirtyMap {
     pub(crate) fn live(core: Arc<Core>, seat: Seat, recovery: Recovery, options: &Options) -> DirtyMap {
         let flush_interval = options.flush_interval;
         let flusher = flush_interval.and_then(|every| Flusher::start(&core, every));
-        let path = core.path.clone();
+        let path = core.path().to_path_buf();
         let live = Live { flusher, core, seat, flush_interval, freeze_timeout: options.freeze_timeout, broken: None };
         DirtyMap { inner: Inner::Live(live), path, recovery }
     }
@@ -168,7 +168,7 @@ fn open_attached(attached: Attached, path: &Path, options: &Options) -> Result<D
 fn first(attached: &Attached, path: &Path, options: &Options) -> Result<DirtyMap> {
     let seat = attached.seat(path, |_| true)?;
     let (core, recovery) = open_alone(attached.disk().clone(), path, options, seat.slot())?;
-    if core.shared && !matches!(seat.share(), Ok(true)) {
+    if core.is_shared() && !matches!(seat.share(), Ok(true)) {
         let source = std::io::Error::other("an exclusive lock could not be made a shared one");
         return Err(Error::Io { op: "take the attach lock", path: path.to_path_buf(), source });
     }

@@ -112,8 +112,8 @@ impl DirtyMap {
         let mut session = None;
         let disk: &dyn Disk = match &self.inner {
             Inner::Live(live) => {
-                then = points(&*live.core.disk)?;
-                &*live.core.disk
+                then = points(live.core.disk())?;
+                live.core.disk()
             }
             Inner::Watching(watch) => {
                 then = points(&*watch.disk)?;

@@ -134,7 +134,7 @@ impl DirtyMap {
     /// Only what is dirty here, without the outstanding point.
     pub(crate) fn here(&self) -> Here<'_> {
         match &self.inner {
-            Inner::Live(live) => Here { dirt: Dirt::of(&live.core.view), core: Some(&*live.core) },
+            Inner::Live(live) => live.core.here(),
             Inner::Loaded(loaded) => Here { dirt: loaded.dirt(), core: None },
             Inner::Watching(watch) => Here { dirt: Dirt::of(&watch.view), core: None },
         }

@@ -89,7 +89,7 @@ pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
                 core.abort(&header.checkpoint_uuid)?;
                 recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
             }
-            core.view.set_nonce(&nonce.0);
+            core.admit_others();
             told(path, &header, &recovery);
             Ok((core, recovery))
         })

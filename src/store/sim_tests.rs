@@ -240,7 +240,7 @@ impl Truth {
 
     /// What recovery made dirty while a checkpoint was outstanding is dirty here, whatever becomes of the point.
     fn reopened(&self, core: &Core) {
-        let here = all_of(&Both { here: Dirt::of(&core.view), point: None });
+        let here = all_of(&Both { here: Dirt::of(core.view()), point: None });
         self.with(|b| {
             let Some(c) = b.checkpoint.as_mut() else { return };
             c.during.iter_mut().zip(here).for_each(|(during, dirty)| *during |= dirty);
@@ -259,7 +259,7 @@ impl Truth {
     }
 
     fn commit(&self, core: &Core) -> Verdict {
-        let Ok(Newest { header, .. }) = headers::newest(&*core.disk, path()) else { return Ok(()) };
+        let Ok(Newest { header, .. }) = headers::newest(core.disk(), path()) else { return Ok(()) };
         let Some(point) = header.outstanding().filter(|_| header.checkpoint_state == CheckpointState::Frozen) else {
             return Ok(());
         };
@@ -276,7 +276,7 @@ impl Truth {
     }
 
     fn abort(&self, core: &Core) -> Verdict {
-        let Ok(Newest { header, .. }) = headers::newest(&*core.disk, path()) else { return Ok(()) };
+        let Ok(Newest { header, .. }) = headers::newest(core.disk(), path()) else { return Ok(()) };
         let Some(point) = header.outstanding() else { return Ok(()) };
         self.with(|b| {
             let Some(c) = &mut b.checkpoint else { return };
@@ -341,10 +341,10 @@ impl Truth {
         let geometry = core.geometry();
         let word = |w: u64| words[(w - first) as usize] & geometry.word_mask(w);
         let all = first..(first + words.len() as u64).min(geometry.words()).max(first);
-        let (ones, zeros): (Vec<u64>, Vec<u64>) =
-            (all.start * 64..(all.end * 64).min(geometry.bits())).partition(|i| word(i / 64) >> (i % 64) & 1 != 0);
+        let bits = all.start * 64..(all.end * 64).min(geometry.bits()).max(all.start * 64);
+        let (ones, zeros): (Vec<u64>, Vec<u64>) = bits.clone().partition(|i| word(i / 64) >> (i % 64) & 1 != 0);
         self.with(|b| zeros.iter().for_each(|&i| b.owed[i as usize] = false));
-        if self.set_by(ones.into_iter(), || core.load_words(all, word, &mut false)) {
+        if self.set_by(ones.into_iter(), || core.load_words(bits, word)) {
             self.with(|b| {
                 for &i in &zeros {
                     // Again: another setter may have come in between, before the reset.
@@ -613,7 +613,7 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
             if i >= len {
                 return;
             }
-            if flag(c.view.armed(), i / 64) || flag(c.view.durable(), i) {
+            if flag(c.view().armed(), i / 64) || flag(c.view().durable(), i) {
                 // Nobody meddles with the meddler: a flush here would wait for the lock that is held.
                 weak::unvisited(|| t.set(i..i + 1, &c));
             }
@@ -720,7 +720,7 @@ fn check_no_clean_copy(disk: &SimDisk) -> Verdict {
 /// No copy names regions that were given up, whichever of them is lost later.
 fn check_one_layout(disk: &SimDisk, core: &Core) -> Verdict {
     let copies = headers::read_copies(&*SimDisk::new(disk.device(), Vec::new()));
-    match copies.iter().flatten().find(|h| h.layout != core.layout) {
+    match copies.iter().flatten().find(|h| h.layout != *core.layout()) {
         Some(h) => Err(format!("the copy of commit {} names regions that were given up", h.sequence)),
         None => Ok(()),
     }
@@ -1348,8 +1348,8 @@ fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_ne
             _ => continue,
         }
         let new = headers::newest(&*disk, path()).unwrap().header.layout;
-        assert_ne!(new, core.layout);
-        for region in [&core.layout.volatile, &new.volatile] {
+        assert_ne!(new, *core.layout());
+        for region in [&core.layout().volatile, &new.volatile] {
             let mut page = [0; 80];
             disk.mapped().read_exact_at(&mut page, region.start).unwrap();
             assert_ne!(page[runtime::DEGRADED * 8..][..8], [0; 8]);

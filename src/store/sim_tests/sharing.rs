@@ -246,7 +246,7 @@ impl Session {
                 if i >= len {
                     continue;
                 }
-                if flag(other.view.armed(), i / 64) || flag(other.view.durable(), i) {
+                if flag(other.view().armed(), i / 64) || flag(other.view().durable(), i) {
                     weak::unvisited(|| truth.set(i..i + 1, &other));
                 }
             }
@@ -311,10 +311,10 @@ impl Session {
             check_exact(core, &disk, truth)?;
         }
         if let Some(core) = self.cores.iter().flatten().next() {
-            let here = Both { here: Dirt::of(&core.view), point: None };
+            let here = Both { here: Dirt::of(core.view()), point: None };
             let found = found_words(&here);
             let lost = |&i: &u64| dirty(&here, i) && !found[(i / 64) as usize];
-            self.ghosts.extend(bits_of(&core.view).filter(lost));
+            self.ghosts.extend(bits_of(core.view()).filter(lost));
         }
         truth.with(|b| self.ghosts.iter().for_each(|&i| (b.may[i as usize], b.mine[i as usize]) = (true, true)));
         Ok(())

@@ -86,7 +86,9 @@ pub(super) fn a_flush_untouches_when_nobody_can_return_any_more() {
     // In order, so that words are armed ahead that nobody has touched.
     (0..4).for_each(|w| core.set_bits(w * 64..w * 64 + 64).unwrap());
     let ahead = |core: &Core| -> Vec<u64> {
-        (0..core.geometry().words()).filter(|&w| flag(core.view.armed(), w) && !flag(core.view.touched(), w)).collect()
+        (0..core.geometry().words())
+            .filter(|&w| flag(core.view().armed(), w) && !flag(core.view().touched(), w))
+            .collect()
     };
     assert!(!ahead(&core).is_empty());
     let set = Arc::new(Mutex::new(Vec::new()));
@@ -270,7 +272,7 @@ fn opened_again_after(disk: &SimDisk, troubles: &[Trouble]) {
 pub(super) fn who_opens_takes_the_nonce_away_before_the_bits() {
     let (disk, core) = process_map();
     core.set_bits(5..6).unwrap();
-    let (mut nonce, volatile, d) = ([1; 16], core.layout.volatile.clone(), disk.clone());
+    let (mut nonce, volatile, d) = ([1; 16], core.layout().volatile.clone(), disk.clone());
     drop(core);
     // Readers would take the bits for what they were.
     once_at(Point::Freed, move || {
@@ -317,7 +319,7 @@ pub(super) fn the_header_knows_of_a_failed_write_as_well() {
     let (disk, core) = process_map();
     core.degrade();
     core.amend(|_| ()).unwrap();
-    core.view.runtime()[runtime::DEGRADED].store(0, SeqCst);
+    core.view().runtime()[runtime::DEGRADED].store(0, SeqCst);
     drop(core);
     assert_eq!(opened_with(&disk, &options()).unwrap().1.cache_trusted, Some(false));
 }
@@ -328,7 +330,7 @@ pub(super) fn a_file_that_ends_within_its_page_table_is_not_opened() {
     let core = opened(&disk);
     core.set_bits(0..1).unwrap();
     assert!(close(&core));
-    disk.cut(core.layout.table.start).unwrap();
+    disk.cut(core.layout().table.start).unwrap();
     assert_eq!(load_in_memory(&*disk, path(), None).err().map(|e| e.kind()), Some("corrupt"));
 }
 
@@ -350,7 +352,7 @@ pub(super) fn a_page_that_was_lost_with_its_entry_is_missed() {
     core.set_bits(0..64).unwrap();
     core.flush().unwrap();
     assert!(close(&core));
-    let Core { layout, .. } = &core;
+    let layout = core.layout();
     for offset in [layout.table.start, layout.bottom.start] {
         disk.write_durable(&[Part { offset, bytes: &[0; 512] }]).unwrap();
     }
@@ -365,7 +367,7 @@ fn a_page_that_fails_is_not_missed_as_one_that_was_lost_with_its_entry() {
     core.set_bits(0..64).unwrap();
     core.set_bits(PAGE_BITS..PAGE_BITS + 1).unwrap();
     assert!(close(&core));
-    disk.write_durable(&[Part { offset: core.layout.bottom.start, bytes: &[0xA5; 512] }]).unwrap();
+    disk.write_durable(&[Part { offset: core.layout().bottom.start, bytes: &[0xA5; 512] }]).unwrap();
     let left = after_a_cut(&disk);
     assert_eq!((left.recovery.damaged_pages, left.recovery.lost_granules), (1, None));
     let found: Vec<bool> = (0..BITS).map(|bit| dirty(&both(&left), bit)).collect();
@@ -545,7 +547,7 @@ pub(super) fn who_has_a_map_alone_is_not_joined() {
 #[test]
 pub(super) fn nobody_maps_what_is_behind_the_end_of_the_file() {
     let (disk, first, _second) = two_of(Durability::PowerLoss);
-    disk.cut(first.layout.volatile.end - ALIGN).unwrap();
+    disk.cut(first.layout().volatile.end - ALIGN).unwrap();
     assert_eq!(joined(&disk).err().map(|e| e.kind()), Some("corrupt"));
 }
 
@@ -664,7 +666,7 @@ pub(super) fn a_clean_close_looks_whether_all_that_is_live_is_durable() {
         let disk = SimDisk::new(fresh_of(durability), Vec::new());
         let core = opened(&disk);
         core.set_bits(5..6).unwrap();
-        core.view.touched()[0].store(0, SeqCst);
+        core.view().touched()[0].store(0, SeqCst);
         assert!(close(&core));
         assert!(dirty(&both(&after_a_cut(&disk)), 5), "closed as clean without it");
     }
@@ -676,7 +678,7 @@ pub(super) fn a_clean_close_takes_the_nonce_away() {
     let (disk, core) = process_map();
     disk.trouble(&[(Call::Punch, 0..9)]);
     assert!(close(&core));
-    assert_eq!(core.view.nonce(), [0; 16]);
+    assert_eq!(core.view().nonce(), [0; 16]);
 }
 
 #[test]
@@ -689,7 +691,7 @@ pub(super) fn what_is_not_frozen_is_not_committed() {
 
 /// Whether somebody else could take the space lock now, who is then not kept out.
 fn space_is_free(core: &Core) -> bool {
-    core.space.try_lock().is_ok()
+    core.space_is_free()
 }
 
 /// While a point is written, somebody else freezes.
