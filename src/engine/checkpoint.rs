@@ -347,7 +347,7 @@ impl Core {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::map::{DirtyMap, Inner};
+    use crate::map::DirtyMap;
 
     fn new() -> (tempfile::TempDir, DirtyMap) {
         let dir = tempfile::tempdir().unwrap();
@@ -359,8 +359,7 @@ pub(crate) mod tests {
     fn a_freeze_whose_space_others_have_meanwhile_was_aborted_and_not_damaged() {
         let (_dir, map) = new();
         map.set(0..1).unwrap();
-        let Inner::Live(live) = &map.inner else { panic!("not open") };
-        let core = &live.core;
+        let core = map.engine();
         let first = core.freeze_begin(None).unwrap();
         let header = core.lock().unwrap().adopt().unwrap();
         core.abort(&first.uuid).unwrap();
@@ -406,18 +405,18 @@ pub(crate) mod tests {
     #[test]
     pub(crate) fn a_freeze_that_was_aborted_waits_for_no_write() {
         let (_dir, map) = new();
-        let Inner::Live(live) = &map.inner else { panic!("not open") };
+        let core = map.engine();
         let write = map.begin_write(0..1).unwrap();
         // The first one gives up, and leaves the write to the count that the second one waits for first.
         for kind in ["busy", "no-checkpoint"] {
-            let point = live.core.freeze_begin(None).unwrap();
-            live.core.freeze_reset(&point).unwrap();
+            let point = core.freeze_begin(None).unwrap();
+            core.freeze_reset(&point).unwrap();
             if kind == "no-checkpoint" {
-                live.core.abort(&point.uuid).unwrap();
+                core.abort(&point.uuid).unwrap();
             }
-            let error = live.core.drain(&point.uuid, Duration::from_millis(1)).unwrap_err();
+            let error = core.drain(&point.uuid, Duration::from_millis(1)).unwrap_err();
             assert_eq!(error.kind(), kind);
-            let _ = live.core.abort(&point.uuid);
+            let _ = core.abort(&point.uuid);
         }
         drop(write);
     }

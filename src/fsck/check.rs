@@ -11,7 +11,7 @@ use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::Scan;
 use crate::format::{Durability, Header, PointRole, Reasons, Runs, State};
 use crate::map::DirtyMap;
-use crate::map::info::{FileState, Info};
+use crate::map::{FileState, Info};
 use crate::query::AnyMap;
 use crate::session::locks;
 use crate::session::recovery::Recovery;

@@ -91,7 +91,7 @@ impl DirtyMap {
     }
 
     /// Pages of the outstanding point that fail, in a map that is open for writing: nobody mends those.
-    pub(crate) fn point_failed(&self) -> u64 {
+    pub(super) fn point_failed(&self) -> u64 {
         if let Inner::Live(live) = &self.inner { live.core.point_failed() } else { 0 }
     }
 

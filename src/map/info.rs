@@ -195,7 +195,7 @@ impl Info {
     }
 
     /// Of a map that this process has open. `live`: for writing.
-    pub(crate) fn of_map(map: &DirtyMap, header: &Header, live: bool) -> Info {
+    fn of_map(map: &DirtyMap, header: &Header, live: bool) -> Info {
         let state = match header.state {
             _ if live => FileState::Open,
             State::Clean => FileState::Clean,

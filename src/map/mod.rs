@@ -4,17 +4,17 @@
 //! recovery, until someone resets it. docs/design.md tells why it holds, `weak` lists the steps it hangs on.
 
 pub(crate) mod backup;
-pub(crate) mod changes;
-pub(crate) mod checkpoint;
-pub(crate) mod close;
-pub(crate) mod combine;
-pub(crate) mod info;
-pub(crate) mod load;
-pub(crate) mod open;
+mod changes;
+mod checkpoint;
+mod close;
+mod combine;
+mod info;
+mod load;
+mod open;
 pub(crate) mod points;
-pub(crate) mod read;
+mod read;
 pub(crate) mod resize;
-pub(crate) mod write;
+mod write;
 
 pub use close::CloseError;
 pub use info::{FileState, Info, Stats, Verdict, inspect};
@@ -59,12 +59,12 @@ use std::time::Duration;
 ///
 /// Dropping a map without [closing](Self::close) it loses nothing, but the next open recovers.
 pub struct DirtyMap {
-    pub(crate) inner: Inner,
+    inner: Inner,
     path: PathBuf,
     recovery: Recovery,
 }
 
-pub(crate) enum Inner {
+enum Inner {
     /// Open for writing.
     Live(Live),
     /// Loaded for reading.
@@ -74,15 +74,15 @@ pub(crate) enum Inner {
 }
 
 /// What a map held when it was loaded for reading.
-pub(crate) struct Snapshot {
-    pub(crate) view: View,
+struct Snapshot {
+    view: View,
     /// Words that are wholly dirty, without a place in the view.
-    pub(crate) whole: Runs,
+    whole: Runs,
     /// Those of them that are dirty for want of knowledge.
-    pub(crate) assumed: Runs,
-    pub(crate) header: Header,
+    assumed: Runs,
+    header: Header,
     /// The outstanding point.
-    pub(crate) frozen: Option<Frozen>,
+    frozen: Option<Frozen>,
 }
 
 impl Snapshot {
@@ -91,23 +91,23 @@ impl Snapshot {
     }
 }
 
-pub(crate) struct Live {
+struct Live {
     // Dropped in this order: the flusher ends before the locks go.
-    pub(crate) flusher: Option<Flusher>,
-    pub(crate) core: Arc<Core>,
-    pub(crate) seat: Seat,
+    flusher: Option<Flusher>,
+    core: Arc<Core>,
+    seat: Seat,
     /// How often the flusher flushes.
-    pub(crate) flush_interval: Option<Duration>,
+    flush_interval: Option<Duration>,
     /// How long a freeze waits for writes under way.
-    pub(crate) freeze_timeout: Duration,
+    freeze_timeout: Duration,
     /// Why nothing may be written any more.
-    pub(crate) broken: Option<&'static str>,
+    broken: Option<&'static str>,
 }
 
 impl Live {
     /// Whether the map may be used for writing.
     #[inline]
-    pub(crate) fn usable(&self) -> Result<()> {
+    fn usable(&self) -> Result<()> {
         self.core.usable()?;
         self.broken.map_or(Ok(()), |why| Err(Error::Unusable { why }))
     }
@@ -115,7 +115,7 @@ impl Live {
 
 impl DirtyMap {
     #[inline]
-    pub(crate) fn view(&self) -> &dyn Look {
+    fn view(&self) -> &dyn Look {
         match &self.inner {
             Inner::Live(live) => live.core.look(),
             Inner::Loaded(loaded) => &loaded.view,
@@ -124,7 +124,7 @@ impl DirtyMap {
     }
 
     /// The header as it is now.
-    pub(crate) fn header(&self) -> Result<Header> {
+    fn header(&self) -> Result<Header> {
         match &self.inner {
             Inner::Live(live) => Ok(headers::newest(live.core.disk(), &self.path)?.header),
             Inner::Loaded(loaded) => Ok(loaded.header.clone()),
@@ -133,7 +133,7 @@ impl DirtyMap {
     }
 
     #[inline]
-    pub(crate) fn core(&self) -> Result<&Core> {
+    fn core(&self) -> Result<&Core> {
         match &self.inner {
             Inner::Live(live) => {
                 live.usable()?;
@@ -144,7 +144,7 @@ impl DirtyMap {
     }
 
     /// Fails in a forked child, where the memory of the map is not there, and when those who had it open are gone.
-    pub(crate) fn readable(&self) -> Result<&Self> {
+    fn readable(&self) -> Result<&Self> {
         match &self.inner {
             Inner::Live(live) => live.core.usable()?,
             Inner::Loaded(loaded) => loaded.view.usable()?,
@@ -190,7 +190,7 @@ impl DirtyMap {
     }
 
     /// The checkpoint word of the runtime page; 0 for a map that nobody changes.
-    pub(crate) fn checkpoint_word(&self) -> u64 {
+    fn checkpoint_word(&self) -> u64 {
         match &self.inner {
             Inner::Live(live) => live.core.checkpoint_word(),
             Inner::Loaded(_) => 0,
@@ -207,6 +207,35 @@ impl DirtyMap {
             Inner::Loaded(loaded) => loaded.header.durability,
             Inner::Watching(watch) => watch.durability,
         }
+    }
+}
+
+/// What only tests reach for, in a map that is open for writing.
+#[cfg(test)]
+impl DirtyMap {
+    fn opened(&self) -> &Live {
+        let Inner::Live(live) = &self.inner else { panic!("not open for writing") };
+        live
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Core> {
+        &self.opened().core
+    }
+
+    /// Gives it another one.
+    pub(crate) fn set_engine(&mut self, core: Core) {
+        let Inner::Live(live) = &mut self.inner else { panic!("not open for writing") };
+        live.core = Arc::new(core);
+    }
+
+    /// Whether nothing may be written any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.opened().broken.is_some()
+    }
+
+    /// Whether a thread of its own flushes it.
+    pub(crate) fn flushes(&self) -> bool {
+        self.opened().flusher.is_some()
     }
 }
 

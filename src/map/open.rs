@@ -46,7 +46,7 @@ fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
 }
 
 impl DirtyMap {
-    pub(crate) fn live(core: Arc<Core>, seat: Seat, recovery: Recovery, options: &Options) -> DirtyMap {
+    fn live(core: Arc<Core>, seat: Seat, recovery: Recovery, options: &Options) -> DirtyMap {
         let flush_interval = options.flush_interval;
         let flusher = flush_interval.and_then(|every| Flusher::start(&core, every));
         let path = core.path().to_path_buf();

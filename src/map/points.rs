@@ -163,7 +163,7 @@ fn export(map: &Frozen, path: &Path) -> Result<()> {
     create::create_filled(path, map, &options)
 }
 
-pub(crate) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
+pub(super) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
     let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
     copy.merge(map)?;
     Ok(copy)

@@ -132,7 +132,7 @@ impl DirtyMap {
     }
 
     /// Only what is dirty here, without the outstanding point.
-    pub(crate) fn here(&self) -> Here<'_> {
+    pub(super) fn here(&self) -> Here<'_> {
         match &self.inner {
             Inner::Live(live) => live.core.here(),
             Inner::Loaded(loaded) => Here { dirt: loaded.dirt(), core: None },

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 impl Live {
     /// Whether nobody else has the map open, and nobody will before the gate, which the caller holds, is let go of.
-    pub(crate) fn have_alone(&mut self) -> Result<bool> {
+    pub(super) fn have_alone(&mut self) -> Result<bool> {
         let io = self.core.io("ask who else has it open");
         if !self.core.is_shared() || self.seat.alone().map_err(io)? {
             return Ok(true);
@@ -32,7 +32,7 @@ impl Live {
     }
 
     /// Has the map as before something that takes one who is alone. One that is broken is not flushed any more.
-    pub(crate) fn go_on(&mut self) {
+    pub(super) fn go_on(&mut self) {
         self.share_again();
         let every = self.flush_interval.filter(|_| self.broken.is_none());
         self.flusher = every.and_then(|every| Flusher::start(&self.core, every));

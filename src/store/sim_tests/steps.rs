@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::file::pages;
 use crate::format::{ALIGN, Reasons, Stamp, StampKind};
 use crate::image_stamp::ImageStamp;
-use crate::map::Inner;
 use crate::options::Access;
 use crate::session::join::join;
 use crate::session::load::{Loaded, load_in_memory};
@@ -814,8 +813,7 @@ pub(super) fn the_bits_of_a_point_that_is_dropped_go_to_the_older_one() {
 pub(super) fn a_bracket_registers_before_it_sets() {
     let dir = tempfile::tempdir().unwrap();
     let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 30).unwrap();
-    let Inner::Live(live) = &map.inner else { panic!("not open") };
-    let (core, drained) = (live.core.clone(), Arc::new(Mutex::new(None)));
+    let (core, drained) = (map.engine().clone(), Arc::new(Mutex::new(None)));
     let told = drained.clone();
     once_at(Point::Touched, move || {
         let point = core.freeze_begin(None).unwrap();
@@ -833,13 +831,13 @@ pub(super) fn a_bracket_registers_before_it_sets() {
 pub(super) fn a_freeze_waits_for_the_writes_that_the_one_before_has_left() {
     let dir = tempfile::tempdir().unwrap();
     let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 30).unwrap();
-    let Inner::Live(live) = &map.inner else { panic!("not open") };
+    let core = map.engine();
     let _write = map.begin_write(0..1).unwrap();
     for _ in 0..2 {
-        let point = live.core.freeze_begin(None).unwrap();
-        live.core.freeze_reset(&point).unwrap();
-        assert_eq!(live.core.drain(&point.uuid, Duration::ZERO).unwrap_err().kind(), "busy");
-        live.core.abort(&point.uuid).unwrap();
+        let point = core.freeze_begin(None).unwrap();
+        core.freeze_reset(&point).unwrap();
+        assert_eq!(core.drain(&point.uuid, Duration::ZERO).unwrap_err().kind(), "busy");
+        core.abort(&point.uuid).unwrap();
     }
 }
 
@@ -958,8 +956,7 @@ pub(super) fn a_map_whose_close_is_in_doubt_takes_no_more_bits() {
             let _ = std::fs::remove_file(&path);
             let mut map = every.create(&path, BITS).unwrap();
             let disk = SimDisk::new(fresh_of(durability), faults);
-            let Inner::Live(live) = &mut map.inner else { panic!("not open") };
-            live.core = Arc::new(opened(&disk));
+            map.set_engine(opened(&disk));
             map.set(0..1).unwrap();
             map.flush().unwrap();
             (disk, map)
@@ -972,14 +969,13 @@ pub(super) fn a_map_whose_close_is_in_doubt_takes_no_more_bits() {
             let (disk, map) = open_with(vec![(write, Fault::Fail(Pick::All, true))]);
             let map = map.close().unwrap_err().into_map();
             let set = map.set(1..2);
-            let Inner::Live(live) = &map.inner else { panic!("not open") };
-            assert_eq!((live.broken.is_some(), live.flusher.is_some()), (set.is_err(), set.is_ok()));
+            assert_eq!((map.is_broken(), map.flushes()), (set.is_err(), set.is_ok()));
             let left = load_in_memory(&*disk.after_death(), path(), None).unwrap();
             match set {
                 Ok(()) => assert!(dirty(&both(&left), 1), "write {write}: a set that had returned is lost"),
                 Err(e) => assert_eq!(e.kind(), "unusable"),
             }
-            in_doubt += u32::from(live.broken.is_some());
+            in_doubt += u32::from(map.is_broken());
             assert!(map.get(0).unwrap() && dirty(&both(&left), 0));
         }
         assert_eq!(in_doubt, 1, "the commit of the close, and nothing else");
