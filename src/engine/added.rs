@@ -45,12 +45,12 @@ impl Locked<'_> {
     }
 
     /// Whether all that was added is what was seen.
-    pub(crate) fn nothing_added_since(&self, seen: Option<u64>) -> bool {
+    pub(super) fn nothing_added_since(&self, seen: Option<u64>) -> bool {
         seen == Some(self.core.view.runtime()[runtime::ADDING].load(SeqCst))
     }
 
     /// What is in the outstanding point comes back here: says why, before it does.
-    pub(crate) fn dirt_comes_back(&self, header: &mut Header) {
+    pub(super) fn dirt_comes_back(&self, header: &mut Header) {
         if !weak(Weak::AbortForgetsReasons) {
             let frozen = reasons::reasons(header);
             remember(header, frozen);

@@ -75,7 +75,7 @@ impl SharedChanges {
     }
 
     /// Hands over to the core that takes the place of this one's. Nobody else uses either.
-    pub(crate) fn move_to(&self, new: &SharedChanges) {
+    pub(super) fn move_to(&self, new: &SharedChanges) {
         *new.lock() = self.lock().take();
         new.attached.store(self.attached.swap(false, SeqCst), SeqCst);
     }

@@ -136,7 +136,7 @@ impl Locked<'_> {
 
     /// [Commits](Self::commit) to both pairs: the loss of one must not bring back a header that names other regions, and would say of
     /// them that nothing changed. `one_pair` is the switch that leaves the second one out.
-    pub(crate) fn commit_to_both(&self, header: &mut Header, one_pair: Weak) -> Result<()> {
+    pub(super) fn commit_to_both(&self, header: &mut Header, one_pair: Weak) -> Result<()> {
         let pairs = if weak(one_pair) { 1 } else { 2 };
         (0..pairs).try_for_each(|_| self.commit(header))
     }

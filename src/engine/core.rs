@@ -103,7 +103,7 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// Goes on counting where others stopped.
-    pub(crate) fn continue_from(&self, others: &Counters) {
+    pub(super) fn continue_from(&self, others: &Counters) {
         let Counters { arms, syncs, flushes, bytes_written, slow_sets } = self;
         let Counters { arms: a, syncs: s, flushes: f, bytes_written: b, slow_sets: l } = others;
         for (to, from) in [(arms, a), (syncs, s), (flushes, f), (bytes_written, b), (slow_sets, l)] {
@@ -203,7 +203,7 @@ impl Core {
     }
 
     /// No sync of a durable write spans the volatile part from here on, if it is part of the file.
-    pub(crate) fn stay_off_volatile(&self) {
+    pub(super) fn stay_off_volatile(&self) {
         if self.in_file {
             self.disk.keep_off(self.layout.volatile.clone());
         }
@@ -280,7 +280,7 @@ impl Core {
     }
 
     /// The same, waiting no longer than that. Threads that wait for the same lock give up together.
-    pub(crate) fn lock_within(&self, wait: Duration) -> Result<Locked<'_>> {
+    pub(super) fn lock_within(&self, wait: Duration) -> Result<Locked<'_>> {
         self.usable()?;
         let end = Deadline::after(wait);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -317,7 +317,7 @@ impl Core {
     }
 
     /// Granules that are dirty in the durable bottom.
-    pub(crate) fn count_durable(&self) -> u64 {
+    pub(super) fn count_durable(&self) -> u64 {
         let levels = self.view.levels();
         let (mut count, mut at, end) = (0, 0, self.geometry().words());
         while let Some((w, _)) = levels.next_nonzero_word(at..end) {
@@ -338,7 +338,7 @@ impl Core {
 impl Core {
     /// Takes the update lock among processes. Those that share a map take turns: otherwise one that takes the lock again and again
     /// would leave none to the others, which look for it now and then only.
-    pub(crate) fn wait_for_update(&self, end: Deadline) -> Result<()> {
+    fn wait_for_update(&self, end: Deadline) -> Result<()> {
         let (disk, path) = (&*self.disk, &*self.path);
         let turn = self.shared && wait_for(disk, path, Lock::UpdateTurn, end.or_after(POLITE))?;
         let taken = wait_for(disk, path, Lock::Update, end);
@@ -364,7 +364,7 @@ impl Seen {
 }
 
 /// A number that no other map of this process has or had. Addresses come back, and a bracket may never end.
-pub(crate) fn new_id() -> u64 {
+fn new_id() -> u64 {
     static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     LAST.fetch_add(1, SeqCst)
 }

@@ -120,7 +120,7 @@ impl Locked<'_> {
 
     /// Flushes, and says whether all that is live is durable then: a fence behind everything that tells a flush where to
     /// look. Cost: the nonzero words.
-    pub(crate) fn flush_and_compare(&mut self) -> Result<bool> {
+    pub(super) fn flush_and_compare(&mut self) -> Result<bool> {
         self.flush()?;
         if weak(Weak::CloseNoCompare) || !self.touch_what_differs() {
             return Ok(true);
@@ -331,7 +331,7 @@ impl Locked<'_> {
 
     /// Remembers in which pages these words (ascending) are, before anything in them is reset: exactly enough for the
     /// next flush in this process, and as one window in the runtime page.
-    pub(crate) fn remember_reset(&mut self, words: impl Iterator<Item = u64>) {
+    pub(super) fn remember_reset(&mut self, words: impl Iterator<Item = u64>) {
         let mut pages: Vec<u64> = words.map(|w| w / PAGE_WORDS).collect();
         pages.dedup();
         let (Some(&first), Some(&last)) = (pages.first(), pages.last()) else { return };

@@ -101,7 +101,7 @@ impl Core {
     }
 
     /// A freeze by a thread that is inside a bracket would wait for itself.
-    pub(crate) fn not_in_own_bracket(&self) -> Result<()> {
+    pub(super) fn not_in_own_bracket(&self) -> Result<()> {
         if self.begun_here().load(SeqCst) == 0 {
             return Ok(());
         }
@@ -114,7 +114,7 @@ impl Core {
     }
 
     /// The error of a freeze beside writes of which nobody knows when they are over.
-    pub(crate) fn may_arrive(&self) -> Error {
+    pub(super) fn may_arrive(&self) -> Error {
         Error::Refused {
             path: self.path.clone(),
             why: "a process died that may have writes under way which still arrive, so no freeze can tell when the image \

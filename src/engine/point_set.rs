@@ -162,7 +162,7 @@ impl Frozen {
     }
 
     /// Adds what a point holds, as far as it lies within this set. One of which a page fails or was lost, or of which the file has not all entries, is everything.
-    pub(crate) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
+    pub(super) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
         if !point.has_regions() {
             return Ok(());
         }
@@ -212,7 +212,7 @@ impl Frozen {
     }
 
     /// Adds some bits. Words that they fill are kept as a run, however many they are.
-    pub(crate) fn add_bits(&mut self, bits: Range<u64>) {
+    pub(super) fn add_bits(&mut self, bits: Range<u64>) {
         let filled = bits.start.div_ceil(64)..bits.end / 64;
         if filled.start < filled.end {
             self.whole.insert(filled.clone());

@@ -21,15 +21,15 @@ use crate::weak::{Weak, weak};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Most words of a point handled in one hold of the update lock.
-pub(crate) const BATCH_WORDS: usize = 4096;
+pub(super) const BATCH_WORDS: usize = 4096;
 
 /// A word of a point: where, and its bits.
-pub(crate) type PointWord = (u64, u64);
+pub(super) type PointWord = (u64, u64);
 
 impl Core {
     /// Hands out the nonzero words of a point, ascending, up to `most` at a time; says how many pages did not verify, or were lost
     /// so that nothing else tells (which counts as one).
-    pub(crate) fn each_batch(
+    pub(super) fn each_batch(
         &self,
         header: &Header,
         point: &Point,
@@ -90,7 +90,7 @@ impl Core {
 impl Space<'_> {
     /// The older of two points as it is when it holds what the newer one does as well: in the regions of the one that has
     /// some, or else in new ones, where both are written durably.
-    pub(crate) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<NewPoint<'_>> {
+    pub(super) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<NewPoint<'_>> {
         let mut reasons = older.reasons | newer.reasons;
         let mut joined = match (older.has_regions(), newer.has_regions()) {
             (_, false) => NewPoint::named(older),
@@ -111,7 +111,7 @@ impl Space<'_> {
 
     /// Clears the regions of a new point and writes what `map` holds there, durably; says of it how much that was. Memory:
     /// bounded.
-    pub(crate) fn write<'a>(&self, header: &Header, mut new: NewPoint<'a>, map: &impl Search) -> Result<NewPoint<'a>> {
+    pub(super) fn write<'a>(&self, header: &Header, mut new: NewPoint<'a>, map: &impl Search) -> Result<NewPoint<'a>> {
         let (core, point) = (self.core, &new.point);
         let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
         // What an earlier point left there would not match the entries of this one. It must be gone durably before a
@@ -136,7 +136,7 @@ impl Space<'_> {
 
 impl Core {
     /// Writes what `map` holds to the regions of a point, which are cleared durably; says of the point how much that was.
-    pub(crate) fn fill_point(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
+    pub(super) fn fill_point(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
         if weak(Weak::PointNoWrite) {
             return Ok(point);
         }

@@ -44,7 +44,7 @@ impl Core {
 
     /// Keeps of each word only the bits that `keep` names; `changed` hears of the others, which the caller has to
     /// [mark](super::changes). Cost: the nonzero words.
-    pub(crate) fn reset_words(
+    pub(super) fn reset_words(
         &self,
         words: Range<u64>,
         keep: impl Fn(u64) -> u64,
@@ -116,7 +116,7 @@ impl Locked<'_> {
     }
 
     /// Resets the bits of a point's words here, which is no change for those who read both.
-    pub(crate) fn reset_bits_of(&mut self, point: &[(u64, u64)]) {
+    pub(super) fn reset_bits_of(&mut self, point: &[(u64, u64)]) {
         let live = self.core.view.live();
         let found: Vec<(u64, u64)> = (point.iter().copied())
             .filter(|&(w, bits)| live[w as usize].load(SeqCst) & bits != 0)

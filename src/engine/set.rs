@@ -75,7 +75,7 @@ impl Core {
 
     /// Marks bits from word `first` on, and adds those that were clear to `changed`, which the caller has to
     /// [mark](super::changes). Piece by piece: so what is flushed at once, and the memory that takes, are bounded.
-    pub(crate) fn set_words(&self, first: u64, bits: Range<u64>, changed: &mut u64) -> Result<()> {
+    pub(super) fn set_words(&self, first: u64, bits: Range<u64>, changed: &mut u64) -> Result<()> {
         let durable = self.view.durable();
         let end = bits.end.div_ceil(64);
         for from in (first..end).step_by(PIECE_WORDS as usize) {
@@ -95,7 +95,7 @@ impl Core {
     /// Sets the bits of one word, and adds those that were clear to `changed`, which the caller has to
     /// [mark](super::changes). `end` is the word behind the last one that the caller will need.
     #[inline]
-    pub(crate) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
+    pub(super) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
         let armed = self.view.armed();
         let mut levels = self.view.levels();
         loop {

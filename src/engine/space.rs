@@ -42,7 +42,7 @@ impl Core {
 
     /// Gives up the regions of a point that no durable header names any more. In the same hold of the update lock as
     /// the commit. Best effort: they only take space, and whoever uses them again clears them.
-    pub(crate) fn give_up(&self, point: &Point) {
+    pub(super) fn give_up(&self, point: &Point) {
         for region in [point.table(self.geometry()), point.bottom(self.geometry())] {
             let _ = self.disk.free(region);
         }
@@ -50,7 +50,7 @@ impl Core {
 
     /// Gives up the regions of points that a header, which is durable in both pairs, does not name any more. In the same
     /// hold of the update lock as the commit.
-    pub(crate) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
+    pub(super) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
         let named = |point: &Point| header.points.iter().any(|there| there.uuid == point.uuid);
         before.iter().filter(|point| point.has_regions() && !named(point)).for_each(|point| self.give_up(point));
     }
@@ -58,7 +58,7 @@ impl Core {
 
 impl Core {
     /// Takes the space lock among processes.
-    pub(crate) fn wait_for_space(&self, end: Deadline) -> Result<()> {
+    fn wait_for_space(&self, end: Deadline) -> Result<()> {
         let (disk, path) = (&*self.disk, &*self.path);
         match wait_for(disk, path, Lock::Space, end)? {
             true => Ok(()),
@@ -69,7 +69,7 @@ impl Core {
 
 /// A point that no header names yet. Regions that were chosen for it are given up with it, unless it is
 /// [handed over](Self::hand_over). Whoever has it holds the space lock, so they are nobody else's.
-pub(crate) struct NewPoint<'a> {
+pub(super) struct NewPoint<'a> {
     pub point: Point,
     /// Who has chosen its regions, if they are new.
     chosen_by: Option<&'a Core>,
@@ -77,12 +77,12 @@ pub(crate) struct NewPoint<'a> {
 
 impl NewPoint<'_> {
     /// One in regions that a header names already.
-    pub(crate) fn named(regions: &Point) -> Self {
+    pub(super) fn named(regions: &Point) -> Self {
         NewPoint { point: regions.clone(), chosen_by: None }
     }
 
     /// The point, for a header that is committed next: from then on, only what is durable tells whose the regions are.
-    pub(crate) fn hand_over(mut self) -> Point {
+    pub(super) fn hand_over(mut self) -> Point {
         self.chosen_by = None;
         self.point.clone()
     }
@@ -98,7 +98,7 @@ impl Drop for NewPoint<'_> {
 
 impl Space<'_> {
     /// A new, outstanding point without a name, in space that the header leaves free.
-    pub(crate) fn choose(&self, header: &Header) -> Result<NewPoint<'_>> {
+    pub(super) fn choose(&self, header: &Header) -> Result<NewPoint<'_>> {
         let mut taken = header.regions().into_iter().map(|(_, range)| range).collect();
         let point = Point {
             uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,

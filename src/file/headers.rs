@@ -56,7 +56,7 @@ fn read_copy(disk: &dyn Disk, copy: usize) -> Vec<u8> {
 }
 
 /// Fills a buffer from what the device gives back, sector by sector where it must be.
-pub(crate) fn read_or_zeros(disk: &dyn Disk, buffer: &mut [u8], offset: u64) {
+fn read_or_zeros(disk: &dyn Disk, buffer: &mut [u8], offset: u64) {
     if disk.read_at(buffer, offset).is_err() {
         for (i, sector) in buffer.chunks_mut(SECTOR).enumerate() {
             if disk.read_at(sector, offset + (i * SECTOR) as u64).is_err() {

@@ -42,7 +42,7 @@ pub(crate) struct Loaded {
 }
 
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
-pub(crate) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
+pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
     let copies = headers::read_copies(disk);
     let newest = headers::choose(disk, &copies, path)?;
     if writing {
