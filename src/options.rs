@@ -28,7 +28,7 @@ const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Who else may have the map open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// For writing, alone. Whoever else wants it gets [`Error::Locked`].
+    /// For writing, alone. Whoever else wants it gets [`Error::Locked`](crate::Error::Locked).
     #[default]
     Exclusive,
     /// For writing, together with any number (up to 256) of others who open it the same way. The first one recovers the
@@ -152,7 +152,7 @@ impl Options {
     /// map is not all clean. It is kept in memory besides, since a failing disk could
     /// take pages of a file away: that takes, and counts against the limit on locked memory (`ulimit -l`), 2 bits per
     /// granule of the whole map, clean or not. Where that is not allowed, a [`Durability::PowerLoss`] map is refused; a
-    /// [`Durability::Process`] map is opened all the same, and [`info`](DirtyMap::info) says `damaged` if its memory could not be
+    /// [`Durability::Process`] map is opened all the same, and [`info`](crate::DirtyMap::info) says `damaged` if its memory could not be
     /// written back. A set costs what it costs in a map that is opened alone.
     pub fn access(mut self, access: Access) -> Options {
         self.access = access;
@@ -186,7 +186,7 @@ impl Options {
         self
     }
 
-    /// How long a [freeze](DirtyMap::freeze) waits for [writes](DirtyMap::begin_write) that had begun before it: 60 s by
+    /// How long a [freeze](crate::DirtyMap::freeze) waits for [writes](crate::DirtyMap::begin_write) that had begun before it: 60 s by
     /// default. For opening and creating.
     pub fn freeze_timeout(mut self, timeout: Duration) -> Options {
         self.freeze_timeout = timeout;
@@ -196,8 +196,8 @@ impl Options {
     /// How long an operation on an open map waits for a lock that another process holds: 30 s by default. A healthy process holds
     /// one for moments, or for as long as its disk takes to sync. One that is stopped (SIGSTOP, a debugger, a paused container)
     /// keeps its locks, and whoever may read the file can lock any byte of it. After that time the operation fails
-    /// with [`Error::Locked`], which names the process where the system tells. Then nothing is lost: what `set` did not
-    /// acknowledge must not be written, and a [close](DirtyMap::close) gives the map back. For opening and creating.
+    /// with [`Error::Locked`](crate::Error::Locked), which names the process where the system tells. Then nothing is lost: what `set` did not
+    /// acknowledge must not be written, and a [close](crate::DirtyMap::close) gives the map back. For opening and creating.
     pub fn lock_timeout(mut self, timeout: Duration) -> Options {
         self.lock_timeout = timeout;
         self
@@ -205,7 +205,7 @@ impl Options {
 
     /// Whether data writes of this process may reach the image after its death: because a device, the kernel or another
     /// process carries them out (asynchronous or remote I/O). Not by default: a plain write system call is over when the process
-    /// is gone. If so, and the process dies inside a [bracket](DirtyMap::begin_write), or the last process dies before it closed the map, no
+    /// is gone. If so, and the process dies inside a [bracket](crate::DirtyMap::begin_write), or the last process dies before it closed the map, no
     /// checkpoint can be frozen until the map was closed by all who have it open. For opening and creating.
     pub fn writes_outlive(mut self, outlive: bool) -> Options {
         self.writes_outlive = outlive;
@@ -215,7 +215,7 @@ impl Options {
     /// Who is told how far long work is, and says whether it goes on: nobody by default. Long work is what goes through much of a
     /// large map: making it all dirty, setting, resetting, merging, freezing and the wait of a freeze, putting back,
     /// flushing, changing the length. It asks between pieces that take moments. When the answer is
-    /// [`ControlFlow::Break`], it ends with [`Error::Interrupted`], which says what is left; nothing is lost by it. Short work does not
+    /// [`ControlFlow::Break`], it ends with [`Error::Interrupted`](crate::Error::Interrupted), which says what is left; nothing is lost by it. Short work does not
     /// ask. For opening and creating.
     ///
     /// ```

@@ -35,7 +35,7 @@ pub(crate) fn outlived(view: &View, slot: u64) -> bool {
         && (0..2).any(|parity| rt[runtime::under_way(slot, parity)].load(SeqCst) != 0)
 }
 
-/// A data write under way, from [`DirtyMap::begin_write`] until this is dropped, by whichever thread.
+/// A data write under way, from [`DirtyMap::begin_write`](crate::DirtyMap::begin_write) until this is dropped, by whichever thread.
 #[must_use = "the write counts as ended when this is dropped"]
 pub struct WriteGuard<'a> {
     core: &'a Core,

@@ -47,8 +47,8 @@ use std::time::Duration;
 ///
 /// **Threads** share a map by reference. Setting bits that are durable already takes one load a word; setting new bits
 /// in an armed word takes no lock; arming a word, resetting and flushing take a lock and a device sync.
-/// Reading takes no lock. **Processes** that open it with [`Access::Shared`] share a map in the same way, and any of them may be
-/// killed at any time; who opens it otherwise has it alone. [`Access::ReadOnly`] sees what they set as they do it, until the last
+/// Reading takes no lock. **Processes** that open it with [`Access::Shared`](crate::Access::Shared) share a map in the same way, and any of them may be
+/// killed at any time; who opens it otherwise has it alone. [`Access::ReadOnly`](crate::Access::ReadOnly) sees what they set as they do it, until the last
 /// of them has closed the map or one changes its length: then reading fails with [`Error::Unusable`], and from what cannot
 /// return an error the answer is "dirty". A forked child must not use an inherited map: it gets [`Error::Unusable`], and from what cannot
 /// return an error "dirty". A child that lives on keeps the locks of a parent that was killed.
@@ -154,7 +154,7 @@ impl DirtyMap {
     }
 
     /// Confirms that earlier answers came from a live session. Call it after infallible reads such as `count` of a map that
-    /// [others](Access::Shared) have open. Everything reads dirty from the moment on in which this begins to fail.
+    /// [others](crate::Access::Shared) have open. Everything reads dirty from the moment on in which this begins to fail.
     ///
     /// # Errors
     /// [`Error::Unusable`] when it was open for reading and those who had it open have closed it or changed its length,

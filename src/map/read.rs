@@ -6,6 +6,8 @@
 use super::{DirtyMap, Inner};
 use crate::engine::point_set::{Both, Dirt, Frozen};
 use crate::engine::read::Here;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::hierarchy::Block;

@@ -2,7 +2,13 @@
 
 use super::DirtyMap;
 use crate::engine::in_flight::WriteGuard;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
+#[cfg(doc)]
+use crate::map::info::Verdict;
+#[cfg(doc)]
+use crate::options::Options;
 use std::ops::Range;
 
 impl DirtyMap {
