@@ -29,7 +29,7 @@ macro_rules! table {
     ($(#[$doc:meta])* $module:ident: $total:expr; $($NAME:ident $name:literal $size:expr;)*) => {
         $(#[$doc])*
         pub mod $module {
-            use super::Field;
+            use crate::format::fields::Field;
             table!(@field 0; $($NAME $name $size;)*);
             /// All fields, in order.
             pub const ALL: &[Field] = &[$($NAME),*];
