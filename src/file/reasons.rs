@@ -1,6 +1,6 @@
 //! Why there is dirt that no caller has set, as the header records it.
 
-use crate::format::{Header, Reasons};
+use crate::format::{Header, Reasons, State};
 use crate::sys::facts;
 use crate::weak::{Weak, weak};
 
@@ -22,4 +22,9 @@ pub(crate) fn remember(header: &mut Header, reasons: Reasons) {
 pub(crate) fn forget(header: &mut Header) {
     header.dirt_reasons = Reasons::NONE;
     header.dirt_time = 0;
+}
+
+/// Whether the list of a header is what a repair has left there as dirty, since it was too much to be written.
+pub(crate) fn left_on_list(header: &Header) -> bool {
+    header.state == State::Clean && !header.runs.is_empty() && header.dirt_reasons.contains(Reasons::REPAIR)
 }

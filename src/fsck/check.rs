@@ -3,13 +3,12 @@
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
 use super::findings::{self, Finding, Severity};
-use super::survey::{self, Count, Survey};
+use super::survey::{self, Count, Survey, point_survey};
 use crate::error::{Error, Result};
-use crate::file::bottom::items_in;
 use crate::file::headers::{self, damaged_copies, writable};
 use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::Scan;
-use crate::format::{Durability, Header, PointRole, Reasons, Runs, State};
+use crate::format::{Header, PointRole, State};
 use crate::map::DirtyMap;
 use crate::map::{FileState, Info};
 use crate::query::AnyMap;
@@ -149,60 +148,23 @@ pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     let newest = headers::choose(disk, &copies, path)?;
     let header = &newest.header;
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let survey = Survey::of(&Scan { disk, path, header }, progress)?;
+    let mut recovery = survey::recovery(&newest, &damaged_copies(&copies, &newest), &survey, survey.lost(header));
     let mut findings = findings::header_copies(&copies, &newest);
-    let damaged_headers = damaged_copies(&copies, &newest).len() as u64;
-    let mut recovery = Recovery { damaged_headers, lost_commit: newest.lost_commit, ..Recovery::default() };
-    let mut omitted = Omitted::default();
     findings.extend(findings::length(header, len));
-    recovery.unclean = header.state == State::Open;
-    recovery.armed_items = items_in(&header.geometry, &header.runs);
-    if recovery.unclean && header.durability == Durability::Process {
-        recovery.cache_trusted = Some(false); // A reader cannot know.
-    }
     findings.extend(findings::state(header));
-    let scan = Scan { disk, path, header };
-    let survey = Survey::of(&scan, progress)?;
-    let bits = survey.good.granules;
-    recovery.interrupted_pages = survey.interrupted;
-    recovery.damaged_pages = survey.damaged;
     findings.extend(findings::pages(header, &survey));
+    let mut omitted = Omitted::default();
     omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
-    let mut frozen_failed = false;
-    for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
-        let as_header = header_of_point(header, point);
-        let failed = match point_survey(disk, path, len, &as_header)? {
-            None => {
-                findings.push(findings::point_cut_off(header, place, len, entries_end(&as_header)));
-                1
-            }
-            Some(found) => {
-                findings.extend(findings::point_pages(header, place, &as_header, &found));
-                omitted.add(found.omitted, Severity::Damage);
-                let lost = found.lost(&as_header);
-                findings.extend(lost.map(|lost| findings::point_lost(header, place, lost)));
-                found.failures() + u64::from(lost.is_some())
-            }
-        };
-        if point.role == PointRole::Outstanding {
-            recovery.damaged_pages += failed;
-            frozen_failed = failed > 0;
-        }
-    }
-    recovery.lost_granules = survey.lost(header);
+    let frozen_failed = points(disk, path, (header, len), &mut findings, &mut omitted)?;
+    recovery.damaged_pages += frozen_failed;
     if recovery.lost_granules.is_some() || header.state == State::Clean && survey.failures() == 0 {
-        findings.extend(findings::count(header, bits));
+        findings.extend(findings::count(header, survey.good.granules));
     }
-    let dirty = if recovery.lost_granules.is_some() || recovery.lost_commit || frozen_failed {
+    let dirty = if recovery.lost_granules.is_some() || recovery.lost_commit || frozen_failed > 0 {
         Count::everything(&header.geometry)
     } else {
-        match header.outstanding() {
-            None => survey.dirty.totals(&header.geometry),
-            Some(point) => {
-                let as_header = header_of_point(header, point);
-                let frozen = Scan { disk, path, header: &as_header };
-                survey::together(&scan, &frozen)?.totals(&header.geometry)
-            }
-        }
+        with_frozen(disk, path, header, &survey)?
     };
     let not_writable = writable(header, path).err().map(|e| e.to_string());
     if not_writable.is_some() {
@@ -224,19 +186,43 @@ pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     })
 }
 
-/// Whether the list of a header is what a repair has left there as dirty, since it was too much to be written.
-pub(crate) fn left_on_list(header: &Header) -> bool {
-    header.state == State::Clean && !header.runs.is_empty() && header.dirt_reasons.contains(Reasons::REPAIR)
+/// What is wrong with the points of a file of `len` bytes; returns how much of that is in what is frozen.
+fn points(
+    disk: &dyn Disk,
+    path: &Path,
+    (header, len): (&Header, u64),
+    findings: &mut Vec<Finding>,
+    omitted: &mut Omitted,
+) -> Result<u64> {
+    let mut frozen_failed = 0;
+    for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
+        let as_header = header_of_point(header, point);
+        let failed = match point_survey(disk, path, len, &as_header)? {
+            None => {
+                findings.push(findings::point_cut_off(header, place, len, entries_end(&as_header)));
+                1
+            }
+            Some(found) => {
+                findings.extend(findings::point_pages(header, place, &as_header, &found));
+                omitted.add(found.omitted, Severity::Damage);
+                let lost = found.lost(&as_header);
+                findings.extend(lost.map(|lost| findings::point_lost(header, place, lost)));
+                found.failures() + u64::from(lost.is_some())
+            }
+        };
+        if point.role == PointRole::Outstanding {
+            frozen_failed = failed;
+        }
+    }
+    Ok(frozen_failed)
 }
 
-/// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
-/// explains nothing here.
-pub(crate) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
-    if len < entries_end(as_header) {
-        return Ok(None);
-    }
-    let header = &Header { runs: Runs::new(), ..as_header.clone() };
-    Survey::of(&Scan { disk, path, header }, &mut |_, _| {}).map(Some)
+/// Dirty granules and the items in them, what is frozen among them.
+fn with_frozen(disk: &dyn Disk, path: &Path, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
+    let Some(point) = header.outstanding() else { return Ok(survey.dirty.totals(&header.geometry)) };
+    let as_header = header_of_point(header, point);
+    let [here, frozen] = [header, &as_header].map(|header| Scan { disk, path, header });
+    Ok(survey::together(&here, &frozen)?.totals(&header.geometry))
 }
 
 /// Looks at a file that others have open.

@@ -7,6 +7,7 @@ use super::survey::{Group, Survey};
 use crate::error::counted;
 use crate::file::bottom::items_in;
 use crate::file::headers::{Copies, Newest, damaged_copies, is_rival, spoilt};
+use crate::file::reasons::left_on_list;
 use crate::file::scan::PageFault;
 use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copies_of, copy_offset};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
@@ -129,7 +130,7 @@ pub(crate) fn state(header: &Header) -> Vec<Finding> {
             count: 1,
         });
     }
-    if !header.runs.is_empty() && !crate::fsck::check::left_on_list(header) {
+    if !header.runs.is_empty() && !left_on_list(header) {
         let needlessly = format!("up to {} copied needlessly", counted(armed, "byte"));
         findings.push(Finding {
             severity: Severity::Unclean,

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod findings;
+pub(crate) mod plan;
 pub(crate) mod repair;
 pub(crate) mod survey;
 pub(crate) mod undo;

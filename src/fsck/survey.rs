@@ -4,12 +4,17 @@
 //! failed alike are one group, and only the first groups are kept.
 
 use crate::error::Result;
-use crate::file::bottom::{lost_granules, named};
+use crate::file::bottom::{items_in, lost_granules, named};
+use crate::file::headers::Newest;
+use crate::file::points::entries_end;
 use crate::file::scan::{Page, PageFault, Scan};
-use crate::format::{Header, Runs};
+use crate::format::{Durability, Header, Runs, State};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::query::items_of_granules;
+use crate::session::recovery::Recovery;
+use crate::sys::Disk;
 use std::ops::Range;
+use std::path::Path;
 
 /// Groups of failed pages that are kept.
 pub(crate) const MOST_GROUPS: usize = 1000;
@@ -186,6 +191,33 @@ pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
         }
     }
     Ok(count)
+}
+
+/// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
+/// explains nothing here.
+pub(crate) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
+    if len < entries_end(as_header) {
+        return Ok(None);
+    }
+    let header = &Header { runs: Runs::new(), ..as_header.clone() };
+    Survey::of(&Scan { disk, path, header }, &mut |_, _| {}).map(Some)
+}
+
+/// What opening the file would find. It would ask the page cache, which a reader cannot.
+pub(super) fn recovery(newest: &Newest, damaged: &[usize], survey: &Survey, lost: Option<(u64, u64)>) -> Recovery {
+    let header = &newest.header;
+    let unclean = header.state == State::Open;
+    Recovery {
+        unclean,
+        armed_items: items_in(&header.geometry, &header.runs),
+        interrupted_pages: survey.interrupted,
+        damaged_pages: survey.damaged,
+        damaged_headers: damaged.len() as u64,
+        lost_granules: lost,
+        lost_commit: newest.lost_commit,
+        cache_trusted: (unclean && header.durability == Durability::Process).then_some(false),
+        ..Recovery::default()
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! being put back when the power goes, the map is no less dirty than it was before the repair: a header that doubts every
 //! word stands until all pages are back, page tables are put back before what they are of, and the headers last.
 
-use super::repair::FilePart;
+use super::plan::Kept;
 use crate::error::{Error, Result};
 use crate::file::bottom::all_words;
 use crate::file::create::NewFile;
@@ -57,16 +57,6 @@ mod record {
 const BYTES: u32 = 1;
 /// A record of zeros, which has none.
 const ZEROS: u32 = 2;
-
-/// What a repair is about to change.
-pub(crate) struct Kept<'a> {
-    pub uuid: Uuid,
-    /// Length of the file.
-    pub length: u64,
-    /// Checksums of the header copies that are there and that will be.
-    pub headers: Vec<u32>,
-    pub ranges: &'a [(FilePart, Range<u64>)],
-}
 
 /// What was put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,10 @@
 
 use crate::file::points::header_of_point;
 use crate::format::{ENTRY_BYTES, Point};
-use crate::fsck::check::{at_rest, point_survey};
-use crate::fsck::repair::{apply, plan};
-use crate::fsck::survey::Survey;
+use crate::fsck::check::at_rest;
+use crate::fsck::plan::plan;
+use crate::fsck::repair::apply;
+use crate::fsck::survey::{Survey, point_survey};
 use crate::fsck::undo::{put_back_from, write};
 use crate::geometry::PAGE_BYTES;
 use crate::session::load::load_in_memory;

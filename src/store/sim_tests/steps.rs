@@ -424,7 +424,7 @@ pub(super) fn a_commit_of_which_both_copies_rot_makes_everything_dirty() {
     assert_eq!((report.info.recovery.damaged_headers, &report.info.reasons[..]), (2, &["crash", "header lost"][..]));
     let loaded = load_in_memory(&*same_boot, path(), None).unwrap();
     assert!(loaded.recovery.lost_commit && !all_of(&both(&loaded)).contains(&false));
-    let plan = crate::fsck::repair::plan(&*same_boot, path(), &mut |_, _| {}).unwrap();
+    let plan = crate::fsck::plan::plan(&*same_boot, path(), &mut |_, _| {}).unwrap();
     assert_eq!(plan.dirty.0, BITS);
     let (core, recovery) = opened_with(&same_boot, &options()).unwrap();
     assert!(recovery.lost_commit && !all_dirty(&core).contains(&false));
