@@ -11,7 +11,8 @@
 //! terminal   answers, notes, progress, signals: output > progress > signals
 //! cli        what can be typed
 //! exit       how it ended
-//! picture | rng | size | time
+//! picture    maps as drawings
+//! rng | size | time
 //! lib.rs     useful without the command: dump, qcow2 > bits, shown
 //! ```
 
