@@ -165,9 +165,12 @@ impl Truth {
     }
 
     fn reset_all(&self, core: &Core) {
-        self.reset_by(0..core.geometry().bits(), || core.reset_all());
-        // What others have set in a commit of it may be reset with the rest, or not.
+        let done = catch_unwind(AssertUnwindSafe(|| self.reset_by(0..core.geometry().bits(), || core.reset_all())));
+        // What others have set in a commit of it may be reset with the rest, or not; also when it is killed.
         self.with(|b| (b.owed.fill(false), b.since.fill(false)));
+        if let Err(end) = done {
+            resume_unwind(end);
+        }
     }
 
     /// Bits that an operation resets.
