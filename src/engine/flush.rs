@@ -53,21 +53,7 @@ impl Locked<'_> {
         loop {
             let mut header = self.adopt()?;
             self.absorb_untouched();
-            let (also, more) = self.touched_unlisted(&header.runs);
-            if weak(Weak::ForgetResetsEarly) {
-                self.forget_resets();
-            }
-            let handled = if core.lists_all {
-                also
-            } else {
-                let mut handled = header.runs.clone();
-                handled.union(&also);
-                if !also.is_empty() && !weak(Weak::WriteUnlisted) {
-                    header.runs = handled.clone();
-                    self.commit(&mut header)?;
-                }
-                handled
-            };
+            let (handled, more) = self.to_handle(&mut header)?;
             let known = self.nothing_added_since(core.all_reset.get());
             let clears_reasons = !more && known && header.dirt_reasons != Reasons::NONE;
             if handled.is_empty() && !clears_reasons {
@@ -78,16 +64,7 @@ impl Locked<'_> {
                 self.commit(&mut header)?;
             }
             let redo = if core.lists_all { touched_of(&core.view, &handled) } else { self.disarm(&handled) };
-            for (i, batch) in redo.chunks(BATCH_PAGES).enumerate() {
-                let told = if i == 0 { Ok(()) } else { core.tell(Step::Flushing, batch[0].0 * PAGE_WORDS) };
-                if let Err(e) = told.and_then(|()| self.write_pages(batch))
-                    && !weak(Weak::ForgetError)
-                {
-                    // Nothing leaves the list, and what is listed and not armed is redone by the next flush. In a map
-                    // that lists all, nothing was untouched yet.
-                    return Err(e);
-                }
-            }
+            self.write_batches(&redo)?;
             at(Point::Durable);
             if weak(Weak::ClearLate) {
                 touch_none(&core.view, &handled);
@@ -115,6 +92,39 @@ impl Locked<'_> {
             core.tell(Step::Flushing, handled.iter().last().map_or(0, |run| run.end()))?;
         }
         self.forget_resets();
+        Ok(())
+    }
+
+    /// The words that one round takes care of: in a map that lists single words, those of the list, and those that were touched
+    /// and are listed now. And whether some were left for another round.
+    fn to_handle(&mut self, header: &mut Header) -> Result<(Runs, bool)> {
+        let (also, more) = self.touched_unlisted(&header.runs);
+        if weak(Weak::ForgetResetsEarly) {
+            self.forget_resets();
+        }
+        if self.core.lists_all {
+            return Ok((also, more));
+        }
+        let mut handled = header.runs.clone();
+        handled.union(&also);
+        if !also.is_empty() && !weak(Weak::WriteUnlisted) {
+            header.runs = handled.clone();
+            self.commit(header)?;
+        }
+        Ok((handled, more))
+    }
+
+    /// Writes pages batch by batch. After an error nothing leaves the list, and what is listed and not armed is redone by the
+    /// next flush. In a map that lists all, nothing was untouched yet.
+    fn write_batches(&self, redo: &[Redo]) -> Result<()> {
+        for (i, batch) in redo.chunks(BATCH_PAGES).enumerate() {
+            let told = if i == 0 { Ok(()) } else { self.core.tell(Step::Flushing, batch[0].0 * PAGE_WORDS) };
+            if let Err(e) = told.and_then(|()| self.write_pages(batch))
+                && !weak(Weak::ForgetError)
+            {
+                return Err(e);
+            }
+        }
         Ok(())
     }
 

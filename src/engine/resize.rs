@@ -5,7 +5,7 @@
 //! everything that was set and lies within its length, and the loss of a pair brings no old length back.
 
 use super::commit::Failure;
-use super::core::{Core, Parts};
+use super::core::{Core, Locked, Parts};
 use super::flush::write_recovered;
 use super::point_set::Frozen;
 use crate::error::{Error, Result};
@@ -29,27 +29,9 @@ impl Core {
         let mut lock = self.lock()?;
         // Now the live level is what the bottom holds, and nothing is listed by words of the old geometry.
         lock.flush()?;
-        let mut header = lock.adopt()?;
-        if let Some(point) = header.outstanding().filter(|_| !weak(Weak::TruncateOutstanding)) {
-            let name = if point.name.is_empty() { String::new() } else { format!(" named {:?}", point.name) };
-            let why = format!(
-                "checkpoint {}{name} is outstanding, and of what it has frozen a backup may be under way; commit or abort it \
-                 before the length is changed",
-                point.uuid
-            );
-            return Err(Error::Refused { path: self.path.clone(), why }.into());
-        }
-        let old = header.clone();
-        if self.in_file {
-            // Who looks at the old volatile part must see that it is not the map any more.
-            header.nonce = Uuid(facts::random().map_err(self.io("get random bytes"))?);
-        }
-        self.move_to(&mut header, geometry)?;
-        header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());
-        header.runs.clip(geometry.words());
-        if self.lists_all {
-            header.runs = all_words(&geometry);
-        }
+        let old = lock.adopt()?;
+        self.refuse_outstanding(&old)?;
+        let mut header = self.header_of_length(&old, geometry)?;
         let undo = |_: &Error| {
             self.free_all_but(&old);
             self.stay_off_volatile();
@@ -68,9 +50,54 @@ impl Core {
         if !weak(Weak::TruncateKeepShared) {
             self.view.runtime()[runtime::SHARED].store(0, SeqCst);
         }
+        self.commit_length(&lock, &mut header, &core)?;
+        if !grows {
+            let cut = geometry.bits()..self.geometry().bits();
+            let cleared = self.view.levels().next_set(cut).is_some();
+            self.changes.truncate(self.geometry(), &geometry, cleared).map_err(Failure::InDoubt)?;
+        }
+        self.changes.move_to(&core.changes);
+        core.changes.mark(unknown_to_target(&old, &geometry));
+        self.hand_over(&core);
+        self.view.set_nonce(&[0; 16]);
+        self.free_all_but(&header);
+        event!(INFO, "truncated", path = %self.path.display(), from = self.geometry().len(), to = geometry.len());
+        Ok(core)
+    }
+
+    /// Of what a checkpoint has frozen a backup may be under way.
+    fn refuse_outstanding(&self, header: &Header) -> Result<()> {
+        let Some(point) = header.outstanding().filter(|_| !weak(Weak::TruncateOutstanding)) else { return Ok(()) };
+        let name = if point.name.is_empty() { String::new() } else { format!(" named {:?}", point.name) };
+        let why = format!(
+            "checkpoint {}{name} is outstanding, and of what it has frozen a backup may be under way; commit or abort it \
+             before the length is changed",
+            point.uuid
+        );
+        Err(Error::Refused { path: self.path.clone(), why })
+    }
+
+    /// The header of the same map with another geometry.
+    fn header_of_length(&self, old: &Header, geometry: Geometry) -> Result<Header> {
+        let mut header = old.clone();
+        if self.in_file {
+            // Who looks at the old volatile part must see that it is not the map any more.
+            header.nonce = Uuid(facts::random().map_err(self.io("get random bytes"))?);
+        }
+        self.move_to(&mut header, geometry)?;
+        header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());
+        header.runs.clip(geometry.words());
+        if self.lists_all {
+            header.runs = all_words(&geometry);
+        }
+        Ok(header)
+    }
+
+    /// Commits the new length to both pairs.
+    fn commit_length(&self, lock: &Locked<'_>, header: &mut Header, core: &Core) -> std::result::Result<(), Failure> {
         for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
             at(Point::NewLength);
-            lock.commit(&mut header).map_err(|e| {
+            lock.commit(header).map_err(|e| {
                 self.view.set_nonce(&[0; 16]);
                 // Nobody joins a session that never came to be: which header its commits must spare nobody knows.
                 if !weak(Weak::TruncateJoinable) {
@@ -83,13 +110,11 @@ impl Core {
                 Failure::InDoubt(e)
             })?;
         }
-        if !grows {
-            let cut = geometry.bits()..self.geometry().bits();
-            let cleared = self.view.levels().next_set(cut).is_some();
-            self.changes.truncate(self.geometry(), &geometry, cleared).map_err(Failure::InDoubt)?;
-        }
-        self.changes.move_to(&core.changes);
-        core.changes.mark(unknown_to_target(&old, &geometry));
+        Ok(())
+    }
+
+    /// What the runtime page and the counters say goes on in the core of the new length.
+    fn hand_over(&self, core: &Core) {
         // The slots of the dead as well: their writes may still arrive.
         let slots = (0..SLOTS).flat_map(runtime::slot);
         let fields = [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH, runtime::ADDING];
@@ -97,10 +122,6 @@ impl Core {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }
         core.counters.continue_from(&self.counters);
-        self.view.set_nonce(&[0; 16]);
-        self.free_all_but(&header);
-        event!(INFO, "truncated", path = %self.path.display(), from = self.geometry().len(), to = geometry.len());
-        Ok(core)
     }
 
     /// Gives a header another geometry, and regions for it in space that it leaves free; those of points new uuids as well. The
@@ -147,24 +168,49 @@ impl Core {
         Ok(())
     }
 
-    /// Fills the regions that `header` names with what the live level and the `old` points hold of them, durably.
-    fn build(&self, old: &Header, header: &mut Header) -> Result<Core> {
-        let (disk, path) = (&*self.disk, &self.path);
-        // What an earlier bottom of this map left there would match its old entries, and so must be gone durably,
-        // before a header names it. The same sync makes the file as long as the header says.
-        disk.grow(header.file_length()).map_err(self.io("grow the file"))?;
+    /// Clears the regions of the new length, durably. What an earlier bottom of this map left there would match its old entries, and
+    /// so must be gone before a header names it. The same sync makes the file as long as the header says.
+    fn clear_regions(&self, header: &Header) -> Result<()> {
+        self.disk.grow(header.file_length()).map_err(self.io("grow the file"))?;
         for (name, region) in header.regions() {
             let cleared_later = matches!(name, RegionName::Headers | RegionName::Volatile);
             if !cleared_later && !weak(Weak::TruncateNoClear) {
-                disk.punch(region).map_err(self.io("clear space for the new length"))?;
+                self.disk.punch(region).map_err(self.io("clear space for the new length"))?;
             }
         }
         if !weak(Weak::TruncateNoSync) {
-            disk.sync_all().map_err(|e| {
+            self.disk.sync_all().map_err(|e| {
                 self.degrade();
                 self.io("clear space for the new length")(e)
             })?;
         }
+        self.counters.syncs.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Writes pages of the new live level to the new bottom, durably.
+    fn write_bottom(&self, header: &Header, view: &View, pages: &Runs) -> Result<()> {
+        for (i, batch) in batches(pages).enumerate() {
+            if i > 0 {
+                self.tell(Step::Resizing, batch[0] * PAGE_WORDS)?;
+            }
+            self.counters.syncs.fetch_add(1, Relaxed);
+            let bytes = write_recovered(&*self.disk, header, view, &batch).map_err(|e| {
+                if self.lists_all {
+                    // The error may be about a page of the volatile part, of which the kernel speaks only once.
+                    self.degrade();
+                }
+                self.io("write the bottom level of the new length")(e)
+            })?;
+            self.counters.bytes_written.fetch_add(bytes, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Fills the regions that `header` names with what the live level and the `old` points hold of them, durably.
+    fn build(&self, old: &Header, header: &mut Header) -> Result<Core> {
+        let (disk, path) = (&*self.disk, &self.path);
+        self.clear_regions(header)?;
         self.move_points(old, header)?;
         let view = volatile::view(disk, path, header, self.in_file, self.shared)?;
         let mut allocated = Allocated::default();
@@ -174,21 +220,7 @@ impl Core {
         };
         ensure(0..1)?; // The runtime page is written in any case.
         let pages = copy(&self.view, &view, &mut ensure, unknown_to_target(old, &header.geometry))?;
-        self.counters.syncs.fetch_add(1, Relaxed);
-        for (i, batch) in batches(&pages).enumerate() {
-            if i > 0 {
-                self.tell(Step::Resizing, batch[0] * PAGE_WORDS)?;
-            }
-            self.counters.syncs.fetch_add(1, Relaxed);
-            let bytes = write_recovered(disk, header, &view, &batch).map_err(|e| {
-                if self.lists_all {
-                    // The error may be about a page of the volatile part, of which the kernel speaks only once.
-                    self.degrade();
-                }
-                self.io("write the bottom level of the new length")(e)
-            })?;
-            self.counters.bytes_written.fetch_add(bytes, Relaxed);
-        }
+        self.write_bottom(header, &view, &pages)?;
         let parts = Parts {
             disk: self.disk.clone(),
             path: self.path.clone(),

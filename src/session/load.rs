@@ -74,103 +74,148 @@ pub(super) fn load(
     view: View,
     image: Option<&ImageStamp>,
     saved: Option<Vec<SavedPage>>,
-    mut allocate: Option<Allocate<'_>>,
+    allocate: Option<Allocate<'_>>,
 ) -> Result<Loaded> {
-    let (geometry, writing) = (header.geometry, allocate.is_some());
+    let (geometry, writing, trusted) = (header.geometry, allocate.is_some(), saved.is_some());
     recovery.unclean = header.state == State::Open;
     recovery.image_changed = image.and_then(|now| now.changed_since(header.image));
     let process = header.durability == Durability::Process && recovery.unclean;
-    recovery.cache_trusted = process.then_some(saved.is_some());
-    let mut granules = 0;
+    recovery.cache_trusted = process.then_some(trusted);
 
-    let mut pages: Vec<Range<u64>> = Vec::new();
-    let mut good: Vec<u64> = Vec::new();
-    let (mut failed, mut whole) = (Stretches::default(), Stretches::default());
-    let mut trouble = Ok(());
-    let mut prepare = |index: u64| -> bool {
-        if trouble.is_ok() {
-            let words = format::page_words(&geometry, index);
-            trouble = allocate.as_mut().map_or(Ok(()), |allocate| allocate(&header.layout, words.clone()));
-            match pages.last_mut() {
-                Some(last) if last.end == words.start => last.end = words.end,
-                _ => pages.push(words),
-            }
-        }
-        trouble.is_ok()
-    };
-    let scan = Scan { disk, path, header: &header };
-    scan.run(
-        |index, found| match found {
-            Page::Good(words) => {
-                granules += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-                if !writing && is_full(&geometry, index, words) {
-                    whole.add(format::page_words(&geometry, index));
-                } else if prepare(index) {
-                    if saved.is_some() {
-                        good.push(index);
-                    }
-                    store_page(&view, index, words, true);
-                }
-            }
-            Page::Failed(fault) => {
-                let named = named(&header.runs, index) != 0;
-                if named && fault != PageFault::StrayBits {
-                    recovery.interrupted_pages += 1;
-                } else {
-                    recovery.damaged_pages += 1;
-                }
-                if !weak(Weak::IgnoreMismatch) {
-                    failed.add(index..index + 1);
-                }
-            }
-        },
-        |_| {},
-    )?;
-    let (failed, mut whole) = (failed.runs(), whole.runs());
+    let mut filling = Filling { header: &header, view: &view, allocate, extents: Vec::new(), trouble: Ok(()) };
+    let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(disk, path, trusted)?;
+    (recovery.interrupted_pages, recovery.damaged_pages) = (interrupted, damaged);
     recovery.lost_granules = lost_granules(&header, granules, failed.words()).filter(|_| !weak(Weak::IgnoreLost));
     let lost = recovery.lost_granules.is_some() || recovery.lost_commit;
     let dirty = if recovery.image_changed.is_some() || lost {
         all_words(&geometry)
-    } else if saved.is_some() || weak(Weak::IgnoreList) {
+    } else if trusted || weak(Weak::IgnoreList) {
         Runs::new()
     } else {
         header.runs.clone()
     };
-    recovery.armed_items = if saved.is_some() { 0 } else { items_in(&geometry, &header.runs) };
+    recovery.armed_items = if trusted { 0 } else { items_in(&geometry, &header.runs) };
     let (mut rewrite, mut assumed) = (failed.clone(), dirty.clone());
     match saved {
-        // The page cache is trusted: it says what is dirty, wherever the bottom is behind.
-        Some(saved) => {
-            for &index in &good {
-                store_page(&view, index, &[0; PAGE_WORDS as usize], false);
-            }
-            rewrite.union(&Runs::from_iter(good.iter().map(|&index| index..index + 1)));
-            for (index, words) in &saved {
-                if prepare(*index) {
-                    store_page(&view, *index, words, false);
-                }
-            }
-            rewrite.union(&Runs::from_iter(saved.iter().map(|&(index, _)| index..index + 1)));
-        }
+        Some(saved) => rewrite.union(&filling.replace(&good, &saved)),
         None => assumed.union(&words_of_pages(&geometry, &failed)),
     }
     rewrite.union(&pages_of(&dirty));
     if writing {
-        for run in std::mem::take(&mut assumed).iter() {
-            let words = run.range();
-            if (words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)).all(&mut prepare) {
-                fill(&view, words);
+        filling.fill(&std::mem::take(&mut assumed));
+    }
+    whole.union(&assumed);
+    filling.finish()?;
+    let frozen = Frozen::outstanding(disk, path, &header)?;
+    recovery.damaged_pages += frozen.as_ref().map_or(0, Frozen::failed);
+    let allocated = Allocated::default();
+    Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
+}
+
+/// What reading the bottom level has found.
+struct Bottom {
+    /// Dirty granules of pages that verify.
+    granules: u64,
+    /// Pages that were stored, if somebody wants to know.
+    good: Vec<u64>,
+    /// Pages that did not verify.
+    failed: Runs,
+    /// Words of full pages, which were not stored: in a map that is only read.
+    whole: Runs,
+    /// Pages whose rewriting was interrupted.
+    interrupted: u64,
+    /// Pages that did not verify although nobody was rewriting them.
+    damaged: u64,
+}
+
+/// A view that is being filled.
+struct Filling<'a, 'w> {
+    header: &'a Header,
+    view: &'a View,
+    allocate: Option<Allocate<'w>>,
+    /// Which words of it may be nonzero.
+    extents: Vec<Range<u64>>,
+    trouble: Result<()>,
+}
+
+impl Filling<'_, '_> {
+    /// Whether the words of a page can be stored.
+    fn prepare(&mut self, index: u64) -> bool {
+        if self.trouble.is_ok() {
+            let words = format::page_words(&self.header.geometry, index);
+            let allocate = &mut self.allocate;
+            self.trouble = allocate.as_mut().map_or(Ok(()), |allocate| allocate(&self.header.layout, words.clone()));
+            match self.extents.last_mut() {
+                Some(last) if last.end == words.start => last.end = words.end,
+                _ => self.extents.push(words),
+            }
+        }
+        self.trouble.is_ok()
+    }
+
+    /// Stores the pages of the bottom level.
+    fn read(&mut self, disk: &dyn Disk, path: &Path, list_good: bool) -> Result<Bottom> {
+        let (header, writing) = (self.header, self.allocate.is_some());
+        let (mut granules, mut good, mut interrupted, mut damaged) = (0, Vec::new(), 0, 0);
+        let (mut failed, mut whole) = (Stretches::default(), Stretches::default());
+        Scan { disk, path, header }.run(
+            |index, found| match found {
+                Page::Good(words) => {
+                    granules += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+                    if !writing && is_full(&header.geometry, index, words) {
+                        whole.add(format::page_words(&header.geometry, index));
+                    } else if self.prepare(index) {
+                        if list_good {
+                            good.push(index);
+                        }
+                        store_page(self.view, index, words, true);
+                    }
+                }
+                Page::Failed(fault) => {
+                    let named = named(&header.runs, index) != 0;
+                    *if named && fault != PageFault::StrayBits { &mut interrupted } else { &mut damaged } += 1;
+                    if !weak(Weak::IgnoreMismatch) {
+                        failed.add(index..index + 1);
+                    }
+                }
+            },
+            |_| {},
+        )?;
+        Ok(Bottom { granules, good, failed: failed.runs(), whole: whole.runs(), interrupted, damaged })
+    }
+
+    /// The page cache is trusted: it says what is dirty, wherever the bottom is behind. Says which pages that may change.
+    fn replace(&mut self, good: &[u64], saved: &[SavedPage]) -> Runs {
+        for &index in good {
+            store_page(self.view, index, &[0; PAGE_WORDS as usize], false);
+        }
+        for (index, words) in saved {
+            if self.prepare(*index) {
+                store_page(self.view, *index, words, false);
+            }
+        }
+        let mut pages = Runs::from_iter(good.iter().map(|&index| index..index + 1));
+        pages.union(&Runs::from_iter(saved.iter().map(|&(index, _)| index..index + 1)));
+        pages
+    }
+
+    /// Makes words dirty of which nothing is known.
+    fn fill(&mut self, unknown: &Runs) {
+        for words in unknown.iter().map(|run| run.range()) {
+            if (words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)).all(|index| self.prepare(index)) {
+                let masks = words.clone().map(|w| self.view.geometry().word_mask(w));
+                store_unseen(&self.view.live()[words.start as usize..words.end as usize], masks);
             }
         }
     }
-    whole.union(&assumed);
-    trouble?;
-    let frozen = Frozen::outstanding(disk, path, &header)?;
-    recovery.damaged_pages += frozen.as_ref().map_or(0, Frozen::failed);
-    let extents = Runs::from_iter(pages);
-    view.levels().finish(extents.iter().map(|r| r.range()));
-    let allocated = Allocated::default();
-    Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
+
+    /// Makes what was stored searchable.
+    fn finish(self) -> Result<()> {
+        self.trouble?;
+        let extents = Runs::from_iter(self.extents);
+        self.view.levels().finish(extents.iter().map(|r| r.range()));
+        Ok(())
+    }
 }
 
 fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
@@ -180,9 +225,4 @@ fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durab
     if durable {
         store_unseen(&view.durable()[range], *words);
     }
-}
-
-fn fill(view: &View, words: Range<u64>) {
-    let masks = words.clone().map(|w| view.geometry().word_mask(w));
-    store_unseen(&view.live()[words.start as usize..words.end as usize], masks);
 }

@@ -1,8 +1,8 @@
 //! Opening a map alone, or as the first of those who share it: read, verify, recover, rebuild the volatile part, commit
-//! OPEN. Joining those who do.
+//! OPEN.
 //!
-//! Invariant kept here: a listed word or a page that does not verify is dirty from here on, durably,
-//! before the list forgets it; a crash at any point of this leaves a file that recovers to no less.
+//! Invariant kept here: what loading made dirty is durable before the list forgets it; a crash at any point of this leaves a file
+//! that recovers to no less.
 
 use super::load::{Loaded, header_of, load};
 use super::page_cache::{saved_live, session_of};
@@ -12,7 +12,9 @@ use crate::engine::flush::write_recovered;
 use crate::error::{Error, Result};
 use crate::file::bottom::{all_words, batches, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, Published, set_exact};
-use crate::format::{CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Runs, Session, State, Uuid};
+use crate::format::{
+    CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Runs, Session, Stamp, State, Uuid,
+};
 use crate::geometry::PAGE_BITS;
 use crate::options::{Access, Options};
 use crate::progress::Step;
@@ -54,45 +56,58 @@ pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
     let found = (header, pair, recovery);
     let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, Some(&mut allocate))?;
     loaded.allocated = allocated;
-    commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), (&copies, &newest), &options.watcher)
-        .and_then(|published| {
-            let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
-            let rt = view.runtime();
-            rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
-            rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
-            rt[runtime::SHARED].store(u64::from(shared), SeqCst);
-            let exact = if image_before.is_some_and(|stamp| stamp.exact) { runtime::IMAGE_EXACT } else { 0 };
-            let tracked = if options.image.is_some() { runtime::IMAGE_TRACKED } else { 0 };
-            rt[runtime::IMAGE].store(exact | tracked, SeqCst);
-            let geometry = header.geometry;
-            let parts = Parts {
-                disk: disk.clone(),
-                path: path.to_path_buf(),
-                view,
-                nonce,
-                slot,
-                shared,
-                lock_timeout: options.lock_timeout,
-                armed_bound: options.armed_words(&geometry),
-                ahead_bound: options.ahead_words(&geometry),
-                allocated,
-                image_before,
-                watcher: options.watcher.clone(),
-            };
-            let core = Core::new(parts, &header).map_err(io("prepare for forks"))?;
-            core.mark_slot(options.writes_outlive);
-            core.say_checkpoint(header.checkpoint_state);
-            core.know_frozen(frozen);
-            let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
-            if half && !weak(Weak::OpenNoAbort) {
-                // Nobody is at it any more, and the backup has not been told to read.
-                core.abort(&header.checkpoint_uuid)?;
-                recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
-            }
-            core.admit_others();
-            told(path, &header, &recovery);
-            Ok((core, recovery))
-        })
+    let found = (&copies, &newest);
+    let published = commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
+    begin(disk, path, options, (nonce, slot), image_before, loaded, published)
+}
+
+/// The session whose header is committed: what its runtime page says at first, and the end of a checkpoint that was half done.
+fn begin(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    options: &Options,
+    (nonce, slot): (Uuid, u64),
+    image_before: Option<Stamp>,
+    loaded: Loaded,
+    published: Published,
+) -> Result<(Core, Recovery)> {
+    let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
+    let shared = options.access == Access::Shared;
+    let rt = view.runtime();
+    rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
+    rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
+    rt[runtime::SHARED].store(u64::from(shared), SeqCst);
+    let exact = if image_before.is_some_and(|stamp| stamp.exact) { runtime::IMAGE_EXACT } else { 0 };
+    let tracked = if options.image.is_some() { runtime::IMAGE_TRACKED } else { 0 };
+    rt[runtime::IMAGE].store(exact | tracked, SeqCst);
+    let parts = Parts {
+        disk,
+        path: path.to_path_buf(),
+        view,
+        nonce,
+        slot,
+        shared,
+        lock_timeout: options.lock_timeout,
+        armed_bound: options.armed_words(&header.geometry),
+        ahead_bound: options.ahead_words(&header.geometry),
+        allocated,
+        image_before,
+        watcher: options.watcher.clone(),
+    };
+    let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
+    let core = Core::new(parts, &header).map_err(io)?;
+    core.mark_slot(options.writes_outlive);
+    core.say_checkpoint(header.checkpoint_state);
+    core.know_frozen(frozen);
+    let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
+    if half && !weak(Weak::OpenNoAbort) {
+        // Nobody is at it any more, and the backup has not been told to read.
+        core.abort(&header.checkpoint_uuid)?;
+        recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
+    }
+    core.admit_others();
+    told(path, &header, &recovery);
+    Ok((core, recovery))
 }
 
 /// Tells who watches what was found.
