@@ -1,4 +1,6 @@
 //! An open map as all threads and processes share it.
+//!
+//! Invariant kept here: no other folder touches the fields of [`Core`](core::Core).
 
 pub(crate) mod added;
 pub(crate) mod backup;

@@ -1,8 +1,6 @@
-//! Points in memory, and reading "here or in the outstanding point" of a map.
+//! Sets of dirty bits: what a point holds, or several and more together, in memory.
 //!
-//! Invariant kept here: while the checkpoint state stands still, every bit that is dirty is here or in the outstanding
-//! point, and the point does not change. So an answer counts if the runtime page's `checkpoint` word, which goes up
-//! with every change of that state, is the same after the search as before it.
+//! Invariant kept here: where anything of a point is lost, the set is everything.
 
 use crate::error::{Error, Result};
 use crate::file::bottom::{Stretches, all_words, is_full, lost_granules};

@@ -1,9 +1,7 @@
 //! Points: what was written between one kept name and the next, in regions of their own.
 //!
-//! Invariants kept here: what was written after a name was frozen is held by the point of that name, by a newer one, by the
-//! outstanding point, or here. A region is chosen and written holding the space lock, until a header names it, and it is given
-//! up in the same hold of the update lock in which a durable header stopped naming it. So nobody writes where somebody
-//! else does, and nobody clears what is somebody's.
+//! Invariant kept here: what was written after a name was frozen is held by the point of that name, by a newer one, by the
+//! outstanding point, or here.
 
 use super::core::Core;
 use super::point_set::Frozen;

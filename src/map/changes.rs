@@ -1,7 +1,4 @@
-//! The change bitmap of a map that threads share.
-//!
-//! Invariant kept here: a change is marked after it was made and before the call that made it returns. Whoever
-//! takes the marks and looks at the map then sees the change, or finds it among the marks the next time.
+//! The change bitmap of a map, as the user asks for it.
 
 use super::DirtyMap;
 use crate::bitmap::Bitmap;

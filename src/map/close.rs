@@ -1,7 +1,4 @@
-//! Leaving a map: the clean close, the record of the image, and the flusher thread.
-//!
-//! Invariant kept here: CLEAN is committed only when everything was flushed, the list is empty and no
-//! durable write of the session failed.
+//! Leaving a map: closing it under the gate, and what becomes of it when that fails.
 
 use super::{DirtyMap, Inner, Live};
 use crate::engine::commit::Failure;

@@ -1,7 +1,4 @@
 //! Merging into a map in a file, and copying it to memory.
-//!
-//! Invariant kept here: every bit goes through the same steps as in `set`. What is new is only that the words to
-//! come are announced, so that one commit arms many of them.
 
 use super::DirtyMap;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};

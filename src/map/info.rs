@@ -1,4 +1,4 @@
-//! What is in a map and how it was left.
+//! What is in a map and how it was left. Nothing is written, and no lock outlives a call.
 
 use super::{DirtyMap, Inner};
 use crate::engine::core::Core;

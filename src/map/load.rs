@@ -1,7 +1,4 @@
 //! Saving a map in a file in chunks, and loading it again.
-//!
-//! Invariant kept here: a bit that is set in the map and in the chunk that is loaded is never clear in between,
-//! also not after a crash: first everything is set that the chunk has, then the rest is cleared.
 
 use super::DirtyMap;
 use crate::engine::core::Core;

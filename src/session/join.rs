@@ -1,4 +1,6 @@
 //! Joining those who share a map.
+//!
+//! Invariant kept here: a session is joined only while it lives, and under its nonce.
 
 use crate::engine::core::{Core, Parts};
 use crate::error::{Error, Result};

@@ -1,4 +1,6 @@
-//! The live level that a killed process left in the page cache, and whether it may be trusted.
+//! The live level that a killed process left in the page cache.
+//!
+//! Invariant kept here: it is trusted only in the boot, file and mount in which it was written, and if no write-back of it failed.
 
 use crate::error::{Error, Result};
 use crate::file::bottom::all_words;
