@@ -32,18 +32,6 @@ const STILL: &[(&str, &str)] = &[
     ("bitmap/combine.rs", "bitmap/mod.rs"),
     ("bitmap/load.rs", "bitmap/mod.rs"),
     ("bitmap/resize.rs", "bitmap/mod.rs"),
-    ("map/backup.rs", "map/mod.rs"),
-    ("map/changes.rs", "map/mod.rs"),
-    ("map/checkpoint.rs", "map/mod.rs"),
-    ("map/close.rs", "map/mod.rs"),
-    ("map/combine.rs", "map/mod.rs"),
-    ("map/info.rs", "map/mod.rs"),
-    ("map/load.rs", "map/mod.rs"),
-    ("map/open.rs", "map/mod.rs"),
-    ("map/points.rs", "map/mod.rs"),
-    ("map/read.rs", "map/mod.rs"),
-    ("map/resize.rs", "map/mod.rs"),
-    ("map/write.rs", "map/mod.rs"),
 ];
 
 /// A path of names, from the root of the crate.

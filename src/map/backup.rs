@@ -3,7 +3,7 @@
 //! Invariant kept here: the completed target and what is dirty change in one commit. So the recorded target never lacks anything
 //! that the map calls clean, whenever a backup is killed, and a backup that is begun leaves the record of the last one alone.
 
-use super::DirtyMap;
+use super::dirty_map::DirtyMap;
 use crate::engine::backup::{Completed, count_audit};
 use crate::error::Result;
 use crate::format::{Reasons, Stamp, Uuid};

@@ -1,6 +1,6 @@
 //! The change bitmap of a map, as the user asks for it.
 
-use super::DirtyMap;
+use super::dirty_map::DirtyMap;
 use crate::bitmap::Bitmap;
 use crate::engine::changes::SharedChanges;
 use crate::engine::core::Core;

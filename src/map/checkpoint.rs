@@ -1,7 +1,7 @@
 //! Freezing, committing and aborting, as the user calls it.
 
+use super::dirty_map::{DirtyMap, Inner};
 use super::points::bitmap_of;
-use super::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::engine::point_set::Frozen;
 use crate::error::{Error, Result};

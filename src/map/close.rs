@@ -1,6 +1,6 @@
 //! Leaving a map: closing it under the gate, and what becomes of it when that fails.
 
-use super::{DirtyMap, Inner, Live};
+use super::dirty_map::{DirtyMap, Inner, Live};
 use crate::engine::commit::Failure;
 use crate::engine::core::Core;
 use crate::engine::image::Image;

@@ -1,6 +1,6 @@
 //! Merging into a map in a file, and copying it to memory.
 
-use super::DirtyMap;
+use super::dirty_map::DirtyMap;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};
 use crate::engine::core::Core;
 use crate::error::Result;

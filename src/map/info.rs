@@ -1,6 +1,6 @@
 //! What is in a map and how it was left. Nothing is written, and no lock outlives a call.
 
-use super::{DirtyMap, Inner};
+use super::dirty_map::{DirtyMap, Inner};
 use crate::engine::core::Core;
 use crate::error::{Error, Result};
 use crate::file::bottom::items_in;

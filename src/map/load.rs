@@ -1,6 +1,6 @@
 //! Saving a map in a file in chunks, and loading it again.
 
-use super::DirtyMap;
+use super::dirty_map::DirtyMap;
 use crate::engine::core::Core;
 use crate::error::Result;
 use crate::query::{AnyMap, loadable};

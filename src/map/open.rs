@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: every decision about opening is made holding the gate.
 
-use super::{DirtyMap, Inner, Live, Snapshot};
+use super::dirty_map::{DirtyMap, Inner, Live, Snapshot};
 use crate::engine::core::Core;
 use crate::engine::flusher::Flusher;
 use crate::engine::in_flight::outlived;

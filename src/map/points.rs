@@ -1,6 +1,6 @@
 //! What was written since a point was frozen, or between two.
 
-use super::{DirtyMap, Inner};
+use super::dirty_map::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::engine::point_set::Frozen;
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 //! Invariant kept here: what cannot return an error answers "dirty" where nothing is known, in a forked child and when the session of
 //! others has ended.
 
-use super::{DirtyMap, Inner};
+use super::dirty_map::{DirtyMap, Inner};
 use crate::engine::point_set::{Both, Dirt, Frozen};
 use crate::engine::read::Here;
 #[cfg(doc)]

@@ -1,6 +1,6 @@
 //! Changing the length of a map, alone.
 
-use super::{DirtyMap, Inner, Live};
+use super::dirty_map::{DirtyMap, Inner, Live};
 use crate::engine::commit::Failure;
 use crate::engine::flusher::Flusher;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! Setting, resetting and flushing, as the user calls it.
 
-use super::DirtyMap;
+use super::dirty_map::DirtyMap;
 use crate::engine::in_flight::WriteGuard;
 #[cfg(doc)]
 use crate::error::Error;
