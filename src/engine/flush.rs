@@ -53,7 +53,7 @@ impl Locked<'_> {
         loop {
             let mut header = self.adopt()?;
             self.absorb_untouched();
-            let (handled, more) = self.to_handle(&mut header)?;
+            let (handled, more) = self.words_at_hand(&mut header)?;
             let known = self.nothing_added_since(core.all_reset.get());
             let clears_reasons = !more && known && header.dirt_reasons != Reasons::NONE;
             if handled.is_empty() && !clears_reasons {
@@ -97,7 +97,7 @@ impl Locked<'_> {
 
     /// The words that one round takes care of: in a map that lists single words, those of the list, and those that were touched
     /// and are listed now. And whether some were left for another round.
-    fn to_handle(&mut self, header: &mut Header) -> Result<(Runs, bool)> {
+    fn words_at_hand(&mut self, header: &mut Header) -> Result<(Runs, bool)> {
         let (also, more) = self.touched_unlisted(&header.runs);
         if weak(Weak::ForgetResetsEarly) {
             self.forget_resets();
