@@ -44,6 +44,9 @@ compile_error!("dirtymap needs Linux: open-file-description locks, ranged syncs 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("dirtymap needs 64-bit addresses: it maps files that are larger than 32 bits allow");
 
+#[macro_use]
+mod testing;
+
 mod bitmap;
 mod engine;
 mod error;
@@ -65,7 +68,6 @@ mod sync;
 mod sys;
 mod trace;
 mod watcher;
-mod weak;
 
 pub use bitmap::{Bitmap, Loading};
 pub use engine::WriteGuard;

@@ -19,7 +19,6 @@ pub(crate) use loom::{
 
 #[cfg(loom)]
 mod model {
-    use crate::weak::{Weak, weak};
     use loom::sync::atomic::{Ordering, Ordering::*, fence};
 
     /// Loom takes a sequentially consistent access for little more than one that acquires and releases. So a fence,
@@ -62,9 +61,7 @@ mod model {
         if order != SeqCst {
             return access(order);
         }
-        if weak(Weak::AcquireRelease) {
-            return access(weaker);
-        }
+        twin!(SequentiallyConsistent => return access(weaker));
         let done = access(order);
         fence(order);
         done

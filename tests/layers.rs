@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["sys", "geometry"],
     &["error"],
     &["progress", "sync", "trace"],
-    &["weak"],
+    &["testing"],
 ];
 
 /// Imports that are still to be turned round or taken away: from a file, to a file. One that is not needed any more fails.

@@ -9,7 +9,6 @@ use crate::error::Result;
 use crate::file::reasons::{self, remember};
 use crate::format::{CheckpointState, Header, Reasons};
 use crate::shm::view::runtime;
-use crate::weak::{Point, Weak, at, weak};
 use std::sync::atomic::Ordering::SeqCst;
 
 /// The word `adding` of the runtime page counts those that add dirt now in its low half. The high half goes up when one begins.
@@ -20,12 +19,12 @@ impl Core {
     /// nothing is forgotten until the session ends.
     pub(crate) fn add_dirt(&self, reasons: Reasons, add: impl FnOnce() -> Result<()>) -> Result<()> {
         let adding = &self.view.runtime()[runtime::ADDING];
-        let counted = !weak(Weak::AddUncounted);
+        let counted = step!(CountAdding => true);
         if counted {
             adding.fetch_add(BEGUN + 1, SeqCst);
         }
         let done = self.amend(|header| remember(header, reasons)).and_then(|()| {
-            at(Point::Adding);
+            sync_point!(Adding);
             add()
         });
         if counted {
@@ -39,8 +38,9 @@ impl Locked<'_> {
     /// What was added until now; `None` when something is being added or put back. To be asked before the first bit is taken away.
     pub(crate) fn seen(&self, header: &Header) -> Option<u64> {
         let seen = self.core.view.runtime()[runtime::ADDING].load(SeqCst);
-        let adding = !seen.is_multiple_of(BEGUN) && !weak(Weak::SeenAdding);
-        let aborting = header.checkpoint_state == CheckpointState::Aborting && !weak(Weak::SeenAborting);
+        let adding = step!(CheckAdding => !seen.is_multiple_of(BEGUN));
+        let aborting = header.checkpoint_state == CheckpointState::Aborting;
+        let aborting = step!(CheckAborting => aborting);
         (!adding && !aborting).then_some(seen)
     }
 
@@ -51,12 +51,8 @@ impl Locked<'_> {
 
     /// What is in the outstanding point comes back here: says why, before it does.
     pub(super) fn dirt_comes_back(&self, header: &mut Header) {
-        if !weak(Weak::AbortForgetsReasons) {
-            let frozen = reasons::reasons(header);
-            remember(header, frozen);
-        }
-        if !weak(Weak::AbortUncounted) {
-            self.core.view.runtime()[runtime::ADDING].fetch_add(BEGUN, SeqCst);
-        }
+        step!(AbortKeepsReasons => remember(header, reasons::reasons(header)));
+        let adding = &self.core.view.runtime()[runtime::ADDING];
+        adding.fetch_add(step!(CountAborting => BEGUN), SeqCst);
     }
 }

@@ -19,7 +19,6 @@ use crate::progress::Step;
 use crate::query::Search;
 use crate::sys::facts;
 use crate::trace::event;
-use crate::weak::{Point as Stage, Weak, at, weak};
 use std::time::Duration;
 
 /// Most words of a point that are put back together.
@@ -96,26 +95,24 @@ impl Core {
         let before = header.dirt_reasons;
         let mut new = space.choose(&header)?;
         new.point.name = name.unwrap_or_default().into();
-        at(Stage::Chosen);
+        sync_point!(Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
         let here = self.here();
         let new = space.write(&header, new, &here)?;
-        at(Stage::Unnamed);
-        if weak(Weak::FreezeEarlyReset) {
-            self.reset_frozen(&header, &new.point)?;
-        }
+        sync_point!(Unnamed);
+        twin!(FreezingThenReset => self.reset_frozen(&header, &new.point)?);
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         self.may_freeze(&header, name)?;
         // Also what was forgotten since the point was written: in there it is not.
-        let before = if weak(Weak::FreezeReasonsLate) { Reasons::NONE } else { before };
+        let before = step!(PointKnowsForgotten => before, else Reasons::NONE);
         let point = new.hand_over();
         header.points.push(Point { reasons: before | header.dirt_reasons, ..point.clone() });
         self.freeze_began.set(seen);
         header.checkpoint_state = CheckpointState::Freezing;
         header.checkpoint_uuid = point.uuid;
         // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.
-        let committed = lock.commit_to_both(&mut header, Weak::FreezeOnePair);
+        let committed = lock.commit(&mut header).and_then(|()| step!(FreezeBothPairs => lock.commit(&mut header)));
         drop(lock);
         if let Err(e) = committed {
             // Nobody knows whether it is outstanding. If it is, and can be, it is aborted.
@@ -141,11 +138,11 @@ impl Core {
                 self.tell(Step::Resetting, batch[0].0)?;
             }
             begun = true;
-            at(Stage::Resetting);
+            sync_point!(Resetting);
             let mut lock = self.lock()?;
-            if !weak(Weak::FreezeEarlyReset) && !weak(Weak::FreezeNoRecheck) {
-                self.expect(&lock.adopt()?, &point.uuid, &[CheckpointState::Freezing])?;
-            }
+            let found = lock.adopt()?;
+            let freezing = self.expect(&found, &point.uuid, &[CheckpointState::Freezing]);
+            step!(FreezingThenReset => step!(RecheckFreeze => freezing))?;
             lock.reset_bits_of(batch);
             Ok(())
         })?;
@@ -169,7 +166,7 @@ impl Core {
         self.expect(&header, uuid, &[CheckpointState::Freezing])?;
         header.checkpoint_state = CheckpointState::Frozen;
         // What had been added is in the point now, and not here.
-        if lock.nothing_added_since(self.freeze_began.get()) || weak(Weak::FreezeForgetsLater) {
+        if step!(FreezeKeepsLater => lock.nothing_added_since(self.freeze_began.get()), else true) {
             forget(&mut header);
         }
         lock.commit(&mut header)?;
@@ -206,7 +203,7 @@ impl Core {
         let Some(point) = self.may_commit(&before, uuid, keep)? else { return Ok(()) };
         // It was written since the newest name that is kept was frozen, and so since all.
         let kept = &before.points[..before.points.len() - 1];
-        let newest = kept.last().filter(|_| !weak(Weak::CommitNoJoin));
+        let newest = step!(JoinOlder => kept.last());
         let joined = newest.map(|newest| space.joined(&before, newest, point)).transpose()?;
         let uuid_of_name = random_uuid().map_err(self.io("get random bytes"))?;
         let lock = self.lock()?;
@@ -230,10 +227,9 @@ impl Core {
         if let Some(backup) = backup {
             backup.record(&mut header);
         }
-        if weak(Weak::PointEarlyFree) {
-            self.give_up_all_but(&header, &before.points);
-        }
-        lock.commit_to_both(&mut header, Weak::CommitOnePair)?;
+        twin!(NormalThenFree => self.give_up_all_but(&header, &before.points));
+        lock.commit(&mut header)?;
+        step!(CommitBothPairs => lock.commit(&mut header))?;
         self.give_up_all_but(&header, &before.points);
         drop(lock);
         drop(space);
@@ -256,24 +252,22 @@ impl Core {
             let mut header = lock.adopt()?;
             let any = [CheckpointState::Freezing, CheckpointState::Frozen, CheckpointState::Aborting];
             self.expect(&header, uuid, &any)?;
-            if header.checkpoint_state != CheckpointState::Aborting && !weak(Weak::NoAborting) {
+            if step!(CommitAborting => header.checkpoint_state != CheckpointState::Aborting) {
                 header.checkpoint_state = CheckpointState::Aborting;
                 lock.dirt_comes_back(&mut header);
                 lock.commit(&mut header)?;
             }
         }
-        at(Stage::Aborting);
+        sync_point!(Aborting);
         // One after the other: who is slow must not go on with what somebody else has put back already and then reset.
-        let _space = if weak(Weak::AbortNoSpace) { None } else { Some(self.space()?) };
+        let _space = step!(AbortLocksSpace => Some(self.space()?));
         let header = self.lock()?.adopt()?;
         if self.aborted_meanwhile(&header, uuid) {
             return Ok(());
         }
         let Some(point) = header.points.last().cloned() else { return Ok(()) };
-        if !weak(Weak::AbortEarly) {
-            self.put_back(&header, &point)?;
-        }
-        at(Stage::PutBack);
+        step!(PutBackThenNormal => self.put_back(&header, &point))?;
+        sync_point!(PutBack);
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
         if self.aborted_meanwhile(&header, uuid) {
@@ -282,23 +276,19 @@ impl Core {
         header.points.pop();
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
-        lock.commit_to_both(&mut header, Weak::AbortOnePair)?;
+        lock.commit(&mut header)?;
+        step!(AbortBothPairs => lock.commit(&mut header))?;
         self.give_up(&point);
         drop(lock);
         self.know_frozen(None);
-        if weak(Weak::AbortEarly) {
-            self.put_back(&header, &point)?;
-        }
+        twin!(PutBackThenNormal => self.put_back(&header, &point)?);
         event!(INFO, "aborted", path = %self.path.display(), uuid = %uuid);
         Ok(())
     }
 
     fn aborted_meanwhile(&self, header: &Header, uuid: &Uuid) -> bool {
-        if weak(Weak::AbortNoRecheck) {
-            return false;
-        }
-        let state = if weak(Weak::NoAborting) { header.checkpoint_state } else { CheckpointState::Aborting };
-        self.expect(header, uuid, &[state]).is_err()
+        let state = step!(CommitAborting => CheckpointState::Aborting, else header.checkpoint_state);
+        step!(RecheckAbort => self.expect(header, uuid, &[state]).is_err())
     }
 
     /// Sets what is in the point. If a page of it does not verify, everything.
@@ -312,7 +302,7 @@ impl Core {
             batches += 1;
             self.put_back_words(batch)
         })?;
-        if failed > 0 && !weak(Weak::PutBackIgnoreFailed) {
+        if step!(PutBackAll => failed > 0) {
             self.add_dirt(Reasons::DAMAGED_PAGE, || self.set_bits(0..self.geometry().bits()))?;
         }
         self.flush()
@@ -385,8 +375,8 @@ pub(crate) mod tests {
             other.reset_all().unwrap();
             done.send(()).unwrap();
         });
-        crate::weak::visit(Some(Box::new(move |at| {
-            if let Some(others) = others.take_if(|_| at == Stage::SeenArmed) {
+        crate::testing::visit(Some(Box::new(move |at| {
+            if let Some(others) = others.take_if(|_| at == crate::testing::SyncPoint::SeenArmed) {
                 let thread = std::thread::spawn(others);
                 // They come in between or have to wait: long enough to see the first.
                 let begun = std::time::Instant::now();
@@ -396,7 +386,7 @@ pub(crate) mod tests {
             }
         })));
         let aborted = map.abort_checkpoint(uuid);
-        crate::weak::visit(None);
+        crate::testing::visit(None);
         aborted.unwrap();
         finished.recv().unwrap();
         assert!(map.is_empty(), "what was reset is dirty again");

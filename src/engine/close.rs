@@ -11,7 +11,6 @@ use crate::format::{Runs, Session, State, Uuid};
 use crate::shm::view::runtime;
 use crate::sys::facts;
 use crate::trace::event;
-use crate::weak::{Weak, weak};
 use std::sync::atomic::Ordering::SeqCst;
 
 impl Core {
@@ -20,18 +19,18 @@ impl Core {
     /// knows whether it is closed.
     pub(crate) fn close(&self, image: Image) -> std::result::Result<bool, Failure> {
         let mut lock = self.lock()?;
-        let early = weak(Weak::CloseCountEarly).then(|| self.count_durable());
+        let early = step!(FlushThenCount => None, else Some(self.count_durable()));
         // Others may have set something since this process flushed, and be gone.
-        let durable = weak(Weak::CloseNoFlush) || lock.flush_and_compare()?;
+        let durable = step!(FlushAtClose => lock.flush_and_compare()?, else true);
         let dirty_bits = early.unwrap_or_else(|| self.count_durable());
         let mut header = lock.adopt()?;
         // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
         // read may not be what was set; that has to be asked after the flush has read, and before CLEAN is written.
-        if self.lists_all && !weak(Weak::CloseNoAsk) && self.disk.sync_all().is_err() {
+        if self.lists_all && step!(AskKernelAtClose => self.disk.sync_all().is_err()) {
             self.degrade();
         }
         let clean = durable && (header.runs.is_empty() || self.lists_all) && !self.degraded();
-        if !clean && !weak(Weak::CleanAnyway) {
+        if step!(CheckClean => !clean) {
             event!(INFO, "closed", path = %self.path.display(), clean = false);
             return Ok(false);
         }
@@ -40,7 +39,7 @@ impl Core {
         header.nonce = Uuid::NIL;
         header.last_clean = facts::now();
         header.session.flags &= !(Session::OUTLIVE | Session::OUTLIVED);
-        header.clean_dirty_bits = if weak(Weak::CloseNoCount) { 0 } else { dirty_bits };
+        header.clean_dirty_bits = step!(CountAtClose => dirty_bits);
         match image {
             Image::Now(stamp) => record_image(&mut header, stamp),
             Image::AsBefore => {
@@ -48,13 +47,9 @@ impl Core {
                 set_exact(&mut header, exact);
             }
         }
-        if weak(Weak::CloseNonceEarly) {
-            self.view.set_nonce(&[0; 16]);
-        }
+        twin!(CleanThenNonce => self.view.set_nonce(&[0; 16]));
         lock.commit(&mut header).map_err(Failure::InDoubt)?;
-        if !weak(Weak::CloseKeepNonce) {
-            self.view.set_nonce(&[0; 16]);
-        }
+        step!(RemoveNonce => self.view.set_nonce(&[0; 16]));
         event!(INFO, "closed", path = %self.path.display(), clean = true, dirty_bits = dirty_bits);
         drop(lock);
         if self.in_file {

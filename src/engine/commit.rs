@@ -9,7 +9,6 @@ use crate::file::headers::{self, Published};
 use crate::file::points::of_header;
 use crate::format::{CheckpointState, Header, Session, State, Uuid};
 use crate::shm::view::runtime;
-use crate::weak::{Point, Weak, at, weak};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 impl Core {
@@ -30,7 +29,7 @@ impl Core {
     /// when a header does and before the region is given up, also when the one who committed has died in between.
     pub(crate) fn say_checkpoint(&self, state: CheckpointState) {
         let old = self.checkpoint_word();
-        if old & 3 != state as u64 && !weak(Weak::SilentCheckpoint) {
+        if step!(PublishCheckpoint => old & 3 != state as u64) {
             self.view.runtime()[runtime::CHECKPOINT].store(((old >> 2) + 1) << 2 | state as u64, SeqCst);
         }
     }
@@ -39,8 +38,8 @@ impl Core {
 impl Core {
     /// Whether the header says that this checkpoint is outstanding, in one of these states.
     pub(crate) fn expect(&self, header: &Header, uuid: &Uuid, states: &[CheckpointState]) -> Result<()> {
-        let same = header.checkpoint_uuid == *uuid || weak(Weak::NoUuid);
-        if same && (states.contains(&header.checkpoint_state) || weak(Weak::AnyState)) {
+        let other = step!(CompareUuid => header.checkpoint_uuid != *uuid);
+        if !other && !step!(CheckState => !states.contains(&header.checkpoint_state)) {
             return Ok(());
         }
         let found = match of_header(header) {
@@ -67,7 +66,7 @@ impl Locked<'_> {
         let core = self.core;
         let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
         let known = core.published();
-        if header.sequence < known.sequence && !weak(Weak::TrustOlder) {
+        if step!(RefuseOlder => header.sequence < known.sequence) {
             return Err(Error::Corrupt {
                 path: core.path.clone(),
                 place: "header copies".into(),
@@ -76,11 +75,11 @@ impl Locked<'_> {
             });
         }
         let ours = header.uuid == core.uuid && header.nonce == core.nonce && header.state == State::Open;
-        if !ours && !weak(Weak::AdoptAnySession) {
+        if step!(CheckSession => !ours) {
             return Err(Error::Unusable { why: "its session was ended by somebody else" });
         }
         let same = header.layout == core.layout && header.geometry == *core.geometry();
-        if !same && !weak(Weak::AdoptAnyRegions) {
+        if step!(CheckRegions => !same) {
             return Err(Error::Unusable { why: "its regions were moved by somebody else" });
         }
         // Two lists joined may be longer than one can be; naming more only adds dirt.
@@ -88,42 +87,34 @@ impl Locked<'_> {
         // A commit that was begun and is not known to be durable may be on the device all the same, and be valid there
         // although it cannot be read back now. Nothing may rest on an older header until it is overwritten.
         let begun = core.view.runtime()[runtime::ATTEMPTED].load(SeqCst);
-        let last = header.sequence.max(if weak(Weak::ForgetAttempt) { 0 } else { begun });
-        if (rivals || last != known.sequence) && !weak(Weak::TrustNewest) {
+        let last = header.sequence.max(step!(RememberAttempt => begun));
+        if step!(DoubtNewest => rivals || last != known.sequence) {
             self.commit(&mut header)?;
         }
-        if !weak(Weak::SilentAdoption) {
-            core.say_checkpoint(header.checkpoint_state);
-        }
+        step!(PublishRefreshed => core.say_checkpoint(header.checkpoint_state));
         Ok(header)
     }
 
     /// Commits `header`, which must come from [`adopt`](Self::adopt) in this hold of the lock.
     pub(crate) fn commit(&self, header: &mut Header) -> Result<()> {
         let core = self.core;
-        if core.degraded() && !weak(Weak::HeaderForgetsError) {
+        if step!(RecordFailureInHeader => core.degraded()) {
             header.session.flags |= Session::DEGRADED;
         }
         core.counters.syncs.fetch_add(1, Relaxed);
         core.counters.bytes_written.fetch_add(2 * header.used() as u64, Relaxed);
         let attempted = &core.view.runtime()[runtime::ATTEMPTED];
-        if !weak(Weak::ForgetAttempt) {
-            header.sequence = header.sequence.max(attempted.load(SeqCst));
-        }
-        if !weak(Weak::AttemptLate) {
-            attempted.store(header.sequence + 1, SeqCst);
-        }
-        if weak(Weak::KnownEarly) {
+        header.sequence = header.sequence.max(step!(RememberAttempt => attempted.load(SeqCst)));
+        step!(AttemptThenWrite => attempted.store(header.sequence + 1, SeqCst));
+        twin!(WriteThenKnow => {
             let early = Published { sequence: header.sequence + 1, pair: 1 - core.published().pair };
-            core.view.runtime()[runtime::PUBLISHED].store(early.pack(), SeqCst);
-        }
+            core.view.runtime()[runtime::PUBLISHED].store(early.pack(), SeqCst)
+        });
         match headers::commit(&*core.disk, header, core.published()) {
             Ok(published) => {
                 core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
-                if weak(Weak::AttemptLate) {
-                    attempted.store(published.sequence, SeqCst);
-                }
-                at(Point::Published);
+                twin!(AttemptThenWrite => attempted.store(published.sequence, SeqCst));
+                sync_point!(Published);
                 core.say_checkpoint(header.checkpoint_state);
                 Ok(())
             }
@@ -132,13 +123,6 @@ impl Locked<'_> {
                 Err(core.io("write the header")(e))
             }
         }
-    }
-
-    /// [Commits](Self::commit) to both pairs: the loss of one must not bring back a header that names other regions, and would say of
-    /// them that nothing changed. `one_pair` is the switch that leaves the second one out.
-    pub(super) fn commit_to_both(&self, header: &mut Header, one_pair: Weak) -> Result<()> {
-        let pairs = if weak(one_pair) { 1 } else { 2 };
-        (0..pairs).try_for_each(|_| self.commit(header))
     }
 }
 

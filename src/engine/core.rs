@@ -16,7 +16,6 @@ use crate::sync::{self, Mutex, MutexGuard};
 use crate::sys::{Disk, Lock, fork};
 use crate::trace::event;
 use crate::watcher::Watcher;
-use crate::weak::{Weak, weak};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -309,9 +308,7 @@ impl Core {
     /// Remembers for the rest of the session that a durable write failed.
     pub(crate) fn degrade(&self) {
         event!(ERROR, "a durable write failed", path = %self.path.display());
-        if weak(Weak::NoDegrade) {
-            return;
-        }
+        twin!(RecordWriteFailure => return);
         self.failed.store(true, SeqCst);
         self.view.runtime()[runtime::DEGRADED].store(1, SeqCst);
     }

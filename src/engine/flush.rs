@@ -15,7 +15,6 @@ use crate::progress::Step;
 use crate::shm::view::{View, runtime};
 use crate::sys::Disk;
 use crate::trace::event;
-use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -59,16 +58,14 @@ impl Locked<'_> {
             if handled.is_empty() && !clears_reasons {
                 break;
             }
-            if weak(Weak::EarlyDrop) {
+            twin!(WriteThenForget => {
                 header.runs.subtract(&handled);
-                self.commit(&mut header)?;
-            }
+                self.commit(&mut header)?
+            });
             let redo = if core.lists_all { touched_of(&core.view, &handled) } else { self.disarm(&handled) };
             self.write_batches(&redo)?;
-            at(Point::Durable);
-            if weak(Weak::ClearLate) {
-                touch_none(&core.view, &handled);
-            }
+            sync_point!(Durable);
+            twin!(UnmarkThenCopy => touch_none(&core.view, &handled));
             if core.lists_all {
                 self.untouch_durable(&redo);
             }
@@ -85,7 +82,7 @@ impl Locked<'_> {
             if clears_reasons {
                 core.all_reset.set(None);
             }
-            if !more || weak(Weak::OneRound) {
+            if !step!(FlushInRounds => more) {
                 break;
             }
             // What this round wrote has left the list, and what is left is touched still.
@@ -99,15 +96,13 @@ impl Locked<'_> {
     /// and are listed now. And whether some were left for another round.
     fn words_at_hand(&mut self, header: &mut Header) -> Result<(Runs, bool)> {
         let (also, more) = self.touched_unlisted(&header.runs);
-        if weak(Weak::ForgetResetsEarly) {
-            self.forget_resets();
-        }
+        twin!(WriteThenForgetResets => self.forget_resets());
         if self.core.lists_all {
             return Ok((also, more));
         }
         let mut handled = header.runs.clone();
         handled.union(&also);
-        if !also.is_empty() && !weak(Weak::WriteUnlisted) {
+        if step!(ListReset => !also.is_empty()) {
             header.runs = handled.clone();
             self.commit(header)?;
         }
@@ -119,11 +114,8 @@ impl Locked<'_> {
     fn write_batches(&self, redo: &[Redo]) -> Result<()> {
         for (i, batch) in redo.chunks(BATCH_PAGES).enumerate() {
             let told = if i == 0 { Ok(()) } else { self.core.tell(Step::Flushing, batch[0].0 * PAGE_WORDS) };
-            if let Err(e) = told.and_then(|()| self.write_pages(batch))
-                && !weak(Weak::ForgetError)
-            {
-                return Err(e);
-            }
+            let written = told.and_then(|()| self.write_pages(batch));
+            step!(KeepFlushError => written)?;
         }
         Ok(())
     }
@@ -132,7 +124,7 @@ impl Locked<'_> {
     /// look. Cost: the nonzero words.
     pub(super) fn flush_and_compare(&mut self) -> Result<bool> {
         self.flush()?;
-        if weak(Weak::CloseNoCompare) || !self.touch_what_differs() {
+        if !step!(CompareAtClose => self.touch_what_differs()) {
             return Ok(true);
         }
         self.flush()?;
@@ -177,13 +169,13 @@ impl Locked<'_> {
         for run in handled.iter() {
             parts.extend(words_of(run.range()));
         }
-        let early = weak(Weak::UntouchFirst).then(|| self.untouch(&parts));
+        let early = step!(DisarmThenUnmark => None, else Some(self.untouch(&parts)));
         for &(page, words) in &parts {
             let armed = Shared(view.armed()).and(page as usize, !words);
-            let left = if weak(Weak::SkipUnarmed) { 0 } else { words & !armed };
+            let left = step!(RewriteUnarmed => words & !armed);
             redo.push((page, left));
         }
-        at(Point::Disarmed);
+        sync_point!(Disarmed);
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
         let touched = early.unwrap_or_else(|| self.untouch(&parts));
@@ -196,11 +188,11 @@ impl Locked<'_> {
     /// Untouches words, and says which were touched.
     fn untouch(&self, parts: &[(u64, u64)]) -> Vec<u64> {
         let clear = |&(page, words): &(u64, u64)| {
-            let keep = if weak(Weak::ClearLate) { u64::MAX } else { !words };
+            let keep = step!(UnmarkThenCopy => !words, else u64::MAX);
             words & Shared(self.core.view.touched()).and(page as usize, keep)
         };
         let touched = parts.iter().map(clear).collect();
-        at(Point::Untouched);
+        sync_point!(Untouched);
         touched
     }
 
@@ -211,7 +203,7 @@ impl Locked<'_> {
         for &(page, redo) in batch {
             snapshot.push(self.page_content(page, redo));
         }
-        if !weak(Weak::NoPageWrite) {
+        if step!(WritePages => true) {
             core.counters.syncs.fetch_add(1, Relaxed);
             let indices: Vec<u64> = batch.iter().map(|&(page, _)| page).collect();
             match pages::write(&*core.disk, &core.uuid, &core.layout, &indices, |k, _| snapshot[k]) {
@@ -222,19 +214,16 @@ impl Locked<'_> {
                 }
             };
         }
-        at(Point::Written);
+        sync_point!(Written);
         let mut levels = core.view.levels();
         for (&(page, redo), words) in batch.iter().zip(&snapshot) {
             for i in ones(redo) {
                 let w = page * PAGE_WORDS + i;
-                let late = weak(Weak::SummariesLate);
-                if words[i as usize] != 0 && !late {
-                    levels.summarise(w);
+                if words[i as usize] != 0 {
+                    step!(SummariesThenDurable => levels.summarise(w));
                 }
                 core.view.durable()[w as usize].store(words[i as usize], SeqCst);
-                if late {
-                    levels.summarise(w);
-                }
+                twin!(SummariesThenDurable => levels.summarise(w));
             }
         }
         Ok(())
@@ -244,19 +233,19 @@ impl Locked<'_> {
     /// again, and the mark tells who comes after this process, should it be killed between the two.
     fn untouch_durable(&self, redo: &[Redo]) {
         let view = &self.core.view;
-        view.runtime()[runtime::FLUSHING].store(u64::from(!weak(Weak::NoMark)), SeqCst);
-        at(Point::Marked);
+        step!(MarkFlush => view.runtime()[runtime::FLUSHING].store(1, SeqCst));
+        sync_point!(Marked);
         for &(page, words) in redo {
             Shared(view.touched()).and(page as usize, !words);
         }
-        at(Point::UntouchedLast);
+        sync_point!(UntouchedLast);
         for &(page, words) in redo {
             let differs = |&i: &u64| {
                 let w = (page * PAGE_WORDS + i) as usize;
                 view.live()[w].load(SeqCst) != view.durable()[w].load(SeqCst)
             };
             let again = ones(words).filter(differs).fold(0, |mask, i| mask | 1 << i);
-            if again != 0 && !weak(Weak::UntouchBlindly) {
+            if step!(RecheckUnmarked => again != 0) {
                 Shared(view.touched()).or(page as usize, again);
             }
         }
@@ -266,7 +255,7 @@ impl Locked<'_> {
     /// In a map that lists all: touches what a flusher may have untouched who was killed before he looked again.
     fn absorb_untouched(&mut self) {
         let view = &self.core.view;
-        let marked = view.runtime()[runtime::FLUSHING].load(SeqCst) != 0 && !weak(Weak::NoAbsorb);
+        let marked = step!(RecoverUnflushed => view.runtime()[runtime::FLUSHING].load(SeqCst) != 0);
         if !self.core.lists_all || !marked {
             return;
         }
@@ -345,12 +334,10 @@ impl Locked<'_> {
         let mut pages: Vec<u64> = words.map(|w| w / PAGE_WORDS).collect();
         pages.dedup();
         let (Some(&first), Some(&last)) = (pages.first(), pages.last()) else { return };
-        if weak(Weak::ForgetResets) {
-            return;
-        }
+        twin!(RememberResets => return);
         let r = self.core.view.runtime();
         let (from, to) = (r[runtime::RESET_FIRST].load(SeqCst), r[runtime::RESET_END].load(SeqCst));
-        if !weak(Weak::NoWindow) {
+        if step!(ShareResetWindow => true) {
             r[runtime::RESET_FIRST].store(if from < to { from.min(first) } else { first }, SeqCst);
             r[runtime::RESET_END].store(to.max(last + 1), SeqCst);
         }
@@ -379,7 +366,8 @@ fn touched_of(view: &View, handled: &Runs) -> Vec<Redo> {
     redo
 }
 
-/// What [`Weak::ClearLate`] does instead.
+/// What the mutant of `UnmarkThenCopy` does instead.
+#[cfg(test)]
 fn touch_none(view: &View, handled: &Runs) {
     for (page, words) in handled.iter().flat_map(|run| words_of(run.range())) {
         Shared(view.touched()).and(page as usize, !words);

@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
 use crate::progress::Step;
 use crate::shm::view::{View, runtime};
-use crate::weak::{Weak, weak};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,8 +29,7 @@ thread_local! {
 pub(crate) fn outlived(view: &View, slot: u64) -> bool {
     let rt = view.runtime();
     let flags = rt[runtime::slot_flags(slot)].load(SeqCst);
-    flags & OUTLIVE != 0
-        && !weak(Weak::TakeOutlived)
+    step!(KeepOutlivedSlot => flags & OUTLIVE != 0)
         && (0..2).any(|parity| rt[runtime::under_way(slot, parity)].load(SeqCst) != 0)
 }
 
@@ -77,7 +75,7 @@ impl Core {
     /// Marks what a data write is about to touch, and registers the write.
     pub(crate) fn begin_write(&self, bits: Range<u64>) -> Result<WriteGuard<'_>> {
         // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
-        let guard = (!weak(Weak::RegisterLate)).then(|| self.register());
+        let guard = step!(RegisterThenSet => Some(self.register()));
         self.set_bits(bits)?;
         Ok(guard.unwrap_or_else(|| self.register()))
     }
@@ -129,14 +127,10 @@ impl Core {
     /// The count of the epoch to come is waited for first: a freeze that was given up may have left writes there, and who
     /// loaded the epoch long ago may have registered there since.
     pub(crate) fn drain(&self, uuid: &Uuid, patience: Duration) -> Result<()> {
-        if weak(Weak::NoDrain) {
-            return Ok(());
-        }
+        twin!(Drain => return Ok(()));
         let begun = Instant::now();
         let epoch = self.view.runtime()[runtime::EPOCH].load(SeqCst);
-        if !weak(Weak::DrainOne) {
-            self.wait(uuid, (epoch + 1) % 2, begun, patience)?;
-        }
+        step!(DrainBoth => self.wait(uuid, (epoch + 1) % 2, begun, patience))?;
         {
             let lock = self.lock()?;
             self.expect(&lock.adopt()?, uuid, &[CheckpointState::Freezing])?;
@@ -187,7 +181,7 @@ impl Core {
                 || self.disk.slot_held(slot..slot + 1).map_err(self.io("ask whether a process lives"))?;
             if held {
                 writes = writes.saturating_add(count);
-            } else if rt[runtime::slot_flags(slot)].load(SeqCst) & OUTLIVE != 0 && !weak(Weak::ForgetOutlived) {
+            } else if step!(RefuseOutlived => rt[runtime::slot_flags(slot)].load(SeqCst) & OUTLIVE != 0) {
                 return Err(self.may_arrive());
             }
         }

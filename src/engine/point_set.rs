@@ -12,7 +12,6 @@ use crate::hierarchy::Block;
 use crate::query::{AnyMap, Search};
 use crate::shm::view::{Look, View};
 use crate::sys::{Disk, Mapping};
-use crate::weak::{Weak, weak};
 use std::cell::Cell;
 use std::ops::Range;
 use std::path::Path;
@@ -167,7 +166,7 @@ impl Frozen {
         let len =
             disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
         let as_header = header_of_point(header, point);
-        let cut_off = len < entries_end(&as_header) && !weak(Weak::PointIgnoreLength);
+        let cut_off = step!(CheckPointLength => len < entries_end(&as_header));
         let (mut granules, mut failed) = (0, u64::from(cut_off));
         let mut whole = Stretches::default();
         let scan = Scan { disk, path, header: &as_header };
@@ -189,7 +188,7 @@ impl Frozen {
         self.whole.union(&whole.runs());
         failed += u64::from(lost_granules(&as_header, granules, failed).is_some());
         self.failed += failed;
-        if failed > 0 && !weak(Weak::PointIgnoreFailed) {
+        if step!(VerifyPoint => failed > 0) {
             (self.view, self.whole) = (None, all_words(&self.geometry));
         }
         Ok(())
@@ -395,12 +394,11 @@ impl Cache {
         }
         let unknown = || Some(Arc::new(Frozen::everything(geometry)));
         let header = || crate::file::headers::newest(disk, path).ok().map(|newest| newest.header);
-        let same = |header: &Header| header.nonce == *nonce || weak(Weak::WatchRepaired);
+        let same = |header: &Header| !step!(ReaderChecksHeader => header.nonce != *nonce);
         let Some(found) = header().filter(same) else { return unknown() };
         let uuid = found.outstanding()?.uuid;
         let point = match &*cache {
-            Some((_, point)) if point.uuid == uuid => point.clone(),
-            Some((_, point)) if weak(Weak::StalePoint) => point.clone(),
+            Some((_, point)) if !step!(RefreshPoint => point.uuid != uuid) => point.clone(),
             _ => match Frozen::outstanding(disk, path, &found) {
                 Ok(point) => Arc::new(point?),
                 // Not kept: it may be a passing trouble.

@@ -15,7 +15,6 @@ use crate::format::{self, Header, Point};
 use crate::geometry::PAGE_WORDS;
 use crate::progress::Step;
 use crate::query::Search;
-use crate::weak::{Weak, weak};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Most words of a point handled in one hold of the update lock.
@@ -67,7 +66,7 @@ impl Core {
         let space = self.space()?;
         let before = self.lock()?.adopt()?;
         let at = points::find(&before, name, &self.path)?;
-        let older = at.checked_sub(1).filter(|_| !weak(Weak::DropNoMerge));
+        let older = step!(DropJoinsOlder => at.checked_sub(1));
         let joined = older.map(|older| space.joined(&before, &before.points[older], &before.points[at])).transpose()?;
         let lock = self.lock()?;
         let mut header = lock.adopt()?;
@@ -79,7 +78,8 @@ impl Core {
         if let (Some(older), Some(joined)) = (older, joined) {
             header.points[older] = joined.hand_over();
         }
-        lock.commit_to_both(&mut header, Weak::DropOnePair)?;
+        lock.commit(&mut header)?;
+        step!(DropBothPairs => lock.commit(&mut header))?;
         self.give_up_all_but(&header, &before.points[..=at]);
         Ok(())
     }
@@ -115,17 +115,14 @@ impl Space<'_> {
         // What an earlier point left there would not match the entries of this one. It must be gone durably before a
         // header names the region, and the file as long as the header will say.
         core.disk.grow(table.end.max(bottom.end)).map_err(core.io("grow the file for a point"))?;
-        if !weak(Weak::PointNoClear) {
-            for region in [table, bottom] {
-                core.disk.punch(region).map_err(core.io("clear space for a point"))?;
-            }
+        for region in [table, bottom] {
+            step!(ClearPoint => core.disk.punch(region)).map_err(core.io("clear space for a point"))?;
         }
-        if !weak(Weak::PointNoSync) {
-            core.disk.sync_all().map_err(|e| {
-                core.degrade();
-                core.io("clear space for a point")(e)
-            })?;
-        }
+        let synced = step!(SyncPointSpace => core.disk.sync_all());
+        synced.map_err(|e| {
+            core.degrade();
+            core.io("clear space for a point")(e)
+        })?;
         core.counters.syncs.fetch_add(1, Relaxed);
         new.point = core.fill_point(header, new.point.clone(), map)?;
         Ok(new)
@@ -135,9 +132,7 @@ impl Space<'_> {
 impl Core {
     /// Writes what `map` holds to the regions of a point, which are cleared durably; says of the point how much that was.
     pub(super) fn fill_point(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
-        if weak(Weak::PointNoWrite) {
-            return Ok(point);
-        }
+        twin!(WritePoint => return Ok(point));
         let layout = header_of_point(header, &point).layout;
         let mut at = 0;
         loop {

@@ -11,7 +11,6 @@ use crate::geometry::Geometry;
 use crate::hierarchy::Block;
 use crate::query::{AnyMap, Search};
 use crate::sync::spin_loop;
-use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError};
@@ -72,7 +71,7 @@ impl Core {
         let word = self.checkpoint_word();
         if is_normal(word) {
             let found = self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: None }));
-            if self.checkpoint_word() == word || weak(Weak::LookOnce) {
+            if !step!(LookUntilStable => self.checkpoint_word() != word) {
                 return found;
             }
         }
@@ -123,9 +122,7 @@ impl Core {
     /// Runs a search until no summary was being cleared meanwhile. Lock-free but for a reader that is
     /// unlucky many times: it then waits for the clearer's lock.
     pub(crate) fn steadily<R>(&self, search: impl Fn() -> R) -> R {
-        if weak(Weak::Unsteady) {
-            return search();
-        }
+        twin!(CheckClearing => return search());
         for _ in 0..64 {
             let before = self.clearing.load(SeqCst);
             if before.is_multiple_of(2) {

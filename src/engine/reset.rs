@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::geometry::mask_in;
 use crate::hierarchy::{Shared, WordsMut, words_touched};
 use crate::progress::Step;
-use crate::weak::{Point, Weak, at as point, weak};
 use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
@@ -37,8 +36,8 @@ impl Core {
         // Before anything is reset: what others add meanwhile is not forgotten.
         let seen = look()?;
         self.reset_bits(0..self.geometry().bits())?;
-        point(Point::ResetAll);
-        self.all_reset.set(if weak(Weak::SeenLate) { look()? } else { seen });
+        sync_point!(ResetAll);
+        self.all_reset.set(step!(LookThenReset => seen, else look()?));
         Ok(())
     }
 
@@ -131,38 +130,28 @@ impl Locked<'_> {
             return;
         }
         let view = &self.core.view;
-        if !weak(Weak::RememberLate) {
-            self.remember_reset(found.iter().map(|&(w, _)| w));
-        }
-        point(Point::Remembered);
+        step!(RememberThenReset => self.remember_reset(found.iter().map(|&(w, _)| w)));
+        sync_point!(Remembered);
         for &(w, keep) in found {
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
             // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
             let touch = || Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
-            if !weak(Weak::ResetTouchLast) {
-                touch();
-            }
-            point(Point::ResetTouched);
-            if weak(Weak::ResetLiveFirst) {
+            step!(MarkThenReset => touch());
+            sync_point!(ResetTouched);
+            twin!(DurableThenLive => {
                 Shared(view.live()).and(w as usize, keep);
-                point(Point::ResetDurable);
-            }
-            if !weak(Weak::KeepDurable) {
-                Shared(view.durable()).and(w as usize, keep);
-            }
-            point(Point::ResetDurable);
+                sync_point!(ResetDurable);
+            });
+            Shared(view.durable()).and(w as usize, step!(ClearDurable => keep, else u64::MAX));
+            sync_point!(ResetDurable);
             let cleared = Shared(view.live()).and(w as usize, keep) & !keep;
-            point(Point::ResetLive);
-            if weak(Weak::ResetTouchLast) {
-                touch();
-            }
+            sync_point!(ResetLive);
+            twin!(MarkThenReset => touch());
             if cleared != 0 {
                 changed(w, cleared);
             }
         }
-        if weak(Weak::RememberLate) {
-            self.remember_reset(found.iter().map(|&(w, _)| w));
-        }
+        twin!(RememberThenReset => self.remember_reset(found.iter().map(|&(w, _)| w)));
         self.clear_summaries(found.iter().map(|&(w, _)| w));
     }
 

@@ -18,7 +18,6 @@ use crate::shm::view::{View, runtime};
 use crate::shm::volatile::{self, Allocated, Place};
 use crate::sys::facts;
 use crate::trace::event;
-use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -42,14 +41,10 @@ impl Core {
             // What can fail for want of memory comes before the commits.
             self.changes.truncate(self.geometry(), &geometry, false).inspect_err(undo)?;
         }
-        if weak(Weak::TruncateEarlyFree) {
-            self.free_all_but(&header);
-        }
+        twin!(ResizeThenFree => self.free_all_but(&header));
         // From here on the file may have the new length. Should this process be killed before it takes the nonce away, who
         // looks at the old volatile part must not go on as if nothing had happened.
-        if !weak(Weak::TruncateKeepShared) {
-            self.view.runtime()[runtime::SHARED].store(0, SeqCst);
-        }
+        step!(ResizeUnshares => self.view.runtime()[runtime::SHARED].store(0, SeqCst));
         self.commit_length(&lock, &mut header, &core)?;
         if !grows {
             let cut = geometry.bits()..self.geometry().bits();
@@ -67,7 +62,7 @@ impl Core {
 
     /// Of what a checkpoint has frozen a backup may be under way.
     fn refuse_outstanding(&self, header: &Header) -> Result<()> {
-        let Some(point) = header.outstanding().filter(|_| !weak(Weak::TruncateOutstanding)) else { return Ok(()) };
+        let Some(point) = step!(RefuseOutstanding => header.outstanding()) else { return Ok(()) };
         let name = if point.name.is_empty() { String::new() } else { format!(" named {:?}", point.name) };
         let why = format!(
             "checkpoint {}{name} is outstanding, and of what it has frozen a backup may be under way; commit or abort it \
@@ -95,18 +90,14 @@ impl Core {
 
     /// Commits the new length to both pairs.
     fn commit_length(&self, lock: &Locked<'_>, header: &mut Header, core: &Core) -> std::result::Result<(), Failure> {
-        for _ in 0..if weak(Weak::TruncateOnePair) { 1 } else { 2 } {
-            at(Point::NewLength);
+        for _ in 0..step!(ResizeBothPairs => 2, else 1) {
+            sync_point!(NewLength);
             lock.commit(header).map_err(|e| {
                 self.view.set_nonce(&[0; 16]);
                 // Nobody joins a session that never came to be: which header its commits must spare nobody knows.
-                if !weak(Weak::TruncateJoinable) {
-                    core.view.set_nonce(&[0; 16]);
-                }
+                step!(ResizeUnjoinable => core.view.set_nonce(&[0; 16]));
                 // Whichever header the next opener finds, it must see that a write has failed.
-                if !weak(Weak::TruncateForgetDoubt) {
-                    core.degrade();
-                }
+                step!(ResizeKeepsDoubt => core.degrade());
                 Failure::InDoubt(e)
             })?;
         }
@@ -118,7 +109,7 @@ impl Core {
         // The slots of the dead as well: their writes may still arrive.
         let slots = (0..SLOTS).flat_map(runtime::slot);
         let fields = [runtime::PUBLISHED, runtime::ATTEMPTED, runtime::CHECKPOINT, runtime::EPOCH, runtime::ADDING];
-        for field in fields.into_iter().chain(slots.filter(|_| !weak(Weak::TruncateForgetSlots))) {
+        for field in fields.into_iter().chain(slots.filter(|_| step!(ResizeKeepsSlots => true))) {
             core.view.runtime()[field].store(self.view.runtime()[field].load(SeqCst), SeqCst);
         }
         core.counters.continue_from(&self.counters);
@@ -151,13 +142,13 @@ impl Core {
     /// Memory: the dirty part of one of them.
     fn move_points(&self, old: &Header, header: &mut Header) -> Result<()> {
         let (before, after) = (old.geometry.len(), header.geometry.len());
-        for (i, point) in old.points.iter().enumerate().filter(|_| !weak(Weak::TruncateForgetPoints)) {
+        for (i, point) in old.points.iter().enumerate().filter(|_| step!(ResizePoints => true)) {
             if !header.points[i].has_regions() {
                 continue;
             }
             let mut held = Frozen::empty(&header.geometry)?;
             held.add_point(&*self.disk, &self.path, old, point)?;
-            if i + 1 == old.points.len() && !weak(Weak::TruncateForgetNew) {
+            if step!(NewDirtySincePoints => i + 1 == old.points.len()) {
                 // Also the granule that was partly covered.
                 held.add_bits(header.geometry.touched(&(before..after)));
             }
@@ -174,16 +165,15 @@ impl Core {
         self.disk.grow(header.file_length()).map_err(self.io("grow the file"))?;
         for (name, region) in header.regions() {
             let cleared_later = matches!(name, RegionName::Headers | RegionName::Volatile);
-            if !cleared_later && !weak(Weak::TruncateNoClear) {
+            if step!(ClearNewRegions => !cleared_later) {
                 self.disk.punch(region).map_err(self.io("clear space for the new length"))?;
             }
         }
-        if !weak(Weak::TruncateNoSync) {
-            self.disk.sync_all().map_err(|e| {
-                self.degrade();
-                self.io("clear space for the new length")(e)
-            })?;
-        }
+        let synced = step!(SyncNewRegions => self.disk.sync_all());
+        synced.map_err(|e| {
+            self.degrade();
+            self.io("clear space for the new length")(e)
+        })?;
         self.counters.syncs.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -236,7 +226,7 @@ impl Core {
             watcher: self.watcher.clone(),
         };
         let core = Core::new(parts, header).map_err(self.io("prepare for forks"))?;
-        if self.degraded() && !weak(Weak::TruncateForgetError) {
+        if step!(ResizeKeepsFailure => self.degraded()) {
             core.degrade();
         }
         core.all_reset.set(self.all_reset.get());
@@ -269,7 +259,7 @@ impl Core {
 /// had, as a block device or after the map had got shorter. A backup sees by a target's size only what it lacks.
 fn unknown_to_target(old: &Header, geometry: &Geometry) -> Range<u64> {
     let end = old.geometry.len();
-    let reaches = old.target.is_some_and(|target| target.size > end) && !weak(Weak::TruncateTargetReaches);
+    let reaches = step!(NewDirtyInTarget => old.target.is_some_and(|target| target.size > end));
     if reaches { geometry.touched(&(end..geometry.len())) } else { 0..0 }
 }
 

@@ -13,7 +13,6 @@ use crate::progress::Step;
 use crate::shm::view::flag;
 use crate::shm::volatile::{CHUNK_WORDS, Place};
 use crate::trace::event;
-use crate::weak::{Point, Weak, at, weak};
 use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -102,26 +101,25 @@ impl Core {
             if !flag(armed, w)
                 && let Err(e) = self.arm(w..end)
             {
-                return if weak(Weak::SetForgetError) { Ok(()) } else { Err(e) };
+                return step!(ReturnArmError => Err(e));
             }
-            at(Point::SeenArmed);
-            if weak(Weak::TouchFirst) {
-                Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
-                at(Point::Touched);
-            }
+            sync_point!(SeenArmed);
+            let mark = || Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            twin!(StoreThenMark => {
+                mark();
+                sync_point!(Touched);
+            });
             let old = self.view.live()[w as usize].fetch_or(mask, SeqCst);
             *changed |= mask & !old;
-            at(Point::Stored);
-            if !weak(Weak::SkipSummaries) || old & mask != mask {
+            sync_point!(Stored);
+            if old & mask != mask || step!(SummariseAlways => true) {
                 levels.summarise(w);
             }
-            if !weak(Weak::Untouched) && !weak(Weak::TouchFirst) {
-                Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
-            }
-            at(Point::Touched);
+            step!(StoreThenMark => step!(MarkUnflushed => mark()));
+            sync_point!(Touched);
             // A flush may have taken the word off the list between the look at armed and the store. If it is
             // still armed now, that flush is yet to come, and will find the word touched.
-            if flag(armed, w) || weak(Weak::NoRecheck) {
+            if !step!(RecheckArmed => !flag(armed, w)) {
                 return Ok(());
             }
         }
@@ -154,9 +152,7 @@ impl Core {
             lock.allocate(run.range())?;
         }
         let redo = self.left_behind(&header.runs, &add);
-        if weak(Weak::PublishEarly) {
-            self.mark_armed(&add);
-        }
+        twin!(ListThenArm => self.mark_armed(&add));
         let mut list = header.runs.clone();
         list.union(&add);
         if list != header.runs {
@@ -165,13 +161,11 @@ impl Core {
             self.counters.arms.fetch_add(1, Relaxed);
             event!(DEBUG, "armed", words = add.words(), listed = header.runs.words(), runs = header.runs.len());
         }
-        at(Point::Listed);
-        if !weak(Weak::ArmNoTouch) {
-            for (i, mask) in redo {
-                Shared(self.view.touched()).or(i, mask);
-            }
+        sync_point!(Listed);
+        for (i, mask) in redo {
+            step!(MarkUnfinished => Shared(self.view.touched()).or(i, mask));
         }
-        at(Point::LeftTouched);
+        sync_point!(LeftTouched);
         self.mark_armed(&add);
         Ok(())
     }
@@ -211,7 +205,7 @@ impl Core {
         let mut all = list.clone();
         all.union(add);
         // Half the room for runs is left to flushes, which list what was reset and not set.
-        all.len() <= MAX_RUNS / 2 && (all.words() <= self.armed_bound || weak(Weak::NoBound))
+        all.len() <= MAX_RUNS / 2 && !step!(BoundList => all.words() > self.armed_bound)
     }
 
     /// What to arm: the caller's words, those that other threads of this process wait for, and words ahead of a
@@ -267,9 +261,7 @@ impl Locked<'_> {
         if !core.in_file {
             return Ok(()); // Its volatile part is in no file.
         }
-        if weak(Weak::NoAllocate) {
-            return Ok(());
-        }
+        twin!(AllocateFirst => return Ok(()));
         let place = Place { layout: &core.layout, geometry: core.geometry() };
         self.state.allocated.ensure(&*core.disk, &core.path, place, words)
     }

@@ -12,7 +12,6 @@ use crate::file::locks::{Deadline, locked, wait_for};
 use crate::format::{Header, Point, PointRole, Reasons, Reserved, bottom_length, table_length};
 use crate::sync::MutexGuard;
 use crate::sys::Lock;
-use crate::weak::{Weak, weak};
 use std::sync::PoisonError;
 
 /// The space lock, held: nobody else chooses or writes a region that no header names.
@@ -31,9 +30,7 @@ impl Core {
     /// Takes the space lock, waiting for it as long as the options say. It comes before the update lock.
     pub(crate) fn space(&self) -> Result<Space<'_>> {
         self.usable()?;
-        if weak(Weak::NoSpace) {
-            return Ok(Space { core: self, _mine: None });
-        }
+        twin!(LockSpace => return Ok(Space { core: self, _mine: None }));
         let end = Deadline::after(self.lock_timeout);
         let mine = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         self.wait_for_space(end)?;

@@ -12,7 +12,6 @@ use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
 use crate::sys::{Disk, FileDisk, Part, Permit, create, facts, fs};
-use crate::weak::{Weak, weak};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -136,7 +135,7 @@ fn write_parts(
         header.sequence = sequence;
         headers::write_pair(disk, &header, pair).map_err(&io)?;
     }
-    if weak(Weak::CreateUnsynced) { Ok(()) } else { disk.sync_all().map_err(io) }
+    step!(SyncThenName => disk.sync_all().map_err(io))
 }
 
 /// A random identity, marked as such (RFC 9562, version 4).

@@ -9,7 +9,6 @@ use crate::format::{
 };
 use crate::image_stamp::is_timeless;
 use crate::sys::{Disk, Part};
-use crate::weak::{Weak, weak};
 use std::path::Path;
 
 /// The newest header known to be durable: its sequence number and the pair that holds it.
@@ -88,7 +87,7 @@ pub(crate) fn newest(disk: &dyn Disk, path: &Path) -> Result<Newest> {
 pub(crate) fn choose(disk: &dyn Disk, copies: &Copies, path: &Path) -> Result<Newest> {
     let (newest, len) = choose_also_cut_off(disk, copies, path)?;
     let expected = entries_end(&newest.header);
-    if len < expected && !weak(Weak::IgnoreLength) {
+    if step!(CheckLength => len < expected) {
         return Err(Error::Corrupt {
             path: path.to_path_buf(),
             place: "page table".into(),
@@ -125,7 +124,7 @@ pub(crate) fn choose_also_cut_off(disk: &dyn Disk, copies: &Copies, path: &Path)
 /// the map was opened they have rotted, and one of them may have been newer. In another boot nobody can tell.
 fn lost_commit(disk: &dyn Disk, copies: &Copies, copy: usize, header: &Header) -> std::io::Result<bool> {
     let no_other = header.state == State::Open && spoilt(copies, 1 - format::pair_of(copy));
-    if !no_other || weak(Weak::IgnoreLostCommit) {
+    if !step!(MissLostCommit => no_other) {
         return Ok(false);
     }
     let boot = disk.identity()?.boot_id;
@@ -190,11 +189,9 @@ pub(crate) fn renew(disk: &dyn Disk, copies: &Copies, newest: &Newest) -> std::i
         _ => None,
     };
     let mut pair = format::copies_of(newest.pair);
-    pair.sort_by_key(|&copy| current(copy).is_some() != weak(Weak::RenewNewestFirst));
+    pair.sort_by_key(|&copy| step!(RewriteOldestFirst => current(copy).is_some(), else current(copy).is_none()));
     let some = pair.into_iter().find_map(current);
-    if weak(Weak::RenewBoth) {
-        return write_pair(disk, some.unwrap_or(&newest.header), newest.pair);
-    }
+    twin!(RewriteOneByOne => return write_pair(disk, some.unwrap_or(&newest.header), newest.pair));
     for copy in pair {
         let header = current(copy).or(some).unwrap_or(&newest.header);
         let bytes = header.encode().map_err(invalid)?;
@@ -217,7 +214,7 @@ pub(crate) fn write_pair(disk: &dyn Disk, header: &Header, pair: usize) -> std::
 /// Commits `header` with the next sequence number to the pair that does not hold `known`.
 pub(crate) fn commit(disk: &dyn Disk, header: &mut Header, known: Published) -> std::io::Result<Published> {
     header.sequence += 1;
-    let pair = if weak(Weak::Parity) { (header.sequence % 2) as usize } else { 1 - known.pair };
+    let pair = step!(AlternatePairs => 1 - known.pair, else (header.sequence % 2) as usize);
     write_pair(disk, header, pair)?;
     Ok(Published { sequence: header.sequence, pair })
 }

@@ -5,7 +5,6 @@
 use crate::error::{Error, Result};
 use crate::format::{self, CheckpointState, Header, Layout, Point, PointRole, Reasons, Runs, State, Uuid};
 use crate::image_stamp::ImageStamp;
-use crate::weak::{Weak, weak};
 use std::path::Path;
 
 /// A header that describes a point as if it were a closed map: what it takes to read its bottom.
@@ -13,7 +12,7 @@ pub(crate) fn header_of_point(header: &Header, point: &Point) -> Header {
     let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
     let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
     // It was complete before it was named, like a map that was closed.
-    let clean_dirty_bits = if weak(Weak::PointNoCount) { 0 } else { point.granules };
+    let clean_dirty_bits = step!(CountPoint => point.granules);
     let (state, nonce, runs) = (State::Clean, Uuid::NIL, Runs::new());
     Header { uuid: point.uuid, layout, state, nonce, runs, clean_dirty_bits, ..header.clone() }
 }

@@ -2,11 +2,10 @@
 
 use crate::format::{Header, Reasons, State};
 use crate::sys::facts;
-use crate::weak::{Weak, weak};
 
 /// Why there is dirt that was not set, here or in the outstanding point.
 pub(crate) fn reasons(header: &Header) -> Reasons {
-    let frozen = header.outstanding().filter(|_| !weak(Weak::ReasonsOfPoint));
+    let frozen = step!(CountPointReasons => header.outstanding());
     header.dirt_reasons | frozen.map_or(Reasons::NONE, |point| point.reasons)
 }
 

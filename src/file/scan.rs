@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::format::{self, ENTRY_BYTES, Header, PageBytes};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
 use crate::sys::Disk;
-use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::path::Path;
 
@@ -102,7 +101,7 @@ impl Scan<'_> {
             return Err(PageFault::Mismatch { entry, computed });
         }
         let words = format::words_from_page(bytes);
-        if format::stray_bits(&self.header.geometry, index, &words) && !weak(Weak::IgnoreStray) {
+        if step!(CheckStrayBits => format::stray_bits(&self.header.geometry, index, &words)) {
             return Err(PageFault::StrayBits);
         }
         Ok(words)

@@ -5,7 +5,6 @@
 //! them calls armed is armed.
 
 use super::{COPIES, Header, HeaderProblem, ProblemClass, Runs, Uuid};
-use crate::weak::{Weak, weak};
 use std::fmt;
 
 /// The header of a file.
@@ -106,15 +105,14 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
     // Map and sequence number of every copy that has a say: the valid ones, and those of newer versions.
     let claims: [Option<(Uuid, u64)>; COPIES] = std::array::from_fn(|i| match &copies[i] {
         Ok(header) => Some((header.uuid, header.sequence)),
-        Err(_) if weak(Weak::PassOverNewer) => None,
-        Err(problem) if problem.is_newer() => problem.identity,
+        Err(problem) if step!(RefuseNewer => problem.is_newer()) => problem.identity,
         Err(_) => None,
     });
     let votes = |uuid: Uuid| claims.iter().flatten().filter(|claim| claim.0 == uuid).count();
     let Some(&(uuid, _)) = claims.iter().flatten().max_by_key(|claim| votes(claim.0)) else {
         return Err(most_telling(copies));
     };
-    let tie = |claim: &&(Uuid, u64)| claim.0 != uuid && votes(claim.0) == votes(uuid) && !weak(Weak::AnyOfTwoMaps);
+    let tie = |claim: &&(Uuid, u64)| claim.0 != uuid && step!(RefuseTwoMaps => votes(claim.0) == votes(uuid));
     if let Some(&(other, _)) = claims.iter().flatten().find(tie) {
         return Err(NoHeader::TwoMaps { first: uuid.min(other), second: uuid.max(other) });
     }
@@ -128,8 +126,7 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
                 disagreements.push(Disagreement::Foreign { copy, uuid: foreign });
             }
             (_, Some((_, sequence))) if sequence < newest => {}
-            (Err(_), _) if weak(Weak::PassOverNewer) => {}
-            (Err(problem), _) => return Err(NoHeader::Newer { copy, problem }),
+            (Err(problem), _) => step!(RefuseNewer => return Err(NoHeader::Newer { copy, problem })),
             (Ok(header), Some((_, sequence))) => match &mut choice {
                 None => {
                     choice = Some(Choice { copy, header, armed: header.runs.clone(), disagreements: Vec::new() });
@@ -137,9 +134,7 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
                 Some(chosen) if chosen.header == header => {}
                 Some(chosen) => {
                     disagreements.push(Disagreement::Rival { copy, sequence });
-                    if !weak(Weak::IgnoreRivals) {
-                        join(&mut chosen.armed, chosen.header, header);
-                    }
+                    step!(UniteConflicting => join(&mut chosen.armed, chosen.header, header));
                 }
             },
         }

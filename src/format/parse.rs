@@ -18,7 +18,6 @@ use super::sizes::{
 use super::stamp::Stamp;
 use super::values::{CheckpointState, Durability, Reasons, Reserved, Session, State, Uuid};
 use crate::geometry::{Geometry, LEVELS};
-use crate::weak::{Weak, weak};
 use std::fmt;
 
 impl Header {
@@ -87,7 +86,7 @@ impl<'a> Checked<'a> {
         }
         match actual {
             None => return fail(ProblemClass::Checksum, h::USED, &used, &expected),
-            Some(actual) if actual != crc && !weak(Weak::IgnoreChecksum) => {
+            Some(actual) if step!(CheckHeaderCrc => actual != crc) => {
                 return fail(
                     ProblemClass::Checksum,
                     h::CRC,

@@ -19,7 +19,6 @@ use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::options::Options;
 use crate::session::locks;
 use crate::sys::{Disk, Lock, Part};
-use crate::weak::{Weak, weak};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -141,13 +140,13 @@ pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
         synced(disk)?;
         headers::renew(disk, &work.copies, &work.newest)?;
     }
-    let doubts = if weak(Weak::RepairNoDoubt) { 0 } else { work.doubt.len() };
-    for (header, pair) in work.doubt.iter().take(if weak(Weak::RepairOnePair) { 1 } else { doubts }) {
+    let doubts = step!(DoubtThenRepair => work.doubt.len());
+    for (header, pair) in work.doubt.iter().take(step!(RepairBothPairs => doubts, else 1)) {
         headers::write_pair(disk, header, *pair)?;
     }
     // What the file lacked reads as zeros from here on. The list names every page of the map of which that matters.
     for &(place, failed) in &work.points {
-        if failed.is_none() && !weak(Weak::RepairNoSpoil) {
+        if step!(SpoilFirstEntry => failed.is_none()) {
             spoil_first_entry(disk, &header_of_point(header, &header.points[place]))?;
         }
     }
@@ -181,7 +180,7 @@ pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
 
 /// Makes the length of the file durable, and what was written by others.
 fn synced(disk: &dyn Disk) -> io::Result<()> {
-    if weak(Weak::RepairUnsynced) { Ok(()) } else { disk.sync_all() }
+    step!(SyncRepairedLength => disk.sync_all())
 }
 
 /// Writes some pages, and forgets them.
@@ -249,7 +248,7 @@ fn spoil_first_entry(disk: &dyn Disk, as_header: &Header) -> io::Result<()> {
 fn fill(disk: &dyn Disk, as_header: &Header, failed: u64) -> io::Result<()> {
     let g = &as_header.geometry;
     let content = |_, index| std::array::from_fn(|i| full_word(g, index, i));
-    let first_too = weak(Weak::RepairFillInOrder);
+    let first_too = step!(FillFailedLast => false, else true);
     for first in (0..g.pages()).step_by(BATCH as usize) {
         let batch: Vec<u64> =
             (first..(first + BATCH).min(g.pages())).filter(|&index| index != failed || first_too).collect();

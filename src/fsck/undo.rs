@@ -13,7 +13,6 @@ use crate::file::headers::{self, Copies};
 use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
 use crate::format::{COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, State, Uuid, copy_offset};
 use crate::sys::{Disk, Part, facts};
-use crate::weak::{Weak, weak};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -285,9 +284,8 @@ pub(crate) fn put_back_from(
         expected,
     })?;
     let copies = headers::read_copies(disk);
-    if !weak(Weak::UndoAnyMap) {
-        is_as_repair_left_it(&head, &copies).map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
-    }
+    let ours = step!(CheckUndoMap => is_as_repair_left_it(&head, &copies));
+    ours.map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
 
     let before = disk.len().map_err(writing)?;
     // Of what was cut off all is kept. So nobody makes the file longer by a length alone.
@@ -301,7 +299,7 @@ pub(crate) fn put_back_from(
     }
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
     disk.grow(length).and_then(|()| synced(disk)).map_err(writing)?;
-    if keeps_headers && !weak(Weak::UndoNoDoubt) {
+    if step!(DoubtThenUndo => keeps_headers) {
         doubt_everything(disk, path, &copies, &head)?;
     }
     // Before the pages: a point that was cut off is so again before anything of it is what it was.
@@ -345,7 +343,7 @@ fn doubt_everything(disk: &dyn Disk, path: &Path, copies: &Copies, head: &Head) 
 
 /// Makes the length of the file durable, and what was cleared.
 fn synced(disk: &dyn Disk) -> io::Result<()> {
-    if weak(Weak::UndoUnsynced) { Ok(()) } else { disk.sync_all() }
+    step!(SyncUndoneLength => disk.sync_all())
 }
 
 fn changed() -> io::Error {
@@ -377,7 +375,7 @@ fn is_known(head: &Head, header: &Header) -> bool {
 fn put_headers_back(disk: &dyn Disk, old: &[u8]) -> io::Result<()> {
     let mut copies: Vec<(usize, &[u8])> = old.chunks(COPY_BYTES).enumerate().collect();
     copies.sort_by_key(|(_, bytes)| {
-        std::cmp::Reverse(if weak(Weak::UndoInOrder) { 0 } else { Header::parse(bytes).map_or(0, |h| h.sequence) })
+        std::cmp::Reverse(step!(UndoNewestFirst => Header::parse(bytes).map_or(0, |h| h.sequence)))
     });
     for (copy, bytes) in copies {
         disk.write_durable(&[Part { offset: copy_offset(copy), bytes }])?;

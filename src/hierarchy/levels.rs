@@ -14,7 +14,6 @@ use super::kernels;
 use super::words::{Words, WordsMut, looked_at};
 use crate::geometry::{BOTTOM, LEVELS, WORD_BITS, mask_in};
 use crate::sys::cpu::fetch;
-use crate::weak::{Weak, weak};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -271,7 +270,7 @@ impl<W: WordsMut> Levels<W> {
         for k in (0..BOTTOM).rev() {
             let (up, mask) = place(word);
             let left = self.level[k].and(up as usize, !mask) & !mask;
-            if !weak(Weak::NoSecondLook) && self.level[k + 1].load(word as usize) != 0 {
+            if step!(LookAgain => self.level[k + 1].load(word as usize) != 0) {
                 return self.raise(k + 1, word);
             }
             if left != 0 {

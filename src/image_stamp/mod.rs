@@ -8,7 +8,6 @@ pub(crate) mod settle;
 use crate::error::{Error, Result};
 use crate::format::{Reserved, Stamp, StampKind, Uuid};
 use crate::sys::{facts, image};
-use crate::weak::{Weak, weak};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
@@ -128,9 +127,7 @@ impl ImageStamp {
 
     /// Whether this is what was recorded, and how sure that is.
     pub fn compare(&self, recorded: &ImageStamp) -> Comparison {
-        if weak(Weak::IgnoreImage) {
-            return Comparison::Same;
-        }
+        twin!(CompareImage => return Comparison::Same);
         let (was, is) = (&recorded.0, &self.0);
         let mut found = changes(was, is);
         if let Some(why) = another(was, is) {
@@ -284,7 +281,7 @@ fn unproven(was: &Stamp, is: &Stamp) -> Option<String> {
     if !was.exact {
         return Some("no times were recorded that count".into());
     }
-    let other_boot = !one_boot(was, is) && !weak(Weak::TimesOfOtherBoot);
+    let other_boot = step!(CompareImageBoot => !one_boot(was, is));
     other_boot.then(|| "its times are of an earlier boot; a crash may have undone a later one".into())
 }
 

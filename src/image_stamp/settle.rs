@@ -4,7 +4,6 @@
 //! are older than a step by this machine's clock, and the file system takes its times from that.
 
 use crate::format::{Stamp, StampKind};
-use crate::weak::{Weak, weak};
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -82,7 +81,7 @@ fn is_old(seen: &Seen, now: Option<Duration>) -> bool {
 /// The stamp, exact if its times count already.
 pub(super) fn at_once(seen: &Seen, clock: &mut impl Clock) -> Stamp {
     let file = seen.stamp.kind == StampKind::File;
-    Stamp { exact: file && (is_old(seen, clock.since_1970()) || weak(Weak::YoungStamp)), ..seen.stamp }
+    Stamp { exact: file && step!(SettleStamp => is_old(seen, clock.since_1970()), else true), ..seen.stamp }
 }
 
 /// Takes stamps until one is exact; gives up on a file that does not come to rest.

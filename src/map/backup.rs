@@ -8,7 +8,6 @@ use crate::engine::backup::{Completed, count_audit};
 use crate::error::Result;
 use crate::format::{Reasons, Stamp, Uuid};
 use crate::image_stamp::{ImageStamp, timeless};
-use crate::weak::{Weak, weak};
 
 /// Backups: who makes one claims the map, [freezes](Self::freeze) it, [begins](Self::begin_backup), copies, and
 /// [commits](Self::commit_backup).
@@ -33,9 +32,7 @@ impl DirtyMap {
         self.core()?.begin_backup(|header| {
             let begun = Stamp { exact: false, ..target.0 };
             header.begun = Some(begun);
-            if weak(Weak::BeginForgetsTarget) {
-                header.target = Some(begun);
-            }
+            twin!(KeepLastTarget => header.target = Some(begun));
         })
     }
 
@@ -48,10 +45,10 @@ impl DirtyMap {
     pub fn commit_backup(&self, uuid: Uuid, keep: bool, target: &ImageStamp, audited: u64) -> Result<()> {
         let core = self.core()?;
         let completed = Completed { target: target.0, audited };
-        if weak(Weak::NameTargetLate) {
+        twin!(NameTargetThenForget => {
             core.commit_checkpoint_of(&uuid, keep, None)?;
-            return core.amend(|header| completed.record(header));
-        }
+            return core.amend(|header| completed.record(header))
+        });
         core.commit_checkpoint_of(&uuid, keep, Some(&completed))
     }
 
@@ -100,7 +97,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::file::headers;
     use crate::sys::FileDisk;
-    use crate::weak::{Point as Stage, visit};
+    use crate::testing::{SyncPoint, visit};
     use std::cell::Cell;
     use std::path::Path;
     use std::rc::Rc;
@@ -155,7 +152,7 @@ pub(crate) mod tests {
         let seen = Rc::new(Cell::new(0));
         let (count, path) = (seen.clone(), dir.path().join("map"));
         visit(Some(Box::new(move |at| {
-            if at != Stage::Published {
+            if at != SyncPoint::Published {
                 return;
             }
             let disk = FileDisk::new(std::fs::File::open(&path).unwrap(), false);

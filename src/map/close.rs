@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::format::Stamp;
 use crate::image_stamp::ImageStamp;
 use crate::session::locks;
-use crate::weak::{Weak, weak};
 use std::fmt;
 
 impl Core {}
@@ -23,11 +22,9 @@ impl Live {
             Failure::Unchanged(e) => e,
             Failure::InDoubt(e) => {
                 // Words of a `Process` map stay armed, so that a set asks nobody; and a file that is closed lists none of them.
-                if !weak(Weak::CloseForgetDoubt) {
-                    self.broken = Some(
-                        "the commit of its close failed, and the file may be closed or not; drop it, and open it again",
-                    );
-                }
+                let why =
+                    "the commit of its close failed, and the file may be closed or not; drop it, and open it again";
+                step!(CloseKeepsDoubt => self.broken = Some(why));
                 e
             }
         })?;

@@ -100,7 +100,7 @@ impl DirtyMap {
 
 #[cfg(test)]
 mod tests {
-    use crate::weak::{Weak, with};
+    use crate::testing::{Mutant, with};
     use crate::{Access, Options};
     use std::sync::mpsc;
     use std::time::Duration;
@@ -115,7 +115,7 @@ mod tests {
         let uuid = map.freeze(None).unwrap().uuid;
         map.set(0..1).unwrap();
         // As if killed before the runtime page said so.
-        with(Some(Weak::SilentCheckpoint), || map.commit_checkpoint(uuid, false)).unwrap();
+        with(Some(Mutant::PublishCheckpoint), || map.commit_checkpoint(uuid, false)).unwrap();
         let (done, finished) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             map.subtract(&again).unwrap();

@@ -96,7 +96,7 @@ impl DirtyMap {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::weak::{self, Point};
+    use crate::testing::{self, SyncPoint};
     use crate::{Access, Options};
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -126,13 +126,13 @@ pub(crate) mod tests {
         assert!(!reader.get(0).unwrap());
         let seen = Arc::new(AtomicU64::new(0));
         let unusable = seen.clone();
-        weak::visit(Some(Box::new(move |point| {
-            if point == Point::NewLength && matches!(reader.get(0), Err(Error::Unusable { .. })) {
+        testing::visit(Some(Box::new(move |point| {
+            if point == SyncPoint::NewLength && matches!(reader.get(0), Err(Error::Unusable { .. })) {
                 unusable.fetch_add(1, SeqCst);
             }
         })));
         map.truncate(1 << 29).unwrap();
-        weak::visit(None);
+        testing::visit(None);
         assert_eq!(seen.load(SeqCst), 2, "killed there, nobody would ever tell the reader");
     }
 }

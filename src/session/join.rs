@@ -11,7 +11,6 @@ use crate::shm::view::{Look, View};
 use crate::shm::volatile::{self, Allocated};
 use crate::sys::Disk;
 use crate::trace::event;
-use crate::weak::{Weak, weak};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -30,7 +29,7 @@ pub(crate) fn session<V: Look>(
     // A look behind the end of a file kills the process, and a damaged header may say anything.
     let end = header.layout.volatile.end;
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
-    if len < end && !weak(Weak::JoinCutOff) {
+    if step!(JoinChecksLength => len < end) {
         return Err(Error::Corrupt {
             path: path.to_path_buf(),
             place: "volatile region".into(),
@@ -39,9 +38,9 @@ pub(crate) fn session<V: Look>(
         });
     }
     let view = map(&header)?;
-    let lives = view.nonce() == header.nonce.0 || weak(Weak::JoinAnyNonce);
-    let shared = view.is_shared() || weak(Weak::JoinUnshared);
-    Ok((lives && shared).then_some((view, header)))
+    let over = step!(JoinComparesNonce => view.nonce() != header.nonce.0);
+    let alone = step!(JoinChecksShared => !view.is_shared());
+    Ok((!over && !alone).then_some((view, header)))
 }
 
 /// Joins those who share the map. The caller holds the gate and, shared, the attach lock; `seat` takes a slot.
@@ -60,9 +59,7 @@ pub(crate) fn join<S>(
         return Err(Error::Locked { path: path.to_path_buf(), what, holder: None });
     };
     let (slot, seat) = seat(&view)?;
-    if !weak(Weak::JoinKeepSlot) {
-        view.slot(slot).iter().for_each(|word| word.store(0, SeqCst));
-    }
+    step!(JoinZeroesSlot => view.slot(slot).iter().for_each(|word| word.store(0, SeqCst)));
     let geometry = header.geometry;
     let parts = Parts {
         disk,

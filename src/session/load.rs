@@ -16,7 +16,6 @@ use crate::image_stamp::ImageStamp;
 use crate::shm::view::View;
 use crate::shm::volatile::Allocated;
 use crate::sys::{Disk, Mapping};
-use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::path::Path;
 
@@ -85,11 +84,11 @@ pub(super) fn load(
     let mut filling = Filling { header: &header, view: &view, allocate, extents: Vec::new(), trouble: Ok(()) };
     let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(disk, path, trusted)?;
     (recovery.interrupted_pages, recovery.damaged_pages) = (interrupted, damaged);
-    recovery.lost_granules = lost_granules(&header, granules, failed.words()).filter(|_| !weak(Weak::IgnoreLost));
+    recovery.lost_granules = step!(CountLost => lost_granules(&header, granules, failed.words()));
     let lost = recovery.lost_granules.is_some() || recovery.lost_commit;
     let dirty = if recovery.image_changed.is_some() || lost {
         all_words(&geometry)
-    } else if trusted || weak(Weak::IgnoreList) {
+    } else if !step!(DirtyListed => !trusted) {
         Runs::new()
     } else {
         header.runs.clone()
@@ -174,9 +173,7 @@ impl Filling<'_, '_> {
                 Page::Failed(fault) => {
                     let named = named(&header.runs, index) != 0;
                     *if named && fault != PageFault::StrayBits { &mut interrupted } else { &mut damaged } += 1;
-                    if !weak(Weak::IgnoreMismatch) {
-                        failed.add(index..index + 1);
-                    }
+                    step!(VerifyPage => failed.add(index..index + 1));
                 }
             },
             |_| {},

@@ -7,7 +7,6 @@ use crate::file::locks::{Deadline, locked, wait_for};
 use crate::format::SLOTS;
 use crate::options::{Access, Options};
 use crate::sys::{Disk, FileDisk, Lock, facts, fork, fs};
-use crate::weak::{Weak, weak};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -130,7 +129,7 @@ fn attach(disk: &Arc<FileDisk>, path: &Path, options: &Options) -> std::result::
     if alone || shared && disk.try_attach(false).map_err(io)? {
         // Everybody who has the map keeps a slot. Who has only the attach lock is dying, of whose locks the kernel
         // lets go one by one, or another kind of program: in neither case is there a session, whatever the file says.
-        leaving = !alone && !disk.slot_held(0..SLOTS).map_err(io)? && !weak(Weak::JoinWithoutSlots);
+        leaving = !alone && step!(JoinChecksSlots => !disk.slot_held(0..SLOTS).map_err(io)?);
         if !leaving {
             return Ok(Attached { disk: disk.clone(), _gate: gate, alone });
         }

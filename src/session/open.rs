@@ -23,7 +23,6 @@ use crate::shm::volatile::{self, Allocated, Place};
 use crate::sys::{Disk, facts};
 use crate::trace::event;
 use crate::watcher::Watcher;
-use crate::weak::{Weak, weak};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -100,7 +99,7 @@ fn begin(
     core.say_checkpoint(header.checkpoint_state);
     core.know_frozen(frozen);
     let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
-    if half && !weak(Weak::OpenNoAbort) {
+    if step!(AbortHalfFrozen => half) {
         // Nobody is at it any more, and the backup has not been told to read.
         core.abort(&header.checkpoint_uuid)?;
         recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
@@ -144,13 +143,11 @@ fn commit_open(
     let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
     let geometry = header.geometry;
     let mut known = Published { sequence: header.sequence, pair: *pair };
-    if !weak(Weak::NoRewrite) {
-        headers::renew(disk, found.0, found.1).map_err(io(write))?;
-    }
+    step!(RewriteNewest => headers::renew(disk, found.0, found.1)).map_err(io(write))?;
     recovery.remember(header);
     let identity = disk.identity().map_err(io("identify the file"))?;
     // Kept until a close by all: those who had the map before may be dead, and their writes not.
-    let doubt = header.session.flags & (Session::OUTLIVE | Session::OUTLIVED) != 0 && !weak(Weak::OutlivedForgotten);
+    let doubt = step!(KeepOutlived => header.session.flags & (Session::OUTLIVE | Session::OUTLIVED) != 0);
     let flags = if doubt { Session::OUTLIVED } else { 0 } | if writes_outlive { Session::OUTLIVE } else { 0 };
     header.session = session_of(&identity, flags);
     header.state = State::Open;
@@ -166,10 +163,10 @@ fn commit_open(
     }
     // Naming more than failed only matters if this is interrupted, and then adds dirt.
     list.coarsen(MAX_RUNS);
-    header.runs = if weak(Weak::RecoverEarlyDrop) { all.clone() } else { list };
-    for _ in 0..if weak(Weak::NoOpen) { 1 } else { 2 } {
-        known = headers::commit(disk, header, known).map_err(io(write))?;
-    }
+    header.runs = step!(RecoverThenForget => list, else all.clone());
+    known = headers::commit(disk, header, known).map_err(io(write))?;
+    let second = step!(OpenBothPairs => headers::commit(disk, header, known), else Ok(known));
+    known = second.map_err(io(write))?;
     for (i, batch) in batches(rewrite).enumerate() {
         if i > 0 {
             watcher.tell(Step::Recovering, geometry.item_of(batch[0] * PAGE_BITS), geometry.len())?;

@@ -9,7 +9,6 @@ use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::shm::view::runtime;
 use crate::shm::volatile;
 use crate::sys::{Disk, Identity, Part};
-use crate::weak::{Weak, weak};
 use std::path::Path;
 
 /// A nonzero page of the live level, taken from the page cache.
@@ -31,10 +30,10 @@ pub(super) fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Resul
     let v = VolatileLayout::new(&header.geometry);
     let base = header.layout.volatile.start;
     let asked = Part { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
-    if !weak(Weak::AskUnmarked) && disk.write_durable(&[asked]).is_err() {
+    if step!(MarkThenAsk => disk.write_durable(&[asked]).is_err()) {
         return Ok(None);
     }
-    if !weak(Weak::TrustUnasked) && disk.sync_all().is_err() {
+    if step!(AskKernelAtOpen => disk.sync_all().is_err()) {
         return Ok(None);
     }
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
@@ -50,17 +49,13 @@ pub(crate) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
     }
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let now = disk.identity().map_err(io("identify the file"))?;
-    let known = now.boot_id != [0; 16] && now.mount != 0 && now.birth != 0 || weak(Weak::TrustUnknown);
+    let unknown = step!(KnowBoot => now.boot_id == [0; 16] || now.mount == 0 || now.birth == 0);
     let mut now = session_of(&now, 0);
-    if weak(Weak::TrustOtherBoot) {
-        now.boot_id = header.session.boot_id;
-    }
-    if weak(Weak::TrustOtherFile) {
-        now.inode = header.session.inode;
-    }
+    twin!(CompareBoot => now.boot_id = header.session.boot_id);
+    twin!(CompareFile => now.inode = header.session.inode);
     // What may still be written to the image says nothing of the map's file.
     now.flags = header.session.flags;
-    let same = known && now == header.session && !header.session.degraded();
+    let same = !unknown && now == header.session && !header.session.degraded();
     if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
         return Ok(false);
     }
@@ -68,8 +63,8 @@ pub(crate) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
     let mut page = [0; 80];
     let read = disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
     let degraded = page[runtime::DEGRADED * 8..][..8] != [0; 8];
-    let ours = page[..16] == header.nonce.0 || weak(Weak::TrustAnyNonce);
-    Ok(read.is_ok() && ours && (!degraded || weak(Weak::TrustDegraded)))
+    let other = step!(CompareNonce => page[..16] != header.nonce.0);
+    Ok(read.is_ok() && !other && !step!(RefuseFailed => degraded))
 }
 
 fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {

@@ -2,7 +2,6 @@
 
 use crate::file::reasons::remember;
 use crate::format::{Header, Reasons};
-use crate::weak::{Weak, weak};
 
 /// What opening a map found and, in a map opened for writing, mended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +66,7 @@ impl Recovery {
     /// Has the header say why there is more dirt than was set.
     pub(crate) fn remember(&self, header: &mut Header) {
         let reasons = self.reasons();
-        if reasons != Reasons::NONE && !weak(Weak::NoReasons) {
+        if step!(RecordReasons => reasons != Reasons::NONE) {
             remember(header, reasons);
         }
     }

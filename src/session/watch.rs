@@ -13,7 +13,6 @@ use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::image_stamp::ImageStamp;
 use crate::shm::view::{Look, ReadView, runtime};
 use crate::sys::{Disk, FileDisk};
-use crate::weak::{Weak, weak};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,15 +55,16 @@ impl Watch {
     /// Fails when the session has ended, and in a forked child.
     pub(crate) fn usable(&self) -> Result<()> {
         self.view.usable()?;
-        let same = self.view.is_shared() && self.view.nonce() == self.nonce.0 || weak(Weak::WatchEnded);
-        if same { Ok(()) } else { Err(ended()) }
+        let over = step!(ReaderChecksSession => !self.view.is_shared() || self.view.nonce() != self.nonce.0);
+        if over { Err(ended()) } else { Ok(()) }
     }
 
     /// Fails when this is not the header of the session: nobody takes the nonce of one whose processes are all dead away before
     /// he repairs the file.
     pub(crate) fn expect(&self, header: &Header) -> Result<()> {
-        let same = header.nonce == self.nonce || weak(Weak::WatchRepaired) || weak(Weak::WatchEnded);
-        if same { Ok(()) } else { Err(ended()) }
+        let other = header.nonce != self.nonce;
+        let other = step!(ReaderChecksSession => step!(ReaderChecksHeader => other));
+        if other { Err(ended()) } else { Ok(()) }
     }
 
     /// What a search of here and the outstanding point together finds, if the session lives.

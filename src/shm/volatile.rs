@@ -9,7 +9,6 @@ use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
 use crate::sys::fs::MAPPABLE;
 use crate::sys::{Disk, Mapping, Part};
-use crate::weak::{Point, Weak, at, weak};
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
@@ -46,12 +45,10 @@ pub(crate) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool,
     }
     // The nonce goes first: it tells others that the rest is what it was.
     let (nonce, rest) = (region.start..region.start + ALIGN, region.start + ALIGN..region.end);
-    let (first, then) = if weak(Weak::NonceLast) { (rest, nonce) } else { (nonce, rest) };
-    if !weak(Weak::KeepVolatile) {
-        disk.punch(first).map_err(io)?;
-        at(Point::Freed);
-        disk.punch(then).map_err(io)?;
-    }
+    let (first, then) = step!(NonceThenFree => (nonce, rest), else (rest, nonce));
+    step!(ClearShm => disk.punch(first)).map_err(io)?;
+    sync_point!(Freed);
+    step!(ClearShm => disk.punch(then)).map_err(io)?;
     if disk.reading_allocates() {
         disk.allocate(region).map_err(io)?;
     }
@@ -78,7 +75,7 @@ pub(crate) fn free(disk: &dyn Disk, space: Range<u64>) {
 fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
     let mut nonce = [0; 16];
     disk.read_at(&mut nonce, region.start)?;
-    if nonce != [0; 16] && !weak(Weak::KeepNonce) {
+    if step!(RemoveForeignNonce => nonce != [0; 16]) {
         disk.write_durable(&[Part { offset: region.start, bytes: &[0; 16] }])?;
         free(disk, region.clone());
     }

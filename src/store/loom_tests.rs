@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::shm::view::runtime;
 use crate::shm::volatile::{self, Allocated};
 use crate::sync::AtomicU64;
-use crate::weak::{self, Weak};
+use crate::testing::{self, Mutant};
 use Op::*;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -139,23 +139,23 @@ static SCENARIOS: &[Scenario] = &[
 ];
 
 /// Steps that can be left out, and a scenario that finds each.
-static WEAKNESSES: &[(Weak, &str)] = &[
-    (Weak::PublishEarly, "two arm"),
-    (Weak::NoRecheck, "set, flush"),
-    (Weak::Untouched, "set, flush"),
-    (Weak::TouchFirst, "set, arm ahead, flush"),
-    (Weak::EarlyDrop, "set, flush"),
-    (Weak::NoPageWrite, "set, flush"),
-    (Weak::KeepDurable, "reset, set, flush"),
-    (Weak::SkipUnarmed, "after a failed flush"),
-    (Weak::ArmNoTouch, "after a failed flush"),
-    (Weak::ForgetError, "after a failed flush"),
-    (Weak::SummariesLate, "summaries of what is durable"),
-    (Weak::SkipSummaries, "summaries set twice"),
-    (Weak::NoSecondLook, "summaries cleared"),
-    (Weak::Unsteady, "summaries cleared"),
-    (Weak::UntouchBlindly, "set, process flush"),
-    (Weak::AcquireRelease, "set, flush"),
+static WEAKNESSES: &[(Mutant, &str)] = &[
+    (Mutant::ListThenArm, "two arm"),
+    (Mutant::RecheckArmed, "set, flush"),
+    (Mutant::MarkUnflushed, "set, flush"),
+    (Mutant::StoreThenMark, "set, arm ahead, flush"),
+    (Mutant::WriteThenForget, "set, flush"),
+    (Mutant::WritePages, "set, flush"),
+    (Mutant::ClearDurable, "reset, set, flush"),
+    (Mutant::RewriteUnarmed, "after a failed flush"),
+    (Mutant::MarkUnfinished, "after a failed flush"),
+    (Mutant::KeepFlushError, "after a failed flush"),
+    (Mutant::SummariesThenDurable, "summaries of what is durable"),
+    (Mutant::SummariseAlways, "summaries set twice"),
+    (Mutant::LookAgain, "summaries cleared"),
+    (Mutant::CheckClearing, "summaries cleared"),
+    (Mutant::RecheckUnmarked, "set, process flush"),
+    (Mutant::SequentiallyConsistent, "set, flush"),
 ];
 
 fn path() -> &'static Path {
@@ -332,7 +332,7 @@ fn is_set(words: &[u64], bit: u64) -> bool {
 }
 
 /// Runs a scenario in all orders; how many there are, or what went wrong in one.
-fn explore(scenario: &Scenario, without: Option<Weak>) -> Result<usize, String> {
+fn explore(scenario: &Scenario, without: Option<Mutant>) -> Result<usize, String> {
     let runs = Arc::new(AtomicUsize::new(0));
     let (counted, scenario, image) = (runs.clone(), scenario.clone(), opened(scenario));
     let mut builder = loom::model::Builder::new();
@@ -358,7 +358,7 @@ fn explore(scenario: &Scenario, without: Option<Weak>) -> Result<usize, String> 
         });
         all.join().unwrap();
     };
-    let ended = weak::with(without, || catch_unwind(AssertUnwindSafe(|| builder.check(model))));
+    let ended = testing::with(without, || catch_unwind(AssertUnwindSafe(|| builder.check(model))));
     let runs = runs.load(Relaxed);
     match ended {
         Ok(()) => Ok(runs),

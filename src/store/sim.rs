@@ -18,7 +18,7 @@ use crate::error::Holder;
 use crate::format::{ALIGN, COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
 use crate::sys::file::fill_from;
 use crate::sys::{Disk, Identity, Lock, Mapping, Part};
-use crate::weak::{Weak as Switch, weak};
+use crate::testing::{Mutant, mutant};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -730,8 +730,8 @@ impl Disk for SimDisk {
             touched.extend(at / SECTOR..(at + part.bytes.len()).div_ceil(SECTOR));
         }
         let headers = parts.iter().any(|part| part.offset < HEADER_REGION);
-        let step = if headers { Switch::UnsyncedHeaders } else { Switch::UnsyncedPages };
-        let done = b.write(next, touched.clone(), !weak(step));
+        let step = if headers { Mutant::SyncHeaders } else { Mutant::SyncPages };
+        let done = b.write(next, touched.clone(), !mutant(step));
         self.show(&mut b, &touched);
         checkpoints(parts).for_each(|to| b.states.written(to, done.is_ok()));
         done

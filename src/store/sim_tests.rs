@@ -32,7 +32,7 @@ use crate::session::open::open_alone;
 use crate::shm::view::{Look, flag, runtime};
 use crate::store::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
 use crate::sys::{Disk, Part};
-use crate::weak::{self, Point, Weak};
+use crate::testing::{self, Mutant, SyncPoint};
 use programs::{Op, Programs, name_of, program, report, smallest, tree, verdict};
 use proptest::strategy::ValueTree;
 use std::ops::Range;
@@ -470,7 +470,7 @@ fn run_on(ops: &[Op], mut disk: Arc<SimDisk>, faults: &[(usize, Fault)], meddle:
         step(&ops[done], &disk, &truth, &mut core, meddle.map(|m| m ^ done as u64))?;
         done += 1;
     }
-    weak::visit(None);
+    testing::visit(None);
     disk.interlope(None);
     disk.wrong()?;
     Ok(End { disk, truth })
@@ -485,7 +485,7 @@ fn finish_after_kill(ops: &[Op], disk: Arc<SimDisk>, truth: Truth, meddle: Optio
         }
         step(op, &disk, &truth, &mut core, meddle.map(|m| m ^ (1000 + i as u64)))?;
     }
-    weak::visit(None);
+    testing::visit(None);
     disk.interlope(None);
     disk.wrong()?;
     Ok(End { disk, truth })
@@ -554,7 +554,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         Op::BackUp => truth.back_up(&c),
         Op::BackedUp => _ = c.complete_backup(|_| ()),
         Op::Close => {
-            weak::visit(None);
+            testing::visit(None);
             let clean = c.close(image::Image::AsBefore);
             if clean.is_ok() {
                 truth.with(Bits::flushed);
@@ -566,7 +566,7 @@ fn step(op: &Op, disk: &Arc<SimDisk>, truth: &Truth, core: &mut Option<Arc<Core>
         }
         Op::Drop => *core = None,
     }
-    weak::visit(None);
+    testing::visit(None);
     disk.interlope(None);
     if let Some(c) = core {
         if truth.with(|b| b.checkpoint.as_ref().is_some_and(|c| c.states.len() > 1)) {
@@ -618,16 +618,16 @@ fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, seed: u64) 
             }
             if flag(c.view().armed(), i / 64) || flag(c.view().durable(), i) {
                 // Nobody meddles with the meddler: a flush here would wait for the lock that is held.
-                weak::unvisited(|| t.set(i..i + 1, &c));
+                testing::unvisited(|| t.set(i..i + 1, &c));
             }
         }
     })));
     let mut rng = Rng(!seed);
     let (c, t) = (Arc::downgrade(core), truth.clone());
-    weak::visit(Some(Box::new(move |point: Point| {
+    testing::visit(Some(Box::new(move |point: SyncPoint| {
         let Some(c) = c.upgrade() else { return };
         // At the others the lock is held that it would wait for.
-        if !matches!(point, Point::SeenArmed | Point::Stored | Point::Touched) {
+        if !matches!(point, SyncPoint::SeenArmed | SyncPoint::Stored | SyncPoint::Touched) {
             return;
         }
         if rng.below(3) == 0 {
@@ -1058,8 +1058,8 @@ fn armed_ahead_in_between() -> Verdict {
     let core = Arc::new(core);
     let (c, t) = (Arc::downgrade(&core), truth.clone());
     let mut first = true;
-    weak::visit(Some(Box::new(move |point| {
-        if let (Point::Touched, true, Some(c)) = (point, first, c.upgrade()) {
+    testing::visit(Some(Box::new(move |point| {
+        if let (SyncPoint::Touched, true, Some(c)) = (point, first, c.upgrade()) {
             first = false;
             t.flush(&c);
             t.set(0..1, &c);
@@ -1067,7 +1067,7 @@ fn armed_ahead_in_between() -> Verdict {
         }
     })));
     truth.set(128..129, &core);
-    weak::visit(None);
+    testing::visit(None);
     truth.flush(&core);
     check_crash(&disk.device(), &truth, None)
 }
@@ -1084,8 +1084,8 @@ fn a_word_that_was_touched_after_it_was_copied_is_not_forgotten() {
     let ((here, arrived), (go, going)) = (mpsc::channel(), mpsc::channel());
     let setter = core.clone();
     let thread = std::thread::spawn(move || {
-        weak::visit(Some(Box::new(move |point| {
-            if matches!(point, Point::SeenArmed | Point::Touched) {
+        testing::visit(Some(Box::new(move |point| {
+            if matches!(point, SyncPoint::SeenArmed | SyncPoint::Touched) {
                 let _ = here.send(()).and_then(|()| going.recv().map_err(|_| mpsc::SendError(())));
             }
         })));
@@ -1093,14 +1093,14 @@ fn a_word_that_was_touched_after_it_was_copied_is_not_forgotten() {
     });
     arrived.recv().unwrap();
     let mut copied = Some((go.clone(), arrived));
-    weak::visit(Some(Box::new(move |point| {
-        if let (Point::Written, Some((go, arrived))) = (point, copied.take_if(|_| point == Point::Written)) {
+    testing::visit(Some(Box::new(move |point| {
+        if let (SyncPoint::Written, Some((go, arrived))) = (point, copied.take_if(|_| point == SyncPoint::Written)) {
             go.send(()).unwrap();
             arrived.recv().unwrap();
         }
     })));
     core.flush().unwrap();
-    weak::visit(None);
+    testing::visit(None);
     core.set_bits(64..65).unwrap();
     let _ = go.send(());
     thread.join().unwrap().unwrap();
@@ -1171,13 +1171,13 @@ fn freezing() -> Result<(Arc<SimDisk>, Truth, Arc<Core>, format::Point), String>
 fn a_freezer_goes_on_while_he_is_aborted() -> Verdict {
     let (disk, truth, core, point) = freezing()?;
     let (c, frozen) = (Arc::downgrade(&core), point.clone());
-    weak::visit(Some(Box::new(move |at| {
-        if let (Point::PutBack, Some(c)) = (at, c.upgrade()) {
+    testing::visit(Some(Box::new(move |at| {
+        if let (SyncPoint::PutBack, Some(c)) = (at, c.upgrade()) {
             let _ = c.freeze_reset(&frozen);
         }
     })));
     let aborted = core.abort(&point.uuid);
-    weak::visit(None);
+    testing::visit(None);
     aborted.map_err(|e| e.to_string())?;
     core.together(|both| check_covered(both, &truth, "aborted"))?;
     check_crash(&disk.device(), &truth, None)
@@ -1190,9 +1190,9 @@ fn a_freezer_wakes_up_in_the_freeze_of_another() -> Verdict {
     let (c, t, aborted) = (Arc::downgrade(&core), truth.clone(), first.uuid);
     let second = Arc::new(Mutex::new(None));
     let begun = second.clone();
-    weak::visit(Some(Box::new(move |at| {
+    testing::visit(Some(Box::new(move |at| {
         let first = begun.lock().unwrap().is_none();
-        if let (Point::Resetting, Some(c), true) = (at, c.upgrade(), first) {
+        if let (SyncPoint::Resetting, Some(c), true) = (at, c.upgrade(), first) {
             let again = c.abort(&aborted).and_then(|()| c.freeze_begin(None));
             let again = again.and_then(|point| c.freeze_reset(&point).map(|()| point));
             t.set(0..1, &c);
@@ -1200,7 +1200,7 @@ fn a_freezer_wakes_up_in_the_freeze_of_another() -> Verdict {
         }
     })));
     let _ = core.freeze_reset(&first);
-    weak::visit(None);
+    testing::visit(None);
     let second = second.lock().unwrap().take().ok_or("nobody came in between")?.map_err(|e| e.to_string())?;
     core.freeze_end(&second.uuid).map_err(|e| e.to_string())?;
     core.commit_checkpoint(&second.uuid, false).map_err(|e| e.to_string())?;

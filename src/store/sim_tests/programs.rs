@@ -179,7 +179,7 @@ pub(super) fn tree<S: Strategy>(programs: S, seed: u64) -> S::Tree {
 /// What a test of a program says, also if that is a panic; nobody meddles with what is run next.
 pub(super) fn verdict(test: impl FnOnce() -> Verdict) -> Verdict {
     let ended = catch_unwind(AssertUnwindSafe(test));
-    weak::visit(None);
+    testing::visit(None);
     ended.unwrap_or_else(|panic| Err(format!("it panics: {}", said(&*panic))))
 }
 

@@ -247,7 +247,7 @@ impl Session {
                     continue;
                 }
                 if flag(other.view().armed(), i / 64) || flag(other.view().durable(), i) {
-                    weak::unvisited(|| truth.set(i..i + 1, &other));
+                    testing::unvisited(|| truth.set(i..i + 1, &other));
                 }
             }
         })));
@@ -266,7 +266,7 @@ impl Session {
         let mut core = Some(core);
         if let Turn::Dying(_, points) = turn {
             let mut left = *points;
-            weak::visit(Some(Box::new(move |_| {
+            testing::visit(Some(Box::new(move |_| {
                 if left == 0 {
                     resume_unwind(Box::new(Killed));
                 }
@@ -283,7 +283,7 @@ impl Session {
                 last.map_or(Ok(()), |last| close_one(&core, last, &disk, truth))
             }
         }));
-        weak::visit(None);
+        testing::visit(None);
         self.disk.interlope(None);
         match done {
             Ok(verdict) => {
@@ -529,13 +529,13 @@ pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
     other.set_bits(3..4).unwrap(); // So that it knows the word's space to be there.
     let setter = other.clone();
     disk.interlope(Some(Box::new(move || setter.set_bits(5..6).unwrap())));
-    weak::visit(Some(Box::new(|point| {
-        if point == Point::UntouchedLast {
+    testing::visit(Some(Box::new(|point| {
+        if point == SyncPoint::UntouchedLast {
             resume_unwind(Box::new(Killed));
         }
     })));
     let end = catch_unwind(AssertUnwindSafe(|| flusher.flush())).unwrap_err();
-    weak::visit(None);
+    testing::visit(None);
     disk.interlope(None);
     killed(end);
     drop(flusher);
@@ -560,17 +560,17 @@ pub(super) fn two_of(durability: Durability) -> (Arc<SimDisk>, Core, Core) {
 #[test]
 pub(super) fn a_reset_of_one_who_is_killed_does_not_come_back_when_others_close() {
     for durability in [Durability::PowerLoss, Durability::Process] {
-        for dies_at in [Point::Remembered, Point::ResetTouched, Point::ResetDurable, Point::ResetLive] {
+        for dies_at in [SyncPoint::Remembered, SyncPoint::ResetTouched, SyncPoint::ResetDurable, SyncPoint::ResetLive] {
             let (disk, resetter, other) = two_of(durability);
             resetter.set_bits(3..4).unwrap();
             resetter.flush().unwrap();
-            weak::visit(Some(Box::new(move |point| {
+            testing::visit(Some(Box::new(move |point| {
                 if point == dies_at {
                     resume_unwind(Box::new(Killed));
                 }
             })));
             let end = catch_unwind(AssertUnwindSafe(|| resetter.reset_bits(3..4))).unwrap_err();
-            weak::visit(None);
+            testing::visit(None);
             killed(end);
             drop(resetter);
             let read = all_dirty(&other);

@@ -69,9 +69,9 @@ fn close(core: &Core) -> bool {
 }
 
 /// Does something once, at a point.
-fn once_at(point: Point, f: impl FnOnce() + 'static) {
+fn once_at(point: SyncPoint, f: impl FnOnce() + 'static) {
     let mut f = Some(f);
-    weak::visit(Some(Box::new(move |at| {
+    testing::visit(Some(Box::new(move |at| {
         if let Some(f) = f.take_if(|_| at == point) {
             f();
         }
@@ -92,7 +92,7 @@ pub(super) fn a_flush_untouches_when_nobody_can_return_any_more() {
     assert!(!ahead(&core).is_empty());
     let set = Arc::new(Mutex::new(Vec::new()));
     let (c, bits) = (Arc::downgrade(&core), set.clone());
-    once_at(Point::Untouched, move || {
+    once_at(SyncPoint::Untouched, move || {
         let c = c.upgrade().unwrap();
         for w in ahead(&c) {
             c.set_bits(w * 64..w * 64 + 1).unwrap();
@@ -100,21 +100,21 @@ pub(super) fn a_flush_untouches_when_nobody_can_return_any_more() {
         }
     });
     core.flush().unwrap();
-    weak::visit(None);
+    testing::visit(None);
     let left = after_a_cut(&disk);
     let lost = set.lock().unwrap().iter().copied().find(|&bit| !dirty(&both(&left), bit));
     assert_eq!(lost, None, "a set had returned");
 }
 
 /// Who is killed at a point of what he does.
-fn killed_at(dies_at: Point, f: impl FnOnce()) {
-    weak::visit(Some(Box::new(move |point| {
+fn killed_at(dies_at: SyncPoint, f: impl FnOnce()) {
+    testing::visit(Some(Box::new(move |point| {
         if point == dies_at {
             resume_unwind(Box::new("killed"));
         }
     })));
     let killed = catch_unwind(AssertUnwindSafe(f));
-    weak::visit(None);
+    testing::visit(None);
     assert!(killed.is_err());
 }
 
@@ -125,7 +125,7 @@ pub(super) fn what_a_dead_one_has_committed_is_told_to_those_who_read() {
     first.set_bits(3..4).unwrap();
     let uuid = first.freeze(None, Duration::ZERO).unwrap().uuid;
     other.flush().unwrap();
-    killed_at(Point::Published, || drop(first.commit_checkpoint(&uuid, false)));
+    killed_at(SyncPoint::Published, || drop(first.commit_checkpoint(&uuid, false)));
     drop(first);
     // Whatever takes the lock next; commits tell it anyway.
     drop(other.lock().unwrap().adopt().unwrap());
@@ -137,7 +137,7 @@ pub(super) fn a_set_after_a_reset_that_was_killed_sets() {
     let (_disk, resetter, other) = two_of(Durability::PowerLoss);
     resetter.set_bits(3..4).unwrap();
     resetter.flush().unwrap();
-    killed_at(Point::ResetDurable, || drop(resetter.reset_bits(3..4)));
+    killed_at(SyncPoint::ResetDurable, || drop(resetter.reset_bits(3..4)));
     drop(resetter);
     other.set_bits(3..4).unwrap();
     assert!(all_dirty(&other)[3]);
@@ -274,12 +274,12 @@ pub(super) fn who_opens_takes_the_nonce_away_before_the_bits() {
     let (mut nonce, volatile, d) = ([1; 16], core.layout().volatile.clone(), disk.clone());
     drop(core);
     // Readers would take the bits for what they were.
-    once_at(Point::Freed, move || {
+    once_at(SyncPoint::Freed, move || {
         d.read_at(&mut nonce, volatile.start).unwrap();
         assert_eq!(nonce, [0; 16]);
     });
     opened_again_after(&disk, &[(Call::Punch, 1..2)]);
-    weak::visit(None);
+    testing::visit(None);
 }
 
 #[test]
@@ -700,13 +700,13 @@ pub(super) fn two_who_freeze_do_not_write_to_the_same_space() {
     let core = Arc::new(opened(&disk));
     core.set_bits(0..1).unwrap();
     let c = Arc::downgrade(&core);
-    once_at(Point::Chosen, move || {
+    once_at(SyncPoint::Chosen, move || {
         let Some(c) = c.upgrade().filter(|c| space_is_free(c)) else { return };
         c.freeze(None, Duration::ZERO).unwrap();
         c.set_bits(1..2).unwrap();
     });
     let _ = core.freeze_begin(None);
-    weak::visit(None);
+    testing::visit(None);
     assert!(!all_dirty(&core)[2], "the point of the other is damaged");
 }
 
@@ -718,14 +718,14 @@ pub(super) fn who_aborts_late_sets_nothing_that_was_reset_since() {
     core.freeze_end(&point.uuid).unwrap();
     let (c, uuid, came) = (Arc::downgrade(&core), point.uuid, Rc::new(Cell::new(false)));
     let told = came.clone();
-    once_at(Point::SeenArmed, move || {
+    once_at(SyncPoint::SeenArmed, move || {
         let Some(c) = c.upgrade().filter(|c| space_is_free(c)) else { return };
         told.set(true);
         c.abort(&uuid).unwrap();
         c.reset_bits(0..1).unwrap();
     });
     core.abort(&point.uuid).unwrap();
-    weak::visit(None);
+    testing::visit(None);
     let reset = came.get();
     assert_eq!(all_dirty(&core)[0], !reset, "what was reset is dirty again");
 }
@@ -738,9 +738,9 @@ pub(super) fn who_aborts_late_leaves_the_points_of_others_alone() {
     core.set_bits(0..1).unwrap();
     let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
     let c = Arc::downgrade(&core);
-    once_at(Point::Aborting, move || c.upgrade().unwrap().abort(&uuid).unwrap());
+    once_at(SyncPoint::Aborting, move || c.upgrade().unwrap().abort(&uuid).unwrap());
     core.abort(&uuid).unwrap();
-    weak::visit(None);
+    testing::visit(None);
     assert_eq!(header_on(&disk).points.len(), 1);
     assert!(!all_dirty(&core)[9], "what was in no checkpoint was put back");
 }
@@ -815,14 +815,14 @@ pub(super) fn a_bracket_registers_before_it_sets() {
     let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 30).unwrap();
     let (core, drained) = (map.engine().clone(), Arc::new(Mutex::new(None)));
     let told = drained.clone();
-    once_at(Point::Touched, move || {
+    once_at(SyncPoint::Touched, move || {
         let point = core.freeze_begin(None).unwrap();
         core.freeze_reset(&point).unwrap();
         *told.lock().unwrap() = Some(core.drain(&point.uuid, Duration::ZERO).map_err(|e| e.kind()));
         core.abort(&point.uuid).unwrap();
     });
     let _write = map.begin_write(0..1).unwrap();
-    weak::visit(None);
+    testing::visit(None);
     assert_eq!(drained.lock().unwrap().take(), Some(Err("busy")));
 }
 

@@ -28,16 +28,16 @@ impl Two {
     }
 
     /// Has the other one act at a point of what the first does.
-    fn meanwhile<R>(&self, point: Point, act: impl Fn(&Core) + 'static, f: impl FnOnce(&Core) -> R) -> R {
+    fn meanwhile<R>(&self, point: SyncPoint, act: impl Fn(&Core) + 'static, f: impl FnOnce(&Core) -> R) -> R {
         let other = self.other.clone();
         let mut still = true;
-        weak::visit(Some(Box::new(move |at| {
+        testing::visit(Some(Box::new(move |at| {
             if at == point && std::mem::take(&mut still) {
-                weak::unvisited(|| act(&other));
+                testing::unvisited(|| act(&other));
             }
         })));
         let done = f(&self.one);
-        weak::visit(None);
+        testing::visit(None);
         done
     }
 
@@ -145,7 +145,7 @@ pub(super) fn what_is_added_after_a_backup_began_is_not_forgotten_with_it() {
 pub(super) fn what_is_just_being_added_is_not_forgotten() {
     for take in [reset_and_flush, back_up] {
         let two = Two::new();
-        two.meanwhile(Point::Adding, take, add_to);
+        two.meanwhile(SyncPoint::Adding, take, add_to);
         two.tells();
     }
 }
@@ -156,7 +156,7 @@ fn nothing_is_forgotten_in_the_session_of_one_who_died_while_he_added() {
     let two = Two::new();
     let one = two.one.clone();
     let died = two.meanwhile(
-        Point::Adding,
+        SyncPoint::Adding,
         |_| std::panic::resume_unwind(Box::new(())),
         move |_| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| add_to(&one))),
     );
@@ -170,7 +170,7 @@ pub(super) fn what_an_abort_is_putting_back_is_not_forgotten() {
     for take in [reset_and_flush, back_up] {
         let two = Two::with_dirt();
         let uuid = freeze(&two.one);
-        two.meanwhile(Point::Aborting, take, |one| one.abort(&uuid).unwrap());
+        two.meanwhile(SyncPoint::Aborting, take, |one| one.abort(&uuid).unwrap());
         two.tells();
     }
 }
@@ -189,7 +189,7 @@ pub(super) fn what_came_back_after_a_backup_began_is_not_forgotten_with_it() {
 #[test]
 pub(super) fn what_is_added_behind_a_reset_of_everything_is_not_forgotten_with_it() {
     let two = Two::new();
-    two.meanwhile(Point::ResetAll, add_to, |one| one.reset_all().unwrap());
+    two.meanwhile(SyncPoint::ResetAll, add_to, |one| one.reset_all().unwrap());
     two.one.flush().unwrap();
     two.tells();
 }
@@ -198,7 +198,7 @@ pub(super) fn what_is_added_behind_a_reset_of_everything_is_not_forgotten_with_i
 #[test]
 pub(super) fn a_point_knows_of_what_was_forgotten_since_it_was_written() {
     let two = Two::with_dirt();
-    let uuid = two.meanwhile(Point::Unnamed, reset_and_flush, freeze);
+    let uuid = two.meanwhile(SyncPoint::Unnamed, reset_and_flush, freeze);
     two.tells();
     two.one.abort(&uuid).unwrap();
     two.tells();
@@ -207,7 +207,7 @@ pub(super) fn a_point_knows_of_what_was_forgotten_since_it_was_written() {
 #[test]
 pub(super) fn what_is_added_after_the_point_was_written_is_not_forgotten_with_it() {
     let two = Two::new();
-    let uuid = two.meanwhile(Point::Unnamed, add_to, freeze);
+    let uuid = two.meanwhile(SyncPoint::Unnamed, add_to, freeze);
     two.one.commit_checkpoint(&uuid, false).unwrap();
     two.tells();
 }
