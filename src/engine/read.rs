@@ -201,7 +201,8 @@ mod tests {
                 let next = expected.next_nonzero_word(words.clone());
                 assert_eq!([here.next_nonzero_word(words.clone()), both.next_nonzero_word(words.clone())], [next; 2]);
                 assert_eq!(here.tally(range.clone()), expected.tally(range.clone()), "{range:?} of {whole:?}");
-                let block = |find: &dyn Fn(Range<u64>, &Block) -> Option<(u64, u64)>| {
+                type Found = Option<(u64, u64)>;
+                let block = |find: &dyn Fn(Range<u64>, &Block) -> Found| {
                     let to = [const { Cell::new(0) }; 64];
                     let (block, found) = find(words.clone(), &to)?;
                     let word = |(i, word): (usize, &Cell<u64>)| if found >> i & 1 != 0 { word.get() } else { 0 };
