@@ -63,7 +63,7 @@ mod query;
 mod session;
 mod shm;
 #[cfg(test)]
-mod store;
+mod sim;
 mod sync;
 mod sys;
 mod trace;

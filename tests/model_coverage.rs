@@ -11,7 +11,7 @@
 //! Each rule of the protocol has a variant that breaks it, and each of those must lose a bit: a model that
 //! cannot fail shows nothing. The `unneeded` ones are the exceptions, and say why.
 //!
-//! Not modelled: weak memory (`src/store/loom_tests.rs`), how a header commit becomes durable (`model_header.rs`),
+//! Not modelled: weak memory (`src/sim/threads.rs`), how a header commit becomes durable (`model_header.rs`),
 //! failing writes and arming ahead (`model_takeover.rs`).
 
 #[path = "model/explore.rs"]

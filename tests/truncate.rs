@@ -1,4 +1,4 @@
-//! Changing the length of a map in a file. Crashes inside it are the simulated disk's (src/store/sim_tests.rs).
+//! Changing the length of a map in a file. Crashes inside it are the simulated disk's (src/sim/mod.rs).
 
 #![allow(clippy::single_range_in_vec_init, reason = "lists of areas, some of them short")]
 

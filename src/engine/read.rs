@@ -147,7 +147,7 @@ mod tests {
     use crate::query::AnyMap;
     use crate::query::first_block;
     use crate::shm::view::View;
-    use crate::store::sim::Rng;
+    use crate::sim::disk::Rng;
     use crate::sys::Mapping;
     use std::cell::Cell;
 

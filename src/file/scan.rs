@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::format::{Durability, Uuid};
     use crate::geometry::Geometry;
-    use crate::store::sim::Rng;
+    use crate::sim::disk::Rng;
     use crate::sys::FileDisk;
     use std::collections::BTreeMap;
     use std::os::unix::fs::FileExt;

@@ -201,7 +201,7 @@ const _: () = assert!(PAGE_WORDS == 64);
 mod tests {
     use super::*;
     use crate::format::Uuid;
-    use crate::store::sim::{Call, Image, SimDisk};
+    use crate::sim::disk::{Call, Image, SimDisk};
     use crate::sys::refuse::{Refused, refusing};
     use crate::{Access, DirtyMap, Durability, Options, Verdict};
     use std::path::Path;

@@ -3,7 +3,7 @@
 //! Invariant kept here: [`suite`] names one for every switch, or this does not compile; and docs/design.md names every
 //! switch in brackets at its rule, and nothing else, so that a reader can go through the protocol line by line.
 
-use crate::store::sim_tests::*;
+use crate::sim::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What fails without a step. A seed is the first that does, so that the test is quick. Programs change with the code: so
@@ -19,7 +19,7 @@ enum Suite {
     Schedules,
     /// A test of its own.
     Test(fn()),
-    /// A scenario of `loom_tests.rs`, whose own table names the step: it takes a build of its own.
+    /// A scenario of `threads.rs`, whose own table names the step: it takes a build of its own.
     Loom,
 }
 
@@ -38,7 +38,7 @@ fn suite(step: Mutant) -> Suite {
         Mutant::SyncHeaders => Seed(1, Plain),
         Mutant::UnmarkThenCopy => Test(a_word_that_was_touched_after_it_was_copied_is_not_forgotten),
         Mutant::ClearDurable => Seed(3, Plain),
-        Mutant::MarkThenReset => Test(sharing::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close),
+        Mutant::MarkThenReset => Test(processes::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close),
         Mutant::DoubtNewest => Seed(18, Plain),
         Mutant::RememberAttempt => Schedules,
         Mutant::RefuseOlder => Schedules,
@@ -57,7 +57,7 @@ fn suite(step: Mutant) -> Suite {
         Mutant::AskKernelAtClose => Test(what_the_kernel_did_not_write_back_keeps_a_process_map_from_closing_as_clean),
         Mutant::ListReset => Schedules,
         Mutant::RememberResets => Seed(8, Plain),
-        Mutant::MarkFlush | Mutant::RecoverUnflushed => Test(sharing::what_a_dead_flusher_untouched_is_absorbed),
+        Mutant::MarkFlush | Mutant::RecoverUnflushed => Test(processes::what_a_dead_flusher_untouched_is_absorbed),
         Mutant::RecheckUnmarked => Loom,
         Mutant::DirtyListed => Seed(1, Plain),
         Mutant::VerifyPage => Seed(1, Plain),
@@ -90,40 +90,40 @@ fn suite(step: Mutant) -> Suite {
         Mutant::CompareUuid => Schedules,
         Mutant::PublishCheckpoint => Several(1, PowerLoss),
         Mutant::ReturnArmError => Seed(1, Plain),
-        Mutant::DisarmThenUnmark => Test(steps::a_flush_untouches_when_nobody_can_return_any_more),
-        Mutant::DurableThenLive => Test(steps::a_set_after_a_reset_that_was_killed_sets),
-        Mutant::CheckSession => Test(steps::who_was_replaced_is_refused),
-        Mutant::CheckRegions => Test(steps::nothing_is_set_by_a_header_with_other_regions),
-        Mutant::PublishRefreshed => Test(steps::what_a_dead_one_has_committed_is_told_to_those_who_read),
-        Mutant::RecordFailureInHeader => Test(steps::the_header_knows_of_a_failed_write_as_well),
+        Mutant::DisarmThenUnmark => Test(regressions::a_flush_untouches_when_nobody_can_return_any_more),
+        Mutant::DurableThenLive => Test(regressions::a_set_after_a_reset_that_was_killed_sets),
+        Mutant::CheckSession => Test(regressions::who_was_replaced_is_refused),
+        Mutant::CheckRegions => Test(regressions::nothing_is_set_by_a_header_with_other_regions),
+        Mutant::PublishRefreshed => Test(regressions::what_a_dead_one_has_committed_is_told_to_those_who_read),
+        Mutant::RecordFailureInHeader => Test(regressions::the_header_knows_of_a_failed_write_as_well),
         Mutant::AttemptThenWrite => Schedules,
         Mutant::WriteThenKnow => Seed(1, Plain),
-        Mutant::BoundList => Test(steps::the_list_stays_within_its_bound),
-        Mutant::AllocateFirst => Test(steps::space_is_set_aside_before_it_is_stored_into),
-        Mutant::FlushInRounds => Test(steps::a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs),
-        Mutant::WriteThenForgetResets => Test(steps::a_flush_that_failed_forgets_no_reset),
+        Mutant::BoundList => Test(regressions::the_list_stays_within_its_bound),
+        Mutant::AllocateFirst => Test(regressions::space_is_set_aside_before_it_is_stored_into),
+        Mutant::FlushInRounds => Test(regressions::a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs),
+        Mutant::WriteThenForgetResets => Test(regressions::a_flush_that_failed_forgets_no_reset),
         Mutant::ShareResetWindow | Mutant::RememberThenReset => {
-            Test(sharing::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close)
+            Test(processes::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close)
         }
         Mutant::CompareBoot => Several(1, Process),
         Mutant::AskKernelAtOpen => Several(13, Process),
-        Mutant::KnowBoot => Test(steps::the_page_cache_of_nobody_knows_which_boot_is_not_trusted),
-        Mutant::CompareFile => Test(steps::the_page_cache_of_another_file_is_not_trusted),
-        Mutant::CompareNonce => Test(steps::bits_without_a_nonce_are_not_trusted),
-        Mutant::RefuseFailed => Test(steps::what_a_process_was_told_of_a_lost_page_outlives_it),
-        Mutant::MarkThenAsk => Test(steps::who_asks_the_kernel_says_so_before),
-        Mutant::NonceThenFree => Test(steps::who_opens_takes_the_nonce_away_before_the_bits),
-        Mutant::ClearShm => Test(steps::what_the_dead_have_left_in_the_volatile_part_is_nothing_to_go_by),
-        Mutant::RemoveForeignNonce => Test(steps::a_reader_notices_that_somebody_has_the_map_alone),
-        Mutant::CheckLength => Test(steps::a_file_that_ends_within_its_page_table_is_not_opened),
+        Mutant::KnowBoot => Test(regressions::the_page_cache_of_nobody_knows_which_boot_is_not_trusted),
+        Mutant::CompareFile => Test(regressions::the_page_cache_of_another_file_is_not_trusted),
+        Mutant::CompareNonce => Test(regressions::bits_without_a_nonce_are_not_trusted),
+        Mutant::RefuseFailed => Test(regressions::what_a_process_was_told_of_a_lost_page_outlives_it),
+        Mutant::MarkThenAsk => Test(regressions::who_asks_the_kernel_says_so_before),
+        Mutant::NonceThenFree => Test(regressions::who_opens_takes_the_nonce_away_before_the_bits),
+        Mutant::ClearShm => Test(regressions::what_the_dead_have_left_in_the_volatile_part_is_nothing_to_go_by),
+        Mutant::RemoveForeignNonce => Test(regressions::a_reader_notices_that_somebody_has_the_map_alone),
+        Mutant::CheckLength => Test(regressions::a_file_that_ends_within_its_page_table_is_not_opened),
         Mutant::CheckHeaderCrc => Seed(2, Plain),
         Mutant::RefuseTwoMaps => Test(format::between_two_maps_with_equally_many_copies_nobody_can_tell),
         Mutant::RefuseNewer => Test(format::what_a_newer_version_committed_is_not_passed_over),
-        Mutant::CheckStrayBits => Test(steps::bits_past_the_end_make_a_page_damaged),
-        Mutant::MissLostCommit => Test(steps::a_commit_of_which_both_copies_rot_makes_everything_dirty),
-        Mutant::KeepOutlived => Test(steps::writes_of_the_dead_are_not_forgotten_with_the_last_process),
-        Mutant::CountLost | Mutant::CountAtClose => Test(steps::a_page_that_was_lost_with_its_entry_is_missed),
-        Mutant::CompareImage => Test(steps::another_image_makes_everything_dirty),
+        Mutant::CheckStrayBits => Test(regressions::bits_past_the_end_make_a_page_damaged),
+        Mutant::MissLostCommit => Test(regressions::a_commit_of_which_both_copies_rot_makes_everything_dirty),
+        Mutant::KeepOutlived => Test(regressions::writes_of_the_dead_are_not_forgotten_with_the_last_process),
+        Mutant::CountLost | Mutant::CountAtClose => Test(regressions::a_page_that_was_lost_with_its_entry_is_missed),
+        Mutant::CompareImage => Test(regressions::another_image_makes_everything_dirty),
         Mutant::CompareImageBoot => {
             Test(crate::image_stamp::tests::times_prove_nothing_unless_they_were_settled_and_of_this_boot)
         }
@@ -134,7 +134,7 @@ fn suite(step: Mutant) -> Suite {
         Mutant::NameTargetThenForget => {
             Test(crate::map::backup::tests::what_is_clean_and_the_target_that_has_it_change_at_once)
         }
-        Mutant::RecordReasons => Test(steps::the_header_says_that_there_was_a_crash),
+        Mutant::RecordReasons => Test(regressions::the_header_says_that_there_was_a_crash),
         Mutant::CountPointReasons | Mutant::AbortKeepsReasons => {
             Test(verdicts::what_was_added_is_told_of_while_it_is_frozen_and_when_it_comes_back)
         }
@@ -145,59 +145,59 @@ fn suite(step: Mutant) -> Suite {
         Mutant::PointKnowsForgotten => Test(verdicts::a_point_knows_of_what_was_forgotten_since_it_was_written),
         Mutant::FreezeKeepsLater => Test(verdicts::what_is_added_after_the_point_was_written_is_not_forgotten_with_it),
         Mutant::CountAborting => Test(verdicts::what_came_back_after_a_backup_began_is_not_forgotten_with_it),
-        Mutant::AbortHalfFrozen => Test(steps::a_checkpoint_that_was_not_frozen_does_not_outlive_its_process),
-        Mutant::JoinComparesNonce => Test(steps::the_session_of_the_dead_is_not_joined),
-        Mutant::JoinChecksShared => Test(steps::who_has_a_map_alone_is_not_joined),
-        Mutant::JoinChecksSlots => Test(steps::who_has_the_attach_lock_and_no_slot_has_no_session),
-        Mutant::JoinChecksLength => Test(steps::nobody_maps_what_is_behind_the_end_of_the_file),
+        Mutant::AbortHalfFrozen => Test(regressions::a_checkpoint_that_was_not_frozen_does_not_outlive_its_process),
+        Mutant::JoinComparesNonce => Test(regressions::the_session_of_the_dead_is_not_joined),
+        Mutant::JoinChecksShared => Test(regressions::who_has_a_map_alone_is_not_joined),
+        Mutant::JoinChecksSlots => Test(regressions::who_has_the_attach_lock_and_no_slot_has_no_session),
+        Mutant::JoinChecksLength => Test(regressions::nobody_maps_what_is_behind_the_end_of_the_file),
         Mutant::ReaderChecksHeader => {
             Test(points::tests::what_was_read_while_a_session_of_the_dead_was_repaired_does_not_count)
         }
         Mutant::ReaderChecksSession => {
             Test(points::tests::what_was_read_of_a_session_that_has_ended_meanwhile_is_an_error)
         }
-        Mutant::FlushAtClose => Test(steps::a_clean_close_flushes_what_others_have_set),
-        Mutant::FlushThenCount => Test(steps::a_clean_close_counts_what_others_have_set),
+        Mutant::FlushAtClose => Test(regressions::a_clean_close_flushes_what_others_have_set),
+        Mutant::FlushThenCount => Test(regressions::a_clean_close_counts_what_others_have_set),
         Mutant::CleanThenNonce => {
-            Test(sharing::who_dies_before_a_close_is_committed_leaves_a_page_cache_that_is_trusted)
+            Test(processes::who_dies_before_a_close_is_committed_leaves_a_page_cache_that_is_trusted)
         }
-        Mutant::JoinZeroesSlot => Test(steps::who_joins_has_no_writes_of_the_dead_under_way),
-        Mutant::CompareAtClose => Test(steps::a_clean_close_looks_whether_all_that_is_live_is_durable),
-        Mutant::RemoveNonce => Test(steps::a_clean_close_takes_the_nonce_away),
-        Mutant::CloseKeepsDoubt => Test(steps::a_map_whose_close_is_in_doubt_takes_no_more_bits),
-        Mutant::CheckState => Test(steps::what_is_not_frozen_is_not_committed),
-        Mutant::LockSpace => Test(steps::two_who_freeze_do_not_write_to_the_same_space),
-        Mutant::AbortLocksSpace => Test(steps::who_aborts_late_sets_nothing_that_was_reset_since),
-        Mutant::RecheckAbort => Test(steps::who_aborts_late_leaves_the_points_of_others_alone),
-        Mutant::PutBackAll => Test(steps::putting_back_a_point_of_which_a_page_fails_makes_everything_dirty),
-        Mutant::VerifyPoint => Test(steps::a_point_of_which_a_page_fails_is_everything),
-        Mutant::CheckPointLength => Test(steps::a_point_of_which_the_file_has_not_all_entries_is_everything),
+        Mutant::JoinZeroesSlot => Test(regressions::who_joins_has_no_writes_of_the_dead_under_way),
+        Mutant::CompareAtClose => Test(regressions::a_clean_close_looks_whether_all_that_is_live_is_durable),
+        Mutant::RemoveNonce => Test(regressions::a_clean_close_takes_the_nonce_away),
+        Mutant::CloseKeepsDoubt => Test(regressions::a_map_whose_close_is_in_doubt_takes_no_more_bits),
+        Mutant::CheckState => Test(regressions::what_is_not_frozen_is_not_committed),
+        Mutant::LockSpace => Test(regressions::two_who_freeze_do_not_write_to_the_same_space),
+        Mutant::AbortLocksSpace => Test(regressions::who_aborts_late_sets_nothing_that_was_reset_since),
+        Mutant::RecheckAbort => Test(regressions::who_aborts_late_leaves_the_points_of_others_alone),
+        Mutant::PutBackAll => Test(regressions::putting_back_a_point_of_which_a_page_fails_makes_everything_dirty),
+        Mutant::VerifyPoint => Test(regressions::a_point_of_which_a_page_fails_is_everything),
+        Mutant::CheckPointLength => Test(regressions::a_point_of_which_the_file_has_not_all_entries_is_everything),
         Mutant::RefreshPoint => Several(1, PowerLoss),
-        Mutant::LookUntilStable => Test(steps::who_reads_looks_again_when_bits_have_moved),
-        Mutant::DropJoinsOlder => Test(steps::the_bits_of_a_point_that_is_dropped_go_to_the_older_one),
-        Mutant::RegisterThenSet => Test(steps::a_bracket_registers_before_it_sets),
-        Mutant::DrainBoth => Test(steps::a_freeze_waits_for_the_writes_that_the_one_before_has_left),
+        Mutant::LookUntilStable => Test(regressions::who_reads_looks_again_when_bits_have_moved),
+        Mutant::DropJoinsOlder => Test(regressions::the_bits_of_a_point_that_is_dropped_go_to_the_older_one),
+        Mutant::RegisterThenSet => Test(regressions::a_bracket_registers_before_it_sets),
+        Mutant::DrainBoth => Test(regressions::a_freeze_waits_for_the_writes_that_the_one_before_has_left),
         Mutant::RefuseOutlived | Mutant::KeepOutlivedSlot => {
-            Test(steps::no_freeze_succeeds_while_a_write_of_the_dead_may_arrive)
+            Test(regressions::no_freeze_succeeds_while_a_write_of_the_dead_may_arrive)
         }
-        Mutant::RefuseOutstanding => Test(steps::the_length_does_not_change_while_a_checkpoint_is_outstanding),
-        Mutant::ResizePoints => Test(steps::points_go_with_the_length),
-        Mutant::NewDirtyInTarget => Test(steps::what_is_new_is_dirty_where_the_target_reaches_behind_the_old_end),
-        Mutant::NewDirtySincePoints => Test(steps::what_is_new_is_dirty_since_every_point),
+        Mutant::RefuseOutstanding => Test(regressions::the_length_does_not_change_while_a_checkpoint_is_outstanding),
+        Mutant::ResizePoints => Test(regressions::points_go_with_the_length),
+        Mutant::NewDirtyInTarget => Test(regressions::what_is_new_is_dirty_where_the_target_reaches_behind_the_old_end),
+        Mutant::NewDirtySincePoints => Test(regressions::what_is_new_is_dirty_since_every_point),
         Mutant::ResizeUnjoinable => {
             Test(a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_new_one)
         }
-        Mutant::ResizeKeepsSlots => Test(steps::a_new_length_does_not_forget_writes_of_the_dead),
-        Mutant::SyncThenName => Test(steps::a_new_file_is_all_there_when_it_gets_its_name),
-        Mutant::RepairBothPairs => Test(repair::both_pairs_doubt_what_is_repaired),
+        Mutant::ResizeKeepsSlots => Test(regressions::a_new_length_does_not_forget_writes_of_the_dead),
+        Mutant::SyncThenName => Test(regressions::a_new_file_is_all_there_when_it_gets_its_name),
+        Mutant::RepairBothPairs => Test(repairs::both_pairs_doubt_what_is_repaired),
         Mutant::DoubtThenRepair => Repairs(6),
         Mutant::SpoilFirstEntry => Repairs(47),
         Mutant::DoubtThenUndo => Repairs(44),
         Mutant::SyncRepairedLength => Repairs(1357),
         Mutant::SyncUndoneLength => Repairs(4),
         Mutant::UndoNewestFirst => Repairs(196),
-        Mutant::CheckUndoMap => Test(repair::what_was_set_since_a_repair_is_not_undone),
-        Mutant::FillFailedLast => Test(repair::a_point_seems_whole_only_when_all_of_it_is_dirty),
+        Mutant::CheckUndoMap => Test(repairs::what_was_set_since_a_repair_is_not_undone),
+        Mutant::FillFailedLast => Test(repairs::a_point_seems_whole_only_when_all_of_it_is_dirty),
         Mutant::SummariesThenDurable
         | Mutant::SummariseAlways
         | Mutant::LookAgain
@@ -214,18 +214,18 @@ fn without(step: Mutant) -> Option<String> {
     let run = || match suite(step) {
         Suite::Seed(from, programs) => tried(seeds(asked("DIRTYMAP_WEAK_FROM", from), count, programs)),
         Suite::Several(from, durability) => {
-            tried(sharing::seeds_of_several(asked("DIRTYMAP_WEAK_FROM", from), count, durability))
+            tried(processes::seeds_of_several(asked("DIRTYMAP_WEAK_FROM", from), count, durability))
         }
-        Suite::Repairs(from) => tried(repair::seeds_of_repairs(asked("DIRTYMAP_WEAK_FROM", from), count)),
+        Suite::Repairs(from) => tried(repairs::seeds_of_repairs(asked("DIRTYMAP_WEAK_FROM", from), count)),
         Suite::Schedules => tried(scenarios()),
         Suite::Test(test) => {
             test();
             Ok(())
         }
         Suite::Loom => {
-            let table = include_str!("../loom_tests.rs");
+            let table = include_str!("threads.rs");
             match table.contains(&format!("(Mutant::{step:?}, \"")) {
-                true => Err("in the table of loom_tests.rs".into()),
+                true => Err("in the table of threads.rs".into()),
                 false => Ok(()),
             }
         }
@@ -264,7 +264,7 @@ fn in_brackets(text: &str) -> Vec<&str> {
 
 #[test]
 fn the_design_names_every_switch_at_its_rule() {
-    let design = include_str!("../../../docs/design.md");
+    let design = include_str!("../../docs/design.md");
     let (named, all): (Vec<&str>, Vec<String>) =
         (in_brackets(design), Mutant::ALL.iter().map(|step| format!("{step:?}")).collect());
     let missing: Vec<_> = all.iter().filter(|step| !named.contains(&step.as_str())).collect();
@@ -277,17 +277,17 @@ fn the_design_names_every_switch_at_its_rule() {
 /// is one of several that a model can have, it is written as there; else it is a variant, or a rule that a configuration breaks.
 #[test]
 fn the_design_names_variants_that_the_models_have() {
-    let design = include_str!("../../../docs/design.md");
+    let design = include_str!("../../docs/design.md");
     let models = concat!(
-        include_str!("../../../tests/model_coverage.rs"),
-        include_str!("../../../tests/model_takeover.rs"),
-        include_str!("../../../tests/model_shmlist.rs"),
-        include_str!("../../../tests/model_summaries.rs"),
-        include_str!("../../../tests/model_process_flush.rs"),
-        include_str!("../../../tests/model_locks.rs"),
-        include_str!("../../../tests/model_freeze.rs"),
-        include_str!("../../../tests/model_epoch.rs"),
-        include_str!("../../../tests/model_points.rs"),
+        include_str!("../../tests/model_coverage.rs"),
+        include_str!("../../tests/model_takeover.rs"),
+        include_str!("../../tests/model_shmlist.rs"),
+        include_str!("../../tests/model_summaries.rs"),
+        include_str!("../../tests/model_process_flush.rs"),
+        include_str!("../../tests/model_locks.rs"),
+        include_str!("../../tests/model_freeze.rs"),
+        include_str!("../../tests/model_epoch.rs"),
+        include_str!("../../tests/model_points.rs"),
     );
     let design = design.split_whitespace().collect::<Vec<_>>().join(" ");
     let lists: Vec<&str> = design.split("[model: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();

@@ -3,7 +3,7 @@
 //! Invariants kept here: what cannot be done when its turn comes is left out, so a program of which something was taken
 //! away is a program; and a seed makes the same program whenever, and beside whatever else, it is run.
 
-use crate::store::sim_tests::*;
+use crate::sim::*;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
 use proptest::strategy::{Union, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -238,7 +238,7 @@ fn a_failure_names_the_command_that_runs_it_alone_whatever_thread_it_is_in() {
     let panic = std::thread::spawn(failed).join().unwrap_err();
     let said = said(&*panic);
     let command = "DIRTYMAP_SIM_FROM=7 DIRTYMAP_SIM_SEEDS=1 cargo test --lib \
-                   store::sim_tests::no_crash_in_a_checkpoint_loses_an_owed_bit -- --exact";
+                   sim::no_crash_in_a_checkpoint_loses_an_owed_bit -- --exact";
     assert!(said.contains("seed 7: a reason") && said.ends_with(command), "{said}");
 }
 

@@ -6,12 +6,15 @@
 //! what was ever set is named by the armed list, or was reset and not flushed, or lies in a page that did not verify;
 //! a file that says CLEAN is exact; recovering again changes nothing.
 
+pub(crate) mod disk;
+mod mutants;
+mod processes;
 mod programs;
-mod repair;
-mod sharing;
-mod steps;
+mod regressions;
+mod repairs;
+#[cfg(loom)]
+mod threads;
 mod verdicts;
-mod weakened;
 
 use crate::engine::commit::Failure;
 use crate::engine::core::Core;
@@ -30,7 +33,7 @@ use crate::query::Search;
 use crate::session::load::{Loaded, load_in_memory};
 use crate::session::open::open_alone;
 use crate::shm::view::{Look, flag, runtime};
-use crate::store::sim::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
+use crate::sim::disk::{Call, Fault, Image, Pick, Rng, SECTOR, SimDisk, Trouble};
 use crate::sys::{Disk, Part};
 use crate::testing::{self, Mutant, SyncPoint};
 use programs::{Op, Programs, name_of, program, report, smallest, tree, verdict};

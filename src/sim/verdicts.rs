@@ -1,12 +1,12 @@
 //! What is said of dirt that no caller has set: as long as it is there, here or in the outstanding point, the map is not exact.
 //!
-//! Each test goes wrong without a step, and says which in the table of `weakened.rs`. Two processes have the map; the
+//! Each test goes wrong without a step, and says which in the table of `mutants.rs`. Two processes have the map; the
 //! second acts at a [`Point`] of the first.
 
 use crate::file::reasons;
 use crate::format::Reasons;
-use crate::store::sim_tests::sharing::two_of;
-use crate::store::sim_tests::*;
+use crate::sim::processes::two_of;
+use crate::sim::*;
 
 struct Two {
     disk: Arc<SimDisk>,

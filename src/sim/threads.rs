@@ -6,9 +6,9 @@
 //! live, nothing is durable that is not live, every word has its summaries, and a flush brings the bottom to exactly
 //! what is live.
 //!
-//!     RUSTFLAGS='--cfg loom' cargo test --release --lib --target-dir target/loom loom_tests -- --nocapture
+//!     RUSTFLAGS='--cfg loom' cargo test --release --lib --target-dir target/loom threads:: -- --nocapture
 
-use super::sim::{Fault, Image, Pick, SimDisk};
+use super::disk::{Fault, Image, Pick, SimDisk};
 use crate::engine::core::{Core, Parts};
 use crate::file::create;
 use crate::file::headers::{self, Published};

@@ -9,7 +9,7 @@ use crate::error::Holder;
 use crate::options::Access;
 use crate::session::join::join;
 use crate::session::load::load_in_memory;
-use crate::store::sim_tests::*;
+use crate::sim::*;
 use crate::sys::{Identity, Lock, Mapping, Part};
 use programs::operation;
 use proptest::prelude::{Just, Strategy, prop, prop_oneof};

@@ -13,7 +13,7 @@ use crate::fsck::survey::{Survey, point_survey};
 use crate::fsck::undo::{put_back_from, write};
 use crate::geometry::PAGE_BYTES;
 use crate::session::load::load_in_memory;
-use crate::store::sim_tests::*;
+use crate::sim::*;
 use std::io::Cursor;
 
 /// What counts as dirty in a file; nothing says so where it cannot be opened.

@@ -1,5 +1,5 @@
 //! Steps that chance hardly misses, one by one: each test goes wrong without a step of the protocol, and says which in the
-//! table of `weakened.rs`.
+//! table of `mutants.rs`.
 //!
 //! Invariant kept here: nothing waits for a clock. Who acts in between does so at a [`Point`], inside a durable write, or
 //! where a call fails.
@@ -14,8 +14,8 @@ use crate::session::join::join;
 use crate::session::load::{Loaded, load_in_memory};
 use crate::session::locks;
 use crate::session::recovery::Recovery;
-use crate::store::sim_tests::sharing::two_of;
-use crate::store::sim_tests::*;
+use crate::sim::processes::two_of;
+use crate::sim::*;
 use crate::sys::{FileDisk, Part};
 use crate::{DirtyMap, Result};
 use std::cell::Cell;
