@@ -231,37 +231,58 @@ pub enum Error {
 impl Error {
     /// A short, stable, machine-readable name for the kind of error.
     pub fn kind(&self) -> &'static str {
+        self.kind_and_code().0
+    }
+
+    /// The same as a number, which never changes either and is never zero:
+    ///
+    /// | code | kind | code | kind | code | kind |
+    /// | --- | --- | --- | --- | --- | --- |
+    /// | 1 | `out-of-range` | 10 | `io` | 19 | `exists` |
+    /// | 2 | `unaligned` | 11 | `not-found` | 20 | `read-only` |
+    /// | 3 | `geometry` | 12 | `permission` | 21 | `unusable` |
+    /// | 4 | `not-serializable` | 13 | `no-space` | 22 | `checkpoint-outstanding` |
+    /// | 5 | `chunk-size` | 14 | `is-a-directory` | 23 | `no-checkpoint` |
+    /// | 6 | `stray-bits` | 15 | `not-a-dirtymap` | 24 | `no-point` |
+    /// | 7 | `zero-length` | 16 | `unsupported` | 25 | `busy` |
+    /// | 8 | `mismatch` | 17 | `corrupt` | 26 | `interrupted` |
+    /// | 9 | `out-of-memory` | 18 | `locked` | 27 | `refused` |
+    pub fn code(&self) -> u32 {
+        self.kind_and_code().1
+    }
+
+    fn kind_and_code(&self) -> (&'static str, u32) {
         match self {
-            Error::OutOfRange { .. } => "out-of-range",
-            Error::Unaligned { .. } => "unaligned",
-            Error::Geometry { .. } => "geometry",
-            Error::Chunk { .. } => "unaligned",
-            Error::NotSerializable { .. } => "not-serializable",
-            Error::ChunkSize { .. } => "chunk-size",
-            Error::StrayBits { .. } => "stray-bits",
-            Error::ZeroLength => "zero-length",
-            Error::Mismatch { .. } => "mismatch",
-            Error::OutOfMemory { .. } => "out-of-memory",
+            Error::OutOfRange { .. } => ("out-of-range", 1),
+            Error::Unaligned { .. } => ("unaligned", 2),
+            Error::Geometry { .. } => ("geometry", 3),
+            Error::Chunk { .. } => ("unaligned", 2),
+            Error::NotSerializable { .. } => ("not-serializable", 4),
+            Error::ChunkSize { .. } => ("chunk-size", 5),
+            Error::StrayBits { .. } => ("stray-bits", 6),
+            Error::ZeroLength => ("zero-length", 7),
+            Error::Mismatch { .. } => ("mismatch", 8),
+            Error::OutOfMemory { .. } => ("out-of-memory", 9),
             Error::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => "not-found",
-                io::ErrorKind::PermissionDenied => "permission",
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no-space",
-                io::ErrorKind::IsADirectory => "is-a-directory",
-                _ => "io",
+                io::ErrorKind::NotFound => ("not-found", 11),
+                io::ErrorKind::PermissionDenied => ("permission", 12),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ("no-space", 13),
+                io::ErrorKind::IsADirectory => ("is-a-directory", 14),
+                _ => ("io", 10),
             },
-            Error::NotDirtymap { .. } => "not-a-dirtymap",
-            Error::Unsupported { .. } => "unsupported",
-            Error::Corrupt { .. } => "corrupt",
-            Error::Locked { .. } => "locked",
-            Error::Exists { .. } => "exists",
-            Error::ReadOnly => "read-only",
-            Error::Unusable { .. } => "unusable",
-            Error::Outstanding { .. } => "checkpoint-outstanding",
-            Error::NoCheckpoint { .. } => "no-checkpoint",
-            Error::NoPoint { .. } => "no-point",
-            Error::Busy { .. } => "busy",
-            Error::Interrupted { .. } => "interrupted",
-            Error::Refused { .. } => "refused",
+            Error::NotDirtymap { .. } => ("not-a-dirtymap", 15),
+            Error::Unsupported { .. } => ("unsupported", 16),
+            Error::Corrupt { .. } => ("corrupt", 17),
+            Error::Locked { .. } => ("locked", 18),
+            Error::Exists { .. } => ("exists", 19),
+            Error::ReadOnly => ("read-only", 20),
+            Error::Unusable { .. } => ("unusable", 21),
+            Error::Outstanding { .. } => ("checkpoint-outstanding", 22),
+            Error::NoCheckpoint { .. } => ("no-checkpoint", 23),
+            Error::NoPoint { .. } => ("no-point", 24),
+            Error::Busy { .. } => ("busy", 25),
+            Error::Interrupted { .. } => ("interrupted", 26),
+            Error::Refused { .. } => ("refused", 27),
         }
     }
 }
@@ -388,5 +409,66 @@ impl std::error::Error for Error {
             Error::Io { source, .. } => Some(source),
             _ => None,
         }
+    }
+}
+
+/// With the system's kind of error, or the nearest there is; what it says stays, and the error itself can be had back by
+/// [`downcast`](io::Error::downcast).
+///
+/// ```
+/// # use dirtymap::{Bitmap, Error};
+/// fn write(map: &mut Bitmap) -> std::io::Result<u64> {
+///     Ok(map.set(5..6)?)
+/// }
+/// let error = write(&mut Bitmap::default()).unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+/// assert_eq!(error.downcast::<Error>().unwrap().kind(), "out-of-range");
+/// ```
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        use io::ErrorKind as Kind;
+        let kind = match &error {
+            Error::Io { source, .. } => source.kind(),
+            Error::OutOfMemory { .. } => Kind::OutOfMemory,
+            Error::NotDirtymap { .. } | Error::Corrupt { .. } | Error::StrayBits { .. } => Kind::InvalidData,
+            Error::Unsupported { .. } | Error::Refused { .. } => Kind::Unsupported,
+            Error::Locked { .. } | Error::Outstanding { .. } => Kind::ResourceBusy,
+            Error::Busy { .. } => Kind::TimedOut,
+            Error::Exists { .. } => Kind::AlreadyExists,
+            Error::ReadOnly => Kind::PermissionDenied,
+            Error::NoCheckpoint { .. } | Error::NoPoint { .. } => Kind::NotFound,
+            // Not `Interrupted`, after which callers try again.
+            Error::Unusable { .. } | Error::Interrupted { .. } => Kind::Other,
+            _ => Kind::InvalidInput,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Codes and kinds that stand side by side in a text, the code `before` the kind.
+    fn table(text: &str, quote: char, before: bool) -> Vec<(u32, &str)> {
+        let cells: Vec<&str> = text.split(['|', '(', ')', ',']).map(str::trim).collect();
+        let mut found = Vec::new();
+        for pair in cells.windows(2) {
+            let [code, kind] = if before { [pair[0], pair[1]] } else { [pair[1], pair[0]] };
+            if let (Ok(code), Some(kind)) = (code.parse(), kind.strip_prefix(quote)) {
+                found.push((code, kind.trim_end_matches(quote)));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    #[test]
+    fn codes_are_those_of_the_table() {
+        let source = include_str!("error.rs");
+        let (before, after) = source.split_once("fn kind_and_code(").unwrap();
+        let (code, _) = after.split_once("impl fmt::Display for Error").unwrap();
+        let documented = table(before, '`', true);
+        assert_eq!(table(code, '"', false), documented);
+        assert!(documented.iter().map(|row| row.0).eq(1..=27), "{documented:?}");
     }
 }

@@ -29,7 +29,7 @@ pub const PAGE_BITS: u64 = PAGE_WORDS * WORD_BITS;
 const _: () = assert!(MAX_BITS as u128 <= 1u128 << (6 * LEVELS as u32));
 
 /// The shape of a map: its length in items and the items per bit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Geometry {
     len: u64,
     granularity: u32,
@@ -163,6 +163,40 @@ impl Geometry {
         } else {
             Err(Error::OutOfRange { start: range.start, end: range.end, len: self.len })
         }
+    }
+
+    /// The part of `count` items from `start` on that lies inside the map; empty where there is none.
+    ///
+    /// ```
+    /// # use dirtymap::Geometry;
+    /// let g = Geometry::new(1000, 6)?;
+    /// assert_eq!([g.clamp(900, 50), g.clamp(900, u64::MAX), g.clamp(2000, 1)], [900..950, 900..1000, 1000..1000]);
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    #[must_use]
+    pub fn clamp(&self, start: u64, count: u64) -> Range<u64> {
+        start.min(self.len)..start.saturating_add(count).min(self.len)
+    }
+
+    /// A range that may reach past the map's end, up to where its last granule would end if it were whole, cut at the end:
+    /// for callers that count in whole granules.
+    ///
+    /// ```
+    /// # use dirtymap::Geometry;
+    /// let g = Geometry::new(1000, 6)?;
+    /// assert_eq!(g.cut(960..1024)?, 960..1000);
+    /// assert!(g.cut(960..1025).is_err());
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn cut(&self, range: Range<u64>) -> Result<Range<u64>> {
+        // Below 2^64: whole granules exceed `len` by less than one granule.
+        let rounded = self.bits() << self.granularity;
+        let end = if range.end <= rounded { range.end.min(self.len) } else { range.end };
+        let cut = if range.start <= range.end { range.start.min(end)..end } else { range };
+        self.check(&cut).map(|()| cut)
     }
 
     /// Checks that `item` is inside the map.

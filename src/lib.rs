@@ -85,7 +85,7 @@ pub use image_stamp::{Comparison, ImageStamp};
 pub use map::{CloseError, DirtyMap, FileState, Info, MapLoading, Stats, Verdict, inspect};
 pub use options::{Access, Options};
 pub use progress::{Progress, Step};
-pub use query::{AnyMap, Areas, Granules, WordsIter};
+pub use query::{AnyMap, Areas, Cursor, Granules, WordsIter, WriteMap};
 pub use session::Recovery;
 
 /// The README's program is compiled with the doc tests.

@@ -117,7 +117,7 @@ fn what_cannot_be_merged_changes_nothing() {
     assert!(!read.can_merge(&Bitmap::new(LEN, 16).unwrap()));
     assert_eq!(kind(read.merge(&Bitmap::new(LEN, 16).unwrap())), "read-only");
     assert_eq!(kind(read.take_changes()), "read-only");
-    assert_eq!(kind(read.begin_load()), "read-only");
+    assert_eq!(kind(read.begin_load().map_err(Error::from)), "read-only");
 }
 
 /// Counted, not timed: a thousand words that lie far apart are armed together, many with one sync.

@@ -65,6 +65,24 @@ impl Changes {
         Ok(std::mem::replace(&mut self.marks, none))
     }
 
+    /// The marks.
+    pub(crate) fn marks(&self) -> &Bitmap {
+        &self.marks
+    }
+
+    /// Drops the marks of the chunks inside a range.
+    pub(crate) fn clear(&mut self, range: Range<u64>) -> Result<()> {
+        self.marks.reset_within(range).map(drop)
+    }
+
+    /// Adds the marks to a map and begins anew.
+    pub(crate) fn take_into(&mut self, map: &mut Bitmap) -> Result<()> {
+        map.merge(&self.marks)?;
+        self.marks.reset_all();
+        self.cut = 0;
+        Ok(())
+    }
+
     /// The map changes its length, and its granularity stays. `cleared` tells whether bits were cut off that were
     /// set. Only growing can fail, and has changed nothing then.
     pub(crate) fn follow(&mut self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
@@ -133,6 +151,46 @@ impl Bitmap {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); then the marks stay.
     pub fn take_changes(&mut self) -> Result<Option<Bitmap>> {
         self.changes.as_mut().map(|changes| changes.take()).transpose()
+    }
+
+    /// What [`take_changes`](Self::take_changes) would give, without taking it.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let (mut map, mut seen) = (Bitmap::new(1 << 20, 0)?, Bitmap::new(1 << 20, 10)?);
+    /// map.attach_changes(10)?;
+    /// map.set(5000..9000)?;
+    /// assert!(map.changes().unwrap().into_iter().eq([4096..9216]));
+    /// map.clear_changes(0..6000)?; // whole chunks only: 4096..5120
+    /// assert!(map.has_changes() && map.take_changes_into(&mut seen)? && !map.has_changes());
+    /// assert!(seen.into_iter().eq([5120..9216]));
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    pub fn changes(&self) -> Option<&Bitmap> {
+        self.changes.as_ref().map(|changes| changes.marks())
+    }
+
+    /// Whether [`changes`](Self::changes) has any. Cost: O(1).
+    pub fn has_changes(&self) -> bool {
+        self.changes().is_some_and(|marks| !marks.is_empty())
+    }
+
+    /// Drops the marks of the chunks that lie wholly inside the range: those at its ends may tell of changes beside it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange).
+    pub fn clear_changes(&mut self, range: Range<u64>) -> Result<()> {
+        self.geometry.check(&range)?;
+        self.changes.as_mut().map_or(Ok(()), |changes| changes.clear(range))
+    }
+
+    /// As [`take_changes`](Self::take_changes), into a map of the same length that is there already: what changed is
+    /// [merged](Self::merge). `false` if no change bitmap is attached.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) when the lengths differ; then the marks stay.
+    pub fn take_changes_into(&mut self, map: &mut Bitmap) -> Result<bool> {
+        self.changes.as_mut().map(|changes| changes.take_into(map)).transpose().map(|taken| taken.is_some())
     }
 
     /// Drops the change bitmap, if there is one.

@@ -61,7 +61,29 @@ impl Bitmap {
         AnyMap::serialize_part(self, range, buf)
     }
 
-    /// Begins to load chunks into the map. Chunks that are not loaded keep what they have.
+    /// Replaces a chunk by what [`serialize_part`](Self::serialize_part) of a map of the same length and granularity wrote;
+    /// returns how many granules changed. The map is complete after it, as after each.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let mut map = Bitmap::new(128, 0)?;
+    /// assert_eq!(map.load_part(64..128, &7u64.to_le_bytes())?, 3);
+    /// assert_eq!(map.next_area(0..128, 128)?, Some(64..67));
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serialize_part`](Self::serialize_part), and [`Error::StrayBits`](crate::Error::StrayBits) when bits
+    /// are set past the map's end. Nothing has changed then.
+    pub fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<u64> {
+        let (words, bytes) = loadable(&self.geometry, &range, bytes)?;
+        let (changed, gone) = self.levels.load(words.start, bytes);
+        self.count = self.count + changed - 2 * gone;
+        self.changed(changed, self.geometry.touched(&range));
+        Ok(changed)
+    }
+
+    /// Begins to load chunks into the map, which cannot be read meanwhile. Chunks that are not loaded keep what they have.
     pub fn begin_load(self) -> Loading {
         Loading { map: self }
     }
@@ -77,18 +99,12 @@ pub struct Loading {
 }
 
 impl Loading {
-    /// Loads the chunk `range` from what [`serialize_part`](Bitmap::serialize_part) of a map of the same
-    /// length and granularity wrote.
+    /// Loads a chunk, as [`Bitmap::load_part`].
     ///
     /// # Errors
-    /// As [`serialize_part`](Bitmap::serialize_part), and [`Error::StrayBits`](crate::Error::StrayBits) when bits
-    /// are set past the map's end. Nothing has changed then, and loading may go on.
+    /// As there, and loading may go on.
     pub fn part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<()> {
-        let (words, bytes) = loadable(&self.map.geometry, &range, bytes)?;
-        let (changed, gone) = self.map.levels.load(words.start, bytes);
-        self.map.count = self.map.count + changed - 2 * gone;
-        self.map.changed(changed, self.map.geometry.touched(&range));
-        Ok(())
+        self.map.load_part(range, bytes).map(drop)
     }
 
     /// Loads a chunk without dirt. Cost: as [`Bitmap::reset`].

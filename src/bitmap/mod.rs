@@ -16,7 +16,7 @@ pub use load::Loading;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, LEVELS};
 use crate::hierarchy::{Block, Levels, Walk};
-use crate::query::{AnyMap, Areas, Granules, Search, WordsIter};
+use crate::query::{AnyMap, Areas, Granules, Sealed, Search, WordsIter, WriteMap};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
@@ -115,6 +115,12 @@ impl Bitmap {
     #[inline]
     pub fn granularity(&self) -> u32 {
         self.geometry.granularity()
+    }
+
+    /// Items per granule, which for a disk image are bytes: `1 << granularity`.
+    #[inline]
+    pub fn granule_bytes(&self) -> u64 {
+        self.geometry.granule()
     }
 
     /// Length and granularity, and what follows from them.
@@ -464,7 +470,10 @@ impl Bitmap {
 }
 
 impl Search for Bitmap {
-    const STABLE: bool = true;
+    #[inline]
+    fn is_stable(&self) -> bool {
+        true
+    }
 
     #[inline]
     fn geometry(&self) -> &Geometry {
@@ -526,6 +535,60 @@ impl<'a> IntoIterator for &'a Bitmap {
 }
 
 impl AnyMap for Bitmap {}
+
+impl Sealed for Bitmap {}
+
+impl WriteMap for Bitmap {
+    fn set(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+        self.set(range).map(Some)
+    }
+    fn reset(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+        self.reset(range).map(Some)
+    }
+    fn reset_within(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+        self.reset_within(range).map(Some)
+    }
+    fn reset_covering(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+        self.reset_covering(range).map(Some)
+    }
+    fn set_all(&mut self) -> Result<Option<u64>> {
+        Ok(Some(self.set_all()))
+    }
+    fn reset_all(&mut self) -> Result<Option<u64>> {
+        Ok(Some(self.reset_all()))
+    }
+    fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<Option<u64>> {
+        self.load_part(range, bytes).map(Some)
+    }
+}
+
+/// A map without items.
+impl Default for Bitmap {
+    fn default() -> Bitmap {
+        let levels = Levels::new([const { 0 }; LEVELS].map(|word| vec![word]), 0);
+        Bitmap { geometry: Geometry::default(), levels, count: 0, changes: None }
+    }
+}
+
+/// Marks every granule that one of the ranges touches; what lies past the end of the map is left out.
+///
+/// ```
+/// # use dirtymap::Bitmap;
+/// let (mut map, mut other) = (Bitmap::new(100, 3)?, Bitmap::new(200, 0)?);
+/// map.set(20..30)?;
+/// other.extend(&map);
+/// other.extend([5..7, 190..300]);
+/// assert!(other.into_iter().eq([5..7, 16..32, 190..200]));
+/// # Ok::<(), dirtymap::Error>(())
+/// ```
+impl Extend<Range<u64>> for Bitmap {
+    fn extend<I: IntoIterator<Item = Range<u64>>>(&mut self, ranges: I) {
+        for range in ranges {
+            let inside = range.start..range.end.min(self.len());
+            self.set_bits(self.geometry.touched(&inside));
+        }
+    }
+}
 
 /// Equal: the same length, granularity and bits. Change bitmaps are not compared.
 impl PartialEq for Bitmap {

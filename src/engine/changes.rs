@@ -3,7 +3,7 @@
 //! Invariant kept here: a change is marked after it was made and before the call that made it returns. Whoever
 //! takes the marks and looks at the map then sees the change, or finds it among the marks the next time.
 
-use crate::bitmap::{Bitmap, Changes};
+use crate::bitmap::Changes;
 use crate::error::Result;
 use crate::geometry::Geometry;
 use std::ops::Range;
@@ -70,8 +70,9 @@ impl SharedChanges {
         *marks = None;
     }
 
-    pub(crate) fn take(&self) -> Result<Option<Bitmap>> {
-        self.lock().as_mut().map(Changes::take).transpose()
+    /// What `f` makes of the marks, if there are some.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Changes) -> Result<R>) -> Result<Option<R>> {
+        self.lock().as_mut().map(f).transpose()
     }
 
     /// Hands over to the core that takes the place of this one's. Nobody else uses either.

@@ -259,7 +259,10 @@ impl AnyMap for Frozen {}
 
 impl Search for Frozen {
     // It is, but only a map that has walks may say so.
-    const STABLE: bool = false;
+    #[inline]
+    fn is_stable(&self) -> bool {
+        false
+    }
 
     fn geometry(&self) -> &Geometry {
         &self.geometry

@@ -28,7 +28,10 @@ impl Here<'_> {
 }
 
 impl Search for Here<'_> {
-    const STABLE: bool = false;
+    #[inline]
+    fn is_stable(&self) -> bool {
+        false
+    }
 
     fn geometry(&self) -> &Geometry {
         self.dirt.geometry

@@ -41,7 +41,7 @@ impl Live {
     }
 }
 
-/// A map that could not be closed, and why. It is still open: [close](DirtyMap::close) it again when the reason has passed, or drop
+/// A map that could not be closed, or [loaded](DirtyMap::begin_load), and why. It is still open: [close](DirtyMap::close) it again when the reason has passed, or drop
 /// it, which loses nothing. If the commit itself failed, nobody knows whether the file is closed: then the map can be read and
 /// dropped, and everything else is [`Error::Unusable`]. It turns into its [`Error`] with `?`, and then the map is dropped.
 #[derive(Debug)]
@@ -51,6 +51,10 @@ pub struct CloseError {
 }
 
 impl CloseError {
+    pub(super) fn new(error: Error, map: DirtyMap) -> CloseError {
+        CloseError { error, map: Box::new(map) }
+    }
+
     /// Why.
     pub fn error(&self) -> &Error {
         &self.error

@@ -1,13 +1,11 @@
 //! Saving a map in a file in chunks, and loading it again.
 
+use super::close::CloseError;
 use super::dirty_map::DirtyMap;
-use crate::engine::core::Core;
 use crate::error::Result;
 use crate::query::{AnyMap, loadable};
 use std::fmt;
 use std::ops::Range;
-
-impl Core {}
 
 /// Saving and loading, in chunks as [`Bitmap::serialize_part`](crate::Bitmap::serialize_part) writes them: either
 /// kind of map loads what the other has written.
@@ -37,13 +35,29 @@ impl DirtyMap {
         self.geometry().serialization_align()
     }
 
-    /// Begins to load chunks into the map. Chunks that are not loaded keep what they have.
+    /// Replaces a chunk by what [`serialize_part`](Self::serialize_part) of a map of the same length and granularity wrote.
+    /// What it sets survives any crash when this has returned `Ok`, what it clears is durable after a [flush](Self::flush).
     ///
     /// # Errors
-    /// [`Error::ReadOnly`](crate::Error::ReadOnly) for a map that was opened for reading, which is closed.
-    pub fn begin_load(self) -> Result<MapLoading> {
-        self.core()?;
-        Ok(MapLoading { map: self })
+    /// As [`serialize_part`](Self::serialize_part), and [`Error::StrayBits`](crate::Error::StrayBits) when bits
+    /// are set past the map's end; nothing has changed then. [`Error::Io`](crate::Error::Io), with the chunk loaded
+    /// in part.
+    pub fn load_part(&self, range: Range<u64>, bytes: &[u8]) -> Result<()> {
+        let core = self.core()?;
+        let (words, bytes) = loadable(core.geometry(), &range, bytes)?;
+        let word = |w: u64| u64::from_le_bytes(bytes[(w - words.start) as usize]);
+        core.load_words(core.geometry().touched(&range), word)
+    }
+
+    /// Begins to load chunks into the map, which cannot be read meanwhile. Chunks that are not loaded keep what they have.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), with the map, which was opened for reading.
+    pub fn begin_load(self) -> std::result::Result<MapLoading, CloseError> {
+        match self.core() {
+            Ok(_) => Ok(MapLoading { map: self }),
+            Err(error) => Err(CloseError::new(error, self)),
+        }
     }
 }
 
@@ -60,18 +74,12 @@ pub struct MapLoading {
 }
 
 impl MapLoading {
-    /// Loads the chunk `range` from what [`serialize_part`](DirtyMap::serialize_part) of a map of the same
-    /// length and granularity wrote. What it sets survives any crash when this has returned `Ok`.
+    /// Loads a chunk, as [`DirtyMap::load_part`].
     ///
     /// # Errors
-    /// As [`serialize_part`](DirtyMap::serialize_part), and [`Error::StrayBits`](crate::Error::StrayBits) when bits
-    /// are set past the map's end; nothing has changed then. [`Error::Io`](crate::Error::Io), with the chunk loaded
-    /// in part.
+    /// As there.
     pub fn part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<()> {
-        let core = self.map.core()?;
-        let (words, bytes) = loadable(core.geometry(), &range, bytes)?;
-        let word = |w: u64| u64::from_le_bytes(bytes[(w - words.start) as usize]);
-        core.load_words(core.geometry().touched(&range), word)
+        self.map.load_part(range, bytes)
     }
 
     /// Loads a chunk without dirt.
@@ -97,11 +105,12 @@ impl MapLoading {
     /// Makes all of it durable and gives the map back.
     ///
     /// # Errors
-    /// As [`DirtyMap::flush`]. The map is gone then, and the next open recovers, with nothing lost of what was
-    /// loaded.
-    pub fn finish(self) -> Result<DirtyMap> {
-        self.map.flush()?;
-        Ok(self.map)
+    /// As [`DirtyMap::flush`], with the map: nothing is lost of what was loaded.
+    pub fn finish(self) -> std::result::Result<DirtyMap, CloseError> {
+        match self.map.flush() {
+            Ok(()) => Ok(self.map),
+            Err(error) => Err(CloseError::new(error, self.map)),
+        }
     }
 }
 

@@ -186,8 +186,21 @@ impl DirtyMap {
 
 impl AnyMap for DirtyMap {}
 
+/// The dirty areas of the whole map.
+impl<'a> IntoIterator for &'a DirtyMap {
+    type Item = Range<u64>;
+    type IntoIter = Areas<'a, DirtyMap>;
+
+    fn into_iter(self) -> Areas<'a, DirtyMap> {
+        Areas::over(self, 0..self.len())
+    }
+}
+
 impl Search for DirtyMap {
-    const STABLE: bool = false;
+    #[inline]
+    fn is_stable(&self) -> bool {
+        false
+    }
 
     fn geometry(&self) -> &Geometry {
         self.view().geometry()

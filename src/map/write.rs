@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::map::info::Verdict;
 #[cfg(doc)]
 use crate::options::Options;
+use crate::query::{Sealed, WriteMap};
 use std::ops::Range;
 
 impl DirtyMap {
@@ -126,3 +127,37 @@ impl DirtyMap {
         self.core()?.flush()
     }
 }
+
+/// The methods of the map, which do not count what changes.
+macro_rules! write_map {
+    ($map:ty) => {
+        impl Sealed for $map {}
+
+        impl WriteMap for $map {
+            fn set(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+                DirtyMap::set(self, range).map(|()| None)
+            }
+            fn reset(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+                DirtyMap::reset(self, range).map(|()| None)
+            }
+            fn reset_within(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+                DirtyMap::reset_within(self, range).map(|()| None)
+            }
+            fn reset_covering(&mut self, range: Range<u64>) -> Result<Option<u64>> {
+                DirtyMap::reset_covering(self, range).map(|()| None)
+            }
+            fn set_all(&mut self) -> Result<Option<u64>> {
+                DirtyMap::set_all(self).map(|()| None)
+            }
+            fn reset_all(&mut self) -> Result<Option<u64>> {
+                DirtyMap::reset_all(self).map(|()| None)
+            }
+            fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<Option<u64>> {
+                DirtyMap::load_part(self, range, bytes).map(|()| None)
+            }
+        }
+    };
+}
+
+write_map!(DirtyMap);
+write_map!(&DirtyMap);

@@ -3,7 +3,7 @@
 //! Invariant kept here: an iterator only moves forward, so nothing is yielded twice, whatever
 //! happens to the bits meanwhile. What is remembered of bits not yet yielded is at most what
 //! [`Granules::peek`] or [`Areas::peek`] has shown, unless the map cannot change
-//! ([`Search::STABLE`]). An exhausted iterator stays exhausted.
+//! ([`Search::is_stable`]). An exhausted iterator stays exhausted.
 
 use super::search::Search;
 use crate::geometry::{WORD_BITS, mask_in};
@@ -25,7 +25,7 @@ const LONG: u64 = 32 * WORD_BITS;
 /// [peeked](Self::peek) at) are not yielded; nothing is yielded twice.
 ///
 /// Made by [`Bitmap::granules`](crate::Bitmap::granules) and [`DirtyMap::granules`](crate::DirtyMap::granules).
-pub struct Granules<'a, S: ?Sized> {
+pub struct Granules<'a, S> {
     map: &'a S,
     /// Bits not yet yielded, and perhaps some of word `index` that were. When `seen` is not zero, none below its first
     /// is dirty.
@@ -38,7 +38,7 @@ pub struct Granules<'a, S: ?Sized> {
     walk: Walk,
 }
 
-impl<'a, S: Search + ?Sized> Granules<'a, S> {
+impl<'a, S: Search> Granules<'a, S> {
     /// Over a checked range of bits.
     pub(crate) fn over(map: &'a S, bits: Range<u64>) -> Self {
         let walk = Walk::from(bits.start / WORD_BITS);
@@ -56,7 +56,7 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
 
     #[inline(always)]
     fn search(&mut self) -> Option<()> {
-        let found = if S::STABLE {
+        let found = if self.map.is_stable() {
             next_in(self.map, &mut self.walk, &self.bits)
         } else {
             let bit = self.map.next_set(self.bits.clone());
@@ -96,14 +96,14 @@ impl<'a, S: Search + ?Sized> Granules<'a, S> {
     }
 }
 
-impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
+impl<S: Search> Iterator for Granules<'_, S> {
     type Item = u64;
 
     #[inline(always)]
     fn next(&mut self) -> Option<u64> {
         let bit = self.peek_bit()?;
         self.seen &= self.seen - 1;
-        if !S::STABLE {
+        if !self.map.is_stable() {
             self.bits.start = bit + 1;
         }
         Some(self.item(bit))
@@ -113,7 +113,7 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
     #[inline]
     fn fold<B, F: FnMut(B, u64) -> B>(mut self, init: B, mut f: F) -> B {
         let mut value = init;
-        if !S::STABLE {
+        if !self.map.is_stable() {
             for item in self.by_ref() {
                 value = f(value, item);
             }
@@ -145,7 +145,7 @@ impl<S: Search + ?Sized> Iterator for Granules<'_, S> {
 /// followed by one that starts where it ended.
 ///
 /// Made by [`Bitmap::areas`](crate::Bitmap::areas) and [`DirtyMap::areas`](crate::DirtyMap::areas).
-pub struct Areas<'a, S: ?Sized> {
+pub struct Areas<'a, S> {
     map: &'a S,
     /// Items not yet yielded.
     items: Range<u64>,
@@ -157,7 +157,7 @@ pub struct Areas<'a, S: ?Sized> {
     walk: Walk,
 }
 
-impl<'a, S: Search + ?Sized> Areas<'a, S> {
+impl<'a, S: Search> Areas<'a, S> {
     /// Over a checked range of items.
     pub(crate) fn over(map: &'a S, items: Range<u64>) -> Self {
         let walk = Walk::from(map.geometry().bit_of(items.start) / WORD_BITS);
@@ -166,7 +166,8 @@ impl<'a, S: Search + ?Sized> Areas<'a, S> {
 
     #[inline(always)]
     fn search(&mut self) -> Option<Range<u64>> {
-        let area = if S::STABLE { self.search_stable() } else { self.map.area(self.items.clone(), u64::MAX) };
+        let area =
+            if self.map.is_stable() { self.search_stable() } else { self.map.area(self.items.clone(), u64::MAX) };
         self.items.start = area.as_ref().map_or(self.items.end, |area| area.start);
         area
     }
@@ -223,7 +224,7 @@ impl<'a, S: Search + ?Sized> Areas<'a, S> {
     }
 }
 
-impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
+impl<S: Search> Iterator for Areas<'_, S> {
     type Item = Range<u64>;
 
     #[inline(always)]
@@ -240,7 +241,7 @@ impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
     #[inline]
     fn fold<B, F: FnMut(B, Range<u64>) -> B>(mut self, init: B, mut f: F) -> B {
         let mut value = init;
-        if !S::STABLE {
+        if !self.map.is_stable() {
             for area in self.by_ref() {
                 value = f(value, area);
             }
@@ -306,7 +307,7 @@ impl<S: Search + ?Sized> Iterator for Areas<'_, S> {
 /// reached.
 ///
 /// Made by [`Bitmap::words`](crate::Bitmap::words) and [`DirtyMap::words`](crate::DirtyMap::words).
-pub struct WordsIter<'a, S: ?Sized> {
+pub struct WordsIter<'a, S> {
     map: &'a S,
     /// Bits not yet yielded.
     bits: Range<u64>,
@@ -316,7 +317,7 @@ pub struct WordsIter<'a, S: ?Sized> {
     walk: Walk,
 }
 
-impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
+impl<'a, S: Search> WordsIter<'a, S> {
     /// Over a checked range of bits.
     pub(crate) fn over(map: &'a S, bits: Range<u64>) -> Self {
         let walk = Walk::from(bits.start / WORD_BITS);
@@ -325,7 +326,7 @@ impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
 
     #[inline(always)]
     fn search(&mut self) -> Option<(u64, u64)> {
-        if S::STABLE {
+        if self.map.is_stable() {
             let found = next_in(self.map, &mut self.walk, &self.bits);
             self.bits.start = found.map_or(self.bits.end, |(i, _)| self.bits.end.min((i + 1) * WORD_BITS));
             return found;
@@ -367,7 +368,7 @@ impl<'a, S: Search + ?Sized> WordsIter<'a, S> {
     }
 }
 
-impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
+impl<S: Search> Iterator for WordsIter<'_, S> {
     type Item = (u64, u64);
 
     #[inline(always)]
@@ -383,7 +384,7 @@ impl<S: Search + ?Sized> Iterator for WordsIter<'_, S> {
 
 /// The next word of a stable map with dirt inside `bits`: its index, and that dirt.
 #[inline(always)]
-fn next_in<S: Search + ?Sized>(map: &S, walk: &mut Walk, bits: &Range<u64>) -> Option<(u64, u64)> {
+fn next_in<S: Search>(map: &S, walk: &mut Walk, bits: &Range<u64>) -> Option<(u64, u64)> {
     // More than once only if the range's part of its first word is clear and another part is not.
     while let Some((i, word)) = map.step(walk)
         && i * WORD_BITS < bits.end
@@ -403,43 +404,43 @@ fn upper_bound(n: u64) -> Option<usize> {
     usize::try_from(n).ok()
 }
 
-impl<S: Search + ?Sized> FusedIterator for Granules<'_, S> {}
-impl<S: Search + ?Sized> FusedIterator for Areas<'_, S> {}
-impl<S: Search + ?Sized> FusedIterator for WordsIter<'_, S> {}
+impl<S: Search> FusedIterator for Granules<'_, S> {}
+impl<S: Search> FusedIterator for Areas<'_, S> {}
+impl<S: Search> FusedIterator for WordsIter<'_, S> {}
 
 // By hand, because deriving would ask the same of the map.
-impl<S: ?Sized> Clone for Granules<'_, S> {
+impl<S> Clone for Granules<'_, S> {
     fn clone(&self) -> Self {
         Granules { bits: self.bits.clone(), walk: self.walk.clone(), ..*self }
     }
 }
 
-impl<S: ?Sized> Clone for Areas<'_, S> {
+impl<S> Clone for Areas<'_, S> {
     fn clone(&self) -> Self {
         let (items, seen, walk) = (self.items.clone(), self.seen.clone(), self.walk.clone());
         Areas { items, seen, walk, ..*self }
     }
 }
 
-impl<S: ?Sized> Clone for WordsIter<'_, S> {
+impl<S> Clone for WordsIter<'_, S> {
     fn clone(&self) -> Self {
         WordsIter { bits: self.bits.clone(), walk: self.walk.clone(), ..*self }
     }
 }
 
-impl<S: ?Sized> fmt::Debug for Granules<'_, S> {
+impl<S> fmt::Debug for Granules<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Granules").field("bits", &self.bits).finish_non_exhaustive()
     }
 }
 
-impl<S: ?Sized> fmt::Debug for Areas<'_, S> {
+impl<S> fmt::Debug for Areas<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Areas").field("items", &self.items).finish_non_exhaustive()
     }
 }
 
-impl<S: ?Sized> fmt::Debug for WordsIter<'_, S> {
+impl<S> fmt::Debug for WordsIter<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WordsIter").field("bits", &self.bits).finish_non_exhaustive()
     }

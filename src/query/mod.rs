@@ -1,5 +1,6 @@
 //! Reading any kind of map in items.
 
+mod cursor;
 mod iter;
 mod read;
 mod round;
@@ -7,8 +8,9 @@ mod search;
 #[cfg(test)]
 mod tests;
 
+pub use cursor::Cursor;
 pub use iter::{Areas, Granules, WordsIter};
-pub use read::AnyMap;
-pub(crate) use read::{items_of_granules, loadable};
+pub use read::{AnyMap, WriteMap};
+pub(crate) use read::{Sealed, items_of_granules, loadable};
 pub(crate) use round::{Rounded, coarsened};
 pub(crate) use search::{Search, first_block};

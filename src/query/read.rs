@@ -21,7 +21,18 @@ pub(crate) fn items_of_granules(g: &Geometry, count: u64, last: bool) -> u64 {
     whole - missing
 }
 
-/// Either kind of map: a [`Bitmap`](crate::Bitmap) or a [`DirtyMap`](crate::DirtyMap). What takes one only reads it.
+/// Reading either kind of map: a [`Bitmap`](crate::Bitmap) or a [`DirtyMap`](crate::DirtyMap). The methods are those of these
+/// types, which say more of each. What returns an error for a `DirtyMap` that cannot be read any more answers "dirty" here.
+///
+/// ```
+/// use dirtymap::{AnyMap, Bitmap};
+///
+/// fn first_megabyte_is_clean(map: &dyn AnyMap) -> dirtymap::Result<bool> {
+///     Ok(!map.any(0..1 << 20)?)
+/// }
+/// assert!(first_megabyte_is_clean(&Bitmap::new(1 << 30, 16)?)?);
+/// # Ok::<(), dirtymap::Error>(())
+/// ```
 ///
 /// Sealed: no other type can implement it.
 pub trait AnyMap: Search {
@@ -112,19 +123,28 @@ pub trait AnyMap: Search {
     }
 
     /// The first item of each dirty granule that the range touches.
-    fn granules(&self, range: Range<u64>) -> Result<Granules<'_, Self>> {
+    fn granules(&self, range: Range<u64>) -> Result<Granules<'_, Self>>
+    where
+        Self: Sized,
+    {
         self.geometry().check(&range)?;
         Ok(Granules::over(self, self.geometry().touched(&range)))
     }
 
     /// The dirty areas of the range.
-    fn areas(&self, range: Range<u64>) -> Result<Areas<'_, Self>> {
+    fn areas(&self, range: Range<u64>) -> Result<Areas<'_, Self>>
+    where
+        Self: Sized,
+    {
         self.geometry().check(&range)?;
         Ok(Areas::over(self, range))
     }
 
     /// The nonzero words of the range.
-    fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, Self>> {
+    fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, Self>>
+    where
+        Self: Sized,
+    {
         self.geometry().check(&range)?;
         Ok(WordsIter::over(self, self.geometry().touched(&range)))
     }
@@ -162,6 +182,45 @@ pub trait AnyMap: Search {
         sha.finalize().into()
     }
 }
+
+/// Changing either kind of map. All say how many granules changed, where that is known: a [`Bitmap`](crate::Bitmap) knows, a
+/// [`DirtyMap`](crate::DirtyMap) does not. The methods are those of these types, which say more of each.
+///
+/// A `&DirtyMap` can be changed as well, since threads share a `DirtyMap`.
+///
+/// ```
+/// use dirtymap::{Bitmap, WriteMap};
+///
+/// fn discard(map: &mut dyn WriteMap) -> dirtymap::Result<()> {
+///     map.reset_within(5..100).map(drop)
+/// }
+/// let mut map = Bitmap::new(128, 3)?;
+/// assert_eq!(WriteMap::set_all(&mut map)?, Some(16));
+/// discard(&mut map)?;
+/// assert_eq!(map.count(), 5);
+/// # Ok::<(), dirtymap::Error>(())
+/// ```
+///
+/// Sealed: no other type can implement it.
+pub trait WriteMap: Sealed {
+    /// Marks every granule that the range touches.
+    fn set(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    /// Clears whole granules.
+    fn reset(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    /// Clears the granules that lie wholly inside the range.
+    fn reset_within(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    /// Clears every granule that the range touches, and with them dirt beside it.
+    fn reset_covering(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    /// Marks everything.
+    fn set_all(&mut self) -> Result<Option<u64>>;
+    /// Clears everything.
+    fn reset_all(&mut self) -> Result<Option<u64>>;
+    /// Replaces a chunk by a serialised one.
+    fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<Option<u64>>;
+}
+
+/// Keeps a trait to this crate.
+pub trait Sealed {}
 
 /// Checks that as many bytes were given as a chunk of these words takes.
 fn check_chunk_size(words: &Range<u64>, found: usize) -> Result<()> {

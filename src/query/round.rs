@@ -27,7 +27,7 @@ pub(crate) fn coarsened(i: u64, mut word: u64, shift: u32) -> (u64, u64) {
 ///
 /// Cost: one step per nonzero word of the source, or per word yielded where those are more; a source that is finer
 /// by 64 times or more is looked at once for each granule of the destination.
-pub(crate) struct Rounded<'a, S: ?Sized> {
+pub(crate) struct Rounded<'a, S> {
     words: WordsIter<'a, S>,
     from: u32,
     to: Geometry,
@@ -37,7 +37,7 @@ pub(crate) struct Rounded<'a, S: ?Sized> {
     run: Range<u64>,
 }
 
-impl<'a, S: Search + ?Sized> Rounded<'a, S> {
+impl<'a, S: Search> Rounded<'a, S> {
     /// The dirt of `map`, which has the same length as `to`.
     pub(crate) fn new(map: &'a S, to: Geometry) -> Self {
         let from = map.geometry();
@@ -74,7 +74,7 @@ impl<'a, S: Search + ?Sized> Rounded<'a, S> {
     }
 }
 
-impl<S: Search + ?Sized> Iterator for Rounded<'_, S> {
+impl<S: Search> Iterator for Rounded<'_, S> {
     type Item = (u64, u64);
 
     #[inline]

@@ -15,7 +15,7 @@ use std::ops::{ControlFlow, Range};
 /// Public so that the iterators can name it in their bounds; not reachable from outside, and so sealed.
 pub trait Search {
     /// Whether the bits cannot change as long as the map is borrowed.
-    const STABLE: bool;
+    fn is_stable(&self) -> bool;
     /// The map's shape.
     fn geometry(&self) -> &Geometry;
     /// The first set bit of `bits`.
@@ -31,11 +31,11 @@ pub trait Search {
     }
     /// Bottom word `i`, which must be below `geometry().words()`.
     fn word(&self, i: u64) -> u64;
-    /// The next nonzero bottom word of a [stable](Self::STABLE) map, which must provide this; others have none.
+    /// The next nonzero bottom word of a [stable](Self::is_stable) map, which must provide this; others have none.
     fn step(&self, _walk: &mut Walk) -> Option<(u64, u64)> {
         None
     }
-    /// Folds the words of a [stable](Self::STABLE) map that have some of `bits`, only those of them, and where they are, from
+    /// Folds the words of a [stable](Self::is_stable) map that have some of `bits`, only those of them, and where they are, from
     /// where a walk is: [`step`](Self::step) for all of them at once, until `f` breaks off. Such a map must provide this, too.
     fn fold_words<B>(
         &self,
@@ -43,7 +43,10 @@ pub trait Search {
         _bits: &Range<u64>,
         init: B,
         _f: impl FnMut(B, u64, u64) -> ControlFlow<B, B>,
-    ) -> ControlFlow<B, B> {
+    ) -> ControlFlow<B, B>
+    where
+        Self: Sized,
+    {
         ControlFlow::Continue(init)
     }
     /// The first stretch among `words` of which every bit is set, as is known without a look at it; `None` where nothing

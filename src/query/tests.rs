@@ -1,5 +1,6 @@
 //! What the iterators and readers promise of a map that changes under them.
 
+use super::cursor::Cursor;
 use super::read::AnyMap;
 use super::search::Search;
 use crate::bitmap::Bitmap;
@@ -52,7 +53,10 @@ impl Live {
 impl AnyMap for Live {}
 
 impl Search for Live {
-    const STABLE: bool = false;
+    #[inline]
+    fn is_stable(&self) -> bool {
+        false
+    }
     fn geometry(&self) -> &Geometry {
         &self.geometry
     }
@@ -330,4 +334,49 @@ fn the_end_of_a_long_run_is_looked_for_without_the_summaries() {
     assert!(found == area() && looks <= most, "{looks} words for {found:?}");
     let (looks, found) = counted(|| map.areas(0..1 << 30).unwrap().fold(None, |_, area| Some(area)));
     assert!(found == area() && looks <= most, "{looks} words for {found:?}");
+}
+
+#[test]
+fn a_cursor_is_right_while_the_map_changes_between_steps() {
+    let mut map = Bitmap::new(10_000, 2).unwrap();
+    let mut seed = 1u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (seed >> 33) % below
+    };
+    for _ in 0..200 {
+        let mut cursor = Cursor::new(random(2000)..8000 + random(3000));
+        loop {
+            let range = |start: u64, len: u64| start.min(map.len())..(start + len).min(map.len());
+            let (set, reset) = (range(random(11_000), random(300)), range(random(11_000), random(2000)));
+            map.set(set).unwrap();
+            map.reset_covering(reset).unwrap();
+            map.truncate(9000 + random(2000)).unwrap();
+            let mut other = cursor;
+            if random(5) == 0 {
+                cursor.advance_to(cursor.position() + random(50));
+                assert!(other.position() <= cursor.position());
+                other = cursor;
+            }
+            assert_eq!(cursor.peek(&map), other.next(&map));
+            let Some(item) = cursor.next(&map) else { break };
+            assert!(map.get(item).unwrap() && cursor == other && cursor.position() == item + 4);
+        }
+        // Nothing was passed.
+        map.truncate(12_000).unwrap();
+        map.set(7990..7991).unwrap();
+        assert_eq!(cursor.position() < 7992, cursor.peek(&map) == Some(7988));
+    }
+}
+
+#[test]
+fn a_cursor_finds_what_the_iterators_find() {
+    let mut map = Bitmap::new(100_001, 3).unwrap();
+    (0..400).for_each(|i| assert!(map.set(i * 241..i * 241 + i % 70).is_ok()));
+    for range in [0..100_001, 5..99_999, 77..77, 241 * 9 + 3..50_000] {
+        let mut cursor = Cursor::new(range.clone());
+        assert!(std::iter::from_fn(|| cursor.next(&map)).eq(map.granules(range.clone()).unwrap()));
+        let mut cursor = Cursor::new(range.clone());
+        assert!(std::iter::from_fn(|| cursor.next_area(&map)).eq(map.areas(range).unwrap()));
+    }
 }
