@@ -8,6 +8,8 @@
 pub enum Step {
     /// A new map is being written.
     Creating,
+    /// The map is being read, or the memory for it taken.
+    Opening,
     /// What was found when the map was opened is being made durable.
     Recovering,
     /// Granules are being marked.
@@ -31,6 +33,7 @@ impl Step {
     pub fn name(self) -> &'static str {
         match self {
             Step::Creating => "creating",
+            Step::Opening => "opening",
             Step::Recovering => "recovering",
             Step::Setting => "setting",
             Step::Resetting => "resetting",
@@ -46,6 +49,7 @@ impl Step {
     pub(crate) fn left(self) -> &'static str {
         match self {
             Step::Creating => "no map was made",
+            Step::Opening => "nothing is lost",
             Step::Recovering => "nothing is lost: the next to open the map recovers it",
             Step::Setting => "some of the granules are marked; do not write the data, or mark them again",
             Step::Resetting => "some of the granules are clear; the others are as they were",

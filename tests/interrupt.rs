@@ -189,11 +189,54 @@ fn a_new_length_that_is_stopped_leaves_the_old_one() {
     let path = dir.path().join("map");
     let watch = Watch::default();
     let mut map = watch.options().dirty(true).create(&path, BITS).unwrap();
-    watch.stop(Step::Resizing, 0);
-    interrupted(map.truncate(BITS + 5));
-    assert!(map.len() == BITS && map.is_full());
+    // At once, while what is dirty is copied, 64 KiB at a time, and while that is written.
+    for after in [0, BITS / (64 << 13) / 2, BITS / (64 << 13)] {
+        watch.stop(Step::Resizing, after);
+        interrupted(map.truncate(BITS + 5));
+        assert!(map.len() == BITS && map.is_full());
+    }
     watch.go_on();
     map.truncate(BITS + 5).unwrap();
+    map.close().unwrap();
+    no_findings(&path);
+}
+
+#[test]
+fn an_open_that_is_stopped_leaves_the_file_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let watch = Watch::default();
+    watch.options().dirty(true).create(&path, BITS).unwrap().close().unwrap();
+    for access in [Access::Exclusive, Access::Shared] {
+        // Also in the midst of it: 64 KiB of the page table at a time.
+        for after in [0, 1, 2] {
+            watch.stop(Step::Opening, after);
+            interrupted(watch.options().access(access).open(&path));
+        }
+        no_findings(&path);
+    }
+    watch.go_on();
+    assert!(watch.options().open(&path).unwrap().is_full());
+}
+
+/// Its memory is locked piece by piece, and no page of it is taken before the file has let go of what was there.
+#[test]
+fn an_open_that_locks_much_memory_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let watch = Watch::default();
+    let shared = watch.options().access(Access::Shared);
+    // More than 64 MiB, which is one piece.
+    let map = match shared.create(&path, 1 << 28) {
+        Ok(map) => map,
+        Err(e) => return eprintln!("SKIPPED: a shared map: {e}"),
+    };
+    for after in [0, 1] {
+        watch.stop(Step::Opening, after);
+        interrupted(watch.options().access(Access::Shared).open(&path));
+    }
+    watch.go_on();
+    map.set(0..1).unwrap();
     map.close().unwrap();
     no_findings(&path);
 }

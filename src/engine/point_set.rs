@@ -171,19 +171,22 @@ impl Frozen {
         let mut whole = Stretches::default();
         let scan = Scan { disk, path, header: &as_header };
         scan.run(
-            |index, found| match found {
-                Page::Good(words) => {
-                    granules += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
-                    if is_full(&self.geometry, index, words) {
-                        return whole.add(format::page_words(&self.geometry, index));
+            |index, found| {
+                match found {
+                    Page::Good(words) => {
+                        granules += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+                        let full = is_full(&self.geometry, index, words);
+                        let words = format::page_words(&self.geometry, index).zip(words);
+                        match full {
+                            true => whole.add(format::page_words(&self.geometry, index)),
+                            false => words.for_each(|(w, &word)| self.or(w, word & self.geometry.word_mask(w))),
+                        }
                     }
-                    for (w, &word) in format::page_words(&self.geometry, index).zip(words) {
-                        self.or(w, word & self.geometry.word_mask(w));
-                    }
+                    Page::Failed(_) => failed += 1,
                 }
-                Page::Failed(_) => failed += 1,
+                Ok(())
             },
-            |_| {},
+            |_| Ok(()),
         )?;
         self.whole.union(&whole.runs());
         failed += u64::from(lost_granules(&as_header, granules, failed).is_some());

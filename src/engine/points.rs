@@ -37,24 +37,24 @@ impl Core {
         let scan = Scan { disk: &*self.disk, path: &self.path, header: &as_header };
         let mut granules = 0;
         let mut batch: Vec<PointWord> = Vec::new();
-        let (mut failed, mut trouble) = (0, Ok(()));
+        let mut failed = 0;
         scan.run(
-            |index, found| match found {
-                Page::Good(words) if trouble.is_ok() => {
-                    let words = format::page_words(self.geometry(), index).zip(words.iter().copied());
-                    let words = words.filter(|&(_, word)| word != 0);
-                    batch.extend(words.inspect(|&(_, word)| granules += u64::from(word.count_ones())));
-                    if batch.len() + PAGE_WORDS as usize > most {
-                        trouble = f(&batch);
-                        batch.clear();
-                    }
+            |index, found| {
+                let Page::Good(words) = found else {
+                    failed += 1;
+                    return Ok(());
+                };
+                let words = format::page_words(self.geometry(), index).zip(words.iter().copied());
+                let words = words.filter(|&(_, word)| word != 0);
+                batch.extend(words.inspect(|&(_, word)| granules += u64::from(word.count_ones())));
+                if batch.len() + PAGE_WORDS as usize > most {
+                    f(&batch)?;
+                    batch.clear();
                 }
-                Page::Good(_) => {}
-                Page::Failed(_) => failed += 1,
+                Ok(())
             },
-            |_| {},
+            |_| Ok(()),
         )?;
-        trouble?;
         if !batch.is_empty() {
             f(&batch)?;
         }

@@ -15,7 +15,7 @@ use crate::format::{Header, Layout, RegionName, Runs, SLOTS, Uuid, VolatileLayou
 use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
 use crate::progress::Step;
 use crate::shm::view::{View, runtime};
-use crate::shm::volatile::{self, Allocated, Place};
+use crate::shm::volatile::{self, Allocated, CHUNK_WORDS, Place};
 use crate::sys::facts;
 use crate::trace::event;
 use std::ops::Range;
@@ -202,9 +202,10 @@ impl Core {
         let (disk, path) = (&*self.disk, &self.path);
         self.clear_regions(header)?;
         self.move_points(old, header)?;
-        let view = volatile::view(disk, path, header, self.in_file, self.shared)?;
+        let view = volatile::view(disk, path, header, (self.in_file, self.shared), &self.watcher)?;
         let mut allocated = Allocated::default();
         let mut ensure = |words: Range<u64>| {
+            self.tell(Step::Resizing, words.start.min(self.geometry().words()))?;
             let place = Place { layout: &header.layout, geometry: &header.geometry };
             if self.in_file { allocated.ensure(disk, path, place, words) } else { Ok(()) }
         };
@@ -263,18 +264,21 @@ fn unknown_to_target(old: &Header, geometry: &Geometry) -> Range<u64> {
     if reaches { geometry.touched(&(end..geometry.len())) } else { 0..0 }
 }
 
-/// Copies what two live levels have in common, sets the bits of `new`, and rebuilds the summaries of the second. Says which pages
-/// are not zero.
+/// Copies what two live levels have in common, sets the bits of `new`, and rebuilds the summaries of the second. `ensure` hears of
+/// the words of each chunk before one of them is stored, and can end it. Says which pages are not zero.
 fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>, new: Range<u64>) -> Result<Runs> {
     let end = from.geometry().words().min(to.geometry().words());
     let levels = from.levels();
     let mut pages: Vec<Range<u64>> = Vec::new();
-    let mut at = 0;
+    let (mut at, mut ensured) = (0, 0);
     while let Some((w, word)) = levels.next_nonzero_word(at..end) {
         at = w + 1;
         let word = word & to.geometry().word_mask(w);
         if word != 0 {
-            ensure(w..w + 1)?;
+            if w >= ensured {
+                ensured = (w / CHUNK_WORDS + 1) * CHUNK_WORDS;
+                ensure(w..ensured.min(to.geometry().words()))?;
+            }
             to.live()[w as usize].store(word, SeqCst);
             match pages.last_mut() {
                 Some(last) if w / PAGE_WORDS < last.end => {}
@@ -286,8 +290,11 @@ fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>
     let mut pages = Runs::from_iter(pages);
     if !new.is_empty() {
         let words = new.start / 64..new.end.div_ceil(64);
-        ensure(words.clone())?;
-        words.clone().for_each(|w| _ = to.live()[w as usize].fetch_or(mask_in(w, &new), SeqCst));
+        for first in words.clone().step_by(CHUNK_WORDS as usize) {
+            let chunk = first..(first + CHUNK_WORDS).min(words.end);
+            ensure(chunk.clone())?;
+            chunk.for_each(|w| _ = to.live()[w as usize].fetch_or(mask_in(w, &new), SeqCst));
+        }
         pages.union(&Runs::one(words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)));
     }
     let words = |r: Range<u64>| r.start * PAGE_WORDS..(r.end * PAGE_WORDS).min(to.geometry().words());

@@ -68,13 +68,18 @@ pub(crate) struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Calls `f` for every page that is not all zeros, ascending, and `progress` with the pages passed so far.
-    pub(crate) fn run(&self, mut f: impl FnMut(u64, Page<'_>), mut progress: impl FnMut(u64)) -> Result<()> {
+    /// Calls `f` for every page that is not all zeros, ascending, and `progress` with the pages passed so far. An error of either
+    /// ends it.
+    pub(crate) fn run(
+        &self,
+        mut f: impl FnMut(u64, Page<'_>) -> Result<()>,
+        mut progress: impl FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
         let mut chunk = 0..0;
         while let Some(next) = self.next_chunk(&chunk)? {
             chunk = next;
             self.chunk(chunk.clone(), &mut f)?;
-            progress(chunk.end);
+            progress(chunk.end)?;
         }
         Ok(())
     }
@@ -129,7 +134,7 @@ impl Scan<'_> {
     }
 
     /// Calls `f` for those of some pages, [`CHUNK_PAGES`] at most, that are not all zeros, ascending.
-    pub(crate) fn chunk(&self, pages: Range<u64>, f: &mut impl FnMut(u64, Page<'_>)) -> Result<()> {
+    pub(crate) fn chunk(&self, pages: Range<u64>, f: &mut impl FnMut(u64, Page<'_>) -> Result<()>) -> Result<()> {
         let count = (pages.end - pages.start) as usize;
         let mut table = vec![0; count * ENTRY_BYTES as usize];
         let at = self.header.layout.table.start + pages.start * ENTRY_BYTES;
@@ -145,15 +150,15 @@ impl Scan<'_> {
             if !(whole && format::is_zeros(&table[from..to])) {
                 for index in next..extent.pages.start {
                     if entry(index) != 0 || !whole {
-                        self.single(index, f);
+                        self.single(index, f)?;
                     }
                 }
             }
             for (index, page) in extent.pages.clone().zip(bytes.as_chunks().0) {
                 if !whole || extent.unreadable {
-                    self.single(index, f);
+                    self.single(index, f)?;
                 } else if entry(index) != 0 || !format::is_zeros(page) {
-                    report(index, self.judge(index, entry(index), page), f);
+                    report(index, self.judge(index, entry(index), page), f)?;
                 }
             }
             read = extent.pages;
@@ -174,10 +179,10 @@ impl Scan<'_> {
         Ok(Extent { pages, unreadable })
     }
 
-    fn single(&self, index: u64, f: &mut impl FnMut(u64, Page<'_>)) {
-        let page = self.page(index);
-        if !matches!(&page, Ok(words) if words.iter().all(|&w| w == 0)) {
-            report(index, page, f);
+    fn single(&self, index: u64, f: &mut impl FnMut(u64, Page<'_>) -> Result<()>) -> Result<()> {
+        match self.page(index) {
+            Ok(words) if words.iter().all(|&w| w == 0) => Ok(()),
+            page => report(index, page, f),
         }
     }
 }
@@ -192,8 +197,8 @@ fn ahead(first: u64, read: &Range<u64>, block: u64, most: u64) -> Range<u64> {
 fn report(
     index: u64,
     page: std::result::Result<[u64; PAGE_WORDS as usize], PageFault>,
-    f: &mut impl FnMut(u64, Page<'_>),
-) {
+    f: &mut impl FnMut(u64, Page<'_>) -> Result<()>,
+) -> Result<()> {
     match page {
         Ok(words) => f(index, Page::Good(&words)),
         Err(fault) => f(index, Page::Failed(fault)),
@@ -258,10 +263,12 @@ mod tests {
                         (index, None)
                     }
                 });
+                Ok(())
             };
             let progress = |done| {
                 assert!(passed < done && done <= pages);
                 passed = done;
+                Ok(())
             };
             scan.run(add, progress).unwrap();
             assert!(found == expected.into_iter().collect::<Vec<_>>(), "{bits} bits");

@@ -210,6 +210,7 @@ fn wrong_pages(
             Page::Good(words) => Some(*words),
             Page::Failed(_) => None,
         };
+        Ok(())
     });
     read.map_err(|e| match e {
         Error::Io { source, .. } => source,

@@ -114,8 +114,12 @@ impl Survey {
                         survey.fail(index, fault, listed != 0 && fault != PageFault::StrayBits);
                     }
                 }
+                Ok(())
             },
-            |done| progress(done, pages),
+            |done| {
+                progress(done, pages);
+                Ok(())
+            },
         )?;
         Ok(survey)
     }
@@ -182,6 +186,7 @@ pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
                     Page::Good(words) => to.iter_mut().zip(words).for_each(|(to, word)| *to |= word),
                     Page::Failed(_) => to.fill(u64::MAX),
                 }
+                Ok(())
             })?;
         }
         for (index, words) in chunk.clone().zip(&buffer) {

@@ -52,7 +52,7 @@ pub(crate) fn join<S>(
 ) -> Result<(Core, S)> {
     let map = |header: &Header| {
         writable(header, path)?;
-        volatile::join(&*disk, path, header, true)
+        volatile::join(&*disk, path, header, &options.watcher)
     };
     let Some((view, header)) = session(&*disk, path, map)? else {
         let what = "others have it open, in no session that can be joined; it can be had when they are gone";

@@ -10,12 +10,14 @@ use crate::file::bottom::{Stretches, all_words, is_full, items_in, lost_granules
 use crate::file::headers::{self, Copies, Newest, damaged_copies, writable};
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{self, Durability, Header, Layout, Runs, State, VolatileLayout};
-use crate::geometry::PAGE_WORDS;
+use crate::geometry::{PAGE_BITS, PAGE_WORDS};
 use crate::hierarchy::store_unseen;
 use crate::image_stamp::ImageStamp;
+use crate::progress::Step;
 use crate::shm::view::View;
 use crate::shm::volatile::Allocated;
 use crate::sys::{Disk, Mapping};
+use crate::watcher::Watcher;
 use std::ops::Range;
 use std::path::Path;
 
@@ -58,7 +60,7 @@ pub(crate) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageS
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
     let view = View::new(header.geometry, &v, mapping)?;
-    load(disk, path, (header, pair, recovery), view, image, None, None)
+    load(disk, path, (header, pair, recovery), view, (image, &Watcher::default()), None, None)
 }
 
 /// Sees that storing into some words of the volatile part cannot fail.
@@ -71,7 +73,7 @@ pub(super) fn load(
     path: &Path,
     (header, pair, mut recovery): (Header, usize, Recovery),
     view: View,
-    image: Option<&ImageStamp>,
+    (image, watcher): (Option<&ImageStamp>, &Watcher),
     saved: Option<Vec<SavedPage>>,
     allocate: Option<Allocate<'_>>,
 ) -> Result<Loaded> {
@@ -81,7 +83,7 @@ pub(super) fn load(
     let process = header.durability == Durability::Process && recovery.unclean;
     recovery.cache_trusted = process.then_some(trusted);
 
-    let mut filling = Filling { header: &header, view: &view, allocate, extents: Vec::new(), trouble: Ok(()) };
+    let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Vec::new() };
     let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(disk, path, trusted)?;
     (recovery.interrupted_pages, recovery.damaged_pages) = (interrupted, damaged);
     recovery.lost_granules = step!(CountLost => lost_granules(&header, granules, failed.words()));
@@ -96,15 +98,15 @@ pub(super) fn load(
     recovery.armed_items = if trusted { 0 } else { items_in(&geometry, &header.runs) };
     let (mut rewrite, mut assumed) = (failed.clone(), dirty.clone());
     match saved {
-        Some(saved) => rewrite.union(&filling.replace(&good, &saved)),
+        Some(saved) => rewrite.union(&filling.replace(&good, &saved)?),
         None => assumed.union(&words_of_pages(&geometry, &failed)),
     }
     rewrite.union(&pages_of(&dirty));
     if writing {
-        filling.fill(&std::mem::take(&mut assumed));
+        filling.fill(&std::mem::take(&mut assumed))?;
     }
     whole.union(&assumed);
-    filling.finish()?;
+    filling.finish();
     let frozen = Frozen::outstanding(disk, path, &header)?;
     recovery.damaged_pages += frozen.as_ref().map_or(0, Frozen::failed);
     let allocated = Allocated::default();
@@ -131,87 +133,90 @@ struct Bottom {
 struct Filling<'a, 'w> {
     header: &'a Header,
     view: &'a View,
+    watcher: &'a Watcher,
     allocate: Option<Allocate<'w>>,
     /// Which words of it may be nonzero.
     extents: Vec<Range<u64>>,
-    trouble: Result<()>,
 }
 
 impl Filling<'_, '_> {
-    /// Whether the words of a page can be stored.
-    fn prepare(&mut self, index: u64) -> bool {
-        if self.trouble.is_ok() {
-            let words = format::page_words(&self.header.geometry, index);
-            let allocate = &mut self.allocate;
-            self.trouble = allocate.as_mut().map_or(Ok(()), |allocate| allocate(&self.header.layout, words.clone()));
-            match self.extents.last_mut() {
-                Some(last) if last.end == words.start => last.end = words.end,
-                _ => self.extents.push(words),
-            }
+    /// Sees that the words of a page can be stored.
+    fn prepare(&mut self, index: u64) -> Result<()> {
+        let words = format::page_words(&self.header.geometry, index);
+        if let Some(allocate) = &mut self.allocate {
+            allocate(&self.header.layout, words.clone())?;
         }
-        self.trouble.is_ok()
+        match self.extents.last_mut() {
+            Some(last) if last.end == words.start => last.end = words.end,
+            _ => self.extents.push(words),
+        }
+        Ok(())
     }
 
     /// Stores the pages of the bottom level.
     fn read(&mut self, disk: &dyn Disk, path: &Path, list_good: bool) -> Result<Bottom> {
-        let (header, writing) = (self.header, self.allocate.is_some());
+        let (header, watcher, writing) = (self.header, self.watcher, self.allocate.is_some());
+        let geometry = &header.geometry;
         let (mut granules, mut good, mut interrupted, mut damaged) = (0, Vec::new(), 0, 0);
         let (mut failed, mut whole) = (Stretches::default(), Stretches::default());
         Scan { disk, path, header }.run(
-            |index, found| match found {
-                Page::Good(words) => {
-                    granules += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-                    if !writing && is_full(&header.geometry, index, words) {
-                        whole.add(format::page_words(&header.geometry, index));
-                    } else if self.prepare(index) {
+            |index, found| {
+                match found {
+                    Page::Good(words) => {
+                        granules += words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+                        if !writing && is_full(geometry, index, words) {
+                            whole.add(format::page_words(geometry, index));
+                            return Ok(());
+                        }
+                        self.prepare(index)?;
                         if list_good {
                             good.push(index);
                         }
                         store_page(self.view, index, words, true);
                     }
+                    Page::Failed(fault) => {
+                        let named = named(&header.runs, index) != 0;
+                        *if named && fault != PageFault::StrayBits { &mut interrupted } else { &mut damaged } += 1;
+                        step!(VerifyPage => failed.add(index..index + 1));
+                    }
                 }
-                Page::Failed(fault) => {
-                    let named = named(&header.runs, index) != 0;
-                    *if named && fault != PageFault::StrayBits { &mut interrupted } else { &mut damaged } += 1;
-                    step!(VerifyPage => failed.add(index..index + 1));
-                }
+                Ok(())
             },
-            |_| {},
+            |done| {
+                watcher.tell(Step::Opening, geometry.item_of((done * PAGE_BITS).min(geometry.bits())), geometry.len())
+            },
         )?;
         Ok(Bottom { granules, good, failed: failed.runs(), whole: whole.runs(), interrupted, damaged })
     }
 
     /// The page cache is trusted: it says what is dirty, wherever the bottom is behind. Says which pages that may change.
-    fn replace(&mut self, good: &[u64], saved: &[SavedPage]) -> Runs {
+    fn replace(&mut self, good: &[u64], saved: &[SavedPage]) -> Result<Runs> {
         for &index in good {
             store_page(self.view, index, &[0; PAGE_WORDS as usize], false);
         }
         for (index, words) in saved {
-            if self.prepare(*index) {
-                store_page(self.view, *index, words, false);
-            }
+            self.prepare(*index)?;
+            store_page(self.view, *index, words, false);
         }
         let mut pages = Runs::from_iter(good.iter().map(|&index| index..index + 1));
         pages.union(&Runs::from_iter(saved.iter().map(|&(index, _)| index..index + 1)));
-        pages
+        Ok(pages)
     }
 
     /// Makes words dirty of which nothing is known.
-    fn fill(&mut self, unknown: &Runs) {
+    fn fill(&mut self, unknown: &Runs) -> Result<()> {
         for words in unknown.iter().map(|run| run.range()) {
-            if (words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)).all(|index| self.prepare(index)) {
-                let masks = words.clone().map(|w| self.view.geometry().word_mask(w));
-                store_unseen(&self.view.live()[words.start as usize..words.end as usize], masks);
-            }
+            (words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)).try_for_each(|index| self.prepare(index))?;
+            let masks = words.clone().map(|w| self.view.geometry().word_mask(w));
+            store_unseen(&self.view.live()[words.start as usize..words.end as usize], masks);
         }
+        Ok(())
     }
 
     /// Makes what was stored searchable.
-    fn finish(self) -> Result<()> {
-        self.trouble?;
+    fn finish(self) {
         let extents = Runs::from_iter(self.extents);
         self.view.levels().finish(extents.iter().map(|r| r.range()));
-        Ok(())
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
     disk.grow(header.file_length()).map_err(io("grow the file"))?;
-    let view = volatile::view(&*disk, path, &header, in_file, shared)?;
+    let view = volatile::view(&*disk, path, &header, (in_file, shared), &options.watcher)?;
     let mut allocated = Allocated::default();
     let (d, geometry) = (disk.clone(), header.geometry);
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
@@ -53,7 +53,8 @@ pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
     // The runtime page is written in any case.
     allocate(&header.layout, 0..1)?;
     let found = (header, pair, recovery);
-    let mut loaded = load(&*disk, path, found, view, options.image.as_ref(), saved, Some(&mut allocate))?;
+    let mut loaded =
+        load(&*disk, path, found, view, (options.image.as_ref(), &options.watcher), saved, Some(&mut allocate))?;
     loaded.allocated = allocated;
     let found = (&copies, &newest);
     let published = commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;

@@ -273,9 +273,13 @@ impl View {
     }
 
     /// Keeps it in memory: all of it, also what only others use, or what this process uses.
-    pub(crate) fn keep_in_memory(&mut self, all: bool) -> std::io::Result<()> {
+    pub(crate) fn keep_in_memory(
+        &mut self,
+        all: bool,
+        ask: impl FnMut(u64) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
         self.stays = false;
-        self.mapping.keep_in_memory(all)?;
+        self.mapping.keep_in_memory(all, ask)?;
         self.stays = true;
         Ok(())
     }

@@ -7,8 +7,10 @@ use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
+use crate::progress::Step;
 use crate::sys::fs::MAPPABLE;
 use crate::sys::{Disk, Mapping, Part};
+use crate::watcher::Watcher;
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
@@ -22,7 +24,13 @@ pub(crate) const CHUNK_WORDS: u64 = ALIGN / 8;
 ///
 /// What nobody shares and nobody trusts afterwards had better be memory that no failing write-back of the kernel's can
 /// take away: a page of a file that could not be written may be dropped, and read again from the disk as it was.
-pub(crate) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool, shared: bool) -> Result<View> {
+pub(crate) fn view(
+    disk: &dyn Disk,
+    path: &Path,
+    header: &Header,
+    (in_file, shared): (bool, bool),
+    watcher: &Watcher,
+) -> Result<View> {
     let v = VolatileLayout::new(&header.geometry);
     if !in_file {
         end_session(disk, &header.layout.volatile).map_err(|source| Error::Io {
@@ -35,12 +43,15 @@ pub(crate) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool,
     }
     let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
     let region = header.layout.volatile.clone();
-    let mut view = join(disk, path, header, shared)?;
+    let mut view = mapped(disk, path, header, shared)?;
+    // Whether it may be, before anything is given up. No page is taken for that.
+    keep_in_memory(&mut view, path, header, false, watcher)?;
     // Where holes are filled when a mapping of them is read, a full file system is to be an error here and no signal
     // later.
     if must_stay(disk) {
         disk.allocate(region).map_err(io)?;
         view.clear();
+        keep_in_memory(&mut view, path, header, shared, watcher)?;
         return Ok(view);
     }
     // The nonce goes first: it tells others that the rest is what it was.
@@ -53,7 +64,7 @@ pub(crate) fn view(disk: &dyn Disk, path: &Path, header: &Header, in_file: bool,
         disk.allocate(region).map_err(io)?;
     }
     // What was punched is not there any more.
-    keep_in_memory(&mut view, path, header, shared)?;
+    keep_in_memory(&mut view, path, header, shared, watcher)?;
     Ok(view)
 }
 
@@ -102,22 +113,34 @@ pub(crate) fn mappable(disk: &dyn Disk, path: &Path, header: &Header, shared: bo
 }
 
 /// The volatile part of the file as others have it.
-pub(crate) fn join(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<View> {
+pub(crate) fn join(disk: &dyn Disk, path: &Path, header: &Header, watcher: &Watcher) -> Result<View> {
+    let mut view = mapped(disk, path, header, true)?;
+    keep_in_memory(&mut view, path, header, true, watcher)?;
+    Ok(view)
+}
+
+fn mapped(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<View> {
     let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
     mappable(disk, path, header, shared)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = disk.map(header.layout.volatile.clone()).map_err(io)?;
-    let mut view = View::new(header.geometry, &v, mapping)?;
-    keep_in_memory(&mut view, path, header, shared)?;
-    Ok(view)
+    View::new(header.geometry, &v, mapping)
 }
 
 /// The volatile part stays in memory as long as anybody has it: see [`view`]. Of a map that is shared, all of it, not only
 /// what this process has touched: who touched the rest may die, and what he was told is owed.
 ///
 /// A `Process` map that may not be kept is used all the same, and [`View::stays`] says so.
-fn keep_in_memory(view: &mut View, path: &Path, header: &Header, shared: bool) -> Result<()> {
-    let Err(source) = view.keep_in_memory(shared) else { return Ok(()) };
+fn keep_in_memory(view: &mut View, path: &Path, header: &Header, shared: bool, watcher: &Watcher) -> Result<()> {
+    let (region, len) = (&header.layout.volatile, header.geometry.len());
+    let mut told = Ok(());
+    let ask = |done: u64| {
+        let item = u128::from(len) * u128::from(done) / u128::from((region.end - region.start).max(1));
+        told = watcher.tell(Step::Opening, item as u64, len);
+        if told.is_ok() { Ok(()) } else { Err(io::Error::other("to stop")) }
+    };
+    let Err(source) = view.keep_in_memory(shared, ask) else { return Ok(()) };
+    told?;
     match source.kind() {
         _ if header.durability == Durability::Process => Ok(()),
         io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => {
@@ -310,6 +333,6 @@ mod tests {
     /// Whether this process may lock the memory of such a map.
     fn memory_can_be_locked() -> bool {
         // Twice as much as it needs.
-        crate::sys::Mapping::anonymous(LEN >> 10).is_ok_and(|mapping| mapping.keep_in_memory(false).is_ok())
+        crate::sys::Mapping::anonymous(LEN >> 10).is_ok_and(|mapping| mapping.keep_in_memory(false, |_| Ok(())).is_ok())
     }
 }

@@ -867,8 +867,9 @@ fn check_excess(content: &Image, header: &Header, truth: &Truth, dirty: &[bool])
         if matches!(page, Page::Failed(_)) {
             failed.push(index);
         }
+        Ok(())
     };
-    scan.run(note, |_| {}).map_err(|e| e.to_string())?;
+    scan.run(note, |_| Ok(())).map_err(|e| e.to_string())?;
     truth.with(|b| {
         let explained = |i: u64| {
             let (page, word) = (i / PAGE_BITS, i / 64);

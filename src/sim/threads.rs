@@ -202,7 +202,14 @@ impl World {
         let disk = SimDisk::new(image.clone(), faults.into_iter().collect());
         let newest = headers::newest(&*disk, path()).unwrap();
         let published = Published { sequence: newest.header.sequence, pair: newest.pair };
-        let view = volatile::view(&*disk, path(), &newest.header, false, scenario.shared).unwrap();
+        let view = volatile::view(
+            &*disk,
+            path(),
+            &newest.header,
+            (false, scenario.shared),
+            &crate::watcher::Watcher::default(),
+        )
+        .unwrap();
         view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
         view.runtime()[runtime::ATTEMPTED].store(published.sequence, SeqCst);
         let parts = Parts {

@@ -86,19 +86,25 @@ impl Mapping {
     }
 
     /// Keeps pages of the mapping in memory for as long as it is mapped: all, also those that only others use, or those
-    /// that this process has touched or is going to touch.
-    pub(crate) fn keep_in_memory(&self, all: bool) -> io::Result<()> {
+    /// that this process has touched or is going to touch. The former takes long: `ask` hears how much is done before each piece,
+    /// and can end it.
+    pub(crate) fn keep_in_memory(&self, all: bool, mut ask: impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
+        const PIECE: usize = 64 << 20;
         let Some(raw) = self.0.raw() else { return Ok(()) };
         if raw.len() as u64 > memory::lockable() {
             // Who may lock what he likes would get it, and nothing would be left.
             return Err(io::Error::from(io::ErrorKind::OutOfMemory));
         }
-        let flags = if all { 0 } else { libc::MLOCK_ONFAULT };
-        // SAFETY: the range is that of a mapping that this process has; locking it changes no memory.
-        if unsafe { libc::mlock2(raw.as_ptr().cast(), raw.len(), flags as libc::c_uint) } == 0 {
-            return Ok(());
+        let (flags, piece) = if all { (0, PIECE) } else { (libc::MLOCK_ONFAULT, raw.len().max(1)) };
+        for first in (0..raw.len()).step_by(piece) {
+            ask(first as u64)?;
+            let len = piece.min(raw.len() - first);
+            // SAFETY: the range is inside of a mapping that this process has; locking it changes no memory.
+            if unsafe { libc::mlock2(raw.as_ptr().add(first).cast(), len, flags as libc::c_uint) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
-        Err(io::Error::last_os_error())
+        Ok(())
     }
 
     /// `len` zero bytes that belong to no file; memory is only used where it is written.

@@ -74,6 +74,11 @@ fn finish(
     range: Range<u64>,
     output: Output,
 ) -> Result<Exit> {
+    if let Err(e) = done {
+        // Without a count: who has stopped it need not wait for that.
+        let _ = open::close(map, output);
+        return Err(e.into());
+    }
     let answer = Answer {
         file: file.display().to_string(),
         operation,
@@ -82,9 +87,7 @@ fn finish(
         dirty_bits: map.count(),
         dirty_bytes: map.dirty_len(),
     };
-    let closed = open::close(map, output);
-    done?;
-    closed?;
+    open::close(map, output)?;
     output.answer(&answer, |out, a| {
         say!(
             out,
