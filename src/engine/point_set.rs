@@ -297,6 +297,10 @@ impl Search for Frozen {
 }
 
 /// The bits of a map and of its outstanding point, as one.
+///
+/// A search asks the point first, and here no further than what it found. The point's summaries are exact, so it costs little
+/// wherever that is; here, in a map that is shared, they are stale where something was reset, which is just what was frozen: who
+/// asked here first would look at all of that again from each bit to the next.
 pub(crate) struct Both<'a> {
     pub here: Dirt<'a>,
     pub point: Option<Dirt<'a>>,
@@ -304,11 +308,8 @@ pub(crate) struct Both<'a> {
 
 impl Both<'_> {
     pub(crate) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        let here = self.here.next_set(bits.clone());
-        let Some(point) = self.point else { return here };
-        // No further than what was found here.
-        let end = here.unwrap_or(bits.end);
-        point.next_set(bits.start..end).or(here)
+        let found = self.point.and_then(|point| point.next_set(bits.clone()));
+        self.here.next_set(bits.start..found.unwrap_or(bits.end)).or(found)
     }
 
     pub(crate) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
@@ -332,13 +333,10 @@ impl Both<'_> {
     }
 
     pub(crate) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        let here = self.here.next_nonzero_word(words.clone());
-        let Some(point) = self.point else { return here };
-        let end = here.map_or(words.end, |(w, _)| w + 1);
-        match (here, point.next_nonzero_word(words.start..end)) {
+        let found = self.point.and_then(|point| point.next_nonzero_word(words.clone()));
+        match (self.here.next_nonzero_word(words.start..found.map_or(words.end, |(w, _)| w + 1)), found) {
             (Some((w, word)), Some((p, bits))) if w == p => Some((w, word | bits)),
-            (_, Some(found)) => Some(found),
-            (found, None) => found,
+            (here, found) => here.or(found),
         }
     }
 

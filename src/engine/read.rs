@@ -229,6 +229,36 @@ mod tests {
         }
     }
 
+    /// In a map that is shared, summaries stay where something was reset: all of it was looked at once more for each bit.
+    #[test]
+    fn what_was_frozen_in_a_shared_map_is_walked_over_once() {
+        let geometry = Geometry::new(1 << 22, 0).unwrap();
+        let (words, block) = (geometry.words(), 64 * 64);
+        let emptied = view(&geometry);
+        let fill = |word| emptied.live().iter().for_each(|live| live.store(word, SeqCst));
+        fill(1);
+        emptied.levels().finish(std::iter::once(0..words));
+        fill(0);
+        let mut point = Frozen::empty(&geometry).unwrap();
+        (0..geometry.bits()).step_by(block).for_each(|bit| point.add_bits(bit..bit + 1));
+        point.finish();
+        let both = Both { here: Dirt::of(&emptied), point: Some(point.dirt()) };
+        let walks: [(&str, &dyn Fn(u64) -> Option<u64>); 2] = [
+            ("bits", &|bit| both.next_set(bit..geometry.bits())),
+            ("words", &|bit| both.next_nonzero_word(bit.div_ceil(64)..words).map(|(w, _)| w * 64)),
+        ];
+        for (what, next) in walks {
+            let (looks, found) = crate::hierarchy::counted(|| {
+                let next = |&bit: &u64| next(bit + 1);
+                std::iter::successors(next(&0), next).count() as u64
+            });
+            assert_eq!(found, geometry.bits() / block as u64 - 1, "{what}");
+            // From each word here up and down again, from each block above as well, and from bit to bit in the point.
+            let most = 2 * (words + words / 64) + found * 4 * crate::geometry::LEVELS as u64;
+            assert!(looks <= most, "{what}: {looks} words, {most} at most");
+        }
+    }
+
     #[test]
     fn what_is_assumed_is_counted_without_a_look_at_it() {
         let geometry = Geometry::new(1 << 41, 0).unwrap();
