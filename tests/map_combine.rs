@@ -5,7 +5,7 @@
 mod common;
 
 use common::Finally;
-use dirtymap::{Bitmap, DirtyMap, Durability, Error, Options};
+use dirtymap::{AnyMap, Bitmap, DirtyMap, Durability, Error, Options, WriteMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Barrier;
@@ -117,7 +117,35 @@ fn what_cannot_be_merged_changes_nothing() {
     assert!(!read.can_merge(&Bitmap::new(LEN, 16).unwrap()));
     assert_eq!(kind(read.merge(&Bitmap::new(LEN, 16).unwrap())), "read-only");
     assert_eq!(kind(read.take_changes()), "read-only");
-    assert_eq!(kind(read.begin_load().map_err(Error::from)), "read-only");
+    let refused = read.begin_load().unwrap_err();
+    assert_eq!(refused.error().kind(), "read-only");
+    assert!(refused.into_map().get(0).is_ok(), "it is given back");
+}
+
+/// What a program does with either kind of map.
+fn exercise(map: &mut dyn WriteMap) -> [Option<u64>; 6] {
+    let word = 0xf0u64.to_le_bytes();
+    [
+        map.set(0..3 << 16).unwrap(),
+        map.reset(0..1 << 16).unwrap(),
+        map.reset_within(1..2 << 16).unwrap(),
+        map.load_part(0..64 << 16, &word).unwrap(),
+        map.set_all().unwrap(),
+        map.reset_covering(1..2).unwrap(),
+    ]
+}
+
+#[test]
+fn both_kinds_of_maps_serve_the_same_program() {
+    let (_dir, path) = scratch();
+    let mut bits = Bitmap::new(LEN, 16).unwrap();
+    let mut map = Options::new().create(&path, LEN).unwrap();
+    let all = bits.geometry().bits();
+    assert_eq!(exercise(&mut bits), [3, 1, 1, 5, all - 4, 1].map(Some));
+    assert_eq!(exercise(&mut map), [None; 6]);
+    assert_eq!(exercise(&mut &map), [None; 6]);
+    let same = |a: &dyn AnyMap, b: &dyn AnyMap| a.sha256() == b.sha256() && a.next_clean(0..LEN).unwrap() == Some(0);
+    assert!(same(&bits, &map) && (&map).into_iter().eq(&bits));
 }
 
 /// Counted, not timed: a thousand words that lie far apart are armed together, many with one sync.

@@ -17,7 +17,7 @@ mod report;
 mod rows;
 
 use report::Found;
-use rows::{Scale, file, latency, memory, processes, scale};
+use rows::{Scale, file, latency, memory, processes, scale, steps};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
     let device = tempfile::tempdir_in(latency::on_a_device(dir.as_deref())).expect("a place for files");
     let mut found = Found::default();
     memory::rows(&scale, &mut found.measured);
+    steps::rows(&scale, scratch.path(), &mut found.measured);
     file::rows(&scale, scratch.path(), &mut found.measured);
     if scale.wants("flush, counted") {
         found.counted = file::counted(scratch.path());

@@ -77,8 +77,29 @@ impl<W: Words> Levels<W> {
     }
 
     /// The first set bit of `bits`. Cost: O(levels), and one look more per stale summary bit passed.
+    #[inline]
     pub(crate) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
-        self.seek(BOTTOM, bits.start, bits.end.min(self.bits)).map(|(bit, _)| bit)
+        let end = bits.end.min(self.bits);
+        if bits.start >= end {
+            return None;
+        }
+        // Its own word or block has it mostly.
+        let word = bits.start / WORD_BITS;
+        let rest = self.word(BOTTOM, word) & u64::MAX << (bits.start % WORD_BITS);
+        if rest != 0 {
+            return Some(word * WORD_BITS + u64::from(rest.trailing_zeros())).filter(|&bit| bit < end);
+        }
+        let block = (word + 1) / WORD_BITS;
+        let ahead = self.word(BOTTOM - 1, block) & u64::MAX << ((word + 1) % WORD_BITS);
+        if ahead == 0 {
+            return self.seek_from(BOTTOM, BOTTOM - 2, block + 1, end).map(|(bit, _)| bit);
+        }
+        let word = block * WORD_BITS + u64::from(ahead.trailing_zeros());
+        let first = word * WORD_BITS;
+        match self.word(BOTTOM, word) {
+            0 => self.seek_from(BOTTOM, BOTTOM - 1, word + 1, end).map(|(bit, _)| bit),
+            found => Some(first + u64::from(found.trailing_zeros())).filter(|&bit| bit < end),
+        }
     }
 
     /// The first clear bit of `bits`. Cost: one step per full word passed, of words that nobody else changes several at once.
@@ -153,10 +174,11 @@ impl<W: Words> Levels<W> {
     /// down to a zero word, and so up again, past it. No word is looked at twice at the same position, so it ends.
     #[inline]
     pub(super) fn seek(&self, target: usize, start: u64, end: u64) -> Option<(u64, u64)> {
-        if start >= end {
-            return None;
-        }
-        let (mut k, mut bit) = (target, start);
+        if start < end { self.seek_from(target, target, start, end) } else { None }
+    }
+
+    /// The same, where everything before bit `bit` of level `k` is known to be clear.
+    fn seek_from(&self, target: usize, mut k: usize, mut bit: u64, end: u64) -> Option<(u64, u64)> {
         loop {
             let word = bit / WORD_BITS;
             if word >= self.level[k].len() as u64 {

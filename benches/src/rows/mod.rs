@@ -5,6 +5,7 @@ pub mod latency;
 pub mod memory;
 pub mod processes;
 pub mod scale;
+pub mod steps;
 
 use crate::harness::{Against, Row};
 

@@ -1,0 +1,195 @@
+//! From one set bit or area to the next, from several places of one program, and what grows.
+//!
+//! What a compiler inlines at one place it may call at the second: so each loop stands out of line, as often as a row has names.
+
+use super::{Scale, row};
+use crate::harness::{Contender, Kind, Measured, measure, timed};
+use crate::inputs::runs;
+use crate::peers::{Bits, OK, Plain};
+use dirtymap::{AnyMap, Bitmap, Cursor, DirtyMap, Options};
+use std::path::Path;
+
+pub fn rows(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
+    bits(scale, out);
+    areas(scale, out);
+    grow(scale, out);
+    shared(scale, dir, out);
+}
+
+/// Functions of their own, each with a loop over what an iterator yields.
+macro_rules! places {
+    ($($name:ident: $map:ty, $iterate:ident, $item:ident => $value:expr;)*) => {
+        $(#[inline(never)]
+        fn $name(map: &$map) -> u64 {
+            let mut sum = 0u64;
+            for $item in map.$iterate(0..map.len()).expect(OK) {
+                sum = sum.wrapping_add($value);
+            }
+            sum
+        })*
+    };
+}
+
+places! {
+    first_granules: Bitmap, granules, item => item;
+    second_granules: Bitmap, granules, item => item.rotate_left(0);
+    third_granules: Bitmap, granules, item => item.swap_bytes().swap_bytes();
+    first_areas: Bitmap, areas, area => area.start ^ area.end;
+    second_areas: Bitmap, areas, area => area.end ^ area.start;
+    first_words: Bitmap, words, word => word.0 ^ word.1;
+    second_words: Bitmap, words, word => word.1 ^ word.0;
+}
+
+#[inline(never)]
+fn by_cursor(map: &Bitmap) -> u64 {
+    let (mut cursor, mut sum) = (Cursor::new(0..map.len()), 0u64);
+    while let Some(item) = cursor.next(map) {
+        sum = sum.wrapping_add(item);
+    }
+    sum
+}
+
+#[inline(never)]
+fn areas_by_cursor(map: &Bitmap) -> u64 {
+    let (mut cursor, mut sum) = (Cursor::new(0..map.len()), 0u64);
+    while let Some(area) = cursor.next_area(map) {
+        sum = sum.wrapping_add(area.start ^ area.end);
+    }
+    sum
+}
+
+#[inline(never)]
+fn areas_by_search(map: &Bitmap) -> u64 {
+    let (mut at, mut sum) = (0, 0u64);
+    while let Some(area) = map.next_area(at..map.len(), u64::MAX).expect(OK) {
+        sum = sum.wrapping_add(area.start ^ area.end);
+        at = area.end;
+    }
+    sum
+}
+
+fn contenders<'a>(map: &'a Bitmap, passes: u64, all: &[(&'static str, fn(&Bitmap) -> u64)]) -> Vec<Contender<'a>> {
+    let run = |&(name, f): &(&'static str, fn(&Bitmap) -> u64)| {
+        let kind = if name == "dirtymap" { Kind::Ours } else { Kind::ByHand };
+        Contender::new(name, kind, move || timed(|| (0..passes).map(|_| f(map)).fold(0, u64::wrapping_add)))
+    };
+    all.iter().map(run).collect()
+}
+
+fn bits(scale: &Scale, out: &mut Vec<Measured>) {
+    for (state, words, passes) in
+        [("2^20 bits, 0.37 % random", runs(1 << 20, 3880, 1), 100), ("2^20 bits, all set", vec![u64::MAX; 1 << 14], 1)]
+    {
+        let map = <Bitmap as Bits>::of(&words);
+        if scale.wants("next granule") {
+            let all: [(_, fn(&Bitmap) -> u64); 5] = [
+                ("dirtymap", first_granules),
+                ("second place", second_granules),
+                ("third place", third_granules),
+                ("cursor", by_cursor),
+                ("fold", |map| map.granules(0..map.len()).expect(OK).fold(0, u64::wrapping_add)),
+            ];
+            let row = row("next granule", state, map.count() * passes, "bit").at_most(1.3, "second place");
+            out.push(measure(row, scale.rounds, contenders(&map, passes, &all)));
+        }
+        if scale.wants("next word") {
+            let all: [(_, fn(&Bitmap) -> u64); 2] = [("dirtymap", first_words), ("second place", second_words)];
+            let found = map.words(0..map.len()).expect(OK).count() as u64;
+            let row = row("next word", state, found * passes, "word").at_most(1.3, "second place");
+            out.push(measure(row, scale.rounds, contenders(&map, passes, &all)));
+        }
+    }
+}
+
+fn areas(scale: &Scale, out: &mut Vec<Measured>) {
+    for (len, state) in
+        [(16, "runs of 16"), (1000, "runs of 1000"), (10_000, "runs of 10^4"), (1_000_000, "runs of 10^6")]
+    {
+        if !scale.wants("next area") {
+            break;
+        }
+        let mut map = Bitmap::new(1 << 24, 0).expect("memory");
+        (0..(1 << 24) / (2 * len)).for_each(|i| drop(map.set(i * 2 * len + 5..(i * 2 + 1) * len + 5)));
+        let n = (1 << 24) / (2 * len);
+        let all: [(_, fn(&Bitmap) -> u64); 5] = [
+            ("dirtymap", first_areas),
+            ("second place", second_areas),
+            ("next_area", areas_by_search),
+            ("cursor", areas_by_cursor),
+            ("fold", |map| map.into_iter().fold(0, |sum, area| sum.wrapping_add(area.start ^ area.end))),
+        ];
+        let row = row("next area", format!("2^24 bits, {state}"), n * 4, "area").at_most(1.2, "next_area");
+        out.push(measure(row, scale.rounds, contenders(&map, 4, &all)));
+    }
+}
+
+fn grow(scale: &Scale, out: &mut Vec<Measured>) {
+    for (name, more) in [("grow by 2^16", 1 << 16), ("grow twofold", scale.bits / 2)] {
+        if !scale.wants(name) {
+            continue;
+        }
+        let from = if more == 1 << 16 { scale.bits } else { scale.bits / 2 };
+        let words = vec![u64::MAX; (from / 64) as usize];
+        let contenders = vec![
+            Contender::new("dirtymap", Kind::Ours, || {
+                let mut map = <Bitmap as Bits>::of(&words);
+                let took = timed(|| map.truncate(from + more).expect(OK)).0;
+                (took, map.count())
+            }),
+            Contender::new("limit", Kind::Limit, || {
+                let mut copy = words.clone();
+                let took = timed(|| copy.resize(((from + more) / 64) as usize, 0)).0;
+                (took, copy.len() as u64 * 64 - more)
+            }),
+        ];
+        let row = row(name, format!("2^{} bits, all set", from.ilog2()), 1, "growth").at_most(3.0, "limit");
+        out.push(measure(row, scale.rounds.min(7), contenders));
+    }
+}
+
+/// A map that others may change.
+fn shared(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
+    const BITS: u64 = 1 << 22;
+    for (state, words) in [("half", crate::inputs::half(BITS, 1)), ("0.37 % random", runs(BITS, 15_500, 1))] {
+        if !scale.wants("DirtyMap::count") && !scale.wants("DirtyMap::serialize_part") {
+            break;
+        }
+        let bits = <Bitmap as Bits>::of(&words);
+        let map: DirtyMap = Options::new()
+            .flush_interval(None)
+            .granularity(0)
+            .create(dir.join(format!("count {state}")), BITS)
+            .expect("create a map");
+        map.merge(&bits).and_then(|()| map.flush()).expect("flush");
+        let plain = Plain::of(&words);
+        let n = bits.words(0..BITS).expect(OK).count() as u64;
+        let state = format!("2^22 bits, {state}");
+        if scale.wants("DirtyMap::count") {
+            let contenders = vec![
+                Contender::new("dirtymap", Kind::Ours, || timed(|| map.count())),
+                Contender::new("limit", Kind::Limit, || timed(|| plain.total())),
+            ];
+            out.push(measure(row("DirtyMap::count", &state, n, "nonzero word"), scale.rounds, contenders));
+        }
+        if scale.wants("DirtyMap::serialize_part") {
+            let (mut to, mut copy) = (vec![0; BITS as usize / 8], vec![0; BITS as usize / 8]);
+            let contenders = vec![
+                Contender::new("dirtymap", Kind::Ours, || {
+                    (timed(|| AnyMap::serialize_part(&map, 0..BITS, &mut to).expect(OK)).0, u64::from(to[77]))
+                }),
+                Contender::new("limit", Kind::Limit, || {
+                    let from = plain.0.iter();
+                    let took = timed(|| {
+                        copy.as_chunks_mut::<8>()
+                            .0
+                            .iter_mut()
+                            .zip(from)
+                            .for_each(|(to, word)| *to = word.to_le_bytes());
+                    });
+                    (took.0, u64::from(copy[77]))
+                }),
+            ];
+            out.push(measure(row("DirtyMap::serialize_part", &state, n, "nonzero word"), scale.rounds, contenders));
+        }
+    }
+}
