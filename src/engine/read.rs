@@ -243,11 +243,7 @@ mod tests {
         (0..geometry.bits()).step_by(block).for_each(|bit| point.add_bits(bit..bit + 1));
         point.finish();
         let both = Both { here: Dirt::of(&emptied), point: Some(point.dirt()) };
-        let walks: [(&str, &dyn Fn(u64) -> Option<u64>); 2] = [
-            ("bits", &|bit| both.next_set(bit..geometry.bits())),
-            ("words", &|bit| both.next_nonzero_word(bit.div_ceil(64)..words).map(|(w, _)| w * 64)),
-        ];
-        for (what, next) in walks {
+        let walk = |what: &str, next: &dyn Fn(u64) -> Option<u64>| {
             let (looks, found) = crate::hierarchy::counted(|| {
                 let next = |&bit: &u64| next(bit + 1);
                 std::iter::successors(next(&0), next).count() as u64
@@ -256,7 +252,9 @@ mod tests {
             // From each word here up and down again, from each block above as well, and from bit to bit in the point.
             let most = 2 * (words + words / 64) + found * 4 * crate::geometry::LEVELS as u64;
             assert!(looks <= most, "{what}: {looks} words, {most} at most");
-        }
+        };
+        walk("bits", &|bit| both.next_set(bit..geometry.bits()));
+        walk("words", &|bit| both.next_nonzero_word(bit.div_ceil(64)..words).map(|(w, _)| w * 64));
     }
 
     #[test]
