@@ -345,7 +345,7 @@ fn room(file: &str) -> &str {
 
 fn line_of(file: &str) -> usize {
     let is = |line: &&[&str]| line.contains(&room(file));
-    LAYERS.iter().position(|line| is(line)).unwrap_or_else(|| panic!("{file} is in no layer of tests/layers.rs"))
+    LAYERS.iter().position(is).unwrap_or_else(|| panic!("{file} is in no layer of tests/layers.rs"))
 }
 
 fn points_down((from, to): (&str, &str)) -> bool {
