@@ -150,7 +150,7 @@ mod tests {
     use crate::query::AnyMap;
     use crate::query::first_block;
     use crate::shm::view::View;
-    use crate::sim::disk::Rng;
+    use crate::sim::content::Rng;
     use crate::sys::Mapping;
     use std::cell::Cell;
 

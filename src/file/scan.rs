@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::format::{Durability, Uuid};
     use crate::geometry::Geometry;
-    use crate::sim::disk::Rng;
+    use crate::sim::content::Rng;
     use crate::sys::FileDisk;
     use std::collections::BTreeMap;
     use std::os::unix::fs::FileExt;

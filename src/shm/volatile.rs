@@ -224,7 +224,8 @@ const _: () = assert!(PAGE_WORDS == 64);
 mod tests {
     use super::*;
     use crate::format::Uuid;
-    use crate::sim::disk::{Call, Image, SimDisk};
+    use crate::sim::content::{Call, Image};
+    use crate::sim::disk::SimDisk;
     use crate::sys::refuse::{Refused, refusing};
     use crate::{Access, DirtyMap, Durability, Options, Verdict};
     use std::path::Path;

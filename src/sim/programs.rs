@@ -238,7 +238,7 @@ fn a_failure_names_the_command_that_runs_it_alone_whatever_thread_it_is_in() {
     let panic = std::thread::spawn(failed).join().unwrap_err();
     let said = said(&*panic);
     let command = "DIRTYMAP_SIM_FROM=7 DIRTYMAP_SIM_SEEDS=1 cargo test --lib \
-                   sim::no_crash_in_a_checkpoint_loses_an_owed_bit -- --exact";
+                   sim::runner::no_crash_in_a_checkpoint_loses_an_owed_bit -- --exact";
     assert!(said.contains("seed 7: a reason") && said.ends_with(command), "{said}");
 }
 

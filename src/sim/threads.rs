@@ -8,7 +8,6 @@
 //!
 //!     RUSTFLAGS='--cfg loom' cargo test --release --lib --target-dir target/loom threads:: -- --nocapture
 
-use super::disk::{Fault, Image, Pick, SimDisk};
 use crate::engine::core::{Core, Parts};
 use crate::file::create;
 use crate::file::headers::{self, Published};
@@ -18,6 +17,8 @@ use crate::geometry::Geometry;
 use crate::options::Options;
 use crate::shm::view::runtime;
 use crate::shm::volatile::{self, Allocated};
+use crate::sim::content::{Fault, Image, Pick};
+use crate::sim::disk::SimDisk;
 use crate::sync::AtomicU64;
 use crate::testing::{self, Mutant};
 use Op::*;
