@@ -4,7 +4,7 @@
 //! overflows, and every bit number it hands out is below [`Geometry::bits`].
 
 use crate::error::{Error, Result};
-use std::ops::Range;
+use std::ops::{Bound, Range, RangeBounds};
 
 /// Bits in a word.
 pub(crate) const WORD_BITS: u64 = u64::BITS as u64;
@@ -163,6 +163,30 @@ impl Geometry {
         } else {
             Err(Error::OutOfRange { start: range.start, end: range.end, len: self.len })
         }
+    }
+
+    /// The items that any kind of range means here: one that is open at its end reaches to `len`. Not checked.
+    ///
+    /// ```
+    /// # use dirtymap::Bitmap;
+    /// let mut map = Bitmap::new(100, 3)?;
+    /// map.set(20..40)?;
+    /// assert!(map.areas(..)?.eq([16..40]) && map.any(39..)? && !map.any(..=15)? && map.all(16..=39)?);
+    /// # Ok::<(), dirtymap::Error>(())
+    /// ```
+    #[inline]
+    pub fn range(&self, range: impl RangeBounds<u64>) -> Range<u64> {
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => self.len,
+        };
+        start..end
     }
 
     /// The part of `count` items from `start` on that lies inside the map; empty where there is none.

@@ -20,7 +20,7 @@ use crate::query::{AnyMap, Areas, Granules, Sealed, Search, WordsIter, WriteMap}
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
-use std::ops::{ControlFlow, Range};
+use std::ops::{ControlFlow, Range, RangeBounds};
 
 /// A dirty bitmap in memory: which granules of an image have been written.
 ///
@@ -339,8 +339,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn count_range(&self, range: Range<u64>) -> Result<u64> {
-        AnyMap::count_range(self, range)
+    pub fn count_range(&self, range: impl RangeBounds<u64>) -> Result<u64> {
+        AnyMap::count_range(self, self.geometry().range(range))
     }
 
     /// Whether nothing is dirty. (Not whether `len` is 0; but a map of length 0 is empty, and full.) Cost: O(1).
@@ -359,16 +359,16 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn any(&self, range: Range<u64>) -> Result<bool> {
-        AnyMap::any(self, range)
+    pub fn any(&self, range: impl RangeBounds<u64>) -> Result<bool> {
+        AnyMap::any(self, self.geometry().range(range))
     }
 
     /// Whether all items of the range are dirty; true for an empty range. Cost: one step per 64 granules.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn all(&self, range: Range<u64>) -> Result<bool> {
-        AnyMap::all(self, range)
+    pub fn all(&self, range: impl RangeBounds<u64>) -> Result<bool> {
+        AnyMap::all(self, self.geometry().range(range))
     }
 
     /// The first dirty item of the range: its start, if that lies in a dirty granule, else the first item of a
@@ -377,16 +377,16 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     #[inline]
-    pub fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
-        AnyMap::next_dirty(self, range)
+    pub fn next_dirty(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
+        AnyMap::next_dirty(self, self.geometry().range(range))
     }
 
     /// The first clean item of the range. Cost: one step per 64 dirty granules passed.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
-        AnyMap::next_clean(self, range)
+    pub fn next_clean(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
+        AnyMap::next_clean(self, self.geometry().range(range))
     }
 
     /// The first dirty area of the range: a maximal run of dirty items, cut at `max_len` items and at the range's
@@ -438,8 +438,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_, Bitmap>> {
-        AnyMap::granules(self, range)
+    pub fn granules(&self, range: impl RangeBounds<u64>) -> Result<Granules<'_, Bitmap>> {
+        AnyMap::granules(self, self.geometry().range(range))
     }
 
     /// The dirty areas of the range, ascending, clamped to it.
@@ -455,8 +455,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_, Bitmap>> {
-        AnyMap::areas(self, range)
+    pub fn areas(&self, range: impl RangeBounds<u64>) -> Result<Areas<'_, Bitmap>> {
+        AnyMap::areas(self, self.geometry().range(range))
     }
 
     /// The nonzero words of the bottom level that the range touches, as `(word index, word)`; the first and the last
@@ -464,8 +464,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, Bitmap>> {
-        AnyMap::words(self, range)
+    pub fn words(&self, range: impl RangeBounds<u64>) -> Result<WordsIter<'_, Bitmap>> {
+        AnyMap::words(self, self.geometry().range(range))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::hierarchy::Block;
 use crate::query::{AnyMap, Areas, Granules, Search, WordsIter, first_block};
-use std::ops::Range;
+use std::ops::{Range, RangeBounds};
 
 impl DirtyMap {
     /// Whether `item`'s granule is dirty.
@@ -59,8 +59,8 @@ impl DirtyMap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn count_range(&self, range: Range<u64>) -> Result<u64> {
-        AnyMap::count_range(self.readable()?, range)
+    pub fn count_range(&self, range: impl RangeBounds<u64>) -> Result<u64> {
+        AnyMap::count_range(self.readable()?, self.geometry().range(range))
     }
 
     /// Whether nothing is dirty.
@@ -77,32 +77,32 @@ impl DirtyMap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn any(&self, range: Range<u64>) -> Result<bool> {
-        AnyMap::any(self.readable()?, range)
+    pub fn any(&self, range: impl RangeBounds<u64>) -> Result<bool> {
+        AnyMap::any(self.readable()?, self.geometry().range(range))
     }
 
     /// Whether all items of `range` are dirty; `true` for an empty range.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn all(&self, range: Range<u64>) -> Result<bool> {
-        AnyMap::all(self.readable()?, range)
+    pub fn all(&self, range: impl RangeBounds<u64>) -> Result<bool> {
+        AnyMap::all(self.readable()?, self.geometry().range(range))
     }
 
     /// The first dirty item of `range`.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn next_dirty(&self, range: Range<u64>) -> Result<Option<u64>> {
-        AnyMap::next_dirty(self.readable()?, range)
+    pub fn next_dirty(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
+        AnyMap::next_dirty(self.readable()?, self.geometry().range(range))
     }
 
     /// The first clean item of `range`.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn next_clean(&self, range: Range<u64>) -> Result<Option<u64>> {
-        AnyMap::next_clean(self.readable()?, range)
+    pub fn next_clean(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
+        AnyMap::next_clean(self.readable()?, self.geometry().range(range))
     }
 
     /// The first dirty area of `range`, cut at `max_len` items and at the range's ends.
@@ -146,24 +146,24 @@ impl DirtyMap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn granules(&self, range: Range<u64>) -> Result<Granules<'_, DirtyMap>> {
-        AnyMap::granules(self.readable()?, range)
+    pub fn granules(&self, range: impl RangeBounds<u64>) -> Result<Granules<'_, DirtyMap>> {
+        AnyMap::granules(self.readable()?, self.geometry().range(range))
     }
 
     /// The dirty areas of `range`, ascending. May run while others set and reset.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn areas(&self, range: Range<u64>) -> Result<Areas<'_, DirtyMap>> {
-        AnyMap::areas(self.readable()?, range)
+    pub fn areas(&self, range: impl RangeBounds<u64>) -> Result<Areas<'_, DirtyMap>> {
+        AnyMap::areas(self.readable()?, self.geometry().range(range))
     }
 
     /// The nonzero words of the bottom level, with their indices; the first and last masked to `range`.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn words(&self, range: Range<u64>) -> Result<WordsIter<'_, DirtyMap>> {
-        AnyMap::words(self.readable()?, range)
+    pub fn words(&self, range: impl RangeBounds<u64>) -> Result<WordsIter<'_, DirtyMap>> {
+        AnyMap::words(self.readable()?, self.geometry().range(range))
     }
 
     /// Runs a search over the levels; `None` in a forked child, which has no levels. Those of its questions that cannot be
