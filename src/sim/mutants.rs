@@ -106,7 +106,7 @@ fn suite(step: Mutant) -> Suite {
             Test(processes::a_reset_of_one_who_is_killed_does_not_come_back_when_others_close)
         }
         Mutant::CompareBoot => Several(1, Process),
-        Mutant::AskKernelAtOpen => Several(13, Process),
+        Mutant::AskKernelAtOpen => Test(regressions::a_page_that_the_kernel_has_dropped_is_not_taken_for_zeros),
         Mutant::KnowBoot => Test(regressions::the_page_cache_of_nobody_knows_which_boot_is_not_trusted),
         Mutant::CompareFile => Test(regressions::the_page_cache_of_another_file_is_not_trusted),
         Mutant::CompareNonce => Test(regressions::bits_without_a_nonce_are_not_trusted),

@@ -78,6 +78,15 @@ pub(crate) fn who_asks_the_kernel_says_so_before() {
     opened_again_after(&disk, &[(Call::Grow, 0..1)]);
 }
 
+#[test]
+pub(crate) fn a_page_that_the_kernel_has_dropped_is_not_taken_for_zeros() {
+    let (disk, core) = process_map();
+    core.set_bits(5..6).unwrap();
+    drop(core);
+    disk.lose_a_mapped_page(LIVE);
+    assert!(all_dirty(&opened(&disk))[5], "lost");
+}
+
 /// A process was told, and has died since.
 #[test]
 pub(crate) fn what_a_process_was_told_of_a_lost_page_outlives_it() {
