@@ -17,7 +17,7 @@ fn copy(map: &DirtyMap, uuid: Uuid, image: &File, target: &File) -> Result<u64, 
     image.sync_data()?;
     let (frozen, mut copied) = (map.frozen(uuid)?, 0);
     let mut buffer = vec![0; CHUNK as usize];
-    for area in frozen.areas(0..frozen.len())? {
+    for area in frozen.extents(0..frozen.len())? {
         for start in area.clone().step_by(CHUNK as usize) {
             let chunk = &mut buffer[..CHUNK.min(area.end - start) as usize];
             // Who writes here meanwhile makes it dirty for the next backup.

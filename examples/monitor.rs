@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         loop {
             let dirty = map.dirty_len();
             // It says "everything" if they have all closed the map meanwhile: then it is opened again.
-            if map.still_valid().is_err() {
+            if map.verify_session().is_err() {
                 break;
             }
             println!("{dirty} of {} bytes are dirty", map.len());

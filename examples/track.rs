@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         image.write_all_at(data, offset)?;
     }
     println!("{} of {} bytes are dirty:", map.dirty_len(), map.len());
-    for area in map.areas(0..map.len())?.take(10) {
+    for area in map.extents(0..map.len())?.take(10) {
         println!("  {} bytes from {}", area.end - area.start, area.start);
     }
 

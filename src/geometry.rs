@@ -171,7 +171,7 @@ impl Geometry {
     /// # use dirtymap::Bitmap;
     /// let mut map = Bitmap::new(100, 3)?;
     /// map.set(20..40)?;
-    /// assert!(map.areas(..)?.eq([16..40]) && map.any(39..)? && !map.any(..=15)? && map.all(16..=39)?);
+    /// assert!(map.extents(..)?.eq([16..40]) && map.any(39..)? && !map.any(..=15)? && map.all(16..=39)?);
     /// # Ok::<(), dirtymap::Error>(())
     /// ```
     #[inline]

@@ -19,7 +19,7 @@
 //! let map = Options::new().granularity(16).create(&path, 10 << 30)?;
 //! map.set(4096..8192)?; // first this,
 //! // ... and then write bytes 4096..8192 of the image.
-//! assert_eq!(map.next_area(0..map.len(), u64::MAX)?, Some(0..65536));
+//! assert_eq!(map.next_extent(0..map.len(), u64::MAX)?, Some(0..65536));
 //! map.close()?;
 //!
 //! let map = DirtyMap::open(&path)?;
@@ -75,17 +75,17 @@ pub use error::{Error, Holder, Result};
 pub use file::create::NewFile;
 pub use file::points::{Checkpoint, NamedPoint};
 pub use format::{CheckpointState, Durability, Uuid};
-pub use fsck::check::{Omitted, Report, check, check_after_power_loss};
+pub use fsck::check::{Report, Truncated, check, check_after_power_loss};
 pub use fsck::findings::{Finding, Severity};
 pub use fsck::plan::{FilePart, RepairPlan};
 pub use fsck::repair::{plan_repair, repair, undo_repair};
-pub use fsck::undo::Undone;
+pub use fsck::undo::UndoReport;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
 pub use map::{CloseError, DirtyMap, FileState, Info, MapLoading, Stats, Verdict, inspect};
 pub use options::{Access, Options};
 pub use progress::{Progress, Step};
-pub use query::{AnyMap, Areas, Cursor, Granules, WordsIter, WriteMap};
+pub use query::{Cursor, Extents, Granules, ReadMap, WordsIter, WriteMap};
 pub use session::Recovery;
 
 /// The README's program is compiled with the doc tests.

@@ -81,7 +81,7 @@ fn empty_ranges_need_no_alignment() {
         assert_eq!(map.reset_within(at..at).unwrap(), 0);
         assert_eq!(map.reset_covering(at..at).unwrap(), 0);
         assert!(!map.any(at..at).unwrap() && map.all(at..at).unwrap());
-        assert_eq!(map.next_area(at..at, 1).unwrap(), None);
+        assert_eq!(map.next_extent(at..at, 1).unwrap(), None);
         assert_eq!(map.granules(at..at).unwrap().count(), 0);
     }
     assert!(map.is_full());
@@ -123,12 +123,12 @@ fn lengths_near_the_limit() {
         let tail = (bits - 1) << granularity;
         assert_eq!(map.next_dirty(0..MAX_LEN).unwrap(), Some(tail));
         assert_eq!(map.dirty_len(), MAX_LEN - tail);
-        assert_eq!(map.areas(0..MAX_LEN).unwrap().next(), Some(tail..MAX_LEN));
+        assert_eq!(map.extents(0..MAX_LEN).unwrap().next(), Some(tail..MAX_LEN));
         assert_eq!(map.reset(tail..MAX_LEN).unwrap(), 1);
         assert!(map.is_empty());
         map.set(MAX_LEN - 1..MAX_LEN).unwrap();
         assert_eq!(map.truncate(MAX_LEN - 1).unwrap(), 0);
-        assert_eq!(map.areas(0..MAX_LEN - 1).unwrap().next(), Some(tail..MAX_LEN - 1));
+        assert_eq!(map.extents(0..MAX_LEN - 1).unwrap().next(), Some(tail..MAX_LEN - 1));
         assert_eq!(map.truncate(1).unwrap(), u64::from(bits > 1));
         assert_eq!((map.truncate(MAX_LEN).unwrap(), map.len()), (0, MAX_LEN));
         map.set(0..1).unwrap();
@@ -150,7 +150,7 @@ fn granularity_63() {
         assert_eq!(map.set(len - 1..len).unwrap(), 1);
         assert!(map.is_full() && map.all(0..len).unwrap());
         assert_eq!(map.dirty_len(), len);
-        assert_eq!(map.next_area(0..len, u64::MAX).unwrap(), Some(0..len));
+        assert_eq!(map.next_extent(0..len, u64::MAX).unwrap(), Some(0..len));
         assert_eq!(map.granules(len - 1..len).unwrap().next(), Some(0));
         assert_eq!(map.reset(0..len).unwrap(), 1);
         assert_eq!(map.set_all(), 1);
@@ -165,7 +165,7 @@ fn few_bits() {
         assert_eq!(map.set_all(), n);
         assert!(map.is_full());
         assert_eq!(map.bottom_words().len() as u64, n.div_ceil(64));
-        assert_eq!(map.next_area(0..n, n).unwrap(), Some(0..n));
+        assert_eq!(map.next_extent(0..n, n).unwrap(), Some(0..n));
         map.check_invariants().unwrap();
         assert_eq!(map.reset(n - 1..n).unwrap(), 1);
         assert_eq!(map.next_clean(0..n).unwrap(), Some(n - 1));
@@ -185,8 +185,8 @@ fn searching_from_inside_the_last_partial_granule() {
     assert_eq!(map.next_dirty(900..1000).unwrap(), Some(900));
     assert_eq!(map.next_dirty(999..1000).unwrap(), Some(999));
     assert_eq!(map.run(900..1000).unwrap(), Some((true, 100)));
-    assert_eq!(map.next_area(900..1000, 1000).unwrap(), Some(900..1000));
-    assert_eq!(map.next_area(900..1000, 7).unwrap(), Some(900..907));
+    assert_eq!(map.next_extent(900..1000, 1000).unwrap(), Some(900..1000));
+    assert_eq!(map.next_extent(900..1000, 7).unwrap(), Some(900..907));
     assert_eq!(map.next_clean(900..1000).unwrap(), None);
     assert!(map.granules(900..1000).unwrap().eq([768]));
     assert_eq!(map.dirty_len(), 232);
@@ -195,8 +195,8 @@ fn searching_from_inside_the_last_partial_granule() {
 #[test]
 fn a_maximal_length_of_zero_is_an_error() {
     let map = Bitmap::new(10, 0).unwrap();
-    assert!(matches!(map.next_area(0..10, 0), Err(Error::ZeroLength)));
-    assert!(matches!(map.next_area(0..0, 0), Err(Error::ZeroLength)));
+    assert!(matches!(map.next_extent(0..10, 0), Err(Error::ZeroLength)));
+    assert!(matches!(map.next_extent(0..0, 0), Err(Error::ZeroLength)));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn truncating_within_the_same_number_of_bits_changes_len() {
     for len in [65, 128, 70] {
         assert_eq!(map.truncate(len).unwrap(), 0);
         assert_eq!((map.len(), map.count(), map.dirty_len()), (len, 1, len - 64));
-        assert_eq!(map.next_area(0..len, u64::MAX).unwrap(), Some(64..len));
+        assert_eq!(map.next_extent(0..len, u64::MAX).unwrap(), Some(64..len));
         assert_eq!(kind(map.get(len)), "out-of-range");
         map.check_invariants().unwrap();
     }
@@ -552,7 +552,7 @@ fn iterators_fit_the_usual_adapters() {
         i.clone().count()
     }
     assert_eq!(fused(map.granules(0..1 << 20).unwrap()), 100);
-    assert_eq!(fused(map.areas(0..1 << 20).unwrap()), 100);
+    assert_eq!(fused(map.extents(0..1 << 20).unwrap()), 100);
     assert_eq!(map.words(0..1 << 20).unwrap().map(|(_, w)| w.count_ones()).sum::<u32>(), 100);
     assert_eq!(fused(map.words(0..1 << 20).unwrap()), 97);
     let mut items = 0;

@@ -47,9 +47,9 @@ fn what_was_frozen_is_clean_after_the_commit_and_what_was_set_since_is_dirty() {
     [3, 4, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
     let frozen = map.freeze(None).unwrap();
     assert_eq!(frozen.state, CheckpointState::Frozen);
-    assert!(!map.any_here().unwrap());
+    assert!(!map.any_since_freeze().unwrap());
     map.set(granule(4)).unwrap();
-    assert!(map.any_here().unwrap());
+    assert!(map.any_since_freeze().unwrap());
     map.set(granule(5)).unwrap();
     // All of it is dirty, wherever it is; the hash is of what is here.
     assert_eq!(dirty(&map), [3, 4, 5, 9000]);

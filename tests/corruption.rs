@@ -64,7 +64,7 @@ fn parse(bytes: &[u8]) -> [Result<Header, format::HeaderProblem>; COPIES] {
 impl Original {
     fn of(path: &Path, how: &'static str, map: &DirtyMap) -> Original {
         let bytes = fs::read(path).unwrap();
-        let header = format::choose(&parse(&bytes)).unwrap().header.clone();
+        let header = format::select(&parse(&bytes)).unwrap().header.clone();
         let points = map.points().unwrap();
         let since = points.iter().map(|p| (p.name.clone(), bits_since(map, &p.name).unwrap())).collect();
         Original { how, bytes, header, dirty: bits_of(map), since }

@@ -59,9 +59,9 @@ fn every_use_fails(map: &DirtyMap) {
     unusable(map.count_range(all.clone()));
     unusable(map.next_dirty(all.clone()));
     unusable(map.next_clean(all.clone()));
-    unusable(map.next_area(all.clone(), 1));
+    unusable(map.next_extent(all.clone(), 1));
     unusable(map.run(all.clone()));
-    unusable(map.areas(all.clone()));
+    unusable(map.extents(all.clone()));
     unusable(map.granules(all.clone()));
     unusable(map.words(all));
     unusable(map.info());
@@ -128,7 +128,7 @@ fn a_map_that_was_loaded_for_reading() {
     let map = Options::new().read_only(true).open(&path).unwrap();
     in_child(|| {
         unusable(map.get(0));
-        unusable(map.areas(0..map.len()));
+        unusable(map.extents(0..map.len()));
         unusable(map.to_bitmap());
         unusable(map.serialize_part(0..0, &mut []));
         // Not merged as what it would answer elsewhere: all dirty.

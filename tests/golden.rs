@@ -92,7 +92,7 @@ fn dirty(map: &DirtyMap) -> String {
         let (first, last) = (area.start / GRANULE, (area.end - 1) / GRANULE);
         if first == last { first.to_string() } else { format!("{first}-{last}") }
     };
-    let areas: Vec<String> = map.areas(0..map.len()).unwrap().map(area).collect();
+    let areas: Vec<String> = map.extents(0..map.len()).unwrap().map(area).collect();
     if areas.is_empty() { "none".into() } else { areas.join(" ") }
 }
 

@@ -25,7 +25,7 @@ fn what_was_set_is_there_after_a_clean_close() {
     let map = DirtyMap::open(&path).unwrap();
     assert!(!map.recovery().added_dirt());
     assert_eq!(map.sha256(), hash);
-    let areas: Vec<_> = map.areas(0..map.len()).unwrap().collect();
+    let areas: Vec<_> = map.extents(0..map.len()).unwrap().collect();
     assert_eq!(areas, [0..65536, (5 << 30)..(6 << 30)]);
     map.close().unwrap();
 }

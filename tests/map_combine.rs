@@ -5,7 +5,7 @@
 mod common;
 
 use common::Finally;
-use dirtymap::{AnyMap, Bitmap, DirtyMap, Durability, Error, Options, WriteMap};
+use dirtymap::{Bitmap, DirtyMap, Durability, Error, Options, ReadMap, WriteMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Barrier;
@@ -144,7 +144,7 @@ fn both_kinds_of_maps_serve_the_same_program() {
     assert_eq!(exercise(&mut bits), [3, 1, 1, 5, all - 4, 1].map(Some));
     assert_eq!(exercise(&mut map), [None; 6]);
     assert_eq!(exercise(&mut &map), [None; 6]);
-    let same = |a: &dyn AnyMap, b: &dyn AnyMap| a.sha256() == b.sha256() && a.next_clean(0..LEN).unwrap() == Some(0);
+    let same = |a: &dyn ReadMap, b: &dyn ReadMap| a.sha256() == b.sha256() && a.next_clean(0..LEN).unwrap() == Some(0);
     assert!(same(&bits, &map) && (&map).into_iter().eq(&bits));
 }
 
@@ -222,7 +222,7 @@ fn loading_zeroes_and_ones_and_what_is_refused() {
     assert_eq!(kind(loading.zeroes(0..align - 1)), "unaligned");
     assert_eq!(kind(loading.ones(0..LEN + 1)), "out-of-range");
     let map = loading.finish().unwrap();
-    let areas: Vec<_> = map.areas(0..LEN).unwrap().collect();
+    let areas: Vec<_> = map.extents(0..LEN).unwrap().collect();
     assert_eq!(areas, [0..align, 3 * align..(LEN / 2).next_multiple_of(GRANULE), last..LEN]);
     map.close().unwrap();
 }
@@ -257,7 +257,7 @@ fn a_load_that_was_dropped_half_way_has_what_it_loaded_and_the_rest_as_it_was() 
     loading.part(0..half, &bytes).unwrap();
     drop(loading);
     let map = DirtyMap::open(&path).unwrap();
-    for area in new.areas(0..half).unwrap().chain(old.areas(half..LEN).unwrap()) {
+    for area in new.extents(0..half).unwrap().chain(old.extents(half..LEN).unwrap()) {
         assert!(map.all(area.clone()).unwrap(), "{area:?} is lost");
     }
 }

@@ -3,8 +3,8 @@
 
 use dirtymap::format::fields::{Field, header as h, point as p, point_at, run_at, stamp as s};
 use dirtymap::format::{
-    self, CheckpointState, Header, HeaderProblem, Point, PointRole, ProblemClass, Reasons, Reserved, Runs, Stamp,
-    StampKind, Uuid,
+    self, CheckpointState, Header, HeaderProblem, Point, PointRole, ProblemClass, Reasons, Reserved, Stamp, StampKind,
+    Uuid, WordRanges,
 };
 use dirtymap::{Bitmap, DirtyMap, Durability, FileState, Geometry, ImageStamp, Options, Recovery, check, inspect};
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ impl Image {
         let mut bytes = fs::read(path).unwrap();
         let length = bytes.len() as u64;
         let copies: [_; format::COPIES] = std::array::from_fn(|copy| Header::parse(&bytes[copy * COPY..]));
-        let header = format::choose(&copies).unwrap().header.clone();
+        let header = format::select(&copies).unwrap().header.clone();
         let volatile = header.layout.volatile.start as usize..(header.layout.volatile.end as usize).min(bytes.len());
         bytes[volatile].fill(0);
         let bottoms = header.points.iter().map(|point| point.bottom(&header.geometry).end);
@@ -493,7 +493,7 @@ fn class(copy: &Result<Header, HeaderProblem>) -> &'static str {
         Err(ProblemClass::Checksum) => "checksum",
         Err(ProblemClass::Version) => "newer-version",
         Err(ProblemClass::Feature) => "newer-feature",
-        Err(ProblemClass::Impossible) => "impossible",
+        Err(ProblemClass::Invalid) => "impossible",
     }
 }
 
@@ -525,7 +525,7 @@ fn library(path: &Path) -> BTreeMap<&'static str, String> {
     assert_eq!(info.dirty, Some((map.count(), map.dirty_len())));
     assert_eq!(report.info.dirty, info.dirty);
     assert_eq!((&report.info.recovery, map.recovery()), (&info.recovery, &info.recovery));
-    let choice = format::choose(&copies).unwrap();
+    let choice = format::select(&copies).unwrap();
     let Recovery { interrupted_pages, damaged_pages, lost_granules, lost_commit, .. } = info.recovery;
     let unclean = info.state == FileState::Unclean || !choice.armed.is_empty();
     let damaged = damaged_pages > 0 || lost_granules.is_some() || lost_commit;
@@ -537,7 +537,7 @@ fn library(path: &Path) -> BTreeMap<&'static str, String> {
         0
     };
     said.extend([
-        ("areas", script::areas(map.areas(0..map.len()).unwrap())),
+        ("areas", script::areas(map.extents(0..map.len()).unwrap())),
         (
             "sha256",
             quoted(&map.to_bitmap().unwrap().sha256().iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
@@ -597,7 +597,7 @@ fn agree(files: &[PathBuf]) -> Vec<String> {
 /// What the library says of points, as the script says it.
 fn in_words(said: dirtymap::Result<Bitmap>) -> (&'static str, String) {
     match said {
-        Ok(bits) => ("areas", script::areas(bits.areas(0..bits.len()).unwrap())),
+        Ok(bits) => ("areas", script::areas(bits.extents(0..bits.len()).unwrap())),
         // Outstanding by that name is not kept.
         Err(error) => ("error", quoted(if error.kind() == "no-point" { "no-such-point" } else { error.kind() })),
     }
@@ -725,7 +725,7 @@ fn rich(state: CheckpointState, kind: StampKind) -> Image {
     let mut header = Header::new(Uuid([7; 16]), geometry, Durability::PowerLoss);
     header.sequence = 9;
     header.label = "labél".into();
-    header.runs = Runs::from_iter([0..1, 2..3, 4..5]);
+    header.runs = WordRanges::from_iter([0..1, 2..3, 4..5]);
     header.clean_dirty_bits = geometry.bits();
     let inode = u64::from(kind == StampKind::File);
     let stamp = Stamp {
@@ -930,7 +930,7 @@ fn what_is_dirty_since_a_point() {
         image.write(&path);
         let map = quiet().read_only(true).open(&path).unwrap();
         let mut bits = Bitmap::new(map.len(), map.granularity()).unwrap();
-        map.areas(0..map.len()).unwrap().for_each(|area| assert!(bits.set(area).is_ok()));
+        map.extents(0..map.len()).unwrap().for_each(|area| assert!(bits.set(area).is_ok()));
         // Since the second one, p1.
         if image.header.points.get(1).is_none_or(|point| point.name != "p1" || point.role != PointRole::Kept) {
             continue;
@@ -943,11 +943,11 @@ fn what_is_dirty_since_a_point() {
                 bits.set(geometry.items_of(&area)).unwrap();
             }
         }
-        let before = points[0].bits.areas(0..geometry.bits()).unwrap();
+        let before = points[0].bits.extents(0..geometry.bits()).unwrap();
         alone += u64::from(before.into_iter().any(|area| !bits.all(geometry.items_of(&area)).unwrap()));
         assert_eq!(map.since("p1").unwrap(), bits);
         files.push(path);
-        expected.push(script::areas(bits.areas(0..bits.len()).unwrap()));
+        expected.push(script::areas(bits.extents(0..bits.len()).unwrap()));
         if let Some(last) = image.header.points.last().filter(|last| last.role == PointRole::Kept && last.has_regions())
         {
             // Without its last entry, nobody knows what is dirty in it.
@@ -1052,7 +1052,7 @@ fn the_largest_map_is_read_by_what_is_in_it() {
     let mut copy = [0; COPY];
     file.read_exact_at(&mut copy, 0).unwrap();
     let mut header = Header::parse(&copy).unwrap();
-    header.runs = Runs::one(0..header.geometry.words());
+    header.runs = WordRanges::one(0..header.geometry.words());
     header.sequence += 9;
     file.write_all_at(&header.encode().unwrap(), 0).unwrap();
     let said = script::ask(&[path], &[]).unwrap();

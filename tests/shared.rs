@@ -327,11 +327,11 @@ fn what_garbage_there_is_in_a_session_no_reader_panics() {
         for map in [&watching, &reader().open(path).unwrap()] {
             assert!(map.get(0).unwrap() && map.is_full());
             assert_eq!(map.granules(0..len).unwrap().count() as u64, len.div_ceil(GRANULE));
-            let _ = (map.count(), map.sha256(), map.next_clean(0..len).unwrap(), map.areas(0..len).unwrap().count());
+            let _ = (map.count(), map.sha256(), map.next_clean(0..len).unwrap(), map.extents(0..len).unwrap().count());
         }
         let live_from = from + 65536;
         std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; (rest - 65536) as usize], live_from).unwrap();
-        let _ = (watching.count(), watching.sha256(), watching.areas(0..len).unwrap().count());
+        let _ = (watching.count(), watching.sha256(), watching.extents(0..len).unwrap().count());
     }
 }
 

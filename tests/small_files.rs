@@ -1,7 +1,7 @@
 //! A file that holds little takes little memory of who reads it, whatever its header says: what is dirty for want of
 //! knowledge stays a few runs. One test to a process, or they would count each other's.
 
-use dirtymap::format::{Runs, State};
+use dirtymap::format::{State, WordRanges};
 use dirtymap::{DirtyMap, Durability, Options, inspect};
 use std::path::Path;
 
@@ -19,7 +19,7 @@ const BITS: u64 = 1 << 41;
 fn a_header_alone_takes_no_memory_however_much_it_calls_dirty() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("map");
-    let all = || Runs::one(0..BITS / 64);
+    let all = || WordRanges::one(0..BITS / 64);
     // A `Process` map of which nobody knows anything; one that lists all but one word; and one that was closed, and has lost
     // what it held.
     let mut but_one = all();
@@ -28,7 +28,7 @@ fn a_header_alone_takes_no_memory_however_much_it_calls_dirty() {
     for (durability, state, runs, recorded, dirty) in [
         (Durability::Process, State::Open, all(), 0, BITS),
         (Durability::PowerLoss, State::Open, but_one, 0, BITS - 64),
-        (Durability::PowerLoss, State::Clean, Runs::new(), 1, BITS),
+        (Durability::PowerLoss, State::Clean, WordRanges::new(), 1, BITS),
     ] {
         let header = forged::header(BITS, durability, state, runs, recorded);
         forged::write(&path, &header);
@@ -65,6 +65,6 @@ fn look(map: &DirtyMap, dirty: u64) {
     assert_eq!(map.next_clean(0..BITS).unwrap(), clear);
     assert_eq!(map.is_full(), clear.is_none());
     assert_eq!(map.next_dirty(BITS - 1..BITS).unwrap(), Some(BITS - 1));
-    assert_eq!(map.areas(0..BITS).unwrap().count(), if clear.is_some() { 2 } else { 1 });
+    assert_eq!(map.extents(0..BITS).unwrap().count(), if clear.is_some() { 2 } else { 1 });
     assert_eq!(map.count_range(BITS / 2..BITS).unwrap(), BITS / 2);
 }

@@ -1,6 +1,6 @@
 //! Repairing a file that holds little writes little, whatever its header calls dirty: that stays on the list.
 
-use dirtymap::format::{Runs, State};
+use dirtymap::format::{State, WordRanges};
 use dirtymap::{Durability, Options, Verdict, check, inspect, plan_repair, repair};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -17,14 +17,14 @@ const MOST: u64 = 1 << 20;
 fn what_a_small_file_calls_dirty_stays_on_the_list() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("map");
-    let all = || Runs::one(0..BITS / 64);
+    let all = || WordRanges::one(0..BITS / 64);
     for (durability, state, runs, recorded, cut) in [
         (Durability::PowerLoss, State::Open, all(), 0, false),
         (Durability::Process, State::Open, all(), 0, false),
         // Closed, and less there than was counted, also if the page that fails was full.
-        (Durability::PowerLoss, State::Clean, Runs::new(), 5000, false),
+        (Durability::PowerLoss, State::Clean, WordRanges::new(), 5000, false),
         // Cut off behind the headers and the first entries.
-        (Durability::PowerLoss, State::Clean, Runs::new(), 5000, true),
+        (Durability::PowerLoss, State::Clean, WordRanges::new(), 5000, true),
     ] {
         let header = forged::header(BITS, durability, state, runs, recorded);
         let file = forged::write(&path, &header);

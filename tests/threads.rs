@@ -91,7 +91,7 @@ fn run(durability: Durability, path: &Path) {
                 start.wait();
                 while working.load(SeqCst) > 0 {
                     let mut end = 0;
-                    for area in map.areas(0..map.len()).unwrap() {
+                    for area in map.extents(0..map.len()).unwrap() {
                         assert!(area.start >= end && area.start < area.end && area.end <= LEN);
                         end = area.end;
                     }

@@ -73,7 +73,7 @@ fn a_flusher_beside_changes_of_length_merges_and_closes_loses_nothing() {
                     drop(map);
                     map = restless.open(&path).unwrap();
                     let found = map.to_bitmap().unwrap();
-                    assert!(owed.areas(0..owed.len()).unwrap().all(|area| found.all(area).unwrap()), "round {round}");
+                    assert!(owed.extents(0..owed.len()).unwrap().all(|area| found.all(area).unwrap()), "round {round}");
                     // What was armed is dirty as well, from now on.
                     owed = found;
                 }

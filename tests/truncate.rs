@@ -18,7 +18,7 @@ fn options() -> Options {
 }
 
 fn areas(map: &DirtyMap) -> Vec<std::ops::Range<u64>> {
-    map.areas(0..map.len()).unwrap().collect()
+    map.extents(0..map.len()).unwrap().collect()
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Bits for Bitmap {
         self.granules(0..self.len()).expect(OK).for_each(f);
     }
     fn each_area(&self, mut f: impl FnMut(u64, u64)) {
-        Bitmap::areas(self, 0..self.len()).expect(OK).for_each(|area| f(area.start, area.end));
+        Bitmap::extents(self, 0..self.len()).expect(OK).for_each(|area| f(area.start, area.end));
     }
     fn add_all(&mut self, other: &Self) {
         Bitmap::merge(self, other).expect("equal lengths");

@@ -2,7 +2,7 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    ALIGN, CheckpointState, Choice, Durability, Header, Point, PointRole, Reasons, Reserved, Runs, Stamp, StampKind,
+    ALIGN, CheckpointState, HeaderSelection, Durability, Header, Point, PointRole, Reasons, Reserved, WordRanges, Stamp, StampKind,
     State, Uuid, page_entry,
 };
 use dirtymap_cli::dump::{self, CopyIs};
@@ -59,7 +59,7 @@ fn headers() -> Vec<(&'static str, Header)> {
     whole.durability = Durability::Process;
     whole.state = State::Open;
     whole.nonce = Uuid([4; 16]);
-    whole.runs = Runs::one(0..whole.geometry.words());
+    whole.runs = WordRanges::one(0..whole.geometry.words());
     let mut newer = small.clone();
     newer.ro_compatible = 1;
     newer.compatible = 2;
@@ -199,18 +199,18 @@ const JSON: &str = r#"{
 fn dumps() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut texts = vec![("json", JSON.into())];
     for (name, header) in headers() {
-        let choice = Choice { copy: 0, header: &header, armed: header.runs.clone(), disagreements: Vec::new() };
+        let choice = HeaderSelection { copy: 0, header: &header, armed: header.runs.clone(), disagreements: Vec::new() };
         let copies = [CopyIs::Valid(7), CopyIs::Rival(7), CopyIs::Foreign(Uuid([9; 16])), CopyIs::Invalid("\"".into())];
         let mut text = Vec::new();
         dump::write_head(&mut text, &copies, &choice)?;
         let (len, granule) = (header.geometry.len(), header.geometry.granule());
-        let areas = [(0, false), (granule, true), (granule * 5, false)].map(|(start, assumed)| {
+        let extents = [(0, false), (granule, true), (granule * 5, false)].map(|(start, assumed)| {
             let items = start.min(len)..(start + granule).min(len);
             dump::Area { items, assumed }
         });
-        let areas = areas.iter().filter(|area| !area.items.is_empty());
-        areas.clone().try_for_each(|area| dump::write_area(&mut text, area))?;
-        dump::write_end(&mut text, areas.count() as u64)?;
+        let extents = extents.iter().filter(|area| !area.items.is_empty());
+        extents.clone().try_for_each(|area| dump::write_area(&mut text, area))?;
+        dump::write_end(&mut text, extents.count() as u64)?;
         texts.push((name, text));
     }
     Ok(texts)

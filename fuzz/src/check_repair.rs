@@ -22,7 +22,7 @@ fn copies(file: &[u8]) -> [Result<Header, HeaderProblem>; COPIES] {
 /// What a file proves to be dirty; nothing if it has no header.
 fn proven(file: &[u8]) -> Option<Bitmap> {
     let copies = copies(file);
-    let choice = format::choose(&copies).ok()?;
+    let choice = format::select(&copies).ok()?;
     let header = choice.header;
     let geometry = &header.geometry;
     let mut dirty = Bitmap::new(geometry.len(), geometry.granularity()).expect("a small map");
@@ -51,7 +51,7 @@ fn proven(file: &[u8]) -> Option<Bitmap> {
 /// nothing.
 fn counted(file: &[u8]) -> bool {
     let copies = copies(file);
-    let header = format::choose(&copies).expect("it has proved something").header;
+    let header = format::select(&copies).expect("it has proved something").header;
     header.outstanding().is_none_or(|point| point.granules > 0)
 }
 

@@ -3,7 +3,7 @@
 //! of which some are damaged picks one that is valid.
 
 use dirtymap::format::fields::header as h;
-use dirtymap::format::{self, COPY_BYTES, FIXED_BYTES, Header, MAX_FILE_LENGTH, choose};
+use dirtymap::format::{self, COPY_BYTES, FIXED_BYTES, Header, MAX_FILE_LENGTH, select};
 
 fn check(bytes: &[u8]) -> bool {
     let parsed = Header::parse(bytes);
@@ -36,7 +36,7 @@ fn check(bytes: &[u8]) -> bool {
         variant(|header| header.sequence -= 1),
         variant(|header| header.label.clear()),
     ];
-    if let Ok(choice) = choose(&copies) {
+    if let Ok(choice) = select(&copies) {
         assert!(valid && choice.copy == 1);
         let mut left = choice.header.runs.clone();
         left.subtract(&choice.armed);

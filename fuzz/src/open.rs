@@ -15,7 +15,7 @@ use std::path::Path;
 fn bitmap(map: &DirtyMap) -> Bitmap {
     let mut bits = Bitmap::new(map.len(), map.granularity()).unwrap();
     let mut end = 0;
-    for area in map.areas(0..map.len()).unwrap() {
+    for area in map.extents(0..map.len()).unwrap() {
         assert!(area.start < area.end && area.end <= map.len() && (area.start > end || end == 0));
         end = area.end;
         bits.set(area).unwrap();

@@ -3,7 +3,7 @@
 
 use super::input::take;
 use dirtymap::Geometry;
-use dirtymap::format::{self, PageBytes, Runs, Uuid};
+use dirtymap::format::{self, PageBytes, Uuid, WordRanges};
 
 const SPACE: usize = 256;
 
@@ -37,8 +37,8 @@ fn pages(mut bytes: &[u8]) {
 }
 
 fn sets(mut bytes: &[u8]) {
-    let (mut runs, mut plain) = (Runs::new(), [false; SPACE]);
-    let (mut others, mut other_plain) = (Runs::new(), [false; SPACE]);
+    let (mut runs, mut plain) = (WordRanges::new(), [false; SPACE]);
+    let (mut others, mut other_plain) = (WordRanges::new(), [false; SPACE]);
     while !bytes.is_empty() {
         let [op, start, count] = take(&mut bytes);
         let range = u64::from(start)..(u64::from(start) + u64::from(count % 32)).min(SPACE as u64);
@@ -80,7 +80,7 @@ fn sets(mut bytes: &[u8]) {
                 assert!(lost.is_empty());
             }
         }
-        assert_eq!(Runs::from_sorted(runs.as_slice().to_vec()).as_ref(), Ok(&runs));
+        assert_eq!(WordRanges::from_sorted(runs.as_slice().to_vec()).as_ref(), Ok(&runs));
         assert_eq!(runs.words(), plain.iter().filter(|bit| **bit).count() as u64);
         let mut expanded = [false; SPACE];
         for run in &runs {

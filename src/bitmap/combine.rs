@@ -6,7 +6,7 @@ use super::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::hierarchy::Levels;
-use crate::query::{AnyMap, Rounded, Search, WordsIter};
+use crate::query::{ReadMap, Rounded, Search, WordsIter};
 
 /// Whether two maps may be combined: their lengths are the same, and `other` can be read.
 pub(crate) fn check_len(ours: &Geometry, other: &impl Search) -> Result<()> {
@@ -29,7 +29,7 @@ pub(crate) fn check_shape(ours: &Geometry, other: &impl Search) -> Result<()> {
 impl Bitmap {
     /// Whether `other` can be merged into this map: both have the same length. (And `other` can be read, which a
     /// [`DirtyMap`](crate::DirtyMap) in a forked child cannot.)
-    pub fn can_merge(&self, other: &impl AnyMap) -> bool {
+    pub fn can_merge(&self, other: &impl ReadMap) -> bool {
         check_len(&self.geometry, other).is_ok()
     }
 
@@ -50,7 +50,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the lengths differ; nothing has changed then.
-    pub fn merge(&mut self, other: &impl AnyMap) -> Result<u64> {
+    pub fn merge(&mut self, other: &impl ReadMap) -> Result<u64> {
         check_len(&self.geometry, other)?;
         if let Some(other) = self.quick(other) {
             let changed = self.levels.merge(other);
@@ -67,7 +67,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the lengths differ; nothing has changed then.
-    pub fn set_to_union(&mut self, a: &impl AnyMap, b: &impl AnyMap) -> Result<u64> {
+    pub fn set_to_union(&mut self, a: &impl ReadMap, b: &impl ReadMap) -> Result<u64> {
         check_len(&self.geometry, a)?;
         check_len(&self.geometry, b)?;
         let to = self.geometry;
@@ -93,7 +93,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
-    pub fn difference(&self, other: &impl AnyMap) -> Result<Bitmap> {
+    pub fn difference(&self, other: &impl ReadMap) -> Result<Bitmap> {
         difference(self, other)
     }
 
@@ -101,7 +101,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ, [`Error::OutOfMemory`].
-    pub fn intersection(&self, other: &impl AnyMap) -> Result<Bitmap> {
+    pub fn intersection(&self, other: &impl ReadMap) -> Result<Bitmap> {
         intersection(self, other)
     }
 
@@ -110,7 +110,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
-    pub fn subtract(&mut self, other: &impl AnyMap) -> Result<u64> {
+    pub fn subtract(&mut self, other: &impl ReadMap) -> Result<u64> {
         check_shape(&self.geometry, other)?;
         self.filter(other, |i| other.certain_word(i), |ours, theirs| ours & !theirs)
     }
@@ -120,7 +120,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when lengths or granularities differ; nothing has changed then.
-    pub fn intersect(&mut self, other: &impl AnyMap) -> Result<u64> {
+    pub fn intersect(&mut self, other: &impl ReadMap) -> Result<u64> {
         check_shape(&self.geometry, other)?;
         self.filter(other, |i| other.word(i), |ours, theirs| ours & theirs)
     }

@@ -5,7 +5,7 @@
 
 use super::Bitmap;
 use crate::error::Result;
-use crate::query::{AnyMap, loadable};
+use crate::query::{ReadMap, loadable};
 use std::fmt;
 use std::ops::Range;
 
@@ -49,7 +49,7 @@ impl Bitmap {
     /// [`Error::OutOfRange`](crate::Error::OutOfRange), [`Error::Chunk`](crate::Error::Chunk) when it is not aligned,
     /// and [`Error::NotSerializable`](crate::Error::NotSerializable).
     pub fn serialized_size(&self, range: Range<u64>) -> Result<u64> {
-        AnyMap::serialized_size(self, range)
+        ReadMap::serialized_size(self, range)
     }
 
     /// Writes a chunk to `buf`, which must be as long as [`serialized_size`](Self::serialized_size) says. Cost:
@@ -58,7 +58,7 @@ impl Bitmap {
     /// # Errors
     /// As [`serialized_size`](Self::serialized_size), and [`Error::ChunkSize`](crate::Error::ChunkSize).
     pub fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-        AnyMap::serialize_part(self, range, buf)
+        ReadMap::serialize_part(self, range, buf)
     }
 
     /// Replaces a chunk by what [`serialize_part`](Self::serialize_part) of a map of the same length and granularity wrote;
@@ -68,7 +68,7 @@ impl Bitmap {
     /// # use dirtymap::Bitmap;
     /// let mut map = Bitmap::new(128, 0)?;
     /// assert_eq!(map.load_part(64..128, &7u64.to_le_bytes())?, 3);
-    /// assert_eq!(map.next_area(0..128, 128)?, Some(64..67));
+    /// assert_eq!(map.next_extent(0..128, 128)?, Some(64..67));
     /// # Ok::<(), dirtymap::Error>(())
     /// ```
     ///

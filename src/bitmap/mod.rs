@@ -16,7 +16,7 @@ pub use load::Loading;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, LEVELS};
 use crate::hierarchy::{Block, Levels, Walk};
-use crate::query::{AnyMap, Areas, Granules, Sealed, Search, WordsIter, WriteMap};
+use crate::query::{Extents, Granules, ReadMap, Sealed, Search, WordsIter, WriteMap};
 use crate::sys::alloc::zeroed_words;
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
@@ -41,7 +41,7 @@ use std::ops::{ControlFlow, Range, RangeBounds};
 ///     println!("copy {} bytes at {}", area.end - area.start, area.start);
 /// }
 /// map.reset(0..131_072)?; // whole granules only
-/// assert_eq!(map.next_area(0..map.len(), 1 << 20)?, Some(1 << 30..(1 << 30) + (1 << 20)));
+/// assert_eq!(map.next_extent(0..map.len(), 1 << 20)?, Some(1 << 30..(1 << 30) + (1 << 20)));
 /// # Ok::<(), dirtymap::Error>(())
 /// ```
 ///
@@ -231,7 +231,7 @@ impl Bitmap {
     /// let mut map = Bitmap::new(16, 1)?;
     /// map.set(0..9)?;
     /// map.reset_covering(1..4)?; // clears 0..4: item 0 is forgotten
-    /// assert_eq!(map.next_area(0..16, 16)?, Some(4..10));
+    /// assert_eq!(map.next_extent(0..16, 16)?, Some(4..10));
     /// # Ok::<(), dirtymap::Error>(())
     /// ```
     ///
@@ -321,7 +321,7 @@ impl Bitmap {
     /// [`Error::OutOfRange`] if `item >= len`.
     #[inline]
     pub fn get(&self, item: u64) -> Result<bool> {
-        AnyMap::get(self, item)
+        ReadMap::get(self, item)
     }
 
     /// How many granules are dirty. Cost: O(1).
@@ -332,7 +332,7 @@ impl Bitmap {
 
     /// How many items are covered by dirty granules, the partial last granule counted as what it is. Cost: O(1).
     pub fn dirty_len(&self) -> u64 {
-        AnyMap::dirty_len(self)
+        ReadMap::dirty_len(self)
     }
 
     /// How many dirty granules the range touches. Cost: O(levels) per nonzero word.
@@ -340,7 +340,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn count_range(&self, range: impl RangeBounds<u64>) -> Result<u64> {
-        AnyMap::count_range(self, self.geometry().range(range))
+        ReadMap::count_range(self, self.geometry().range(range))
     }
 
     /// Whether nothing is dirty. (Not whether `len` is 0; but a map of length 0 is empty, and full.) Cost: O(1).
@@ -360,7 +360,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn any(&self, range: impl RangeBounds<u64>) -> Result<bool> {
-        AnyMap::any(self, self.geometry().range(range))
+        ReadMap::any(self, self.geometry().range(range))
     }
 
     /// Whether all items of the range are dirty; true for an empty range. Cost: one step per 64 granules.
@@ -368,7 +368,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn all(&self, range: impl RangeBounds<u64>) -> Result<bool> {
-        AnyMap::all(self, self.geometry().range(range))
+        ReadMap::all(self, self.geometry().range(range))
     }
 
     /// The first dirty item of the range: its start, if that lies in a dirty granule, else the first item of a
@@ -378,7 +378,7 @@ impl Bitmap {
     /// [`Error::OutOfRange`].
     #[inline]
     pub fn next_dirty(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
-        AnyMap::next_dirty(self, self.geometry().range(range))
+        ReadMap::next_dirty(self, self.geometry().range(range))
     }
 
     /// The first clean item of the range. Cost: one step per 64 dirty granules passed.
@@ -386,7 +386,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn next_clean(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
-        AnyMap::next_clean(self, self.geometry().range(range))
+        ReadMap::next_clean(self, self.geometry().range(range))
     }
 
     /// The first dirty area of the range: a maximal run of dirty items, cut at `max_len` items and at the range's
@@ -394,8 +394,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::ZeroLength`] if `max_len` is 0.
-    pub fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
-        AnyMap::next_area(self, range, max_len)
+    pub fn next_extent(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
+        ReadMap::next_extent(self, range, max_len)
     }
 
     /// Whether the range starts dirty, and how many of its items have the same state from there on; `None` for an
@@ -414,14 +414,14 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
-        AnyMap::run(self, range)
+        ReadMap::run(self, range)
     }
 
     /// SHA-256 over the bottom level as little-endian bytes, `max(1, ceil(bits / 64))` words: equal for equal
     /// bits, and the same on every system. Length and granularity are not part of it. Cost: one hash over 1/8
     /// byte per granule.
     pub fn sha256(&self) -> [u8; 32] {
-        AnyMap::sha256(self)
+        ReadMap::sha256(self)
     }
 
     /// The first item of each dirty granule that the range touches, ascending. A range that starts in the middle
@@ -439,7 +439,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn granules(&self, range: impl RangeBounds<u64>) -> Result<Granules<'_, Bitmap>> {
-        AnyMap::granules(self, self.geometry().range(range))
+        ReadMap::granules(self, self.geometry().range(range))
     }
 
     /// The dirty areas of the range, ascending, clamped to it.
@@ -449,14 +449,14 @@ impl Bitmap {
     /// let mut map = Bitmap::new(100, 3)?;
     /// map.set(20..30)?;
     /// map.set(99..100)?;
-    /// assert!(map.areas(18..100)?.eq([18..32, 96..100]));
+    /// assert!(map.extents(18..100)?.eq([18..32, 96..100]));
     /// # Ok::<(), dirtymap::Error>(())
     /// ```
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn areas(&self, range: impl RangeBounds<u64>) -> Result<Areas<'_, Bitmap>> {
-        AnyMap::areas(self, self.geometry().range(range))
+    pub fn extents(&self, range: impl RangeBounds<u64>) -> Result<Extents<'_, Bitmap>> {
+        ReadMap::extents(self, self.geometry().range(range))
     }
 
     /// The nonzero words of the bottom level that the range touches, as `(word index, word)`; the first and the last
@@ -465,7 +465,7 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn words(&self, range: impl RangeBounds<u64>) -> Result<WordsIter<'_, Bitmap>> {
-        AnyMap::words(self, self.geometry().range(range))
+        ReadMap::words(self, self.geometry().range(range))
     }
 }
 
@@ -527,14 +527,14 @@ impl Search for Bitmap {
 /// The dirty areas of the whole map.
 impl<'a> IntoIterator for &'a Bitmap {
     type Item = Range<u64>;
-    type IntoIter = Areas<'a, Bitmap>;
+    type IntoIter = Extents<'a, Bitmap>;
 
-    fn into_iter(self) -> Areas<'a, Bitmap> {
-        Areas::over(self, 0..self.len())
+    fn into_iter(self) -> Extents<'a, Bitmap> {
+        Extents::over(self, 0..self.len())
     }
 }
 
-impl AnyMap for Bitmap {}
+impl ReadMap for Bitmap {}
 
 impl Sealed for Bitmap {}
 

@@ -52,7 +52,7 @@ impl Core {
     /// Changes the header for a backup that begins.
     pub(crate) fn begin_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         let seen = lock.seen(&header);
         // Not begun until the header says so: whoever is refused resets nothing, and completes nothing.
         self.backup_began.set(None);
@@ -65,7 +65,7 @@ impl Core {
     /// Changes the header for a backup that is complete, and has it forget what had been added when this process began it.
     pub(crate) fn complete_backup(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         change(&mut header);
         if lock.nothing_added_since(self.backup_began.get()) {
             forget(&mut header);

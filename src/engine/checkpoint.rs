@@ -82,7 +82,7 @@ impl Core {
     pub(crate) fn can_freeze(&self, name: Option<&str>) -> Result<(Header, Option<u64>)> {
         self.check_name(name)?;
         let lock = self.lock()?;
-        let header = lock.adopt()?;
+        let header = lock.refresh_header()?;
         self.may_freeze(&header, name)?;
         let seen = lock.seen(&header);
         Ok((header, seen))
@@ -93,16 +93,16 @@ impl Core {
         let space = self.space()?;
         let (header, seen) = self.can_freeze(name)?;
         let before = header.dirt_reasons;
-        let mut new = space.choose(&header)?;
+        let mut new = space.select(&header)?;
         new.point.name = name.unwrap_or_default().into();
         sync_point!(Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
-        let here = self.here();
-        let new = space.write(&header, new, &here)?;
+        let current = self.current();
+        let new = space.write(&header, new, &current)?;
         sync_point!(Unnamed);
         twin!(FreezingThenReset => self.reset_frozen(&header, &new.point)?);
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         self.may_freeze(&header, name)?;
         // Also what was forgotten since the point was written: in there it is not.
         let before = step!(PointKnowsForgotten => before, else Reasons::NONE);
@@ -126,7 +126,7 @@ impl Core {
 
     /// Resets here what the point holds, batch by batch.
     pub(crate) fn freeze_reset(&self, point: &Point) -> Result<()> {
-        let header = self.lock()?.adopt()?;
+        let header = self.lock()?.refresh_header()?;
         self.expect(&header, &point.uuid, &[CheckpointState::Freezing])?;
         self.reset_frozen(&header, point)
     }
@@ -140,7 +140,7 @@ impl Core {
             begun = true;
             sync_point!(Resetting);
             let mut lock = self.lock()?;
-            let found = lock.adopt()?;
+            let found = lock.refresh_header()?;
             let freezing = self.expect(&found, &point.uuid, &[CheckpointState::Freezing]);
             step!(FreezingThenReset => step!(RecheckFreeze => freezing))?;
             lock.reset_bits_of(batch);
@@ -150,7 +150,7 @@ impl Core {
             return Ok(());
         }
         // Somebody else may have aborted it meanwhile, and what was read is what came after it.
-        self.expect(&self.lock()?.adopt()?, &point.uuid, &[CheckpointState::Freezing])?;
+        self.expect(&self.lock()?.refresh_header()?, &point.uuid, &[CheckpointState::Freezing])?;
         Err(Error::Corrupt {
             path: self.path.clone(),
             place: "the point that was just written".into(),
@@ -162,7 +162,7 @@ impl Core {
     /// Everything was reset, and every write that had begun has ended: commits FROZEN.
     pub(crate) fn freeze_end(&self, uuid: &Uuid) -> Result<Checkpoint> {
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         self.expect(&header, uuid, &[CheckpointState::Freezing])?;
         header.checkpoint_state = CheckpointState::Frozen;
         // What had been added is in the point now, and not here.
@@ -199,7 +199,7 @@ impl Core {
         // What was frozen is no longer dirty: a change. It is read while it is there.
         let marks = self.changes.wanted().then(|| self.frozen(self.checkpoint_word())).flatten();
         let space = self.space()?;
-        let before = self.lock()?.adopt()?;
+        let before = self.lock()?.refresh_header()?;
         let Some(point) = self.may_commit(&before, uuid, keep)? else { return Ok(()) };
         // It was written since the newest name that is kept was frozen, and so since all.
         let kept = &before.points[..before.points.len() - 1];
@@ -207,7 +207,7 @@ impl Core {
         let joined = newest.map(|newest| space.joined(&before, newest, point)).transpose()?;
         let uuid_of_name = random_uuid().map_err(self.io("get random bytes"))?;
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         if self.may_commit(&header, uuid, keep)?.is_none() {
             return Ok(());
         }
@@ -249,7 +249,7 @@ impl Core {
     pub(crate) fn abort(&self, uuid: &Uuid) -> Result<()> {
         {
             let lock = self.lock()?;
-            let mut header = lock.adopt()?;
+            let mut header = lock.refresh_header()?;
             let any = [CheckpointState::Freezing, CheckpointState::Frozen, CheckpointState::Aborting];
             self.expect(&header, uuid, &any)?;
             if step!(CommitAborting => header.checkpoint_state != CheckpointState::Aborting) {
@@ -261,7 +261,7 @@ impl Core {
         sync_point!(Aborting);
         // One after the other: who is slow must not go on with what somebody else has put back already and then reset.
         let _space = step!(AbortLocksSpace => Some(self.space()?));
-        let header = self.lock()?.adopt()?;
+        let header = self.lock()?.refresh_header()?;
         if self.aborted_meanwhile(&header, uuid) {
             return Ok(());
         }
@@ -269,7 +269,7 @@ impl Core {
         step!(PutBackThenNormal => self.put_back(&header, &point))?;
         sync_point!(PutBack);
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         if self.aborted_meanwhile(&header, uuid) {
             return Ok(());
         }
@@ -278,7 +278,7 @@ impl Core {
         header.checkpoint_uuid = Uuid::NIL;
         lock.commit(&mut header)?;
         step!(AbortBothPairs => lock.commit(&mut header))?;
-        self.give_up(&point);
+        self.free_regions(&point);
         drop(lock);
         self.know_frozen(None);
         twin!(PutBackThenNormal => self.put_back(&header, &point)?);
@@ -351,7 +351,7 @@ pub(crate) mod tests {
         map.set(0..1).unwrap();
         let core = map.engine();
         let first = core.freeze_begin(None).unwrap();
-        let header = core.lock().unwrap().adopt().unwrap();
+        let header = core.lock().unwrap().refresh_header().unwrap();
         core.abort(&first.uuid).unwrap();
         let second = core.freeze_begin(None).unwrap();
         assert_eq!(first.table_offset, second.table_offset);

@@ -7,7 +7,8 @@ use super::commit::Failure;
 use super::core::Core;
 use super::image::{Image, record_image};
 use crate::file::headers::set_exact;
-use crate::format::{Runs, Session, State, Uuid};
+use crate::format::Durability;
+use crate::format::{Session, State, Uuid, WordRanges};
 use crate::shm::view::runtime;
 use crate::sys::facts;
 use crate::trace::event;
@@ -23,18 +24,19 @@ impl Core {
         // Others may have set something since this process flushed, and be gone.
         let durable = step!(FlushAtClose => lock.flush_and_compare()?, else true);
         let dirty_bits = early.unwrap_or_else(|| self.count_durable());
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         // The volatile part of such a map is pages of the file. If the kernel failed to write one back, what the flush
         // read may not be what was set; that has to be asked after the flush has read, and before CLEAN is written.
-        if self.lists_all && step!(AskKernelAtClose => self.disk.sync_all().is_err()) {
-            self.degrade();
+        if self.durability == Durability::Process && step!(AskKernelAtClose => self.disk.sync_all().is_err()) {
+            self.record_write_failure();
         }
-        let clean = durable && (header.runs.is_empty() || self.lists_all) && !self.degraded();
+        let clean =
+            durable && (header.runs.is_empty() || self.durability == Durability::Process) && !self.write_failed();
         if step!(CheckClean => !clean) {
             event!(INFO, "closed", path = %self.path.display(), clean = false);
             return Ok(false);
         }
-        header.runs = Runs::new();
+        header.runs = WordRanges::new();
         header.state = State::Clean;
         header.nonce = Uuid::NIL;
         header.last_clean = facts::now();
@@ -58,7 +60,7 @@ impl Core {
         }
         // Neither does what a checkpoint left behind the last region: both pairs name the same ones now.
         if matches!(self.disk.has_readers(), Ok(false)) {
-            let _ = self.disk.cut(header.file_length());
+            let _ = self.disk.truncate(header.file_length());
         }
         Ok(true)
     }

@@ -5,15 +5,15 @@
 
 use super::core::{Core, Locked};
 use crate::error::{Error, Result};
-use crate::file::headers::{self, Published};
+use crate::file::headers::{self, LastDurable};
 use crate::file::points::of_header;
 use crate::format::{CheckpointState, Header, Session, State, Uuid};
 use crate::shm::view::runtime;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 impl Core {
-    pub(crate) fn published(&self) -> Published {
-        Published::unpack(self.view.runtime()[runtime::PUBLISHED].load(SeqCst))
+    pub(crate) fn last_durable(&self) -> LastDurable {
+        LastDurable::unpack(self.view.runtime()[runtime::PUBLISHED].load(SeqCst))
     }
 }
 
@@ -52,9 +52,9 @@ impl Core {
 
 impl Core {
     /// Changes the header outside of arming and flushing.
-    pub(crate) fn amend(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+    pub(crate) fn update_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         change(&mut header);
         lock.commit(&mut header)
     }
@@ -62,10 +62,10 @@ impl Core {
 
 impl Locked<'_> {
     /// The newest valid header of the file, made durable if its writer died or failed before it was (rule 5).
-    pub(crate) fn adopt(&self) -> Result<Header> {
+    pub(crate) fn refresh_header(&self) -> Result<Header> {
         let core = self.core;
         let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
-        let known = core.published();
+        let known = core.last_durable();
         if step!(RefuseOlder => header.sequence < known.sequence) {
             return Err(Error::Corrupt {
                 path: core.path.clone(),
@@ -95,31 +95,31 @@ impl Locked<'_> {
         Ok(header)
     }
 
-    /// Commits `header`, which must come from [`adopt`](Self::adopt) in this hold of the lock.
+    /// Commits `header`, which must come from [`refresh_header`](Self::adopt) in this hold of the lock.
     pub(crate) fn commit(&self, header: &mut Header) -> Result<()> {
         let core = self.core;
-        if step!(RecordFailureInHeader => core.degraded()) {
+        if step!(RecordFailureInHeader => core.write_failed()) {
             header.session.flags |= Session::DEGRADED;
         }
         core.counters.syncs.fetch_add(1, Relaxed);
         core.counters.bytes_written.fetch_add(2 * header.used() as u64, Relaxed);
-        let attempted = &core.view.runtime()[runtime::ATTEMPTED];
-        header.sequence = header.sequence.max(step!(RememberAttempt => attempted.load(SeqCst)));
-        step!(AttemptThenWrite => attempted.store(header.sequence + 1, SeqCst));
+        let last_attempted = &core.view.runtime()[runtime::ATTEMPTED];
+        header.sequence = header.sequence.max(step!(RememberAttempt => last_attempted.load(SeqCst)));
+        step!(AttemptThenWrite => last_attempted.store(header.sequence + 1, SeqCst));
         twin!(WriteThenKnow => {
-            let early = Published { sequence: header.sequence + 1, pair: 1 - core.published().pair };
+            let early = LastDurable { sequence: header.sequence + 1, pair: 1 - core.last_durable().pair };
             core.view.runtime()[runtime::PUBLISHED].store(early.pack(), SeqCst)
         });
-        match headers::commit(&*core.disk, header, core.published()) {
-            Ok(published) => {
-                core.view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
-                twin!(AttemptThenWrite => attempted.store(published.sequence, SeqCst));
-                sync_point!(Published);
+        match headers::commit(&*core.disk, header, core.last_durable()) {
+            Ok(last_durable) => {
+                core.view.runtime()[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);
+                twin!(AttemptThenWrite => last_attempted.store(last_durable.sequence, SeqCst));
+                sync_point!(LastDurable);
                 core.say_checkpoint(header.checkpoint_state);
                 Ok(())
             }
             Err(e) => {
-                core.degrade();
+                core.record_write_failure();
                 Err(core.io("write the header")(e))
             }
         }

@@ -7,13 +7,13 @@ use super::changes::SharedChanges;
 use super::point_set::Cache;
 use crate::error::{Error, Result};
 use crate::file::locks::{Deadline, POLITE, locked, wait_for};
-use crate::format::{Durability, Header, Layout, Runs, Stamp, Uuid};
+use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::progress::Step;
-use crate::shm::view::{Look, View, runtime};
+use crate::shm::view::{Look, ShmView, runtime};
 use crate::shm::volatile::Allocated;
 use crate::sync::{self, Mutex, MutexGuard};
-use crate::sys::{Disk, Lock, fork};
+use crate::sys::{Lock, Storage, fork};
 use crate::trace::event;
 use crate::watcher::Watcher;
 use std::io;
@@ -26,9 +26,9 @@ use std::time::Duration;
 
 /// An open, writable map.
 pub(crate) struct Core {
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Storage>,
     pub(super) path: PathBuf,
-    pub(super) view: View,
+    pub(super) view: ShmView,
     pub(super) uuid: Uuid,
     pub(super) layout: Layout,
     /// The session that this map belongs to.
@@ -38,7 +38,7 @@ pub(crate) struct Core {
     /// Tells it from every other map of this process.
     pub(super) id: u64,
     /// One run over everything is listed for as long as the map is open.
-    pub(super) lists_all: bool,
+    pub(super) durability: Durability,
     /// The volatile part is a region of the file.
     pub(super) in_file: bool,
     /// Other processes may have the map open as well.
@@ -50,7 +50,7 @@ pub(crate) struct Core {
     /// Most words that are armed ahead of a sequential writer.
     pub(super) ahead_bound: u64,
     /// Odd while summaries are being cleared; readers look again. Only in a map that is opened alone.
-    pub(super) clearing: sync::AtomicU64,
+    pub(super) seqlock: sync::AtomicU64,
     /// Held while that is odd.
     pub(super) quiet: Mutex<()>,
     pub(super) counters: Counters,
@@ -59,11 +59,11 @@ pub(crate) struct Core {
     /// Words that threads of this process wait to have armed.
     pub(super) waiting: Mutex<Vec<Range<u64>>>,
     /// A reset of everything was done, and the dirt that was added before it is forgotten with the next flush.
-    pub(super) all_reset: Seen,
+    pub(super) all_reset: ReasonsSnapshot,
     /// What dirt had been added when a backup began.
-    pub(super) backup_began: Seen,
+    pub(super) backup_began: ReasonsSnapshot,
     /// The same of the freeze that this process has under way.
-    pub(super) freeze_began: Seen,
+    pub(super) freeze_began: ReasonsSnapshot,
     failed: AtomicBool,
     /// Which chunks were changed, if somebody wants to know.
     pub(super) changes: SharedChanges,
@@ -87,7 +87,7 @@ pub(crate) struct Update {
     pub(super) streams: [(u64, u64); 8],
     pub(super) next_stream: usize,
     /// Pages in which this process has reset something since the last flush.
-    pub(super) reset_pages: Runs,
+    pub(super) reset_pages: WordRanges,
 }
 
 /// Work done since the map was opened.
@@ -125,9 +125,9 @@ impl Drop for Locked<'_> {
 
 /// What [`Core::new`] needs to know beside the header.
 pub(crate) struct Parts {
-    pub disk: Arc<dyn Disk>,
+    pub disk: Arc<dyn Storage>,
     pub path: PathBuf,
-    pub view: View,
+    pub view: ShmView,
     pub nonce: Uuid,
     pub slot: u64,
     pub shared: bool,
@@ -147,7 +147,7 @@ pub(crate) fn in_file(header: &Header, shared: bool) -> bool {
 /// What only tests look at.
 #[cfg(test)]
 impl Core {
-    pub(crate) fn view(&self) -> &View {
+    pub(crate) fn view(&self) -> &ShmView {
         &self.view
     }
 
@@ -165,7 +165,7 @@ impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
         let Parts { disk, path, view, nonce, slot, shared, lock_timeout, .. } = parts;
         let Parts { armed_bound, ahead_bound, allocated, image_before, watcher, .. } = parts;
-        let lists_all = header.durability == Durability::Process;
+        let durability = header.durability;
         let core = Core {
             disk,
             path,
@@ -175,21 +175,21 @@ impl Core {
             nonce,
             slot,
             id: new_id(),
-            lists_all,
+            durability,
             in_file: in_file(header, shared),
             shared,
             lock_timeout,
             armed_bound,
             ahead_bound,
-            clearing: sync::AtomicU64::new(0),
+            seqlock: sync::AtomicU64::new(0),
             quiet: Mutex::default(),
             counters: Counters::default(),
             born: fork::generation()?,
             state: Mutex::new(Update { allocated, ..Update::default() }),
             waiting: Mutex::default(),
-            all_reset: Seen::default(),
-            backup_began: Seen::default(),
-            freeze_began: Seen::default(),
+            all_reset: ReasonsSnapshot::default(),
+            backup_began: ReasonsSnapshot::default(),
+            freeze_began: ReasonsSnapshot::default(),
             failed: AtomicBool::new(false),
             changes: SharedChanges::default(),
             space: Mutex::default(),
@@ -204,7 +204,7 @@ impl Core {
     /// No sync of a durable write spans the volatile part from here on, if it is part of the file.
     pub(super) fn stay_off_volatile(&self) {
         if self.in_file {
-            self.disk.keep_off(self.layout.volatile.clone());
+            self.disk.exclude_from_sync(self.layout.volatile.clone());
         }
     }
 
@@ -220,7 +220,7 @@ impl Core {
     }
 
     /// The file.
-    pub(crate) fn disk(&self) -> &dyn Disk {
+    pub(crate) fn disk(&self) -> &dyn Storage {
         &*self.disk
     }
 
@@ -241,7 +241,7 @@ impl Core {
 
     /// What the map survives.
     pub(crate) fn durability(&self) -> Durability {
-        if self.lists_all { Durability::Process } else { Durability::PowerLoss }
+        if self.durability == Durability::Process { Durability::Process } else { Durability::PowerLoss }
     }
 
     /// The image as it was recorded when the map was opened.
@@ -288,7 +288,7 @@ impl Core {
     }
 
     /// Whether a durable write has failed in this session.
-    pub(crate) fn degraded(&self) -> bool {
+    pub(crate) fn write_failed(&self) -> bool {
         // Here as well: after a failed write-back the runtime page of a file may be read back as it was.
         self.failed.load(SeqCst) || self.view.runtime()[runtime::DEGRADED].load(SeqCst) != 0
     }
@@ -296,17 +296,17 @@ impl Core {
     /// Whether what this map answers may lack bits that were set: the kernel could not write some of its memory back, which
     /// it then may drop, and was not made to keep it. To be asked after the answers.
     pub(crate) fn may_lack_bits(&self) -> bool {
-        if !self.lists_all || self.view.stays() {
+        if self.durability != Durability::Process || self.view.stays() {
             return false;
         }
         if self.disk.write_back_failed() {
-            self.degrade();
+            self.record_write_failure();
         }
-        self.degraded()
+        self.write_failed()
     }
 
     /// Remembers for the rest of the session that a durable write failed.
-    pub(crate) fn degrade(&self) {
+    pub(crate) fn record_write_failure(&self) {
         event!(ERROR, "a durable write failed", path = %self.path.display());
         twin!(RecordWriteFailure => return);
         self.failed.store(true, SeqCst);
@@ -348,9 +348,9 @@ impl Core {
 
 /// What this process has seen of the word `adding` when it began something that takes all dirt away.
 #[derive(Default)]
-pub(crate) struct Seen(std::sync::Mutex<Option<u64>>);
+pub(crate) struct ReasonsSnapshot(std::sync::Mutex<Option<u64>>);
 
-impl Seen {
+impl ReasonsSnapshot {
     pub(crate) fn get(&self) -> Option<u64> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,12 +8,13 @@ use crate::error::Result;
 use crate::file::bottom::named;
 use crate::file::pages::{self, PageContent};
 use crate::file::reasons::forget;
-use crate::format::{self, Header, MAX_RUNS, Reasons, Runs};
+use crate::format::Durability;
+use crate::format::{self, Header, MAX_RUNS, Reasons, WordRanges};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
-use crate::shm::view::{View, runtime};
-use crate::sys::Disk;
+use crate::shm::view::{ShmView, runtime};
+use crate::sys::Storage;
 use crate::trace::event;
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -24,7 +25,7 @@ const RESET_RUNS: usize = 1024;
 const BATCH_PAGES: usize = 65536;
 
 /// A page and the words of it that are written anew from the live level.
-type Redo = (u64, u64);
+type PageRewrite = (u64, u64);
 
 impl Core {
     /// Makes the durable bottom what the live level is. See [`DirtyMap::flush`](crate::DirtyMap::flush).
@@ -41,7 +42,7 @@ impl Core {
 
     /// Touched words among those of a page.
     fn touched_in(&self, page: u64) -> u64 {
-        self.view.touched()[page as usize].load(SeqCst)
+        self.view.unflushed()[page as usize].load(SeqCst)
     }
 }
 
@@ -50,8 +51,8 @@ impl Locked<'_> {
         let core = self.core;
         core.counters.flushes.fetch_add(1, Relaxed);
         loop {
-            let mut header = self.adopt()?;
-            self.absorb_untouched();
+            let mut header = self.refresh_header()?;
+            self.recover_unflushed();
             let (handled, more) = self.words_at_hand(&mut header)?;
             let known = self.nothing_added_since(core.all_reset.get());
             let clears_reasons = !more && known && header.dirt_reasons != Reasons::NONE;
@@ -62,23 +63,27 @@ impl Locked<'_> {
                 header.runs.subtract(&handled);
                 self.commit(&mut header)?
             });
-            let redo = if core.lists_all { touched_of(&core.view, &handled) } else { self.disarm(&handled) };
-            self.write_batches(&redo)?;
+            let rewrites = if core.durability == Durability::Process {
+                unflushed_of(&core.view, &handled)
+            } else {
+                self.disarm(&handled)
+            };
+            self.write_batches(&rewrites)?;
             sync_point!(Durable);
             twin!(UnmarkThenCopy => touch_none(&core.view, &handled));
-            if core.lists_all {
-                self.untouch_durable(&redo);
+            if core.durability == Durability::Process {
+                self.untouch_durable(&rewrites);
             }
             if clears_reasons {
                 forget(&mut header);
             }
-            if !core.lists_all || clears_reasons {
-                if !core.lists_all {
+            if core.durability != Durability::Process || clears_reasons {
+                if core.durability != Durability::Process {
                     header.runs.subtract(&handled);
                 }
                 self.commit(&mut header)?;
             }
-            event!(DEBUG, "flushed", pages = redo.len(), listed = header.runs.words());
+            event!(DEBUG, "flushed", pages = rewrites.len(), listed = header.runs.words());
             if clears_reasons {
                 core.all_reset.set(None);
             }
@@ -94,10 +99,10 @@ impl Locked<'_> {
 
     /// The words that one round takes care of: in a map that lists single words, those of the list, and those that were touched
     /// and are listed now. And whether some were left for another round.
-    fn words_at_hand(&mut self, header: &mut Header) -> Result<(Runs, bool)> {
-        let (also, more) = self.touched_unlisted(&header.runs);
+    fn words_at_hand(&mut self, header: &mut Header) -> Result<(WordRanges, bool)> {
+        let (also, more) = self.unflushed_unlisted(&header.runs);
         twin!(WriteThenForgetResets => self.forget_resets());
-        if self.core.lists_all {
+        if self.core.durability == Durability::Process {
             return Ok((also, more));
         }
         let mut handled = header.runs.clone();
@@ -111,8 +116,8 @@ impl Locked<'_> {
 
     /// Writes pages batch by batch. After an error nothing leaves the list, and what is listed and not armed is redone by the
     /// next flush. In a map that lists all, nothing was untouched yet.
-    fn write_batches(&self, redo: &[Redo]) -> Result<()> {
-        for (i, batch) in redo.chunks(BATCH_PAGES).enumerate() {
+    fn write_batches(&self, rewrites: &[PageRewrite]) -> Result<()> {
+        for (i, batch) in rewrites.chunks(BATCH_PAGES).enumerate() {
             let told = if i == 0 { Ok(()) } else { self.core.tell(Step::Flushing, batch[0].0 * PAGE_WORDS) };
             let written = told.and_then(|()| self.write_pages(batch));
             step!(KeepFlushError => written)?;
@@ -155,16 +160,16 @@ impl Locked<'_> {
             // So that the next flush finds them, listed or not.
             self.remember_reset(differing.iter().copied());
             differing.iter().for_each(|w| {
-                Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+                Shared(view.unflushed()).or((w / 64) as usize, 1 << (w % 64));
             });
         }
     }
 
     /// Disarms and untouches the words; says which of them must be written again: those touched, and those
     /// that were not armed, which somebody left who died or failed half-way.
-    fn disarm(&self, handled: &Runs) -> Vec<Redo> {
+    fn disarm(&self, handled: &WordRanges) -> Vec<PageRewrite> {
         let view = &self.core.view;
-        let mut redo: Vec<Redo> = Vec::new();
+        let mut rewrites: Vec<PageRewrite> = Vec::new();
         let mut parts: Vec<(u64, u64)> = Vec::new();
         for run in handled.iter() {
             parts.extend(words_of(run.range()));
@@ -173,23 +178,23 @@ impl Locked<'_> {
         for &(page, words) in &parts {
             let armed = Shared(view.armed()).and(page as usize, !words);
             let left = step!(RewriteUnarmed => words & !armed);
-            redo.push((page, left));
+            rewrites.push((page, left));
         }
         sync_point!(Disarmed);
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
         let touched = early.unwrap_or_else(|| self.untouch(&parts));
-        redo.iter_mut().zip(touched).for_each(|(redo, touched)| redo.1 |= touched);
-        join_pages(&mut redo);
-        redo.retain(|&(_, words)| words != 0);
-        redo
+        rewrites.iter_mut().zip(touched).for_each(|(rewrites, touched)| rewrites.1 |= touched);
+        join_pages(&mut rewrites);
+        rewrites.retain(|&(_, words)| words != 0);
+        rewrites
     }
 
     /// Untouches words, and says which were touched.
     fn untouch(&self, parts: &[(u64, u64)]) -> Vec<u64> {
         let clear = |&(page, words): &(u64, u64)| {
             let keep = step!(UnmarkThenCopy => !words, else u64::MAX);
-            words & Shared(self.core.view.touched()).and(page as usize, keep)
+            words & Shared(self.core.view.unflushed()).and(page as usize, keep)
         };
         let touched = parts.iter().map(clear).collect();
         sync_point!(Untouched);
@@ -197,11 +202,11 @@ impl Locked<'_> {
     }
 
     /// Writes pages and their entries durably, then takes their new words for durable.
-    fn write_pages(&self, batch: &[Redo]) -> Result<()> {
+    fn write_pages(&self, batch: &[PageRewrite]) -> Result<()> {
         let core = self.core;
         let mut snapshot: Vec<PageContent> = Vec::with_capacity(batch.len());
-        for &(page, redo) in batch {
-            snapshot.push(self.page_content(page, redo));
+        for &(page, rewrites) in batch {
+            snapshot.push(self.page_content(page, rewrites));
         }
         if step!(WritePages => true) {
             core.counters.syncs.fetch_add(1, Relaxed);
@@ -209,15 +214,15 @@ impl Locked<'_> {
             match pages::write(&*core.disk, &core.uuid, &core.layout, &indices, |k, _| snapshot[k]) {
                 Ok(bytes) => core.counters.bytes_written.fetch_add(bytes, Relaxed),
                 Err(e) => {
-                    core.degrade();
+                    core.record_write_failure();
                     return Err(core.io("write the bottom level")(e));
                 }
             };
         }
         sync_point!(Written);
         let mut levels = core.view.levels();
-        for (&(page, redo), words) in batch.iter().zip(&snapshot) {
-            for i in ones(redo) {
+        for (&(page, rewrites), words) in batch.iter().zip(&snapshot) {
+            for i in ones(rewrites) {
                 let w = page * PAGE_WORDS + i;
                 if words[i as usize] != 0 {
                     step!(SummariesThenDurable => levels.summarise(w));
@@ -231,32 +236,32 @@ impl Locked<'_> {
 
     /// In a map that lists all: untouches what is durable now. A set that came in between is found by looking at the word
     /// again, and the mark tells who comes after this process, should it be killed between the two.
-    fn untouch_durable(&self, redo: &[Redo]) {
+    fn untouch_durable(&self, rewrites: &[PageRewrite]) {
         let view = &self.core.view;
         step!(MarkFlush => view.runtime()[runtime::FLUSHING].store(1, SeqCst));
         sync_point!(Marked);
-        for &(page, words) in redo {
-            Shared(view.touched()).and(page as usize, !words);
+        for &(page, words) in rewrites {
+            Shared(view.unflushed()).and(page as usize, !words);
         }
         sync_point!(UntouchedLast);
-        for &(page, words) in redo {
+        for &(page, words) in rewrites {
             let differs = |&i: &u64| {
                 let w = (page * PAGE_WORDS + i) as usize;
                 view.live()[w].load(SeqCst) != view.durable()[w].load(SeqCst)
             };
             let again = ones(words).filter(differs).fold(0, |mask, i| mask | 1 << i);
             if step!(RecheckUnmarked => again != 0) {
-                Shared(view.touched()).or(page as usize, again);
+                Shared(view.unflushed()).or(page as usize, again);
             }
         }
         view.runtime()[runtime::FLUSHING].store(0, SeqCst);
     }
 
     /// In a map that lists all: touches what a flusher may have untouched who was killed before he looked again.
-    fn absorb_untouched(&mut self) {
+    fn recover_unflushed(&mut self) {
         let view = &self.core.view;
         let marked = step!(RecoverUnflushed => view.runtime()[runtime::FLUSHING].load(SeqCst) != 0);
-        if !self.core.lists_all || !marked {
+        if self.core.durability != Durability::Process || !marked {
             return;
         }
         self.touch_what_differs();
@@ -264,13 +269,13 @@ impl Locked<'_> {
     }
 
     /// What a page is to hold: the live words that are redone, the others as they are in the bottom.
-    fn page_content(&self, page: u64, redo: u64) -> PageContent {
+    fn page_content(&self, page: u64, rewrites: u64) -> PageContent {
         let view = &self.core.view;
         let first = (page * PAGE_WORDS) as usize;
         let mut words = [0; PAGE_WORDS as usize];
         let inside = view.live().len().min(first + PAGE_WORDS as usize);
         for (i, w) in (first..inside).enumerate() {
-            let from = if redo & 1 << i != 0 { view.live() } else { view.durable() };
+            let from = if rewrites & 1 << i != 0 { view.live() } else { view.durable() };
             words[i] = from[w].load(SeqCst);
         }
         words
@@ -279,7 +284,7 @@ impl Locked<'_> {
     /// Words that were touched and are not listed, because they were reset and not set, or because the list is not that of
     /// single words; as few runs as the list has room for, and whether some were left for another round. Cost: the pages
     /// with summaries, where all is listed, and those among which something was reset.
-    fn touched_unlisted(&self, list: &Runs) -> (Runs, bool) {
+    fn unflushed_unlisted(&self, list: &WordRanges) -> (WordRanges, bool) {
         let core = self.core;
         let mut found: Vec<Range<u64>> = Vec::new();
         let (mut pages, mut more) = (0, false);
@@ -289,7 +294,7 @@ impl Locked<'_> {
             if touched == 0 {
                 return;
             }
-            let new = if core.lists_all { touched } else { touched & !named(list, page) };
+            let new = if core.durability == Durability::Process { touched } else { touched & !named(list, page) };
             if new == 0 {
                 return;
             }
@@ -305,7 +310,7 @@ impl Locked<'_> {
                 }
             }
         };
-        if core.lists_all {
+        if core.durability == Durability::Process {
             // Who sets summarises before he touches.
             let (levels, mut at) = (core.view.levels(), 0);
             while let Some(page) = levels.next_summarised(at..core.geometry().pages()) {
@@ -319,8 +324,8 @@ impl Locked<'_> {
         } else {
             self.state.reset_pages.iter().flat_map(|run| run.range()).for_each(look);
         }
-        let words = Runs::from_iter(found);
-        if core.lists_all {
+        let words = WordRanges::from_iter(found);
+        if core.durability == Durability::Process {
             return (words, more);
         }
         let room = MAX_RUNS - list.len();
@@ -353,30 +358,30 @@ impl Locked<'_> {
         let r = self.core.view.runtime();
         r[runtime::RESET_END].store(0, SeqCst);
         r[runtime::RESET_FIRST].store(0, SeqCst);
-        self.state.reset_pages = Runs::new();
+        self.state.reset_pages = WordRanges::new();
     }
 }
 
 /// The touched words among those handled, by pages.
-fn touched_of(view: &View, handled: &Runs) -> Vec<Redo> {
+fn unflushed_of(view: &ShmView, handled: &WordRanges) -> Vec<PageRewrite> {
     let words = handled.iter().flat_map(|run| words_of(run.range()));
-    let mut redo: Vec<Redo> =
-        words.map(|(page, words)| (page, words & view.touched()[page as usize].load(SeqCst))).collect();
-    join_pages(&mut redo);
-    redo
+    let mut rewrites: Vec<PageRewrite> =
+        words.map(|(page, words)| (page, words & view.unflushed()[page as usize].load(SeqCst))).collect();
+    join_pages(&mut rewrites);
+    rewrites
 }
 
 /// What the mutant of `UnmarkThenCopy` does instead.
 #[cfg(test)]
-fn touch_none(view: &View, handled: &Runs) {
+fn touch_none(view: &ShmView, handled: &WordRanges) {
     for (page, words) in handled.iter().flat_map(|run| words_of(run.range())) {
-        Shared(view.touched()).and(page as usize, !words);
+        Shared(view.unflushed()).and(page as usize, !words);
     }
 }
 
 /// Several runs may lie in one page.
-fn join_pages(redo: &mut Vec<Redo>) {
-    redo.dedup_by(|next, kept| {
+fn join_pages(rewrites: &mut Vec<PageRewrite>) {
+    rewrites.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
         if same {
             kept.1 |= next.1;
@@ -387,8 +392,8 @@ fn join_pages(redo: &mut Vec<Redo>) {
 
 /// Makes `words` fit beside `list` in `room` more runs: word by word if possible, else whole pages (which are
 /// rewritten anyway), else only the first of those.
-fn fit(words: Runs, list: &Runs, room: usize, end: u64) -> (Runs, bool) {
-    let union_len = |add: &Runs| {
+fn fit(words: WordRanges, list: &WordRanges, room: usize, end: u64) -> (WordRanges, bool) {
+    let union_len = |add: &WordRanges| {
         let mut all = list.clone();
         all.union(add);
         all.len().saturating_sub(list.len())
@@ -397,13 +402,13 @@ fn fit(words: Runs, list: &Runs, room: usize, end: u64) -> (Runs, bool) {
         return (words, false);
     }
     let whole = |w: u64| w / PAGE_WORDS * PAGE_WORDS;
-    let paged = Runs::from_iter(words.iter().map(|r| whole(r.first)..(whole(r.end() - 1) + PAGE_WORDS).min(end)));
+    let paged = WordRanges::from_iter(words.iter().map(|r| whole(r.first)..(whole(r.end() - 1) + PAGE_WORDS).min(end)));
     if union_len(&paged) <= room {
         return (paged, false);
     }
-    let mut some = Runs::from_iter(paged.iter().take(room / 2).map(|r| r.range()));
+    let mut some = WordRanges::from_iter(paged.iter().take(room / 2).map(|r| r.range()));
     if union_len(&some) > room {
-        some = Runs::new();
+        some = WordRanges::new();
     }
     (some, true)
 }
@@ -418,7 +423,12 @@ pub(crate) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
 }
 
 /// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.
-pub(crate) fn write_recovered(disk: &dyn Disk, header: &Header, view: &View, pages: &[u64]) -> std::io::Result<u64> {
+pub(crate) fn write_recovered(
+    disk: &dyn Storage,
+    header: &Header,
+    view: &ShmView,
+    pages: &[u64],
+) -> std::io::Result<u64> {
     let words_of = |index| format::page_words(&header.geometry, index);
     let bytes = crate::file::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
         let mut words = [0; PAGE_WORDS as usize];

@@ -27,7 +27,7 @@ impl Core {
     /// Records the image for those who stay, the last of whom may not have it.
     pub(crate) fn leave_image(&self, image: Image) -> Result<()> {
         let Image::Now(stamp) = image else { return Ok(()) };
-        self.amend(|header| record_image(header, Stamp { exact: false, ..stamp }))?;
+        self.update_header(|header| record_image(header, Stamp { exact: false, ..stamp }))?;
         let told = &self.view.runtime()[runtime::IMAGE];
         if stamp.exact {
             told.fetch_or(runtime::IMAGE_EXACT, SeqCst);

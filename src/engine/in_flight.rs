@@ -8,7 +8,7 @@ use super::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
 use crate::progress::Step;
-use crate::shm::view::{View, runtime};
+use crate::shm::view::{ShmView, runtime};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,11 +26,11 @@ thread_local! {
 
 /// Whether a slot says that there are writes under way which may arrive although the process is dead. Nobody else may take
 /// such a slot: it is all that tells of them.
-pub(crate) fn outlived(view: &View, slot: u64) -> bool {
+pub(crate) fn outlived(view: &ShmView, slot: u64) -> bool {
     let rt = view.runtime();
     let flags = rt[runtime::slot_flags(slot)].load(SeqCst);
     step!(KeepOutlivedSlot => flags & OUTLIVE != 0)
-        && (0..2).any(|parity| rt[runtime::under_way(slot, parity)].load(SeqCst) != 0)
+        && (0..2).any(|parity| rt[runtime::in_flight(slot, parity)].load(SeqCst) != 0)
 }
 
 /// A data write under way, from [`DirtyMap::begin_write`](crate::DirtyMap::begin_write) until this is dropped, by whichever thread.
@@ -46,7 +46,7 @@ impl Drop for WriteGuard<'_> {
         self.begun.fetch_sub(1, SeqCst);
         // In a forked child the memory is not there, and the write is the parent's.
         if self.core.usable().is_ok() {
-            self.core.view.runtime()[runtime::under_way(self.core.slot, self.parity)].fetch_sub(1, SeqCst);
+            self.core.view.runtime()[runtime::in_flight(self.core.slot, self.parity)].fetch_sub(1, SeqCst);
         }
     }
 }
@@ -86,7 +86,7 @@ impl Core {
         let rt = self.view.runtime();
         // By the time that it is counted the epoch may be another one: any of the two counts will do.
         let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
-        rt[runtime::under_way(self.slot, parity)].fetch_add(1, SeqCst);
+        rt[runtime::in_flight(self.slot, parity)].fetch_add(1, SeqCst);
         WriteGuard { core: self, parity, begun }
     }
 
@@ -133,7 +133,7 @@ impl Core {
         step!(DrainBoth => self.wait(uuid, (epoch + 1) % 2, begun, patience))?;
         {
             let lock = self.lock()?;
-            self.expect(&lock.adopt()?, uuid, &[CheckpointState::Freezing])?;
+            self.expect(&lock.refresh_header()?, uuid, &[CheckpointState::Freezing])?;
             // Only who is FREEZING raises it.
             self.view.runtime()[runtime::EPOCH].store(epoch + 1, SeqCst);
         }
@@ -145,14 +145,14 @@ impl Core {
         let mut seen = None;
         let mut pause = Duration::from_micros(50);
         loop {
-            let writes = self.under_way(parity)?;
+            let writes = self.in_flight(parity)?;
             if writes == 0 {
                 return Ok(());
             }
             let word = Some(self.checkpoint_word());
             if word != seen {
                 let lock = self.lock()?;
-                self.expect(&lock.adopt()?, uuid, &[CheckpointState::Freezing])?;
+                self.expect(&lock.refresh_header()?, uuid, &[CheckpointState::Freezing])?;
                 seen = word;
             }
             let waited = begun.elapsed();
@@ -169,11 +169,11 @@ impl Core {
     ///
     /// A slot that nobody holds was left by a process that died. Its writes were over when its lock was let go of; unless
     /// it has said that they may arrive later, and then nobody can know when they are over.
-    fn under_way(&self, parity: u64) -> Result<u64> {
+    fn in_flight(&self, parity: u64) -> Result<u64> {
         let rt = self.view.runtime();
         let mut writes = 0u64;
         for slot in 0..SLOTS {
-            let count = rt[runtime::under_way(slot, parity)].load(SeqCst);
+            let count = rt[runtime::in_flight(slot, parity)].load(SeqCst);
             if count == 0 {
                 continue;
             }

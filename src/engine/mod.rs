@@ -2,7 +2,6 @@
 //!
 //! Invariant kept here: no other folder touches the fields of [`Core`](core::Core).
 
-pub(crate) mod added;
 pub(crate) mod backup;
 pub(crate) mod bulk;
 pub(crate) mod changes;
@@ -10,6 +9,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod core;
+pub(crate) mod dirt_reasons;
 pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod image;

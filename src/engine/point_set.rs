@@ -6,12 +6,12 @@ use crate::error::{Error, Result};
 use crate::file::bottom::{Stretches, all_words, is_full, lost_granules};
 use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::{Page, Scan};
-use crate::format::{self, Header, Point, Reasons, Runs, Uuid, VolatileLayout};
+use crate::format::{self, Header, Point, Reasons, Uuid, VolatileLayout, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::Block;
-use crate::query::{AnyMap, Search};
-use crate::shm::view::{Look, View};
-use crate::sys::{Disk, Mapping};
+use crate::query::{ReadMap, Search};
+use crate::shm::view::{Look, ShmView};
+use crate::sys::{Mapping, Storage};
 use std::cell::Cell;
 use std::ops::Range;
 use std::path::Path;
@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) const TRIES: usize = 64;
 
 /// No words.
-static NONE: Runs = Runs::new();
+static NONE: WordRanges = WordRanges::new();
 
 /// Dirty bits as a hierarchy, and beside it words that are wholly dirty: those of full pages, and those of which nothing is
 /// known. These stay runs: a few bytes of a file can say that everything is dirty, and memory goes with what it really holds.
@@ -30,13 +30,13 @@ static NONE: Runs = Runs::new();
 pub(crate) struct Dirt<'a> {
     pub geometry: &'a Geometry,
     view: Option<&'a dyn Look>,
-    whole: &'a Runs,
+    whole: &'a WordRanges,
     /// Those of them that are dirty for want of knowledge.
-    assumed: &'a Runs,
+    assumed: &'a WordRanges,
 }
 
 impl<'a> Dirt<'a> {
-    pub(crate) fn new(view: &'a dyn Look, whole: &'a Runs, assumed: &'a Runs) -> Dirt<'a> {
+    pub(crate) fn new(view: &'a dyn Look, whole: &'a WordRanges, assumed: &'a WordRanges) -> Dirt<'a> {
         Dirt { geometry: view.geometry(), view: Some(view), whole, assumed }
     }
 
@@ -104,34 +104,34 @@ impl<'a> Dirt<'a> {
 }
 
 /// A set of dirty bits in memory: what one point holds, or several and more together.
-pub(crate) struct Frozen {
+pub(crate) struct PointSet {
     uuid: Uuid,
     geometry: Geometry,
     /// `None` where no word is known.
-    view: Option<View>,
+    view: Option<ShmView>,
     /// Words that are wholly dirty, without a place in the view: in its stead where that is `None`, and then for want of
     /// knowledge.
-    whole: Runs,
+    whole: WordRanges,
     /// Which words of the view may be nonzero, as stretches of whole pages that need not be in order.
     extents: Vec<Range<u64>>,
     /// Pages that did not verify, and points of which some were lost.
     failed: u64,
 }
 
-impl Frozen {
+impl PointSet {
     /// Nothing yet.
-    pub(crate) fn empty(geometry: &Geometry) -> Result<Frozen> {
+    pub(crate) fn empty(geometry: &Geometry) -> Result<PointSet> {
         let v = VolatileLayout::new(geometry);
         let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
-        let view = Some(View::new(*geometry, &v, mapping)?);
-        let (uuid, whole, extents) = (Uuid::NIL, Runs::new(), Vec::new());
-        Ok(Frozen { uuid, geometry: *geometry, view, whole, extents, failed: 0 })
+        let view = Some(ShmView::new(*geometry, &v, mapping)?);
+        let (uuid, whole, extents) = (Uuid::NIL, WordRanges::new(), Vec::new());
+        Ok(PointSet { uuid, geometry: *geometry, view, whole, extents, failed: 0 })
     }
 
     /// Everything, since nobody knows what.
-    pub(crate) fn everything(geometry: &Geometry) -> Frozen {
+    pub(crate) fn everything(geometry: &Geometry) -> PointSet {
         let (uuid, whole, extents) = (Uuid::NIL, all_words(geometry), Vec::new());
-        Frozen { uuid, geometry: *geometry, view: None, whole, extents, failed: 0 }
+        PointSet { uuid, geometry: *geometry, view: None, whole, extents, failed: 0 }
     }
 
     /// For searches.
@@ -142,9 +142,9 @@ impl Frozen {
     }
 
     /// What the outstanding point of a file holds, if there is one.
-    pub(crate) fn outstanding(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Frozen>> {
+    pub(crate) fn outstanding(disk: &dyn Storage, path: &Path, header: &Header) -> Result<Option<PointSet>> {
         let Some(point) = header.outstanding() else { return Ok(None) };
-        let mut frozen = Frozen::empty(&header.geometry)?;
+        let mut frozen = PointSet::empty(&header.geometry)?;
         frozen.uuid = point.uuid;
         frozen.add_point(disk, path, header, point)?;
         frozen.finish();
@@ -152,14 +152,14 @@ impl Frozen {
     }
 
     /// What some points of a header hold together. [`finish`](Self::finish) comes after all that is added.
-    pub(crate) fn of_points(disk: &dyn Disk, path: &Path, header: &Header, points: &[Point]) -> Result<Frozen> {
-        let mut all = Frozen::empty(&header.geometry)?;
+    pub(crate) fn of_points(disk: &dyn Storage, path: &Path, header: &Header, points: &[Point]) -> Result<PointSet> {
+        let mut all = PointSet::empty(&header.geometry)?;
         points.iter().try_for_each(|point| all.add_point(disk, path, header, point))?;
         Ok(all)
     }
 
     /// Adds what a point holds, as far as it lies within this set. One of which a page fails or was lost, or of which the file has not all entries, is everything.
-    pub(super) fn add_point(&mut self, disk: &dyn Disk, path: &Path, header: &Header, point: &Point) -> Result<()> {
+    pub(super) fn add_point(&mut self, disk: &dyn Storage, path: &Path, header: &Header, point: &Point) -> Result<()> {
         if !point.has_regions() {
             return Ok(());
         }
@@ -242,7 +242,7 @@ impl Frozen {
     /// Makes what was added searchable.
     pub(crate) fn finish(&mut self) {
         if let Some(view) = &self.view {
-            let extents = crate::format::Runs::from_iter(std::mem::take(&mut self.extents));
+            let extents = crate::format::WordRanges::from_iter(std::mem::take(&mut self.extents));
             view.levels().finish(extents.iter().map(|run| run.range()));
         }
     }
@@ -258,9 +258,9 @@ impl Frozen {
     }
 }
 
-impl AnyMap for Frozen {}
+impl ReadMap for PointSet {}
 
-impl Search for Frozen {
+impl Search for PointSet {
     // It is, but only a map that has walks may say so.
     #[inline]
     fn is_stable(&self) -> bool {
@@ -301,23 +301,23 @@ impl Search for Frozen {
 /// A search asks the point first, and here no further than what it found. The point's summaries are exact, so it costs little
 /// wherever that is; here, in a map that is shared, they are stale where something was reset, which is just what was frozen: who
 /// asked here first would look at all of that again from each bit to the next.
-pub(crate) struct Both<'a> {
-    pub here: Dirt<'a>,
+pub(crate) struct UnionView<'a> {
+    pub current: Dirt<'a>,
     pub point: Option<Dirt<'a>>,
 }
 
-impl Both<'_> {
+impl UnionView<'_> {
     pub(crate) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
         let found = self.point.and_then(|point| point.next_set(bits.clone()));
-        self.here.next_set(bits.start..found.unwrap_or(bits.end)).or(found)
+        self.current.next_set(bits.start..found.unwrap_or(bits.end)).or(found)
     }
 
     pub(crate) fn next_clear(&self, bits: Range<u64>) -> Option<u64> {
-        let Some(point) = self.point else { return self.here.next_clear(bits) };
+        let Some(point) = self.point else { return self.current.next_clear(bits) };
         let mut at = bits.start;
         // What is clear in one may be dirty in the other, bit by bit: so word by word, and whole stretches in between.
         loop {
-            at = self.here.next_clear(at..bits.end)?;
+            at = self.current.next_clear(at..bits.end)?;
             at = point.next_clear(at..bits.end)?;
             let w = at / 64;
             let clear = !self.word(w) & u64::MAX << (at % 64);
@@ -334,20 +334,20 @@ impl Both<'_> {
 
     pub(crate) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
         let found = self.point.and_then(|point| point.next_nonzero_word(words.clone()));
-        match (self.here.next_nonzero_word(words.start..found.map_or(words.end, |(w, _)| w + 1)), found) {
+        match (self.current.next_nonzero_word(words.start..found.map_or(words.end, |(w, _)| w + 1)), found) {
             (Some((w, word)), Some((p, bits))) if w == p => Some((w, word | bits)),
-            (here, found) => here.or(found),
+            (current, found) => current.or(found),
         }
     }
 
     pub(crate) fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
-        let here = self.here.next_block(words.clone(), to);
-        let Some(point) = self.point else { return here };
+        let current = self.current.next_block(words.clone(), to);
+        let Some(point) = self.point else { return current };
         // No further than what was found here.
-        let end = here.map_or(words.end, |(block, _)| words.end.min((block + 1) * 64));
+        let end = current.map_or(words.end, |(block, _)| words.end.min((block + 1) * 64));
         let beside = [const { Cell::new(0) }; 64];
-        let Some((block, mut bits)) = point.next_block(words.start..end, &beside) else { return here };
-        let found = here.filter(|here| here.0 == block).map_or(0, |here| here.1);
+        let Some((block, mut bits)) = point.next_block(words.start..end, &beside) else { return current };
+        let found = current.filter(|current| current.0 == block).map_or(0, |current| current.1);
         let all = found | bits;
         while bits != 0 {
             let i = bits.trailing_zeros() as usize;
@@ -360,22 +360,22 @@ impl Both<'_> {
     /// The first of `words` that are dirty for want of knowledge, here or in the point.
     pub(crate) fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
         let point = self.point.and_then(|point| point.full_words(words.clone()));
-        self.here.full_words(words).into_iter().chain(point).min_by_key(|run| run.start)
+        self.current.full_words(words).into_iter().chain(point).min_by_key(|run| run.start)
     }
 
     pub(crate) fn word(&self, i: u64) -> u64 {
-        self.here.word(i) | self.point.map_or(0, |point| point.word(i))
+        self.current.word(i) | self.point.map_or(0, |point| point.word(i))
     }
 
     /// Without what is dirty for want of knowledge.
     pub(crate) fn certain_word(&self, i: u64) -> u64 {
-        self.here.certain_word(i) | self.point.map_or(0, |point| point.certain_word(i))
+        self.current.certain_word(i) | self.point.map_or(0, |point| point.certain_word(i))
     }
 }
 
 /// The outstanding point as this process has read it, and the `checkpoint` word for which that is known to be right.
 #[derive(Default)]
-pub(crate) struct Cache(Mutex<Option<(u64, Arc<Frozen>)>>);
+pub(crate) struct Cache(Mutex<Option<(u64, Arc<PointSet>)>>);
 
 impl Cache {
     /// The outstanding point, for a `checkpoint` word that was just read. `None` when the file has none (any more). What
@@ -386,24 +386,24 @@ impl Cache {
     /// known then.
     pub(crate) fn get(
         &self,
-        (disk, path): (&dyn Disk, &Path),
+        (disk, path): (&dyn Storage, &Path),
         geometry: &Geometry,
         nonce: &Uuid,
         word: u64,
-    ) -> Option<Arc<Frozen>> {
+    ) -> Option<Arc<PointSet>> {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cache {
             Some((known, point)) if *known == word => return Some(point.clone()),
             _ => {}
         }
-        let unknown = || Some(Arc::new(Frozen::everything(geometry)));
+        let unknown = || Some(Arc::new(PointSet::everything(geometry)));
         let header = || crate::file::headers::newest(disk, path).ok().map(|newest| newest.header);
         let same = |header: &Header| !step!(ReaderChecksHeader => header.nonce != *nonce);
         let Some(found) = header().filter(same) else { return unknown() };
         let uuid = found.outstanding()?.uuid;
         let point = match &*cache {
             Some((_, point)) if !step!(RefreshPoint => point.uuid != uuid) => point.clone(),
-            _ => match Frozen::outstanding(disk, path, &found) {
+            _ => match PointSet::outstanding(disk, path, &found) {
                 Ok(point) => Arc::new(point?),
                 // Not kept: it may be a passing trouble.
                 Err(_) => return unknown(),
@@ -417,7 +417,7 @@ impl Cache {
     }
 
     /// Takes a point that was read when the map was opened, or none, for a `checkpoint` word.
-    pub(crate) fn know(&self, word: u64, point: Option<Frozen>) {
+    pub(crate) fn know(&self, word: u64, point: Option<PointSet>) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *cache = point.map(|point| (word, Arc::new(point)));
     }

@@ -4,8 +4,8 @@
 //! outstanding point, or here.
 
 use super::core::Core;
-use super::point_set::Frozen;
-use super::space::{NewPoint, Space};
+use super::point_set::PointSet;
+use super::space::{NewPoint, RegionAllocator};
 use crate::error::Result;
 use crate::file::bottom::lost_granules;
 use crate::file::pages::{self, some_pages};
@@ -64,12 +64,12 @@ impl Core {
     /// Forgets a point. What it holds goes to the next older one, since whose name it was written as well.
     pub(crate) fn drop_point(&self, name: &str) -> Result<()> {
         let space = self.space()?;
-        let before = self.lock()?.adopt()?;
+        let before = self.lock()?.refresh_header()?;
         let at = points::find(&before, name, &self.path)?;
         let older = step!(DropJoinsOlder => at.checked_sub(1));
         let joined = older.map(|older| space.joined(&before, &before.points[older], &before.points[at])).transpose()?;
         let lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         // Who changes the points has the space lock; only an outstanding one may have gone.
         if header.points.get(..=at) != before.points.get(..=at) {
             return Err(no_point(&header, name, &self.path));
@@ -85,7 +85,7 @@ impl Core {
     }
 }
 
-impl Space<'_> {
+impl RegionAllocator<'_> {
     /// The older of two points as it is when it holds what the newer one does as well: in the regions of the one that has
     /// some, or else in new ones, where both are written durably.
     pub(super) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<NewPoint<'_>> {
@@ -94,13 +94,13 @@ impl Space<'_> {
             (_, false) => NewPoint::named(older),
             (false, true) => NewPoint::named(newer),
             (true, true) => {
-                let mut both = Frozen::empty(&header.geometry)?;
+                let mut both = PointSet::empty(&header.geometry)?;
                 for point in [older, newer] {
                     both.add_point(&*self.core.disk, &self.core.path, header, point)?;
                 }
                 both.finish();
                 reasons |= both.reasons();
-                self.write(header, self.choose(header)?, &both)?
+                self.write(header, self.select(header)?, &both)?
             }
         };
         joined.point = Point { reasons, ..older.holding(&joined.point) };
@@ -114,13 +114,13 @@ impl Space<'_> {
         let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
         // What an earlier point left there would not match the entries of this one. It must be gone durably before a
         // header names the region, and the file as long as the header will say.
-        core.disk.grow(table.end.max(bottom.end)).map_err(core.io("grow the file for a point"))?;
+        core.disk.extend(table.end.max(bottom.end)).map_err(core.io("grow the file for a point"))?;
         for region in [table, bottom] {
-            step!(ClearPoint => core.disk.punch(region)).map_err(core.io("clear space for a point"))?;
+            step!(ClearPoint => core.disk.punch_hole(region)).map_err(core.io("clear space for a point"))?;
         }
         let synced = step!(SyncPointSpace => core.disk.sync_all());
         synced.map_err(|e| {
-            core.degrade();
+            core.record_write_failure();
             core.io("clear space for a point")(e)
         })?;
         core.counters.syncs.fetch_add(1, Relaxed);
@@ -152,7 +152,7 @@ impl Core {
             let written = pages::write(&*self.disk, &point.uuid, &layout, &indices, |k, _| batch[k].1);
             let bytes = written.map_err(|e| {
                 // Nothing names the region; but the error may be about a page of a mapped volatile part.
-                self.degrade();
+                self.record_write_failure();
                 self.io("write a point")(e)
             })?;
             self.counters.bytes_written.fetch_add(bytes, Relaxed);

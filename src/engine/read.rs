@@ -6,28 +6,28 @@
 
 use super::commit::is_normal;
 use super::core::Core;
-use super::point_set::{Both, Dirt, Frozen, TRIES};
+use super::point_set::{Dirt, PointSet, TRIES, UnionView};
 use crate::geometry::Geometry;
 use crate::hierarchy::Block;
-use crate::query::{AnyMap, Search};
+use crate::query::{ReadMap, Search};
 use crate::sync::spin_loop;
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError};
 
 /// Here only: without the outstanding point.
-pub(crate) struct Here<'a> {
+pub(crate) struct Current<'a> {
     pub dirt: Dirt<'a>,
     pub core: Option<&'a Core>,
 }
 
-impl Here<'_> {
+impl Current<'_> {
     fn search<R>(&self, f: impl Fn() -> R) -> R {
-        self.core.map_or_else(&f, |core| core.steadily(&f))
+        self.core.map_or_else(&f, |core| core.seq_read(&f))
     }
 }
 
-impl Search for Here<'_> {
+impl Search for Current<'_> {
     #[inline]
     fn is_stable(&self) -> bool {
         false
@@ -64,16 +64,16 @@ impl Search for Here<'_> {
 
 impl Core {
     /// Only what is dirty here, without the outstanding point.
-    pub(crate) fn here(&self) -> Here<'_> {
-        Here { dirt: Dirt::of(&self.view), core: Some(self) }
+    pub(crate) fn current(&self) -> Current<'_> {
+        Current { dirt: Dirt::of(&self.view), core: Some(self) }
     }
 
     /// Runs a search of here and the outstanding point together.
     #[inline]
-    pub(crate) fn together<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {
+    pub(crate) fn read_union<R>(&self, f: impl Fn(&UnionView<'_>) -> R) -> R {
         let word = self.checkpoint_word();
         if is_normal(word) {
-            let found = self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: None }));
+            let found = self.seq_read(|| f(&UnionView { current: Dirt::of(&self.view), point: None }));
             if !step!(LookUntilStable => self.checkpoint_word() != word) {
                 return found;
             }
@@ -82,13 +82,14 @@ impl Core {
     }
 
     #[cold]
-    fn together_with_point<R>(&self, f: impl Fn(&Both<'_>) -> R) -> R {
+    fn together_with_point<R>(&self, f: impl Fn(&UnionView<'_>) -> R) -> R {
         for _ in 0..TRIES {
             let word = self.checkpoint_word();
             let point = if is_normal(word) { None } else { self.frozen(word) };
             if point.is_some() || is_normal(word) {
-                let found = self
-                    .steadily(|| f(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }));
+                let found = self.seq_read(|| {
+                    f(&UnionView { current: Dirt::of(&self.view), point: point.as_deref().map(PointSet::dirt) })
+                });
                 if self.checkpoint_word() == word {
                     return found;
                 }
@@ -97,26 +98,26 @@ impl Core {
         }
         // Nobody changes the state while the lock is held; and if it cannot be had, nothing is known.
         let lock = self.lock();
-        let known = lock.as_ref().is_ok_and(|lock| lock.adopt().is_ok());
+        let known = lock.as_ref().is_ok_and(|lock| lock.refresh_header().is_ok());
         let word = self.checkpoint_word();
         let point = match known && is_normal(word) {
             true => None,
             false => Some(self.frozen(word).filter(|_| known).unwrap_or_else(|| Arc::new(self.unknown()))),
         };
-        self.steadily(|| f(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }))
+        self.seq_read(|| f(&UnionView { current: Dirt::of(&self.view), point: point.as_deref().map(PointSet::dirt) }))
     }
 
-    fn unknown(&self) -> Frozen {
-        Frozen::everything(self.geometry())
+    fn unknown(&self) -> PointSet {
+        PointSet::everything(self.geometry())
     }
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
-    pub(crate) fn frozen(&self, word: u64) -> Option<Arc<Frozen>> {
+    pub(crate) fn frozen(&self, word: u64) -> Option<Arc<PointSet>> {
         self.frozen.get((&*self.disk, &self.path), self.geometry(), &self.nonce, word)
     }
 
     /// Takes a point that was read when the map was opened.
-    pub(crate) fn know_frozen(&self, point: Option<Frozen>) {
+    pub(crate) fn know_frozen(&self, point: Option<PointSet>) {
         self.frozen.know(self.checkpoint_word(), point);
     }
 }
@@ -124,13 +125,13 @@ impl Core {
 impl Core {
     /// Runs a search until no summary was being cleared meanwhile. Lock-free but for a reader that is
     /// unlucky many times: it then waits for the clearer's lock.
-    pub(crate) fn steadily<R>(&self, search: impl Fn() -> R) -> R {
+    pub(crate) fn seq_read<R>(&self, search: impl Fn() -> R) -> R {
         twin!(CheckClearing => return search());
         for _ in 0..64 {
-            let before = self.clearing.load(SeqCst);
+            let before = self.seqlock.load(SeqCst);
             if before.is_multiple_of(2) {
                 let found = search();
-                if self.clearing.load(SeqCst) == before {
+                if self.seqlock.load(SeqCst) == before {
                     return found;
                 }
             }
@@ -141,22 +142,22 @@ impl Core {
     }
 }
 
-impl AnyMap for Here<'_> {}
+impl ReadMap for Current<'_> {}
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::format::{Runs, VolatileLayout};
-    use crate::query::AnyMap;
+    use crate::format::{VolatileLayout, WordRanges};
+    use crate::query::ReadMap;
     use crate::query::first_block;
-    use crate::shm::view::View;
+    use crate::shm::view::ShmView;
     use crate::sim::content::Rng;
     use crate::sys::Mapping;
     use std::cell::Cell;
 
-    fn view(geometry: &Geometry) -> View {
+    fn view(geometry: &Geometry) -> ShmView {
         let v = VolatileLayout::new(geometry);
-        View::new(*geometry, &v, Mapping::anonymous(v.length).unwrap()).unwrap()
+        ShmView::new(*geometry, &v, Mapping::anonymous(v.length).unwrap()).unwrap()
     }
 
     #[test]
@@ -169,8 +170,8 @@ mod tests {
                 let first = rng.below(geometry.words());
                 first..(first + 1 + rng.below(70)).min(geometry.words())
             };
-            let assumed = Runs::from_iter((0..round as u64 % 5).map(|_| words()));
-            let mut whole = Runs::from_iter((0..round as u64 % 3).map(|_| words()));
+            let assumed = WordRanges::from_iter((0..round as u64 % 5).map(|_| words()));
+            let mut whole = WordRanges::from_iter((0..round as u64 % 3).map(|_| words()));
             whole.union(&assumed);
             for w in (0..round % 4).flat_map(|_| words()) {
                 let word = geometry.word_mask(w) & 0x8000_f00f_0000_0101u64.rotate_left(w as u32);
@@ -181,9 +182,9 @@ mod tests {
                 filled.live()[w as usize].store(geometry.word_mask(w), SeqCst);
             }
             [&known, &filled].into_iter().for_each(|view| view.levels().finish(std::iter::once(0..geometry.words())));
-            let point = Frozen::empty(&geometry).unwrap();
-            let here = Here { dirt: Dirt::new(&known, &whole, &assumed), core: None };
-            let both = Both { here: here.dirt, point: Some(point.dirt()) };
+            let point = PointSet::empty(&geometry).unwrap();
+            let current = Current { dirt: Dirt::new(&known, &whole, &assumed), core: None };
+            let both = UnionView { current: current.dirt, point: Some(point.dirt()) };
             let parts = [view(&geometry), view(&geometry)];
             for (w, word) in filled.live().iter().map(|word| word.load(SeqCst)).enumerate() {
                 let half = 0x5555_5555_5555_5555 | if w % 3 == 0 { u64::MAX } else { 0 };
@@ -191,19 +192,22 @@ mod tests {
                 parts[1].live()[w].store(word & !half, SeqCst);
             }
             parts.iter().for_each(|view| view.levels().finish(std::iter::once(0..geometry.words())));
-            let halves = Both { here: Dirt::of(&parts[0]), point: Some(Dirt::of(&parts[1])) };
-            let expected = Here { dirt: Dirt::of(&filled), core: None };
+            let halves = UnionView { current: Dirt::of(&parts[0]), point: Some(Dirt::of(&parts[1])) };
+            let expected = Current { dirt: Dirt::of(&filled), core: None };
             for _ in 0..50 {
                 let start = rng.below(bits + 1);
                 let range = start..start + rng.below(bits - start + 1);
                 let words = range.start / 64..range.end.div_ceil(64);
                 let next = expected.next_set(range.clone());
-                assert_eq!([here.next_set(range.clone()), both.next_set(range.clone())], [next; 2], "{range:?}");
+                assert_eq!([current.next_set(range.clone()), both.next_set(range.clone())], [next; 2], "{range:?}");
                 let next = expected.next_clear(range.clone());
-                assert_eq!([here.next_clear(range.clone()), both.next_clear(range.clone())], [next; 2], "{range:?}");
+                assert_eq!([current.next_clear(range.clone()), both.next_clear(range.clone())], [next; 2], "{range:?}");
                 let next = expected.next_nonzero_word(words.clone());
-                assert_eq!([here.next_nonzero_word(words.clone()), both.next_nonzero_word(words.clone())], [next; 2]);
-                assert_eq!(here.tally(range.clone()), expected.tally(range.clone()), "{range:?} of {whole:?}");
+                assert_eq!(
+                    [current.next_nonzero_word(words.clone()), both.next_nonzero_word(words.clone())],
+                    [next; 2]
+                );
+                assert_eq!(current.tally(range.clone()), expected.tally(range.clone()), "{range:?} of {whole:?}");
                 type Found = Option<(u64, u64)>;
                 let block = |find: &dyn Fn(Range<u64>, &Block) -> Found| {
                     let to = [const { Cell::new(0) }; 64];
@@ -213,19 +217,19 @@ mod tests {
                         .filter(|(_, words)| words.iter().any(|w| *w != 0))
                 };
                 let next = block(&|words, to| first_block(words, to, |words| expected.next_nonzero_word(words)));
-                assert_eq!(block(&|words, to| here.next_block(words, to)), next);
+                assert_eq!(block(&|words, to| current.next_block(words, to)), next);
                 for map in [&both, &halves] {
                     assert_eq!(block(&|words, to| map.next_block(words, to)), next, "{words:?}");
                 }
                 let w = rng.below(geometry.words());
-                assert_eq!([here.word(w), both.word(w)], [expected.word(w); 2]);
+                assert_eq!([current.word(w), both.word(w)], [expected.word(w); 2]);
                 let certain = if assumed.contains(w) { &known } else { &filled };
                 assert_eq!(both.certain_word(w), certain.live()[w as usize].load(SeqCst));
             }
-            let mut all = Frozen::empty(&geometry).unwrap();
-            all.add(&here);
+            let mut all = PointSet::empty(&geometry).unwrap();
+            all.add(&current);
             all.finish();
-            assert_eq!(AnyMap::sha256(&all), AnyMap::sha256(&expected));
+            assert_eq!(ReadMap::sha256(&all), ReadMap::sha256(&expected));
         }
     }
 
@@ -239,10 +243,10 @@ mod tests {
         fill(1);
         emptied.levels().finish(std::iter::once(0..words));
         fill(0);
-        let mut point = Frozen::empty(&geometry).unwrap();
+        let mut point = PointSet::empty(&geometry).unwrap();
         (0..geometry.bits()).step_by(block).for_each(|bit| point.add_bits(bit..bit + 1));
         point.finish();
-        let both = Both { here: Dirt::of(&emptied), point: Some(point.dirt()) };
+        let both = UnionView { current: Dirt::of(&emptied), point: Some(point.dirt()) };
         let walk = |what: &str, next: &dyn Fn(u64) -> Option<u64>| {
             let (looks, found) = crate::hierarchy::counted(|| {
                 let next = |&bit: &u64| next(bit + 1);
@@ -260,7 +264,7 @@ mod tests {
     #[test]
     fn what_is_assumed_is_counted_without_a_look_at_it() {
         let geometry = Geometry::new(1 << 41, 0).unwrap();
-        assert_eq!(Frozen::everything(&geometry).tally(5..1 << 41), ((1 << 41) - 5, true));
-        assert_eq!(Frozen::everything(&geometry).tally(5..6), (1, true));
+        assert_eq!(PointSet::everything(&geometry).tally(5..1 << 41), ((1 << 41) - 5, true));
+        assert_eq!(PointSet::everything(&geometry).tally(5..6), (1, true));
     }
 }

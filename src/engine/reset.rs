@@ -31,7 +31,7 @@ impl Core {
     pub(crate) fn reset_all(&self) -> Result<()> {
         let look = || -> Result<Option<u64>> {
             let lock = self.lock()?;
-            Ok(lock.seen(&lock.adopt()?))
+            Ok(lock.seen(&lock.refresh_header()?))
         };
         // Before anything is reset: what others add meanwhile is not forgotten.
         let seen = look()?;
@@ -57,7 +57,7 @@ impl Core {
     /// himself: so it is mended before.
     pub(crate) fn keep_words(&self, keep: impl Fn(u64) -> u64) -> Result<()> {
         let mut changed = |w, cleared| self.changes.mark_word(w, cleared);
-        self.reset_batches(0..self.geometry().words(), keep, &mut changed, |lock| lock.adopt().map(drop))
+        self.reset_batches(0..self.geometry().words(), keep, &mut changed, |lock| lock.refresh_header().map(drop))
     }
 
     fn reset_batches(
@@ -135,7 +135,7 @@ impl Locked<'_> {
         for &(w, keep) in found {
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
             // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
-            let touch = || Shared(view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            let touch = || Shared(view.unflushed()).or((w / 64) as usize, 1 << (w % 64));
             step!(MarkThenReset => touch());
             sync_point!(ResetTouched);
             twin!(DurableThenLive => {
@@ -161,13 +161,13 @@ impl Locked<'_> {
             return; // Others look at them who do not know of this counter.
         }
         let _quiet = core.quiet.lock().unwrap_or_else(PoisonError::into_inner);
-        core.clearing.fetch_add(1, SeqCst);
+        core.seqlock.fetch_add(1, SeqCst);
         let mut levels = core.view.levels();
         for w in words {
             if core.view.live()[w as usize].load(SeqCst) == 0 {
                 levels.unsummarise(w);
             }
         }
-        core.clearing.fetch_add(1, SeqCst);
+        core.seqlock.fetch_add(1, SeqCst);
     }
 }

@@ -7,14 +7,15 @@
 use super::commit::Failure;
 use super::core::{Core, Locked, Parts};
 use super::flush::write_recovered;
-use super::point_set::Frozen;
+use super::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::bottom::{all_words, batches, place};
 use crate::file::create::random_uuid;
-use crate::format::{Header, Layout, RegionName, Runs, SLOTS, Uuid, VolatileLayout, bottom_length, table_length};
+use crate::format::Durability;
+use crate::format::{Header, Layout, RegionName, SLOTS, Uuid, VolatileLayout, WordRanges, bottom_length, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
 use crate::progress::Step;
-use crate::shm::view::{View, runtime};
+use crate::shm::view::{ShmView, runtime};
 use crate::shm::volatile::{self, Allocated, CHUNK_WORDS, Place};
 use crate::sys::facts;
 use crate::trace::event;
@@ -28,7 +29,7 @@ impl Core {
         let mut lock = self.lock()?;
         // Now the live level is what the bottom holds, and nothing is listed by words of the old geometry.
         lock.flush()?;
-        let old = lock.adopt()?;
+        let old = lock.refresh_header()?;
         self.refuse_outstanding(&old)?;
         let mut header = self.header_of_length(&old, geometry)?;
         let undo = |_: &Error| {
@@ -82,7 +83,7 @@ impl Core {
         self.move_to(&mut header, geometry)?;
         header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());
         header.runs.clip(geometry.words());
-        if self.lists_all {
+        if self.durability == Durability::Process {
             header.runs = all_words(&geometry);
         }
         Ok(header)
@@ -97,7 +98,7 @@ impl Core {
                 // Nobody joins a session that never came to be: which header its commits must spare nobody knows.
                 step!(ResizeUnjoinable => core.view.set_nonce(&[0; 16]));
                 // Whichever header the next opener finds, it must see that a write has failed.
-                step!(ResizeKeepsDoubt => core.degrade());
+                step!(ResizeKeepsDoubt => core.record_write_failure());
                 Failure::InDoubt(e)
             })?;
         }
@@ -146,7 +147,7 @@ impl Core {
             if !header.points[i].has_regions() {
                 continue;
             }
-            let mut held = Frozen::empty(&header.geometry)?;
+            let mut held = PointSet::empty(&header.geometry)?;
             held.add_point(&*self.disk, &self.path, old, point)?;
             if step!(NewDirtySincePoints => i + 1 == old.points.len()) {
                 // Also the granule that was partly covered.
@@ -162,16 +163,16 @@ impl Core {
     /// Clears the regions of the new length, durably. What an earlier bottom of this map left there would match its old entries, and
     /// so must be gone before a header names it. The same sync makes the file as long as the header says.
     fn clear_regions(&self, header: &Header) -> Result<()> {
-        self.disk.grow(header.file_length()).map_err(self.io("grow the file"))?;
+        self.disk.extend(header.file_length()).map_err(self.io("grow the file"))?;
         for (name, region) in header.regions() {
             let cleared_later = matches!(name, RegionName::Headers | RegionName::Volatile);
             if step!(ClearNewRegions => !cleared_later) {
-                self.disk.punch(region).map_err(self.io("clear space for the new length"))?;
+                self.disk.punch_hole(region).map_err(self.io("clear space for the new length"))?;
             }
         }
         let synced = step!(SyncNewRegions => self.disk.sync_all());
         synced.map_err(|e| {
-            self.degrade();
+            self.record_write_failure();
             self.io("clear space for the new length")(e)
         })?;
         self.counters.syncs.fetch_add(1, Relaxed);
@@ -179,16 +180,16 @@ impl Core {
     }
 
     /// Writes pages of the new live level to the new bottom, durably.
-    fn write_bottom(&self, header: &Header, view: &View, pages: &Runs) -> Result<()> {
+    fn write_bottom(&self, header: &Header, view: &ShmView, pages: &WordRanges) -> Result<()> {
         for (i, batch) in batches(pages).enumerate() {
             if i > 0 {
                 self.tell(Step::Resizing, batch[0] * PAGE_WORDS)?;
             }
             self.counters.syncs.fetch_add(1, Relaxed);
             let bytes = write_recovered(&*self.disk, header, view, &batch).map_err(|e| {
-                if self.lists_all {
+                if self.durability == Durability::Process {
                     // The error may be about a page of the volatile part, of which the kernel speaks only once.
-                    self.degrade();
+                    self.record_write_failure();
                 }
                 self.io("write the bottom level of the new length")(e)
             })?;
@@ -227,8 +228,8 @@ impl Core {
             watcher: self.watcher.clone(),
         };
         let core = Core::new(parts, header).map_err(self.io("prepare for forks"))?;
-        if step!(ResizeKeepsFailure => self.degraded()) {
-            core.degrade();
+        if step!(ResizeKeepsFailure => self.write_failed()) {
+            core.record_write_failure();
         }
         core.all_reset.set(self.all_reset.get());
         core.backup_began.set(self.backup_began.get());
@@ -251,7 +252,7 @@ impl Core {
         }
         // Who has the volatile part mapped for reading must not find that there is no such place in the file any more.
         if matches!(self.disk.has_readers(), Ok(false)) {
-            let _ = self.disk.cut(free);
+            let _ = self.disk.truncate(free);
         }
     }
 }
@@ -266,7 +267,12 @@ fn unknown_to_target(old: &Header, geometry: &Geometry) -> Range<u64> {
 
 /// Copies what two live levels have in common, sets the bits of `new`, and rebuilds the summaries of the second. `ensure` hears of
 /// the words of each chunk before one of them is stored, and can end it. Says which pages are not zero.
-fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>, new: Range<u64>) -> Result<Runs> {
+fn copy(
+    from: &ShmView,
+    to: &ShmView,
+    ensure: &mut dyn FnMut(Range<u64>) -> Result<()>,
+    new: Range<u64>,
+) -> Result<WordRanges> {
     let end = from.geometry().words().min(to.geometry().words());
     let levels = from.levels();
     let mut pages: Vec<Range<u64>> = Vec::new();
@@ -287,7 +293,7 @@ fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>
             }
         }
     }
-    let mut pages = Runs::from_iter(pages);
+    let mut pages = WordRanges::from_iter(pages);
     if !new.is_empty() {
         let words = new.start / 64..new.end.div_ceil(64);
         for first in words.clone().step_by(CHUNK_WORDS as usize) {
@@ -295,7 +301,7 @@ fn copy(from: &View, to: &View, ensure: &mut dyn FnMut(Range<u64>) -> Result<()>
             ensure(chunk.clone())?;
             chunk.for_each(|w| _ = to.live()[w as usize].fetch_or(mask_in(w, &new), SeqCst));
         }
-        pages.union(&Runs::one(words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)));
+        pages.union(&WordRanges::one(words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)));
     }
     let words = |r: Range<u64>| r.start * PAGE_WORDS..(r.end * PAGE_WORDS).min(to.geometry().words());
     to.levels().finish(pages.iter().map(|r| words(r.range())));

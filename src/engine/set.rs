@@ -6,7 +6,8 @@
 use super::core::{Core, Locked};
 use crate::error::Result;
 use crate::file::bottom::named;
-use crate::format::{Header, MAX_RUNS, Runs};
+use crate::format::Durability;
+use crate::format::{Header, MAX_RUNS, WordRanges};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
@@ -104,7 +105,7 @@ impl Core {
                 return step!(ReturnArmError => Err(e));
             }
             sync_point!(SeenArmed);
-            let mark = || Shared(self.view.touched()).or((w / 64) as usize, 1 << (w % 64));
+            let mark = || Shared(self.view.unflushed()).or((w / 64) as usize, 1 << (w % 64));
             twin!(StoreThenMark => {
                 mark();
                 sync_point!(Touched);
@@ -139,19 +140,19 @@ impl Core {
 
     fn arm_waiting(&self, wanted: Range<u64>) -> Result<()> {
         let mut lock = self.lock()?;
-        let mut header = lock.adopt()?;
+        let mut header = lock.refresh_header()?;
         if flag(self.view.armed(), wanted.start) && header.runs.contains(wanted.start) {
             return Ok(()); // Somebody armed it for us while we waited.
         }
-        let add = self.choose(&mut lock, &header, &wanted);
+        let add = self.select(&mut lock, &header, &wanted);
         if !self.fits(&header.runs, &add) {
             lock.flush()?; // Leaves the list empty, and what was chosen fits an empty list.
-            header = lock.adopt()?;
+            header = lock.refresh_header()?;
         }
         for run in add.iter() {
             lock.allocate(run.range())?;
         }
-        let redo = self.left_behind(&header.runs, &add);
+        let rewrites = self.unfinished_words(&header.runs, &add);
         twin!(ListThenArm => self.mark_armed(&add));
         let mut list = header.runs.clone();
         list.union(&add);
@@ -162,15 +163,15 @@ impl Core {
             event!(DEBUG, "armed", words = add.words(), listed = header.runs.words(), runs = header.runs.len());
         }
         sync_point!(Listed);
-        for (i, mask) in redo {
-            step!(MarkUnfinished => Shared(self.view.touched()).or(i, mask));
+        for (i, mask) in rewrites {
+            step!(MarkUnfinished => Shared(self.view.unflushed()).or(i, mask));
         }
         sync_point!(LeftTouched);
         self.mark_armed(&add);
         Ok(())
     }
 
-    fn mark_armed(&self, add: &Runs) {
+    fn mark_armed(&self, add: &WordRanges) {
         for run in add.iter() {
             for (i, mask) in words_of(run.range()) {
                 Shared(self.view.armed()).or(i as usize, mask);
@@ -181,25 +182,25 @@ impl Core {
     /// Words that are listed but not armed: left by a flush that died or failed after it had disarmed and
     /// untouched them. Once they are armed again nothing else tells that they must be redone, so the caller
     /// touches them first (found by the model with two flushers, docs/verification-models.md).
-    fn left_behind(&self, list: &Runs, add: &Runs) -> Vec<(usize, u64)> {
-        if self.lists_all {
+    fn unfinished_words(&self, list: &WordRanges, add: &WordRanges) -> Vec<(usize, u64)> {
+        if self.durability == Durability::Process {
             return Vec::new(); // A flush of such a map disarms nothing.
         }
-        let mut redo = Vec::new();
+        let mut rewrites = Vec::new();
         for run in add.iter() {
             for (i, mask) in words_of(run.range()) {
                 let unarmed = mask & !self.view.armed()[i as usize].load(SeqCst);
                 let listed = unarmed & named(list, i);
                 if listed != 0 {
-                    redo.push((i as usize, listed));
+                    rewrites.push((i as usize, listed));
                 }
             }
         }
-        redo
+        rewrites
     }
 
-    fn fits(&self, list: &Runs, add: &Runs) -> bool {
-        if self.lists_all {
+    fn fits(&self, list: &WordRanges, add: &WordRanges) -> bool {
+        if self.durability == Durability::Process {
             return true;
         }
         let mut all = list.clone();
@@ -210,27 +211,27 @@ impl Core {
 
     /// What to arm: the caller's words, those that other threads of this process wait for, and words ahead of a
     /// writer that goes through the map in order; within the bound.
-    fn choose(&self, lock: &mut Locked<'_>, header: &Header, wanted: &Range<u64>) -> Runs {
+    fn select(&self, lock: &mut Locked<'_>, header: &Header, wanted: &Range<u64>) -> WordRanges {
         let words = self.geometry().words();
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        if self.lists_all {
+        if self.durability == Durability::Process {
             // Everything is listed: arming only means that the space is allocated.
             let chunks = wanted.start / CHUNK_WORDS..wanted.end.div_ceil(CHUNK_WORDS);
-            return Runs::one(chunks.start * CHUNK_WORDS..(chunks.end * CHUNK_WORDS).min(words));
+            return WordRanges::one(chunks.start * CHUNK_WORDS..(chunks.end * CHUNK_WORDS).min(words));
         }
         let own = wanted.start..wanted.end.min(words);
         let room = self.armed_bound.max(own.end - own.start);
         let ahead = lock.ahead_of(&own).min(self.ahead_bound);
-        let mut add = Runs::one(own.clone());
+        let mut add = WordRanges::one(own.clone());
         for range in waiting.iter().filter(|r| *r != wanted) {
             let mut more = add.clone();
-            more.union(&Runs::one(range.clone()));
+            more.union(&WordRanges::one(range.clone()));
             if more.words() <= room && more.len() <= MAX_RUNS / 4 && !header.runs.contains(range.start) {
                 add = more;
             }
         }
         if ahead > 0 && add.words() + ahead <= room {
-            add.union(&Runs::one(own.end..(own.end + ahead).min(words)));
+            add.union(&WordRanges::one(own.end..(own.end + ahead).min(words)));
         }
         add
     }

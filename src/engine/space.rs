@@ -15,31 +15,31 @@ use crate::sys::Lock;
 use std::sync::PoisonError;
 
 /// The space lock, held: nobody else chooses or writes a region that no header names.
-pub(crate) struct Space<'a> {
+pub(crate) struct RegionAllocator<'a> {
     pub(super) core: &'a Core,
     _mine: Option<MutexGuard<'a, ()>>,
 }
 
-impl Drop for Space<'_> {
+impl Drop for RegionAllocator<'_> {
     fn drop(&mut self) {
-        self.core.disk.unlock(Lock::Space);
+        self.core.disk.unlock(Lock::RegionAllocator);
     }
 }
 
 impl Core {
     /// Takes the space lock, waiting for it as long as the options say. It comes before the update lock.
-    pub(crate) fn space(&self) -> Result<Space<'_>> {
+    pub(crate) fn space(&self) -> Result<RegionAllocator<'_>> {
         self.usable()?;
-        twin!(LockSpace => return Ok(Space { core: self, _mine: None }));
+        twin!(LockSpace => return Ok(RegionAllocator { core: self, _mine: None }));
         let end = Deadline::after(self.lock_timeout);
         let mine = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         self.wait_for_space(end)?;
-        Ok(Space { core: self, _mine: Some(mine) })
+        Ok(RegionAllocator { core: self, _mine: Some(mine) })
     }
 
     /// Gives up the regions of a point that no durable header names any more. In the same hold of the update lock as
     /// the commit. Best effort: they only take space, and whoever uses them again clears them.
-    pub(super) fn give_up(&self, point: &Point) {
+    pub(super) fn free_regions(&self, point: &Point) {
         for region in [point.table(self.geometry()), point.bottom(self.geometry())] {
             let _ = self.disk.free(region);
         }
@@ -49,7 +49,7 @@ impl Core {
     /// hold of the update lock as the commit.
     pub(super) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
         let named = |point: &Point| header.points.iter().any(|there| there.uuid == point.uuid);
-        before.iter().filter(|point| point.has_regions() && !named(point)).for_each(|point| self.give_up(point));
+        before.iter().filter(|point| point.has_regions() && !named(point)).for_each(|point| self.free_regions(point));
     }
 }
 
@@ -57,9 +57,9 @@ impl Core {
     /// Takes the space lock among processes.
     fn wait_for_space(&self, end: Deadline) -> Result<()> {
         let (disk, path) = (&*self.disk, &*self.path);
-        match wait_for(disk, path, Lock::Space, end)? {
+        match wait_for(disk, path, Lock::RegionAllocator, end)? {
             true => Ok(()),
-            false => Err(locked(disk, path, Lock::Space, "another process writes or puts back a checkpoint")),
+            false => Err(locked(disk, path, Lock::RegionAllocator, "another process writes or puts back a checkpoint")),
         }
     }
 }
@@ -88,14 +88,14 @@ impl NewPoint<'_> {
 impl Drop for NewPoint<'_> {
     fn drop(&mut self) {
         if let Some(core) = self.chosen_by {
-            core.give_up(&self.point);
+            core.free_regions(&self.point);
         }
     }
 }
 
-impl Space<'_> {
+impl RegionAllocator<'_> {
     /// A new, outstanding point without a name, in space that the header leaves free.
-    pub(super) fn choose(&self, header: &Header) -> Result<NewPoint<'_>> {
+    pub(super) fn select(&self, header: &Header) -> Result<NewPoint<'_>> {
         let mut taken = header.regions().into_iter().map(|(_, range)| range).collect();
         let point = Point {
             uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,

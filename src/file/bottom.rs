@@ -1,16 +1,16 @@
 //! What a header and its page table say of words and pages: the arithmetic of the bottom level.
 
 use super::pages::PageContent;
-use crate::format::{self, Header, Runs, State, free_offset};
+use crate::format::{self, Header, State, WordRanges, free_offset};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS, mask_in};
 use std::ops::Range;
 
-pub(crate) fn all_words(geometry: &Geometry) -> Runs {
-    Runs::one(0..geometry.words())
+pub(crate) fn all_words(geometry: &Geometry) -> WordRanges {
+    WordRanges::one(0..geometry.words())
 }
 
 /// Items behind the words that some runs name.
-pub(crate) fn items_in(geometry: &Geometry, runs: &Runs) -> u64 {
+pub(crate) fn items_in(geometry: &Geometry, runs: &WordRanges) -> u64 {
     let bit = |w: u64| (w * 64).min(geometry.bits());
     runs.iter().map(|r| geometry.items_of(&(bit(r.first)..bit(r.end())))).map(|items| items.end - items.start).sum()
 }
@@ -24,24 +24,24 @@ pub(crate) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -
 }
 
 /// The pages that some words are in.
-pub(crate) fn pages_of(words: &Runs) -> Runs {
-    Runs::from_iter(words.iter().map(|r| r.first / PAGE_WORDS..r.end().div_ceil(PAGE_WORDS)))
+pub(crate) fn pages_of(words: &WordRanges) -> WordRanges {
+    WordRanges::from_iter(words.iter().map(|r| r.first / PAGE_WORDS..r.end().div_ceil(PAGE_WORDS)))
 }
 
 /// The words of some pages.
-pub(crate) fn words_of_pages(geometry: &Geometry, pages: &Runs) -> Runs {
-    Runs::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
+pub(crate) fn words_of_pages(geometry: &Geometry, pages: &WordRanges) -> WordRanges {
+    WordRanges::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
 }
 
 /// Pages, as many as are written together: 8 MiB of them.
-pub(crate) fn batches(pages: &Runs) -> impl Iterator<Item = Vec<u64>> {
+pub(crate) fn batches(pages: &WordRanges) -> impl Iterator<Item = Vec<u64>> {
     const BATCH: usize = 16384;
     let mut left = pages.iter().flat_map(|r| r.range()).peekable();
     std::iter::from_fn(move || left.peek().is_some().then(|| left.by_ref().take(BATCH).collect()))
 }
 
 /// The words of a page that a list names, as bits.
-pub(crate) fn named(list: &Runs, page: u64) -> u64 {
+pub(crate) fn named(list: &WordRanges, page: u64) -> u64 {
     let words = page * PAGE_WORDS..(page + 1) * PAGE_WORDS;
     list.within(words.clone()).fold(0, |mask, run| mask | mask_in(page, &run.range()))
 }
@@ -64,8 +64,8 @@ impl Stretches {
         }
     }
 
-    pub(crate) fn runs(self) -> Runs {
-        Runs::from_iter(self.0)
+    pub(crate) fn runs(self) -> WordRanges {
+        WordRanges::from_iter(self.0)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
 use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
-use crate::sys::{Disk, FileDisk, Part, Permit, create, facts, fs};
+use crate::sys::{FileDisk, Permit, Storage, WriteSegment, create, facts, fs};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -90,7 +90,7 @@ pub(crate) fn create_filled(path: &Path, map: &impl Search, options: &Options) -
 }
 
 /// Writes a whole new map, closed cleanly, into an empty file, durably.
-pub(crate) fn write_new(disk: &dyn Disk, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
+pub(crate) fn write_new(disk: &dyn Storage, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
     let (dirty, pages) = if options.dirty { (geometry.bits(), geometry.pages()) } else { (0, 0) };
     let content = |index| std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
     let batch = |first: u64| (first..pages).take(BATCH_PAGES).map(|index| (index, content(index))).collect();
@@ -103,7 +103,7 @@ fn writing(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 
 /// `batches`: the pages that are not zero, in as many pieces as it takes; none behind an empty one.
 fn write_parts(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     (geometry, dirty_bits): (Geometry, u64),
     options: &Options,
@@ -111,7 +111,7 @@ fn write_parts(
 ) -> Result<()> {
     let io = writing(path);
     let mut header = Header::new(random_uuid().map_err(&io)?, geometry, options.durability);
-    disk.grow(header.file_length()).map_err(&io)?;
+    disk.extend(header.file_length()).map_err(&io)?;
     header.label.clone_from(&options.label);
     header.created = facts::now();
     if !options.added.is_empty() {
@@ -129,7 +129,8 @@ fn write_parts(
     }
     // All that headers can take, so that no commit ever needs space.
     let zeros = vec![0; MAX_USED.next_multiple_of(4096)];
-    let copies: Vec<Part<'_>> = (0..COPIES).map(|i| Part { offset: copy_offset(i), bytes: &zeros }).collect();
+    let copies: Vec<WriteSegment<'_>> =
+        (0..COPIES).map(|i| WriteSegment { offset: copy_offset(i), bytes: &zeros }).collect();
     disk.write_durable(&copies).map_err(&io)?;
     for (sequence, pair) in [(1, 0), (2, 1)] {
         header.sequence = sequence;

@@ -8,24 +8,24 @@ use crate::format::{
     self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, NotWritable, ProblemClass, State, pair_of,
 };
 use crate::image_stamp::is_timeless;
-use crate::sys::{Disk, Part};
+use crate::sys::{Storage, WriteSegment};
 use std::path::Path;
 
 /// The newest header known to be durable: its sequence number and the pair that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Published {
+pub(crate) struct LastDurable {
     pub sequence: u64,
     pub pair: usize,
 }
 
-impl Published {
+impl LastDurable {
     /// As one word of the runtime page.
     pub(crate) fn pack(self) -> u64 {
         self.sequence << 1 | self.pair as u64
     }
 
-    pub(crate) fn unpack(word: u64) -> Published {
-        Published { sequence: word >> 1, pair: (word & 1) as usize }
+    pub(crate) fn unpack(word: u64) -> LastDurable {
+        LastDurable { sequence: word >> 1, pair: (word & 1) as usize }
     }
 }
 
@@ -38,12 +38,12 @@ pub(crate) type Copies = [std::result::Result<Header, HeaderProblem>; COPIES];
 
 /// Reads and parses the copies. Bytes that the device does not give back count as zeros. Cost: what the copies use, and
 /// a page of each at least.
-pub(crate) fn read_copies(disk: &dyn Disk) -> Copies {
+pub(crate) fn read_copies(disk: &dyn Storage) -> Copies {
     std::array::from_fn(|i| Header::parse(&read_copy(disk, i)))
 }
 
 /// The bytes of a copy, as far as they are in use.
-fn read_copy(disk: &dyn Disk, copy: usize) -> Vec<u8> {
+fn read_copy(disk: &dyn Storage, copy: usize) -> Vec<u8> {
     let mut bytes = vec![0; COPY_START];
     read_or_zeros(disk, &mut bytes, format::copy_offset(copy));
     let used = format::used_by(&bytes);
@@ -55,7 +55,7 @@ fn read_copy(disk: &dyn Disk, copy: usize) -> Vec<u8> {
 }
 
 /// Fills a buffer from what the device gives back, sector by sector where it must be.
-fn read_or_zeros(disk: &dyn Disk, buffer: &mut [u8], offset: u64) {
+fn read_or_zeros(disk: &dyn Storage, buffer: &mut [u8], offset: u64) {
     if disk.read_at(buffer, offset).is_err() {
         for (i, sector) in buffer.chunks_mut(SECTOR).enumerate() {
             if disk.read_at(sector, offset + (i * SECTOR) as u64).is_err() {
@@ -79,12 +79,12 @@ pub(crate) struct Newest {
 }
 
 /// The header of the file: the newest valid copy.
-pub(crate) fn newest(disk: &dyn Disk, path: &Path) -> Result<Newest> {
-    choose(disk, &read_copies(disk), path)
+pub(crate) fn newest(disk: &dyn Storage, path: &Path) -> Result<Newest> {
+    select(disk, &read_copies(disk), path)
 }
 
 /// The header among the copies of a file, which has all that says what is dirty.
-pub(crate) fn choose(disk: &dyn Disk, copies: &Copies, path: &Path) -> Result<Newest> {
+pub(crate) fn select(disk: &dyn Storage, copies: &Copies, path: &Path) -> Result<Newest> {
     let (newest, len) = choose_also_cut_off(disk, copies, path)?;
     let expected = entries_end(&newest.header);
     if step!(CheckLength => len < expected) {
@@ -100,15 +100,15 @@ pub(crate) fn choose(disk: &dyn Disk, copies: &Copies, path: &Path) -> Result<Ne
 
 /// The header among the copies of a file, also of one that ends before the last entry of a page table; and the length of
 /// the file.
-pub(crate) fn choose_also_cut_off(disk: &dyn Disk, copies: &Copies, path: &Path) -> Result<(Newest, u64)> {
+pub(crate) fn choose_also_cut_off(disk: &dyn Storage, copies: &Copies, path: &Path) -> Result<(Newest, u64)> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let len = disk.len().map_err(io("look at the file"))?;
-    let chosen = match format::choose(copies) {
+    let chosen = match format::select(copies) {
         Ok(choice) => Ok(Newest {
             lost_commit: lost_commit(disk, copies, choice.copy, choice.header).map_err(io("identify the file"))?,
             header: Header { runs: choice.armed.clone(), ..choice.header.clone() },
             pair: format::pair_of(choice.copy),
-            rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Rival { .. })),
+            rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Conflicting { .. })),
         }),
         Err(none) => Err(no_header(path, &none, len)),
     };
@@ -122,7 +122,7 @@ pub(crate) fn choose_also_cut_off(disk: &dyn Disk, copies: &Copies, path: &Path)
 /// Whether no copy of the pair that does not hold the header is valid, and no crash explains that. A commit spoils both copies
 /// of its pair only if the power goes in it: a process that is killed is in the writing of one of them. So in the boot in which
 /// the map was opened they have rotted, and one of them may have been newer. In another boot nobody can tell.
-fn lost_commit(disk: &dyn Disk, copies: &Copies, copy: usize, header: &Header) -> std::io::Result<bool> {
+fn lost_commit(disk: &dyn Storage, copies: &Copies, copy: usize, header: &Header) -> std::io::Result<bool> {
     let no_other = header.state == State::Open && spoilt(copies, 1 - format::pair_of(copy));
     if !step!(MissLostCommit => no_other) {
         return Ok(false);
@@ -169,7 +169,7 @@ fn no_header(path: &Path, none: &NoHeader<'_>, len: u64) -> Error {
             let found = format!("{} {}", problem.place, problem.found);
             Error::Unsupported { path, found, expected: problem.expected.clone() }
         }
-        ProblemClass::Checksum | ProblemClass::Impossible => Error::Corrupt {
+        ProblemClass::Checksum | ProblemClass::Invalid => Error::Corrupt {
             path,
             place: format!("no header copy is valid; copy {copy}, {}", problem.place),
             found: problem.found.clone(),
@@ -183,7 +183,7 @@ fn no_header(path: &Path, none: &NoHeader<'_>, len: u64) -> Error {
 ///
 /// Not both at once, although the bytes are the same: a sector in which the power goes while it is written may be
 /// unreadable afterwards whatever it held before, and the other pair may be older or torn.
-pub(crate) fn renew(disk: &dyn Disk, copies: &Copies, newest: &Newest) -> std::io::Result<()> {
+pub(crate) fn rewrite_in_place(disk: &dyn Storage, copies: &Copies, newest: &Newest) -> std::io::Result<()> {
     let current = |copy: usize| match &copies[copy] {
         Ok(h) if h.uuid == newest.header.uuid && h.sequence == newest.header.sequence => Some(h),
         _ => None,
@@ -195,7 +195,7 @@ pub(crate) fn renew(disk: &dyn Disk, copies: &Copies, newest: &Newest) -> std::i
     for copy in pair {
         let header = current(copy).or(some).unwrap_or(&newest.header);
         let bytes = header.encode().map_err(invalid)?;
-        disk.write_durable(&[Part { offset: format::copy_offset(copy), bytes: &bytes }])?;
+        disk.write_durable(&[WriteSegment { offset: format::copy_offset(copy), bytes: &bytes }])?;
     }
     Ok(())
 }
@@ -205,18 +205,18 @@ fn invalid(problem: HeaderProblem) -> std::io::Error {
 }
 
 /// Writes a header to both copies of a pair, durably.
-pub(crate) fn write_pair(disk: &dyn Disk, header: &Header, pair: usize) -> std::io::Result<()> {
+pub(crate) fn write_pair(disk: &dyn Storage, header: &Header, pair: usize) -> std::io::Result<()> {
     let bytes = header.encode().map_err(invalid)?;
-    let parts = format::copies_of(pair).map(|copy| Part { offset: format::copy_offset(copy), bytes: &bytes });
+    let parts = format::copies_of(pair).map(|copy| WriteSegment { offset: format::copy_offset(copy), bytes: &bytes });
     disk.write_durable(&parts)
 }
 
 /// Commits `header` with the next sequence number to the pair that does not hold `known`.
-pub(crate) fn commit(disk: &dyn Disk, header: &mut Header, known: Published) -> std::io::Result<Published> {
+pub(crate) fn commit(disk: &dyn Storage, header: &mut Header, known: LastDurable) -> std::io::Result<LastDurable> {
     header.sequence += 1;
     let pair = step!(AlternatePairs => 1 - known.pair, else (header.sequence % 2) as usize);
     write_pair(disk, header, pair)?;
-    Ok(Published { sequence: header.sequence, pair })
+    Ok(LastDurable { sequence: header.sequence, pair })
 }
 
 /// Whether the recorded times of the image count.

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::SLOTS;
-use crate::sys::{Disk, Lock};
+use crate::sys::{Lock, Storage};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ impl Deadline {
 }
 
 /// Takes a lock, waiting for it until then; says whether it was to be had. Tries once in any case.
-pub(crate) fn wait_for(disk: &dyn Disk, path: &Path, lock: Lock, end: Deadline) -> Result<bool> {
+pub(crate) fn wait_for(disk: &dyn Storage, path: &Path, lock: Lock, end: Deadline) -> Result<bool> {
     let io = |source| Error::Io { op: "take a lock of the file", path: path.to_path_buf(), source };
     let mut pause = Duration::from_micros(20);
     while !disk.try_lock(lock).map_err(io)? {
@@ -47,7 +47,7 @@ pub(crate) fn wait_for(disk: &dyn Disk, path: &Path, lock: Lock, end: Deadline) 
 }
 
 /// The error of a lock that was not to be had in time.
-pub(crate) fn locked(disk: &dyn Disk, path: &Path, lock: Lock, what: &'static str) -> Error {
+pub(crate) fn locked(disk: &dyn Storage, path: &Path, lock: Lock, what: &'static str) -> Error {
     // All slots together: each process that has the map open for writing has one of them.
     let last = if let Lock::Slot(_) = lock { Lock::Slot(SLOTS - 1) } else { lock };
     Error::Locked { path: path.to_path_buf(), what, holder: disk.holder(lock, last) }

@@ -6,7 +6,7 @@
 use crate::format::{self, ENTRY_BYTES, Layout, Uuid};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
 use crate::query::Search;
-use crate::sys::{Disk, Part};
+use crate::sys::{Storage, WriteSegment};
 use std::io;
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ pub(crate) type PageContent = [u64; PAGE_WORDS as usize];
 /// Writes some pages (ascending) of the map `uuid` and their entries, durably and with one sync; returns the bytes
 /// written.
 pub(crate) fn write(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     uuid: &Uuid,
     layout: &Layout,
     pages: &[u64],
@@ -37,7 +37,7 @@ pub(crate) fn write(
 }
 
 /// One part for each stretch of neighbouring items of `size` bytes, item *i* of which belongs at `base + i * size`.
-fn coalesce<'a>(parts: &mut Vec<Part<'a>>, items: &[u64], base: u64, bytes: &'a [u8], size: usize) {
+fn coalesce<'a>(parts: &mut Vec<WriteSegment<'a>>, items: &[u64], base: u64, bytes: &'a [u8], size: usize) {
     let mut from = 0; // where the current stretch starts in bytes
     let mut stretch: Option<Range<u64>> = None;
     for (k, &i) in items.iter().enumerate() {
@@ -45,14 +45,14 @@ fn coalesce<'a>(parts: &mut Vec<Part<'a>>, items: &[u64], base: u64, bytes: &'a 
             Some(s) if s.end == i => s.end += 1,
             other => {
                 if let Some(s) = other.replace(i..i + 1) {
-                    parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..k * size] });
+                    parts.push(WriteSegment { offset: base + s.start * size as u64, bytes: &bytes[from..k * size] });
                     from = k * size;
                 }
             }
         }
     }
     if let Some(s) = stretch {
-        parts.push(Part { offset: base + s.start * size as u64, bytes: &bytes[from..] });
+        parts.push(WriteSegment { offset: base + s.start * size as u64, bytes: &bytes[from..] });
     }
 }
 

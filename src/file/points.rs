@@ -3,7 +3,7 @@
 //! Invariant kept here: a point is read as if it were a map that was closed, so its bottom is verified as strictly.
 
 use crate::error::{Error, Result};
-use crate::format::{self, CheckpointState, Header, Layout, Point, PointRole, Reasons, Runs, State, Uuid};
+use crate::format::{self, CheckpointState, Header, Layout, Point, PointRole, Reasons, State, Uuid, WordRanges};
 use crate::image_stamp::ImageStamp;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub(crate) fn header_of_point(header: &Header, point: &Point) -> Header {
     let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
     // It was complete before it was named, like a map that was closed.
     let clean_dirty_bits = step!(CountPoint => point.granules);
-    let (state, nonce, runs) = (State::Clean, Uuid::NIL, Runs::new());
+    let (state, nonce, runs) = (State::Clean, Uuid::NIL, WordRanges::new());
     Header { uuid: point.uuid, layout, state, nonce, runs, clean_dirty_bits, ..header.clone() }
 }
 

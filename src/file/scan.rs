@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::format::{self, ENTRY_BYTES, Header, PageBytes};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
-use crate::sys::Disk;
+use crate::sys::Storage;
 use std::ops::Range;
 use std::path::Path;
 
@@ -62,7 +62,7 @@ struct Extent {
 
 /// Where a bottom and its page table lie.
 pub(crate) struct Scan<'a> {
-    pub disk: &'a dyn Disk,
+    pub disk: &'a dyn Storage,
     pub path: &'a Path,
     pub header: &'a Header,
 }

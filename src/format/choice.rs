@@ -4,21 +4,21 @@
 //! have committed is passed over; and where two copies both have a claim, everything that either of
 //! them calls armed is armed.
 
-use super::{COPIES, Header, HeaderProblem, ProblemClass, Runs, Uuid};
+use super::{COPIES, Header, HeaderProblem, ProblemClass, Uuid, WordRanges};
 use std::fmt;
 
 /// The header of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice<'a> {
+pub struct HeaderSelection<'a> {
     /// The copy that it was found in: the first one, if several are the same.
     pub copy: usize,
     /// What that copy says.
     pub header: &'a Header,
     /// The words to treat as armed: the header's list. Where another copy has the same sequence number
     /// and a different content: both lists if they differ in nothing else (which can be more than a header
-    /// holds, see [`Runs::coarsen`]), and all words if they do. Whoever opens such a file for writing commits this
+    /// holds, see [`WordRanges::coarsen`]), and all words if they do. Whoever opens such a file for writing commits this
     /// list, with a new sequence number, to the other pair before anything else.
-    pub armed: Runs,
+    pub armed: WordRanges,
     /// Copies that do not agree with it, other than by being older or invalid. Empty unless something went wrong.
     pub disagreements: Vec<Disagreement>,
 }
@@ -34,7 +34,7 @@ pub enum Disagreement {
         uuid: Uuid,
     },
     /// A copy with the header's sequence number and another content.
-    Rival {
+    Conflicting {
         /// The copy.
         copy: usize,
         /// The sequence number of both.
@@ -46,7 +46,7 @@ impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Disagreement::Foreign { copy, uuid } => write!(f, "header copy {copy} belongs to another map, {uuid}"),
-            Disagreement::Rival { copy, sequence } => {
+            Disagreement::Conflicting { copy, sequence } => {
                 write!(f, "header copy {copy} is a different commit with the same sequence number, {sequence}")
             }
         }
@@ -101,7 +101,7 @@ impl std::error::Error for NoHeader<'_> {}
 ///
 /// # Errors
 /// No valid copy; the newest is a newer version's; two maps with equally many copies.
-pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice<'_>, NoHeader<'_>> {
+pub fn select(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<HeaderSelection<'_>, NoHeader<'_>> {
     // Map and sequence number of every copy that has a say: the valid ones, and those of newer versions.
     let claims: [Option<(Uuid, u64)>; COPIES] = std::array::from_fn(|i| match &copies[i] {
         Ok(header) => Some((header.uuid, header.sequence)),
@@ -117,7 +117,7 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
         return Err(NoHeader::TwoMaps { first: uuid.min(other), second: uuid.max(other) });
     }
     let newest = claims.iter().flatten().filter(|claim| claim.0 == uuid).map(|claim| claim.1).max().unwrap_or(0);
-    let mut choice: Option<Choice<'_>> = None;
+    let mut choice: Option<HeaderSelection<'_>> = None;
     let mut disagreements = Vec::new();
     for (copy, (content, claim)) in copies.iter().zip(claims).enumerate() {
         match (content, claim) {
@@ -129,24 +129,25 @@ pub fn choose(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Choice
             (Err(problem), _) => step!(RefuseNewer => return Err(NoHeader::Newer { copy, problem })),
             (Ok(header), Some((_, sequence))) => match &mut choice {
                 None => {
-                    choice = Some(Choice { copy, header, armed: header.runs.clone(), disagreements: Vec::new() });
+                    choice =
+                        Some(HeaderSelection { copy, header, armed: header.runs.clone(), disagreements: Vec::new() });
                 }
                 Some(chosen) if chosen.header == header => {}
                 Some(chosen) => {
-                    disagreements.push(Disagreement::Rival { copy, sequence });
+                    disagreements.push(Disagreement::Conflicting { copy, sequence });
                     step!(UniteConflicting => join(&mut chosen.armed, chosen.header, header));
                 }
             },
         }
     }
     match choice {
-        Some(choice) => Ok(Choice { disagreements, ..choice }),
+        Some(choice) => Ok(HeaderSelection { disagreements, ..choice }),
         None => Err(most_telling(copies)),
     }
 }
 
 /// Adds to `armed` what a rival of the header calls for.
-fn join(armed: &mut Runs, header: &Header, rival: &Header) {
+fn join(armed: &mut WordRanges, header: &Header, rival: &Header) {
     let as_rival = Header { runs: rival.runs.clone(), ..header.clone() };
     if as_rival == *rival {
         armed.union(&rival.runs);
@@ -159,7 +160,7 @@ fn join(armed: &mut Runs, header: &Header, rival: &Header) {
 fn most_telling(copies: &[Result<Header, HeaderProblem>; COPIES]) -> NoHeader<'_> {
     let rank = |class| match class {
         ProblemClass::Feature | ProblemClass::Version => 4,
-        ProblemClass::Impossible => 3,
+        ProblemClass::Invalid => 3,
         ProblemClass::Checksum => 2,
         ProblemClass::NotDirtymap => 1,
         ProblemClass::Blank => 0,
@@ -229,8 +230,8 @@ pub(super) mod tests {
     }
 
     #[track_caller]
-    fn chosen(copies: &Copies, copy: usize, sequence: u64) -> Choice<'_> {
-        let choice = choose(copies).unwrap();
+    fn chosen(copies: &Copies, copy: usize, sequence: u64) -> HeaderSelection<'_> {
+        let choice = select(copies).unwrap();
         assert_eq!((choice.copy, choice.header.sequence), (copy, sequence));
         choice
     }
@@ -261,7 +262,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_a_valid_copy_the_most_telling_problem_is_reported() {
-        let told = |copies: &Copies| match choose(copies) {
+        let told = |copies: &Copies| match select(copies) {
             Err(NoHeader::Invalid { copy, problem }) => (copy, problem.class),
             other => panic!("{other:?}"),
         };
@@ -271,7 +272,7 @@ pub(super) mod tests {
         assert_eq!(told(&[blank(), blank(), blank(), blank()]), (0, ProblemClass::Blank));
         assert_eq!(told(&[blank(), other(), other(), blank()]), (1, ProblemClass::NotDirtymap));
         assert_eq!(told(&[blank(), other(), torn(), blank()]), (2, ProblemClass::Checksum));
-        assert_eq!(told(&[blank(), other(), torn(), nonsense()]), (3, ProblemClass::Impossible));
+        assert_eq!(told(&[blank(), other(), torn(), nonsense()]), (3, ProblemClass::Invalid));
         assert_eq!(told(&[version(), other(), torn(), nonsense()]), (0, ProblemClass::Version));
     }
 
@@ -283,7 +284,7 @@ pub(super) mod tests {
             [newer(2), blank(), blank(), blank()],
         ] {
             assert!(
-                matches!(choose(&copies), Err(NoHeader::Newer { problem, .. }) if problem.is_newer()),
+                matches!(select(&copies), Err(NoHeader::Newer { problem, .. }) if problem.is_newer()),
                 "{copies:?}"
             );
         }
@@ -291,7 +292,7 @@ pub(super) mod tests {
         // A flipped bit in the version of one copy does not take the map away.
         plain(&[with(9), bad(|bytes| bytes[h::FORMAT_VERSION.offset] = 3, false), with(9), with(8)], 0, 9);
         let certain = || bad(|bytes| bytes[h::FORMAT_VERSION.offset] = 2, true);
-        assert!(matches!(choose(&[with(49), certain(), with(49), certain()]), Err(NoHeader::Newer { copy: 1, .. })));
+        assert!(matches!(select(&[with(49), certain(), with(49), certain()]), Err(NoHeader::Newer { copy: 1, .. })));
         plain(&[with(51), certain(), with(51), certain()], 0, 51);
     }
 
@@ -307,8 +308,8 @@ pub(super) mod tests {
     #[test]
     pub(crate) fn between_two_maps_with_equally_many_copies_nobody_can_tell() {
         let two = NoHeader::TwoMaps { first: Uuid([7; 16]), second: Uuid([8; 16]) };
-        assert_eq!(choose(&[with(8), foreign(99), with(8), foreign(99)]), Err(two.clone()));
-        assert_eq!(choose(&[foreign(1), torn(), with(8), blank()]), Err(two));
+        assert_eq!(select(&[with(8), foreign(99), with(8), foreign(99)]), Err(two.clone()));
+        assert_eq!(select(&[foreign(1), torn(), with(8), blank()]), Err(two));
     }
 
     #[test]
@@ -317,7 +318,7 @@ pub(super) mod tests {
         rival.runs = [3..4, 100..110].into_iter().collect();
         let copies = [with(8), with(9), with(8), Ok(rival.clone())];
         let choice = chosen(&copies, 1, 9);
-        assert_eq!(choice.disagreements, [Disagreement::Rival { copy: 3, sequence: 9 }]);
+        assert_eq!(choice.disagreements, [Disagreement::Conflicting { copy: 3, sequence: 9 }]);
         let mut both = rich().runs;
         both.union(&rival.runs);
         assert_eq!(choice.armed, both);
@@ -327,10 +328,10 @@ pub(super) mod tests {
     fn rivals_that_differ_in_more_arm_everything() {
         let mut rival = with(9).unwrap();
         rival.dirt_time += 1;
-        rival.runs = Runs::new();
+        rival.runs = WordRanges::new();
         let copies = [with(9), torn(), Ok(rival), with(9)];
         let choice = chosen(&copies, 0, 9);
-        assert_eq!(choice.disagreements, [Disagreement::Rival { copy: 2, sequence: 9 }]);
-        assert_eq!(choice.armed, Runs::one(0..choice.header.geometry.words()));
+        assert_eq!(choice.disagreements, [Disagreement::Conflicting { copy: 2, sequence: 9 }]);
+        assert_eq!(choice.armed, WordRanges::one(0..choice.header.geometry.words()));
     }
 }

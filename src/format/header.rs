@@ -5,7 +5,7 @@
 use super::fields::{header as h, run_at};
 use super::layout::Layout;
 use super::point::{Point, PointRole};
-use super::runs::Runs;
+use super::runs::WordRanges;
 use super::sizes::{HEADER_REGION, KNOWN_RO_COMPATIBLE, MAX_SEQUENCE, VOLATILE_LAYOUT};
 use super::stamp::Stamp;
 use super::values::{CheckpointState, Durability, Reasons, Reserved, Session, State, Uuid};
@@ -82,7 +82,7 @@ pub struct Header {
     pub points: Vec<Point>,
     /// The armed list: words of the bottom whose bits may have been set since it was brought up to date. At most
     /// 768 runs.
-    pub runs: Runs,
+    pub runs: WordRanges,
     /// Bytes without a meaning in this version.
     pub reserved: HeaderReserved,
 }
@@ -174,7 +174,7 @@ impl Header {
             audit_time: 0,
             label: String::new(),
             points: Vec::new(),
-            runs: Runs::new(),
+            runs: WordRanges::new(),
             reserved: HeaderReserved::default(),
         }
     }

@@ -4,6 +4,7 @@
 use super::codec::{crc32, put, put_u32, put_u64, u32_at, u64_at};
 use super::fields::{header as h, point as p, point_at, run_at, stamp as s};
 use super::*;
+use crate::format::Durability;
 use crate::{Geometry, MAX_BITS};
 use proptest::prelude::*;
 
@@ -114,7 +115,7 @@ fn after_in(header: &Header, edit: impl FnOnce(&mut [u8])) -> Result<Header, Hea
 #[track_caller]
 fn refused(place: &str, at: std::ops::Range<usize>, edit: impl FnOnce(&mut [u8])) -> HeaderProblem {
     let problem = after(edit).expect_err(place);
-    assert_eq!((problem.class, problem.place.as_str()), (ProblemClass::Impossible, place), "{problem}");
+    assert_eq!((problem.class, problem.place.as_str()), (ProblemClass::Invalid, place), "{problem}");
     assert!(at.contains(&problem.offset), "{problem}");
     assert!(problem.identity.is_some(), "the checksum holds, so that it is known whose it is");
     problem
@@ -380,7 +381,7 @@ fn regions_are_aligned_in_bounds_and_apart() {
                 other => panic!("{other}"),
             };
             let problem = after(|b| put_u64(b, offset, range.start)).unwrap_err();
-            assert_eq!((problem.class, problem.place), (ProblemClass::Impossible, place.clone()), "{first} {second}");
+            assert_eq!((problem.class, problem.place), (ProblemClass::Invalid, place.clone()), "{first} {second}");
             assert!(problem.expected.contains(&first.to_string()), "{first} {second}: {}", problem.expected);
         }
     }
@@ -643,7 +644,7 @@ fn nothing_is_encoded_that_would_not_parse() {
         let mut header = rich();
         edit(&mut header);
         let problem = header.encode().expect_err(place);
-        assert_eq!((problem.class, problem.place.as_str()), (ProblemClass::Impossible, place));
+        assert_eq!((problem.class, problem.place.as_str()), (ProblemClass::Invalid, place));
     };
     no("run_count", |header| {
         header.geometry = Geometry::new(1 << 30, 0).unwrap();

@@ -5,7 +5,7 @@
 //!
 //! Bytes become a [`Header`] only through [`Header::parse`], which checks every rule of FORMAT.md, and a
 //! header becomes bytes only through [`Header::encode`], which checks the same rules again. Which of the four
-//! copies in a file is *the* header is [`choose`]'s to say. It is public for tools that check files, for
+//! copies in a file is *the* header is [`select`]'s to say. It is public for tools that check files, for
 //! fuzzing and for tests; a program that uses a map wants [`DirtyMap`](crate) instead.
 
 mod choice;
@@ -31,7 +31,7 @@ pub(crate) use choice::tests::{
     between_two_maps_with_equally_many_copies_nobody_can_tell, rivals_that_differ_in_their_lists_arm_both,
     what_a_newer_version_committed_is_not_passed_over,
 };
-pub use choice::{Choice, Disagreement, NoHeader, choose};
+pub use choice::{Disagreement, HeaderSelection, NoHeader, select};
 pub use fields::MAX_USED;
 pub use header::{Header, HeaderReserved, NotWritable, RegionName};
 pub use layout::{Layout, VolatileLayout, bottom_length, free_offset, table_length};
@@ -42,7 +42,7 @@ pub use page::{
 pub(crate) use parse::used_by;
 pub use point::{Point, PointRole};
 pub use problem::{HeaderProblem, ProblemClass};
-pub use runs::{Run, Runs};
+pub use runs::{Run, WordRanges};
 pub use sizes::{
     ALIGN, BACKUP_LOCK, COPIES, COPY_BYTES, CREATOR_LOCK, ENTRY_BYTES, FIXED_BYTES, GATE_LOCK, HEADER_REGION,
     KNOWN_COMPATIBLE, KNOWN_INCOMPATIBLE, KNOWN_RO_COMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_LABEL, MAX_POINT_NAME,

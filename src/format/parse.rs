@@ -10,7 +10,7 @@ use super::layout::{Layout, VolatileLayout, bottom_length, region, table_length}
 use super::page::is_zeros;
 use super::point::{KEPT, OUTSTANDING, Point, PointRole};
 use super::problem::{HeaderProblem, ProblemClass, impossible, impossible_in, problem};
-use super::runs::{Run, Runs};
+use super::runs::{Run, WordRanges};
 use super::sizes::{
     ALIGN, COPY_BYTES, FIXED_BYTES, KNOWN_INCOMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_POINTS, MAX_RUNS, MAX_SEQUENCE,
     VERSION, VOLATILE_LAYOUT,
@@ -231,7 +231,7 @@ impl<'a> Checked<'a> {
     fn stamp(&self, field: Field) -> Result<Option<Stamp>, HeaderProblem> {
         Stamp::parse(self.bytes, field.offset).map_err(|(inner, found, expected)| {
             let place = format!("{}.{}", field.name, inner.name);
-            problem(ProblemClass::Impossible, place, field.offset + inner.offset, found, expected)
+            problem(ProblemClass::Invalid, place, field.offset + inner.offset, found, expected)
         })
     }
 
@@ -375,7 +375,7 @@ impl<'a> Checked<'a> {
         }
         let target = Stamp::parse(b, at + p::TARGET.offset).map_err(|(inner, found, expected)| {
             let place = format!("points[{i}].target.{}", inner.name);
-            problem(ProblemClass::Impossible, place, at + p::TARGET.offset + inner.offset, found, expected)
+            problem(ProblemClass::Invalid, place, at + p::TARGET.offset + inner.offset, found, expected)
         })?;
         let point = Point {
             uuid,
@@ -429,7 +429,7 @@ impl<'a> Checked<'a> {
         }
     }
 
-    fn runs(&self, geometry: &Geometry, (points, count): (usize, usize)) -> Result<Runs, HeaderProblem> {
+    fn runs(&self, geometry: &Geometry, (points, count): (usize, usize)) -> Result<WordRanges, HeaderProblem> {
         let run = |i| {
             let at = run_at(points, i);
             Run { first: u64_at(self.bytes, at + r::FIRST.offset), count: u64_at(self.bytes, at + r::COUNT.offset) }
@@ -437,9 +437,9 @@ impl<'a> Checked<'a> {
         let fail = |i, expected: &dyn fmt::Display| {
             let (Run { first, count }, place) = (run(i), format!("runs[{i}].{}", r::FIRST.name));
             let found = format_args!("{count} words from {first}");
-            Err(problem(ProblemClass::Impossible, place, run_at(points, i) + r::FIRST.offset, found, expected))
+            Err(problem(ProblemClass::Invalid, place, run_at(points, i) + r::FIRST.offset, found, expected))
         };
-        let runs = match Runs::from_sorted((0..count).map(run).collect()) {
+        let runs = match WordRanges::from_sorted((0..count).map(run).collect()) {
             Ok(runs) => runs,
             Err(i) => return fail(i, &"at least one word, behind the run before and a gap"),
         };

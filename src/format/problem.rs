@@ -22,7 +22,7 @@ pub enum ProblemClass {
     /// A feature that must not be ignored and is not known.
     Feature,
     /// The checksum holds, and the content cannot be. A defect of the writer, or made by hand.
-    Impossible,
+    Invalid,
 }
 
 /// What is wrong with a header copy: the first rule that it breaks.
@@ -60,7 +60,7 @@ impl std::error::Error for HeaderProblem {}
 
 /// A field of the header that breaks a rule.
 pub(super) fn impossible(field: Field, found: impl fmt::Display, expected: impl fmt::Display) -> HeaderProblem {
-    problem(ProblemClass::Impossible, field.name.into(), field.offset, found, expected)
+    problem(ProblemClass::Invalid, field.name.into(), field.offset, found, expected)
 }
 
 /// A field of a point that breaks a rule.
@@ -71,7 +71,7 @@ pub(super) fn impossible_in(
     expected: impl fmt::Display,
 ) -> HeaderProblem {
     let place = format!("points[{i}].{}", field.name);
-    problem(ProblemClass::Impossible, place, point_at(i) + field.offset, found, expected)
+    problem(ProblemClass::Invalid, place, point_at(i) + field.offset, found, expected)
 }
 
 pub(super) fn problem(

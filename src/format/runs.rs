@@ -1,7 +1,7 @@
 //! Sets of bottom words, as runs: the armed list and everything that is computed with it.
 //!
 //! Invariant kept here: the runs ascend, are not empty, and neither overlap nor touch, so that a set has one
-//! representation only. No operation but [`Runs::remove`], [`Runs::subtract`] and [`Runs::clip`] ever
+//! representation only. No operation but [`WordRanges::remove`], [`WordRanges::subtract`] and [`WordRanges::clip`] ever
 //! makes a word leave the set.
 
 use std::ops::Range;
@@ -11,12 +11,12 @@ use std::ops::Range;
 pub struct Run {
     /// The first word.
     pub first: u64,
-    /// How many words; at least 1 in a [`Runs`].
+    /// How many words; at least 1 in a [`WordRanges`].
     pub count: u64,
 }
 
 impl Run {
-    /// The word behind the last one. Saturates for a run that no [`Runs`] holds.
+    /// The word behind the last one. Saturates for a run that no [`WordRanges`] holds.
     #[inline]
     pub fn end(&self) -> u64 {
         self.first.saturating_add(self.count)
@@ -36,19 +36,19 @@ impl Run {
 
 /// A set of bottom words. Costs are in the number of runs, *n*.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Runs {
+pub struct WordRanges {
     runs: Vec<Run>,
 }
 
-impl Runs {
+impl WordRanges {
     /// The empty set.
-    pub const fn new() -> Runs {
-        Runs { runs: Vec::new() }
+    pub const fn new() -> WordRanges {
+        WordRanges { runs: Vec::new() }
     }
 
     /// The set of the words of `range`.
-    pub fn one(range: Range<u64>) -> Runs {
-        let mut runs = Runs::new();
+    pub fn one(range: Range<u64>) -> WordRanges {
+        let mut runs = WordRanges::new();
         runs.insert(range);
         runs
     }
@@ -58,7 +58,7 @@ impl Runs {
     /// # Errors
     /// The index of the first run that is empty, overflows, or does not start behind the end of the one
     /// before it with at least one word between.
-    pub fn from_sorted(runs: Vec<Run>) -> Result<Runs, usize> {
+    pub fn from_sorted(runs: Vec<Run>) -> Result<WordRanges, usize> {
         let mut free = 0;
         for (i, run) in runs.iter().enumerate() {
             let end = run.first.checked_add(run.count);
@@ -67,7 +67,7 @@ impl Runs {
                 _ => return Err(i),
             }
         }
-        Ok(Runs { runs })
+        Ok(WordRanges { runs })
     }
 
     /// Whether there are no words.
@@ -149,7 +149,7 @@ impl Runs {
     }
 
     /// Adds all words of `other`. O(n).
-    pub fn union(&mut self, other: &Runs) {
+    pub fn union(&mut self, other: &WordRanges) {
         match other.runs.as_slice() {
             [] => {}
             [one] => self.insert(one.range()),
@@ -182,7 +182,7 @@ impl Runs {
     }
 
     /// Removes all words of `other`. O(n) in both together.
-    pub fn subtract(&mut self, other: &Runs) {
+    pub fn subtract(&mut self, other: &WordRanges) {
         let mut out = Vec::with_capacity(self.runs.len());
         let mut holes = other.runs.as_slice();
         for run in &self.runs {
@@ -254,22 +254,22 @@ impl Runs {
 }
 
 /// Any ranges of words, in any order; empty ones are ignored. O(n log n).
-impl FromIterator<Range<u64>> for Runs {
-    fn from_iter<I: IntoIterator<Item = Range<u64>>>(ranges: I) -> Runs {
-        let mut runs = Runs { runs: ranges.into_iter().map(Run::of).collect() };
+impl FromIterator<Range<u64>> for WordRanges {
+    fn from_iter<I: IntoIterator<Item = Range<u64>>>(ranges: I) -> WordRanges {
+        let mut runs = WordRanges { runs: ranges.into_iter().map(Run::of).collect() };
         runs.normalise();
         runs
     }
 }
 
 /// Single words, in any order. O(n log n).
-impl FromIterator<u64> for Runs {
-    fn from_iter<I: IntoIterator<Item = u64>>(words: I) -> Runs {
+impl FromIterator<u64> for WordRanges {
+    fn from_iter<I: IntoIterator<Item = u64>>(words: I) -> WordRanges {
         words.into_iter().map(|word| word..word.saturating_add(1)).collect()
     }
 }
 
-impl<'a> IntoIterator for &'a Runs {
+impl<'a> IntoIterator for &'a WordRanges {
     type Item = Run;
     type IntoIter = std::iter::Copied<std::slice::Iter<'a, Run>>;
     fn into_iter(self) -> Self::IntoIter {
@@ -283,13 +283,13 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn runs(ranges: &[Range<u64>]) -> Runs {
+    fn runs(ranges: &[Range<u64>]) -> WordRanges {
         ranges.iter().cloned().collect()
     }
 
     #[track_caller]
-    fn sound(runs: &Runs) {
-        assert_eq!(Runs::from_sorted(runs.as_slice().to_vec()).as_ref(), Ok(runs));
+    fn sound(runs: &WordRanges) {
+        assert_eq!(WordRanges::from_sorted(runs.as_slice().to_vec()).as_ref(), Ok(runs));
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn nothing_overflows_at_the_end_of_numbers() {
-        let mut set = Runs::one(0..u64::MAX);
+        let mut set = WordRanges::one(0..u64::MAX);
         assert_eq!(set.words(), u64::MAX);
         set.insert(u64::MAX - 1..u64::MAX);
         assert_eq!(set.len(), 1);
@@ -325,10 +325,10 @@ mod tests {
         assert_eq!(set.coarsen(1), u64::MAX - 2);
         set.clip(0);
         assert!(set.is_empty());
-        assert!([u64::MAX].into_iter().collect::<Runs>().is_empty(), "there is no such word");
-        assert_eq!(Runs::from_sorted(vec![Run { first: u64::MAX, count: 1 }]), Err(0));
+        assert!([u64::MAX].into_iter().collect::<WordRanges>().is_empty(), "there is no such word");
+        assert_eq!(WordRanges::from_sorted(vec![Run { first: u64::MAX, count: 1 }]), Err(0));
         assert_eq!(
-            Runs::from_sorted(vec![Run { first: 0, count: u64::MAX }, Run { first: u64::MAX, count: 1 }]),
+            WordRanges::from_sorted(vec![Run { first: 0, count: u64::MAX }, Run { first: u64::MAX, count: 1 }]),
             Err(1)
         );
     }
@@ -340,14 +340,14 @@ mod tests {
         assert_eq!(set.coarsen(3), 1 + 2);
         assert_eq!(set, runs(&[0..1, 10..14, 100..103]));
         assert_eq!(set.coarsen(0), 9 + 86, "one run is the fewest that there can be");
-        assert_eq!(set, Runs::one(0..103));
+        assert_eq!(set, WordRanges::one(0..103));
     }
 
     #[test]
     fn large_sets_are_made_at_once() {
-        let mut set: Runs = (0..50_000u64).rev().map(|i| i * 3..i * 3 + 1).collect();
+        let mut set: WordRanges = (0..50_000u64).rev().map(|i| i * 3..i * 3 + 1).collect();
         assert_eq!((set.len(), set.words()), (50_000, 50_000));
-        let odd: Runs = (0..50_000u64).map(|i| i * 3 + 1).collect();
+        let odd: WordRanges = (0..50_000u64).map(|i| i * 3 + 1).collect();
         set.union(&odd);
         assert_eq!((set.len(), set.words()), (50_000, 100_000));
         set.subtract(&odd);
@@ -357,7 +357,7 @@ mod tests {
 
     const SPACE: u64 = 90;
 
-    fn sets() -> impl Strategy<Value = (Runs, BTreeSet<u64>)> {
+    fn sets() -> impl Strategy<Value = (WordRanges, BTreeSet<u64>)> {
         proptest::collection::vec((0..SPACE, 0..7u64), 0..25).prop_map(|list| {
             let ranges = list.into_iter().map(|(start, count)| start..(start + count).min(SPACE));
             (ranges.clone().collect(), ranges.flatten().collect())
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn same(runs: &Runs, model: &BTreeSet<u64>) {
+    fn same(runs: &WordRanges, model: &BTreeSet<u64>) {
         sound(runs);
         assert_eq!(runs.iter().flat_map(|run| run.range()).collect::<BTreeSet<_>>(), *model);
         assert_eq!(runs.words(), model.len() as u64);

@@ -41,11 +41,11 @@ pub const GATE_LOCK: u64 = Lock::Gate.byte();
 /// Byte whose lock is *update*.
 pub const UPDATE_LOCK: u64 = Lock::Update.byte();
 /// Byte whose lock is *turn*.
-pub const TURN_LOCK: u64 = Lock::Turn.byte();
+pub const TURN_LOCK: u64 = Lock::GateQueue.byte();
 /// Byte whose lock is *readers*.
 pub const READERS_LOCK: u64 = Lock::Readers.byte();
 /// Byte whose lock is *space*.
-pub const SPACE_LOCK: u64 = Lock::Space.byte();
+pub const SPACE_LOCK: u64 = Lock::RegionAllocator.byte();
 /// Byte whose lock is *backup*.
 pub const BACKUP_LOCK: u64 = Lock::Backup.byte();
 /// Byte whose lock is *creator*.

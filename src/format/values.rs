@@ -226,7 +226,7 @@ impl Session {
     pub const OUTLIVED: u32 = 4;
 
     /// Whether the page cache is not to be trusted after this session.
-    pub fn degraded(&self) -> bool {
+    pub fn write_failed(&self) -> bool {
         self.flags & !(Session::OUTLIVE | Session::OUTLIVED) != 0
     }
 }

@@ -11,11 +11,11 @@ use crate::file::scan::Scan;
 use crate::format::{Header, PointRole, State};
 use crate::map::DirtyMap;
 use crate::map::{FileState, Info};
-use crate::query::AnyMap;
+use crate::query::ReadMap;
 use crate::session::locks;
 use crate::session::recovery::Recovery;
-use crate::session::watch::Watch;
-use crate::sys::{Disk, FileDisk};
+use crate::session::watch::SharedReader;
+use crate::sys::{FileDisk, Storage};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Findings that are not told one by one, since there are too many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Omitted {
+pub struct Truncated {
     /// How many.
     pub findings: u64,
     /// Failed pages that they are about.
@@ -32,7 +32,7 @@ pub struct Omitted {
     pub severity: Option<Severity>,
 }
 
-impl Omitted {
+impl Truncated {
     fn add(&mut self, (findings, pages): (u64, u64), severity: Severity) {
         self.findings += findings;
         self.pages += pages;
@@ -52,7 +52,7 @@ pub struct Report {
     /// the map, and of each point, the first thousand stretches of failed pages.
     pub findings: Vec<Finding>,
     /// What is not among the findings, since there is too much of it.
-    pub omitted: Omitted,
+    pub omitted: Truncated,
     /// Somebody has it open for writing.
     pub live: bool,
     /// This is what would be true of the file if the power went now.
@@ -92,7 +92,7 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
         drop(gate);
         return report;
     }
-    let watch = Watch::new(&disk, path)?.map(|watch| DirtyMap::watching(path, watch));
+    let watch = SharedReader::new(&disk, path)?.map(|watch| DirtyMap::watching(path, watch));
     // Those who have it open must be able to close it, however long this takes.
     drop(gate);
     in_use(&disk, path, watch)
@@ -143,9 +143,9 @@ pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u
 }
 
 /// Checks a file that nobody has open for writing.
-pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub(crate) fn at_rest(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let copies = headers::read_copies(disk);
-    let newest = headers::choose(disk, &copies, path)?;
+    let newest = headers::select(disk, &copies, path)?;
     let header = &newest.header;
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
     let survey = Survey::of(&Scan { disk, path, header }, progress)?;
@@ -154,7 +154,7 @@ pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
     findings.extend(findings::length(header, len));
     findings.extend(findings::state(header));
     findings.extend(findings::pages(header, &survey));
-    let mut omitted = Omitted::default();
+    let mut omitted = Truncated::default();
     omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
     let frozen_failed = points(disk, path, (header, len), &mut findings, &mut omitted)?;
     recovery.damaged_pages += frozen_failed;
@@ -188,11 +188,11 @@ pub(crate) fn at_rest(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64
 
 /// What is wrong with the points of a file of `len` bytes; returns how much of that is in what is frozen.
 fn points(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     (header, len): (&Header, u64),
     findings: &mut Vec<Finding>,
-    omitted: &mut Omitted,
+    omitted: &mut Truncated,
 ) -> Result<u64> {
     let mut frozen_failed = 0;
     for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
@@ -218,11 +218,11 @@ fn points(
 }
 
 /// Dirty granules and the items in them, what is frozen among them.
-fn with_frozen(disk: &dyn Disk, path: &Path, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
+fn with_frozen(disk: &dyn Storage, path: &Path, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
     let Some(point) = header.outstanding() else { return Ok(survey.dirty.totals(&header.geometry)) };
     let as_header = header_of_point(header, point);
-    let [here, frozen] = [header, &as_header].map(|header| Scan { disk, path, header });
-    Ok(survey::together(&here, &frozen)?.totals(&header.geometry))
+    let [current, frozen] = [header, &as_header].map(|header| Scan { disk, path, header });
+    Ok(survey::read_union(&current, &frozen)?.totals(&header.geometry))
 }
 
 /// Looks at a file that others have open.
@@ -231,9 +231,9 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
     let header = &newest.header;
     let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
     info.dirty = watch.and_then(|map| {
-        let dirty = (AnyMap::count(&map), AnyMap::dirty_len(&map));
+        let dirty = (ReadMap::count(&map), ReadMap::dirty_len(&map));
         // Asked afterwards: everything reads dirty once those who had it open have closed it.
-        map.still_valid().is_ok().then_some(dirty)
+        map.verify_session().is_ok().then_some(dirty)
     });
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
     let unchecked = [
@@ -244,7 +244,7 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
     Ok(Report {
         info,
         findings: findings::length(header, len).into_iter().collect(),
-        omitted: Omitted::default(),
+        omitted: Truncated::default(),
         live: true,
         after_power_loss: false,
         unchecked: unchecked.map(String::from).to_vec(),

@@ -9,7 +9,7 @@ use crate::file::bottom::items_in;
 use crate::file::headers::{Copies, Newest, damaged_copies, is_rival, spoilt};
 use crate::file::reasons::left_on_list;
 use crate::file::scan::PageFault;
-use crate::format::{COPY_BYTES, Durability, Header, PointRole, Runs, State, copies_of, copy_offset};
+use crate::format::{COPY_BYTES, Durability, Header, PointRole, State, WordRanges, copies_of, copy_offset};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
 use std::ops::Range;
 
@@ -286,7 +286,7 @@ pub(crate) fn count(header: &Header, bits: u64) -> Option<Finding> {
     } else {
         (Severity::Note, "nothing: there is more dirt than there was, not less", "record how many there are")
     };
-    (bits != recorded && header.runs == Runs::new()).then(|| Finding {
+    (bits != recorded && header.runs == WordRanges::new()).then(|| Finding {
         severity,
         place: "bottom level".into(),
         found: counted(bits, "dirty granule"),

@@ -10,11 +10,11 @@ use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writ
 use crate::file::points::{entries_end, header_of_point};
 use crate::file::reasons::{left_on_list, remember};
 use crate::file::scan::Scan;
-use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, Runs, State, Uuid};
+use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BYTES;
 use crate::session::page_cache;
 use crate::session::recovery::Recovery;
-use crate::sys::{Disk, facts};
+use crate::sys::{Storage, facts};
 use std::ops::Range;
 use std::path::Path;
 
@@ -87,7 +87,7 @@ pub(super) struct Work {
     pub(super) copies: Copies,
     pub(super) newest: Newest,
     /// Pages to be looked at again, and written if they are not as they should be.
-    pub(super) pages: Runs,
+    pub(super) pages: WordRanges,
     /// Everything becomes dirty.
     pub(super) everything: bool,
     /// The points that become all dirty, each with a page of it that fails; none where the file has not all entries.
@@ -137,18 +137,18 @@ struct Found {
 struct Decision {
     everything: bool,
     /// The words in doubt.
-    words: Runs,
+    words: WordRanges,
     /// There are too many of them to be written: they stay on the list.
     stays: bool,
     /// Pages to be looked at again.
-    pages: Runs,
+    pages: WordRanges,
     dirty: (u64, u64),
     /// Length of the file afterwards.
     length: u64,
 }
 
 /// Looks at everything, and decides.
-pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
+pub(crate) fn plan(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
     let found = look(disk, path, progress)?;
     let decision = decide(disk, path, &found);
     let mut actions = describe(&found, &decision);
@@ -172,7 +172,7 @@ pub(crate) fn plan(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u
     Ok(RepairPlan { actions, ranges, length, verified, dirty, needless, work })
 }
 
-fn look(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Found> {
+fn look(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Found> {
     let copies = headers::read_copies(disk);
     let (newest, len) = headers::choose_also_cut_off(disk, &copies, path)?;
     let header = &newest.header;
@@ -198,7 +198,7 @@ fn look(disk: &dyn Disk, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Res
     Ok(Found { copies, newest, len, damaged, cut_off, pages, survey, points, recovery })
 }
 
-fn decide(disk: &dyn Disk, path: &Path, found: &Found) -> Decision {
+fn decide(disk: &dyn Storage, path: &Path, found: &Found) -> Decision {
     let header = &found.newest.header;
     let g = &header.geometry;
     let everything = found.cut_off || found.recovery.lost_granules.is_some() || found.newest.lost_commit;
@@ -206,7 +206,7 @@ fn decide(disk: &dyn Disk, path: &Path, found: &Found) -> Decision {
     let expected = header.file_length();
     // Nobody who looks at the file loses it from under a mapping; and the length alone does not matter.
     let leave = found.len > expected && readers || writable(header, path).is_err();
-    let failed_pages = Runs::from_iter(found.pages.failed.iter().cloned());
+    let failed_pages = WordRanges::from_iter(found.pages.failed.iter().cloned());
     let mut words = header.runs.clone();
     words.union(&words_of_pages(g, &failed_pages));
     if everything {
@@ -254,7 +254,7 @@ fn describe(found: &Found, decision: &Decision) -> Vec<String> {
         format!("make {} dirty, and empty the armed list", counted(armed, "armed byte")),
     );
     when(unclean, "close the map cleanly".into());
-    when(!unclean && armed == 0 && header.runs != Runs::new(), "empty the armed list".into());
+    when(!unclean && armed == 0 && header.runs != WordRanges::new(), "empty the armed list".into());
     let miscounted = header.state == State::Clean && header.clean_dirty_bits != decision.dirty.0;
     when(miscounted && failed == 0 && !everything && armed == 0, "record how many granules are dirty".into());
     actions
@@ -298,7 +298,7 @@ fn commit(path: &Path, found: &Found, decision: &Decision) -> Result<(Vec<Commit
     }
     next.nonce = Uuid::NIL;
     next.state = State::Clean;
-    next.runs = if decision.stays { words } else { Runs::new() };
+    next.runs = if decision.stays { words } else { WordRanges::new() };
     next.clean_dirty_bits = decision.dirty.0;
     next.last_clean = facts::now();
     let closed = vec![commit(&mut next), commit(&mut next)];
@@ -308,7 +308,7 @@ fn commit(path: &Path, found: &Found, decision: &Decision) -> Result<(Vec<Commit
 /// What may be changed, as far as the file has it: headers, page tables, bottoms, and what is behind the end. In this order it is put back.
 fn ranges(
     header: &Header,
-    pages: &Runs,
+    pages: &WordRanges,
     points: &[SpoiltPoint],
     commits: bool,
     (len, after): (u64, u64),

@@ -6,7 +6,7 @@
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
 use super::plan::{RepairPlan, Work, plan};
-use super::undo::{self, Undone};
+use super::undo::{self, UndoReport};
 use crate::error::{Error, Result};
 use crate::file::bottom::named;
 use crate::file::headers;
@@ -18,7 +18,7 @@ use crate::format::{self, HEADER_REGION, Header};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::options::Options;
 use crate::session::locks;
-use crate::sys::{Disk, Lock, Part};
+use crate::sys::{Lock, Storage, WriteSegment};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -90,7 +90,7 @@ pub fn repair(
 
 /// Plans, and does it unless the page cache has to be asked first; says whether it has.
 fn planned(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     undo: Option<&Path>,
     cache_asked: bool,
@@ -120,7 +120,7 @@ fn planned(
 /// # Errors
 /// [`Error::Corrupt`] when the undo file is not whole; [`Error::Refused`] when it is of another map, or the map was
 /// written since by anything but that repair: its new bits would be lost. [`Error::Locked`], [`Error::Io`].
-pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duration) -> Result<Undone> {
+pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duration) -> Result<UndoReport> {
     let path = path.as_ref();
     let disk = Arc::new(locks::open_file(path, true)?);
     locks::attached(disk, path, &Options::new().wait(wait), |attached| {
@@ -131,14 +131,14 @@ pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duratio
 }
 
 /// Does what was planned.
-pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Result<()> {
+pub(crate) fn apply(disk: &dyn Storage, path: &Path, plan: &RepairPlan) -> io::Result<()> {
     let work = &plan.work;
     let header = &work.newest.header;
     let (len, after) = plan.length;
     if !work.closed.is_empty() {
-        disk.grow(HEADER_REGION)?;
+        disk.extend(HEADER_REGION)?;
         synced(disk)?;
-        headers::renew(disk, &work.copies, &work.newest)?;
+        headers::rewrite_in_place(disk, &work.copies, &work.newest)?;
     }
     let doubts = step!(DoubtThenRepair => work.doubt.len());
     for (header, pair) in work.doubt.iter().take(step!(RepairBothPairs => doubts, else 1)) {
@@ -151,7 +151,7 @@ pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
         }
     }
     if len < after {
-        disk.grow(after)?;
+        disk.extend(after)?;
         synced(disk)?;
     }
     let mut batch: Vec<(u64, PageContent)> = Vec::new();
@@ -172,19 +172,19 @@ pub(crate) fn apply(disk: &dyn Disk, path: &Path, plan: &RepairPlan) -> io::Resu
         headers::write_pair(disk, header, *pair)?;
     }
     if len > after {
-        disk.cut(after)?;
+        disk.truncate(after)?;
         synced(disk)?;
     }
     Ok(())
 }
 
 /// Makes the length of the file durable, and what was written by others.
-fn synced(disk: &dyn Disk) -> io::Result<()> {
+fn synced(disk: &dyn Storage) -> io::Result<()> {
     step!(SyncRepairedLength => disk.sync_all())
 }
 
 /// Writes some pages, and forgets them.
-fn write(disk: &dyn Disk, header: &Header, batch: &mut Vec<(u64, PageContent)>) -> io::Result<()> {
+fn write(disk: &dyn Storage, header: &Header, batch: &mut Vec<(u64, PageContent)>) -> io::Result<()> {
     let indices: Vec<u64> = batch.iter().map(|page| page.0).collect();
     if !indices.is_empty() {
         pages::write(disk, &header.uuid, &header.layout, &indices, |k, _| batch[k].1)?;
@@ -195,7 +195,7 @@ fn write(disk: &dyn Disk, header: &Header, batch: &mut Vec<(u64, PageContent)>) 
 
 /// Adds those of some pages that are not as they should be, as they should be.
 fn wrong_pages(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     work: &Work,
     range: Range<u64>,
@@ -235,18 +235,18 @@ fn full_word(g: &Geometry, page: u64, i: usize) -> u64 {
 }
 
 /// Has the first page of a point fail although its entry is missing or matches, without the file getting all entries by that.
-fn spoil_first_entry(disk: &dyn Disk, as_header: &Header) -> io::Result<()> {
+fn spoil_first_entry(disk: &dyn Storage, as_header: &Header) -> io::Result<()> {
     let at = as_header.layout.table.start;
-    disk.grow(at + 1)?;
+    disk.extend(at + 1)?;
     synced(disk)?;
     let mut page = [0; PAGE_BYTES as usize];
     disk.read_at(&mut page, as_header.layout.bottom.start)?;
     let [low, ..] = format::page_entry(&as_header.uuid, 0, &page).to_le_bytes();
-    disk.write_durable(&[Part { offset: at, bytes: &[low ^ 0x5a] }])
+    disk.write_durable(&[WriteSegment { offset: at, bytes: &[low ^ 0x5a] }])
 }
 
 /// Makes all of a point dirty, the page that fails last: until then, it says that the point is not to be relied upon.
-fn fill(disk: &dyn Disk, as_header: &Header, failed: u64) -> io::Result<()> {
+fn fill(disk: &dyn Storage, as_header: &Header, failed: u64) -> io::Result<()> {
     let g = &as_header.geometry;
     let content = |_, index| std::array::from_fn(|i| full_word(g, index, i));
     let first_too = step!(FillFailedLast => false, else true);

@@ -8,11 +8,11 @@ use crate::file::bottom::{items_in, lost_granules, named};
 use crate::file::headers::Newest;
 use crate::file::points::entries_end;
 use crate::file::scan::{Page, PageFault, Scan};
-use crate::format::{Durability, Header, Runs, State};
+use crate::format::{Durability, Header, State, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::query::items_of_granules;
 use crate::session::recovery::Recovery;
-use crate::sys::Disk;
+use crate::sys::Storage;
 use std::ops::Range;
 use std::path::Path;
 
@@ -141,7 +141,7 @@ impl Survey {
             _ => self.failed.push(index..index + 1),
         }
         if self.failed.len() > MOST_STRETCHES {
-            let mut fewer = Runs::from_iter(std::mem::take(&mut self.failed));
+            let mut fewer = WordRanges::from_iter(std::mem::take(&mut self.failed));
             fewer.coarsen(MOST_STRETCHES / 2);
             self.failed = fewer.iter().map(|run| run.range()).collect();
         }
@@ -169,7 +169,7 @@ impl Survey {
 }
 
 /// Dirty granules of two bottoms together, all of whose pages are good or named by the list of the first.
-pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
+pub(crate) fn read_union(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
     let header = one.header;
     let mut count = Count::of_list(header);
     let mut chunk = 0..0;
@@ -200,11 +200,11 @@ pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
 
 /// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
 /// explains nothing here.
-pub(crate) fn point_survey(disk: &dyn Disk, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
+pub(crate) fn point_survey(disk: &dyn Storage, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
     if len < entries_end(as_header) {
         return Ok(None);
     }
-    let header = &Header { runs: Runs::new(), ..as_header.clone() };
+    let header = &Header { runs: WordRanges::new(), ..as_header.clone() };
     Survey::of(&Scan { disk, path, header }, &mut |_, _| {}).map(Some)
 }
 

@@ -12,7 +12,7 @@ use crate::file::create::NewFile;
 use crate::file::headers::{self, Copies};
 use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
 use crate::format::{COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, State, Uuid, copy_offset};
-use crate::sys::{Disk, Part, facts};
+use crate::sys::{Storage, WriteSegment, facts};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -60,7 +60,7 @@ const ZEROS: u32 = 2;
 /// What was put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Undone {
+pub struct UndoReport {
     /// Bytes, without those of the length that was given back or taken away.
     pub bytes: u64,
     /// Length of the file before and after.
@@ -68,7 +68,7 @@ pub struct Undone {
 }
 
 /// Keeps what is about to be changed in the new file `to`, durably, for those who may use the map.
-pub(crate) fn save(disk: &dyn Disk, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
+pub(crate) fn save(disk: &dyn Storage, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
     let new = NewFile::in_place(to, disk.permit())?;
     let written = write(disk, kept, &mut new.file()).and_then(|()| new.file().sync_all());
     written.map_err(|source| Error::Io { op: "keep what is to be changed of it", path: path.to_path_buf(), source })?;
@@ -76,7 +76,7 @@ pub(crate) fn save(disk: &dyn Disk, path: &Path, to: &Path, kept: &Kept<'_>) -> 
 }
 
 /// Writes an undo file, from its first byte.
-pub(crate) fn write(disk: &dyn Disk, kept: &Kept<'_>, to: &mut (impl Write + Seek)) -> io::Result<()> {
+pub(crate) fn write(disk: &dyn Storage, kept: &Kept<'_>, to: &mut (impl Write + Seek)) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, to);
     out.write_all(&[0; UNDO_HEAD])?;
     let mut records = 0;
@@ -117,7 +117,7 @@ pub(crate) fn write(disk: &dyn Disk, kept: &Kept<'_>, to: &mut (impl Write + See
 }
 
 /// Reads some bytes; those that the device does not give back, nobody can put back either.
-fn read_what_can_be(disk: &dyn Disk, bytes: &mut [u8], at: u64) {
+fn read_what_can_be(disk: &dyn Storage, bytes: &mut [u8], at: u64) {
     if disk.read_at(bytes, at).is_err() {
         for (i, sector) in bytes.chunks_mut(512).enumerate() {
             if disk.read_at(sector, at + 512 * i as u64).is_err() {
@@ -251,7 +251,7 @@ fn fill(from: &mut impl Read, to: &mut [u8]) -> io::Result<bool> {
 }
 
 /// Puts back what the undo file `from` keeps.
-pub(crate) fn put_back(disk: &dyn Disk, path: &Path, from: &Path) -> Result<Undone> {
+pub(crate) fn put_back(disk: &dyn Storage, path: &Path, from: &Path) -> Result<UndoReport> {
     let file = facts::open(from, false);
     let file = file.map_err(|source| Error::Io { op: "open", path: from.to_path_buf(), source })?;
     put_back_from(disk, path, &mut BufReader::with_capacity(1 << 16, file), from)
@@ -259,11 +259,11 @@ pub(crate) fn put_back(disk: &dyn Disk, path: &Path, from: &Path) -> Result<Undo
 
 /// Puts back what an undo file keeps; `name` is its name, for errors.
 pub(crate) fn put_back_from(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     from: &mut (impl Read + Seek),
     name: &Path,
-) -> Result<Undone> {
+) -> Result<UndoReport> {
     let reading = |source| Error::Io { op: "read the undo file", path: name.to_path_buf(), source };
     let writing = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
     // All of it is checked before any of it is used.
@@ -298,18 +298,18 @@ pub(crate) fn put_back_from(
         });
     }
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
-    disk.grow(length).and_then(|()| synced(disk)).map_err(writing)?;
+    disk.extend(length).and_then(|()| synced(disk)).map_err(writing)?;
     if step!(DoubtThenUndo => keeps_headers) {
         doubt_everything(disk, path, &copies, &head)?;
     }
     // Before the pages: a point that was cut off is so again before anything of it is what it was.
-    disk.cut(length).and_then(|()| synced(disk)).map_err(writing)?;
+    disk.truncate(length).and_then(|()| synced(disk)).map_err(writing)?;
     let mut count = 0;
     let put = read(from, |record| {
         count += record.range.end - record.range.start;
         match record.bytes {
             _ if record.range.start < HEADER_REGION => Ok(()),
-            Some(bytes) => disk.write_durable(&[Part { offset: record.range.start, bytes }]),
+            Some(bytes) => disk.write_durable(&[WriteSegment { offset: record.range.start, bytes }]),
             None => clear(disk, record.range),
         }
     });
@@ -317,19 +317,19 @@ pub(crate) fn put_back_from(
     if put.map_err(writing)?.is_err() {
         return Err(Error::Io { op: "read the undo file again", path: name.to_path_buf(), source: changed() });
     }
-    disk.cut(head.length).and_then(|()| synced(disk)).map_err(writing)?;
+    disk.truncate(head.length).and_then(|()| synced(disk)).map_err(writing)?;
     if keeps_headers {
         put_headers_back(disk, &old[..HEADER_REGION.min(head.length) as usize]).map_err(writing)?;
     }
-    Ok(Undone { bytes: count, length: (before, head.length) })
+    Ok(UndoReport { bytes: count, length: (before, head.length) })
 }
 
 /// Commits to both pairs that every word may be dirty, for as long as the pages are neither what they were nor what they
 /// became. Where no header can be read, nothing is clean as it is.
-fn doubt_everything(disk: &dyn Disk, path: &Path, copies: &Copies, head: &Head) -> Result<()> {
+fn doubt_everything(disk: &dyn Storage, path: &Path, copies: &Copies, head: &Head) -> Result<()> {
     let Ok((newest, _)) = headers::choose_also_cut_off(disk, copies, path) else { return Ok(()) };
     let io = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
-    headers::renew(disk, copies, &newest).map_err(io)?;
+    headers::rewrite_in_place(disk, copies, &newest).map_err(io)?;
     let mut header = newest.header;
     header.state = State::Open;
     header.nonce = head.nonce;
@@ -342,7 +342,7 @@ fn doubt_everything(disk: &dyn Disk, path: &Path, copies: &Copies, head: &Head) 
 }
 
 /// Makes the length of the file durable, and what was cleared.
-fn synced(disk: &dyn Disk) -> io::Result<()> {
+fn synced(disk: &dyn Storage) -> io::Result<()> {
     step!(SyncUndoneLength => disk.sync_all())
 }
 
@@ -372,26 +372,26 @@ fn is_known(head: &Head, header: &Header) -> bool {
 
 /// Puts the header copies back one after the other, the newest first: until it is there, one of those is that everything
 /// is in doubt by, and the last of them is not missed.
-fn put_headers_back(disk: &dyn Disk, old: &[u8]) -> io::Result<()> {
+fn put_headers_back(disk: &dyn Storage, old: &[u8]) -> io::Result<()> {
     let mut copies: Vec<(usize, &[u8])> = old.chunks(COPY_BYTES).enumerate().collect();
     copies.sort_by_key(|(_, bytes)| {
         std::cmp::Reverse(step!(UndoNewestFirst => Header::parse(bytes).map_or(0, |h| h.sequence)))
     });
     for (copy, bytes) in copies {
-        disk.write_durable(&[Part { offset: copy_offset(copy), bytes }])?;
+        disk.write_durable(&[WriteSegment { offset: copy_offset(copy), bytes }])?;
     }
     Ok(())
 }
 
 /// Makes a range zeros, without taking space where the file system can.
-fn clear(disk: &dyn Disk, range: Range<u64>) -> io::Result<()> {
-    if disk.punch(range.clone()).and_then(|()| synced(disk)).is_ok() {
+fn clear(disk: &dyn Storage, range: Range<u64>) -> io::Result<()> {
+    if disk.punch_hole(range.clone()).and_then(|()| synced(disk)).is_ok() {
         return Ok(());
     }
     let zeros = vec![0; UNDO_PIECE as usize];
     for at in range.clone().step_by(UNDO_PIECE as usize) {
         let end = (at + UNDO_PIECE).min(range.end);
-        disk.write_durable(&[Part { offset: at, bytes: &zeros[..(end - at) as usize] }])?;
+        disk.write_durable(&[WriteSegment { offset: at, bytes: &zeros[..(end - at) as usize] }])?;
     }
     Ok(())
 }

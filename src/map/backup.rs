@@ -47,7 +47,7 @@ impl DirtyMap {
         let completed = Completed { target: target.0, audited };
         twin!(NameTargetThenForget => {
             core.commit_checkpoint_of(&uuid, keep, None)?;
-            return core.amend(|header| completed.record(header))
+            return core.update_header(|header| completed.record(header))
         });
         core.commit_checkpoint_of(&uuid, keep, Some(&completed))
     }
@@ -74,7 +74,7 @@ impl DirtyMap {
         if self.header()?.image.is_some() {
             return Ok(());
         }
-        core.amend(|header| {
+        core.update_header(|header| {
             header.image.get_or_insert(timeless(image.0));
         })
     }
@@ -87,7 +87,7 @@ impl DirtyMap {
     pub fn record_miss(&self, audited: u64) -> Result<()> {
         let core = self.core()?;
         core.add_dirt(Reasons::IMAGE_CHANGED, || self.set_all())?;
-        core.amend(|header| count_audit(header, audited, 1))?;
+        core.update_header(|header| count_audit(header, audited, 1))?;
         self.flush()
     }
 }
@@ -152,7 +152,7 @@ pub(crate) mod tests {
         let seen = Rc::new(Cell::new(0));
         let (count, path) = (seen.clone(), dir.path().join("map"));
         visit(Some(Box::new(move |at| {
-            if at != SyncPoint::Published {
+            if at != SyncPoint::LastDurable {
                 return;
             }
             let disk = FileDisk::new(std::fs::File::open(&path).unwrap(), false);

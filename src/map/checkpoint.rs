@@ -3,11 +3,11 @@
 use super::dirty_map::{DirtyMap, Inner};
 use super::points::bitmap_of;
 use crate::bitmap::Bitmap;
-use crate::engine::point_set::Frozen;
+use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::points::{Checkpoint, of_header};
 use crate::format::{CheckpointState, Header, Uuid};
-use crate::query::AnyMap;
+use crate::query::ReadMap;
 
 /// Checkpoints: a backup's work list, taken at one moment while writers go on, and put back if the backup fails.
 ///
@@ -108,10 +108,10 @@ impl DirtyMap {
     /// # Errors
     /// As [`frozen`](Self::frozen).
     pub fn frozen_len(&self, uuid: Uuid) -> Result<(u64, u64)> {
-        self.with_frozen(&uuid, |point| Ok((AnyMap::count(point), AnyMap::dirty_len(point))))
+        self.with_frozen(&uuid, |point| Ok((ReadMap::count(point), ReadMap::dirty_len(point))))
     }
 
-    fn with_frozen<R>(&self, uuid: &Uuid, f: impl FnOnce(&Frozen) -> Result<R>) -> Result<R> {
+    fn with_frozen<R>(&self, uuid: &Uuid, f: impl FnOnce(&PointSet) -> Result<R>) -> Result<R> {
         let none = |header: &Header| Error::NoCheckpoint {
             path: self.path().to_path_buf(),
             uuid: uuid.to_string(),

@@ -137,7 +137,7 @@ impl DirtyMap {
         live.flusher.take();
         // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
         let core = &live.core;
-        let gate = core.flush().and_then(|()| locks::gate(live.seat.disk(), core.path(), core.lock_timeout()));
+        let gate = core.flush().and_then(|()| locks::gate(live.writer_slot.disk(), core.path(), core.lock_timeout()));
         let closed = gate.and_then(|gate| live.close(image).map(|()| gate));
         if closed.is_err() {
             live.go_on();

@@ -4,13 +4,13 @@ use super::dirty_map::DirtyMap;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};
 use crate::engine::core::Core;
 use crate::error::Result;
-use crate::query::{AnyMap, Rounded};
+use crate::query::{ReadMap, Rounded};
 
 impl Core {}
 
 impl DirtyMap {
     /// Whether `other` can be merged into this map: both have the same length, and this one is open for writing.
-    pub fn can_merge(&self, other: &impl AnyMap) -> bool {
+    pub fn can_merge(&self, other: &impl ReadMap) -> bool {
         self.core().is_ok_and(|core| check_len(core.geometry(), other).is_ok())
     }
 
@@ -34,7 +34,7 @@ impl DirtyMap {
     /// [`Error::Mismatch`](crate::Error::Mismatch) when the lengths differ, and nothing is changed then;
     /// [`Error::ReadOnly`](crate::Error::ReadOnly). [`Error::Io`](crate::Error::Io): a part of `other` may have
     /// been merged.
-    pub fn merge(&self, other: &impl AnyMap) -> Result<()> {
+    pub fn merge(&self, other: &impl ReadMap) -> Result<()> {
         let core = self.core()?;
         check_len(core.geometry(), other)?;
         if std::ptr::addr_eq(self, other) {
@@ -50,7 +50,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) when length or granularity differ, and nothing is changed then;
     /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
-    pub fn intersect(&self, other: &impl AnyMap) -> Result<()> {
+    pub fn intersect(&self, other: &impl ReadMap) -> Result<()> {
         self.keep(other, |w| other.word(w))
     }
 
@@ -58,12 +58,12 @@ impl DirtyMap {
     ///
     /// # Errors
     /// As [`intersect`](Self::intersect).
-    pub fn subtract(&self, other: &impl AnyMap) -> Result<()> {
+    pub fn subtract(&self, other: &impl ReadMap) -> Result<()> {
         self.keep(other, |w| !other.certain_word(w))
     }
 
     /// Clears what `keep`, which looks at `other`, does not name.
-    fn keep(&self, other: &impl AnyMap, keep: impl Fn(u64) -> u64) -> Result<()> {
+    fn keep(&self, other: &impl ReadMap, keep: impl Fn(u64) -> u64) -> Result<()> {
         let core = self.core()?;
         check_shape(core.geometry(), other)?;
         core.keep_words(keep)?;
@@ -75,7 +75,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) when length or granularity differ;
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-    pub fn difference(&self, other: &impl AnyMap) -> Result<Bitmap> {
+    pub fn difference(&self, other: &impl ReadMap) -> Result<Bitmap> {
         bitmap::difference(self, other)
     }
 
@@ -83,7 +83,7 @@ impl DirtyMap {
     ///
     /// # Errors
     /// As [`difference`](Self::difference).
-    pub fn intersection(&self, other: &impl AnyMap) -> Result<Bitmap> {
+    pub fn intersection(&self, other: &impl ReadMap) -> Result<Bitmap> {
         bitmap::intersection(self, other)
     }
 

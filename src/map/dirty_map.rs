@@ -1,19 +1,19 @@
 //! [`DirtyMap`]: the map in a file.
 //!
 //! Invariant kept here: coverage. What `set` has returned `Ok` for reads dirty after any crash and any
-//! recovery, until someone resets it. docs/design.md tells why it holds, `weak` lists the steps it hangs on.
+//! recovery, until someone resets it. docs/design.md tells why it holds, `testing::Mutant` lists the steps it hangs on.
 
 use crate::engine::core::Core;
 use crate::engine::flusher::Flusher;
-use crate::engine::point_set::{Dirt, Frozen};
+use crate::engine::point_set::{Dirt, PointSet};
 use crate::error::{Error, Result};
 use crate::file::headers;
-use crate::format::{Durability, Header, Runs};
+use crate::format::{Durability, Header, WordRanges};
 use crate::geometry::Geometry;
-use crate::session::locks::Seat;
+use crate::session::locks::WriterSlot;
 use crate::session::recovery::Recovery;
-use crate::session::watch::Watch;
-use crate::shm::view::{Look, View};
+use crate::session::watch::SharedReader;
+use crate::shm::view::{Look, ShmView};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,19 +53,19 @@ pub(super) enum Inner {
     /// Loaded for reading.
     Loaded(Box<Snapshot>),
     /// Open for writing by others, and looked at.
-    Watching(Box<Watch>),
+    Watching(Box<SharedReader>),
 }
 
 /// What a map held when it was loaded for reading.
 pub(super) struct Snapshot {
-    pub(super) view: View,
+    pub(super) view: ShmView,
     /// Words that are wholly dirty, without a place in the view.
-    pub(super) whole: Runs,
+    pub(super) whole: WordRanges,
     /// Those of them that are dirty for want of knowledge.
-    pub(super) assumed: Runs,
+    pub(super) assumed: WordRanges,
     pub(super) header: Header,
     /// The outstanding point.
-    pub(super) frozen: Option<Frozen>,
+    pub(super) frozen: Option<PointSet>,
 }
 
 impl Snapshot {
@@ -78,7 +78,7 @@ pub(super) struct Live {
     // Dropped in this order: the flusher ends before the locks go.
     pub(super) flusher: Option<Flusher>,
     pub(super) core: Arc<Core>,
-    pub(super) seat: Seat,
+    pub(super) writer_slot: WriterSlot,
     /// How often the flusher flushes.
     pub(super) flush_interval: Option<Duration>,
     /// How long a freeze waits for writes under way.
@@ -142,7 +142,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::Unusable`] when it was open for reading and those who had it open have closed it or changed its length,
     /// and in a forked child.
-    pub fn still_valid(&self) -> Result<()> {
+    pub fn verify_session(&self) -> Result<()> {
         self.readable().map(drop)
     }
 

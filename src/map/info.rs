@@ -9,7 +9,7 @@ use crate::file::{headers, reasons};
 use crate::format::{self, Durability, Header, Reasons, State, Uuid};
 use crate::geometry::{Geometry, LEVELS};
 use crate::image_stamp::ImageStamp;
-use crate::query::AnyMap;
+use crate::query::ReadMap;
 use crate::session::locks;
 use crate::session::recovery::Recovery;
 use crate::session::watch::{self, Reading};
@@ -206,7 +206,7 @@ impl Info {
         let found = if live { mended } else { map.recovery().clone() };
         let mut info = Info::of_header(header, state, &found);
         info.recovery = map.recovery().clone();
-        info.dirty = Some((AnyMap::count(map), AnyMap::dirty_len(map)));
+        info.dirty = Some((ReadMap::count(map), ReadMap::dirty_len(map)));
         if map.core().is_ok_and(Core::may_lack_bits) {
             info.verdict = Verdict::Damaged;
             info.reasons = names(reasons::reasons(header) | Reasons::CACHE_NOT_TRUSTED);
@@ -253,7 +253,7 @@ fn look(path: &Path) -> Result<Info> {
         Reading::Shared(watch) => {
             let map = DirtyMap::watching(path, *watch);
             let info = map.info()?;
-            map.still_valid()?;
+            map.verify_session()?;
             Ok(info)
         }
         Reading::Locked => {

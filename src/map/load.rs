@@ -3,7 +3,7 @@
 use super::close::CloseError;
 use super::dirty_map::DirtyMap;
 use crate::error::Result;
-use crate::query::{AnyMap, loadable};
+use crate::query::{ReadMap, loadable};
 use std::fmt;
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ impl DirtyMap {
     /// # Errors
     /// The same.
     pub fn serialize_part(&self, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-        AnyMap::serialize_part(self, range, buf)
+        ReadMap::serialize_part(self, range, buf)
     }
 
     /// As [`Bitmap::serialized_size`](crate::Bitmap::serialized_size).
@@ -24,7 +24,7 @@ impl DirtyMap {
     /// # Errors
     /// The same.
     pub fn serialized_size(&self, range: Range<u64>) -> Result<u64> {
-        AnyMap::serialized_size(self, range)
+        ReadMap::serialized_size(self, range)
     }
 
     /// As [`Bitmap::serialization_align`](crate::Bitmap::serialization_align).

@@ -14,11 +14,11 @@ use crate::geometry::Geometry;
 use crate::options::{Access, Options};
 use crate::session::join::join;
 use crate::session::load::Loaded;
-use crate::session::locks::{Attached, IN_USE, Seat, attached, open_file};
+use crate::session::locks::{Attached, IN_USE, WriterSlot, attached, open_file};
 use crate::session::open::open_alone;
 use crate::session::recovery::Recovery;
-use crate::session::watch::{self, Reading, Watch};
-use crate::shm::view::View;
+use crate::session::watch::{self, Reading, SharedReader};
+use crate::shm::view::ShmView;
 use crate::sys::{FileDisk, Lock};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,11 +46,12 @@ fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
 }
 
 impl DirtyMap {
-    fn live(core: Arc<Core>, seat: Seat, recovery: Recovery, options: &Options) -> DirtyMap {
+    fn live(core: Arc<Core>, writer_slot: WriterSlot, recovery: Recovery, options: &Options) -> DirtyMap {
         let flush_interval = options.flush_interval;
         let flusher = flush_interval.and_then(|every| Flusher::start(&core, every));
         let path = core.path().to_path_buf();
-        let live = Live { flusher, core, seat, flush_interval, freeze_timeout: options.freeze_timeout, broken: None };
+        let live =
+            Live { flusher, core, writer_slot, flush_interval, freeze_timeout: options.freeze_timeout, broken: None };
         DirtyMap { inner: Inner::Live(live), path, recovery }
     }
 
@@ -60,7 +61,7 @@ impl DirtyMap {
         DirtyMap { inner: Inner::Loaded(Box::new(snapshot)), path: path.to_path_buf(), recovery }
     }
 
-    pub(crate) fn watching(path: &Path, watch: Watch) -> DirtyMap {
+    pub(crate) fn watching(path: &Path, watch: SharedReader) -> DirtyMap {
         DirtyMap { inner: Inner::Watching(Box::new(watch)), path: path.to_path_buf(), recovery: Recovery::default() }
     }
 
@@ -166,22 +167,22 @@ fn open_attached(attached: Attached, path: &Path, options: &Options) -> Result<D
 }
 
 fn first(attached: &Attached, path: &Path, options: &Options) -> Result<DirtyMap> {
-    let seat = attached.seat(path, |_| true)?;
-    let (core, recovery) = open_alone(attached.disk().clone(), path, options, seat.slot())?;
-    if core.is_shared() && !matches!(seat.share(), Ok(true)) {
+    let writer_slot = attached.writer_slot(path, |_| true)?;
+    let (core, recovery) = open_alone(attached.disk().clone(), path, options, writer_slot.slot())?;
+    if core.is_shared() && !matches!(writer_slot.share(), Ok(true)) {
         let source = std::io::Error::other("an exclusive lock could not be made a shared one");
         return Err(Error::Io { op: "take the attach lock", path: path.to_path_buf(), source });
     }
-    Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
+    Ok(DirtyMap::live(Arc::new(core), writer_slot, recovery, options))
 }
 
 fn joined(attached: &Attached, path: &Path, options: &Options) -> Result<DirtyMap> {
-    let seat = |view: &View| {
-        let seat = attached.seat(path, |slot| !outlived(view, slot))?;
-        Ok((seat.slot(), seat))
+    let writer_slot = |view: &ShmView| {
+        let writer_slot = attached.writer_slot(path, |slot| !outlived(view, slot))?;
+        Ok((writer_slot.slot(), writer_slot))
     };
-    let (core, seat) = join(attached.disk().clone(), path, options, seat)?;
+    let (core, writer_slot) = join(attached.disk().clone(), path, options, writer_slot)?;
     let image_changed = core.compare_image(options.image.as_ref())?;
     let recovery = Recovery { image_changed, ..Recovery::default() };
-    Ok(DirtyMap::live(Arc::new(core), seat, recovery, options))
+    Ok(DirtyMap::live(Arc::new(core), writer_slot, recovery, options))
 }

@@ -2,7 +2,7 @@
 
 use super::dirty_map::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
-use crate::engine::point_set::Frozen;
+use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::points::{self, NamedPoint, kept};
 use crate::file::{create, headers};
@@ -10,7 +10,7 @@ use crate::format::Header;
 use crate::options::Options;
 use crate::query::Search;
 use crate::session::locks;
-use crate::sys::Disk;
+use crate::sys::Storage;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,17 +78,17 @@ impl DirtyMap {
         self.core()?.drop_point(name)
     }
 
-    fn load_since(&self, name: &str) -> Result<Frozen> {
+    fn load_since(&self, name: &str) -> Result<PointSet> {
         self.loading(|disk, header| {
             let from = points::find(header, name, self.path())?;
-            let mut all = Frozen::of_points(disk, self.path(), header, &header.points[from..])?;
-            all.add(&self.here());
+            let mut all = PointSet::of_points(disk, self.path(), header, &header.points[from..])?;
+            all.add(&self.current());
             all.finish();
             Ok(all)
         })
     }
 
-    fn load_between(&self, from: &str, to: &str) -> Result<Frozen> {
+    fn load_between(&self, from: &str, to: &str) -> Result<PointSet> {
         self.loading(|disk, header| {
             let [first, end] = [from, to].map(|name| points::find(header, name, self.path()));
             let (first, end) = (first?, end?);
@@ -96,21 +96,21 @@ impl DirtyMap {
                 let why = format!("{to:?} was frozen before {from:?}; give the older one first");
                 return Err(Error::Refused { path: self.path().to_path_buf(), why });
             };
-            let mut all = Frozen::of_points(disk, self.path(), header, points)?;
+            let mut all = PointSet::of_points(disk, self.path(), header, points)?;
             all.finish();
             Ok(all)
         })
     }
 
     /// Runs `f` with the header until no point came or went meanwhile, and no bit moved from here to a point or back.
-    fn loading(&self, f: impl Fn(&dyn Disk, &Header) -> Result<Frozen>) -> Result<Frozen> {
+    fn loading(&self, f: impl Fn(&dyn Storage, &Header) -> Result<PointSet>) -> Result<PointSet> {
         self.readable()?;
-        let points = |disk: &dyn Disk| -> Result<(Header, u64)> {
+        let points = |disk: &dyn Storage| -> Result<(Header, u64)> {
             Ok((headers::newest(disk, self.path())?.header, self.checkpoint_word()))
         };
         let (own, _gate, mut then);
         let mut session = None;
-        let disk: &dyn Disk = match &self.inner {
+        let disk: &dyn Storage = match &self.inner {
             Inner::Live(live) => {
                 then = points(live.core.disk())?;
                 live.core.disk()
@@ -158,12 +158,12 @@ impl DirtyMap {
     }
 }
 
-fn export(map: &Frozen, path: &Path) -> Result<()> {
+fn export(map: &PointSet, path: &Path) -> Result<()> {
     let options = Options::new().granularity(map.geometry().granularity());
     create::create_filled(path, map, &options)
 }
 
-pub(super) fn bitmap_of(map: &Frozen) -> Result<Bitmap> {
+pub(super) fn bitmap_of(map: &PointSet) -> Result<Bitmap> {
     let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
     copy.merge(map)?;
     Ok(copy)
@@ -193,8 +193,8 @@ pub(crate) mod tests {
             if let Some(map) = map.take() {
                 map.close().unwrap();
             }
-            let mut all = Frozen::empty(&header.geometry)?;
-            all.add(&reader.here());
+            let mut all = PointSet::empty(&header.geometry)?;
+            all.add(&reader.current());
             all.finish();
             Ok(all)
         });
@@ -215,7 +215,7 @@ pub(crate) mod tests {
         let read = reader.loading(|_, header| {
             drop(map.take());
             crate::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap();
-            Frozen::empty(&header.geometry)
+            PointSet::empty(&header.geometry)
         });
         assert_eq!(read.err().map(|e| e.kind()), Some("unusable"));
         // Nor is what was frozen.
@@ -235,7 +235,7 @@ pub(crate) mod tests {
         let repairer = locks::open_file(&path, true).unwrap();
         let read = reader.loading(|_, header| {
             assert!(!repairer.try_lock(Lock::Gate).unwrap(), "the gate is free");
-            Frozen::empty(&header.geometry)
+            PointSet::empty(&header.geometry)
         });
         assert!(read.is_ok() && repairer.try_lock(Lock::Gate).unwrap());
     }

@@ -4,14 +4,14 @@
 //! others has ended.
 
 use super::dirty_map::{DirtyMap, Inner};
-use crate::engine::point_set::{Both, Dirt, Frozen};
-use crate::engine::read::Here;
+use crate::engine::point_set::{Dirt, PointSet, UnionView};
+use crate::engine::read::Current;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::hierarchy::Block;
-use crate::query::{AnyMap, Areas, Granules, Search, WordsIter, first_block};
+use crate::query::{Extents, Granules, ReadMap, Search, WordsIter, first_block};
 use std::ops::{Range, RangeBounds};
 
 impl DirtyMap {
@@ -20,7 +20,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`] for an item that is not in the map.
     pub fn get(&self, item: u64) -> Result<bool> {
-        AnyMap::get(self.readable()?, item)
+        ReadMap::get(self.readable()?, item)
     }
 
     /// Whether `item`'s granule is dirty here, leaving out what an outstanding [checkpoint](Self::freeze) has frozen: whether
@@ -28,9 +28,9 @@ impl DirtyMap {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub fn get_here(&self, item: u64) -> Result<bool> {
+    pub fn get_since_freeze(&self, item: u64) -> Result<bool> {
         self.readable()?;
-        let found = AnyMap::get(&self.here(), item)?;
+        let found = ReadMap::get(&self.current(), item)?;
         self.readable().map(|_| found)
     }
 
@@ -39,20 +39,20 @@ impl DirtyMap {
     ///
     /// # Errors
     /// [`Error::Unusable`].
-    pub fn any_here(&self) -> Result<bool> {
+    pub fn any_since_freeze(&self) -> Result<bool> {
         self.readable()?;
-        let found = !AnyMap::is_empty(&self.here());
+        let found = !ReadMap::is_empty(&self.current());
         self.readable().map(|_| found)
     }
 
     /// Granules that are dirty. Cost: their words.
     pub fn count(&self) -> u64 {
-        AnyMap::count(self)
+        ReadMap::count(self)
     }
 
     /// Items of dirty granules, the partial last granule counted as what it is. Cost: as [`count`](Self::count).
     pub fn dirty_len(&self) -> u64 {
-        AnyMap::dirty_len(self)
+        ReadMap::dirty_len(self)
     }
 
     /// Dirty granules among those that `range` touches.
@@ -60,17 +60,17 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn count_range(&self, range: impl RangeBounds<u64>) -> Result<u64> {
-        AnyMap::count_range(self.readable()?, self.geometry().range(range))
+        ReadMap::count_range(self.readable()?, self.geometry().range(range))
     }
 
     /// Whether nothing is dirty.
     pub fn is_empty(&self) -> bool {
-        AnyMap::is_empty(self)
+        ReadMap::is_empty(self)
     }
 
     /// Whether everything is dirty.
     pub fn is_full(&self) -> bool {
-        AnyMap::is_full(self)
+        ReadMap::is_full(self)
     }
 
     /// Whether any item of `range` is dirty; `false` for an empty range.
@@ -78,7 +78,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn any(&self, range: impl RangeBounds<u64>) -> Result<bool> {
-        AnyMap::any(self.readable()?, self.geometry().range(range))
+        ReadMap::any(self.readable()?, self.geometry().range(range))
     }
 
     /// Whether all items of `range` are dirty; `true` for an empty range.
@@ -86,7 +86,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn all(&self, range: impl RangeBounds<u64>) -> Result<bool> {
-        AnyMap::all(self.readable()?, self.geometry().range(range))
+        ReadMap::all(self.readable()?, self.geometry().range(range))
     }
 
     /// The first dirty item of `range`.
@@ -94,7 +94,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn next_dirty(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
-        AnyMap::next_dirty(self.readable()?, self.geometry().range(range))
+        ReadMap::next_dirty(self.readable()?, self.geometry().range(range))
     }
 
     /// The first clean item of `range`.
@@ -102,15 +102,15 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn next_clean(&self, range: impl RangeBounds<u64>) -> Result<Option<u64>> {
-        AnyMap::next_clean(self.readable()?, self.geometry().range(range))
+        ReadMap::next_clean(self.readable()?, self.geometry().range(range))
     }
 
     /// The first dirty area of `range`, cut at `max_len` items and at the range's ends.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::ZeroLength`].
-    pub fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
-        AnyMap::next_area(self.readable()?, range, max_len)
+    pub fn next_extent(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
+        ReadMap::next_extent(self.readable()?, range, max_len)
     }
 
     /// Whether `range.start` is dirty, and how many items from there on are in the same state; `None` for an
@@ -119,26 +119,26 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn run(&self, range: Range<u64>) -> Result<Option<(bool, u64)>> {
-        AnyMap::run(self.readable()?, range)
+        ReadMap::run(self.readable()?, range)
     }
 
     /// SHA-256 over the bottom level's words as little-endian bytes, as [`Bitmap::sha256`](crate::Bitmap::sha256). Of what is
     /// dirty here: without an outstanding checkpoint. In a forked child, that of a map that is all dirty.
     pub fn sha256(&self) -> [u8; 32] {
-        let here = self.readable().map(|_| AnyMap::sha256(&self.here()));
+        let current = self.readable().map(|_| ReadMap::sha256(&self.current()));
         // Asked again: the session of others may have ended meanwhile.
-        match here {
-            Ok(here) if self.readable().is_ok() => here,
-            _ => AnyMap::sha256(self),
+        match current {
+            Ok(current) if self.readable().is_ok() => current,
+            _ => ReadMap::sha256(self),
         }
     }
 
     /// Only what is dirty here, without the outstanding point.
-    pub(super) fn here(&self) -> Here<'_> {
+    pub(super) fn current(&self) -> Current<'_> {
         match &self.inner {
-            Inner::Live(live) => live.core.here(),
-            Inner::Loaded(loaded) => Here { dirt: loaded.dirt(), core: None },
-            Inner::Watching(watch) => Here { dirt: Dirt::of(&watch.view), core: None },
+            Inner::Live(live) => live.core.current(),
+            Inner::Loaded(loaded) => Current { dirt: loaded.dirt(), core: None },
+            Inner::Watching(watch) => Current { dirt: Dirt::of(&watch.view), core: None },
         }
     }
 
@@ -147,15 +147,15 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn granules(&self, range: impl RangeBounds<u64>) -> Result<Granules<'_, DirtyMap>> {
-        AnyMap::granules(self.readable()?, self.geometry().range(range))
+        ReadMap::granules(self.readable()?, self.geometry().range(range))
     }
 
     /// The dirty areas of `range`, ascending. May run while others set and reset.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
-    pub fn areas(&self, range: impl RangeBounds<u64>) -> Result<Areas<'_, DirtyMap>> {
-        AnyMap::areas(self.readable()?, self.geometry().range(range))
+    pub fn extents(&self, range: impl RangeBounds<u64>) -> Result<Extents<'_, DirtyMap>> {
+        ReadMap::extents(self.readable()?, self.geometry().range(range))
     }
 
     /// The nonzero words of the bottom level, with their indices; the first and last masked to `range`.
@@ -163,36 +163,36 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn words(&self, range: impl RangeBounds<u64>) -> Result<WordsIter<'_, DirtyMap>> {
-        AnyMap::words(self.readable()?, self.geometry().range(range))
+        ReadMap::words(self.readable()?, self.geometry().range(range))
     }
 
     /// Runs a search over the levels; `None` in a forked child, which has no levels. Those of its questions that cannot be
     /// answered with an error are answered with "dirty".
     #[inline]
-    fn search<R>(&self, f: impl Fn(&Both<'_>) -> R) -> Option<R> {
+    fn search<R>(&self, f: impl Fn(&UnionView<'_>) -> R) -> Option<R> {
         match &self.inner {
             Inner::Live(live) => {
                 live.core.usable().ok()?;
-                Some(live.core.together(f))
+                Some(live.core.read_union(f))
             }
             Inner::Loaded(loaded) => {
                 loaded.view.usable().ok()?;
-                Some(f(&Both { here: loaded.dirt(), point: loaded.frozen.as_ref().map(Frozen::dirt) }))
+                Some(f(&UnionView { current: loaded.dirt(), point: loaded.frozen.as_ref().map(PointSet::dirt) }))
             }
             Inner::Watching(watch) => watch.read(f),
         }
     }
 }
 
-impl AnyMap for DirtyMap {}
+impl ReadMap for DirtyMap {}
 
 /// The dirty areas of the whole map.
 impl<'a> IntoIterator for &'a DirtyMap {
     type Item = Range<u64>;
-    type IntoIter = Areas<'a, DirtyMap>;
+    type IntoIter = Extents<'a, DirtyMap>;
 
-    fn into_iter(self) -> Areas<'a, DirtyMap> {
-        Areas::over(self, 0..self.len())
+    fn into_iter(self) -> Extents<'a, DirtyMap> {
+        Extents::over(self, 0..self.len())
     }
 }
 

@@ -15,7 +15,7 @@ impl Live {
     /// Whether nobody else has the map open, and nobody will before the gate, which the caller holds, is let go of.
     pub(super) fn have_alone(&mut self) -> Result<bool> {
         let io = self.core.io("ask who else has it open");
-        if !self.core.is_shared() || self.seat.alone().map_err(io)? {
+        if !self.core.is_shared() || self.writer_slot.alone().map_err(io)? {
             return Ok(true);
         }
         self.share_again();
@@ -26,7 +26,7 @@ impl Live {
     /// Has the map together with others again.
     fn share_again(&mut self) {
         // Under the gate nobody else changes it, so this does not fail. If it did, others might think they were alone.
-        if self.core.is_shared() && !matches!(self.seat.share(), Ok(true)) {
+        if self.core.is_shared() && !matches!(self.writer_slot.share(), Ok(true)) {
             self.broken = Some("the attach lock could not be had again");
         }
     }
@@ -67,10 +67,10 @@ impl DirtyMap {
             return Ok(());
         }
         let done = {
-            let _gate = locks::gate(live.seat.disk(), live.core.path(), live.core.lock_timeout())?;
+            let _gate = locks::gate(live.writer_slot.disk(), live.core.path(), live.core.lock_timeout())?;
             if !live.have_alone()? {
                 let what = "other processes have it open, and only one that is alone can change its length";
-                return Err(locked(&**live.seat.disk(), live.core.path(), Lock::Slot(0), what));
+                return Err(locked(&**live.writer_slot.disk(), live.core.path(), Lock::Slot(0), what));
             }
             live.flusher.take();
             let done = live.core.truncate(geometry);

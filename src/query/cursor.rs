@@ -3,7 +3,7 @@
 //! Invariant kept here: a cursor only moves forward, and each step is made from the map as it is then: nothing is remembered
 //! of bits.
 
-use super::read::AnyMap;
+use super::read::ReadMap;
 use std::ops::Range;
 
 /// Where a reader of a map is: plain data that borrows nothing, to be kept beside the map, or sent somewhere and back.
@@ -23,7 +23,7 @@ use std::ops::Range;
 /// map.reset_covering(88..89)?; // the map is not borrowed
 /// assert_eq!(cursor.peek(&map), Some(96));
 /// cursor.advance_to(200);
-/// assert_eq!(cursor.next_area(&map), Some(496..504));
+/// assert_eq!(cursor.next_extent(&map), Some(496..504));
 /// assert_eq!(cursor.next(&map), None);
 /// # Ok::<(), dirtymap::Error>(())
 /// ```
@@ -45,29 +45,29 @@ impl Cursor {
     }
 
     #[inline]
-    fn bit(&self, map: &(impl AnyMap + ?Sized)) -> Option<u64> {
+    fn bit(&self, map: &(impl ReadMap + ?Sized)) -> Option<u64> {
         let g = map.geometry();
         map.next_set(g.touched(&(self.next..self.end.min(g.len()))))
     }
 
     /// What [`next`](Self::next) finds if the map stays as it is.
-    pub fn peek(&self, map: &(impl AnyMap + ?Sized)) -> Option<u64> {
+    pub fn peek(&self, map: &(impl ReadMap + ?Sized)) -> Option<u64> {
         self.bit(map).map(|bit| map.geometry().item_of(bit))
     }
 
     /// The first item of the next dirty granule, as [`Granules`](crate::Granules) has it. With `None` nothing was passed: what
     /// is set later is found then.
     #[inline]
-    pub fn next(&mut self, map: &(impl AnyMap + ?Sized)) -> Option<u64> {
+    pub fn next(&mut self, map: &(impl ReadMap + ?Sized)) -> Option<u64> {
         let bit = self.bit(map)?;
         let (g, item) = (map.geometry(), bit << map.geometry().granularity());
         self.next = item.saturating_add(g.granule());
         Some(item)
     }
 
-    /// The next dirty area, as [`Areas`](crate::Areas) has it: clamped to what is left of the range.
+    /// The next dirty area, as [`Extents`](crate::Areas) has it: clamped to what is left of the range.
     #[inline]
-    pub fn next_area(&mut self, map: &(impl AnyMap + ?Sized)) -> Option<Range<u64>> {
+    pub fn next_extent(&mut self, map: &(impl ReadMap + ?Sized)) -> Option<Range<u64>> {
         let end = self.end.min(map.geometry().len());
         let area = map.area(self.next.min(end)..end, u64::MAX)?;
         self.next = area.end;

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: an iterator only moves forward, so nothing is yielded twice, whatever
 //! happens to the bits meanwhile. What is remembered of bits not yet yielded is at most what
-//! [`Granules::peek`] or [`Areas::peek`] has shown, unless the map cannot change
+//! [`Granules::peek`] or [`Extents::peek`] has shown, unless the map cannot change
 //! ([`Search::is_stable`]). An exhausted iterator stays exhausted.
 
 use super::search::Search;
@@ -144,8 +144,8 @@ impl<S: Search> Iterator for Granules<'_, S> {
 /// changes meanwhile the same holds as for [`Granules`], item by item; an area that grew after it was yielded may be
 /// followed by one that starts where it ended.
 ///
-/// Made by [`Bitmap::areas`](crate::Bitmap::areas) and [`DirtyMap::areas`](crate::DirtyMap::areas).
-pub struct Areas<'a, S> {
+/// Made by [`Bitmap::extents`](crate::Bitmap::areas) and [`DirtyMap::extents`](crate::DirtyMap::areas).
+pub struct Extents<'a, S> {
     map: &'a S,
     /// Items not yet yielded.
     items: Range<u64>,
@@ -157,11 +157,11 @@ pub struct Areas<'a, S> {
     walk: Walk,
 }
 
-impl<'a, S: Search> Areas<'a, S> {
+impl<'a, S: Search> Extents<'a, S> {
     /// Over a checked range of items.
     pub(crate) fn over(map: &'a S, items: Range<u64>) -> Self {
         let walk = Walk::from(map.geometry().bit_of(items.start) / WORD_BITS);
-        Areas { map, items, seen: None, rest: 0, index: 0, walk }
+        Extents { map, items, seen: None, rest: 0, index: 0, walk }
     }
 
     #[inline(always)]
@@ -224,7 +224,7 @@ impl<'a, S: Search> Areas<'a, S> {
     }
 }
 
-impl<S: Search> Iterator for Areas<'_, S> {
+impl<S: Search> Iterator for Extents<'_, S> {
     type Item = Range<u64>;
 
     #[inline(always)]
@@ -405,7 +405,7 @@ fn upper_bound(n: u64) -> Option<usize> {
 }
 
 impl<S: Search> FusedIterator for Granules<'_, S> {}
-impl<S: Search> FusedIterator for Areas<'_, S> {}
+impl<S: Search> FusedIterator for Extents<'_, S> {}
 impl<S: Search> FusedIterator for WordsIter<'_, S> {}
 
 // By hand, because deriving would ask the same of the map.
@@ -415,10 +415,10 @@ impl<S> Clone for Granules<'_, S> {
     }
 }
 
-impl<S> Clone for Areas<'_, S> {
+impl<S> Clone for Extents<'_, S> {
     fn clone(&self) -> Self {
         let (items, seen, walk) = (self.items.clone(), self.seen.clone(), self.walk.clone());
-        Areas { items, seen, walk, ..*self }
+        Extents { items, seen, walk, ..*self }
     }
 }
 
@@ -434,7 +434,7 @@ impl<S> fmt::Debug for Granules<'_, S> {
     }
 }
 
-impl<S> fmt::Debug for Areas<'_, S> {
+impl<S> fmt::Debug for Extents<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Areas").field("items", &self.items).finish_non_exhaustive()
     }

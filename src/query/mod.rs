@@ -9,8 +9,8 @@ mod search;
 mod tests;
 
 pub use cursor::Cursor;
-pub use iter::{Areas, Granules, WordsIter};
-pub use read::{AnyMap, WriteMap};
+pub use iter::{Extents, Granules, WordsIter};
+pub use read::{ReadMap, WriteMap};
 pub(crate) use read::{Sealed, items_of_granules, loadable};
 pub(crate) use round::{Rounded, coarsened};
 pub(crate) use search::{Search, first_block};

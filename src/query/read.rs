@@ -5,7 +5,7 @@
 //! were true when taken: positions are inside the range asked for, areas are not empty, no granule is counted
 //! twice.
 
-use super::iter::{Areas, Granules, WordsIter};
+use super::iter::{Extents, Granules, WordsIter};
 use super::search::Search;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, WORD_BITS};
@@ -25,9 +25,9 @@ pub(crate) fn items_of_granules(g: &Geometry, count: u64, last: bool) -> u64 {
 /// types, which say more of each. What returns an error for a `DirtyMap` that cannot be read any more answers "dirty" here.
 ///
 /// ```
-/// use dirtymap::{AnyMap, Bitmap};
+/// use dirtymap::{ReadMap, Bitmap};
 ///
-/// fn first_megabyte_is_clean(map: &dyn AnyMap) -> dirtymap::Result<bool> {
+/// fn first_megabyte_is_clean(map: &dyn ReadMap) -> dirtymap::Result<bool> {
 ///     Ok(!map.any(0..1 << 20)?)
 /// }
 /// assert!(first_megabyte_is_clean(&Bitmap::new(1 << 30, 16)?)?);
@@ -35,7 +35,7 @@ pub(crate) fn items_of_granules(g: &Geometry, count: u64, last: bool) -> u64 {
 /// ```
 ///
 /// Sealed: no other type can implement it.
-pub trait AnyMap: Search {
+pub trait ReadMap: Search {
     /// Whether `item`'s granule is dirty.
     #[inline]
     fn get(&self, item: u64) -> Result<bool> {
@@ -100,7 +100,7 @@ pub trait AnyMap: Search {
     }
 
     /// The first dirty area of the range, of at most `max_len` items.
-    fn next_area(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
+    fn next_extent(&self, range: Range<u64>, max_len: u64) -> Result<Option<Range<u64>>> {
         self.geometry().check(&range)?;
         if max_len == 0 {
             return Err(Error::ZeroLength);
@@ -132,12 +132,12 @@ pub trait AnyMap: Search {
     }
 
     /// The dirty areas of the range.
-    fn areas(&self, range: Range<u64>) -> Result<Areas<'_, Self>>
+    fn extents(&self, range: Range<u64>) -> Result<Extents<'_, Self>>
     where
         Self: Sized,
     {
         self.geometry().check(&range)?;
-        Ok(Areas::over(self, range))
+        Ok(Extents::over(self, range))
     }
 
     /// The nonzero words of the range.

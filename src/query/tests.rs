@@ -1,7 +1,7 @@
 //! What the iterators and readers promise of a map that changes under them.
 
 use super::cursor::Cursor;
-use super::read::AnyMap;
+use super::read::ReadMap;
 use super::search::Search;
 use crate::bitmap::Bitmap;
 use crate::geometry::{Geometry, mask_in};
@@ -50,7 +50,7 @@ impl Live {
     }
 }
 
-impl AnyMap for Live {}
+impl ReadMap for Live {}
 
 impl Search for Live {
     #[inline]
@@ -93,9 +93,9 @@ fn a_bit_reset_before_it_is_reached_is_not_yielded() {
     map.put(4, false);
     map.put(5, false);
     assert_eq!(granules.next(), Some(6));
-    let mut areas = map.areas(all(&map)).unwrap();
+    let mut extents = map.extents(all(&map)).unwrap();
     map.put(3, false);
-    assert_eq!(areas.next(), Some(6..9));
+    assert_eq!(extents.next(), Some(6..9));
     let mut words = map.words(all(&map)).unwrap();
     map.put(6, false);
     assert_eq!(words.next(), Some((0, 0b1_1000_0000)));
@@ -105,9 +105,9 @@ fn a_bit_reset_before_it_is_reached_is_not_yielded() {
 fn what_was_peeked_at_is_yielded() {
     let map = Live::new(200, 0);
     [3, 4, 70].into_iter().for_each(|b| map.put(b, true));
-    let (mut granules, mut areas) = (map.granules(all(&map)).unwrap(), map.areas(all(&map)).unwrap());
+    let (mut granules, mut extents) = (map.granules(all(&map)).unwrap(), map.extents(all(&map)).unwrap());
     let mut words = map.words(all(&map)).unwrap();
-    assert_eq!((granules.peek(), areas.peek(), words.peek()), (Some(3), Some(3..5), Some((0, 0b11000))));
+    assert_eq!((granules.peek(), extents.peek(), words.peek()), (Some(3), Some(3..5), Some((0, 0b11000))));
     map.put(3, false);
     map.put(4, false);
     assert_eq!((words.peek(), words.clone().next()), (Some((0, 0b11000)), Some((0, 0b11000))));
@@ -116,25 +116,25 @@ fn what_was_peeked_at_is_yielded() {
     assert_eq!((words.peek(), words.next(), words.next()), (Some((0, 0b10000)), Some((0, 0b10000)), Some((1, 64))));
     words.advance_to(0);
     assert_eq!(words.next(), None);
-    assert_eq!((granules.peek(), areas.peek()), (Some(3), Some(3..5)));
-    assert_eq!((granules.clone().next(), areas.clone().next()), (Some(3), Some(3..5)));
-    assert_eq!((granules.next(), areas.next()), (Some(3), Some(3..5)));
-    assert_eq!((granules.next(), areas.next()), (Some(70), Some(70..71)));
+    assert_eq!((granules.peek(), extents.peek()), (Some(3), Some(3..5)));
+    assert_eq!((granules.clone().next(), extents.clone().next()), (Some(3), Some(3..5)));
+    assert_eq!((granules.next(), extents.next()), (Some(3), Some(3..5)));
+    assert_eq!((granules.next(), extents.next()), (Some(70), Some(70..71)));
     // Moving to where one is, or back, changes nothing.
     map.put(75, true);
-    assert_eq!((granules.peek(), areas.peek()), (Some(75), Some(75..76)));
+    assert_eq!((granules.peek(), extents.peek()), (Some(75), Some(75..76)));
     map.put(75, false);
     for item in [0, 3, 75] {
         granules.advance_to(item);
-        areas.advance_to(item);
+        extents.advance_to(item);
     }
-    assert_eq!((granules.next(), areas.next()), (Some(75), Some(75..76)));
+    assert_eq!((granules.next(), extents.next()), (Some(75), Some(75..76)));
     // Moved past, it is forgotten.
     map.put(80, true);
-    assert_eq!((granules.peek(), areas.peek()), (Some(80), Some(80..81)));
+    assert_eq!((granules.peek(), extents.peek()), (Some(80), Some(80..81)));
     granules.advance_to(81);
-    areas.advance_to(81);
-    assert_eq!((granules.next(), areas.next()), (None, None));
+    extents.advance_to(81);
+    assert_eq!((granules.next(), extents.next()), (None, None));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_exhausted_iterator_stays_exhausted() {
     let map = Live::new(200, 3);
     map.put(7, true);
     let (mut g, mut a, mut w) =
-        (map.granules(all(&map)).unwrap(), map.areas(all(&map)).unwrap(), map.words(all(&map)).unwrap());
+        (map.granules(all(&map)).unwrap(), map.extents(all(&map)).unwrap(), map.words(all(&map)).unwrap());
     assert_eq!((g.next(), a.next(), w.next()), (Some(56), Some(56..64), Some((0, 128))));
     assert_eq!((g.next(), a.next(), w.next()), (None, None, None));
     map.put(190, true);
@@ -159,7 +159,7 @@ fn an_area_is_not_empty_when_its_first_bit_goes_at_once() {
     let map = Live::new(200, 4);
     map.put(9, true);
     map.plan.borrow_mut().push((0, 9, false));
-    assert_eq!(map.next_area(all(&map), 1000).unwrap(), Some(144..160));
+    assert_eq!(map.next_extent(all(&map), 1000).unwrap(), Some(144..160));
     map.put(9, true);
     map.plan.borrow_mut().push((0, 9, false));
     assert_eq!(map.run(150..3200).unwrap(), Some((true, 10)));
@@ -172,7 +172,7 @@ fn the_last_granule_is_counted_and_measured_by_the_same_look() {
         let map = Live { geometry, ..Live::new(63, 4) };
         map.put(62, true);
         map.plan.borrow_mut().push((when, 62, false));
-        assert!([0, 9].contains(&AnyMap::dirty_len(&map)));
+        assert!([0, 9].contains(&ReadMap::dirty_len(&map)));
     }
 }
 
@@ -207,7 +207,7 @@ proptest! {
                 map.granules(0..len).unwrap().for_each(|i| seen.push(i / 4));
                 seen
             }
-            2 => map.areas(0..len).unwrap().flat_map(|a| {
+            2 => map.extents(0..len).unwrap().flat_map(|a| {
                 assert!(a.start < a.end && a.end <= len);
                 a.start / 4..a.end / 4
             }).collect(),
@@ -218,14 +218,14 @@ proptest! {
             _ => {
                 let (low, high) = (always.len() as u64, ever.len() as u64);
                 let count = match kind {
-                    4 => AnyMap::count(&map),
-                    5 => AnyMap::dirty_len(&map) / 4,
+                    4 => ReadMap::count(&map),
+                    5 => ReadMap::dirty_len(&map) / 4,
                     _ => map.count_range(0..len).unwrap(),
                 };
                 prop_assert!(low <= count && count <= high);
                 let run = map.run(1..len).unwrap();
                 prop_assert!(run.is_some_and(|(_, n)| n >= 1 && n < len));
-                AnyMap::sha256(&map);
+                ReadMap::sha256(&map);
                 return Ok(());
             }
         };
@@ -261,15 +261,15 @@ proptest! {
         let mut left: Vec<u64> = set.range(g.touched(&range)).copied().collect();
         let items = |bits: &[u64]| bits.iter().map(|&bit| g.item_of(bit)).collect::<Vec<_>>();
         let areas_of = |bits: &[u64], from: u64| {
-            let mut areas: Vec<Range<u64>> = Vec::new();
+            let mut extents: Vec<Range<u64>> = Vec::new();
             for &bit in bits {
                 let items = g.item_of(bit).max(from)..g.item_of(bit + 1).min(range.end);
-                match areas.last_mut() {
+                match extents.last_mut() {
                     Some(last) if last.end == items.start => last.end = items.end,
-                    _ => areas.push(items),
+                    _ => extents.push(items),
                 }
             }
-            areas
+            extents
         };
         let words_of = |bits: &[u64]| {
             let mut words: Vec<(u64, u64)> = Vec::new();
@@ -281,17 +281,17 @@ proptest! {
             }
             words
         };
-        let (mut granules, mut areas, mut words) =
-            (map.granules(range.clone()).unwrap(), map.areas(range.clone()).unwrap(), map.words(range.clone()).unwrap());
+        let (mut granules, mut extents, mut words) =
+            (map.granules(range.clone()).unwrap(), map.extents(range.clone()).unwrap(), map.words(range.clone()).unwrap());
         let (mut areas_left, mut words_left) = (areas_of(&left, range.start), words_of(&left));
         for (step, n) in steps {
             match step {
                 0 => prop_assert_eq!(granules.peek(), left.first().map(|&bit| g.item_of(bit))),
-                1 => prop_assert_eq!(areas.peek(), areas_left.first().cloned()),
+                1 => prop_assert_eq!(extents.peek(), areas_left.first().cloned()),
                 2 => prop_assert_eq!(words.peek(), words_left.first().copied()),
                 3 => {
                     prop_assert_eq!(granules.next(), left.first().map(|&bit| g.item_of(bit)));
-                    prop_assert_eq!(areas.next(), areas_left.first().cloned());
+                    prop_assert_eq!(extents.next(), areas_left.first().cloned());
                     prop_assert_eq!(words.next(), words_left.first().copied());
                     left.drain(..left.len().min(1));
                     areas_left.drain(..areas_left.len().min(1));
@@ -301,7 +301,7 @@ proptest! {
                     // To somewhere near the dirt, mostly.
                     let near = left.get((n % 300) as usize).map_or(n, |&bit| g.item_of(bit).saturating_add(n % 7));
                     granules.advance_to(near);
-                    areas.advance_to(near);
+                    extents.advance_to(near);
                     words.advance_to(near);
                     left.retain(|&bit| g.item_of(bit + 1) > near);
                     areas_left.retain(|area| area.end > near);
@@ -316,10 +316,10 @@ proptest! {
         granules.clone().for_each(|item| folded.push(item));
         prop_assert_eq!(folded, items(&left));
         let mut folded = Vec::new();
-        areas.clone().for_each(|area| folded.push(area));
+        extents.clone().for_each(|area| folded.push(area));
         prop_assert_eq!(&folded, &areas_left);
         prop_assert!(granules.eq(items(&left)));
-        prop_assert!(areas.eq(areas_left));
+        prop_assert!(extents.eq(areas_left));
         prop_assert!(words.eq(words_left));
     }
 }
@@ -330,9 +330,9 @@ fn the_end_of_a_long_run_is_looked_for_without_the_summaries() {
     map.set(5..(1 << 20) + 5).unwrap();
     let area = || Some(5..(1 << 20) + 5);
     let most = (1 << 14) + 128;
-    let (looks, found) = counted(|| map.areas(0..1 << 30).unwrap().next());
+    let (looks, found) = counted(|| map.extents(0..1 << 30).unwrap().next());
     assert!(found == area() && looks <= most, "{looks} words for {found:?}");
-    let (looks, found) = counted(|| map.areas(0..1 << 30).unwrap().fold(None, |_, area| Some(area)));
+    let (looks, found) = counted(|| map.extents(0..1 << 30).unwrap().fold(None, |_, area| Some(area)));
     assert!(found == area() && looks <= most, "{looks} words for {found:?}");
 }
 
@@ -377,6 +377,6 @@ fn a_cursor_finds_what_the_iterators_find() {
         let mut cursor = Cursor::new(range.clone());
         assert!(std::iter::from_fn(|| cursor.next(&map)).eq(map.granules(range.clone()).unwrap()));
         let mut cursor = Cursor::new(range.clone());
-        assert!(std::iter::from_fn(|| cursor.next_area(&map)).eq(map.areas(range).unwrap()));
+        assert!(std::iter::from_fn(|| cursor.next_extent(&map)).eq(map.extents(range).unwrap()));
     }
 }

@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::file::headers::{self, writable};
 use crate::format::{Header, Session, State, VOLATILE_LAYOUT};
 use crate::options::Options;
-use crate::shm::view::{Look, View};
+use crate::shm::view::{Look, ShmView};
 use crate::shm::volatile::{self, Allocated};
-use crate::sys::Disk;
+use crate::sys::Storage;
 use crate::trace::event;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering::SeqCst;
 /// What there is of a session that lives: the header, and the volatile part, which `map` maps. `None` when nobody may
 /// look into it.
 pub(crate) fn session<V: Look>(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     map: impl FnOnce(&Header) -> Result<V>,
 ) -> Result<Option<(V, Header)>> {
@@ -43,12 +43,12 @@ pub(crate) fn session<V: Look>(
     Ok((!over && !alone).then_some((view, header)))
 }
 
-/// Joins those who share the map. The caller holds the gate and, shared, the attach lock; `seat` takes a slot.
+/// Joins those who share the map. The caller holds the gate and, shared, the attach lock; `writer_slot` takes a slot.
 pub(crate) fn join<S>(
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn Storage>,
     path: &Path,
     options: &Options,
-    seat: impl FnOnce(&View) -> Result<(u64, S)>,
+    writer_slot: impl FnOnce(&ShmView) -> Result<(u64, S)>,
 ) -> Result<(Core, S)> {
     let map = |header: &Header| {
         writable(header, path)?;
@@ -58,7 +58,7 @@ pub(crate) fn join<S>(
         let what = "others have it open, in no session that can be joined; it can be had when they are gone";
         return Err(Error::Locked { path: path.to_path_buf(), what, holder: None });
     };
-    let (slot, seat) = seat(&view)?;
+    let (slot, writer_slot) = writer_slot(&view)?;
     step!(JoinZeroesSlot => view.slot(slot).iter().for_each(|word| word.store(0, SeqCst)));
     let geometry = header.geometry;
     let parts = Parts {
@@ -79,8 +79,8 @@ pub(crate) fn join<S>(
     let core = Core::new(parts, &header).map_err(io)?;
     core.mark_slot(options.writes_outlive);
     if options.writes_outlive && header.session.flags & Session::OUTLIVE == 0 {
-        core.amend(|header| header.session.flags |= Session::OUTLIVE)?;
+        core.update_header(|header| header.session.flags |= Session::OUTLIVE)?;
     }
     event!(INFO, "joined", path = %path.display(), len = geometry.len());
-    Ok((core, seat))
+    Ok((core, writer_slot))
 }

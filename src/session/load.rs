@@ -4,48 +4,48 @@
 
 use super::page_cache::SavedPage;
 use super::recovery::Recovery;
-use crate::engine::point_set::Frozen;
+use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::bottom::{Stretches, all_words, is_full, items_in, lost_granules, named, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, writable};
 use crate::file::scan::{Page, PageFault, Scan};
-use crate::format::{self, Durability, Header, Layout, Runs, State, VolatileLayout};
+use crate::format::{self, Durability, Header, Layout, State, VolatileLayout, WordRanges};
 use crate::geometry::{PAGE_BITS, PAGE_WORDS};
 use crate::hierarchy::store_unseen;
 use crate::image_stamp::ImageStamp;
 use crate::progress::Step;
-use crate::shm::view::View;
+use crate::shm::view::ShmView;
 use crate::shm::volatile::Allocated;
-use crate::sys::{Disk, Mapping};
+use crate::sys::{Mapping, Storage};
 use crate::watcher::Watcher;
 use std::ops::Range;
 use std::path::Path;
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
 pub(crate) struct Loaded {
-    pub view: View,
+    pub view: ShmView,
     /// Words that are wholly dirty and not filled in the view: in a map that is only read.
-    pub whole: Runs,
+    pub whole: WordRanges,
     /// Those of them that are dirty for want of knowledge.
-    pub assumed: Runs,
+    pub assumed: WordRanges,
     pub header: Header,
     pub pair: usize,
     pub recovery: Recovery,
     /// The outstanding point.
-    pub frozen: Option<Frozen>,
+    pub frozen: Option<PointSet>,
     /// Pages that did not verify.
-    pub(super) failed: Runs,
+    pub(super) failed: WordRanges,
     /// Words that are dirty for want of knowledge.
-    pub(super) dirty: Runs,
+    pub(super) dirty: WordRanges,
     /// Pages whose recovered content is not what the bottom holds.
-    pub(super) rewrite: Runs,
+    pub(super) rewrite: WordRanges,
     pub(super) allocated: Allocated,
 }
 
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
-pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
+pub(super) fn header_of(disk: &dyn Storage, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
     let copies = headers::read_copies(disk);
-    let newest = headers::choose(disk, &copies, path)?;
+    let newest = headers::select(disk, &copies, path)?;
     if writing {
         writable(&newest.header, path)?;
     }
@@ -55,11 +55,11 @@ pub(super) fn header_of(disk: &dyn Disk, path: &Path, writing: bool) -> Result<(
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
-pub(crate) fn load_in_memory(disk: &dyn Disk, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
+pub(crate) fn load_in_memory(disk: &dyn Storage, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
     let (_, Newest { header, pair, .. }, recovery) = header_of(disk, path, false)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
-    let view = View::new(header.geometry, &v, mapping)?;
+    let view = ShmView::new(header.geometry, &v, mapping)?;
     load(disk, path, (header, pair, recovery), view, (image, &Watcher::default()), None, None)
 }
 
@@ -69,10 +69,10 @@ type Allocate<'a> = &'a mut dyn FnMut(&Layout, Range<u64>) -> Result<()>;
 /// Fills an all-zero view from the durable bottom; for who writes (which is who allocates) also with what is dirty for want
 /// of knowledge. A reader keeps that as runs, and so takes no more memory than goes with what the file holds.
 pub(super) fn load(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     (header, pair, mut recovery): (Header, usize, Recovery),
-    view: View,
+    view: ShmView,
     (image, watcher): (Option<&ImageStamp>, &Watcher),
     saved: Option<Vec<SavedPage>>,
     allocate: Option<Allocate<'_>>,
@@ -91,7 +91,7 @@ pub(super) fn load(
     let dirty = if recovery.image_changed.is_some() || lost {
         all_words(&geometry)
     } else if !step!(DirtyListed => !trusted) {
-        Runs::new()
+        WordRanges::new()
     } else {
         header.runs.clone()
     };
@@ -107,8 +107,8 @@ pub(super) fn load(
     }
     whole.union(&assumed);
     filling.finish();
-    let frozen = Frozen::outstanding(disk, path, &header)?;
-    recovery.damaged_pages += frozen.as_ref().map_or(0, Frozen::failed);
+    let frozen = PointSet::outstanding(disk, path, &header)?;
+    recovery.damaged_pages += frozen.as_ref().map_or(0, PointSet::failed);
     let allocated = Allocated::default();
     Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
 }
@@ -120,9 +120,9 @@ struct Bottom {
     /// Pages that were stored, if somebody wants to know.
     good: Vec<u64>,
     /// Pages that did not verify.
-    failed: Runs,
+    failed: WordRanges,
     /// Words of full pages, which were not stored: in a map that is only read.
-    whole: Runs,
+    whole: WordRanges,
     /// Pages whose rewriting was interrupted.
     interrupted: u64,
     /// Pages that did not verify although nobody was rewriting them.
@@ -132,7 +132,7 @@ struct Bottom {
 /// A view that is being filled.
 struct Filling<'a, 'w> {
     header: &'a Header,
-    view: &'a View,
+    view: &'a ShmView,
     watcher: &'a Watcher,
     allocate: Option<Allocate<'w>>,
     /// Which words of it may be nonzero.
@@ -154,7 +154,7 @@ impl Filling<'_, '_> {
     }
 
     /// Stores the pages of the bottom level.
-    fn read(&mut self, disk: &dyn Disk, path: &Path, list_good: bool) -> Result<Bottom> {
+    fn read(&mut self, disk: &dyn Storage, path: &Path, list_good: bool) -> Result<Bottom> {
         let (header, watcher, writing) = (self.header, self.watcher, self.allocate.is_some());
         let geometry = &header.geometry;
         let (mut granules, mut good, mut interrupted, mut damaged) = (0, Vec::new(), 0, 0);
@@ -190,7 +190,7 @@ impl Filling<'_, '_> {
     }
 
     /// The page cache is trusted: it says what is dirty, wherever the bottom is behind. Says which pages that may change.
-    fn replace(&mut self, good: &[u64], saved: &[SavedPage]) -> Result<Runs> {
+    fn replace(&mut self, good: &[u64], saved: &[SavedPage]) -> Result<WordRanges> {
         for &index in good {
             store_page(self.view, index, &[0; PAGE_WORDS as usize], false);
         }
@@ -198,13 +198,13 @@ impl Filling<'_, '_> {
             self.prepare(*index)?;
             store_page(self.view, *index, words, false);
         }
-        let mut pages = Runs::from_iter(good.iter().map(|&index| index..index + 1));
-        pages.union(&Runs::from_iter(saved.iter().map(|&(index, _)| index..index + 1)));
+        let mut pages = WordRanges::from_iter(good.iter().map(|&index| index..index + 1));
+        pages.union(&WordRanges::from_iter(saved.iter().map(|&(index, _)| index..index + 1)));
         Ok(pages)
     }
 
     /// Makes words dirty of which nothing is known.
-    fn fill(&mut self, unknown: &Runs) -> Result<()> {
+    fn fill(&mut self, unknown: &WordRanges) -> Result<()> {
         for words in unknown.iter().map(|run| run.range()) {
             (words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)).try_for_each(|index| self.prepare(index))?;
             let masks = words.clone().map(|w| self.view.geometry().word_mask(w));
@@ -215,12 +215,12 @@ impl Filling<'_, '_> {
 
     /// Makes what was stored searchable.
     fn finish(self) {
-        let extents = Runs::from_iter(self.extents);
+        let extents = WordRanges::from_iter(self.extents);
         self.view.levels().finish(extents.iter().map(|r| r.range()));
     }
 }
 
-fn store_page(view: &View, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
+fn store_page(view: &ShmView, index: u64, words: &[u64; PAGE_WORDS as usize], durable: bool) {
     let Range { start, end } = format::page_words(view.geometry(), index);
     let range = start as usize..end as usize;
     store_unseen(&view.live()[range.clone()], *words);

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::file::locks::{Deadline, locked, wait_for};
 use crate::format::SLOTS;
 use crate::options::{Access, Options};
-use crate::sys::{Disk, FileDisk, Lock, facts, fork, fs};
+use crate::sys::{FileDisk, Lock, Storage, facts, fork, fs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,13 +30,13 @@ impl Drop for Gate {
 }
 
 /// The attach lock and a slot, held until dropped: this process has the map open for writing.
-pub(crate) struct Seat {
+pub(crate) struct WriterSlot {
     disk: Arc<FileDisk>,
     slot: u64,
     born: fork::Generation,
 }
 
-impl Seat {
+impl WriterSlot {
     /// Whether nobody else has the map open; then it stays so until the gate, which the caller holds, is let go of. If
     /// not, the lock may be gone.
     pub(crate) fn alone(&self) -> std::io::Result<bool> {
@@ -59,7 +59,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for WriterSlot {
     fn drop(&mut self) {
         // Explicit, since a forked child may still hold the descriptor; and not in that child, whose locks they are not.
         if self.born.is_current() {
@@ -112,9 +112,9 @@ pub(crate) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<
         true => Ok(()),
         false => Err(locked(&**disk, path, lock, what)),
     };
-    take(Lock::Turn)?;
+    take(Lock::GateQueue)?;
     let taken = take(Lock::Gate);
-    disk.unlock(Lock::Turn);
+    disk.unlock(Lock::GateQueue);
     taken.map(|()| Gate(disk.clone()))
 }
 
@@ -182,14 +182,14 @@ pub(crate) fn attached<R>(
 
 impl Attached {
     /// Takes the first free slot that is usable. The gate keeps others from meeting those that are taken for a moment only.
-    pub(crate) fn seat(&self, path: &Path, usable: impl Fn(u64) -> bool) -> Result<Seat> {
+    pub(crate) fn writer_slot(&self, path: &Path, usable: impl Fn(u64) -> bool) -> Result<WriterSlot> {
         let io = |source| Error::Io { op: "take a slot", path: path.to_path_buf(), source };
         let born = fork::generation().map_err(io)?;
         for slot in 0..SLOTS {
             if self.disk.try_lock(Lock::Slot(slot)).map_err(io)? {
                 // Asked when nobody writes there any more.
                 if usable(slot) {
-                    return Ok(Seat { disk: self.disk.clone(), slot, born });
+                    return Ok(WriterSlot { disk: self.disk.clone(), slot, born });
                 }
                 self.disk.unlock(Lock::Slot(slot));
             }

@@ -11,16 +11,16 @@ use crate::engine::core::{self, Core, Parts};
 use crate::engine::flush::write_recovered;
 use crate::error::{Error, Result};
 use crate::file::bottom::{all_words, batches, words_of_pages};
-use crate::file::headers::{self, Copies, Newest, Published, set_exact};
+use crate::file::headers::{self, Copies, LastDurable, Newest, set_exact};
 use crate::format::{
-    CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Runs, Session, Stamp, State, Uuid,
+    CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Session, Stamp, State, Uuid, WordRanges,
 };
 use crate::geometry::PAGE_BITS;
 use crate::options::{Access, Options};
 use crate::progress::Step;
 use crate::shm::view::runtime;
 use crate::shm::volatile::{self, Allocated, Place};
-use crate::sys::{Disk, facts};
+use crate::sys::{Storage, facts};
 use crate::trace::event;
 use crate::watcher::Watcher;
 use std::ops::Range;
@@ -29,7 +29,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// Opens a map for writing. The caller holds the gate, the exclusive attach lock, and a slot.
-pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, slot: u64) -> Result<(Core, Recovery)> {
+pub(crate) fn open_alone(
+    disk: Arc<dyn Storage>,
+    path: &Path,
+    options: &Options,
+    slot: u64,
+) -> Result<(Core, Recovery)> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let (copies, newest, recovery) = header_of(&*disk, path, true)?;
     let Newest { header, pair, .. } = newest.clone();
@@ -43,7 +48,7 @@ pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
     let saved = saved_live(&*disk, path, &header)?;
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
-    disk.grow(header.file_length()).map_err(io("grow the file"))?;
+    disk.extend(header.file_length()).map_err(io("grow the file"))?;
     let view = volatile::view(&*disk, path, &header, (in_file, shared), &options.watcher)?;
     let mut allocated = Allocated::default();
     let (d, geometry) = (disk.clone(), header.geometry);
@@ -57,25 +62,26 @@ pub(crate) fn open_alone(disk: Arc<dyn Disk>, path: &Path, options: &Options, sl
         load(&*disk, path, found, view, (options.image.as_ref(), &options.watcher), saved, Some(&mut allocate))?;
     loaded.allocated = allocated;
     let found = (&copies, &newest);
-    let published = commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
-    begin(disk, path, options, (nonce, slot), image_before, loaded, published)
+    let last_durable =
+        commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
+    begin(disk, path, options, (nonce, slot), image_before, loaded, last_durable)
 }
 
 /// The session whose header is committed: what its runtime page says at first, and the end of a checkpoint that was half done.
 fn begin(
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn Storage>,
     path: &Path,
     options: &Options,
     (nonce, slot): (Uuid, u64),
     image_before: Option<Stamp>,
     loaded: Loaded,
-    published: Published,
+    last_durable: LastDurable,
 ) -> Result<(Core, Recovery)> {
     let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
     let shared = options.access == Access::Shared;
     let rt = view.runtime();
-    rt[runtime::PUBLISHED].store(published.pack(), SeqCst);
-    rt[runtime::ATTEMPTED].store(published.sequence, SeqCst);
+    rt[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);
+    rt[runtime::ATTEMPTED].store(last_durable.sequence, SeqCst);
     rt[runtime::SHARED].store(u64::from(shared), SeqCst);
     let exact = if image_before.is_some_and(|stamp| stamp.exact) { runtime::IMAGE_EXACT } else { 0 };
     let tracked = if options.image.is_some() { runtime::IMAGE_TRACKED } else { 0 };
@@ -106,12 +112,12 @@ fn begin(
         recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
     }
     core.admit_others();
-    told(path, &header, &recovery);
+    log_recovery(path, &header, &recovery);
     Ok((core, recovery))
 }
 
 /// Tells who watches what was found.
-fn told(_path: &Path, _header: &Header, _recovery: &Recovery) {
+fn log_recovery(_path: &Path, _header: &Header, _recovery: &Recovery) {
     event!(INFO, "opened", path = %_path.display(), len = _header.geometry.len(), unclean = _recovery.unclean);
     if _recovery.reasons() != Reasons::NONE || _recovery.damaged() {
         event!(
@@ -132,19 +138,19 @@ fn told(_path: &Path, _header: &Header, _recovery: &Recovery) {
 
 /// Makes the recovered bits durable and commits the new session.
 fn commit_open(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     loaded: &mut Loaded,
     (nonce, writes_outlive): (&Uuid, bool),
     found: (&Copies, &Newest),
     watcher: &Watcher,
-) -> Result<Published> {
+) -> Result<LastDurable> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let write = "write the header";
     let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
     let geometry = header.geometry;
-    let mut known = Published { sequence: header.sequence, pair: *pair };
-    step!(RewriteNewest => headers::renew(disk, found.0, found.1)).map_err(io(write))?;
+    let mut known = LastDurable { sequence: header.sequence, pair: *pair };
+    step!(RewriteNewest => headers::rewrite_in_place(disk, found.0, found.1)).map_err(io(write))?;
     recovery.remember(header);
     let identity = disk.identity().map_err(io("identify the file"))?;
     // Kept until a close by all: those who had the map before may be dead, and their writes not.
@@ -155,7 +161,7 @@ fn commit_open(
     header.nonce = *nonce;
     header.last_open = facts::now();
     set_exact(header, false);
-    let all = if header.durability == Durability::Process { all_words(&geometry) } else { Runs::new() };
+    let all = if header.durability == Durability::Process { all_words(&geometry) } else { WordRanges::new() };
 
     let mut list = all.clone();
     list.union(&words_of_pages(&geometry, failed));

@@ -8,7 +8,7 @@ use crate::format::{self, Durability, Header, Session, State, Uuid, VOLATILE_LAY
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
 use crate::shm::view::runtime;
 use crate::shm::volatile;
-use crate::sys::{Disk, Identity, Part};
+use crate::sys::{Identity, Storage, WriteSegment};
 use std::path::Path;
 
 /// A nonzero page of the live level, taken from the page cache.
@@ -23,13 +23,14 @@ pub(super) fn session_of(identity: &Identity, flags: u32) -> Session {
 /// The live level that a killed process left in the page cache; `None` when that is not to be trusted, which
 /// a `PowerLoss` map never does, and neither does a reader: the kernel tells a failed write-back once, and whoever asks
 /// takes the answer away from the next opener. A writer that asks says so in the file first.
-pub(super) fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
+pub(super) fn saved_live(disk: &dyn Storage, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
     if !cache_may_be_trusted(disk, path, header)? {
         return Ok(None);
     }
     let v = VolatileLayout::new(&header.geometry);
     let base = header.layout.volatile.start;
-    let asked = Part { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
+    let asked =
+        WriteSegment { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
     if step!(MarkThenAsk => disk.write_durable(&[asked]).is_err()) {
         return Ok(None);
     }
@@ -42,7 +43,7 @@ pub(super) fn saved_live(disk: &dyn Disk, path: &Path, header: &Header) -> Resul
 
 /// Whether the live level in the page cache is that of the processes that had the map, unless the kernel says that a
 /// write-back failed. Asks nobody for that.
-pub(crate) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header) -> Result<bool> {
+pub(crate) fn cache_may_be_trusted(disk: &dyn Storage, path: &Path, header: &Header) -> Result<bool> {
     let known = header.volatile_layout == VOLATILE_LAYOUT;
     if header.durability != Durability::Process || header.state != State::Open || !known {
         return Ok(false);
@@ -55,19 +56,19 @@ pub(crate) fn cache_may_be_trusted(disk: &dyn Disk, path: &Path, header: &Header
     twin!(CompareFile => now.inode = header.session.inode);
     // What may still be written to the image says nothing of the map's file.
     now.flags = header.session.flags;
-    let same = !unknown && now == header.session && !header.session.degraded();
+    let same = !unknown && now == header.session && !header.session.write_failed();
     if !same || header.nonce.is_nil() || header.runs != all_words(&header.geometry) {
         return Ok(false);
     }
     let v = VolatileLayout::new(&header.geometry);
     let mut page = [0; 80];
     let read = disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
-    let degraded = page[runtime::DEGRADED * 8..][..8] != [0; 8];
+    let write_failed = page[runtime::DEGRADED * 8..][..8] != [0; 8];
     let other = step!(CompareNonce => page[..16] != header.nonce.0);
-    Ok(read.is_ok() && !other && !step!(RefuseFailed => degraded))
+    Ok(read.is_ok() && !other && !step!(RefuseFailed => write_failed))
 }
 
-fn read_live(disk: &dyn Disk, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
+fn read_live(disk: &dyn Storage, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
     /// Pages read at once: as many as are allocated together, a few of which may be dirty.
     const PIECE_PAGES: u64 = volatile::CHUNK_WORDS / PAGE_WORDS;
     let mut saved = Vec::new();

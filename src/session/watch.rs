@@ -7,18 +7,18 @@ use super::join::session;
 use super::load::{Loaded, load_in_memory};
 use super::locks;
 use crate::engine::commit::is_normal;
-use crate::engine::point_set::{Both, Cache, Dirt, Frozen, TRIES};
+use crate::engine::point_set::{Cache, Dirt, PointSet, TRIES, UnionView};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::image_stamp::ImageStamp;
 use crate::shm::view::{Look, ReadView, runtime};
-use crate::sys::{Disk, FileDisk};
+use crate::sys::{FileDisk, Storage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A session of others, looked at.
-pub(crate) struct Watch {
+pub(crate) struct SharedReader {
     pub(crate) disk: Arc<FileDisk>,
     pub(crate) view: ReadView,
     pub(crate) durability: Durability,
@@ -31,9 +31,9 @@ fn ended() -> Error {
     Error::Unusable { why: "those who had it open have closed it or changed its length" }
 }
 
-impl Watch {
+impl SharedReader {
     /// Looks at the session that has the file open, if it can be looked at. The caller holds the gate.
-    pub(crate) fn new(disk: &Arc<FileDisk>, path: &Path) -> Result<Option<Watch>> {
+    pub(crate) fn new(disk: &Arc<FileDisk>, path: &Path) -> Result<Option<SharedReader>> {
         let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
         // Another machine may share it by its own file system, and this kernel would not see what is set there.
         if disk.unmappable().map_err(io)?.is_some() {
@@ -47,7 +47,7 @@ impl Watch {
         let session = session(&**disk, path, map)?;
         let watch = |(view, Header { durability, nonce, .. })| {
             let (disk, path) = (disk.clone(), path.to_path_buf());
-            Watch { disk, view, durability, nonce, path, cache: Cache::default() }
+            SharedReader { disk, view, durability, nonce, path, cache: Cache::default() }
         };
         Ok(session.map(watch))
     }
@@ -68,14 +68,17 @@ impl Watch {
     }
 
     /// What a search of here and the outstanding point together finds, if the session lives.
-    pub(crate) fn read<R>(&self, search: impl Fn(&Both<'_>) -> R) -> Option<R> {
+    pub(crate) fn read<R>(&self, search: impl Fn(&UnionView<'_>) -> R) -> Option<R> {
         self.view.usable().ok()?;
         let mut found = None;
         for _ in 0..TRIES {
             let word = self.checkpoint_word();
             let point = if is_normal(word) { None } else { self.point(word) };
             if point.is_some() || is_normal(word) {
-                found = Some(search(&Both { here: Dirt::of(&self.view), point: point.as_deref().map(Frozen::dirt) }));
+                found = Some(search(&UnionView {
+                    current: Dirt::of(&self.view),
+                    point: point.as_deref().map(PointSet::dirt),
+                }));
                 if self.checkpoint_word() == word {
                     break;
                 }
@@ -86,8 +89,8 @@ impl Watch {
         // The state changes all the time, or who changed it died before the word said so: only a writer can mend that.
         // Until then everything may be dirty.
         let found = found.unwrap_or_else(|| {
-            let everything = Frozen::everything(self.view.geometry());
-            search(&Both { here: Dirt::of(&self.view), point: Some(everything.dirt()) })
+            let everything = PointSet::everything(self.view.geometry());
+            search(&UnionView { current: Dirt::of(&self.view), point: Some(everything.dirt()) })
         });
         self.usable().ok().map(|()| found)
     }
@@ -98,7 +101,7 @@ impl Watch {
     }
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
-    pub(crate) fn point(&self, word: u64) -> Option<Arc<Frozen>> {
+    pub(crate) fn point(&self, word: u64) -> Option<Arc<PointSet>> {
         self.cache.get((&*self.disk, &self.path), self.view.geometry(), &self.nonce, word)
     }
 }
@@ -108,7 +111,7 @@ pub(crate) enum Reading {
     /// Nobody has it open for writing; here are the recovered bits.
     Loaded(Box<Loaded>),
     /// Others have it open shared.
-    Shared(Box<Watch>),
+    Shared(Box<SharedReader>),
     /// Somebody has it open and does not share it.
     Locked,
 }
@@ -120,7 +123,7 @@ pub(crate) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>
     if locks::at_rest(disk).map_err(io)? {
         return Ok(Reading::Loaded(Box::new(load_in_memory(&**disk, path, image)?)));
     }
-    Ok(Watch::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
+    Ok(SharedReader::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub(crate) mod runtime {
     }
 
     /// Where a slot counts the writes under way that registered in an epoch of this parity.
-    pub(crate) fn under_way(slot: u64, parity: u64) -> usize {
+    pub(crate) fn in_flight(slot: u64, parity: u64) -> usize {
         let field = if parity.is_multiple_of(2) { slot::EVEN } else { slot::ODD };
         SLOTS + slot as usize * SLOT + field.offset / 8
     }
@@ -116,7 +116,7 @@ macro_rules! look_at_levels {
     };
 }
 
-impl Look for View {
+impl Look for ShmView {
     look_at_levels!();
 
     fn runtime_word(&self, field: usize) -> u64 {
@@ -151,7 +151,7 @@ impl ReadView {
         Levels::new(self.levels.each_ref(), self.geometry.bits())
     }
 
-    /// As [`View::usable`].
+    /// As [`ShmView::usable`].
     #[inline]
     pub(crate) fn usable(&self) -> Result<()> {
         usable(self.mapping.is_ours())
@@ -178,47 +178,47 @@ fn usable(is_ours: bool) -> Result<()> {
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct ShmView {
     geometry: Geometry,
     mapping: Mapping,
     stays: bool,
-    runtime: Part,
-    armed: Part,
-    touched: Part,
-    upper: [Part; BOTTOM],
-    live: Part,
-    durable: Part,
+    runtime: WriteSegment,
+    armed: WriteSegment,
+    touched: WriteSegment,
+    upper: [WriteSegment; BOTTOM],
+    live: WriteSegment,
+    durable: WriteSegment,
 }
 
 /// Words of the mapping.
 #[cfg(not(loom))]
-type Part = crate::sys::MappedWords;
+type WriteSegment = crate::sys::MappedWords;
 
 /// Words that loom watches, and so as few as can be.
 #[cfg(loom)]
-type Part = Box<[AtomicU64]>;
+type WriteSegment = Box<[AtomicU64]>;
 
 #[cfg(not(loom))]
-fn part(mapping: &Mapping, range: &Range<u64>) -> Result<Part> {
+fn part(mapping: &Mapping, range: &Range<u64>) -> Result<WriteSegment> {
     let narrow = |v: u64| usize::try_from(v).map_err(|_| Error::OutOfMemory { bytes: range.end });
     Ok(mapping.words(narrow(range.start)?..narrow(range.end)?))
 }
 
 #[cfg(loom)]
-fn part(_: &Mapping, range: &Range<u64>) -> Result<Part> {
+fn part(_: &Mapping, range: &Range<u64>) -> Result<WriteSegment> {
     // The runtime page comes first. Of it only those that one process uses.
     let words = if range.start == 0 { runtime::ADDING as u64 + 1 } else { (range.end - range.start) / 8 };
     Ok((0..words).map(|_| AtomicU64::new(0)).collect())
 }
 
-impl View {
+impl ShmView {
     /// Lays a view over `mapping`, which must be as long as the layout demands.
-    pub(crate) fn new(geometry: Geometry, layout: &VolatileLayout, mapping: Mapping) -> Result<View> {
+    pub(crate) fn new(geometry: Geometry, layout: &VolatileLayout, mapping: Mapping) -> Result<ShmView> {
         let words = geometry.words() * 8;
         let bits = geometry.level_words()[BOTTOM - 1] * 8;
         let exactly = |range: &Range<u64>, len: u64| part(&mapping, &(range.start..range.start + len));
         let [a, b, c, d, e, f] = layout.levels.each_ref().map(|range| part(&mapping, range));
-        Ok(View {
+        Ok(ShmView {
             geometry,
             runtime: part(&mapping, &layout.runtime)?,
             armed: exactly(&layout.armed, bits)?,
@@ -248,7 +248,7 @@ impl View {
 
     /// One bit per bottom word: changed since it was last written to the bottom.
     #[inline]
-    pub(crate) fn touched(&self) -> &[AtomicU64] {
+    pub(crate) fn unflushed(&self) -> &[AtomicU64] {
         &self.touched
     }
 

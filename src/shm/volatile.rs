@@ -3,13 +3,13 @@
 //! Invariant kept here: whoever stores into the mapping of a live-level chunk has allocated the space
 //! of it and of everything that a change in it can touch.
 
-use super::view::View;
+use super::view::ShmView;
 use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
 use crate::progress::Step;
 use crate::sys::fs::MAPPABLE;
-use crate::sys::{Disk, Mapping, Part};
+use crate::sys::{Mapping, Storage, WriteSegment};
 use crate::watcher::Watcher;
 use std::collections::HashSet;
 use std::io;
@@ -25,12 +25,12 @@ pub(crate) const CHUNK_WORDS: u64 = ALIGN / 8;
 /// What nobody shares and nobody trusts afterwards had better be memory that no failing write-back of the kernel's can
 /// take away: a page of a file that could not be written may be dropped, and read again from the disk as it was.
 pub(crate) fn view(
-    disk: &dyn Disk,
+    disk: &dyn Storage,
     path: &Path,
     header: &Header,
     (in_file, shared): (bool, bool),
     watcher: &Watcher,
-) -> Result<View> {
+) -> Result<ShmView> {
     let v = VolatileLayout::new(&header.geometry);
     if !in_file {
         end_session(disk, &header.layout.volatile).map_err(|source| Error::Io {
@@ -39,7 +39,7 @@ pub(crate) fn view(
             source,
         })?;
         let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
-        return View::new(header.geometry, &v, mapping);
+        return ShmView::new(header.geometry, &v, mapping);
     }
     let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
     let region = header.layout.volatile.clone();
@@ -57,9 +57,9 @@ pub(crate) fn view(
     // The nonce goes first: it tells others that the rest is what it was.
     let (nonce, rest) = (region.start..region.start + ALIGN, region.start + ALIGN..region.end);
     let (first, then) = step!(NonceThenFree => (nonce, rest), else (rest, nonce));
-    step!(ClearShm => disk.punch(first)).map_err(io)?;
+    step!(ClearShm => disk.punch_hole(first)).map_err(io)?;
     sync_point!(Freed);
-    step!(ClearShm => disk.punch(then)).map_err(io)?;
+    step!(ClearShm => disk.punch_hole(then)).map_err(io)?;
     if disk.reading_allocates() {
         disk.allocate(region).map_err(io)?;
     }
@@ -70,12 +70,12 @@ pub(crate) fn view(
 
 /// Whether the space of a volatile part must not be given up: somebody may have it mapped for reading, to whom a look
 /// into a hole would bring a signal if the file system has become full.
-fn must_stay(disk: &dyn Disk) -> bool {
+fn must_stay(disk: &dyn Storage) -> bool {
     disk.reading_allocates() && !matches!(disk.has_readers(), Ok(false))
 }
 
 /// Gives space up that nothing names any more. Best effort: it only takes space.
-pub(crate) fn free(disk: &dyn Disk, space: Range<u64>) {
+pub(crate) fn free(disk: &dyn Storage, space: Range<u64>) {
     if !must_stay(disk) {
         let _ = disk.free(space);
     }
@@ -83,18 +83,18 @@ pub(crate) fn free(disk: &dyn Disk, space: Range<u64>) {
 
 /// Takes away what a session has left in the file whose processes are gone: who looks at it would take its nonce for the
 /// sign that nothing has changed, while the next session has its volatile part elsewhere.
-fn end_session(disk: &dyn Disk, region: &Range<u64>) -> io::Result<()> {
+fn end_session(disk: &dyn Storage, region: &Range<u64>) -> io::Result<()> {
     let mut nonce = [0; 16];
     disk.read_at(&mut nonce, region.start)?;
     if step!(RemoveForeignNonce => nonce != [0; 16]) {
-        disk.write_durable(&[Part { offset: region.start, bytes: &[0; 16] }])?;
+        disk.write_durable(&[WriteSegment { offset: region.start, bytes: &[0; 16] }])?;
         free(disk, region.clone());
     }
     Ok(())
 }
 
 /// Refuses to map a file where that is not known to be safe.
-pub(crate) fn mappable(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<()> {
+pub(crate) fn mappable(disk: &dyn Storage, path: &Path, header: &Header, shared: bool) -> Result<()> {
     let io = |source| Error::Io { op: "look at the file system", path: path.to_path_buf(), source };
     let Some(number) = disk.unmappable().map_err(io)? else { return Ok(()) };
     let advice = match header.durability {
@@ -113,25 +113,25 @@ pub(crate) fn mappable(disk: &dyn Disk, path: &Path, header: &Header, shared: bo
 }
 
 /// The volatile part of the file as others have it.
-pub(crate) fn join(disk: &dyn Disk, path: &Path, header: &Header, watcher: &Watcher) -> Result<View> {
+pub(crate) fn join(disk: &dyn Storage, path: &Path, header: &Header, watcher: &Watcher) -> Result<ShmView> {
     let mut view = mapped(disk, path, header, true)?;
     keep_in_memory(&mut view, path, header, true, watcher)?;
     Ok(view)
 }
 
-fn mapped(disk: &dyn Disk, path: &Path, header: &Header, shared: bool) -> Result<View> {
+fn mapped(disk: &dyn Storage, path: &Path, header: &Header, shared: bool) -> Result<ShmView> {
     let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
     mappable(disk, path, header, shared)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = disk.map(header.layout.volatile.clone()).map_err(io)?;
-    View::new(header.geometry, &v, mapping)
+    ShmView::new(header.geometry, &v, mapping)
 }
 
 /// The volatile part stays in memory as long as anybody has it: see [`view`]. Of a map that is shared, all of it, not only
 /// what this process has touched: who touched the rest may die, and what he was told is owed.
 ///
-/// A `Process` map that may not be kept is used all the same, and [`View::stays`] says so.
-fn keep_in_memory(view: &mut View, path: &Path, header: &Header, shared: bool, watcher: &Watcher) -> Result<()> {
+/// A `Process` map that may not be kept is used all the same, and [`ShmView::stays`] says so.
+fn keep_in_memory(view: &mut ShmView, path: &Path, header: &Header, shared: bool, watcher: &Watcher) -> Result<()> {
     let (region, len) = (&header.layout.volatile, header.geometry.len());
     let mut told = Ok(());
     let ask = |done: u64| {
@@ -166,7 +166,13 @@ pub(crate) struct Allocated(HashSet<u64>);
 impl Allocated {
     /// Makes sure that changing some bottom words of a map cannot fail for want of space. Each block is asked for once, and
     /// those side by side together.
-    pub(crate) fn ensure(&mut self, disk: &dyn Disk, path: &Path, header: Place<'_>, words: Range<u64>) -> Result<()> {
+    pub(crate) fn ensure(
+        &mut self,
+        disk: &dyn Storage,
+        path: &Path,
+        header: Place<'_>,
+        words: Range<u64>,
+    ) -> Result<()> {
         let Place { layout, geometry } = header;
         let v = VolatileLayout::new(geometry);
         let chunks = words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS);

@@ -6,7 +6,7 @@ use crate::sim::*;
 pub(super) fn check_exact(core: &Core, disk: &SimDisk, truth: &Truth) -> Verdict {
     match headers::newest(disk, path()) {
         Ok(Newest { header, .. }) if !disk.dead() && reasons::reasons(&header).is_empty() => {
-            core.together(|both| only_mine(&all_of(both), truth, "running"))
+            core.read_union(|both| only_mine(&all_of(both), truth, "running"))
         }
         _ => Ok(()),
     }
@@ -27,36 +27,36 @@ pub(super) fn bits_of(view: &dyn Look) -> Range<u64> {
 }
 
 /// What was loaded, and the outstanding point.
-pub(super) fn both(loaded: &Loaded) -> Both<'_> {
-    Both {
-        here: Dirt::new(&loaded.view, &loaded.whole, &loaded.assumed),
-        point: loaded.frozen.as_ref().map(Frozen::dirt),
+pub(super) fn both(loaded: &Loaded) -> UnionView<'_> {
+    UnionView {
+        current: Dirt::new(&loaded.view, &loaded.whole, &loaded.assumed),
+        point: loaded.frozen.as_ref().map(PointSet::dirt),
     }
 }
 
 /// Whether a bit is dirty here or in the outstanding point.
-pub(super) fn dirty(both: &Both<'_>, i: u64) -> bool {
+pub(super) fn dirty(both: &UnionView<'_>, i: u64) -> bool {
     both.word(i / 64) & 1 << (i % 64) != 0
 }
 
 /// All of them.
-pub(super) fn all_of(both: &Both<'_>) -> Vec<bool> {
-    let words = both.here.geometry.words();
+pub(super) fn all_of(both: &UnionView<'_>) -> Vec<bool> {
+    let words = both.current.geometry.words();
     let mut bits: Vec<bool> = Vec::with_capacity((words * 64) as usize);
     for word in (0..words).map(|w| both.word(w)) {
         bits.extend((0..64).map(|i| word >> i & 1 != 0));
     }
-    bits.truncate(both.here.geometry.bits() as usize);
+    bits.truncate(both.current.geometry.bits() as usize);
     bits
 }
 
 pub(super) fn all_dirty(core: &Core) -> Vec<bool> {
-    core.together(all_of)
+    core.read_union(all_of)
 }
 
 /// The map has a length that it may have, and everything that is owed reads dirty.
-pub(super) fn check_covered(both: &Both<'_>, truth: &Truth, when: &str) -> Verdict {
-    let view = both.here;
+pub(super) fn check_covered(both: &UnionView<'_>, truth: &Truth, when: &str) -> Verdict {
+    let view = both.current;
     let len = view.geometry.bits();
     truth.with(|b| match Some(len) == b.or_len || len == b.len {
         true => Ok(()),
@@ -78,8 +78,8 @@ pub(super) fn check_covered(both: &Both<'_>, truth: &Truth, when: &str) -> Verdi
 }
 
 /// For each word whether a search through all levels finds it.
-pub(super) fn found_words(both: &Both<'_>) -> Vec<bool> {
-    let end = both.here.geometry.words();
+pub(super) fn found_words(both: &UnionView<'_>) -> Vec<bool> {
+    let end = both.current.geometry.words();
     let mut found = vec![false; end as usize];
     let mut at = 0;
     while let Some((w, _)) = both.next_nonzero_word(at..end) {
@@ -169,7 +169,7 @@ pub(super) fn check_crash(content: &Image, truth: &Truth, again: Option<(u64, u3
         only_mine(&all_of(&both(&read)), begun, "read only")?;
     }
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened: {e}"))?;
-    core.together(|both| check_covered(both, truth, "recovered"))?;
+    core.read_union(|both| check_covered(both, truth, "recovered"))?;
     let once = all_dirty(&core);
     let both = both(&read);
     if all_of(&both) != once {
@@ -227,8 +227,8 @@ pub(super) fn check_points(disk: &Arc<SimDisk>, header: &Header, truth: &Truth) 
 }
 
 /// What some points of a header hold.
-pub(super) fn held(disk: &SimDisk, header: &Header, points: Range<usize>) -> crate::Result<Frozen> {
-    let mut held = Frozen::of_points(disk, path(), header, &header.points[points])?;
+pub(super) fn held(disk: &SimDisk, header: &Header, points: Range<usize>) -> crate::Result<PointSet> {
+    let mut held = PointSet::of_points(disk, path(), header, &header.points[points])?;
     held.finish();
     Ok(held)
 }

@@ -1,8 +1,8 @@
 //! A simulated disk under the real store.
 //!
 //! Between two durable writes only freed space and the length of the file are pending, since everything else that the
-//! store writes is durable when it goes on. So all that can go wrong happens inside a [`Disk::write_durable`] or a
-//! [`Disk::sync_all`]: power goes, the process is killed, or the device fails. Which of the written sectors are then
+//! store writes is durable when it goes on. So all that can go wrong happens inside a [`Storage::write_durable`] or a
+//! [`Storage::sync_all`]: power goes, the process is killed, or the device fails. Which of the written sectors are then
 //! new, old or garbage, on the device and in the page cache, is chosen by the test; so is how much of what is pending
 //! reached the device. Other calls fail as the test says, sectors are unreadable until they are written, and every few
 //! system calls one does less than it was asked for, or is interrupted.
@@ -20,7 +20,7 @@ use crate::sim::bytes::{Bytes, Calls, UNIT, gone, units};
 use crate::sim::content::{CHUNK, Call, Fault, Image, Rng, SECTOR, Trouble};
 use crate::sim::states::{States, checkpoints};
 use crate::sys::file::fill_from;
-use crate::sys::{Disk, Identity, Lock, Mapping, Part};
+use crate::sys::{Identity, Lock, Mapping, Storage, WriteSegment};
 use crate::testing::{Mutant, mutant};
 use std::cell::RefCell;
 use std::fs::File;
@@ -60,7 +60,7 @@ impl SimDisk {
         })
     }
 
-    pub(crate) fn shared(&self) -> Arc<dyn Disk> {
+    pub(crate) fn shared(&self) -> Arc<dyn Storage> {
         self.me.upgrade().expect("alive")
     }
 
@@ -253,7 +253,7 @@ impl SimDisk {
     }
 }
 
-impl Disk for SimDisk {
+impl Storage for SimDisk {
     fn len(&self) -> io::Result<u64> {
         Ok(self.bytes.lock().unwrap().cache.len as u64)
     }
@@ -278,7 +278,7 @@ impl Disk for SimDisk {
         Ok((range.start < range.end).then_some(range))
     }
 
-    fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()> {
+    fn write_durable(&self, parts: &[WriteSegment<'_>]) -> io::Result<()> {
         if let Some(f) = &mut *self.interloper.lock().unwrap() {
             f();
         }
@@ -314,7 +314,7 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
         let mut b = self.call(Call::Punch)?;
         b.cache.clear(range.start as usize..range.end as usize);
         for unit in units(&range) {
@@ -326,13 +326,13 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn grow(&self, len: u64) -> io::Result<()> {
+    fn extend(&self, len: u64) -> io::Result<()> {
         let mut b = self.call(Call::Grow)?;
         b.cache.grow(len as usize);
         Ok(())
     }
 
-    fn cut(&self, len: u64) -> io::Result<()> {
+    fn truncate(&self, len: u64) -> io::Result<()> {
         let mut b = self.alive()?;
         b.cache.cut(len as usize);
         Ok(())
@@ -359,7 +359,7 @@ impl Disk for SimDisk {
         Mapping::of_file(file, range)
     }
 
-    fn keep_off(&self, _: Range<u64>) {}
+    fn exclude_from_sync(&self, _: Range<u64>) {}
 
     fn try_lock(&self, _: Lock) -> io::Result<bool> {
         Ok(true)

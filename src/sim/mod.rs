@@ -25,7 +25,7 @@ mod verdicts;
 
 use crate::engine::commit::Failure;
 use crate::engine::core::Core;
-use crate::engine::point_set::{Both, Dirt, Frozen};
+use crate::engine::point_set::{Dirt, PointSet, UnionView};
 use crate::engine::{checkpoint, image};
 use crate::file::bottom::named;
 use crate::file::headers::{self, Newest};
@@ -40,7 +40,7 @@ use crate::query::Search;
 use crate::session::load::{Loaded, load_in_memory};
 use crate::session::open::open_alone;
 use crate::shm::view::{Look, flag, runtime};
-use crate::sys::{Disk, Part};
+use crate::sys::{Storage, WriteSegment};
 use crate::testing::{self, Mutant, SyncPoint};
 use checks::*;
 use content::{Call, Fault, Image, Pick, Rng, SECTOR, Trouble};

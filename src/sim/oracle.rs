@@ -178,10 +178,10 @@ impl Truth {
 
     /// What recovery made dirty while a checkpoint was outstanding is dirty here, whatever becomes of the point.
     pub(super) fn reopened(&self, core: &Core) {
-        let here = all_of(&Both { here: Dirt::of(core.view()), point: None });
+        let current = all_of(&UnionView { current: Dirt::of(core.view()), point: None });
         self.with(|b| {
             let Some(c) = b.checkpoint.as_mut() else { return };
-            c.during.iter_mut().zip(here).for_each(|(during, dirty)| *during |= dirty);
+            c.during.iter_mut().zip(current).for_each(|(during, dirty)| *during |= dirty);
         });
     }
 
@@ -236,7 +236,7 @@ impl Truth {
 
     /// Sees how far what was begun has come, in a map that is open.
     pub(super) fn settle_in(&self, core: &Core) -> Verdict {
-        match core.lock().and_then(|lock| lock.adopt()) {
+        match core.lock().and_then(|lock| lock.refresh_header()) {
             Ok(header) => self.settle(&header, true),
             Err(_) => Ok(()),
         }

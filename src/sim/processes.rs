@@ -4,13 +4,14 @@
 //! [`Point`]; then the others go on. What is asked of them is what is asked of one: nothing owed is missing, in the
 //! running map after every operation, after the power goes in any write, and after the last one has closed the map.
 
-use crate::engine::point_set::{Both, Dirt};
+use crate::engine::point_set::{Dirt, UnionView};
 use crate::error::Holder;
+use crate::format::Durability;
 use crate::options::Access;
 use crate::session::join::join;
 use crate::session::load::load_in_memory;
 use crate::sim::*;
-use crate::sys::{Identity, Lock, Mapping, Part};
+use crate::sys::{Identity, Lock, Mapping, WriteSegment};
 use programs::operation;
 use proptest::prelude::{Just, Strategy, prop, prop_oneof};
 use std::io;
@@ -46,7 +47,7 @@ impl Door {
     }
 }
 
-impl Disk for Door {
+impl Storage for Door {
     fn len(&self) -> io::Result<u64> {
         self.open()?.len()
     }
@@ -56,21 +57,21 @@ impl Disk for Door {
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
         self.open()?.next_data(range)
     }
-    fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()> {
+    fn write_durable(&self, parts: &[WriteSegment<'_>]) -> io::Result<()> {
         let done = self.open()?.write_durable(parts);
         self.left(done)
     }
     fn allocate(&self, range: Range<u64>) -> io::Result<()> {
         self.open()?.allocate(range)
     }
-    fn punch(&self, range: Range<u64>) -> io::Result<()> {
-        self.open()?.punch(range)
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
+        self.open()?.punch_hole(range)
     }
-    fn grow(&self, len: u64) -> io::Result<()> {
-        self.open()?.grow(len)
+    fn extend(&self, len: u64) -> io::Result<()> {
+        self.open()?.extend(len)
     }
-    fn cut(&self, len: u64) -> io::Result<()> {
-        self.open()?.cut(len)
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.open()?.truncate(len)
     }
     fn reading_allocates(&self) -> bool {
         false
@@ -78,7 +79,7 @@ impl Disk for Door {
     fn map(&self, range: Range<u64>) -> io::Result<Mapping> {
         self.open()?.map(range)
     }
-    fn keep_off(&self, _: Range<u64>) {}
+    fn exclude_from_sync(&self, _: Range<u64>) {}
     fn try_lock(&self, _: Lock) -> io::Result<bool> {
         Ok(true)
     }
@@ -149,7 +150,7 @@ impl Session {
             return Ok(Some(core.clone()));
         }
         let door = Door { disk: self.disk.clone(), faults: self.faults.clone(), dead: AtomicBool::new(false) };
-        let door: Arc<dyn Disk> = Arc::new(door);
+        let door: Arc<dyn Storage> = Arc::new(door);
         let options = options().access(Access::Shared);
         let alone = self.cores.iter().all(Option::is_none);
         // What recovery makes dirty may be dirty, also if it does not come to its end.
@@ -196,7 +197,7 @@ impl Session {
                 if !self.living(process, || truth.settle_in(&core))? {
                     return Ok(None);
                 }
-                core.together(|both| check_covered(both, truth, if alone { "opened" } else { "joined" }))?;
+                core.read_union(|both| check_covered(both, truth, if alone { "opened" } else { "joined" }))?;
                 truth.with(|b| b.has_length(core.geometry().bits()));
                 self.cores[process] = Some(core.clone());
                 Ok(Some(core))
@@ -307,13 +308,13 @@ impl Session {
         self.settle(truth)?;
         disk.wrong()?;
         for core in self.cores.iter().flatten().filter(|_| !disk.dead()) {
-            core.together(|both| check_covered(both, truth, "running"))?;
+            core.read_union(|both| check_covered(both, truth, "running"))?;
             check_exact(core, &disk, truth)?;
         }
         if let Some(core) = self.cores.iter().flatten().next() {
-            let here = Both { here: Dirt::of(core.view()), point: None };
-            let found = found_words(&here);
-            let lost = |&i: &u64| dirty(&here, i) && !found[(i / 64) as usize];
+            let current = UnionView { current: Dirt::of(core.view()), point: None };
+            let found = found_words(&current);
+            let lost = |&i: &u64| dirty(&current, i) && !found[(i / 64) as usize];
             self.ghosts.extend(bits_of(core.view()).filter(lost));
         }
         truth.with(|b| self.ghosts.iter().for_each(|&i| (b.may[i as usize], b.mine[i as usize]) = (true, true)));
@@ -427,7 +428,7 @@ fn check_left(end: &End) -> Result<usize, String> {
     truth.settle(&header, true)?;
     let (core, recovery) =
         open_alone(disk.shared(), path(), &options(), 0).map_err(|e| format!("cannot be opened: {e}"))?;
-    core.together(|both| check_covered(both, truth, "all are dead"))?;
+    core.read_union(|both| check_covered(both, truth, "all are dead"))?;
     if recovery.unclean && (recovery.cache_trusted != Some(true) || recovery.lost_commit) {
         return Ok(0);
     }

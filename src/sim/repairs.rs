@@ -5,6 +5,7 @@
 //! reads the file; repairing it again ends as it should; and putting back gives the very bytes.
 
 use crate::file::points::header_of_point;
+use crate::format::Durability;
 use crate::format::{ENTRY_BYTES, Point};
 use crate::fsck::check::at_rest;
 use crate::fsck::plan::plan;
@@ -94,11 +95,11 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
         if rng.below(3) > 0 {
             bytes.iter_mut().for_each(|b| *b = rng.next() as u8);
         }
-        disk.write_durable(&[Part { offset, bytes: &bytes }]).unwrap();
+        disk.write_durable(&[WriteSegment { offset, bytes: &bytes }]).unwrap();
     }
     if rng.below(3) == 0 {
         let place = &places[format::COPIES + rng.below((places.len() - format::COPIES) as u64) as usize];
-        disk.cut((place.start + rng.below(place.end - place.start)) / 4096 * 4096).unwrap();
+        disk.truncate((place.start + rng.below(place.end - place.start)) / 4096 * 4096).unwrap();
     }
     disk.sync_all().unwrap();
     disk.device()
@@ -122,7 +123,7 @@ fn repaired(content: &Image, before: &Counts) -> Result<usize, String> {
     if again.is_needed() { Err(format!("a second repair: {:?}", again.actions)) } else { Ok(disk.writes()) }
 }
 
-fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::Undone> {
+fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::UndoReport> {
     put_back_from(disk, path(), &mut Cursor::new(undo), Path::new("undo"))
 }
 
@@ -216,7 +217,7 @@ fn no_crash_in_a_repair_or_in_undoing_it_makes_anything_clean() {
 pub(super) fn both_pairs_doubt_what_is_repaired() {
     let disk = SimDisk::new(fresh(), Vec::new());
     let layout = headers::newest(&*disk, path()).unwrap().header.layout;
-    disk.write_durable(&[Part { offset: layout.bottom.start, bytes: &[0x55; 512] }]).unwrap();
+    disk.write_durable(&[WriteSegment { offset: layout.bottom.start, bytes: &[0x55; 512] }]).unwrap();
     let plan = planned(&disk).unwrap();
     // A sync, two copies that are written again, and two commits come before the page.
     let cut = SimDisk::new(disk.device(), vec![(5, Fault::Cut(Pick::None))]);
@@ -255,7 +256,7 @@ pub(super) fn a_point_seems_whole_only_when_all_of_it_is_dirty() {
     let header = headers::newest(&*disk, path()).unwrap().header;
     drop(core);
     let at = header.points[0].bottom_offset;
-    disk.write_durable(&[Part { offset: at, bytes: &[0x55; 512] }]).unwrap();
+    disk.write_durable(&[WriteSegment { offset: at, bytes: &[0x55; 512] }]).unwrap();
     let content = disk.device();
     let everything = |disk: &SimDisk| point_counts(disk, &header, &header.points[0]) == bits;
     assert!(everything(&disk));

@@ -92,7 +92,7 @@ pub(super) fn step(
                 truth.freeze_ended(false);
                 truth.reopened(&opened);
                 truth.settle_in(&opened)?;
-                opened.together(|both| check_covered(both, truth, "opened"))?;
+                opened.read_union(|both| check_covered(both, truth, "opened"))?;
                 truth.with(|b| b.has_length(opened.geometry().bits()));
                 check_no_clean_copy(disk)?;
                 truth.with(|b| b.unflushed.fill(false));
@@ -155,7 +155,7 @@ pub(super) fn step(
                 return Ok(());
             }
         }
-        c.together(|both| check_covered(both, truth, "running"))?;
+        c.read_union(|both| check_covered(both, truth, "running"))?;
         check_exact(c, disk, truth)?;
     }
     Ok(())

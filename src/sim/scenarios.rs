@@ -1,5 +1,6 @@
 //! Schedules that chance hardly finds.
 
+use crate::format::Durability;
 use crate::sim::*;
 
 /// Schedules that chance hardly finds.
@@ -55,12 +56,12 @@ pub(super) fn a_word_that_was_touched_after_it_was_copied_is_not_forgotten() {
     let core = Arc::new(core);
     core.set_bits(0..1).unwrap();
     core.set_bits(128..129).unwrap();
-    let ((here, arrived), (go, going)) = (mpsc::channel(), mpsc::channel());
+    let ((current, arrived), (go, going)) = (mpsc::channel(), mpsc::channel());
     let setter = core.clone();
     let thread = std::thread::spawn(move || {
         testing::visit(Some(Box::new(move |point| {
             if matches!(point, SyncPoint::SeenArmed | SyncPoint::Touched) {
-                let _ = here.send(()).and_then(|()| going.recv().map_err(|_| mpsc::SendError(())));
+                let _ = current.send(()).and_then(|()| going.recv().map_err(|_| mpsc::SendError(())));
             }
         })));
         setter.set_bits(129..130)
@@ -153,7 +154,7 @@ pub(super) fn a_freezer_goes_on_while_he_is_aborted() -> Verdict {
     let aborted = core.abort(&point.uuid);
     testing::visit(None);
     aborted.map_err(|e| e.to_string())?;
-    core.together(|both| check_covered(both, &truth, "aborted"))?;
+    core.read_union(|both| check_covered(both, &truth, "aborted"))?;
     check_crash(&disk.device(), &truth, None)
 }
 
@@ -178,7 +179,7 @@ pub(super) fn a_freezer_wakes_up_in_the_freeze_of_another() -> Verdict {
     let second = second.lock().unwrap().take().ok_or("nobody came in between")?.map_err(|e| e.to_string())?;
     core.freeze_end(&second.uuid).map_err(|e| e.to_string())?;
     core.commit_checkpoint(&second.uuid, false).map_err(|e| e.to_string())?;
-    core.together(|both| check_covered(both, &truth, "committed"))?;
+    core.read_union(|both| check_covered(both, &truth, "committed"))?;
     check_crash(&disk.device(), &truth, None)
 }
 
@@ -226,7 +227,7 @@ pub(super) fn both_pairs_name_a_point_before_its_bits_are_reset() -> Verdict {
 pub(super) fn a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty() {
     let (disk, _, core, point) = freezing().unwrap();
     let zeros = [0; SECTOR];
-    let lost = [point.table_offset, point.bottom_offset].map(|offset| Part { offset, bytes: &zeros });
+    let lost = [point.table_offset, point.bottom_offset].map(|offset| WriteSegment { offset, bytes: &zeros });
     disk.write_durable(&lost).unwrap();
     let device = SimDisk::new(disk.device(), Vec::new());
     let loaded = load_in_memory(&*device, path(), None).unwrap();
@@ -238,7 +239,7 @@ pub(super) fn a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty() {
     // Who puts it back does not believe it either.
     core.freeze_reset(&point).unwrap_err();
     core.abort(&point.uuid).unwrap();
-    core.together(|both| assert!(all_of(both).into_iter().all(|dirty| dirty), "put back"));
+    core.read_union(|both| assert!(all_of(both).into_iter().all(|dirty| dirty), "put back"));
     let reasons = headers::newest(&*disk, path()).unwrap().header.dirt_reasons;
     assert!(reasons.contains(format::Reasons::DAMAGED_PAGE));
 }
@@ -318,7 +319,7 @@ pub(super) fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_an
         let Ok((core, _)) = open_alone(disk.shared(), path(), &options, 0) else { continue };
         core.set_bits(0..1).unwrap();
         let done = core.truncate(geometry(BITS + 1));
-        assert!(done.is_ok() || core.degraded(), "write {at} failed, and nobody remembers");
+        assert!(done.is_ok() || core.write_failed(), "write {at} failed, and nobody remembers");
         match done {
             Ok(_) if disk.writes() <= at => break,
             Err(Failure::InDoubt(_)) => in_doubt += 1,

@@ -1,7 +1,7 @@
 //! What headers say of the checkpoint, and whether it goes along its arrows.
 
 use crate::format::{COPY_BYTES, CheckpointState, HEADER_REGION, Header, Uuid};
-use crate::sys::Part;
+use crate::sys::WriteSegment;
 
 /// The checkpoint as headers say it: the state, and of which one.
 pub(super) type Checkpoint = (CheckpointState, Uuid);
@@ -47,8 +47,8 @@ pub(super) fn is_step(from: Checkpoint, to: Checkpoint) -> bool {
 }
 
 /// What headers among some parts say of the checkpoint.
-pub(super) fn checkpoints<'a>(parts: &'a [Part<'_>]) -> impl Iterator<Item = Checkpoint> + 'a {
-    let header = |part: &Part<'_>| {
+pub(super) fn checkpoints<'a>(parts: &'a [WriteSegment<'_>]) -> impl Iterator<Item = Checkpoint> + 'a {
+    let header = |part: &WriteSegment<'_>| {
         let whole = part.offset < HEADER_REGION && part.bytes.len() <= COPY_BYTES;
         whole.then(|| Header::parse(part.bytes).ok()).flatten()
     };

@@ -10,9 +10,9 @@
 
 use crate::engine::core::{Core, Parts};
 use crate::file::create;
-use crate::file::headers::{self, Published};
+use crate::file::headers::{self, LastDurable};
 use crate::file::scan::Scan;
-use crate::format::{Durability, Runs, State, Uuid};
+use crate::format::{Durability, State, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::options::Options;
 use crate::shm::view::runtime;
@@ -172,9 +172,9 @@ fn opened(scenario: &Scenario) -> Image {
     let headers::Newest { mut header, pair, .. } = headers::newest(&*disk, path()).unwrap();
     (header.state, header.nonce) = (State::Open, Uuid([1; 16]));
     if scenario.durability == Durability::Process {
-        header.runs = Runs::one(0..geometry.words());
+        header.runs = WordRanges::one(0..geometry.words());
     }
-    let created = Published { sequence: header.sequence, pair };
+    let created = LastDurable { sequence: header.sequence, pair };
     let known = headers::commit(&*disk, &mut header, created).unwrap();
     headers::commit(&*disk, &mut header, known).unwrap();
     disk.device()
@@ -202,7 +202,7 @@ impl World {
         let faults = scenario.fails.map(|write| (write, Fault::Fail(Pick::None, false)));
         let disk = SimDisk::new(image.clone(), faults.into_iter().collect());
         let newest = headers::newest(&*disk, path()).unwrap();
-        let published = Published { sequence: newest.header.sequence, pair: newest.pair };
+        let last_durable = LastDurable { sequence: newest.header.sequence, pair: newest.pair };
         let view = volatile::view(
             &*disk,
             path(),
@@ -211,8 +211,8 @@ impl World {
             &crate::watcher::Watcher::default(),
         )
         .unwrap();
-        view.runtime()[runtime::PUBLISHED].store(published.pack(), SeqCst);
-        view.runtime()[runtime::ATTEMPTED].store(published.sequence, SeqCst);
+        view.runtime()[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);
+        view.runtime()[runtime::ATTEMPTED].store(last_durable.sequence, SeqCst);
         let parts = Parts {
             disk: disk.shared(),
             path: path().to_path_buf(),
@@ -285,7 +285,7 @@ impl World {
     }
 
     /// What a power cut now would leave: what is listed, and the bottom.
-    fn after_a_cut(&self) -> (Runs, Vec<u64>) {
+    fn after_a_cut(&self) -> (WordRanges, Vec<u64>) {
         let cut = SimDisk::new(self.disk.device(), Vec::new());
         let header = headers::newest(&*cut, path()).unwrap().header;
         let scan = Scan { disk: &*cut, path: path(), header: &header };
@@ -306,7 +306,7 @@ impl World {
         let levels = self.core.view().levels();
         let search =
             || std::iter::successors(levels.next_set(0..bit + 1), |at| levels.next_set(at + 1..bit + 1)).last();
-        let found = self.core.steadily(search) == Some(bit);
+        let found = self.core.seq_read(search) == Some(bit);
         let owed = self.truth(|t| t.owed.contains_key(&bit));
         assert!(found || !owed, "broken: a search does not find bit {bit}");
     }

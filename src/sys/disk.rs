@@ -1,6 +1,6 @@
-//! [`Disk`]: everything the store does to its file, so that a simulated disk can stand in for it.
+//! [`Storage`]: everything the store does to its file, so that a simulated disk can stand in for it.
 //!
-//! Invariant kept here: there is no way to write a durable byte but [`Disk::write_durable`], and
+//! Invariant kept here: there is no way to write a durable byte but [`Storage::write_durable`], and
 //! what it wrote counts only after it returned `Ok`.
 
 use super::facts::Identity;
@@ -13,7 +13,7 @@ use std::ops::Range;
 
 /// Bytes to be written at an offset.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part<'a> {
+pub(crate) struct WriteSegment<'a> {
     /// Offset in the file.
     pub offset: u64,
     /// What to write there.
@@ -21,7 +21,7 @@ pub(crate) struct Part<'a> {
 }
 
 /// A file as the store sees it. Offsets and lengths are in bytes.
-pub(crate) trait Disk: Send + Sync {
+pub(crate) trait Storage: Send + Sync {
     /// Length of the file.
     fn len(&self) -> io::Result<u64>;
     /// Fills `buf` from `offset`. Bytes past the end of the file read as zeros.
@@ -34,21 +34,21 @@ pub(crate) trait Disk: Send + Sync {
     }
     /// Writes all parts. After `Ok` all of them survive a power cut; after an error or a crash inside, any
     /// subset of their sectors may be old, new, or torn. Costs one device sync in the usual case.
-    fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()>;
+    fn write_durable(&self, parts: &[WriteSegment<'_>]) -> io::Result<()>;
     /// Makes sure that storing into a mapping of `range` cannot fail for want of space. Keeps the content. Where the file
     /// system cannot do that, nothing is done: what is mapped has been [punched](Self::punch) before, by writing.
     fn allocate(&self, range: Range<u64>) -> io::Result<()>;
     /// Makes `range` read as zeros, and frees it; where the file system cannot do that, zeros are written. Durable after
     /// [`sync_all`](Self::sync_all).
-    fn punch(&self, range: Range<u64>) -> io::Result<()>;
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()>;
     /// Frees `range`, of which nobody reads any more what is in it, if the file system can do that.
     fn free(&self, range: Range<u64>) -> io::Result<()> {
-        self.punch(range)
+        self.punch_hole(range)
     }
     /// Makes the file at least `len` bytes long. Durable after [`sync_all`](Self::sync_all).
-    fn grow(&self, len: u64) -> io::Result<()>;
+    fn extend(&self, len: u64) -> io::Result<()>;
     /// Makes the file `len` bytes long if it is longer. Durable after [`sync_all`](Self::sync_all).
-    fn cut(&self, len: u64) -> io::Result<()>;
+    fn truncate(&self, len: u64) -> io::Result<()>;
     /// Whether even reading a hole of a mapping takes space.
     fn reading_allocates(&self) -> bool;
     /// Whether this file cannot be mapped: its file system's type then, see [`fs`](super::fs).
@@ -63,7 +63,7 @@ pub(crate) trait Disk: Send + Sync {
     /// Maps `range` shared and writable.
     fn map(&self, range: Range<u64>) -> io::Result<Mapping>;
     /// From here on no sync of a durable write spans `range`, which is mapped for writing.
-    fn keep_off(&self, range: Range<u64>);
+    fn exclude_from_sync(&self, range: Range<u64>);
     /// Takes a lock if it is free.
     fn try_lock(&self, lock: Lock) -> io::Result<bool>;
     /// Which other process, or map of this one, holds one of the locks from the first one to the last, as far as the system tells.

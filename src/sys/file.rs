@@ -1,9 +1,9 @@
-//! [`FileDisk`]: a [`Disk`] that is a real file.
+//! [`FileDisk`]: a [`Storage`] that is a real file.
 //!
 //! Invariant kept here: `write_durable` returns `Ok` only after the kernel said that exactly the
 //! named ranges are on the device; it never pushes the mapped (volatile) part of the file.
 
-use super::disk::{Disk, Part};
+use super::disk::{Storage, WriteSegment};
 use super::facts::{self, Identity};
 use super::fs::{self, FsKind};
 use super::holder;
@@ -127,7 +127,7 @@ impl FileDisk {
     }
 
     /// The ranges to be synced for these parts: as few as possible, none spanning the volatile region.
-    fn spans(&self, parts: &[Part<'_>]) -> Vec<Range<u64>> {
+    fn spans(&self, parts: &[WriteSegment<'_>]) -> Vec<Range<u64>> {
         let volatile = self.volatile.0.load(SeqCst)..self.volatile.1.load(SeqCst);
         let mut spans: Vec<Range<u64>> =
             parts.iter().map(|p| p.offset..p.offset.saturating_add(p.bytes.len() as u64)).collect();
@@ -143,7 +143,7 @@ impl FileDisk {
     }
 }
 
-impl Disk for FileDisk {
+impl Storage for FileDisk {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
@@ -165,7 +165,7 @@ impl Disk for FileDisk {
         Ok(start.filter(|&start| start < range.end))
     }
 
-    fn write_durable(&self, parts: &[Part<'_>]) -> io::Result<()> {
+    fn write_durable(&self, parts: &[WriteSegment<'_>]) -> io::Result<()> {
         for part in parts {
             self.file.write_all_at(part.bytes, part.offset)?;
         }
@@ -182,7 +182,7 @@ impl Disk for FileDisk {
         }
     }
 
-    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
         match self.free(range.clone()) {
             Err(e) if unsupported(&e) => self.write_zeros(range),
             done => done,
@@ -193,11 +193,11 @@ impl Disk for FileDisk {
         self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, &range)
     }
 
-    fn grow(&self, len: u64) -> io::Result<()> {
+    fn extend(&self, len: u64) -> io::Result<()> {
         if self.len()? < len { self.file.set_len(len) } else { Ok(()) }
     }
 
-    fn cut(&self, len: u64) -> io::Result<()> {
+    fn truncate(&self, len: u64) -> io::Result<()> {
         if self.len()? > len { self.file.set_len(len) } else { Ok(()) }
     }
 
@@ -220,7 +220,7 @@ impl Disk for FileDisk {
         Mapping::of_file(&self.file, range)
     }
 
-    fn keep_off(&self, range: Range<u64>) {
+    fn exclude_from_sync(&self, range: Range<u64>) {
         self.volatile.0.store(range.start, SeqCst);
         self.volatile.1.store(range.end, SeqCst);
     }
@@ -317,12 +317,14 @@ mod tests {
     #[test]
     fn all_spans_are_synced_from_their_first_byte_to_their_last() {
         // One span on each side of the mapped region, of lengths that tell them apart.
-        let (before, after) =
-            (Part { offset: 0, bytes: &[1; 3 * 4096] }, Part { offset: 1 << 20, bytes: &[2; 5 * 4096] });
+        let (before, after) = (
+            WriteSegment { offset: 0, bytes: &[1; 3 * 4096] },
+            WriteSegment { offset: 1 << 20, bytes: &[2; 5 * 4096] },
+        );
         for (parts, fails) in [(vec![before, after], 3), (vec![before, after], 5), (vec![after], 5), (vec![before], 3)]
         {
             let disk = FileDisk::new(tempfile::tempfile().unwrap(), true);
-            disk.keep_off(1 << 19..1 << 20);
+            disk.exclude_from_sync(1 << 19..1 << 20);
             let refused =
                 Refused { call: libc::SYS_msync, argument: Some((1, u32::MAX, fails * 4096)), error: libc::EIO };
             if let Some(written) = refusing(&[refused], || disk.write_durable(&parts)) {
@@ -342,11 +344,11 @@ mod tests {
         refusing(&[refused], || {
             let disk = FileDisk::new(tempfile::tempfile().unwrap(), true);
             disk.file.write_all_at(&[7; 3 << 20], 0).unwrap();
-            disk.punch(4096..(2 << 20) + 4096).unwrap();
+            disk.punch_hole(4096..(2 << 20) + 4096).unwrap();
             disk.allocate(0..3 << 20).unwrap();
             // Nobody reads it any more: then zeros would only take space.
             assert!(disk.free(0..4096).is_err());
-            disk.punch(2 << 20..1 << 40).unwrap();
+            disk.punch_hole(2 << 20..1 << 40).unwrap();
             let mut bytes = vec![0; 3 << 20];
             disk.read_at(&mut bytes, 0).unwrap();
             assert!(bytes[..4096].iter().all(|&b| b == 7) && bytes[4096..].iter().all(|&b| b == 0));
@@ -357,11 +359,11 @@ mod tests {
     #[test]
     fn parts_are_synced_together_unless_the_mapped_region_lies_between() {
         let disk = FileDisk::new(tempfile::tempfile().unwrap(), true);
-        let part = |offset| Part { offset, bytes: &[1; 512] };
-        let parts: Vec<Part<'_>> = (0..100).rev().map(|i| part(i * 65536)).collect();
+        let part = |offset| WriteSegment { offset, bytes: &[1; 512] };
+        let parts: Vec<WriteSegment<'_>> = (0..100).rev().map(|i| part(i * 65536)).collect();
         let (spans, whole) = (disk.spans(&parts), 0..99 * 65536 + 512);
         assert_eq!(spans.as_slice(), std::slice::from_ref(&whole));
-        disk.keep_off(65536 * 10..65536 * 20);
+        disk.exclude_from_sync(65536 * 10..65536 * 20);
         let parts = [part(0), part(65536 * 9), part(65536 * 20), part(65536 * 30)];
         assert_eq!(disk.spans(&parts), [0..65536 * 9 + 512, 65536 * 20..65536 * 30 + 512]);
     }

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
     /// Held while waiting for the gate, so that nobody who had it just now takes it again first.
-    Turn,
+    GateQueue,
     /// Held for every decision about opening, closing, being alone and truncating.
     Gate,
     /// Held for every commit.
@@ -21,7 +21,7 @@ pub(crate) enum Lock {
     /// Held, shared, by who has the volatile region mapped for reading.
     Readers,
     /// Held while space that no header names is chosen and written, until a header names it.
-    Space,
+    RegionAllocator,
     /// Held by one who copies what is dirty and will reset it.
     Backup,
     /// Held by one that makes a file which has a temporary name, for as long as it has the file open.
@@ -37,9 +37,9 @@ impl Lock {
         match self {
             Lock::Gate => FIRST,
             Lock::Update => FIRST + 1,
-            Lock::Turn => FIRST + 2,
+            Lock::GateQueue => FIRST + 2,
             Lock::Readers => FIRST + 3,
-            Lock::Space => FIRST + 4,
+            Lock::RegionAllocator => FIRST + 4,
             Lock::Backup => FIRST + 5,
             Lock::Creator => FIRST + 6,
             Lock::UpdateTurn => FIRST + 7,

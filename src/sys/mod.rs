@@ -22,7 +22,7 @@ mod permit;
 #[cfg(test)]
 pub(crate) mod refuse;
 
-pub(crate) use disk::{Disk, Part};
+pub(crate) use disk::{Storage, WriteSegment};
 pub(crate) use facts::Identity;
 pub(crate) use file::FileDisk;
 pub(crate) use lock::Lock;

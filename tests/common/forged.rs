@@ -1,13 +1,13 @@
 //! Small files whose headers call much of a large map dirty.
 
-use dirtymap::format::{COPIES, Header, Runs, State, Uuid, copy_offset};
+use dirtymap::format::{COPIES, Header, State, Uuid, WordRanges, copy_offset};
 use dirtymap::{Durability, Geometry};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The header of a map with this many granules, which lists these words. `counted` is what it held when it was closed.
-pub fn header(bits: u64, durability: Durability, state: State, runs: Runs, counted: u64) -> Header {
+pub fn header(bits: u64, durability: Durability, state: State, runs: WordRanges, counted: u64) -> Header {
     let mut header = Header::new(Uuid([7; 16]), Geometry::new(bits, 0).unwrap(), durability);
     header.sequence = 1;
     header.state = state;

@@ -5,8 +5,8 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    self, CheckpointState, Durability, Header, Layout, Point, PointRole, Reasons, Reserved, Runs, Stamp, StampKind,
-    State, Uuid, fields::header as h,
+    self, CheckpointState, Durability, Header, Layout, Point, PointRole, Reasons, Reserved, Stamp, StampKind, State,
+    Uuid, WordRanges, fields::header as h,
 };
 use std::ops::Range;
 
@@ -67,7 +67,7 @@ impl Maker {
     fn open(&mut self, armed: &[Range<u64>]) -> &mut Maker {
         self.header.state = State::Open;
         self.header.nonce = NONCE;
-        self.header.runs = Runs::from_iter(armed.iter().cloned());
+        self.header.runs = WordRanges::from_iter(armed.iter().cloned());
         self
     }
 
@@ -200,7 +200,7 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     add("clean-partial-granule", with(PARTIAL_LEN, &|m| m.bits(&[0..1, 10228..10230]).headers()));
     add("clean-no-items", with(0, &|m| m.bits(&[]).headers()));
     let listed = |m: &mut Maker| {
-        m.header.runs = Runs::one(70..72);
+        m.header.runs = WordRanges::one(70..72);
         m.bits(&DIRT).headers();
     };
     add("clean-listed", with(LEN, &listed));
@@ -261,11 +261,11 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
         m.bits(&DIRT).open(&[10..11]);
         let old = m.header.encode().expect("a valid header");
         m.header.sequence = 7;
-        m.header.runs = Runs::from_iter([10..11, 20..21]);
+        m.header.runs = WordRanges::from_iter([10..11, 20..21]);
         let newest = m.header.clone();
         m.pair(0, &newest);
         m.header.sequence = 8;
-        m.header.runs = Runs::from_iter([10..11, 20..21, 30..31]);
+        m.header.runs = WordRanges::from_iter([10..11, 20..21, 30..31]);
         let new = m.header.encode().expect("a valid header");
         m.copy(1, &[&new[..512], &old[512..]].concat());
         m.copy(3, &[&old[..512], &new[512..]].concat());

@@ -423,9 +423,9 @@ fn check_range(map: &Bitmap, m: &Model, r: Range<u64>, max_len: u64) {
         let refused = |kind: Option<Error>| kind.is_some_and(|e| e.kind() == "out-of-range");
         assert!(refused(map.count_range(r.clone()).err()) && refused(map.any(r.clone()).err()));
         assert!(refused(map.all(r.clone()).err()) && refused(map.next_dirty(r.clone()).err()));
-        assert!(refused(map.next_clean(r.clone()).err()) && refused(map.next_area(r.clone(), 1).err()));
+        assert!(refused(map.next_clean(r.clone()).err()) && refused(map.next_extent(r.clone(), 1).err()));
         assert!(refused(map.run(r.clone()).err()) && refused(map.granules(r.clone()).err()));
-        assert!(refused(map.areas(r.clone()).err()) && refused(map.words(r).err()));
+        assert!(refused(map.extents(r.clone()).err()) && refused(map.words(r).err()));
         return;
     }
     let (dirty, clean) = (m.runs(&r, true), m.runs(&r, false));
@@ -436,15 +436,15 @@ fn check_range(map: &Bitmap, m: &Model, r: Range<u64>, max_len: u64) {
     assert_eq!(map.next_dirty(r.clone()).unwrap(), dirty.front().map(|a| a.start));
     assert_eq!(map.next_clean(r.clone()).unwrap(), clean.front().map(|a| a.start));
     let cut = |a: &Range<u64>| a.start..a.end.min(a.start.saturating_add(max_len));
-    assert_eq!(map.next_area(r.clone(), max_len).unwrap(), dirty.front().map(cut));
-    assert_eq!(map.next_area(r.clone(), u64::MAX).unwrap(), dirty.front().cloned());
+    assert_eq!(map.next_extent(r.clone(), max_len).unwrap(), dirty.front().map(cut));
+    assert_eq!(map.next_extent(r.clone(), u64::MAX).unwrap(), dirty.front().cloned());
     let run = match (dirty.front(), clean.front()) {
         (Some(a), _) if a.start == r.start => Some((true, a.end - a.start)),
         (_, Some(a)) => Some((false, a.end - a.start)),
         _ => None,
     };
     assert_eq!(map.run(r.clone()).unwrap(), run);
-    assert_eq!(map.areas(r.clone()).unwrap().collect::<VecDeque<_>>(), dirty);
+    assert_eq!(map.extents(r.clone()).unwrap().collect::<VecDeque<_>>(), dirty);
     let firsts: Vec<u64> = touched.iter().map(|&b| m.granule(b).start).collect();
     assert_eq!(map.granules(r.clone()).unwrap().collect::<Vec<_>>(), firsts);
     let mut words = vec![0; m.words().len()];
@@ -481,7 +481,7 @@ fn check_walk(map: &Bitmap, m: &Model, r: Range<u64>, steps: Vec<Step>) {
     if !m.legal(&r) {
         return;
     }
-    let (mut granules, mut areas) = (map.granules(r.clone()).unwrap(), map.areas(r.clone()).unwrap());
+    let (mut granules, mut areas) = (map.granules(r.clone()).unwrap(), map.extents(r.clone()).unwrap());
     let mut g_left: VecDeque<usize> = m.touched(&r).into_iter().filter(|&b| m.dirty[b]).collect();
     let mut a_left = m.runs(&r, true);
     let (mut words, mut w_left) = (map.words(r.clone()).unwrap(), g_left.clone());

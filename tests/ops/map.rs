@@ -106,7 +106,7 @@ fn compare(map: &DirtyMap, bits: &Bitmap, asked: &Range<u64>) {
     assert_eq!((map.len(), map.granularity()), (bits.len(), bits.granularity()));
     assert_eq!((map.count(), map.dirty_len()), (bits.count(), bits.dirty_len()));
     assert_eq!((map.is_empty(), map.is_full()), (bits.is_empty(), bits.is_full()));
-    assert!(map.areas(all.clone()).unwrap().eq(bits.areas(all.clone()).unwrap()));
+    assert!(map.extents(all.clone()).unwrap().eq(bits.extents(all.clone()).unwrap()));
     assert!(map.words(all.clone()).unwrap().eq(bits.words(all).unwrap()));
     assert_eq!(&map.to_bitmap().unwrap(), bits);
     let other = of_areas(bits.len(), bits.granularity(), std::slice::from_ref(asked));
@@ -128,8 +128,8 @@ fn compare(map: &DirtyMap, bits: &Bitmap, asked: &Range<u64>) {
         count_range(asked.clone()),
         next_dirty(asked.clone()),
         next_clean(asked.clone()),
-        next_area(asked.clone(), 100),
-        next_area(asked.clone(), 0),
+        next_extent(asked.clone(), 100),
+        next_extent(asked.clone(), 0),
         run(asked.clone()),
     );
     match (map.granules(asked.clone()), bits.granules(asked.clone())) {
@@ -279,7 +279,7 @@ impl Twin {
         }
         // More may be dirty here than before; from here on it is what the map says.
         let frozen = self.outstanding.as_ref().map(|(_, frozen)| frozen);
-        let words = |word| self.map.get_here(word).unwrap();
+        let words = |word| self.map.get_since_freeze(word).unwrap();
         let mut here = Bitmap::new(found.len(), found.granularity()).unwrap();
         for granule in found.granules(0..found.len()).unwrap().filter(|&item| words(item)) {
             here.set(granule..granule + 1).unwrap();

@@ -30,7 +30,7 @@ fn a_freeze_that_waits_for_a_stuck_writer_is_stopped_by_a_signal() {
         let pid = child.id().to_string();
         let child = std::thread::spawn(move || Ran::from(child.wait_with_output().unwrap()));
         let freezing = || map.checkpoint().unwrap().is_some_and(|c| c.state == CheckpointState::Freezing);
-        while !(child.is_finished() || freezing() && !map.get_here(MIB).unwrap()) {
+        while !(child.is_finished() || freezing() && !map.get_since_freeze(MIB).unwrap()) {
             std::thread::yield_now();
         }
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());

@@ -186,7 +186,7 @@ fn what_qemu_tracked_is_imported_bit_for_bit() {
             let answer = dm!("import-qcow2", image, "--bitmap", "b", map, "--output", "json").exits(0).json();
             assert_eq!((answer["size"].as_u64(), answer["taken_as_dirty"].is_null()), (Some(size), true));
             let bits = expected(size, granularity, &writes);
-            let there: Vec<_> = bits.areas(0..size).expect("areas").collect();
+            let there: Vec<_> = bits.extents(0..size).expect("areas").collect();
             assert_eq!(areas(&map), there, "{size} bytes, 2^{granularity}, round {round}");
             assert_eq!(our_hash(&map), qemu_hash(&image, "b"), "{size} bytes, 2^{granularity}, round {round}");
             assert_eq!(answer["dirty_bits"], bits.count());

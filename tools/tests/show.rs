@@ -41,7 +41,7 @@ fn one_map_is_drawn_as_it_is() {
     let open = Options::new().read_only(true).open(&map).expect("open");
     for ((offset, length), dirty) in offsets.iter().zip(&lengths).zip(&dirty) {
         let range = *offset..offset + length;
-        let expected: u64 = open.areas(range).expect("areas").map(|area| area.end - area.start).sum();
+        let expected: u64 = open.extents(range).expect("areas").map(|area| area.end - area.start).sum();
         assert_eq!(*dirty, expected, "{offset}");
     }
     assert_eq!(lengths.iter().sum::<u64>(), LEN);

@@ -208,16 +208,16 @@ fn iterate(scale: &Scale, out: &mut Vec<Measured>) {
     );
     let words = runs(bits, (bits as f64 * 0.01 / 16.0) as usize, 16);
     let plain = Plain::of(&words);
-    let (mut areas, mut answer) = (0, 0u64);
+    let (mut extents, mut answer) = (0, 0u64);
     let add = |sum: &mut u64, start: u64, end: u64| *sum = sum.wrapping_mul(31).wrapping_add(start ^ end << 1);
     plain.each_area(|start, end| {
-        areas += 1;
+        extents += 1;
         add(&mut answer, start, end);
     });
     contest!(
         scale,
         out,
-        row("iterate areas", format!("{}, 1 % in runs of 16 at random", size(bits)), areas, "area").at_most_best(1.2),
+        row("iterate areas", format!("{}, 1 % in runs of 16 at random", size(bits)), extents, "area").at_most_best(1.2),
         [Bitmap, FixedBitSet, RoaringBitmap, Croaring, Plain],
         &words,
         |bits| timed(|| {

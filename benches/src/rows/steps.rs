@@ -6,12 +6,12 @@ use super::{Scale, row};
 use crate::harness::{Contender, Kind, Measured, measure, timed};
 use crate::inputs::runs;
 use crate::peers::{Bits, OK, Plain};
-use dirtymap::{AnyMap, Bitmap, Cursor, DirtyMap, Options};
+use dirtymap::{ReadMap, Bitmap, Cursor, DirtyMap, Options};
 use std::path::Path;
 
 pub fn rows(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     bits(scale, out);
-    areas(scale, out);
+    extents(scale, out);
     grow(scale, out);
     shared(scale, dir, out);
 }
@@ -34,8 +34,8 @@ places! {
     first_granules: Bitmap, granules, item => item;
     second_granules: Bitmap, granules, item => item.rotate_left(0);
     third_granules: Bitmap, granules, item => item.swap_bytes().swap_bytes();
-    first_areas: Bitmap, areas, area => area.start ^ area.end;
-    second_areas: Bitmap, areas, area => area.end ^ area.start;
+    first_areas: Bitmap, extents, area => area.start ^ area.end;
+    second_areas: Bitmap, extents, area => area.end ^ area.start;
     first_words: Bitmap, words, word => word.0 ^ word.1;
     second_words: Bitmap, words, word => word.1 ^ word.0;
 }
@@ -52,7 +52,7 @@ fn by_cursor(map: &Bitmap) -> u64 {
 #[inline(never)]
 fn areas_by_cursor(map: &Bitmap) -> u64 {
     let (mut cursor, mut sum) = (Cursor::new(0..map.len()), 0u64);
-    while let Some(area) = cursor.next_area(map) {
+    while let Some(area) = cursor.next_extent(map) {
         sum = sum.wrapping_add(area.start ^ area.end);
     }
     sum
@@ -61,7 +61,7 @@ fn areas_by_cursor(map: &Bitmap) -> u64 {
 #[inline(never)]
 fn areas_by_search(map: &Bitmap) -> u64 {
     let (mut at, mut sum) = (0, 0u64);
-    while let Some(area) = map.next_area(at..map.len(), u64::MAX).expect(OK) {
+    while let Some(area) = map.next_extent(at..map.len(), u64::MAX).expect(OK) {
         sum = sum.wrapping_add(area.start ^ area.end);
         at = area.end;
     }
@@ -101,7 +101,7 @@ fn bits(scale: &Scale, out: &mut Vec<Measured>) {
     }
 }
 
-fn areas(scale: &Scale, out: &mut Vec<Measured>) {
+fn extents(scale: &Scale, out: &mut Vec<Measured>) {
     for (len, state) in
         [(16, "runs of 16"), (1000, "runs of 1000"), (10_000, "runs of 10^4"), (1_000_000, "runs of 10^6")]
     {
@@ -175,7 +175,7 @@ fn shared(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
             let (mut to, mut copy) = (vec![0; BITS as usize / 8], vec![0; BITS as usize / 8]);
             let contenders = vec![
                 Contender::new("dirtymap", Kind::Ours, || {
-                    (timed(|| AnyMap::serialize_part(&map, 0..BITS, &mut to).expect(OK)).0, u64::from(to[77]))
+                    (timed(|| ReadMap::serialize_part(&map, 0..BITS, &mut to).expect(OK)).0, u64::from(to[77]))
                 }),
                 Contender::new("limit", Kind::Limit, || {
                     let from = plain.0.iter();

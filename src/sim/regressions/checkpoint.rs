@@ -1,5 +1,6 @@
 //! Checkpoints, points and new lengths.
 
+use crate::format::Durability;
 use crate::sim::regressions::*;
 
 #[test]
@@ -7,7 +8,7 @@ pub(crate) fn what_is_not_frozen_is_not_committed() {
     let (_, truth, core, point) = freezing().unwrap();
     core.freeze_reset(&point).unwrap();
     assert_eq!(core.commit_checkpoint(&point.uuid, false).unwrap_err().kind(), "no-checkpoint");
-    core.together(|both| check_covered(both, &truth, "refused")).unwrap();
+    core.read_union(|both| check_covered(both, &truth, "refused")).unwrap();
 }
 
 /// Whether somebody else could take the space lock now, who is then not kept out.
@@ -74,7 +75,7 @@ fn frozen_and_damaged() -> (Arc<SimDisk>, Core, format::Point) {
     core.set_bits(0..1).unwrap();
     core.freeze(None, Duration::ZERO).unwrap();
     let point = header_on(&disk).points[0].clone();
-    disk.write_durable(&[Part { offset: point.bottom_offset, bytes: &[7; 512] }]).unwrap();
+    disk.write_durable(&[WriteSegment { offset: point.bottom_offset, bytes: &[7; 512] }]).unwrap();
     (disk, core, point)
 }
 
@@ -98,7 +99,7 @@ pub(crate) fn a_point_of_which_the_file_has_not_all_entries_is_everything() {
     let mut header = header_on(&disk);
     // As a program makes it that does not count.
     header.points[0].granules = 0;
-    disk.cut(header.points[0].table_offset).unwrap();
+    disk.truncate(header.points[0].table_offset).unwrap();
     let point = held(&disk, &header, 0..1).unwrap();
     assert!((0..BITS).all(|bit| point.bit(bit)));
 }
@@ -110,7 +111,7 @@ pub(crate) fn who_reads_looks_again_when_bits_have_moved() {
     let core = opened(&disk);
     core.set_bits(0..1).unwrap();
     let first = Cell::new(true);
-    let found = core.together(|both| {
+    let found = core.read_union(|both| {
         if first.replace(false) {
             core.freeze(None, Duration::ZERO).unwrap();
         }
@@ -248,12 +249,12 @@ pub(crate) fn what_is_new_is_dirty_where_the_target_reaches_behind_the_old_end()
         map.truncate(501).unwrap();
         map.attach_changes(0).unwrap();
         map.truncate(70_000).unwrap();
-        let areas = |map: &DirtyMap| map.areas(0..map.len()).unwrap().collect::<Vec<_>>();
-        assert_eq!(areas(&map), std::slice::from_ref(&(496..70_000)));
+        let extents = |map: &DirtyMap| map.extents(0..map.len()).unwrap().collect::<Vec<_>>();
+        assert_eq!(extents(&map), std::slice::from_ref(&(496..70_000)));
         assert!(map.take_changes().unwrap().unwrap().all(496..70_000).unwrap());
         drop(map);
         let map = DirtyMap::open(&path).unwrap();
-        assert_eq!(areas(&map), std::slice::from_ref(&(496..70_000)));
+        assert_eq!(extents(&map), std::slice::from_ref(&(496..70_000)));
         map.close().unwrap();
         assert_eq!(check::check(&path, |_, _| ()).unwrap().findings.len(), 0);
     }

@@ -1,5 +1,6 @@
 //! Opening: what is trusted of a page cache, of pages and of header copies.
 
+use crate::format::Durability;
 use crate::sim::regressions::*;
 
 /// The page that has the live level of a small map, among those that are mapped; the runtime page is the first.
@@ -102,8 +103,8 @@ pub(crate) fn what_a_process_was_told_of_a_lost_page_outlives_it() {
 #[test]
 pub(crate) fn the_header_knows_of_a_failed_write_as_well() {
     let (disk, core) = process_map();
-    core.degrade();
-    core.amend(|_| ()).unwrap();
+    core.record_write_failure();
+    core.update_header(|_| ()).unwrap();
     core.view().runtime()[runtime::DEGRADED].store(0, SeqCst);
     drop(core);
     assert_eq!(opened_with(&disk, &options()).unwrap().1.cache_trusted, Some(false));
@@ -115,7 +116,7 @@ pub(crate) fn a_file_that_ends_within_its_page_table_is_not_opened() {
     let core = opened(&disk);
     core.set_bits(0..1).unwrap();
     assert!(close(&core));
-    disk.cut(core.layout().table.start).unwrap();
+    disk.truncate(core.layout().table.start).unwrap();
     assert_eq!(load_in_memory(&*disk, path(), None).err().map(|e| e.kind()), Some("corrupt"));
 }
 
@@ -139,7 +140,7 @@ pub(crate) fn a_page_that_was_lost_with_its_entry_is_missed() {
     assert!(close(&core));
     let layout = core.layout();
     for offset in [layout.table.start, layout.bottom.start] {
-        disk.write_durable(&[Part { offset, bytes: &[0; 512] }]).unwrap();
+        disk.write_durable(&[WriteSegment { offset, bytes: &[0; 512] }]).unwrap();
     }
     assert!((0..BITS).all(|bit| dirty(&both(&after_a_cut(&disk)), bit)));
 }
@@ -152,7 +153,7 @@ fn a_page_that_fails_is_not_missed_as_one_that_was_lost_with_its_entry() {
     core.set_bits(0..64).unwrap();
     core.set_bits(PAGE_BITS..PAGE_BITS + 1).unwrap();
     assert!(close(&core));
-    disk.write_durable(&[Part { offset: core.layout().bottom.start, bytes: &[0xA5; 512] }]).unwrap();
+    disk.write_durable(&[WriteSegment { offset: core.layout().bottom.start, bytes: &[0xA5; 512] }]).unwrap();
     let left = after_a_cut(&disk);
     assert_eq!((left.recovery.damaged_pages, left.recovery.lost_granules), (1, None));
     let found: Vec<bool> = (0..BITS).map(|bit| dirty(&both(&left), bit)).collect();
@@ -188,8 +189,8 @@ fn a_file_is_not_mapped_where_that_is_not_known_to_be_safe() {
 
 /// Makes header copies invalid, as rot does.
 fn rot(disk: &SimDisk, copies: &[usize]) {
-    let parts: Vec<Part<'_>> =
-        copies.iter().map(|&copy| Part { offset: format::copy_offset(copy), bytes: &[0xAA; SECTOR] }).collect();
+    let parts: Vec<WriteSegment<'_>> =
+        copies.iter().map(|&copy| WriteSegment { offset: format::copy_offset(copy), bytes: &[0xAA; SECTOR] }).collect();
     disk.write_durable(&parts).unwrap();
 }
 
@@ -290,5 +291,5 @@ pub(crate) fn a_checkpoint_that_was_not_frozen_does_not_outlive_its_process() {
     let (core, recovery) = opened_with(&disk, &options()).unwrap();
     assert!(recovery.aborted_checkpoint.is_some());
     assert_eq!(header_on(&disk).checkpoint_state, CheckpointState::Normal);
-    core.together(|both| check_covered(both, &truth, "opened")).unwrap();
+    core.read_union(|both| check_covered(both, &truth, "opened")).unwrap();
 }

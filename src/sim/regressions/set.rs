@@ -1,5 +1,6 @@
 //! Setting, resetting and flushing.
 
+use crate::format::Durability;
 use crate::sim::regressions::*;
 
 #[test]
@@ -10,7 +11,7 @@ pub(crate) fn a_flush_untouches_when_nobody_can_return_any_more() {
     (0..4).for_each(|w| core.set_bits(w * 64..w * 64 + 64).unwrap());
     let ahead = |core: &Core| -> Vec<u64> {
         (0..core.geometry().words())
-            .filter(|&w| flag(core.view().armed(), w) && !flag(core.view().touched(), w))
+            .filter(|&w| flag(core.view().armed(), w) && !flag(core.view().unflushed(), w))
             .collect()
     };
     assert!(!ahead(&core).is_empty());
@@ -37,10 +38,10 @@ pub(crate) fn what_a_dead_one_has_committed_is_told_to_those_who_read() {
     first.set_bits(3..4).unwrap();
     let uuid = first.freeze(None, Duration::ZERO).unwrap().uuid;
     other.flush().unwrap();
-    killed_at(SyncPoint::Published, || drop(first.commit_checkpoint(&uuid, false)));
+    killed_at(SyncPoint::LastDurable, || drop(first.commit_checkpoint(&uuid, false)));
     drop(first);
     // Whatever takes the lock next; commits tell it anyway.
-    drop(other.lock().unwrap().adopt().unwrap());
+    drop(other.lock().unwrap().refresh_header().unwrap());
     assert!(!all_dirty(&other).contains(&true));
 }
 

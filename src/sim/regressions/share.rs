@@ -1,5 +1,6 @@
 //! Sharing and closing: who joins, who has died, and what the last one leaves.
 
+use crate::format::Durability;
 use crate::sim::regressions::*;
 
 fn joined(disk: &SimDisk) -> Result<()> {
@@ -41,7 +42,7 @@ pub(crate) fn who_has_a_map_alone_is_not_joined() {
 #[test]
 pub(crate) fn nobody_maps_what_is_behind_the_end_of_the_file() {
     let (disk, first, _second) = two_of(Durability::PowerLoss);
-    disk.cut(first.layout().volatile.end - ALIGN).unwrap();
+    disk.truncate(first.layout().volatile.end - ALIGN).unwrap();
     assert_eq!(joined(&disk).err().map(|e| e.kind()), Some("corrupt"));
 }
 
@@ -160,7 +161,7 @@ pub(crate) fn a_clean_close_looks_whether_all_that_is_live_is_durable() {
         let disk = SimDisk::new(fresh_of(durability), Vec::new());
         let core = opened(&disk);
         core.set_bits(5..6).unwrap();
-        core.view().touched()[0].store(0, SeqCst);
+        core.view().unflushed()[0].store(0, SeqCst);
         assert!(close(&core));
         assert!(dirty(&both(&after_a_cut(&disk)), 5), "closed as clean without it");
     }

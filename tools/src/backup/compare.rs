@@ -43,7 +43,7 @@ impl Pair<'_> {
     /// The length of the granule at `offset`, if something may be writing to that.
     pub fn written(&self, offset: u64) -> Result<Option<u64>> {
         let Some(map) = self.map else { return Ok(None) };
-        Ok(map.get_here(offset)?.then_some(map.geometry().granule()))
+        Ok(map.get_since_freeze(offset)?.then_some(map.geometry().granule()))
     }
 }
 

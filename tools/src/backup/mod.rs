@@ -122,7 +122,7 @@ impl Work {
 
     fn areas(&self) -> Result<Vec<Range<u64>>> {
         Ok(match &self.bits {
-            Some(bits) => bits.areas(0..self.len)?.collect(),
+            Some(bits) => bits.extents(0..self.len)?.collect(),
             None => std::iter::once(0..self.len).filter(|all| !all.is_empty()).collect(),
         })
     }
@@ -131,7 +131,7 @@ impl Work {
     fn others(&self, end: u64) -> Result<Vec<Range<u64>>> {
         let Some(bits) = &self.bits else { return Ok(Vec::new()) };
         let (mut others, mut at) = (Vec::new(), 0);
-        for area in bits.areas(0..end)?.chain(std::iter::once(end..end)) {
+        for area in bits.extents(0..end)?.chain(std::iter::once(end..end)) {
             others.extend((at < area.start).then_some(at..area.start));
             at = area.end;
         }
@@ -270,7 +270,7 @@ impl Job<'_> {
     /// What was frozen, and what was set since: of that, some was written before the snapshot was taken.
     fn frozen_and_since(&self, uuid: Uuid) -> dirtymap::Result<Bitmap> {
         let mut bits = self.map.frozen(uuid)?;
-        for area in self.map.areas(0..self.map.len())? {
+        for area in self.map.extents(0..self.map.len())? {
             bits.set(area)?;
         }
         Ok(bits)
@@ -392,7 +392,7 @@ impl Job<'_> {
     fn look_back(&self, before: &ImageStamp, outcome: &mut Outcome) -> Result<()> {
         let Job { args, image, output, .. } = *self;
         let now = image.glance()?;
-        let set_since = self.map.any_here()?;
+        let set_since = self.map.any_since_freeze()?;
         outcome.image_changed = !args.frozen && !now.equals(&self.stamp);
         outcome.one_moment = match before.equals(&now) {
             _ if set_since && !args.frozen => Some(false),

@@ -17,7 +17,7 @@ struct Answer {
 pub fn run(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
     let answer = Answer { dirty_bits: map.count(), dirty_bytes: map.dirty_len() };
-    map.still_valid()?;
+    map.verify_session()?;
     output.answer(&answer, |out, a| {
         let (granule, bits) = (size::human(map.geometry().granule()), map.geometry().bits());
         writeln!(out, "{} of {bits}, {granule} each", size::count(a.dirty_bits, "dirty bit"))?;

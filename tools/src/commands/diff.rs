@@ -57,8 +57,8 @@ pub fn run(args: &Diff, wait: Duration, output: Output) -> Result<Exit> {
         let sign = if d.only_in == Side::A { '-' } else { '+' };
         writeln!(out, "{sign}{:>16} {:>16}", d.offset, d.length)
     })?;
-    a.still_valid()?;
-    b.still_valid()?;
+    a.verify_session()?;
+    b.verify_session()?;
     let [in_a, in_b] = totals.map(Cell::into_inner);
     let different = in_a.areas + in_b.areas > 0;
     if !output.is_json() {

@@ -34,11 +34,11 @@ pub fn run(args: &cli::File, wait: Duration, output: Output) -> Result<Exit> {
     let copies: [_; COPIES] =
         std::array::from_fn(|i| Header::parse(&region[format::copy_offset(i) as usize..][..COPY_BYTES]));
     let info = map.info()?;
-    let chosen = format::choose(&copies).ok();
+    let chosen = format::select(&copies).ok();
     let chosen = chosen.filter(|c| c.header.sequence == info.sequence && c.header.uuid.to_string() == info.uuid);
     let Some(choice) = chosen else { return Err(changed(&file)) };
     let copies = dump::copies(&copies, &choice);
-    let mut areas = Areas { json: output.is_json(), count: 0 };
+    let mut areas = Extents { json: output.is_json(), count: 0 };
     // Of a map that was closed nothing more is read.
     let aside = if map.recovery().added_dirt() {
         let aside = split_aside(&map, &Proofs::of(&file, choice.header), &mut areas)?;
@@ -65,12 +65,12 @@ pub fn run(args: &cli::File, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 /// Writes areas one by one.
-struct Areas {
+struct Extents {
     json: bool,
     count: u64,
 }
 
-impl Areas {
+impl Extents {
     fn write(&mut self, out: &mut dyn Write, area: &Area) -> io::Result<()> {
         self.count += 1;
         if !self.json {
@@ -92,7 +92,7 @@ impl Areas {
 
 /// Keeps areas of both kinds in a temporary file, as they are to be printed: that all of them are of one moment is known
 /// only afterwards.
-fn split_aside(map: &DirtyMap, proofs: &Proofs<'_>, areas: &mut Areas) -> Result<File> {
+fn split_aside(map: &DirtyMap, proofs: &Proofs<'_>, areas: &mut Extents) -> Result<File> {
     let mut kept = || {
         let mut out = BufWriter::new(tempfile::tempfile()?);
         split(map, proofs, |area| areas.write(&mut out, &area))?;
@@ -109,7 +109,7 @@ fn changed(file: &Image) -> Failure {
 }
 
 fn map_areas(map: &DirtyMap) -> io::Result<impl Iterator<Item = Range<u64>> + '_> {
-    map.areas(0..map.len()).map_err(io::Error::other)
+    map.extents(0..map.len()).map_err(io::Error::other)
 }
 
 /// Reads what can be read; the rest is zeros.
@@ -258,7 +258,7 @@ impl<'a> Copy<'a> {
         let none = Copy { state: "", sequence: None, uuid: None, problem: None };
         match copy {
             CopyIs::Valid(sequence) => Copy { state: "valid", sequence: Some(*sequence), ..none },
-            CopyIs::Rival(sequence) => Copy { state: "rival", sequence: Some(*sequence), ..none },
+            CopyIs::Conflicting(sequence) => Copy { state: "rival", sequence: Some(*sequence), ..none },
             CopyIs::Foreign(uuid) => Copy { state: "foreign", uuid: Some(uuid.to_string()), ..none },
             CopyIs::Invalid(why) => Copy { state: "invalid", problem: Some(why), ..none },
         }
@@ -288,7 +288,11 @@ fn json_stamp(stamp: Option<&Stamp>) -> serde_json::Value {
 }
 
 /// The JSON up to the areas.
-fn write_json_head(out: &mut dyn Write, copies: &[CopyIs; COPIES], choice: &format::Choice<'_>) -> io::Result<()> {
+fn write_json_head(
+    out: &mut dyn Write,
+    copies: &[CopyIs; COPIES],
+    choice: &format::HeaderSelection<'_>,
+) -> io::Result<()> {
     let copies: Vec<Copy<'_>> = copies.iter().map(Copy::of).collect();
     let points: Vec<_> = choice
         .header

@@ -43,7 +43,7 @@ pub fn run(args: &Export, wait: Duration, output: Output) -> Result<Exit> {
     let bytes = raw::length(map.geometry());
     if to_stdout {
         stream(&map, bytes, output)?;
-        map.still_valid()?;
+        map.verify_session()?;
         return Ok(exit);
     }
     write_file(&map, &args.out, bytes)?;
@@ -74,7 +74,7 @@ fn write_file(map: &DirtyMap, path: &Path, bytes: u64) -> Result<()> {
     });
     bar.finish_and_clear();
     written?;
-    map.still_valid()?;
+    map.verify_session()?;
     file.sync_all().map_err(|e| failed("sync")(&e))?;
     Ok(new.publish()?)
 }

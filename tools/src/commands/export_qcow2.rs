@@ -108,7 +108,7 @@ fn write(args: &ExportQcow2, map: &DirtyMap, plan: &Plan, file: &File, bar: &Pro
         Ok(())
     };
     let length = plan.write(fill, |bytes, offset| file.write_all_at(bytes, offset).map_err(|e| failed("write", e)))?;
-    map.still_valid()?;
+    map.verify_session()?;
     file.set_len(length).and_then(|()| file.sync_all()).map_err(|e| failed("sync", e))?;
     Ok((dirty, length))
 }
@@ -118,7 +118,7 @@ fn fill(map: &DirtyMap, plan: &Plan, bits: Range<u64>, buffer: &mut [u8]) -> Res
     let granularity = plan.geometry().granularity();
     // The bitmap may end a part of a sector behind the map.
     let bytes = bits.start << granularity..(bits.end << granularity).min(map.len());
-    for area in map.areas(bytes)? {
+    for area in map.extents(bytes)? {
         let touched = area.start >> granularity..((area.end - 1) >> granularity) + 1;
         set_bits(buffer, &bits, touched);
     }

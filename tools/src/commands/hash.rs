@@ -21,7 +21,7 @@ pub fn run(args: &File, wait: Duration, output: Output) -> Result<Exit> {
         // Writing to a string does not fail.
         let _ = write!(sha256, "{byte:02x}");
     }
-    map.still_valid()?;
+    map.verify_session()?;
     output.answer(&Answer { sha256 }, |out, a| writeln!(out, "{}  {}", a.sha256, shown(&args.file)))?;
     Ok(exit)
 }

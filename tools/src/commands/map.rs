@@ -57,7 +57,7 @@ pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
     } else {
         extents(runs(), output)?
     }
-    map.still_valid()?;
+    map.verify_session()?;
     Ok(exit)
 }
 
@@ -114,7 +114,7 @@ fn totals(
         let Run { dirty, items } = run?;
         dirty_bytes += if dirty { items.end - items.start } else { 0 };
     }
-    map.still_valid()?;
+    map.verify_session()?;
     let total = |dirty: bool, size: u64| {
         let (r#type, description) = describe(dirty);
         Total { size, percent: size::percent(size, length), r#type, description }

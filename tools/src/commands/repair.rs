@@ -56,7 +56,7 @@ struct Look {
 
 /// The JSON of `repair --undo-from`.
 #[derive(Serialize)]
-struct Undone {
+struct UndoReport {
     file: String,
     undo: String,
     bytes: u64,
@@ -176,7 +176,7 @@ fn put_back(file: &Path, undo: &Path, wait: Duration, output: Output) -> Result<
         }
         _ => e.into(),
     })?;
-    let answer = Undone {
+    let answer = UndoReport {
         file: file.display().to_string(),
         undo: undo.display().to_string(),
         bytes: undone.bytes,

@@ -67,13 +67,13 @@ pub fn run(args: &Show, wait: Duration, output: Output) -> Result<Exit> {
             relation::equally_long((&args.file, map.len()), (other, b.len()))?;
             let names = (shown(&args.file).to_string(), shown(other).to_string());
             let (grid, panels) = two(&map, &b, &names, width)?;
-            b.still_valid()?;
+            b.verify_session()?;
             let different = panels.iter().any(|panel| panel.dirty.iter().any(|&bytes| bytes > 0));
             exit = exit.max(exit_b).max(if different { Exit::DIFFERENT } else { Exit::Fine });
             (grid, format!("{} and {}: {}", names.0, names.1, size::human(map.len())), panels.into())
         }
     };
-    map.still_valid()?;
+    map.verify_session()?;
     if let Some(path) = &args.svg {
         let picture = picture::svg(&grid, &heading, &panels);
         if to_stdout {

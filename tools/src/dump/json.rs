@@ -117,7 +117,7 @@ impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Obje
                 "image" => once(&mut fields.image, &mut map)?,
                 "areas" => {
                     let complete = fields.head()?;
-                    map.next_value_seed(Areas { geometry: complete.geometry, each: &mut self.each })?;
+                    map.next_value_seed(Extents { geometry: complete.geometry, each: &mut self.each })?;
                     head = Some(complete);
                 }
                 _ => drop(map.next_value::<IgnoredAny>()?),
@@ -128,7 +128,7 @@ impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Obje
 }
 
 /// The list of areas.
-struct Areas<'a, F> {
+struct Extents<'a, F> {
     geometry: Geometry,
     each: &'a mut F,
 }
@@ -140,7 +140,7 @@ struct Item {
     assumed: bool,
 }
 
-impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> DeserializeSeed<'de> for Areas<'_, F> {
+impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> DeserializeSeed<'de> for Extents<'_, F> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, list: D) -> Result<(), D::Error> {
@@ -148,7 +148,7 @@ impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> DeserializeSeed<'de> 
     }
 }
 
-impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Areas<'_, F> {
+impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Extents<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,8 +12,8 @@ mod tests;
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    self, COPIES, CheckpointState, Choice, Disagreement, Durability, Header, HeaderProblem, MAX_LABEL, MAX_POINTS,
-    MAX_RUNS, PointRole, Stamp, StampKind, State,
+    self, COPIES, CheckpointState, Disagreement, Durability, Header, HeaderProblem, HeaderSelection, MAX_LABEL,
+    MAX_POINTS, MAX_RUNS, PointRole, Stamp, StampKind, State,
 };
 use line::{Cursor, MAX_LINE};
 use std::fmt;
@@ -220,7 +220,7 @@ pub enum CopyIs {
     /// The map's: the header, the same again, or an older commit. Its sequence number.
     Valid(u64),
     /// Another commit with the header's sequence number.
-    Rival(u64),
+    Conflicting(u64),
     /// Another map's, with this identity.
     Foreign(format::Uuid),
     /// No header; why.
@@ -228,14 +228,14 @@ pub enum CopyIs {
 }
 
 /// The copies of a file, in order.
-pub fn copies(copies: &[Result<Header, HeaderProblem>; COPIES], choice: &Choice<'_>) -> [CopyIs; COPIES] {
+pub fn copies(copies: &[Result<Header, HeaderProblem>; COPIES], choice: &HeaderSelection<'_>) -> [CopyIs; COPIES] {
     std::array::from_fn(|i| {
         let disagrees = choice.disagreements.iter().find(|d| match **d {
-            Disagreement::Foreign { copy, .. } | Disagreement::Rival { copy, .. } => copy == i,
+            Disagreement::Foreign { copy, .. } | Disagreement::Conflicting { copy, .. } => copy == i,
         });
         match (&copies[i], disagrees) {
             (_, Some(Disagreement::Foreign { uuid, .. })) => CopyIs::Foreign(*uuid),
-            (_, Some(Disagreement::Rival { sequence, .. })) => CopyIs::Rival(*sequence),
+            (_, Some(Disagreement::Conflicting { sequence, .. })) => CopyIs::Conflicting(*sequence),
             (Ok(header), None) => CopyIs::Valid(header.sequence),
             (Err(problem), None) => CopyIs::Invalid(problem.to_string().chars().take(MOST_WHY).collect()),
         }
@@ -251,7 +251,7 @@ pub fn role(role: PointRole) -> &'static str {
 }
 
 /// Writes everything in front of the areas.
-pub fn write_head(out: &mut dyn Write, file: &[CopyIs; COPIES], choice: &Choice<'_>) -> io::Result<()> {
+pub fn write_head(out: &mut dyn Write, file: &[CopyIs; COPIES], choice: &HeaderSelection<'_>) -> io::Result<()> {
     writeln!(out, "{MAGIC} {VERSION}")?;
     for (name, value) in fields(choice.header) {
         writeln!(out, "{name} {value}")?;
@@ -259,7 +259,7 @@ pub fn write_head(out: &mut dyn Write, file: &[CopyIs; COPIES], choice: &Choice<
     for (i, copy) in file.iter().enumerate() {
         match copy {
             CopyIs::Valid(sequence) => writeln!(out, "copy {i} valid {sequence}")?,
-            CopyIs::Rival(sequence) => writeln!(out, "copy {i} rival {sequence}")?,
+            CopyIs::Conflicting(sequence) => writeln!(out, "copy {i} rival {sequence}")?,
             CopyIs::Foreign(uuid) => writeln!(out, "copy {i} foreign {uuid}")?,
             CopyIs::Invalid(why) => writeln!(out, "copy {i} invalid \"{}\"", why.escape_debug())?,
         }

@@ -1,7 +1,7 @@
 //! What is written is read again; whatever else is there is an error that says where.
 
 use super::*;
-use dirtymap::format::{Point, Reserved, Runs, Uuid};
+use dirtymap::format::{Point, Reserved, Uuid, WordRanges};
 
 /// A header of which every field says something.
 fn rich() -> Header {
@@ -47,10 +47,14 @@ fn rich() -> Header {
 }
 
 fn written(header: &Header, areas: &[Area]) -> String {
-    let armed: Runs = [0..1, 3..10].into_iter().collect();
-    let choice = Choice { copy: 0, header, armed, disagreements: Vec::new() };
-    let copies =
-        [CopyIs::Valid(7), CopyIs::Rival(8), CopyIs::Foreign(Uuid([9; 16])), CopyIs::Invalid("not \"so\"".into())];
+    let armed: WordRanges = [0..1, 3..10].into_iter().collect();
+    let choice = HeaderSelection { copy: 0, header, armed, disagreements: Vec::new() };
+    let copies = [
+        CopyIs::Valid(7),
+        CopyIs::Conflicting(8),
+        CopyIs::Foreign(Uuid([9; 16])),
+        CopyIs::Invalid("not \"so\"".into()),
+    ];
     let mut out = Vec::new();
     write_head(&mut out, &copies, &choice).unwrap();
     areas.iter().for_each(|area| write_area(&mut out, area).unwrap());

@@ -180,7 +180,7 @@ pub fn header(path: &Path) -> Header {
     let bytes = fs::read(path).expect("read");
     let copies: [_; COPIES] =
         std::array::from_fn(|i| Header::parse(&bytes[format::copy_offset(i) as usize..][..COPY_BYTES]));
-    format::choose(&copies).expect("a header").header.clone()
+    format::select(&copies).expect("a header").header.clone()
 }
 
 /// Damages a header copy.
@@ -223,7 +223,7 @@ pub fn is_root() -> bool {
 /// The dirty areas that a map has now.
 pub fn areas(path: &Path) -> Vec<std::ops::Range<u64>> {
     let map: DirtyMap = Options::new().read_only(true).open(path).expect("open");
-    map.areas(0..map.len()).expect("areas").collect()
+    map.extents(0..map.len()).expect("areas").collect()
 }
 
 /// Something that is undone at the end of the test, whatever happens.

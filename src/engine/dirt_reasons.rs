@@ -23,7 +23,7 @@ impl Core {
         if counted {
             adding.fetch_add(BEGUN + 1, SeqCst);
         }
-        let done = self.amend(|header| remember(header, reasons)).and_then(|()| {
+        let done = self.update_header(|header| remember(header, reasons)).and_then(|()| {
             sync_point!(Adding);
             add()
         });
