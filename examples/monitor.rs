@@ -2,7 +2,7 @@
 //!
 //! examples/writer.rs says how to run it beside writers and a backup.
 
-use dirtymap::{Access, Error, FileState, Options};
+use dirtymap::{Access, Error, Options, info::FileState};
 use std::thread::sleep;
 use std::time::Duration;
 

@@ -52,7 +52,7 @@ mod engine;
 mod error;
 mod file;
 pub mod format;
-mod fsck;
+pub mod fsck;
 mod geometry;
 mod hierarchy;
 mod image_stamp;
@@ -69,24 +69,40 @@ mod sys;
 mod trace;
 mod watcher;
 
-pub use bitmap::{Bitmap, Loading};
+pub use bitmap::Bitmap;
 pub use engine::WriteGuard;
 pub use error::{Error, Holder, Result};
 pub use file::create::NewFile;
-pub use file::points::{Checkpoint, NamedPoint};
-pub use format::{CheckpointState, Durability, Uuid};
-pub use fsck::check::{Report, Truncated, check, check_after_power_loss};
-pub use fsck::findings::{Finding, Severity};
-pub use fsck::plan::{FilePart, RepairPlan};
-pub use fsck::repair::{plan_repair, repair, undo_repair};
-pub use fsck::undo::UndoReport;
+pub use format::{Durability, Uuid};
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
-pub use map::{CloseError, DirtyMap, FileState, Info, MapLoading, Stats, Verdict, inspect};
+pub use map::{CloseError, DirtyMap};
 pub use options::{Access, Options};
 pub use progress::{Progress, Step};
-pub use query::{Cursor, Extents, Granules, ReadMap, WordsIter, WriteMap};
-pub use session::Recovery;
+pub use query::{ReadMap, WriteMap};
+
+/// What walks through the dirt of a map: iterators, and a cursor that borrows nothing.
+pub mod iter {
+    pub use crate::query::{Cursor, Extents, Granules, WordsIter};
+}
+
+/// What is told of checkpoints, and of the names that are kept.
+pub mod checkpoint {
+    pub use crate::file::points::{Checkpoint, NamedPoint};
+    pub use crate::format::CheckpointState;
+}
+
+/// What is known of a map without opening it, and of one that is open.
+pub mod info {
+    pub use crate::map::{FileState, Info, Stats, Verdict, inspect};
+    pub use crate::session::Recovery;
+}
+
+/// Loading what was serialized, chunk by chunk.
+pub mod serialize {
+    pub use crate::bitmap::Loading;
+    pub use crate::map::MapLoading;
+}
 
 /// The README's program is compiled with the doc tests.
 #[cfg(doctest)]

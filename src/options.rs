@@ -119,7 +119,7 @@ impl Options {
     }
 
     /// Why a new map may say something else than what was written, if it is made of something that may: its verdict is
-    /// [`Superset`](crate::Verdict::Superset) until a full reset or a completed backup. Nothing by default. For creating.
+    /// [`Superset`](crate::info::Verdict::Superset) until a full reset or a completed backup. Nothing by default. For creating.
     pub fn added_dirt(mut self, reasons: Reasons) -> Options {
         self.added = reasons;
         self
@@ -129,7 +129,7 @@ impl Options {
     ///
     /// When creating, it is recorded, and the map belongs to that image from then on. When opening, it is
     /// compared with what was recorded at the last clean close: if the image is another one or was changed since,
-    /// everything becomes dirty ([`Recovery::image_changed`](crate::Recovery::image_changed) says why). None by
+    /// everything becomes dirty ([`Recovery::image_changed`](crate::info::Recovery::image_changed) says why). None by
     /// default: then nothing is compared.
     pub fn image(mut self, image: ImageStamp) -> Options {
         self.image = Some(image);

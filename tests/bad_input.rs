@@ -2,7 +2,7 @@
 //! lost, nothing panics, and an operation that fails leaves the file as it was.
 
 use dirtymap::format::{self, COPIES, COPY_BYTES, FIXED_BYTES};
-use dirtymap::{DirtyMap, Options, check, inspect};
+use dirtymap::{DirtyMap, Options, fsck::check, info::inspect};
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

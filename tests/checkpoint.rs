@@ -6,7 +6,10 @@ mod common;
 use common::Finally;
 use dirtymap::format::{COPY_BYTES, Header, copy_offset};
 use dirtymap::{
-    Access, Bitmap, CheckpointState, DirtyMap, Durability, Error, FileState, Options, Uuid, Verdict, check, inspect,
+    Access, Bitmap, DirtyMap, Durability, Error, Options, Uuid,
+    checkpoint::CheckpointState,
+    fsck::check,
+    info::{FileState, Verdict, inspect},
 };
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -523,7 +526,7 @@ fn a_clock_that_is_set_back_hides_no_dirt_that_came_after_a_freeze() {
             // Page 2, which the armed list does not name: damage.
             let at = header.layout.bottom.start + 2 * 512;
             OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[1], at).unwrap();
-            assert!(dirtymap::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap().is_needed());
+            assert!(dirtymap::fsck::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap().is_needed());
         }
         // Recovery adds what was armed, and repair what failed.
         let map = options().open(&path).unwrap();

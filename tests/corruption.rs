@@ -7,7 +7,9 @@
 
 use dirtymap::format::{self, COPIES, COPY_BYTES, Header, Point, PointRole, State, Uuid};
 use dirtymap::{
-    DirtyMap, Durability, FileState, Geometry, Options, Report, Severity, check, plan_repair, repair, undo_repair,
+    DirtyMap, Durability, Geometry, Options,
+    fsck::{Report, Severity, check, plan_repair, repair, undo_repair},
+    info::FileState,
 };
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,9 @@
 //! The three examples side by side, as the processes that they are: after the last backup the copy is the image.
 
-use dirtymap::{Access, FileState, ImageStamp, Options, inspect};
+use dirtymap::{
+    Access, ImageStamp, Options,
+    info::{FileState, inspect},
+};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;

@@ -3,7 +3,9 @@
 
 use dirtymap::format::{COPY_BYTES, fields};
 use dirtymap::{
-    DirtyMap, FileState, ImageStamp, Info, Options, Severity, Verdict, check, inspect, plan_repair, repair,
+    DirtyMap, ImageStamp, Options,
+    fsck::{Severity, check, plan_repair, repair},
+    info::{FileState, Info, Verdict, inspect},
 };
 use std::collections::BTreeMap;
 use std::fs;

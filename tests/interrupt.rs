@@ -1,7 +1,7 @@
 //! Long work asks whether to go on, and nothing is lost when it may not: what was dirty is dirty, what was to be marked is
 //! either marked or the caller has an error, and nothing stays outstanding that the next to open the map does not settle.
 
-use dirtymap::{Access, Bitmap, CheckpointState, DirtyMap, Durability, Options, Step, check};
+use dirtymap::{Access, Bitmap, DirtyMap, Durability, Options, Step, checkpoint::CheckpointState, fsck::check};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

@@ -3,7 +3,11 @@
 mod common;
 
 use common::Finally;
-use dirtymap::{DirtyMap, FileState, Options, check, inspect};
+use dirtymap::{
+    DirtyMap, Options,
+    fsck::check,
+    info::{FileState, inspect},
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;

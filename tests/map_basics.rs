@@ -1,7 +1,11 @@
 //! The life of a map in a file: create, set, reset, flush, close, open, read only.
 
 use dirtymap::format::{COPIES, COPY_BYTES};
-use dirtymap::{DirtyMap, FileState, Options, Verdict, check, inspect};
+use dirtymap::{
+    DirtyMap, Options,
+    fsck::check,
+    info::{FileState, Verdict, inspect},
+};
 use std::path::PathBuf;
 
 fn scratch() -> (tempfile::TempDir, PathBuf) {
@@ -123,7 +127,7 @@ fn a_process_map_trusts_the_page_cache_and_adds_no_dirt_after_a_drop() {
 /// A page of zeros with an entry of zero looks like a clean page. The count of the last clean close tells.
 #[test]
 fn a_page_lost_together_with_its_entry_makes_everything_dirty() {
-    use dirtymap::{Severity, check};
+    use dirtymap::fsck::{Severity, check};
     use std::os::unix::fs::FileExt;
     let (_dir, path) = scratch();
     let map = Options::new().create(&path, 10 << 30).unwrap();

@@ -1,7 +1,7 @@
 //! Who may read a map may lock it, and so keep its writers waiting. So new files are their owner's alone, or for the users of
 //! the image or map that they belong to.
 
-use dirtymap::{DirtyMap, Options, repair};
+use dirtymap::{DirtyMap, Options, fsck::repair};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;

@@ -6,7 +6,11 @@ use dirtymap::format::{
     self, CheckpointState, Header, HeaderProblem, Point, PointRole, ProblemClass, Reasons, Reserved, Stamp, StampKind,
     Uuid, WordRanges,
 };
-use dirtymap::{Bitmap, DirtyMap, Durability, FileState, Geometry, ImageStamp, Options, Recovery, check, inspect};
+use dirtymap::{
+    Bitmap, DirtyMap, Durability, Geometry, ImageStamp, Options,
+    fsck::check,
+    info::{FileState, Recovery, inspect},
+};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;

@@ -3,7 +3,11 @@
 mod common;
 
 use common::Finally;
-use dirtymap::{Access, DirtyMap, Durability, Error, FileState, ImageStamp, Options, Verdict, check, inspect};
+use dirtymap::{
+    Access, DirtyMap, Durability, Error, ImageStamp, Options,
+    fsck::check,
+    info::{FileState, Verdict, inspect},
+};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;

@@ -2,7 +2,7 @@
 //! knowledge stays a few runs. One test to a process, or they would count each other's.
 
 use dirtymap::format::{State, WordRanges};
-use dirtymap::{DirtyMap, Durability, Options, inspect};
+use dirtymap::{DirtyMap, Durability, Options, info::inspect};
 use std::path::Path;
 
 #[path = "common/forged.rs"]

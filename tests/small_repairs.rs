@@ -1,7 +1,11 @@
 //! Repairing a file that holds little writes little, whatever its header calls dirty: that stays on the list.
 
 use dirtymap::format::{State, WordRanges};
-use dirtymap::{Durability, Options, Verdict, check, inspect, plan_repair, repair};
+use dirtymap::{
+    Durability, Options,
+    fsck::{check, plan_repair, repair},
+    info::{Verdict, inspect},
+};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;

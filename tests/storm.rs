@@ -11,8 +11,10 @@
 //! `--nocapture`.
 
 use dirtymap::{
-    Access, Bitmap, Checkpoint, CheckpointState, DirtyMap, Durability, Error, FileState, ImageStamp, Options, Severity,
-    Uuid, Verdict, check, inspect,
+    Access, Bitmap, DirtyMap, Durability, Error, ImageStamp, Options, Uuid,
+    checkpoint::{Checkpoint, CheckpointState},
+    fsck::{Severity, check},
+    info::{FileState, Verdict, inspect},
 };
 use memmap2::MmapRaw;
 use std::collections::HashSet;

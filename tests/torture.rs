@@ -1,7 +1,10 @@
 //! Order and clock: a flusher that never rests beside everything else, descriptors that others inherit, open and close,
 //! and clocks that go backwards.
 
-use dirtymap::{Access, Bitmap, Durability, FileState, ImageStamp, Options, inspect};
+use dirtymap::{
+    Access, Bitmap, Durability, ImageStamp, Options,
+    info::{FileState, inspect},
+};
 use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -92,7 +95,7 @@ fn others_who_open_and_close_the_file_in_this_process_take_no_lock_away() {
         map.set(0..1).unwrap();
         fs::read(&path).unwrap();
         drop(File::options().write(true).open(&path).unwrap());
-        dirtymap::check(&path, |_, _| {}).unwrap();
+        dirtymap::fsck::check(&path, |_, _| {}).unwrap();
         inspect(&path).unwrap();
         let reader = options(None).access(Access::ReadOnly).open(&path);
         assert_eq!(reader.is_ok(), access == Access::Shared);

@@ -2,7 +2,11 @@
 
 #![allow(clippy::single_range_in_vec_init, reason = "lists of areas, some of them short")]
 
-use dirtymap::{DirtyMap, Durability, Error, FileState, Options, Verdict, check, inspect};
+use dirtymap::{
+    DirtyMap, Durability, Error, Options,
+    fsck::check,
+    info::{FileState, Verdict, inspect},
+};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 

@@ -2,7 +2,9 @@
 //! process, and no looker keeps a map from being closed.
 
 use dirtymap::{
-    Access, CloseError, DirtyMap, Error, FileState, Options, Severity, check, check_after_power_loss, inspect,
+    Access, CloseError, DirtyMap, Error, Options,
+    fsck::{Severity, check, check_after_power_loss},
+    info::{FileState, inspect},
 };
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};

@@ -4,7 +4,7 @@
 #[path = "common/mounted.rs"]
 mod mounted;
 
-use dirtymap::{Access, DirtyMap, Durability, Options, Stats};
+use dirtymap::{Access, DirtyMap, Durability, Options, info::Stats};
 use mounted::{Mounted, make, sh};
 use std::path::Path;
 

@@ -9,7 +9,9 @@ use super::file::{base, damaged, edited, small};
 use super::input::scratch;
 use dirtymap::format::{self, COPIES, COPY_BYTES, Header, HeaderProblem, PageBytes, Uuid};
 use dirtymap::{
-    Bitmap, DirtyMap, Error, FileState, Options, RepairPlan, Severity, check, plan_repair, repair, undo_repair,
+    Bitmap, DirtyMap, Error, Options,
+    fsck::{RepairPlan, Severity, check, plan_repair, repair, undo_repair},
+    info::FileState,
 };
 use std::fs;
 use std::path::Path;

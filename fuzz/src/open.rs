@@ -7,7 +7,7 @@
 
 use super::file::{base, edited, small};
 use super::input::{number, scratch, take};
-use dirtymap::{Bitmap, DirtyMap, Options, check, inspect};
+use dirtymap::{Bitmap, DirtyMap, Options, fsck::check, info::inspect};
 use std::ops::Range;
 use std::path::Path;
 
@@ -75,7 +75,8 @@ fn writing(path: &Path, before: &[u8], mut bits: Bitmap, how: u8, set: Range<u64
         map.close().unwrap();
         let report = check(path, |_, _| {}).unwrap();
         // Points that are damaged stay so.
-        let odd = |f: &dirtymap::Finding| f.severity == dirtymap::Severity::Note || f.place.starts_with("point");
+        let odd =
+            |f: &dirtymap::fsck::Finding| f.severity == dirtymap::fsck::Severity::Note || f.place.starts_with("point");
         assert!(report.findings.iter().all(odd), "{:?}", report.findings);
         assert_eq!(bitmap(&read_only(path).unwrap()).sha256(), bits.sha256(), "closed cleanly");
     } else {

@@ -80,7 +80,7 @@ impl Report {
 /// whatever is wrong with it; but the map's own, if others share it.
 ///
 /// # Errors
-/// As [`inspect`](crate::inspect). A file with no usable header is an error; any other fault is a finding.
+/// As [`inspect`](crate::info::inspect). A file with no usable header is an error; any other fault is a finding.
 pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
     let path = path.as_ref();
     let disk = Arc::new(locks::open_file(path, false)?);

@@ -38,7 +38,7 @@ pub struct Finding {
     pub expected: String,
     /// What it means for the next backup.
     pub consequence: String,
-    /// What [`repair`](crate::repair()) would do about it.
+    /// What [`repair`](crate::fsck::repair()) would do about it.
     pub repair: String,
     /// How many neighbouring pages it is about; 1 for what is not about pages.
     pub count: u64,

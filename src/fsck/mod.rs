@@ -6,3 +6,9 @@ pub(crate) mod plan;
 pub(crate) mod repair;
 pub(crate) mod survey;
 pub(crate) mod undo;
+
+pub use check::{Report, Truncated, check, check_after_power_loss};
+pub use findings::{Finding, Severity};
+pub use plan::{FilePart, RepairPlan};
+pub use repair::{plan_repair, repair, undo_repair};
+pub use undo::UndoReport;

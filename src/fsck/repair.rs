@@ -48,7 +48,7 @@ pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -
 
 /// Repairs the file at `path`, from whatever header copies and pages are good, and says what was done. What is not known
 /// to be clean becomes dirty, nothing that counts as dirty becomes clean. The map is closed cleanly afterwards, and
-/// [`check`](crate::check()) has nothing to say of it. Nothing is written when nothing is to do.
+/// [`check`](crate::fsck::check()) has nothing to say of it. Nothing is written when nothing is to do.
 ///
 /// All bytes that are about to be changed are kept in the new file `undo`, durably, before the first one is; [`undo_repair`] puts
 /// them back. A crash leaves a map that is no less dirty, and can be repaired again.

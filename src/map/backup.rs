@@ -173,7 +173,7 @@ pub(crate) mod tests {
         map.record_miss(7).unwrap();
         let info = map.info().unwrap();
         assert!(map.is_full());
-        assert_eq!((info.audited, info.audit_missed, info.verdict), (7, 1, crate::Verdict::Superset));
+        assert_eq!((info.audited, info.audit_missed, info.verdict), (7, 1, crate::info::Verdict::Superset));
         map.close().unwrap();
         assert!(DirtyMap::open(dir.path().join("map")).unwrap().is_full());
     }

@@ -214,7 +214,7 @@ pub(crate) mod tests {
         let map = std::cell::Cell::new(Some(map));
         let read = reader.loading(|_, header| {
             drop(map.take());
-            crate::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap();
+            crate::fsck::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap();
             PointSet::empty(&header.geometry)
         });
         assert_eq!(read.err().map(|e| e.kind()), Some("unusable"));

@@ -13,7 +13,7 @@ use std::ops::Range;
 /// found twice. Cost of a step: O(levels), as of the iterators.
 ///
 /// ```
-/// use dirtymap::{Bitmap, Cursor};
+/// use dirtymap::{Bitmap, iter::Cursor};
 ///
 /// let mut map = Bitmap::new(1000, 3)?;
 /// map.set(80..100)?;
@@ -55,7 +55,7 @@ impl Cursor {
         self.bit(map).map(|bit| map.geometry().item_of(bit))
     }
 
-    /// The first item of the next dirty granule, as [`Granules`](crate::Granules) has it. With `None` nothing was passed: what
+    /// The first item of the next dirty granule, as [`Granules`](crate::iter::Granules) has it. With `None` nothing was passed: what
     /// is set later is found then.
     #[inline]
     pub fn next(&mut self, map: &(impl ReadMap + ?Sized)) -> Option<u64> {
@@ -65,7 +65,7 @@ impl Cursor {
         Some(item)
     }
 
-    /// The next dirty area, as [`Extents`](crate::Areas) has it: clamped to what is left of the range.
+    /// The next dirty area, as [`Extents`](crate::iter::Extents) has it: clamped to what is left of the range.
     #[inline]
     pub fn next_extent(&mut self, map: &(impl ReadMap + ?Sized)) -> Option<Range<u64>> {
         let end = self.end.min(map.geometry().len());

@@ -144,7 +144,7 @@ impl<S: Search> Iterator for Granules<'_, S> {
 /// changes meanwhile the same holds as for [`Granules`], item by item; an area that grew after it was yielded may be
 /// followed by one that starts where it ended.
 ///
-/// Made by [`Bitmap::extents`](crate::Bitmap::areas) and [`DirtyMap::extents`](crate::DirtyMap::areas).
+/// Made by [`Bitmap::extents`](crate::Bitmap::extents) and [`DirtyMap::extents`](crate::DirtyMap::extents).
 pub struct Extents<'a, S> {
     map: &'a S,
     /// Items not yet yielded.

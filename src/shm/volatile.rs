@@ -233,7 +233,7 @@ mod tests {
     use crate::sim::content::{Call, Image};
     use crate::sim::disk::SimDisk;
     use crate::sys::refuse::{Refused, refusing};
-    use crate::{Access, DirtyMap, Durability, Options, Verdict};
+    use crate::{Access, DirtyMap, Durability, Options, info::Verdict};
     use std::path::Path;
 
     const LEN: u64 = 1 << 30;

@@ -105,7 +105,7 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
     disk.device()
 }
 
-fn planned(disk: &SimDisk) -> Result<crate::RepairPlan, String> {
+fn planned(disk: &SimDisk) -> Result<crate::fsck::RepairPlan, String> {
     plan(disk, path(), &mut |_, _| {}).map_err(|e| format!("no plan: {e}"))
 }
 
@@ -123,7 +123,7 @@ fn repaired(content: &Image, before: &Counts) -> Result<usize, String> {
     if again.is_needed() { Err(format!("a second repair: {:?}", again.actions)) } else { Ok(disk.writes()) }
 }
 
-fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::UndoReport> {
+fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::fsck::UndoReport> {
     put_back_from(disk, path(), &mut Cursor::new(undo), Path::new("undo"))
 }
 

@@ -234,7 +234,7 @@ pub(super) fn a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty() {
     assert!(all_of(&both(&loaded)).into_iter().all(|dirty| dirty), "read");
     let report = check::at_rest(&*device, path(), &mut |_, _| {}).unwrap();
     let finding = report.findings.iter().find(|finding| finding.place == "point 0, bottom level").unwrap();
-    assert_eq!((&*finding.found, finding.severity), ("0 dirty granules", crate::Severity::Damage));
+    assert_eq!((&*finding.found, finding.severity), ("0 dirty granules", crate::fsck::Severity::Damage));
     assert_eq!(report.info.dirty.unwrap().0, BITS);
     // Who puts it back does not believe it either.
     core.freeze_reset(&point).unwrap_err();

@@ -5,7 +5,10 @@
 //! more than what was there at the last flush or has been set since, and what the armed list named.
 
 use dirtymap::{
-    Access, Bitmap, Checkpoint, DirtyMap, Durability, Error, FileState, Options, Severity, Uuid, check, inspect,
+    Access, Bitmap, DirtyMap, Durability, Error, Options, Uuid,
+    checkpoint::Checkpoint,
+    fsck::{Severity, check},
+    info::{FileState, inspect},
 };
 use std::ops::Range;
 use std::path::{Path, PathBuf};

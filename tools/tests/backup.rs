@@ -209,7 +209,7 @@ fn after_an_interrupted_backup_a_changed_target_is_noticed() {
 
 /// Where the map says clean, the last completed target equals the image.
 fn assert_clean_is_equal(set: &Set) {
-    if dirtymap::inspect(&set.map).expect("inspect").target.is_none() {
+    if dirtymap::info::inspect(&set.map).expect("inspect").target.is_none() {
         return; // What is called next copies everything.
     }
     let Ok(target) = fs::read(&set.target) else { return };

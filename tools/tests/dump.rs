@@ -8,7 +8,7 @@ mod common;
 mod xxd;
 
 use common::{Dir, GRANULE, MIB, areas, damage_page, run_with, untouched};
-use dirtymap::{DirtyMap, Durability, Options, check, inspect};
+use dirtymap::{DirtyMap, Durability, Options, fsck::check, info::inspect};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};

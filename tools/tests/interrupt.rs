@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Dir, MIB, Ran, dirtymap, pattern};
-use dirtymap::{Access, CheckpointState, Options};
+use dirtymap::{Access, Options, checkpoint::CheckpointState};
 use std::fs;
 use std::process::{Command, Stdio};
 

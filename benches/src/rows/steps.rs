@@ -6,7 +6,7 @@ use super::{Scale, row};
 use crate::harness::{Contender, Kind, Measured, measure, timed};
 use crate::inputs::runs;
 use crate::peers::{Bits, OK, Plain};
-use dirtymap::{ReadMap, Bitmap, Cursor, DirtyMap, Options};
+use dirtymap::{Bitmap, DirtyMap, Options, ReadMap, iter::Cursor};
 use std::path::Path;
 
 pub fn rows(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {

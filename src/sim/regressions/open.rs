@@ -207,7 +207,7 @@ pub(crate) fn a_commit_of_which_both_copies_rot_makes_everything_dirty() {
     rot(&disk, &format::copies_of(headers::newest(&*disk, path()).unwrap().pair));
     let same_boot = disk.after_death();
     let report = check::at_rest(&*same_boot, path(), &mut |_, _| {}).unwrap();
-    assert_eq!((report.severity(), report.info.dirty.unwrap().0), (Some(crate::Severity::Damage), BITS));
+    assert_eq!((report.severity(), report.info.dirty.unwrap().0), (Some(crate::fsck::Severity::Damage), BITS));
     assert_eq!((report.info.recovery.damaged_headers, &report.info.reasons[..]), (2, &["crash", "header lost"][..]));
     let loaded = load_in_memory(&*same_boot, path(), None).unwrap();
     assert!(loaded.recovery.lost_commit && !all_of(&both(&loaded)).contains(&false));
@@ -220,7 +220,7 @@ pub(crate) fn a_commit_of_which_both_copies_rot_makes_everything_dirty() {
 
     let other_boot = SimDisk::new(disk.device(), Vec::new());
     let report = check::at_rest(&*other_boot, path(), &mut |_, _| {}).unwrap();
-    assert_eq!(report.severity(), Some(crate::Severity::Unclean));
+    assert_eq!(report.severity(), Some(crate::fsck::Severity::Unclean));
     assert!(report.findings[0].consequence.contains("if it did not, they have rotted"), "{:?}", report.findings);
     assert_eq!((report.info.recovery.damaged_headers, report.info.recovery.lost_commit), (0, false));
 }

@@ -114,7 +114,7 @@ pub(crate) fn writes_of_the_dead_are_not_forgotten_with_the_last_process() {
             assert_eq!(next.freeze(None).unwrap_err().kind(), "refused");
             drop(next);
             if repaired {
-                crate::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap();
+                crate::fsck::repair(&path, None, Duration::ZERO, |_, _| ()).unwrap();
             }
         }
         let next = shared.open(&path).unwrap();

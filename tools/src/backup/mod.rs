@@ -30,7 +30,7 @@ use crate::terminal::output::Output;
 use crate::terminal::progress;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
-use dirtymap::{Bitmap, Checkpoint, Comparison, DirtyMap, ImageStamp, Info, Uuid};
+use dirtymap::{Bitmap, Comparison, DirtyMap, ImageStamp, Uuid, checkpoint::Checkpoint, info::Info};
 use plan::{Plan, plan};
 use std::ops::Range;
 use std::time::Duration;

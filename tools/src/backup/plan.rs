@@ -6,7 +6,7 @@
 use crate::cli::Backup;
 use crate::exit::{Failure, Result};
 use crate::files::Image;
-use dirtymap::{Comparison, ImageStamp, Info};
+use dirtymap::{Comparison, ImageStamp, info::Info};
 
 /// What to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,10 @@ use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::text::{fold, say};
 use dirtymap::format::COPIES;
-use dirtymap::{Error, Finding, Report, Severity, check, check_after_power_loss};
+use dirtymap::{
+    Error,
+    fsck::{Finding, Report, Severity, check, check_after_power_loss},
+};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};

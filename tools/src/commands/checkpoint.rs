@@ -11,7 +11,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::text::{fold, say};
 use crate::time::time;
-use dirtymap::{Bitmap, DirtyMap, Info, Options};
+use dirtymap::{Bitmap, DirtyMap, Options, info::Info};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::time::Duration;
@@ -97,7 +97,7 @@ fn any(_: &Info) -> Result<()> {
 }
 
 fn outstanding(map: &DirtyMap) -> Result<Option<Item>> {
-    let item = |c: dirtymap::Checkpoint| Item {
+    let item = |c: dirtymap::checkpoint::Checkpoint| Item {
         state: c.state.name(),
         name: c.name,
         uuid: c.uuid.to_string(),
@@ -124,7 +124,7 @@ fn freeze(args: &Freeze, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 /// The outstanding checkpoint, if it is the one that is meant.
-fn meant(map: &DirtyMap, name: Option<&str>) -> Result<dirtymap::Checkpoint> {
+fn meant(map: &DirtyMap, name: Option<&str>) -> Result<dirtymap::checkpoint::Checkpoint> {
     let path = map.path().display();
     let Some(found) = map.checkpoint()? else {
         return Err(Failure::new(

@@ -8,7 +8,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::text::say;
-use dirtymap::{Error, Geometry, Options, inspect};
+use dirtymap::{Error, Geometry, Options, info::inspect};
 use dirtymap_cli::shown::shown;
 use std::io::{self, Write};
 

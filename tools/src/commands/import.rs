@@ -16,7 +16,10 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::text::say;
-use dirtymap::{DirtyMap, Geometry, Info, inspect};
+use dirtymap::{
+    DirtyMap, Geometry,
+    info::{Info, inspect},
+};
 use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;

@@ -9,7 +9,10 @@ use crate::terminal::output::Output;
 use crate::terminal::text::fold;
 use crate::time::time;
 use dirtymap::format::Reasons;
-use dirtymap::{Durability, FileState, ImageStamp, Info, Verdict, inspect};
+use dirtymap::{
+    Durability, ImageStamp,
+    info::{FileState, Info, Verdict, inspect},
+};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};

@@ -12,7 +12,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use crate::terminal::text::say;
-use dirtymap::{DirtyMap, Info};
+use dirtymap::{DirtyMap, info::Info};
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;

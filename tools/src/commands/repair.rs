@@ -11,7 +11,11 @@ use crate::map::open;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::text::{fold, say};
-use dirtymap::{Error, FilePart, RepairPlan, Report, Severity, Verdict, plan_repair, repair, undo_repair};
+use dirtymap::{
+    Error,
+    fsck::{FilePart, RepairPlan, Report, Severity, plan_repair, repair, undo_repair},
+    info::Verdict,
+};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::fs::OpenOptions;

@@ -11,7 +11,10 @@ use crate::map::relation;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::text::say;
-use dirtymap::{DirtyMap, FileState, Geometry, Info, inspect};
+use dirtymap::{
+    DirtyMap, Geometry,
+    info::{FileState, Info, inspect},
+};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};

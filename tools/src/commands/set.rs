@@ -8,7 +8,7 @@ use crate::map::open::{self, With};
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::text::say;
-use dirtymap::{DirtyMap, Info};
+use dirtymap::{DirtyMap, info::Info};
 use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;

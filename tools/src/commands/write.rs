@@ -13,7 +13,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::text::say;
-use dirtymap::{DirtyMap, Info};
+use dirtymap::{DirtyMap, info::Info};
 use serde::Serialize;
 use std::time::Duration;
 

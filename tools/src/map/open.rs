@@ -10,7 +10,10 @@ use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::format::COPIES;
-use dirtymap::{Access, DirtyMap, Error, FileState, ImageStamp, Info, Options, Recovery, inspect};
+use dirtymap::{
+    Access, DirtyMap, Error, ImageStamp, Options,
+    info::{FileState, Info, Recovery, inspect},
+};
 use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, Instant};

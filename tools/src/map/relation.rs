@@ -2,7 +2,7 @@
 
 use crate::exit::{Exit, Failure, Result};
 use crate::files::Image;
-use dirtymap::{Comparison, Info};
+use dirtymap::{Comparison, info::Info};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::path::Path;

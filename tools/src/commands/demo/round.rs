@@ -7,7 +7,10 @@ use crate::files::Image;
 use crate::rng::Rng;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
-use dirtymap::{Bitmap, Options, Severity, check};
+use dirtymap::{
+    Bitmap, Options,
+    fsck::{Severity, check},
+};
 use serde::Serialize;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
