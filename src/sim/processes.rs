@@ -307,6 +307,7 @@ impl Session {
         }
         self.settle(truth)?;
         disk.wrong()?;
+        self.spare_ghosts(truth);
         for core in self.cores.iter().flatten().filter(|_| !disk.dead()) {
             core.read_union(|both| check_covered(both, truth, "running"))?;
             check_exact(core, &disk, truth)?;
@@ -317,8 +318,13 @@ impl Session {
             let lost = |&i: &u64| dirty(&current, i) && !found[(i / 64) as usize];
             self.ghosts.extend(bits_of(core.view()).filter(lost));
         }
-        truth.with(|b| self.ghosts.iter().for_each(|&i| (b.may[i as usize], b.mine[i as usize]) = (true, true)));
+        self.spare_ghosts(truth);
         Ok(())
+    }
+
+    /// What a dead setter has stored and not summarised, no reset finds: it may stay.
+    fn spare_ghosts(&self, truth: &Truth) {
+        truth.with(|b| self.ghosts.iter().for_each(|&i| (b.may[i as usize], b.mine[i as usize]) = (true, true)));
     }
 }
 
