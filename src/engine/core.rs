@@ -6,6 +6,7 @@
 use super::changes::SharedChanges;
 use super::point_set::Cache;
 use crate::error::{Error, Result};
+use crate::file::bottom::BottomRef;
 use crate::file::locks::{Deadline, POLITE, locked, wait_for};
 use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
 use crate::geometry::Geometry;
@@ -206,6 +207,11 @@ impl Core {
         if self.in_file {
             self.disk.exclude_from_sync(self.layout.volatile.clone());
         }
+    }
+
+    /// Its bottom in the file.
+    pub(super) fn bottom(&self) -> BottomRef {
+        BottomRef::new(self.uuid, *self.geometry(), &self.layout)
     }
 
     #[inline]

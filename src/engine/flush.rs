@@ -5,7 +5,7 @@
 
 use super::core::{Core, Locked};
 use crate::error::Result;
-use crate::file::bottom::named;
+use crate::file::bottom::{BottomRef, named};
 use crate::file::pages::{self, PageContent};
 use crate::file::reasons::forget;
 use crate::format::Durability;
@@ -211,7 +211,7 @@ impl Locked<'_> {
         if step!(WritePages => true) {
             core.counters.syncs.fetch_add(1, Relaxed);
             let indices: Vec<u64> = batch.iter().map(|&(page, _)| page).collect();
-            match pages::write(&*core.disk, &core.uuid, &core.layout, &indices, |k, _| snapshot[k]) {
+            match pages::write(&*core.disk, &core.bottom(), &indices, |k, _| snapshot[k]) {
                 Ok(bytes) => core.counters.bytes_written.fetch_add(bytes, Relaxed),
                 Err(e) => {
                     core.record_write_failure();
@@ -430,7 +430,7 @@ pub(crate) fn write_recovered(
     pages: &[u64],
 ) -> std::io::Result<u64> {
     let words_of = |index| format::page_words(&header.geometry, index);
-    let bytes = crate::file::pages::write(disk, &header.uuid, &header.layout, pages, |_, index| {
+    let bytes = pages::write(disk, &BottomRef::of_map(header), pages, |_, index| {
         let mut words = [0; PAGE_WORDS as usize];
         for (to, w) in words.iter_mut().zip(words_of(index)) {
             *to = view.live()[w as usize].load(SeqCst);

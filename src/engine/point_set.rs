@@ -3,8 +3,7 @@
 //! Invariant kept here: where anything of a point is lost, the set is everything.
 
 use crate::error::{Error, Result};
-use crate::file::bottom::{Stretches, all_words, is_full, lost_granules};
-use crate::file::points::{entries_end, header_of_point};
+use crate::file::bottom::{BottomRef, Stretches, all_words, is_full};
 use crate::file::scan::{Page, Scan};
 use crate::format::{self, Header, Point, Reasons, Uuid, VolatileLayout, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
@@ -165,11 +164,11 @@ impl PointSet {
         }
         let len =
             disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
-        let as_header = header_of_point(header, point);
-        let cut_off = step!(CheckPointLength => len < entries_end(&as_header));
+        let bottom = BottomRef::of_point(&header.geometry, point);
+        let cut_off = step!(CheckPointLength => len < bottom.entries_end());
         let (mut granules, mut failed) = (0, u64::from(cut_off));
         let mut whole = Stretches::default();
-        let scan = Scan { disk, path, header: &as_header };
+        let scan = Scan { disk, path, bottom: &bottom };
         scan.run(
             |index, found| {
                 match found {
@@ -189,7 +188,7 @@ impl PointSet {
             |_| Ok(()),
         )?;
         self.whole.union(&whole.runs());
-        failed += u64::from(lost_granules(&as_header, granules, failed).is_some());
+        failed += u64::from(bottom.lost(granules, failed).is_some());
         self.failed += failed;
         if step!(VerifyPoint => failed > 0) {
             (self.view, self.whole) = (None, all_words(&self.geometry));

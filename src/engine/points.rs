@@ -7,9 +7,9 @@ use super::core::Core;
 use super::point_set::PointSet;
 use super::space::{NewPoint, RegionAllocator};
 use crate::error::Result;
-use crate::file::bottom::lost_granules;
+use crate::file::bottom::BottomRef;
 use crate::file::pages::{self, some_pages};
-use crate::file::points::{self, header_of_point, no_point};
+use crate::file::points::{self, no_point};
 use crate::file::scan::{Page, Scan};
 use crate::format::{self, Header, Point};
 use crate::geometry::PAGE_WORDS;
@@ -33,8 +33,8 @@ impl Core {
         most: usize,
         f: &mut dyn FnMut(&[PointWord]) -> Result<()>,
     ) -> Result<u64> {
-        let as_header = header_of_point(header, point);
-        let scan = Scan { disk: &*self.disk, path: &self.path, header: &as_header };
+        let bottom = BottomRef::of_point(&header.geometry, point);
+        let scan = Scan { disk: &*self.disk, path: &self.path, bottom: &bottom };
         let mut granules = 0;
         let mut batch: Vec<PointWord> = Vec::new();
         let mut failed = 0;
@@ -58,7 +58,7 @@ impl Core {
         if !batch.is_empty() {
             f(&batch)?;
         }
-        Ok(failed + u64::from(lost_granules(&as_header, granules, failed).is_some()))
+        Ok(failed + u64::from(bottom.lost(granules, failed).is_some()))
     }
 
     /// Forgets a point. What it holds goes to the next older one, since whose name it was written as well.
@@ -133,7 +133,7 @@ impl Core {
     /// Writes what `map` holds to the regions of a point, which are cleared durably; says of the point how much that was.
     pub(super) fn fill_point(&self, header: &Header, mut point: Point, map: &impl Search) -> Result<Point> {
         twin!(WritePoint => return Ok(point));
-        let layout = header_of_point(header, &point).layout;
+        let bottom = BottomRef::of_point(&header.geometry, &point);
         let mut at = 0;
         loop {
             let (batch, next) = some_pages(map, at);
@@ -149,7 +149,7 @@ impl Core {
                 batch.iter().flat_map(|page| page.1).map(|word| u64::from(word.count_ones())).sum::<u64>();
             let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
             self.counters.syncs.fetch_add(1, Relaxed);
-            let written = pages::write(&*self.disk, &point.uuid, &layout, &indices, |k, _| batch[k].1);
+            let written = pages::write(&*self.disk, &bottom, &indices, |k, _| batch[k].1);
             let bytes = written.map_err(|e| {
                 // Nothing names the region; but the error may be about a page of a mapped volatile part.
                 self.record_write_failure();

@@ -1,10 +1,70 @@
-//! What a header and its page table say of words and pages: the arithmetic of the bottom level.
+//! [`BottomRef`]: a bottom level with its page table, and the arithmetic of words and pages.
+//!
+//! Invariant kept here: a point is read as strictly as a map that was closed.
 
-use super::pages::PageContent;
-use crate::format::{self, Header, State, WordRanges, free_offset};
+use crate::format::{self, ENTRY_BYTES, Header, Layout, Point, State, Uuid, WordRanges, free_offset};
 use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS, mask_in};
 use std::ops::Range;
 
+/// A bottom level with its page table: the map's own, or that of a point.
+#[derive(Clone, Debug)]
+pub(crate) struct BottomRef {
+    /// What the entries of its pages are made with.
+    pub uuid: Uuid,
+    pub geometry: Geometry,
+    /// Where its page table is in the file.
+    pub table: Range<u64>,
+    /// Where its pages are.
+    pub bottom: Range<u64>,
+    /// Words that count as dirty, whatever its pages say.
+    pub armed: WordRanges,
+    /// Bits that are set in it, at least, if they were counted when all of it had been written.
+    pub expected_bits: Option<u64>,
+}
+
+impl BottomRef {
+    /// The map's own, of which nothing else is known.
+    pub(crate) fn new(uuid: Uuid, geometry: Geometry, layout: &Layout) -> BottomRef {
+        let (table, bottom) = (layout.table.clone(), layout.bottom.clone());
+        BottomRef { uuid, geometry, table, bottom, armed: WordRanges::new(), expected_bits: None }
+    }
+
+    /// The map's own, as its header knows it.
+    pub(crate) fn of_map(header: &Header) -> BottomRef {
+        let closed = header.state == State::Clean && header.runs.is_empty();
+        BottomRef {
+            armed: header.runs.clone(),
+            expected_bits: closed.then_some(header.clean_dirty_bits),
+            ..BottomRef::new(header.uuid, header.geometry, &header.layout)
+        }
+    }
+
+    /// That of a point. It was complete before it was named, like a map that was closed.
+    pub(crate) fn of_point(geometry: &Geometry, point: &Point) -> BottomRef {
+        BottomRef {
+            uuid: point.uuid,
+            geometry: *geometry,
+            table: point.table(geometry),
+            bottom: point.bottom(geometry),
+            armed: WordRanges::new(),
+            expected_bits: Some(step!(CountPoint => point.granules)),
+        }
+    }
+
+    /// Where the entries of its page table end.
+    pub(crate) fn entries_end(&self) -> u64 {
+        self.table.start.saturating_add(ENTRY_BYTES.saturating_mul(self.geometry.pages()))
+    }
+
+    /// Whether it must have lost a page together with its entry, if its good pages have so many bits, and so many others fail:
+    /// bits found and expected. A failed page may hide one that was lost so.
+    pub(crate) fn lost(&self, granules: u64, failed_pages: u64) -> Option<(u64, u64)> {
+        let at_most = granules.saturating_add(failed_pages.saturating_mul(PAGE_BITS));
+        self.expected_bits.filter(|&expected| at_most < expected).map(|expected| (granules, expected))
+    }
+}
+
+/// All words of a map.
 pub(crate) fn all_words(geometry: &Geometry) -> WordRanges {
     WordRanges::one(0..geometry.words())
 }
@@ -13,14 +73,6 @@ pub(crate) fn all_words(geometry: &Geometry) -> WordRanges {
 pub(crate) fn items_in(geometry: &Geometry, runs: &WordRanges) -> u64 {
     let bit = |w: u64| (w * 64).min(geometry.bits());
     runs.iter().map(|r| geometry.items_of(&(bit(r.first)..bit(r.end())))).map(|items| items.end - items.start).sum()
-}
-
-/// Whether a cleanly closed map, or a point, with so many dirty granules in good pages, and so many failed pages, must have lost
-/// a page together with its entry: dirty granules found and recorded. A failed page may hide one that was lost so.
-pub(crate) fn lost_granules(header: &Header, granules: u64, failed_pages: u64) -> Option<(u64, u64)> {
-    let at_most = granules.saturating_add(failed_pages.saturating_mul(PAGE_BITS));
-    let closed = header.state == State::Clean && header.runs.is_empty();
-    (closed && at_most < header.clean_dirty_bits).then_some((granules, header.clean_dirty_bits))
 }
 
 /// The pages that some words are in.
@@ -47,7 +99,7 @@ pub(crate) fn named(list: &WordRanges, page: u64) -> u64 {
 }
 
 /// Whether a map has bits in a page, and all of them are set.
-pub(crate) fn is_full(geometry: &Geometry, index: u64, words: &PageContent) -> bool {
+pub(crate) fn is_full(geometry: &Geometry, index: u64, words: &[u64; PAGE_WORDS as usize]) -> bool {
     let full = |(w, word): (u64, &u64)| !word & geometry.word_mask(w) == 0;
     index < geometry.pages() && format::page_words(geometry, index).zip(words).all(full)
 }

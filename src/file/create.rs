@@ -3,6 +3,7 @@
 //! Invariant kept here: the name appears only when everything behind it is durable, and never in
 //! place of another file.
 
+use super::bottom::BottomRef;
 use super::headers;
 use super::pages::{self, BATCH_PAGES, PageContent, some_pages};
 use crate::error::{Error, Result};
@@ -119,13 +120,14 @@ fn write_parts(
     }
     header.image = options.image.map(|i| i.0);
     header.clean_dirty_bits = dirty_bits;
+    let bottom = BottomRef::of_map(&header);
     for (i, batch) in batches.take_while(|batch| !batch.is_empty()).enumerate() {
         if i > 0 {
             let at = geometry.item_of(batch[0].0 * PAGE_BITS);
             options.watcher.tell(Step::Creating, at, geometry.len())?;
         }
         let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
-        pages::write(disk, &header.uuid, &header.layout, &indices, |k, _| batch[k].1).map_err(&io)?;
+        pages::write(disk, &bottom, &indices, |k, _| batch[k].1).map_err(&io)?;
     }
     // All that headers can take, so that no commit ever needs space.
     let zeros = vec![0; MAX_USED.next_multiple_of(4096)];

@@ -3,7 +3,8 @@
 //! Invariant kept here: a page and its entry are parts of the same durable write, and the entry is computed
 //! over exactly the bytes that are written.
 
-use crate::format::{self, ENTRY_BYTES, Layout, Uuid};
+use super::bottom::BottomRef;
+use crate::format::{self, ENTRY_BYTES};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
 use crate::query::Search;
 use crate::sys::{Storage, WriteSegment};
@@ -13,12 +14,11 @@ use std::ops::Range;
 /// The words of a page.
 pub(crate) type PageContent = [u64; PAGE_WORDS as usize];
 
-/// Writes some pages (ascending) of the map `uuid` and their entries, durably and with one sync; returns the bytes
+/// Writes some pages (ascending) of a bottom and their entries, durably and with one sync; returns the bytes
 /// written.
 pub(crate) fn write(
     disk: &dyn Storage,
-    uuid: &Uuid,
-    layout: &Layout,
+    to: &BottomRef,
     pages: &[u64],
     content: impl Fn(usize, u64) -> PageContent,
 ) -> io::Result<u64> {
@@ -26,12 +26,12 @@ pub(crate) fn write(
     let mut entries = Vec::with_capacity(pages.len() * ENTRY_BYTES as usize);
     for (k, &index) in pages.iter().enumerate() {
         let page = format::page_from_words(&content(k, index));
-        entries.extend(format::page_entry(uuid, index, &page).to_le_bytes());
+        entries.extend(format::page_entry(&to.uuid, index, &page).to_le_bytes());
         bytes.extend(page);
     }
     let mut parts = Vec::new();
-    coalesce(&mut parts, pages, layout.bottom.start, &bytes, PAGE_BYTES as usize);
-    coalesce(&mut parts, pages, layout.table.start, &entries, ENTRY_BYTES as usize);
+    coalesce(&mut parts, pages, to.bottom.start, &bytes, PAGE_BYTES as usize);
+    coalesce(&mut parts, pages, to.table.start, &entries, ENTRY_BYTES as usize);
     disk.write_durable(&parts)?;
     Ok((bytes.len() + entries.len()) as u64)
 }

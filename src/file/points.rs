@@ -1,26 +1,11 @@
 //! Points as a header names them.
 //!
-//! Invariant kept here: a point is read as if it were a map that was closed, so its bottom is verified as strictly.
+//! Invariant kept here: a point without regions holds nothing.
 
 use crate::error::{Error, Result};
-use crate::format::{self, CheckpointState, Header, Layout, Point, PointRole, Reasons, State, Uuid, WordRanges};
+use crate::format::{CheckpointState, Header, Point, PointRole, Reasons, Uuid};
 use crate::image_stamp::ImageStamp;
 use std::path::Path;
-
-/// A header that describes a point as if it were a closed map: what it takes to read its bottom.
-pub(crate) fn header_of_point(header: &Header, point: &Point) -> Header {
-    let (table, bottom) = (point.table(&header.geometry), point.bottom(&header.geometry));
-    let layout = Layout { table, bottom, volatile: header.layout.volatile.clone() };
-    // It was complete before it was named, like a map that was closed.
-    let clean_dirty_bits = step!(CountPoint => point.granules);
-    let (state, nonce, runs) = (State::Clean, Uuid::NIL, WordRanges::new());
-    Header { uuid: point.uuid, layout, state, nonce, runs, clean_dirty_bits, ..header.clone() }
-}
-
-/// Where the entries of the page table end that a header describes.
-pub(crate) fn entries_end(header: &Header) -> u64 {
-    header.layout.table.start.saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
-}
 
 /// The outstanding checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 //! Invariant kept here: words are handed out only of pages that match their entries; every other page
 //! is reported as failed, with what was found. Time and I/O go with the allocated pages, memory is bounded.
 
+use super::bottom::BottomRef;
 use crate::error::{Error, Result};
-use crate::format::{self, ENTRY_BYTES, Header, PageBytes};
+use crate::format::{self, ENTRY_BYTES, PageBytes};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
 use crate::sys::Storage;
 use std::ops::Range;
@@ -60,11 +61,11 @@ struct Extent {
     unreadable: bool,
 }
 
-/// Where a bottom and its page table lie.
+/// The reading of a bottom.
 pub(crate) struct Scan<'a> {
     pub disk: &'a dyn Storage,
     pub path: &'a Path,
-    pub header: &'a Header,
+    pub bottom: &'a BottomRef,
 }
 
 impl Scan<'_> {
@@ -87,10 +88,10 @@ impl Scan<'_> {
     /// One page, read by itself.
     pub(crate) fn page(&self, index: u64) -> std::result::Result<[u64; PAGE_WORDS as usize], PageFault> {
         let mut entry = [0; ENTRY_BYTES as usize];
-        let at = self.header.layout.table.start + index * ENTRY_BYTES;
+        let at = self.bottom.table.start + index * ENTRY_BYTES;
         self.disk.read_at(&mut entry, at).map_err(|_| PageFault::EntryUnreadable)?;
         let mut bytes = [0; PAGE_BYTES as usize];
-        let at = self.header.layout.bottom.start + index * PAGE_BYTES;
+        let at = self.bottom.bottom.start + index * PAGE_BYTES;
         self.disk.read_at(&mut bytes, at).map_err(|_| PageFault::Unreadable)?;
         self.judge(index, u32::from_le_bytes(entry), &bytes)
     }
@@ -101,12 +102,12 @@ impl Scan<'_> {
         entry: u32,
         bytes: &PageBytes,
     ) -> std::result::Result<[u64; PAGE_WORDS as usize], PageFault> {
-        let computed = format::page_entry(&self.header.uuid, index, bytes);
+        let computed = format::page_entry(&self.bottom.uuid, index, bytes);
         if entry != computed {
             return Err(PageFault::Mismatch { entry, computed });
         }
         let words = format::words_from_page(bytes);
-        if step!(CheckStrayBits => format::stray_bits(&self.header.geometry, index, &words)) {
+        if step!(CheckStrayBits => format::stray_bits(&self.bottom.geometry, index, &words)) {
             return Err(PageFault::StrayBits);
         }
         Ok(words)
@@ -114,12 +115,12 @@ impl Scan<'_> {
 
     /// The next pages that are worth reading behind those that were `read` before, [`CHUNK_PAGES`] at most. Those between are zeros.
     pub(crate) fn next_chunk(&self, read: &Range<u64>) -> Result<Option<Range<u64>>> {
-        let (layout, pages) = (&self.header.layout, self.header.geometry.pages());
-        let chunk = if layout.table.end - layout.table.start <= WHOLE_TABLE_BYTES {
+        let (at, pages) = (self.bottom, self.bottom.geometry.pages());
+        let chunk = if at.table.end - at.table.start <= WHOLE_TABLE_BYTES {
             read.end..read.end + CHUNK_PAGES
         } else {
-            let table = self.data_start(&layout.table, ENTRY_BYTES, read.end..pages)?;
-            let bottom = self.data_start(&layout.bottom, PAGE_BYTES, read.end..pages)?;
+            let table = self.data_start(&at.table, ENTRY_BYTES, read.end..pages)?;
+            let bottom = self.data_start(&at.bottom, PAGE_BYTES, read.end..pages)?;
             ahead(table.min(bottom), read, BLOCK_ENTRIES, CHUNK_PAGES)
         };
         Ok((chunk.start < pages).then(|| chunk.start..chunk.end.min(pages)))
@@ -137,7 +138,7 @@ impl Scan<'_> {
     pub(crate) fn chunk(&self, pages: Range<u64>, f: &mut impl FnMut(u64, Page<'_>) -> Result<()>) -> Result<()> {
         let count = (pages.end - pages.start) as usize;
         let mut table = vec![0; count * ENTRY_BYTES as usize];
-        let at = self.header.layout.table.start + pages.start * ENTRY_BYTES;
+        let at = self.bottom.table.start + pages.start * ENTRY_BYTES;
         let whole = self.disk.read_at(&mut table, at).is_ok();
         let entry = |index: u64| format::entry_at(&table, index - pages.start);
         let mut bytes: Vec<u8> = Vec::new();
@@ -168,7 +169,7 @@ impl Scan<'_> {
 
     /// Reads some pages into `bytes`, where there is data behind the pages that were `read` before; none at `end` if there is not.
     fn read_extent(&self, read: &Range<u64>, end: u64, bytes: &mut Vec<u8>) -> Result<Extent> {
-        let bottom = &self.header.layout.bottom;
+        let bottom = &self.bottom.bottom;
         let first = self.data_start(bottom, PAGE_BYTES, read.end..end)?;
         let pages = first..ahead(first, read, BLOCK_PAGES, EXTENT_PAGES).end.min(end);
         let len = ((pages.end - pages.start) * PAGE_BYTES) as usize;
@@ -208,7 +209,7 @@ fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Durability, Uuid};
+    use crate::format::{Durability, Header, Uuid};
     use crate::geometry::Geometry;
     use crate::sim::content::Rng;
     use crate::sys::FileDisk;
@@ -253,7 +254,7 @@ mod tests {
                 }
             }
             let disk = FileDisk::new(file, false);
-            let scan = Scan { disk: &disk, path: Path::new("map"), header: &header };
+            let scan = Scan { disk: &disk, path: Path::new("map"), bottom: &BottomRef::of_map(&header) };
             let (mut found, mut passed) = (Vec::new(), 0);
             let add = |index, page: Page<'_>| {
                 found.push(match page {

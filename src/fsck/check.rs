@@ -5,8 +5,8 @@
 use super::findings::{self, Finding, Severity};
 use super::survey::{self, Count, Survey, point_survey};
 use crate::error::{Error, Result};
+use crate::file::bottom::BottomRef;
 use crate::file::headers::{self, damaged_copies, writable};
-use crate::file::points::{entries_end, header_of_point};
 use crate::file::scan::Scan;
 use crate::format::{Header, PointRole, State};
 use crate::map::DirtyMap;
@@ -148,12 +148,13 @@ pub(crate) fn at_rest(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(
     let newest = headers::select(disk, &copies, path)?;
     let header = &newest.header;
     let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
-    let survey = Survey::of(&Scan { disk, path, header }, progress)?;
-    let mut recovery = survey::recovery(&newest, &damaged_copies(&copies, &newest), &survey, survey.lost(header));
+    let bottom = BottomRef::of_map(header);
+    let survey = Survey::of(&Scan { disk, path, bottom: &bottom }, progress)?;
+    let mut recovery = survey::recovery(&newest, &damaged_copies(&copies, &newest), &survey, survey.lost(&bottom));
     let mut findings = findings::header_copies(&copies, &newest);
     findings.extend(findings::length(header, len));
     findings.extend(findings::state(header));
-    findings.extend(findings::pages(header, &survey));
+    findings.extend(findings::pages(&bottom, &survey));
     let mut omitted = Truncated::default();
     omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
     let frozen_failed = points(disk, path, (header, len), &mut findings, &mut omitted)?;
@@ -196,16 +197,16 @@ fn points(
 ) -> Result<u64> {
     let mut frozen_failed = 0;
     for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
-        let as_header = header_of_point(header, point);
-        let failed = match point_survey(disk, path, len, &as_header)? {
+        let bottom = BottomRef::of_point(&header.geometry, point);
+        let failed = match point_survey(disk, path, len, &bottom)? {
             None => {
-                findings.push(findings::point_cut_off(header, place, len, entries_end(&as_header)));
+                findings.push(findings::point_cut_off(header, place, len, bottom.entries_end()));
                 1
             }
             Some(found) => {
-                findings.extend(findings::point_pages(header, place, &as_header, &found));
+                findings.extend(findings::point_pages(header, place, &bottom, &found));
                 omitted.add(found.omitted, Severity::Damage);
-                let lost = found.lost(&as_header);
+                let lost = found.lost(&bottom);
                 findings.extend(lost.map(|lost| findings::point_lost(header, place, lost)));
                 found.failures() + u64::from(lost.is_some())
             }
@@ -220,9 +221,9 @@ fn points(
 /// Dirty granules and the items in them, what is frozen among them.
 fn with_frozen(disk: &dyn Storage, path: &Path, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
     let Some(point) = header.outstanding() else { return Ok(survey.dirty.totals(&header.geometry)) };
-    let as_header = header_of_point(header, point);
-    let [current, frozen] = [header, &as_header].map(|header| Scan { disk, path, header });
-    Ok(survey::read_union(&current, &frozen)?.totals(&header.geometry))
+    let [here, frozen] = [BottomRef::of_map(header), BottomRef::of_point(&header.geometry, point)];
+    let [here, frozen] = [&here, &frozen].map(|bottom| Scan { disk, path, bottom });
+    Ok(survey::together(&here, &frozen)?.totals(&header.geometry))
 }
 
 /// Looks at a file that others have open.

@@ -5,7 +5,7 @@
 
 use super::survey::{Group, Survey};
 use crate::error::counted;
-use crate::file::bottom::items_in;
+use crate::file::bottom::{BottomRef, items_in};
 use crate::file::headers::{Copies, Newest, damaged_copies, is_rival, spoilt};
 use crate::file::reasons::left_on_list;
 use crate::file::scan::PageFault;
@@ -168,8 +168,8 @@ pub(crate) fn not_by_us(finding: &mut Finding) {
 }
 
 /// "page 3 (bytes ...)", "pages 3 to 7 (bytes ...)".
-fn place_of(header: &Header, pages: &Range<u64>) -> String {
-    let at = |page: u64| header.layout.bottom.start + page * PAGE_BYTES;
+fn place_of(bottom: &BottomRef, pages: &Range<u64>) -> String {
+    let at = |page: u64| bottom.bottom.start + page * PAGE_BYTES;
     let (start, end) = (at(pages.start), at(pages.end));
     match pages.end - pages.start {
         1 => format!("page {} (bytes {start} to {end})", pages.start),
@@ -177,8 +177,8 @@ fn place_of(header: &Header, pages: &Range<u64>) -> String {
     }
 }
 
-fn group(header: &Header, group: &Group) -> Finding {
-    let g = &header.geometry;
+fn group(bottom: &BottomRef, group: &Group) -> Finding {
+    let g = &bottom.geometry;
     let pages = &group.pages;
     let bit = |page: u64| (page * PAGE_BITS).min(g.bits());
     let items = g.items_of(&(bit(pages.start)..bit(pages.end)));
@@ -196,7 +196,7 @@ fn group(header: &Header, group: &Group) -> Finding {
     };
     Finding {
         severity: if group.interrupted { Severity::Unclean } else { Severity::Damage },
-        place: place_of(header, pages),
+        place: place_of(bottom, pages),
         found,
         expected,
         consequence: format!(
@@ -214,8 +214,8 @@ fn group(header: &Header, group: &Group) -> Finding {
 }
 
 /// What is said of the failed pages of the map.
-pub(crate) fn pages(header: &Header, survey: &Survey) -> impl Iterator<Item = Finding> {
-    survey.groups.iter().map(|g| group(header, g))
+pub(crate) fn pages(bottom: &BottomRef, survey: &Survey) -> impl Iterator<Item = Finding> {
+    survey.groups.iter().map(|g| group(bottom, g))
 }
 
 /// What is wrong with a point means, and what repair does.
@@ -254,16 +254,16 @@ fn point(header: &Header, place: usize, part: &str, found: String, expected: Str
     Finding { severity: Severity::Damage, place, found, expected, consequence, repair, count: 1 }
 }
 
-/// What is said of the failed pages of a point, which `as_header` describes as if it were the map.
+/// What is said of the failed pages of a point, which are in `bottom`.
 pub(crate) fn point_pages(
     header: &Header,
     place: usize,
-    as_header: &Header,
+    bottom: &BottomRef,
     survey: &Survey,
 ) -> impl Iterator<Item = Finding> {
     let (consequence, repair) = point_means(header, place);
     survey.groups.iter().map(move |g| {
-        let finding = group(as_header, g);
+        let finding = group(bottom, g);
         Finding {
             severity: Severity::Damage,
             place: format!("point {place}, {}", finding.place),

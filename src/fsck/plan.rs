@@ -5,9 +5,8 @@
 
 use super::survey::{self, Count, Survey, point_survey};
 use crate::error::{Error, Result, counted};
-use crate::file::bottom::{all_words, pages_of, words_of_pages};
+use crate::file::bottom::{BottomRef, all_words, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
-use crate::file::points::{entries_end, header_of_point};
 use crate::file::reasons::{left_on_list, remember};
 use crate::file::scan::Scan;
 use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, State, Uuid, WordRanges};
@@ -177,18 +176,19 @@ fn look(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> 
     let (newest, len) = headers::choose_also_cut_off(disk, &copies, path)?;
     let header = &newest.header;
     let damaged = damaged_copies(&copies, &newest);
-    let cut_off = len < entries_end(header);
-    let pages = Survey::of(&Scan { disk, path, header }, progress)?;
+    let bottom = BottomRef::of_map(header);
+    let cut_off = len < bottom.entries_end();
+    let pages = Survey::of(&Scan { disk, path, bottom: &bottom }, progress)?;
     // Of a file without all entries no page is known to be good.
     let survey = if cut_off { Survey::default() } else { pages.clone() };
-    let lost = if cut_off { None } else { survey.lost(header) };
+    let lost = if cut_off { None } else { survey.lost(&bottom) };
     let mut points = Vec::new();
     for place in (0..header.points.len()).filter(|&place| header.points[place].has_regions()) {
-        let as_header = header_of_point(header, &header.points[place]);
-        match point_survey(disk, path, len, &as_header)? {
+        let bottom = BottomRef::of_point(&header.geometry, &header.points[place]);
+        match point_survey(disk, path, len, &bottom)? {
             None => points.push((place, None)),
             Some(found) => {
-                let lost = found.lost(&as_header).is_some();
+                let lost = found.lost(&bottom).is_some();
                 let failed = found.groups.first().map(|g| g.pages.start);
                 points.extend(failed.map(Some).or(lost.then_some(None)).map(|failed| (place, failed)));
             }

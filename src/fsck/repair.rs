@@ -8,11 +8,10 @@
 use super::plan::{RepairPlan, Work, plan};
 use super::undo::{self, UndoReport};
 use crate::error::{Error, Result};
-use crate::file::bottom::named;
+use crate::file::bottom::{BottomRef, named};
 use crate::file::headers;
 use crate::file::locks::locked;
 use crate::file::pages::{self, PageContent};
-use crate::file::points::header_of_point;
 use crate::file::scan::{Page, Scan};
 use crate::format::{self, HEADER_REGION, Header};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
@@ -147,7 +146,7 @@ pub(crate) fn apply(disk: &dyn Storage, path: &Path, plan: &RepairPlan) -> io::R
     // What the file lacked reads as zeros from here on. The list names every page of the map of which that matters.
     for &(place, failed) in &work.points {
         if step!(SpoilFirstEntry => failed.is_none()) {
-            spoil_first_entry(disk, &header_of_point(header, &header.points[place]))?;
+            spoil_first_entry(disk, &BottomRef::of_point(&header.geometry, &header.points[place]))?;
         }
     }
     if len < after {
@@ -166,7 +165,7 @@ pub(crate) fn apply(disk: &dyn Storage, path: &Path, plan: &RepairPlan) -> io::R
     }
     write(disk, header, &mut batch)?;
     for &(place, failed) in &work.points {
-        fill(disk, &header_of_point(header, &header.points[place]), failed.unwrap_or(0))?;
+        fill(disk, &BottomRef::of_point(&header.geometry, &header.points[place]), failed.unwrap_or(0))?;
     }
     for (header, pair) in &work.closed {
         headers::write_pair(disk, header, *pair)?;
@@ -187,7 +186,7 @@ fn synced(disk: &dyn Storage) -> io::Result<()> {
 fn write(disk: &dyn Storage, header: &Header, batch: &mut Vec<(u64, PageContent)>) -> io::Result<()> {
     let indices: Vec<u64> = batch.iter().map(|page| page.0).collect();
     if !indices.is_empty() {
-        pages::write(disk, &header.uuid, &header.layout, &indices, |k, _| batch[k].1)?;
+        pages::write(disk, &BottomRef::of_map(header), &indices, |k, _| batch[k].1)?;
     }
     batch.clear();
     Ok(())
@@ -204,7 +203,7 @@ fn wrong_pages(
     let header = &work.newest.header;
     let g = &header.geometry;
     let mut found = vec![Some([0; PAGE_WORDS as usize]); (range.end - range.start) as usize];
-    let scan = Scan { disk, path, header };
+    let scan = Scan { disk, path, bottom: &BottomRef::of_map(header) };
     let read = scan.chunk(range.clone(), &mut |index, page| {
         found[(index - range.start) as usize] = match page {
             Page::Good(words) => Some(*words),
@@ -235,27 +234,27 @@ fn full_word(g: &Geometry, page: u64, i: usize) -> u64 {
 }
 
 /// Has the first page of a point fail although its entry is missing or matches, without the file getting all entries by that.
-fn spoil_first_entry(disk: &dyn Storage, as_header: &Header) -> io::Result<()> {
-    let at = as_header.layout.table.start;
+fn spoil_first_entry(disk: &dyn Storage, point: &BottomRef) -> io::Result<()> {
+    let at = point.table.start;
     disk.extend(at + 1)?;
     synced(disk)?;
     let mut page = [0; PAGE_BYTES as usize];
-    disk.read_at(&mut page, as_header.layout.bottom.start)?;
-    let [low, ..] = format::page_entry(&as_header.uuid, 0, &page).to_le_bytes();
+    disk.read_at(&mut page, point.bottom.start)?;
+    let [low, ..] = format::page_entry(&point.uuid, 0, &page).to_le_bytes();
     disk.write_durable(&[WriteSegment { offset: at, bytes: &[low ^ 0x5a] }])
 }
 
 /// Makes all of a point dirty, the page that fails last: until then, it says that the point is not to be relied upon.
-fn fill(disk: &dyn Storage, as_header: &Header, failed: u64) -> io::Result<()> {
-    let g = &as_header.geometry;
+fn fill(disk: &dyn Storage, point: &BottomRef, failed: u64) -> io::Result<()> {
+    let g = &point.geometry;
     let content = |_, index| std::array::from_fn(|i| full_word(g, index, i));
     let first_too = step!(FillFailedLast => false, else true);
     for first in (0..g.pages()).step_by(BATCH as usize) {
         let batch: Vec<u64> =
             (first..(first + BATCH).min(g.pages())).filter(|&index| index != failed || first_too).collect();
         if !batch.is_empty() {
-            pages::write(disk, &as_header.uuid, &as_header.layout, &batch, content)?;
+            pages::write(disk, point, &batch, content)?;
         }
     }
-    pages::write(disk, &as_header.uuid, &as_header.layout, &[failed], content).map(drop)
+    pages::write(disk, point, &[failed], content).map(drop)
 }

@@ -4,11 +4,10 @@
 //! failed alike are one group, and only the first groups are kept.
 
 use crate::error::Result;
-use crate::file::bottom::{items_in, lost_granules, named};
+use crate::file::bottom::{BottomRef, items_in, named};
 use crate::file::headers::Newest;
-use crate::file::points::entries_end;
 use crate::file::scan::{Page, PageFault, Scan};
-use crate::format::{Durability, Header, State, WordRanges};
+use crate::format::{Durability, State, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::query::items_of_granules;
 use crate::session::recovery::Recovery;
@@ -34,16 +33,15 @@ pub(crate) struct Count {
 
 impl Count {
     /// Those of the words that the list names.
-    pub(crate) fn of_list(header: &Header) -> Count {
-        let g = &header.geometry;
+    pub(crate) fn of_list(bottom: &BottomRef) -> Count {
+        let g = &bottom.geometry;
         let bit = |word: u64| (word * 64).min(g.bits());
-        let granules = header.runs.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
-        Count { granules, last: g.bits() > 0 && header.runs.contains((g.bits() - 1) / 64) }
+        let granules = bottom.armed.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
+        Count { granules, last: g.bits() > 0 && bottom.armed.contains((g.bits() - 1) / 64) }
     }
 
     /// Those of a page, except in the words of `besides`.
-    fn add(&mut self, header: &Header, index: u64, words: &Words, besides: u64) {
-        let g = &header.geometry;
+    fn add(&mut self, g: &Geometry, index: u64, words: &Words, besides: u64) {
         for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
             let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
             self.granules += u64::from(word.count_ones());
@@ -95,38 +93,37 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// Reads all pages that `header` describes.
+    /// Reads all pages of a bottom.
     pub(crate) fn of(scan: &Scan<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Survey> {
-        let header = scan.header;
-        let pages = header.geometry.pages();
-        let mut survey = Survey { dirty: Count::of_list(header), ..Survey::default() };
+        let (bottom, g) = (scan.bottom, &scan.bottom.geometry);
+        let mut survey = Survey { dirty: Count::of_list(bottom), ..Survey::default() };
         scan.run(
             |index, page| {
                 survey.checked += 1;
-                let listed = named(&header.runs, index);
+                let listed = named(&bottom.armed, index);
                 match page {
                     Page::Good(words) => {
-                        survey.good.add(header, index, words, 0);
-                        survey.dirty.add(header, index, words, listed);
+                        survey.good.add(g, index, words, 0);
+                        survey.dirty.add(g, index, words, listed);
                     }
                     Page::Failed(fault) => {
-                        survey.dirty.add(header, index, &[u64::MAX; PAGE_WORDS as usize], listed);
+                        survey.dirty.add(g, index, &[u64::MAX; PAGE_WORDS as usize], listed);
                         survey.fail(index, fault, listed != 0 && fault != PageFault::StrayBits);
                     }
                 }
                 Ok(())
             },
             |done| {
-                progress(done, pages);
+                progress(done, g.pages());
                 Ok(())
             },
         )?;
         Ok(survey)
     }
 
-    /// Whether pages of what `header` describes must have been lost together with their entries: see [`lost_granules`].
-    pub(crate) fn lost(&self, header: &Header) -> Option<(u64, u64)> {
-        lost_granules(header, self.good.granules, self.failures())
+    /// Whether pages of the bottom must have been lost together with their entries: see [`BottomRef::lost`].
+    pub(crate) fn lost(&self, bottom: &BottomRef) -> Option<(u64, u64)> {
+        bottom.lost(self.good.granules, self.failures())
     }
 
     /// Failed pages.
@@ -169,9 +166,9 @@ impl Survey {
 }
 
 /// Dirty granules of two bottoms together, all of whose pages are good or named by the list of the first.
-pub(crate) fn read_union(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
-    let header = one.header;
-    let mut count = Count::of_list(header);
+pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
+    let bottom = one.bottom;
+    let mut count = Count::of_list(bottom);
     let mut chunk = 0..0;
     let mut buffer: Vec<Words> = Vec::new();
     let first = |chunks: [Option<Range<u64>>; 2]| chunks.into_iter().flatten().min_by_key(|chunk| chunk.start);
@@ -191,21 +188,19 @@ pub(crate) fn read_union(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
         }
         for (index, words) in chunk.clone().zip(&buffer) {
             if words.iter().any(|&word| word != 0) {
-                count.add(header, index, words, named(&header.runs, index));
+                count.add(&bottom.geometry, index, words, named(&bottom.armed, index));
             }
         }
     }
     Ok(count)
 }
 
-/// What reading the pages of a point finds; `None` when the file has not all of its entries. The list is the map's, and
-/// explains nothing here.
-pub(crate) fn point_survey(disk: &dyn Storage, path: &Path, len: u64, as_header: &Header) -> Result<Option<Survey>> {
-    if len < entries_end(as_header) {
+/// What reading the pages of a point finds; `None` when the file has not all of its entries.
+pub(crate) fn point_survey(disk: &dyn Storage, path: &Path, len: u64, bottom: &BottomRef) -> Result<Option<Survey>> {
+    if len < bottom.entries_end() {
         return Ok(None);
     }
-    let header = &Header { runs: WordRanges::new(), ..as_header.clone() };
-    Survey::of(&Scan { disk, path, header }, &mut |_, _| {}).map(Some)
+    Survey::of(&Scan { disk, path, bottom }, &mut |_, _| {}).map(Some)
 }
 
 /// What opening the file would find. It would ask the page cache, which a reader cannot.

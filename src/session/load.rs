@@ -6,7 +6,7 @@ use super::page_cache::SavedPage;
 use super::recovery::Recovery;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
-use crate::file::bottom::{Stretches, all_words, is_full, items_in, lost_granules, named, pages_of, words_of_pages};
+use crate::file::bottom::{BottomRef, Stretches, all_words, is_full, items_in, named, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, writable};
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{self, Durability, Header, Layout, State, VolatileLayout, WordRanges};
@@ -86,7 +86,7 @@ pub(super) fn load(
     let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Vec::new() };
     let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(disk, path, trusted)?;
     (recovery.interrupted_pages, recovery.damaged_pages) = (interrupted, damaged);
-    recovery.lost_granules = step!(CountLost => lost_granules(&header, granules, failed.words()));
+    recovery.lost_granules = step!(CountLost => BottomRef::of_map(&header).lost(granules, failed.words()));
     let lost = recovery.lost_granules.is_some() || recovery.lost_commit;
     let dirty = if recovery.image_changed.is_some() || lost {
         all_words(&geometry)
@@ -159,7 +159,7 @@ impl Filling<'_, '_> {
         let geometry = &header.geometry;
         let (mut granules, mut good, mut interrupted, mut damaged) = (0, Vec::new(), 0, 0);
         let (mut failed, mut whole) = (Stretches::default(), Stretches::default());
-        Scan { disk, path, header }.run(
+        Scan { disk, path, bottom: &BottomRef::of_map(header) }.run(
             |index, found| {
                 match found {
                     Page::Good(words) => {

@@ -237,7 +237,7 @@ pub(super) fn held(disk: &SimDisk, header: &Header, points: Range<usize>) -> cra
 pub(super) fn check_excess(content: &Image, header: &Header, truth: &Truth, dirty: &[bool]) -> Verdict {
     let disk = SimDisk::new(content.clone(), Vec::new());
     let mut failed = Vec::new();
-    let scan = Scan { disk: &*disk, path: path(), header };
+    let scan = Scan { disk: &*disk, path: path(), bottom: &BottomRef::of_map(header) };
     let note = |index, page: Page<'_>| {
         if matches!(page, Page::Failed(_)) {
             failed.push(index);

@@ -27,7 +27,7 @@ use crate::engine::commit::Failure;
 use crate::engine::core::Core;
 use crate::engine::point_set::{Dirt, PointSet, UnionView};
 use crate::engine::{checkpoint, image};
-use crate::file::bottom::named;
+use crate::file::bottom::{BottomRef, named};
 use crate::file::headers::{self, Newest};
 use crate::file::scan::{Page, Scan};
 use crate::file::{create, reasons};

@@ -4,8 +4,6 @@
 //! Asked after each: what counted as dirty before the repair, in the map and since each point, does so still, whoever
 //! reads the file; repairing it again ends as it should; and putting back gives the very bytes.
 
-use crate::file::points::header_of_point;
-use crate::format::Durability;
 use crate::format::{ENTRY_BYTES, Point};
 use crate::fsck::check::at_rest;
 use crate::fsck::plan::plan;
@@ -27,9 +25,9 @@ struct Counts {
 }
 
 fn point_counts(disk: &SimDisk, header: &Header, point: &Point) -> u64 {
-    let as_header = header_of_point(header, point);
-    let found = point_survey(disk, path(), disk.len().unwrap(), &as_header).unwrap();
-    let whole = |found: &Survey| found.failures() == 0 && found.lost(&as_header).is_none();
+    let bottom = BottomRef::of_point(&header.geometry, point);
+    let found = point_survey(disk, path(), disk.len().unwrap(), &bottom).unwrap();
+    let whole = |found: &Survey| found.failures() == 0 && found.lost(&bottom).is_none();
     found.filter(whole).map_or(header.geometry.bits(), |found| found.good.granules)
 }
 

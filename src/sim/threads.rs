@@ -288,7 +288,7 @@ impl World {
     fn after_a_cut(&self) -> (WordRanges, Vec<u64>) {
         let cut = SimDisk::new(self.disk.device(), Vec::new());
         let header = headers::newest(&*cut, path()).unwrap().header;
-        let scan = Scan { disk: &*cut, path: path(), header: &header };
+        let scan = Scan { disk: &*cut, path: path(), bottom: &BottomRef::of_map(&header) };
         let bottom = (0..header.geometry.pages()).flat_map(|page| scan.page(page).expect("whole writes")).collect();
         (header.runs, bottom)
     }

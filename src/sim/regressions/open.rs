@@ -125,7 +125,7 @@ pub(crate) fn bits_past_the_end_make_a_page_damaged() {
     let disk = SimDisk::new(fresh(), Vec::new());
     let header = header_on(&disk);
     let stray = |_, _| std::array::from_fn(|word| u64::from(word == 63));
-    pages::write(&*disk, &header.uuid, &header.layout, &[3], stray).unwrap();
+    pages::write(&*disk, &BottomRef::of_map(&header), &[3], stray).unwrap();
     let loaded = load_in_memory(&*disk, path(), None).unwrap();
     assert_eq!(loaded.recovery.damaged_pages, 1);
     assert!((3 * PAGE_BITS..BITS).all(|bit| dirty(&both(&loaded), bit)));
