@@ -95,7 +95,7 @@ impl Locked<'_> {
         Ok(header)
     }
 
-    /// Commits `header`, which must come from [`refresh_header`](Self::adopt) in this hold of the lock.
+    /// Commits `header`, which must come from [`refresh_header`](Self::refresh_header) in this hold of the lock.
     pub(crate) fn commit(&self, header: &mut Header) -> Result<()> {
         let core = self.core;
         if step!(RecordFailureInHeader => core.write_failed()) {
@@ -114,7 +114,7 @@ impl Locked<'_> {
             Ok(last_durable) => {
                 core.view.runtime()[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);
                 twin!(AttemptThenWrite => last_attempted.store(last_durable.sequence, SeqCst));
-                sync_point!(LastDurable);
+                sync_point!(Committed);
                 core.say_checkpoint(header.checkpoint_state);
                 Ok(())
             }

@@ -343,10 +343,10 @@ impl Core {
     /// would leave none to the others, which look for it now and then only.
     fn wait_for_update(&self, end: Deadline) -> Result<()> {
         let (disk, path) = (&*self.disk, &*self.path);
-        let turn = self.shared && wait_for(disk, path, Lock::UpdateTurn, end.or_after(POLITE))?;
+        let turn = self.shared && wait_for(disk, path, Lock::UpdateQueue, end.or_after(POLITE))?;
         let taken = wait_for(disk, path, Lock::Update, end);
         if turn {
-            disk.unlock(Lock::UpdateTurn);
+            disk.unlock(Lock::UpdateQueue);
         }
         if taken? { Ok(()) } else { Err(locked(disk, path, Lock::Update, "another process holds the update lock")) }
     }

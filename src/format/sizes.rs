@@ -51,7 +51,7 @@ pub const BACKUP_LOCK: u64 = Lock::Backup.byte();
 /// Byte whose lock is *creator*.
 pub const CREATOR_LOCK: u64 = Lock::Creator.byte();
 /// Byte whose lock is *update turn*.
-pub const UPDATE_TURN_LOCK: u64 = Lock::UpdateTurn.byte();
+pub const UPDATE_TURN_LOCK: u64 = Lock::UpdateQueue.byte();
 /// Byte whose lock is that of slot 0; those of the others follow.
 pub const SLOT_LOCKS: u64 = Lock::Slot(0).byte();
 /// Slots: most processes that have a map open for writing at a time.

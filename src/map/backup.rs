@@ -152,7 +152,7 @@ pub(crate) mod tests {
         let seen = Rc::new(Cell::new(0));
         let (count, path) = (seen.clone(), dir.path().join("map"));
         visit(Some(Box::new(move |at| {
-            if at != SyncPoint::LastDurable {
+            if at != SyncPoint::Committed {
                 return;
             }
             let disk = FileDisk::new(std::fs::File::open(&path).unwrap(), false);

@@ -182,30 +182,30 @@ pub(crate) struct ShmView {
     geometry: Geometry,
     mapping: Mapping,
     stays: bool,
-    runtime: WriteSegment,
-    armed: WriteSegment,
-    touched: WriteSegment,
-    upper: [WriteSegment; BOTTOM],
-    live: WriteSegment,
-    durable: WriteSegment,
+    runtime: Part,
+    armed: Part,
+    touched: Part,
+    upper: [Part; BOTTOM],
+    live: Part,
+    durable: Part,
 }
 
 /// Words of the mapping.
 #[cfg(not(loom))]
-type WriteSegment = crate::sys::MappedWords;
+type Part = crate::sys::MappedWords;
 
 /// Words that loom watches, and so as few as can be.
 #[cfg(loom)]
-type WriteSegment = Box<[AtomicU64]>;
+type Part = Box<[AtomicU64]>;
 
 #[cfg(not(loom))]
-fn part(mapping: &Mapping, range: &Range<u64>) -> Result<WriteSegment> {
+fn part(mapping: &Mapping, range: &Range<u64>) -> Result<Part> {
     let narrow = |v: u64| usize::try_from(v).map_err(|_| Error::OutOfMemory { bytes: range.end });
     Ok(mapping.words(narrow(range.start)?..narrow(range.end)?))
 }
 
 #[cfg(loom)]
-fn part(_: &Mapping, range: &Range<u64>) -> Result<WriteSegment> {
+fn part(_: &Mapping, range: &Range<u64>) -> Result<Part> {
     // The runtime page comes first. Of it only those that one process uses.
     let words = if range.start == 0 { runtime::ADDING as u64 + 1 } else { (range.end - range.start) / 8 };
     Ok((0..words).map(|_| AtomicU64::new(0)).collect())

@@ -17,7 +17,7 @@ pub(crate) enum Lock {
     /// Held for every commit.
     Update,
     /// Held for a moment while waiting for that, as the turn is for the gate.
-    UpdateTurn,
+    UpdateQueue,
     /// Held, shared, by who has the volatile region mapped for reading.
     Readers,
     /// Held while space that no header names is chosen and written, until a header names it.
@@ -42,7 +42,7 @@ impl Lock {
             Lock::RegionAllocator => FIRST + 4,
             Lock::Backup => FIRST + 5,
             Lock::Creator => FIRST + 6,
-            Lock::UpdateTurn => FIRST + 7,
+            Lock::UpdateQueue => FIRST + 7,
             Lock::Slot(slot) => (FIRST + 64).saturating_add(slot),
         }
     }

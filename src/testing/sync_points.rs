@@ -36,7 +36,7 @@ pub(crate) enum SyncPoint {
     /// The header with a new length is committed next, to the first pair or to the second.
     NewLength,
     /// A commit is known to be durable, and readers do not know the checkpoint's state.
-    LastDurable,
+    Committed,
     /// Opening: one part of what the dead have left is freed, and the other is not; the nonce is in one of them.
     Freed,
     /// Space for a point was chosen, and nothing is written there.

@@ -38,7 +38,7 @@ pub(crate) fn what_a_dead_one_has_committed_is_told_to_those_who_read() {
     first.set_bits(3..4).unwrap();
     let uuid = first.freeze(None, Duration::ZERO).unwrap().uuid;
     other.flush().unwrap();
-    killed_at(SyncPoint::LastDurable, || drop(first.commit_checkpoint(&uuid, false)));
+    killed_at(SyncPoint::Committed, || drop(first.commit_checkpoint(&uuid, false)));
     drop(first);
     // Whatever takes the lock next; commits tell it anyway.
     drop(other.lock().unwrap().refresh_header().unwrap());

@@ -35,7 +35,7 @@ pub fn audit(pair: &Pair<'_>, work: &Bitmap, budget: Option<u64>) -> Result<Audi
     let bar = ProgressBar::hidden();
     let mut audited = Audited::default();
     let mut rng = Rng::new(RandomState::new().build_hasher().finish());
-    for piece in HeaderSelection::new(work, budget.unwrap_or(BUDGET), &mut rng) {
+    for piece in Pieces::new(work, budget.unwrap_or(BUDGET), &mut rng) {
         signals::check(INTERRUPTED)?;
         if until.is_some_and(|until| Instant::now() >= until) {
             break;
@@ -54,17 +54,17 @@ pub fn audit(pair: &Pair<'_>, work: &Bitmap, budget: Option<u64>) -> Result<Audi
 }
 
 /// Pieces of clean granules, one of each equal share of the map.
-struct HeaderSelection<'a> {
+struct Pieces<'a> {
     work: &'a Bitmap,
     rng: &'a mut Rng,
     shares: u64,
     next: u64,
 }
 
-impl HeaderSelection<'_> {
-    fn new<'a>(work: &'a Bitmap, budget: u64, rng: &'a mut Rng) -> HeaderSelection<'a> {
+impl Pieces<'_> {
+    fn new<'a>(work: &'a Bitmap, budget: u64, rng: &'a mut Rng) -> Pieces<'a> {
         let piece = work.geometry().granule().min(PIECE);
-        HeaderSelection { work, rng, shares: (budget / piece).min(work.geometry().bits()), next: 0 }
+        Pieces { work, rng, shares: (budget / piece).min(work.geometry().bits()), next: 0 }
     }
 
     /// A clean granule of a share, if there is one.
@@ -78,7 +78,7 @@ impl HeaderSelection<'_> {
     }
 }
 
-impl Iterator for HeaderSelection<'_> {
+impl Iterator for Pieces<'_> {
     type Item = Range<u64>;
 
     fn next(&mut self) -> Option<Range<u64>> {
@@ -104,7 +104,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn chosen(work: &Bitmap, budget: u64, seed: u64) -> Vec<Range<u64>> {
-        HeaderSelection::new(work, budget, &mut Rng::new(seed)).collect()
+        Pieces::new(work, budget, &mut Rng::new(seed)).collect()
     }
 
     fn work(dirty: &[Range<u64>]) -> Bitmap {
