@@ -6,6 +6,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Many pieces of everything that is done piece by piece, in granules.
 const BITS: u64 = 3 << 26;
@@ -162,7 +163,8 @@ fn a_freeze_that_waits_for_a_write_can_be_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("map");
     let watch = Watch::default();
-    let map = watch.options().create(&path, BITS).unwrap();
+    // One that does not ask ends with an error of another kind.
+    let map = watch.options().freeze_timeout(Duration::from_secs(10)).create(&path, BITS).unwrap();
     map.set(0..5).unwrap();
     let write = map.begin_write(7..8).unwrap();
     watch.stop(Step::Waiting, 1);

@@ -13,8 +13,8 @@ use std::time::Duration;
 #[path = "common/forged.rs"]
 mod forged;
 
-const BITS: u64 = 1 << 36;
-/// What repairs may add to the file, in bytes; all pages would take 8 GiB.
+const BITS: u64 = 1 << 28;
+/// What repairs may add to the file, in bytes; all pages would take 32 MiB.
 const MOST: u64 = 1 << 20;
 
 #[test]

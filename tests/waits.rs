@@ -9,9 +9,10 @@ use dirtymap::{
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -68,6 +69,19 @@ impl Drop for Keeper {
     }
 }
 
+/// Runs a test that would not end where a wait does not. The limit is no measure: many times what its waits take together.
+fn ends(test: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = mpsc::channel::<()>();
+    let tested = thread::spawn(move || {
+        let _done = done;
+        test();
+    });
+    match is_done.recv_timeout(Duration::from_secs(120)) {
+        Err(RecvTimeoutError::Timeout) => panic!("a wait has no end"),
+        _ => tested.join().unwrap_or_else(|why| resume_unwind(why)),
+    }
+}
+
 fn options() -> Options {
     Options::new().flush_interval(None).lock_timeout(Duration::from_millis(100))
 }
@@ -89,102 +103,115 @@ fn is_told(error: &Error, keeper: &Keeper, stopped: bool) {
 
 #[test]
 fn a_process_that_is_stopped_with_the_update_lock_stops_nobody_for_ever() {
-    for access in [Access::Exclusive, Access::Shared] {
-        // With a flusher, which wants the lock as well when the map is dropped.
-        let (_dir, path, map) = new_map(&options().access(access).flush_interval(Some(Duration::from_millis(10))));
-        map.set(0..1).unwrap();
-        let Some(keeper) = Keeper::of(&path, UPDATE, 1, "stop") else { return };
-        is_told(&map.set(1 << 30..(1 << 30) + 1).unwrap_err(), &keeper, true);
-        assert!(!map.get(1 << 30).unwrap());
-        is_told(&map.flush().unwrap_err(), &keeper, true);
-        is_told(&map.freeze(None).unwrap_err(), &keeper, true);
-        let closed = map.close().unwrap_err();
-        is_told(closed.error(), &keeper, true);
-        drop(closed);
-        drop(keeper);
-        assert!(options().open(&path).unwrap().get(0).unwrap());
-    }
+    ends(|| {
+        for access in [Access::Exclusive, Access::Shared] {
+            // With a flusher, which wants the lock as well when the map is dropped.
+            let (_dir, path, map) = new_map(&options().access(access).flush_interval(Some(Duration::from_millis(10))));
+            map.set(0..1).unwrap();
+            let Some(keeper) = Keeper::of(&path, UPDATE, 1, "stop") else { return };
+            is_told(&map.set(1 << 30..(1 << 30) + 1).unwrap_err(), &keeper, true);
+            assert!(!map.get(1 << 30).unwrap());
+            is_told(&map.flush().unwrap_err(), &keeper, true);
+            is_told(&map.freeze(None).unwrap_err(), &keeper, true);
+            let closed = map.close().unwrap_err();
+            is_told(closed.error(), &keeper, true);
+            drop(closed);
+            drop(keeper);
+            assert!(options().open(&path).unwrap().get(0).unwrap());
+        }
+    });
 }
 
 #[test]
 fn threads_that_wait_for_one_lock_give_up_together() {
-    const THREADS: u64 = 16;
-    let options = options().access(Access::Shared).lock_timeout(Duration::from_millis(500));
-    let (_dir, path, map) = new_map(&options);
-    let other = options.open(&path).unwrap();
-    let Some(keeper) = Keeper::of(&path, UPDATE, 1, "") else { return };
-    let mut waits = 0u64;
-    thread::scope(|scope| {
-        let map = &map;
-        let set = |n: u64| move || assert_eq!(map.set(n << 30..(n << 30) + 1).unwrap_err().kind(), "locked");
-        let threads: Vec<_> = (0..THREADS).map(|n| scope.spawn(set(n))).collect();
-        // Another one that waits as long, again and again, is the clock: one after the other, they would take that many waits.
-        while threads.iter().any(|thread| !thread.is_finished()) {
-            assert_eq!(other.flush().unwrap_err().kind(), "locked");
-            waits += 1;
-        }
+    ends(|| {
+        const THREADS: u64 = 16;
+        let options = options().access(Access::Shared).lock_timeout(Duration::from_millis(500));
+        let (_dir, path, map) = new_map(&options);
+        let other = options.open(&path).unwrap();
+        let Some(keeper) = Keeper::of(&path, UPDATE, 1, "") else { return };
+        let mut waits = 0u64;
+        thread::scope(|scope| {
+            let map = &map;
+            let set = |n: u64| move || assert_eq!(map.set(n << 30..(n << 30) + 1).unwrap_err().kind(), "locked");
+            let threads: Vec<_> = (0..THREADS).map(|n| scope.spawn(set(n))).collect();
+            // Another one that waits as long, again and again, is the clock: one after the other, they would take that many waits.
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                assert_eq!(other.flush().unwrap_err().kind(), "locked");
+                waits += 1;
+            }
+        });
+        assert!(waits < THREADS / 2, "one after the other: {waits} waits for {THREADS} threads");
+        drop(keeper);
+        map.set(0..1).unwrap();
     });
-    assert!(waits < THREADS / 2, "one after the other: {waits} waits for {THREADS} threads");
-    drop(keeper);
-    map.set(0..1).unwrap();
 }
 
 #[test]
 fn a_close_that_cannot_get_the_gate_gives_the_map_back() {
-    for access in [Access::Exclusive, Access::Shared] {
-        let (_dir, path, map) = new_map(&options().access(access));
-        map.set(0..1).unwrap();
-        let Some(keeper) = Keeper::of(&path, GATE, 1, "") else { return };
-        let closed: CloseError = map.close().unwrap_err();
-        is_told(closed.error(), &keeper, false);
-        let map = closed.into_map();
-        map.set(1 << 30..(1 << 30) + 1).unwrap();
-        drop(keeper);
-        if access == Access::Shared {
-            assert!(options().access(access).open(&path).unwrap().get(1 << 30).unwrap(), "others cannot join any more");
+    ends(|| {
+        for access in [Access::Exclusive, Access::Shared] {
+            let (_dir, path, map) = new_map(&options().access(access));
+            map.set(0..1).unwrap();
+            let Some(keeper) = Keeper::of(&path, GATE, 1, "") else { return };
+            let closed: CloseError = map.close().unwrap_err();
+            is_told(closed.error(), &keeper, false);
+            let map = closed.into_map();
+            map.set(1 << 30..(1 << 30) + 1).unwrap();
+            drop(keeper);
+            if access == Access::Shared {
+                assert!(
+                    options().access(access).open(&path).unwrap().get(1 << 30).unwrap(),
+                    "others cannot join any more"
+                );
+            }
+            map.close().unwrap();
+            let info = inspect(&path).unwrap();
+            assert_eq!((info.state, info.dirty.unwrap().0), (FileState::Clean, 2));
         }
-        map.close().unwrap();
-        let info = inspect(&path).unwrap();
-        assert_eq!((info.state, info.dirty.unwrap().0), (FileState::Clean, 2));
-    }
+    });
 }
 
 #[test]
 fn locks_of_a_reader_do_not_pass_for_a_session() {
-    let (_dir, path, map) = new_map(&options().access(Access::Shared));
-    map.set(0..1).unwrap();
-    let Some(_keeper) = Keeper::of(&path, SLOTS + 1, 255, "whole") else { return };
-    map.close().unwrap();
-    let info = inspect(&path).unwrap();
-    assert_eq!((info.state, info.dirty.unwrap().0), (FileState::Clean, 1));
-    assert!(Options::new().read_only(true).open(&path).unwrap().get(0).unwrap());
-    // A page is damaged, and check says so.
-    let file = File::options().write(true).open(&path).unwrap();
-    let bottom = dirtymap::format::Header::parse(&fs::read(&path).unwrap()).unwrap().layout.bottom.start;
-    file.write_all_at(&[0x55; 8], bottom).unwrap();
-    let report = check(&path, |_, _| {}).unwrap();
-    assert_eq!((report.live, report.severity()), (false, Some(Severity::Damage)));
+    ends(|| {
+        let (_dir, path, map) = new_map(&options().access(Access::Shared));
+        map.set(0..1).unwrap();
+        let Some(_keeper) = Keeper::of(&path, SLOTS + 1, 255, "whole") else { return };
+        map.close().unwrap();
+        let info = inspect(&path).unwrap();
+        assert_eq!((info.state, info.dirty.unwrap().0), (FileState::Clean, 1));
+        assert!(Options::new().read_only(true).open(&path).unwrap().get(0).unwrap());
+        // A page is damaged, and check says so.
+        let file = File::options().write(true).open(&path).unwrap();
+        let bottom = dirtymap::format::Header::parse(&fs::read(&path).unwrap()).unwrap().layout.bottom.start;
+        file.write_all_at(&[0x55; 8], bottom).unwrap();
+        let report = check(&path, |_, _| {}).unwrap();
+        assert_eq!((report.live, report.severity()), (false, Some(Severity::Damage)));
+    });
 }
 
 #[test]
 fn a_look_that_takes_long_keeps_nobody_from_closing() {
-    let (_dir, path, map) = new_map(&options().access(Access::Shared));
-    map.set(0..1).unwrap();
-    map.flush().unwrap();
-    let ((looks, looking), (closed, is_closed)) = (mpsc::channel(), mpsc::channel::<()>());
-    thread::scope(|scope| {
-        let path = &path;
-        let checked = scope.spawn(move || {
-            check_after_power_loss(path, |_, _| {
-                let _ = looks.send(());
-                let _ = is_closed.recv();
-            })
+    ends(|| {
+        let (_dir, path, map) = new_map(&options().access(Access::Shared));
+        map.set(0..1).unwrap();
+        map.flush().unwrap();
+        let ((looks, looking), (closed, is_closed)) = (mpsc::channel(), mpsc::channel::<()>());
+        thread::scope(|scope| {
+            let path = &path;
+            let checked = scope.spawn(move || {
+                check_after_power_loss(path, |_, _| {
+                    let _ = looks.send(());
+                    let _ = is_closed.recv();
+                })
+            });
+            looking.recv().unwrap();
+            map.close().unwrap();
+            drop(closed);
+            let report = checked.join().unwrap().unwrap();
+            // Looked at again, since it was closed meanwhile.
+            assert_eq!((report.live, report.info.state, report.severity()), (false, FileState::Clean, None));
         });
-        looking.recv().unwrap();
-        map.close().unwrap();
-        drop(closed);
-        let report = checked.join().unwrap().unwrap();
-        // Looked at again, since it was closed meanwhile.
-        assert_eq!((report.live, report.info.state, report.severity()), (false, FileState::Clean, None));
     });
 }
