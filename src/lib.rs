@@ -88,6 +88,7 @@ pub mod iter {
 
 /// What is told of checkpoints, and of the names that are kept.
 pub mod checkpoint {
+    pub use crate::engine::point_set::PointSet;
     pub use crate::file::points::{Checkpoint, NamedPoint};
     pub use crate::format::CheckpointState;
 }

@@ -2,7 +2,7 @@
 //! knowledge stays a few runs. One test to a process, or they would count each other's.
 
 use dirtymap::format::{State, WordRanges};
-use dirtymap::{DirtyMap, Durability, Options, info::inspect};
+use dirtymap::{DirtyMap, Durability, Options, ReadMap, info::inspect};
 use std::path::Path;
 
 #[path = "common/forged.rs"]
@@ -44,6 +44,7 @@ fn a_header_alone_takes_no_memory_however_much_it_calls_dirty() {
         assert!(grown < MOST, "{grown} bytes for {header:?}");
     }
     a_full_map_takes_a_reader_no_memory(dir.path());
+    what_is_frozen_of_a_full_map_takes_no_memory(dir.path());
 }
 
 /// Nor does what is known to be dirty, where it is dirty all over.
@@ -56,6 +57,27 @@ fn a_full_map_takes_a_reader_no_memory(dir: &Path) {
     assert!(map.is_full() && map.count() == bits);
     let grown = resident().saturating_sub(before);
     assert!(grown < MOST, "{grown} bytes");
+}
+
+/// Nor does the work of a backup, whichever way it is asked for.
+fn what_is_frozen_of_a_full_map_takes_no_memory(dir: &Path) {
+    let path = dir.join("full");
+    let map = Options::new().open(&path).unwrap();
+    let kept = map.freeze(Some("kept")).unwrap().uuid;
+    map.commit_checkpoint(kept, true).unwrap();
+    map.set_all().unwrap();
+    let uuid = map.freeze(Some("last")).unwrap().uuid;
+    let before = resident();
+    let sets = [map.frozen_set(uuid).unwrap(), map.since_set("kept").unwrap(), map.dirty_set().unwrap()];
+    for set in &sets {
+        assert!(set.is_full() && set.count() == map.geometry().bits());
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < MOST, "{grown} bytes");
+    // They stay as they are.
+    map.abort_checkpoint(uuid).unwrap();
+    map.reset_all().unwrap();
+    assert!(map.is_empty() && sets.iter().all(|set| set.is_full()));
 }
 
 /// Searches and counts.

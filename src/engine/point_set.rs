@@ -12,6 +12,7 @@ use crate::query::{ReadMap, Search};
 use crate::shm::view::{Look, ShmView};
 use crate::sys::{Mapping, Storage};
 use std::cell::Cell;
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
@@ -102,8 +103,9 @@ impl<'a> Dirt<'a> {
     }
 }
 
-/// A set of dirty bits in memory: what one point holds, or several and more together.
-pub(crate) struct PointSet {
+/// A set of dirty bits in memory that stays as it is: what one point holds, or several and more together. It is read as any map
+/// is, by [`ReadMap`]. Memory goes with what is dirty in pages that are not full.
+pub struct PointSet {
     uuid: Uuid,
     geometry: Geometry,
     /// `None` where no word is known.
@@ -254,6 +256,12 @@ impl PointSet {
     /// Why more is dirty in it than was set.
     pub(crate) fn reasons(&self) -> Reasons {
         if self.failed > 0 { Reasons::DAMAGED_PAGE } else { Reasons::NONE }
+    }
+}
+
+impl fmt::Debug for PointSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PointSet").field("geometry", &self.geometry).finish_non_exhaustive()
     }
 }
 
@@ -416,8 +424,8 @@ impl Cache {
     }
 
     /// Takes a point that was read when the map was opened, or none, for a `checkpoint` word.
-    pub(crate) fn know(&self, word: u64, point: Option<PointSet>) {
+    pub(crate) fn know(&self, word: u64, point: Option<Arc<PointSet>>) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *cache = point.map(|point| (word, Arc::new(point)));
+        *cache = point.map(|point| (word, point));
     }
 }

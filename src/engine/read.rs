@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Takes a point that was read when the map was opened.
-    pub(crate) fn know_frozen(&self, point: Option<PointSet>) {
+    pub(crate) fn know_frozen(&self, point: Option<Arc<PointSet>>) {
         self.frozen.know(self.checkpoint_word(), point);
     }
 }

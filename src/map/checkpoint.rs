@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::file::points::{Checkpoint, of_header};
 use crate::format::{CheckpointState, Header, Uuid};
 use crate::query::ReadMap;
+use std::sync::Arc;
 
 /// Checkpoints: a backup's work list, taken at one moment while writers go on, and put back if the backup fails.
 ///
@@ -100,7 +101,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::NoCheckpoint`] unless this one is frozen: before that the image may not be read. [`Error::OutOfMemory`].
     pub fn frozen(&self, uuid: Uuid) -> Result<Bitmap> {
-        self.with_frozen(&uuid, bitmap_of)
+        bitmap_of(&*self.frozen_set(uuid)?)
     }
 
     /// How many granules the checkpoint has frozen, and the items in them, without a copy in memory.
@@ -108,38 +109,33 @@ impl DirtyMap {
     /// # Errors
     /// As [`frozen`](Self::frozen).
     pub fn frozen_len(&self, uuid: Uuid) -> Result<(u64, u64)> {
-        self.with_frozen(&uuid, |point| Ok((ReadMap::count(point), ReadMap::dirty_len(point))))
+        let point = self.frozen_set(uuid)?;
+        Ok((ReadMap::count(&*point), ReadMap::dirty_len(&*point)))
     }
 
-    fn with_frozen<R>(&self, uuid: &Uuid, f: impl FnOnce(&PointSet) -> Result<R>) -> Result<R> {
+    /// The same as [`frozen`](Self::frozen), without a copy: the very set that this map reads by.
+    ///
+    /// # Errors
+    /// As [`frozen`](Self::frozen).
+    pub fn frozen_set(&self, uuid: Uuid) -> Result<Arc<PointSet>> {
         let none = |header: &Header| Error::NoCheckpoint {
             path: self.path().to_path_buf(),
             uuid: uuid.to_string(),
             found: of_header(header).map_or("none outstanding".into(), |c| format!("{} ({})", c.uuid, c.state.name())),
         };
-        let is =
-            |header: &Header| header.checkpoint_state == CheckpointState::Frozen && header.checkpoint_uuid == *uuid;
+        let is = |header: &Header| header.checkpoint_state == CheckpointState::Frozen && header.checkpoint_uuid == uuid;
         self.readable()?;
         let header = self.header()?;
         if !is(&header) {
             return Err(none(&header));
         }
         let found = match &self.inner {
-            Inner::Live(live) => match live.core.frozen(live.core.checkpoint_word()) {
-                Some(point) => f(&point)?,
-                None => return Err(none(&self.header()?)),
-            },
-            Inner::Loaded(loaded) => match &loaded.frozen {
-                Some(point) => f(point)?,
-                None => return Err(none(&header)),
-            },
-            Inner::Watching(watch) => match watch.point(watch.checkpoint_word()) {
-                Some(point) => f(&point)?,
-                None => return Err(none(&self.header()?)),
-            },
+            Inner::Live(live) => live.core.frozen(live.core.checkpoint_word()),
+            Inner::Loaded(loaded) => loaded.frozen.clone(),
+            Inner::Watching(watch) => watch.point(watch.checkpoint_word()),
         };
         // Still that one: so what was read is what it froze.
         let now = self.header()?;
-        if is(&now) { Ok(found) } else { Err(none(&now)) }
+        found.filter(|_| is(&now)).ok_or_else(|| none(&now))
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct Snapshot {
     pub(super) assumed: WordRanges,
     pub(super) header: Header,
     /// The outstanding point.
-    pub(super) frozen: Option<PointSet>,
+    pub(super) frozen: Option<Arc<PointSet>>,
 }
 
 impl Snapshot {

@@ -41,6 +41,25 @@ impl DirtyMap {
         bitmap_of(&self.load_since(name)?)
     }
 
+    /// The same as [`since`](Self::since), without a copy.
+    ///
+    /// # Errors
+    /// As [`since`](Self::since).
+    pub fn since_set(&self, name: &str) -> Result<Arc<PointSet>> {
+        self.load_since(name).map(Arc::new)
+    }
+
+    /// What is dirty, here and in the outstanding point, as a set that stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; those of a map that [cannot be read](Self::check_readable).
+    pub fn dirty_set(&self) -> Result<Arc<PointSet>> {
+        let mut all = PointSet::empty(self.geometry())?;
+        all.add(self.readable()?);
+        all.finish();
+        Ok(Arc::new(all))
+    }
+
     /// What was written after the point `from` was frozen and before the point `to` was, which is a newer one. If what a point
     /// holds of that does not verify, everything.
     ///

@@ -4,7 +4,7 @@
 //! others has ended.
 
 use super::dirty_map::{DirtyMap, Inner};
-use crate::engine::point_set::{Dirt, PointSet, UnionView};
+use crate::engine::point_set::{Dirt, UnionView};
 use crate::engine::read::Current;
 #[cfg(doc)]
 use crate::error::Error;
@@ -177,7 +177,7 @@ impl DirtyMap {
             }
             Inner::Loaded(loaded) => {
                 loaded.view.usable().ok()?;
-                Some(f(&UnionView { current: loaded.dirt(), point: loaded.frozen.as_ref().map(PointSet::dirt) }))
+                Some(f(&UnionView { current: loaded.dirt(), point: loaded.frozen.as_ref().map(|point| point.dirt()) }))
             }
             Inner::Watching(watch) => watch.read(f),
         }

@@ -20,6 +20,7 @@ use crate::sys::{Mapping, Storage};
 use crate::watcher::Watcher;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
 pub(crate) struct Loaded {
@@ -32,7 +33,7 @@ pub(crate) struct Loaded {
     pub pair: usize,
     pub recovery: Recovery,
     /// The outstanding point.
-    pub frozen: Option<PointSet>,
+    pub frozen: Option<Arc<PointSet>>,
     /// Pages that did not verify.
     pub(super) failed: WordRanges,
     /// Words that are dirty for want of knowledge.
@@ -107,8 +108,8 @@ pub(super) fn load(
     }
     whole.union(&assumed);
     filling.finish();
-    let frozen = PointSet::outstanding(disk, path, &header)?;
-    recovery.damaged_pages += frozen.as_ref().map_or(0, PointSet::failed);
+    let frozen = PointSet::outstanding(disk, path, &header)?.map(Arc::new);
+    recovery.damaged_pages += frozen.as_ref().map_or(0, |point| point.failed());
     let allocated = Allocated::default();
     Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
 }

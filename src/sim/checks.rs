@@ -30,7 +30,7 @@ pub(super) fn bits_of(view: &dyn Look) -> Range<u64> {
 pub(super) fn both(loaded: &Loaded) -> UnionView<'_> {
     UnionView {
         current: Dirt::new(&loaded.view, &loaded.whole, &loaded.assumed),
-        point: loaded.frozen.as_ref().map(PointSet::dirt),
+        point: loaded.frozen.as_ref().map(|point| point.dirt()),
     }
 }
 

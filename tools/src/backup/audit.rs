@@ -9,7 +9,7 @@ use crate::exit::Result;
 use crate::files::PIECE;
 use crate::rng::Rng;
 use crate::terminal::signals;
-use dirtymap::Bitmap;
+use dirtymap::ReadMap;
 use indicatif::ProgressBar;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
@@ -30,7 +30,7 @@ pub struct Audited {
 }
 
 /// Compares clean granules: `budget` bytes of them, or by default as many as a moment allows.
-pub fn audit(pair: &Pair<'_>, work: &Bitmap, budget: Option<u64>) -> Result<Audited> {
+pub fn audit(pair: &Pair<'_>, work: &dyn ReadMap, budget: Option<u64>) -> Result<Audited> {
     let until = budget.is_none().then(|| Instant::now() + TIME);
     let bar = ProgressBar::hidden();
     let mut audited = Audited::default();
@@ -55,14 +55,14 @@ pub fn audit(pair: &Pair<'_>, work: &Bitmap, budget: Option<u64>) -> Result<Audi
 
 /// Pieces of clean granules, one of each equal share of the map.
 struct Pieces<'a> {
-    work: &'a Bitmap,
+    work: &'a dyn ReadMap,
     rng: &'a mut Rng,
     shares: u64,
     next: u64,
 }
 
 impl Pieces<'_> {
-    fn new<'a>(work: &'a Bitmap, budget: u64, rng: &'a mut Rng) -> Pieces<'a> {
+    fn new<'a>(work: &'a dyn ReadMap, budget: u64, rng: &'a mut Rng) -> Pieces<'a> {
         let piece = work.geometry().granule().min(PIECE);
         Pieces { work, rng, shares: (budget / piece).min(work.geometry().bits()), next: 0 }
     }
@@ -101,6 +101,7 @@ impl Iterator for Pieces<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dirtymap::Bitmap;
     use std::collections::BTreeSet;
 
     fn chosen(work: &Bitmap, budget: u64, seed: u64) -> Vec<Range<u64>> {

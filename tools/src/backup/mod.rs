@@ -30,9 +30,11 @@ use crate::terminal::output::Output;
 use crate::terminal::progress;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
-use dirtymap::{Bitmap, Comparison, DirtyMap, ImageStamp, Uuid, checkpoint::Checkpoint, info::Info};
+use dirtymap::{Comparison, DirtyMap, ImageStamp, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
 use plan::{Plan, plan};
+use std::iter;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 const INTERRUPTED: &str = "the backup is not complete";
@@ -109,7 +111,7 @@ struct Work {
     checkpoint: Checkpoint,
     len: u64,
     /// `None`: everything.
-    bits: Option<Bitmap>,
+    bits: Option<Arc<dyn ReadMap>>,
     /// The image before it was known what is to be copied, where that was frozen long before.
     before: Option<ImageStamp>,
 }
@@ -117,25 +119,28 @@ struct Work {
 impl Work {
     /// Bytes to be copied.
     fn bytes(&self) -> u64 {
-        self.bits.as_ref().map_or(self.len, Bitmap::dirty_len)
+        self.bits.as_ref().map_or(self.len, |bits| bits.dirty_len())
     }
 
-    fn areas(&self) -> Result<Vec<Range<u64>>> {
-        Ok(match &self.bits {
-            Some(bits) => bits.extents(0..self.len)?.collect(),
-            None => std::iter::once(0..self.len).filter(|all| !all.is_empty()).collect(),
+    fn extents(&self) -> impl Iterator<Item = Range<u64>> {
+        let mut cursor = Cursor::new(0..self.len);
+        let mut everything = (self.bits.is_none() && self.len > 0).then_some(0..self.len);
+        iter::from_fn(move || match &self.bits {
+            Some(bits) => cursor.next_extent(&**bits),
+            None => everything.take(),
         })
     }
 
     /// The areas before `end` that are not copied.
-    fn others(&self, end: u64) -> Result<Vec<Range<u64>>> {
-        let Some(bits) = &self.bits else { return Ok(Vec::new()) };
-        let (mut others, mut at) = (Vec::new(), 0);
-        for area in bits.extents(0..end)?.chain(std::iter::once(end..end)) {
-            others.extend((at < area.start).then_some(at..area.start));
-            at = area.end;
-        }
-        Ok(others)
+    fn others(&self, end: u64) -> impl Iterator<Item = Range<u64>> {
+        let mut at = 0;
+        iter::from_fn(move || {
+            let bits = self.bits.as_ref()?;
+            // All ranges lie in the map, so neither question fails.
+            let start = bits.next_clean(at..end).ok().flatten()?;
+            at = bits.next_dirty(start..end).ok().flatten().unwrap_or(end);
+            Some(start..at)
+        })
     }
 }
 
@@ -252,12 +257,16 @@ impl Job<'_> {
         let before = args.frozen.then(|| self.image.glance()).transpose()?;
         let bits = match (plan.is_full(), &args.since) {
             (true, _) => Ok(None),
-            (false, None) if args.frozen => self.frozen_and_since(checkpoint.uuid).map(Some),
-            (false, None) => map.frozen(checkpoint.uuid).map(Some),
-            (false, Some(since)) => map.since(since).map(Some),
+            // And what was set since: of that, some was written before the snapshot was taken.
+            (false, None) if args.frozen => map.frozen_set(checkpoint.uuid).and_then(|_| map.dirty_set()).map(Some),
+            (false, None) => map.frozen_set(checkpoint.uuid).map(Some),
+            (false, Some(since)) => map.since_set(since).map(Some),
         };
         match bits {
-            Ok(bits) => Ok(Work { checkpoint, len: map.len(), bits, before }),
+            Ok(bits) => {
+                let bits = bits.map(|bits| bits as Arc<dyn ReadMap>);
+                Ok(Work { checkpoint, len: map.len(), bits, before })
+            }
             Err(e) => {
                 if !args.frozen {
                     map.abort_checkpoint(checkpoint.uuid)?;
@@ -265,15 +274,6 @@ impl Job<'_> {
                 Err(e.into())
             }
         }
-    }
-
-    /// What was frozen, and what was set since: of that, some was written before the snapshot was taken.
-    fn frozen_and_since(&self, uuid: Uuid) -> dirtymap::Result<Bitmap> {
-        let mut bits = self.map.frozen(uuid)?;
-        for area in self.map.extents(0..self.map.len())? {
-            bits.set(area)?;
-        }
-        Ok(bits)
     }
 
     /// An image and a target, of which a snapshot is written by nobody: it differs where the target is not its copy.
@@ -289,8 +289,8 @@ impl Job<'_> {
         self.image.sync()?;
         let Plan::Incremental { prove: true, stranger } = plan else { return Ok(0) };
         let name = target.path.display();
-        let others = work.others(target.size().min(work.len))?;
-        let bytes = others.iter().map(|area| area.end - area.start).sum();
+        let others = || work.others(target.size().min(work.len));
+        let bytes = others().map(|area| area.end - area.start).sum();
         if stranger && bytes == 0 && work.len > 0 && !self.args.force && !target.is_blank() {
             let message = format!(
                 "{name} is not the recorded backup, and as everything is to be copied, nothing of it can be compared; \
@@ -300,7 +300,7 @@ impl Job<'_> {
         }
         let bar = progress::bytes("comparing", bytes);
         let pair = self.pair(target, info);
-        let found = others.into_iter().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
+        let found = others().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
         bar.finish_and_clear();
         let Some(offset) = found.transpose()? else { return Ok(bytes) };
         let why = match &self.args.since {
@@ -329,12 +329,11 @@ impl Job<'_> {
         let mut outcome = Outcome::new(args, work.len, work.bytes(), plan);
         let recovered = if info.recovery.image_changed.is_some() { work.bytes() } else { info.recovery.armed_items };
         outcome.bytes_recovered = recovered.min(work.bytes());
-        let areas = work.areas()?;
-        self.copy(&areas, target, plan, &mut outcome)?;
+        self.copy(work, target, plan, &mut outcome)?;
         target.sync()?;
         target.forget_cache();
         let pair = self.pair(target, info);
-        self.verify(&areas, &pair, &mut outcome)?;
+        self.verify(work, &pair, &mut outcome)?;
         self.audit(work, &pair, plan, &mut outcome)?;
         self.look_back(&before, &mut outcome)?;
         if info.image.is_none() && !args.frozen {
@@ -345,10 +344,10 @@ impl Job<'_> {
         Ok(outcome)
     }
 
-    fn copy(&self, areas: &[Range<u64>], target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
-        let bar = progress::bytes("copying", areas.iter().map(|area| area.end - area.start).sum());
-        for area in areas {
-            let copied = copy::copy(self.image, target, area.clone(), plan == Plan::New, &bar)?;
+    fn copy(&self, work: &Work, target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
+        let bar = progress::bytes("copying", work.bytes());
+        for area in work.extents() {
+            let copied = copy::copy(self.image, target, area, plan == Plan::New, &bar)?;
             outcome.areas += 1;
             outcome.bytes_copied += copied.data;
             outcome.bytes_holes += copied.holes;
@@ -357,10 +356,10 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn verify(&self, areas: &[Range<u64>], pair: &Pair<'_>, outcome: &mut Outcome) -> Result<()> {
-        let bar = progress::bytes("verifying", areas.iter().map(|area| area.end - area.start).sum());
+    fn verify(&self, work: &Work, pair: &Pair<'_>, outcome: &mut Outcome) -> Result<()> {
+        let bar = progress::bytes("verifying", work.bytes());
         let mut equal = Equal::default();
-        let found = areas.iter().find_map(|area| pair.differs(area.clone(), &bar, &mut equal).transpose()).transpose();
+        let found = work.extents().find_map(|area| pair.differs(area, &bar, &mut equal).transpose()).transpose();
         bar.finish_and_clear();
         (outcome.bytes_verified, outcome.bytes_verified_holes) = (equal.read, equal.holes);
         let Some(offset) = found? else { return Ok(()) };
@@ -375,7 +374,7 @@ impl Job<'_> {
     fn audit(&self, work: &Work, pair: &Pair<'_>, plan: Plan, outcome: &mut Outcome) -> Result<()> {
         // Where all clean granules were compared before, some of them need not be again.
         let (Some(bits), Plan::Incremental { prove: false, .. }) = (&work.bits, plan) else { return Ok(()) };
-        let audited = audit::audit(pair, bits, self.args.audit)?;
+        let audited = audit::audit(pair, &**bits, self.args.audit)?;
         outcome.granules_audited = audited.granules;
         let Some(offset) = audited.missed else { return Ok(()) };
         self.map.record_miss(audited.granules)?;
