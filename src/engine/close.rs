@@ -9,7 +9,7 @@ use super::image::{Image, record_image};
 use crate::file::headers::set_exact;
 use crate::format::Durability;
 use crate::format::{Session, State, Uuid, WordRanges};
-use crate::shm::view::runtime;
+use crate::shm::runtime;
 use crate::sys::facts;
 use crate::trace::event;
 use std::sync::atomic::Ordering::SeqCst;
@@ -56,7 +56,7 @@ impl Core {
         drop(lock);
         if self.in_file {
             // The volatile part means nothing now.
-            crate::shm::volatile::free(&*self.disk, self.layout.volatile.clone());
+            crate::shm::space::free(&*self.disk, self.layout.volatile.clone());
         }
         // Neither does what a checkpoint left behind the last region: both pairs name the same ones now.
         if matches!(self.disk.has_readers(), Ok(false)) {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::file::headers::{self, LastDurable};
 use crate::file::points::of_header;
 use crate::format::{CheckpointState, Header, Session, State, Uuid};
-use crate::shm::view::runtime;
+use crate::shm::runtime;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 impl Core {

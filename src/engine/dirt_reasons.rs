@@ -8,7 +8,7 @@ use super::core::{Core, Locked};
 use crate::error::Result;
 use crate::file::reasons::{self, remember};
 use crate::format::{CheckpointState, Header, Reasons};
-use crate::shm::view::runtime;
+use crate::shm::runtime;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// The word `adding` of the runtime page counts those that add dirt now in its low half. The high half goes up when one begins.

@@ -4,7 +4,7 @@ use super::core::Core;
 use crate::error::Result;
 use crate::format::{Header, Reasons, Stamp};
 use crate::image_stamp::{ImageStamp, is_timeless, timeless};
-use crate::shm::view::runtime;
+use crate::shm::runtime;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// What a clean close records beside the bits.

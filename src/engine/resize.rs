@@ -15,8 +15,9 @@ use crate::format::Durability;
 use crate::format::{Header, Layout, RegionName, SLOTS, Uuid, VolatileLayout, WordRanges, bottom_length, table_length};
 use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
 use crate::progress::Step;
-use crate::shm::view::{ShmView, runtime};
-use crate::shm::volatile::{self, Allocated, CHUNK_WORDS, Place};
+use crate::shm::runtime;
+use crate::shm::space::{self, Allocated, CHUNK_WORDS, Place};
+use crate::shm::view::ShmView;
 use crate::sys::facts;
 use crate::trace::event;
 use std::ops::Range;
@@ -203,7 +204,7 @@ impl Core {
         let (disk, path) = (&*self.disk, &self.path);
         self.clear_regions(header)?;
         self.move_points(old, header)?;
-        let view = volatile::view(disk, path, header, (self.in_file, self.shared), &self.watcher)?;
+        let view = space::view(disk, path, header, (self.in_file, self.shared), &self.watcher)?;
         let mut allocated = Allocated::default();
         let mut ensure = |words: Range<u64>| {
             self.tell(Step::Resizing, words.start.min(self.geometry().words()))?;
@@ -246,7 +247,7 @@ impl Core {
         let mut free = 0;
         for region in regions {
             if free < region.start {
-                volatile::free(&*self.disk, free..region.start);
+                space::free(&*self.disk, free..region.start);
             }
             free = region.end;
         }

@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 use crate::file::headers::{self, writable};
 use crate::format::{Header, Session, State, VOLATILE_LAYOUT};
 use crate::options::Options;
+use crate::shm::runtime;
+use crate::shm::space::{self, Allocated};
 use crate::shm::view::{Look, ShmView};
-use crate::shm::volatile::{self, Allocated};
 use crate::sys::Storage;
 use crate::trace::event;
 use std::path::Path;
@@ -52,14 +53,14 @@ pub(crate) fn join<S>(
 ) -> Result<(Core, S)> {
     let map = |header: &Header| {
         writable(header, path)?;
-        volatile::join(&*disk, path, header, &options.watcher)
+        space::join(&*disk, path, header, &options.watcher)
     };
     let Some((view, header)) = session(&*disk, path, map)? else {
         let what = "others have it open, in no session that can be joined; it can be had when they are gone";
         return Err(Error::Locked { path: path.to_path_buf(), what, holder: None });
     };
     let (slot, writer_slot) = writer_slot(&view)?;
-    step!(JoinZeroesSlot => view.slot(slot).iter().for_each(|word| word.store(0, SeqCst)));
+    step!(JoinZeroesSlot => runtime::slot(slot).for_each(|word| view.runtime()[word].store(0, SeqCst)));
     let geometry = header.geometry;
     let parts = Parts {
         disk,

@@ -18,8 +18,8 @@ use crate::format::{
 use crate::geometry::PAGE_BITS;
 use crate::options::{Access, Options};
 use crate::progress::Step;
-use crate::shm::view::runtime;
-use crate::shm::volatile::{self, Allocated, Place};
+use crate::shm::runtime;
+use crate::shm::space::{self, Allocated, Place};
 use crate::sys::{Storage, facts};
 use crate::trace::event;
 use crate::watcher::Watcher;
@@ -43,13 +43,13 @@ pub(crate) fn open_alone(
     let shared = options.access == Access::Shared;
     let in_file = core::in_file(&header, shared);
     if in_file {
-        volatile::mappable(&*disk, path, &header, shared)?;
+        space::mappable(&*disk, path, &header, shared)?;
     }
     let saved = saved_live(&*disk, path, &header)?;
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
     disk.extend(header.file_length()).map_err(io("grow the file"))?;
-    let view = volatile::view(&*disk, path, &header, (in_file, shared), &options.watcher)?;
+    let view = space::view(&*disk, path, &header, (in_file, shared), &options.watcher)?;
     let mut allocated = Allocated::default();
     let (d, geometry) = (disk.clone(), header.geometry);
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {

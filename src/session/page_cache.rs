@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::file::bottom::all_words;
 use crate::format::{self, Durability, Header, Session, State, Uuid, VOLATILE_LAYOUT, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
-use crate::shm::view::runtime;
-use crate::shm::volatile;
+use crate::shm::runtime;
+use crate::shm::space;
 use crate::sys::{Identity, Storage, WriteSegment};
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub(super) fn saved_live(disk: &dyn Storage, path: &Path, header: &Header) -> Re
     let v = VolatileLayout::new(&header.geometry);
     let base = header.layout.volatile.start;
     let asked =
-        WriteSegment { offset: base + v.runtime.start + runtime::DEGRADED as u64 * 8, bytes: &1u64.to_le_bytes() };
+        WriteSegment { offset: base + v.runtime.start + runtime::DEGRADED.offset() as u64, bytes: &1u64.to_le_bytes() };
     if step!(MarkThenAsk => disk.write_durable(&[asked]).is_err()) {
         return Ok(None);
     }
@@ -63,14 +63,14 @@ pub(crate) fn cache_may_be_trusted(disk: &dyn Storage, path: &Path, header: &Hea
     let v = VolatileLayout::new(&header.geometry);
     let mut page = [0; 80];
     let read = disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
-    let write_failed = page[runtime::DEGRADED * 8..][..8] != [0; 8];
+    let write_failed = page[runtime::DEGRADED.offset()..][..8] != [0; 8];
     let other = step!(CompareNonce => page[..16] != header.nonce.0);
     Ok(read.is_ok() && !other && !step!(RefuseFailed => write_failed))
 }
 
 fn read_live(disk: &dyn Storage, base: u64, geometry: &Geometry) -> std::io::Result<Vec<SavedPage>> {
     /// Pages read at once: as many as are allocated together, a few of which may be dirty.
-    const PIECE_PAGES: u64 = volatile::CHUNK_WORDS / PAGE_WORDS;
+    const PIECE_PAGES: u64 = space::CHUNK_WORDS / PAGE_WORDS;
     let mut saved = Vec::new();
     let mut buffer = vec![0; (PIECE_PAGES * PAGE_BYTES) as usize];
     let pages = geometry.pages();

@@ -2,5 +2,6 @@
 //!
 //! Invariant kept here: nothing of it is trusted by a process that did not see the session begin.
 
+pub(crate) mod runtime;
+pub(crate) mod space;
 pub(crate) mod view;
-pub(crate) mod volatile;

@@ -2,60 +2,21 @@
 //!
 //! Invariant kept here: a view's slices are as long as the geometry says, whatever the mapping is.
 
+use super::runtime::{self, Word};
 use crate::error::{Error, Result};
 use crate::format::VolatileLayout;
 use crate::geometry::{BOTTOM, Geometry, LEVELS};
 use crate::hierarchy::{AtomicU64, Block, Levels, Shared, Words};
 use crate::sys::{Mapping, ReadMapping, ReadWords};
-use std::ops::Range;
+use std::ops::{Index, Range};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
-
-/// Fields of the runtime page, as words.
-pub(crate) mod runtime {
-    use crate::format::fields::{runtime as f, slot};
-    pub(crate) const NONCE: usize = f::NONCE.offset / 8;
-    pub(crate) const PUBLISHED: usize = f::PUBLISHED.offset / 8;
-    pub(crate) const DEGRADED: usize = f::DEGRADED.offset / 8;
-    pub(crate) const RESET_FIRST: usize = f::RESET_FIRST.offset / 8;
-    pub(crate) const RESET_END: usize = f::RESET_END.offset / 8;
-    pub(crate) const ATTEMPTED: usize = f::ATTEMPTED.offset / 8;
-    pub(crate) const FLUSHING: usize = f::FLUSHING.offset / 8;
-    pub(crate) const SHARED: usize = f::SHARED.offset / 8;
-    pub(crate) const IMAGE: usize = f::IMAGE.offset / 8;
-    pub(crate) const ADDING: usize = f::ADDING.offset / 8;
-    pub(crate) const CHECKPOINT: usize = f::CHECKPOINT.offset / 8;
-    pub(crate) const EPOCH: usize = f::EPOCH.offset / 8;
-    const SLOTS: usize = f::SLOTS.offset / 8;
-    const SLOT: usize = slot::SIZE / 8;
-
-    /// Where the words of a slot are.
-    pub(crate) fn slot(slot: u64) -> std::ops::Range<usize> {
-        SLOTS + slot as usize * SLOT..SLOTS + (slot as usize + 1) * SLOT
-    }
-
-    /// Where a slot counts the writes under way that registered in an epoch of this parity.
-    pub(crate) fn in_flight(slot: u64, parity: u64) -> usize {
-        let field = if parity.is_multiple_of(2) { slot::EVEN } else { slot::ODD };
-        SLOTS + slot as usize * SLOT + field.offset / 8
-    }
-
-    /// Where the flags of a slot are.
-    pub(crate) fn slot_flags(slot: u64) -> usize {
-        SLOTS + slot as usize * SLOT + slot::FLAGS.offset / 8
-    }
-
-    /// A bit of `IMAGE`: at the close the recorded modification time counts again.
-    pub(crate) const IMAGE_EXACT: u64 = 1;
-    /// Somebody in the session has compared the image with what was recorded, and may write to it.
-    pub(crate) const IMAGE_TRACKED: u64 = 2;
-}
 
 /// What somebody who only looks may ask of a volatile part.
 pub(crate) trait Look {
     fn geometry(&self) -> &Geometry;
     /// A word of the runtime page, in order with all that is looked at before it and after it.
-    fn runtime_word(&self, field: usize) -> u64;
+    fn runtime_word(&self, word: Word) -> u64;
     /// The first set bit of `bits`.
     fn next_set(&self, bits: Range<u64>) -> Option<u64>;
     /// The first clear bit of `bits`.
@@ -70,8 +31,8 @@ pub(crate) trait Look {
     /// The nonce in the runtime page: zeros, or that of a session that lives.
     fn nonce(&self) -> [u8; 16] {
         let mut nonce = [0; 16];
-        for (i, bytes) in nonce.chunks_exact_mut(8).enumerate() {
-            bytes.copy_from_slice(&self.runtime_word(runtime::NONCE + i).to_le_bytes());
+        for (bytes, word) in nonce.chunks_exact_mut(8).zip(runtime::NONCE) {
+            bytes.copy_from_slice(&self.runtime_word(word).to_le_bytes());
         }
         nonce
     }
@@ -119,8 +80,8 @@ macro_rules! look_at_levels {
 impl Look for ShmView {
     look_at_levels!();
 
-    fn runtime_word(&self, field: usize) -> u64 {
-        self.runtime[field].load(SeqCst)
+    fn runtime_word(&self, word: Word) -> u64 {
+        self.runtime[word].load(SeqCst)
     }
 }
 
@@ -164,9 +125,9 @@ impl Look for ReadView {
     /// A fence on both sides, as the memory allows relaxed loads only. So what a search found before is older than this
     /// word, in the one order of all that is sequentially consistent, and what one finds afterwards is newer. In between, a
     /// search needs no order: what was set before it began it sees in any case, and what is set meanwhile it may miss.
-    fn runtime_word(&self, field: usize) -> u64 {
+    fn runtime_word(&self, word: Word) -> u64 {
         fence(SeqCst);
-        let word = self.runtime.load(field);
+        let word = self.runtime.load(word.index());
         fence(SeqCst);
         word
     }
@@ -182,12 +143,32 @@ pub(crate) struct ShmView {
     geometry: Geometry,
     mapping: Mapping,
     stays: bool,
-    runtime: Part,
+    runtime: Runtime,
     armed: Part,
     touched: Part,
     upper: [Part; BOTTOM],
     live: Part,
     durable: Part,
+}
+
+/// The runtime page, by its words.
+#[derive(Debug)]
+pub(crate) struct Runtime(Part);
+
+impl Runtime {
+    /// A word; none in a build in which loom has few of them.
+    pub(crate) fn get(&self, word: Word) -> Option<&AtomicU64> {
+        self.0.get(word.index())
+    }
+}
+
+impl Index<Word> for Runtime {
+    type Output = AtomicU64;
+
+    #[inline]
+    fn index(&self, word: Word) -> &AtomicU64 {
+        &self.0[word.index()]
+    }
 }
 
 /// Words of the mapping.
@@ -207,7 +188,7 @@ fn part(mapping: &Mapping, range: &Range<u64>) -> Result<Part> {
 #[cfg(loom)]
 fn part(_: &Mapping, range: &Range<u64>) -> Result<Part> {
     // The runtime page comes first. Of it only those that one process uses.
-    let words = if range.start == 0 { runtime::ADDING as u64 + 1 } else { (range.end - range.start) / 8 };
+    let words = if range.start == 0 { runtime::ADDING.index() as u64 + 1 } else { (range.end - range.start) / 8 };
     Ok((0..words).map(|_| AtomicU64::new(0)).collect())
 }
 
@@ -220,7 +201,7 @@ impl ShmView {
         let [a, b, c, d, e, f] = layout.levels.each_ref().map(|range| part(&mapping, range));
         Ok(ShmView {
             geometry,
-            runtime: part(&mapping, &layout.runtime)?,
+            runtime: Runtime(part(&mapping, &layout.runtime)?),
             armed: exactly(&layout.armed, bits)?,
             touched: exactly(&layout.touched, bits)?,
             upper: [a?, b?, c?, d?, e?, f?],
@@ -236,7 +217,7 @@ impl ShmView {
         &self.geometry
     }
 
-    pub(crate) fn runtime(&self) -> &[AtomicU64] {
+    pub(crate) fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
@@ -298,21 +279,16 @@ impl ShmView {
     /// Makes everything zeros, the nonce first.
     pub(crate) fn clear(&self) {
         let levels = self.upper.iter().chain([&self.live, &self.durable]);
-        for part in [&self.runtime, &self.armed, &self.touched].into_iter().chain(levels) {
+        for part in [&self.runtime.0, &self.armed, &self.touched].into_iter().chain(levels) {
             part.iter().for_each(|word| word.store(0, SeqCst));
         }
     }
 
-    /// The words of a slot.
-    pub(crate) fn slot(&self, slot: u64) -> &[AtomicU64] {
-        &self.runtime()[runtime::slot(slot)]
-    }
-
     pub(crate) fn set_nonce(&self, nonce: &[u8; 16]) {
-        for (bytes, word) in nonce.chunks_exact(8).zip(&self.runtime()[runtime::NONCE..]) {
+        for (bytes, word) in nonce.chunks_exact(8).zip(runtime::NONCE) {
             let mut b = [0; 8];
             b.copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(b), SeqCst);
+            self.runtime[word].store(u64::from_le_bytes(b), SeqCst);
         }
     }
 }

@@ -330,7 +330,7 @@ pub(super) fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_an
         for region in [&core.layout().volatile, &new.volatile] {
             let mut page = [0; 80];
             disk.mapped().read_exact_at(&mut page, region.start).unwrap();
-            assert_ne!(page[runtime::DEGRADED * 8..][..8], [0; 8]);
+            assert_ne!(page[runtime::DEGRADED.offset()..][..8], [0; 8]);
             assert_eq!(page[..16], [0; 16], "others can join what never came to be");
         }
     }

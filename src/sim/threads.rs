@@ -15,8 +15,8 @@ use crate::file::scan::Scan;
 use crate::format::{Durability, State, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::options::Options;
-use crate::shm::view::runtime;
-use crate::shm::volatile::{self, Allocated};
+use crate::shm::runtime;
+use crate::shm::space::{self, Allocated};
 use crate::sim::content::{Fault, Image, Pick};
 use crate::sim::disk::SimDisk;
 use crate::sync::AtomicU64;
@@ -203,14 +203,9 @@ impl World {
         let disk = SimDisk::new(image.clone(), faults.into_iter().collect());
         let newest = headers::newest(&*disk, path()).unwrap();
         let last_durable = LastDurable { sequence: newest.header.sequence, pair: newest.pair };
-        let view = volatile::view(
-            &*disk,
-            path(),
-            &newest.header,
-            (false, scenario.shared),
-            &crate::watcher::Watcher::default(),
-        )
-        .unwrap();
+        let view =
+            space::view(&*disk, path(), &newest.header, (false, scenario.shared), &crate::watcher::Watcher::default())
+                .unwrap();
         view.runtime()[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);
         view.runtime()[runtime::ATTEMPTED].store(last_durable.sequence, SeqCst);
         let parts = Parts {
