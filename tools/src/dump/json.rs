@@ -4,7 +4,8 @@
 //! use for is only seen to be JSON.
 
 use super::line::shown;
-use super::{Area, DURABILITIES, Error, Failed, Head, VERSION, check_label, check_start, end_of, geometry};
+use super::parse::{check_label, check_start, end_of, geometry};
+use super::{Area, DURABILITIES, Error, Failed, Head, VERSION};
 use dirtymap::Geometry;
 use dirtymap::format::Durability;
 use serde::Deserialize;
