@@ -98,6 +98,11 @@ pub(crate) fn named(list: &WordRanges, page: u64) -> u64 {
     list.within(words.clone()).fold(0, |mask, run| mask | mask_in(page, &run.range()))
 }
 
+/// A page of which all bits are set that the map has.
+pub(crate) fn full_page(geometry: &Geometry, index: u64) -> [u64; PAGE_WORDS as usize] {
+    std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64))
+}
+
 /// Whether a map has bits in a page, and all of them are set.
 pub(crate) fn is_full(geometry: &Geometry, index: u64, words: &[u64; PAGE_WORDS as usize]) -> bool {
     let full = |(w, word): (u64, &u64)| !word & geometry.word_mask(w) == 0;

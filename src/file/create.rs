@@ -3,12 +3,12 @@
 //! Invariant kept here: the name appears only when everything behind it is durable, and never in
 //! place of another file.
 
-use super::bottom::BottomRef;
+use super::bottom::{BottomRef, full_page};
 use super::headers;
 use super::pages::{self, BATCH_PAGES, PageContent, some_pages};
 use crate::error::{Error, Result};
 use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
-use crate::geometry::{Geometry, PAGE_BITS, PAGE_WORDS};
+use crate::geometry::{Geometry, PAGE_BITS};
 use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
@@ -93,8 +93,8 @@ pub(crate) fn create_filled(path: &Path, map: &impl Search, options: &Options) -
 /// Writes a whole new map, closed cleanly, into an empty file, durably.
 pub(crate) fn write_new(disk: &dyn Storage, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
     let (dirty, pages) = if options.dirty { (geometry.bits(), geometry.pages()) } else { (0, 0) };
-    let content = |index| std::array::from_fn(|i| geometry.word_mask(index * PAGE_WORDS + i as u64));
-    let batch = |first: u64| (first..pages).take(BATCH_PAGES).map(|index| (index, content(index))).collect();
+    let batch =
+        |first: u64| (first..pages).take(BATCH_PAGES).map(|index| (index, full_page(&geometry, index))).collect();
     write_parts(disk, path, (geometry, dirty), options, (0..pages).step_by(BATCH_PAGES).map(batch))
 }
 

@@ -55,7 +55,7 @@ fn read_copy(disk: &dyn Storage, copy: usize) -> Vec<u8> {
 }
 
 /// Fills a buffer from what the device gives back, sector by sector where it must be.
-fn read_or_zeros(disk: &dyn Storage, buffer: &mut [u8], offset: u64) {
+pub(crate) fn read_or_zeros(disk: &dyn Storage, buffer: &mut [u8], offset: u64) {
     if disk.read_at(buffer, offset).is_err() {
         for (i, sector) in buffer.chunks_mut(SECTOR).enumerate() {
             if disk.read_at(sector, offset + (i * SECTOR) as u64).is_err() {

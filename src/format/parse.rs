@@ -121,11 +121,7 @@ impl<'a> Checked<'a> {
         let (state, nonce) = self.state()?;
         let durability = self.durability()?;
         let geometry = self.geometry()?;
-        let clean_dirty_bits = self.u64(h::CLEAN_DIRTY_BITS);
-        if clean_dirty_bits > geometry.bits() {
-            let expected = format_args!("at most {} bits", geometry.bits());
-            return Err(impossible(h::CLEAN_DIRTY_BITS, clean_dirty_bits, expected));
-        }
+        let clean_dirty_bits = self.clean_dirty_bits(&geometry)?;
         let volatile_layout = self.u32(h::VOLATILE_LAYOUT);
         let layout = self.layout(&geometry, volatile_layout)?;
         let counts = self.counts()?;
@@ -195,6 +191,14 @@ impl<'a> Checked<'a> {
             2 => Durability::Process,
             found => return Err(impossible(h::DURABILITY, found, "1 (PowerLoss) or 2 (Process)")),
         })
+    }
+
+    fn clean_dirty_bits(&self, geometry: &Geometry) -> Result<u64, HeaderProblem> {
+        let found = self.u64(h::CLEAN_DIRTY_BITS);
+        if found > geometry.bits() {
+            return Err(impossible(h::CLEAN_DIRTY_BITS, found, format_args!("at most {} bits", geometry.bits())));
+        }
+        Ok(found)
     }
 
     fn session(&self) -> Session {

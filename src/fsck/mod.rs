@@ -6,6 +6,7 @@ pub(crate) mod plan;
 pub(crate) mod repair;
 pub(crate) mod survey;
 pub(crate) mod undo;
+pub(crate) mod undo_file;
 
 pub use check::{Report, Truncated, check, check_after_power_loss};
 pub use findings::{Finding, Severity};

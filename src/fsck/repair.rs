@@ -8,13 +8,13 @@
 use super::plan::{RepairPlan, Work, plan};
 use super::undo::{self, UndoReport};
 use crate::error::{Error, Result};
-use crate::file::bottom::{BottomRef, named};
+use crate::file::bottom::{BottomRef, full_page, named};
 use crate::file::headers;
 use crate::file::locks::locked;
 use crate::file::pages::{self, PageContent};
 use crate::file::scan::{Page, Scan};
 use crate::format::{self, HEADER_REGION, Header};
-use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
 use crate::options::Options;
 use crate::session::locks;
 use crate::sys::{Lock, Storage, WriteSegment};
@@ -218,19 +218,15 @@ fn wrong_pages(
     for (index, before) in range.zip(found) {
         let listed = if before.is_none() || work.everything { u64::MAX } else { named(&header.runs, index) };
         let mut words = before.unwrap_or([0; PAGE_WORDS as usize]);
+        let full = full_page(g, index);
         for (i, word) in words.iter_mut().enumerate().filter(|(i, _)| listed & 1 << i != 0) {
-            *word = full_word(g, index, i);
+            *word = full[i];
         }
         if before != Some(words) {
             wrong.push((index, words));
         }
     }
     Ok(())
-}
-
-/// All bits that the map has in word `i` of a page.
-fn full_word(g: &Geometry, page: u64, i: usize) -> u64 {
-    g.word_mask(page * PAGE_WORDS + i as u64)
 }
 
 /// Has the first page of a point fail although its entry is missing or matches, without the file getting all entries by that.
@@ -247,7 +243,7 @@ fn spoil_first_entry(disk: &dyn Storage, point: &BottomRef) -> io::Result<()> {
 /// Makes all of a point dirty, the page that fails last: until then, it says that the point is not to be relied upon.
 fn fill(disk: &dyn Storage, point: &BottomRef, failed: u64) -> io::Result<()> {
     let g = &point.geometry;
-    let content = |_, index| std::array::from_fn(|i| full_word(g, index, i));
+    let content = |_, index| full_page(g, index);
     let first_too = step!(FillFailedLast => false, else true);
     for first in (0..g.pages()).step_by(BATCH as usize) {
         let batch: Vec<u64> =

@@ -1,4 +1,4 @@
-//! The undo file: what a repair is about to change, as it was. In FORMAT.md, "Undo file".
+//! Keeping what a repair is about to change, and putting it back.
 //!
 //! Invariants kept here: an undo file that can be seen is whole and durable, and so is written before anything else is.
 //! Nothing is put back unless all of it is as it was written, and the map is as that repair found or left it. Whatever is
@@ -6,56 +6,17 @@
 //! word stands until all pages are back, page tables are put back before what they are of, and the headers last.
 
 use super::plan::Kept;
+use super::undo_file::{self, Head, UNDO_PIECE};
 use crate::error::{Error, Result};
 use crate::file::bottom::all_words;
 use crate::file::create::NewFile;
 use crate::file::headers::{self, Copies};
-use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
-use crate::format::{COPY_BYTES, HEADER_REGION, Header, MAX_FILE_LENGTH, State, Uuid, copy_offset};
+use crate::format::codec::crc32;
+use crate::format::{COPY_BYTES, HEADER_REGION, Header, State, copy_offset};
 use crate::sys::{Storage, WriteSegment, facts};
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek};
 use std::ops::Range;
 use std::path::Path;
-
-/// First bytes of an undo file.
-pub(crate) const UNDO_MAGIC: [u8; 8] = *b"\x89DMUNDO\n";
-/// Version of its format.
-pub(crate) const UNDO_VERSION: u32 = 1;
-/// Bytes of its head.
-pub(crate) const UNDO_HEAD: usize = 128;
-/// Bytes in front of the bytes of a record.
-pub(crate) const UNDO_RECORD: usize = 32;
-/// Checksums of headers that it has room for.
-pub(crate) const UNDO_HEADERS: usize = 12;
-/// Bytes of the file that one record holds at most.
-pub(crate) const UNDO_PIECE: u64 = 1 << 20;
-
-/// Fields of the head.
-mod head {
-    pub(crate) const VERSION: usize = 8;
-    pub(crate) const CRC: usize = 12;
-    pub(crate) const UUID: usize = 16;
-    pub(crate) const LENGTH: usize = 32;
-    pub(crate) const RECORDS: usize = 40;
-    pub(crate) const HEADER_COUNT: usize = 48;
-    pub(crate) const HEADERS: usize = 56;
-    pub(crate) const NONCE: usize = 104;
-    const _: () = assert!(HEADERS + 4 * super::UNDO_HEADERS <= NONCE && NONCE + 16 <= super::UNDO_HEAD);
-}
-
-/// Fields of a record.
-mod record {
-    pub(crate) const OFFSET: usize = 0;
-    pub(crate) const LENGTH: usize = 8;
-    pub(crate) const KIND: usize = 16;
-    pub(crate) const DATA_CRC: usize = 20;
-    pub(crate) const CRC: usize = 28;
-}
-
-/// A record with its bytes.
-const BYTES: u32 = 1;
-/// A record of zeros, which has none.
-const ZEROS: u32 = 2;
 
 /// What was put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,184 +31,9 @@ pub struct UndoReport {
 /// Keeps what is about to be changed in the new file `to`, durably, for those who may use the map.
 pub(crate) fn save(disk: &dyn Storage, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
     let new = NewFile::in_place(to, disk.permit())?;
-    let written = write(disk, kept, &mut new.file()).and_then(|()| new.file().sync_all());
+    let written = undo_file::write(disk, kept, &mut new.file()).and_then(|()| new.file().sync_all());
     written.map_err(|source| Error::Io { op: "keep what is to be changed of it", path: path.to_path_buf(), source })?;
     new.publish()
-}
-
-/// Writes an undo file, from its first byte.
-pub(crate) fn write(disk: &dyn Storage, kept: &Kept<'_>, to: &mut (impl Write + Seek)) -> io::Result<()> {
-    let mut out = BufWriter::with_capacity(1 << 16, to);
-    out.write_all(&[0; UNDO_HEAD])?;
-    let mut records = 0;
-    for (_, range) in kept.ranges {
-        let mut at = range.start;
-        while at < range.end {
-            let data = disk.next_data(at..range.end)?.unwrap_or(range.end..range.end);
-            if at < data.start {
-                put_record(&mut out, at, data.start - at, None)?;
-                records += 1;
-            }
-            at = data.start.max(at);
-            while at < data.end {
-                let mut bytes = vec![0; (data.end - at).min(UNDO_PIECE) as usize];
-                read_what_can_be(disk, &mut bytes, at);
-                put_record(&mut out, at, bytes.len() as u64, Some(&bytes))?;
-                records += 1;
-                at += bytes.len() as u64;
-            }
-        }
-    }
-    let mut first = [0; UNDO_HEAD];
-    put(&mut first, 0, &UNDO_MAGIC);
-    put_u32(&mut first, head::VERSION, UNDO_VERSION);
-    put(&mut first, head::UUID, &kept.uuid.0);
-    put(&mut first, head::NONCE, &facts::random::<16>()?);
-    put_u64(&mut first, head::LENGTH, kept.length);
-    put_u64(&mut first, head::RECORDS, records);
-    put_u32(&mut first, head::HEADER_COUNT, kept.headers.len() as u32);
-    for (i, crc) in kept.headers.iter().take(UNDO_HEADERS).enumerate() {
-        put_u32(&mut first, head::HEADERS + 4 * i, *crc);
-    }
-    let crc = crc32(&[&first]);
-    put_u32(&mut first, head::CRC, crc);
-    out.seek(SeekFrom::Start(0))?;
-    out.write_all(&first)?;
-    out.flush()
-}
-
-/// Reads some bytes; those that the device does not give back, nobody can put back either.
-fn read_what_can_be(disk: &dyn Storage, bytes: &mut [u8], at: u64) {
-    if disk.read_at(bytes, at).is_err() {
-        for (i, sector) in bytes.chunks_mut(512).enumerate() {
-            if disk.read_at(sector, at + 512 * i as u64).is_err() {
-                sector.fill(0);
-            }
-        }
-    }
-}
-
-fn put_record(out: &mut impl Write, offset: u64, length: u64, bytes: Option<&[u8]>) -> io::Result<()> {
-    let mut first = [0; UNDO_RECORD];
-    put_u64(&mut first, record::OFFSET, offset);
-    put_u64(&mut first, record::LENGTH, length);
-    put_u32(&mut first, record::KIND, if bytes.is_some() { BYTES } else { ZEROS });
-    put_u32(&mut first, record::DATA_CRC, bytes.map_or(0, |bytes| crc32(&[bytes])));
-    let crc = crc32(&[&first]);
-    put_u32(&mut first, record::CRC, crc);
-    out.write_all(&first)?;
-    out.write_all(bytes.unwrap_or_default())
-}
-
-/// Something that an undo file is not: where, what was found, what was expected.
-type Flaw = (String, String, String);
-
-fn flaw<T>(place: &str, found: impl ToString, expected: impl ToString) -> std::result::Result<T, Flaw> {
-    Err((place.into(), found.to_string(), expected.to_string()))
-}
-
-/// The head of an undo file.
-#[derive(Debug)]
-struct Head {
-    uuid: Uuid,
-    length: u64,
-    records: u64,
-    headers: Vec<u32>,
-    /// The nonce of the header that stands while it is put back.
-    nonce: Uuid,
-}
-
-impl Head {
-    fn parse(bytes: &[u8; UNDO_HEAD]) -> std::result::Result<Head, Flaw> {
-        if bytes[..8] != UNDO_MAGIC {
-            return flaw(
-                "first bytes",
-                format_args!("{:02x?}", &bytes[..8]),
-                "those of an undo file of dirtymap repair",
-            );
-        }
-        let version = u32_at(bytes, head::VERSION);
-        if version != UNDO_VERSION {
-            return flaw("version", version, UNDO_VERSION);
-        }
-        let mut copy = *bytes;
-        put_u32(&mut copy, head::CRC, 0);
-        let (crc, computed) = (u32_at(bytes, head::CRC), crc32(&[&copy]));
-        if crc != computed {
-            return flaw("checksum of the head", format_args!("{crc:08x}"), format_args!("{computed:08x}"));
-        }
-        let count = u32_at(bytes, head::HEADER_COUNT) as usize;
-        let length = u64_at(bytes, head::LENGTH);
-        if count > UNDO_HEADERS || length > MAX_FILE_LENGTH.saturating_mul(2) {
-            return flaw("head", format_args!("{count} headers, length {length}"), "what a file can have");
-        }
-        let uuid = Uuid(array_at(bytes, head::UUID));
-        let nonce = Uuid(array_at(bytes, head::NONCE));
-        let headers = (0..count).map(|i| u32_at(bytes, head::HEADERS + 4 * i)).collect();
-        Ok(Head { uuid, length, records: u64_at(bytes, head::RECORDS), headers, nonce })
-    }
-}
-
-/// A record of an undo file.
-struct Record<'a> {
-    range: Range<u64>,
-    /// None for zeros.
-    bytes: Option<&'a [u8]>,
-}
-
-/// Reads all of an undo file, checking it, and calls `f` with every record.
-fn read(
-    from: &mut (impl Read + Seek),
-    mut f: impl FnMut(Record<'_>) -> io::Result<()>,
-) -> io::Result<std::result::Result<Head, Flaw>> {
-    from.seek(SeekFrom::Start(0))?;
-    let mut first = [0; UNDO_HEAD];
-    if !fill(from, &mut first)? {
-        return Ok(flaw("length", "fewer bytes than a head has", UNDO_HEAD));
-    }
-    let head = match Head::parse(&first) {
-        Ok(head) => head,
-        Err(flaw) => return Ok(Err(flaw)),
-    };
-    let mut bytes = Vec::new();
-    for i in 0..head.records {
-        let place = format!("record {i}");
-        let mut first = [0; UNDO_RECORD];
-        if !fill(from, &mut first)? {
-            return Ok(flaw(&place, "the end of the file", format_args!("{} records", head.records)));
-        }
-        let crc = u32_at(&first, record::CRC);
-        put_u32(&mut first, record::CRC, 0);
-        if crc32(&[&first]) != crc {
-            return Ok(flaw(&place, format_args!("checksum {crc:08x}"), format_args!("{:08x}", crc32(&[&first]))));
-        }
-        let (offset, length) = (u64_at(&first, record::OFFSET), u64_at(&first, record::LENGTH));
-        let kind = u32_at(&first, record::KIND);
-        let range = offset..offset.saturating_add(length);
-        if range.end > head.length || kind == BYTES && length > UNDO_PIECE || ![BYTES, ZEROS].contains(&kind) {
-            let expected = format!("a part of {} bytes", head.length);
-            return Ok(flaw(&place, format_args!("kind {kind}, {length} bytes at {offset}"), expected));
-        }
-        if kind == ZEROS {
-            f(Record { range, bytes: None })?;
-            continue;
-        }
-        bytes.resize(length as usize, 0);
-        if !fill(from, &mut bytes)? || crc32(&[&bytes]) != u32_at(&first, record::DATA_CRC) {
-            return Ok(flaw(&place, "bytes that do not match their checksum", "those that were kept"));
-        }
-        f(Record { range, bytes: Some(&bytes) })?;
-    }
-    Ok(Ok(head))
-}
-
-/// Fills `to`, unless the input ends before.
-fn fill(from: &mut impl Read, to: &mut [u8]) -> io::Result<bool> {
-    match from.read_exact(to) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(e),
-    }
 }
 
 /// Puts back what the undo file `from` keeps.
@@ -257,6 +43,40 @@ pub(crate) fn put_back(disk: &dyn Storage, path: &Path, from: &Path) -> Result<U
     put_back_from(disk, path, &mut BufReader::with_capacity(1 << 16, file), from)
 }
 
+/// An undo file all of which has been checked.
+struct Checked {
+    head: Head,
+    /// The header copies, as far as they are kept; zeros where they are not.
+    headers: Vec<u8>,
+    keeps_headers: bool,
+    /// Up to where bytes are kept.
+    reach: u64,
+}
+
+impl Checked {
+    fn of(from: &mut (impl Read + Seek), name: &Path) -> Result<Checked> {
+        let mut headers = vec![0; HEADER_REGION as usize];
+        let (mut keeps_headers, mut reach) = (false, 0);
+        let read = undo_file::read(from, |record| {
+            reach = record.range.end.max(reach);
+            let part = record.range.start as usize..record.range.end.min(HEADER_REGION) as usize;
+            if let Some(to) = headers.get_mut(part) {
+                keeps_headers = true;
+                to.copy_from_slice(&record.bytes.map_or(vec![0; to.len()], |b| b[..to.len()].to_vec()));
+            }
+            Ok(())
+        });
+        let path = name.to_path_buf();
+        match read {
+            Ok(Ok(head)) => Ok(Checked { head, headers, keeps_headers, reach }),
+            Ok(Err((place, found, expected))) => {
+                Err(Error::Corrupt { path, place: format!("undo file, {place}"), found, expected })
+            }
+            Err(source) => Err(Error::Io { op: "read the undo file", path, source }),
+        }
+    }
+}
+
 /// Puts back what an undo file keeps; `name` is its name, for errors.
 pub(crate) fn put_back_from(
     disk: &dyn Storage,
@@ -264,25 +84,9 @@ pub(crate) fn put_back_from(
     from: &mut (impl Read + Seek),
     name: &Path,
 ) -> Result<UndoReport> {
-    let reading = |source| Error::Io { op: "read the undo file", path: name.to_path_buf(), source };
     let writing = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
     // All of it is checked before any of it is used.
-    let mut old = vec![0; HEADER_REGION as usize];
-    let (mut keeps_headers, mut reach) = (false, 0);
-    let checked = read(from, |record| {
-        reach = record.range.end.max(reach);
-        if let Some(to) = old.get_mut(record.range.start as usize..record.range.end.min(HEADER_REGION) as usize) {
-            keeps_headers = true;
-            to.copy_from_slice(&record.bytes.map_or(vec![0; to.len()], |b| b[..to.len()].to_vec()));
-        }
-        Ok(())
-    });
-    let head = checked.map_err(reading)?.map_err(|(place, found, expected)| Error::Corrupt {
-        path: name.to_path_buf(),
-        place: format!("undo file, {place}"),
-        found,
-        expected,
-    })?;
+    let Checked { head, headers: old, keeps_headers, reach } = Checked::of(from, name)?;
     let copies = headers::read_copies(disk);
     let ours = step!(CheckUndoMap => is_as_repair_left_it(&head, &copies));
     ours.map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
@@ -305,7 +109,7 @@ pub(crate) fn put_back_from(
     // Before the pages: a point that was cut off is so again before anything of it is what it was.
     disk.truncate(length).and_then(|()| synced(disk)).map_err(writing)?;
     let mut count = 0;
-    let put = read(from, |record| {
+    let put = undo_file::read(from, |record| {
         count += record.range.end - record.range.start;
         match record.bytes {
             _ if record.range.start < HEADER_REGION => Ok(()),

@@ -9,6 +9,7 @@
 //!     RUSTFLAGS='--cfg loom' cargo test --release --lib --target-dir target/loom threads:: -- --nocapture
 
 use crate::engine::core::{Core, Parts};
+use crate::file::bottom::BottomRef;
 use crate::file::create;
 use crate::file::headers::{self, LastDurable};
 use crate::file::scan::Scan;
