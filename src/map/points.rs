@@ -52,7 +52,7 @@ impl DirtyMap {
     /// What is dirty, here and in the outstanding point, as a set that stays as it is.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; those of a map that [cannot be read](Self::check_readable).
+    /// [`Error::OutOfMemory`]; those of [`verify_session`](Self::verify_session).
     pub fn dirty_set(&self) -> Result<Arc<PointSet>> {
         let mut all = PointSet::empty(self.geometry())?;
         all.add(self.readable()?);

@@ -68,7 +68,10 @@ fn areas_by_search(map: &Bitmap) -> u64 {
     sum
 }
 
-fn contenders<'a>(map: &'a Bitmap, passes: u64, all: &[(&'static str, fn(&Bitmap) -> u64)]) -> Vec<Contender<'a>> {
+/// A name, and what it does with a map.
+type Way = (&'static str, fn(&Bitmap) -> u64);
+
+fn contenders<'a>(map: &'a Bitmap, passes: u64, all: &[Way]) -> Vec<Contender<'a>> {
     let run = |&(name, f): &(&'static str, fn(&Bitmap) -> u64)| {
         let kind = if name == "dirtymap" { Kind::Ours } else { Kind::ByHand };
         Contender::new(name, kind, move || timed(|| (0..passes).map(|_| f(map)).fold(0, u64::wrapping_add)))
@@ -82,7 +85,7 @@ fn bits(scale: &Scale, out: &mut Vec<Measured>) {
     {
         let map = <Bitmap as Bits>::of(&words);
         if scale.wants("next granule") {
-            let all: [(_, fn(&Bitmap) -> u64); 5] = [
+            let all: [Way; 5] = [
                 ("dirtymap", first_granules),
                 ("second place", second_granules),
                 ("third place", third_granules),
@@ -93,7 +96,7 @@ fn bits(scale: &Scale, out: &mut Vec<Measured>) {
             out.push(measure(row, scale.rounds, contenders(&map, passes, &all)));
         }
         if scale.wants("next word") {
-            let all: [(_, fn(&Bitmap) -> u64); 2] = [("dirtymap", first_words), ("second place", second_words)];
+            let all: [Way; 2] = [("dirtymap", first_words), ("second place", second_words)];
             let found = map.words(0..map.len()).expect(OK).count() as u64;
             let row = row("next word", state, found * passes, "word").at_most(1.3, "second place");
             out.push(measure(row, scale.rounds, contenders(&map, passes, &all)));
@@ -111,7 +114,7 @@ fn extents(scale: &Scale, out: &mut Vec<Measured>) {
         let mut map = Bitmap::new(1 << 24, 0).expect("memory");
         (0..(1 << 24) / (2 * len)).for_each(|i| drop(map.set(i * 2 * len + 5..(i * 2 + 1) * len + 5)));
         let n = (1 << 24) / (2 * len);
-        let all: [(_, fn(&Bitmap) -> u64); 5] = [
+        let all: [Way; 5] = [
             ("dirtymap", first_areas),
             ("second place", second_areas),
             ("next_area", areas_by_search),
