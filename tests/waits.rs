@@ -16,9 +16,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// Opens the file for reading, locks bytes of it as far as a reader can, and stops itself if asked to.
+/// Opens the file for reading, locks bytes of it as far as a reader can, and stops itself if asked to. It ends with the test.
 const KEEPER: &str = r"
-import fcntl, os, signal, struct, sys
+import ctypes, fcntl, os, signal, struct, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 fd = os.open(sys.argv[1], os.O_RDONLY)
 first, count, how = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 fcntl.fcntl(fd, 37, struct.pack('hhqqi', fcntl.F_RDLCK, 0, first, count, 0))
