@@ -57,6 +57,7 @@ mod geometry;
 mod hierarchy;
 mod image_stamp;
 mod map;
+mod map_file;
 mod options;
 mod progress;
 mod query;

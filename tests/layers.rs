@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["file"],
     &["shm"],
     &["options"],
-    &["watcher", "image_stamp"],
+    &["watcher", "image_stamp", "map_file"],
     &["bitmap", "format"],
     &["query"],
     &["hierarchy"],

@@ -46,7 +46,7 @@ impl Core {
         if self.disk.try_lock(Lock::Backup).map_err(self.io("take the backup lock"))? {
             return Ok(());
         }
-        Err(locked(&*self.disk, &self.path, Lock::Backup, "another process is making a backup by it"))
+        Err(locked(self.file(), Lock::Backup, "another process is making a backup by it"))
     }
 
     /// Changes the header for a backup that begins.

@@ -151,12 +151,8 @@ impl Core {
         }
         // Somebody else may have aborted it meanwhile, and what was read is what came after it.
         self.expect(&self.lock()?.refresh_header()?, &point.uuid, &[CheckpointState::Freezing])?;
-        Err(Error::Corrupt {
-            path: self.path.clone(),
-            place: "the point that was just written".into(),
-            found: format!("{} not as written", counted(failed, "page")),
-            expected: "what was written".into(),
-        })
+        let found = format!("{} not as written", counted(failed, "page"));
+        Err(self.file().corrupt("the point that was just written", found, "what was written"))
     }
 
     /// Everything was reset, and every write that had begun has ended: commits FROZEN.

@@ -64,15 +64,12 @@ impl Locked<'_> {
     /// The newest valid header of the file, made durable if its writer died or failed before it was (rule 5).
     pub(crate) fn refresh_header(&self) -> Result<Header> {
         let core = self.core;
-        let headers::Newest { mut header, rivals, .. } = headers::newest(&*core.disk, &core.path)?;
+        let headers::Newest { mut header, rivals, .. } = headers::newest(core.file())?;
         let known = core.last_durable();
         if step!(RefuseOlder => header.sequence < known.sequence) {
-            return Err(Error::Corrupt {
-                path: core.path.clone(),
-                place: "header copies".into(),
-                found: format!("sequence number {} as the newest", header.sequence),
-                expected: format!("at least {}, which was written durably", known.sequence),
-            });
+            let found = format!("sequence number {} as the newest", header.sequence);
+            let expected = format!("at least {}, which was written durably", known.sequence);
+            return Err(core.file().corrupt("header copies", found, expected));
         }
         let ours = header.uuid == core.uuid && header.nonce == core.nonce && header.state == State::Open;
         if step!(CheckSession => !ours) {

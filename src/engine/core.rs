@@ -10,6 +10,7 @@ use crate::file::bottom::BottomRef;
 use crate::file::locks::{Deadline, POLITE, locked, wait_for};
 use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
 use crate::geometry::Geometry;
+use crate::map_file::MapFile;
 use crate::progress::Step;
 use crate::shm::runtime;
 use crate::shm::space::Allocated;
@@ -210,6 +211,11 @@ impl Core {
         }
     }
 
+    /// Its file.
+    pub(crate) fn file(&self) -> MapFile<'_> {
+        MapFile::new(&*self.disk, &self.path)
+    }
+
     /// Its bottom in the file.
     pub(super) fn bottom(&self) -> BottomRef {
         BottomRef::new(self.uuid, *self.geometry(), &self.layout)
@@ -277,7 +283,7 @@ impl Core {
     }
 
     pub(crate) fn io(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
-        move |source| Error::Io { op, path: self.path.clone(), source }
+        self.file().io(op)
     }
 
     /// Takes the update lock, waiting for it as long as the options say.
@@ -343,13 +349,13 @@ impl Core {
     /// Takes the update lock among processes. Those that share a map take turns: otherwise one that takes the lock again and again
     /// would leave none to the others, which look for it now and then only.
     fn wait_for_update(&self, end: Deadline) -> Result<()> {
-        let (disk, path) = (&*self.disk, &*self.path);
-        let turn = self.shared && wait_for(disk, path, Lock::UpdateQueue, end.or_after(POLITE))?;
-        let taken = wait_for(disk, path, Lock::Update, end);
+        let file = self.file();
+        let turn = self.shared && wait_for(file, Lock::UpdateQueue, end.or_after(POLITE))?;
+        let taken = wait_for(file, Lock::Update, end);
         if turn {
-            disk.unlock(Lock::UpdateQueue);
+            file.disk.unlock(Lock::UpdateQueue);
         }
-        if taken? { Ok(()) } else { Err(locked(disk, path, Lock::Update, "another process holds the update lock")) }
+        if taken? { Ok(()) } else { Err(locked(file, Lock::Update, "another process holds the update lock")) }
     }
 }
 

@@ -8,13 +8,13 @@ use crate::file::scan::{Page, Scan};
 use crate::format::{self, Header, Point, Reasons, Uuid, VolatileLayout, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::Block;
+use crate::map_file::MapFile;
 use crate::query::{ReadMap, Search};
 use crate::shm::view::{Look, ShmView};
-use crate::sys::{Mapping, Storage};
+use crate::sys::Mapping;
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -143,34 +143,33 @@ impl PointSet {
     }
 
     /// What the outstanding point of a file holds, if there is one.
-    pub(crate) fn outstanding(disk: &dyn Storage, path: &Path, header: &Header) -> Result<Option<PointSet>> {
+    pub(crate) fn outstanding(file: MapFile<'_>, header: &Header) -> Result<Option<PointSet>> {
         let Some(point) = header.outstanding() else { return Ok(None) };
         let mut frozen = PointSet::empty(&header.geometry)?;
         frozen.uuid = point.uuid;
-        frozen.add_point(disk, path, header, point)?;
+        frozen.add_point(file, header, point)?;
         frozen.finish();
         Ok(Some(frozen))
     }
 
     /// What some points of a header hold together. [`finish`](Self::finish) comes after all that is added.
-    pub(crate) fn of_points(disk: &dyn Storage, path: &Path, header: &Header, points: &[Point]) -> Result<PointSet> {
+    pub(crate) fn of_points(file: MapFile<'_>, header: &Header, points: &[Point]) -> Result<PointSet> {
         let mut all = PointSet::empty(&header.geometry)?;
-        points.iter().try_for_each(|point| all.add_point(disk, path, header, point))?;
+        points.iter().try_for_each(|point| all.add_point(file, header, point))?;
         Ok(all)
     }
 
     /// Adds what a point holds, as far as it lies within this set. One of which a page fails or was lost, or of which the file has not all entries, is everything.
-    pub(super) fn add_point(&mut self, disk: &dyn Storage, path: &Path, header: &Header, point: &Point) -> Result<()> {
+    pub(super) fn add_point(&mut self, file: MapFile<'_>, header: &Header, point: &Point) -> Result<()> {
         if !point.has_regions() {
             return Ok(());
         }
-        let len =
-            disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+        let len = file.len()?;
         let bottom = BottomRef::of_point(&header.geometry, point);
         let cut_off = step!(CheckPointLength => len < bottom.entries_end());
         let (mut granules, mut failed) = (0, u64::from(cut_off));
         let mut whole = Stretches::default();
-        let scan = Scan { disk, path, bottom: &bottom };
+        let scan = Scan { file, bottom: &bottom };
         scan.run(
             |index, found| {
                 match found {
@@ -391,26 +390,20 @@ impl Cache {
     ///
     /// `nonce` is that of the session. When all of it are dead, a repair may write the point while it is read here: nothing is
     /// known then.
-    pub(crate) fn get(
-        &self,
-        (disk, path): (&dyn Storage, &Path),
-        geometry: &Geometry,
-        nonce: &Uuid,
-        word: u64,
-    ) -> Option<Arc<PointSet>> {
+    pub(crate) fn get(&self, file: MapFile<'_>, geometry: &Geometry, nonce: &Uuid, word: u64) -> Option<Arc<PointSet>> {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cache {
             Some((known, point)) if *known == word => return Some(point.clone()),
             _ => {}
         }
         let unknown = || Some(Arc::new(PointSet::everything(geometry)));
-        let header = || crate::file::headers::newest(disk, path).ok().map(|newest| newest.header);
+        let header = || crate::file::headers::newest(file).ok().map(|newest| newest.header);
         let same = |header: &Header| !step!(ReaderChecksHeader => header.nonce != *nonce);
         let Some(found) = header().filter(same) else { return unknown() };
         let uuid = found.outstanding()?.uuid;
         let point = match &*cache {
             Some((_, point)) if !step!(RefreshPoint => point.uuid != uuid) => point.clone(),
-            _ => match PointSet::outstanding(disk, path, &found) {
+            _ => match PointSet::outstanding(file, &found) {
                 Ok(point) => Arc::new(point?),
                 // Not kept: it may be a passing trouble.
                 Err(_) => return unknown(),

@@ -34,7 +34,7 @@ impl Core {
         f: &mut dyn FnMut(&[PointWord]) -> Result<()>,
     ) -> Result<u64> {
         let bottom = BottomRef::of_point(&header.geometry, point);
-        let scan = Scan { disk: &*self.disk, path: &self.path, bottom: &bottom };
+        let scan = Scan { file: self.file(), bottom: &bottom };
         let mut granules = 0;
         let mut batch: Vec<PointWord> = Vec::new();
         let mut failed = 0;
@@ -96,7 +96,7 @@ impl RegionAllocator<'_> {
             (true, true) => {
                 let mut both = PointSet::empty(&header.geometry)?;
                 for point in [older, newer] {
-                    both.add_point(&*self.core.disk, &self.core.path, header, point)?;
+                    both.add_point(self.core.file(), header, point)?;
                 }
                 both.finish();
                 reasons |= both.reasons();

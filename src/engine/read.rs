@@ -113,7 +113,7 @@ impl Core {
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
     pub(crate) fn frozen(&self, word: u64) -> Option<Arc<PointSet>> {
-        self.frozen.get((&*self.disk, &self.path), self.geometry(), &self.nonce, word)
+        self.frozen.get(self.file(), self.geometry(), &self.nonce, word)
     }
 
     /// Takes a point that was read when the map was opened.

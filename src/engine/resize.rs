@@ -149,7 +149,7 @@ impl Core {
                 continue;
             }
             let mut held = PointSet::empty(&header.geometry)?;
-            held.add_point(&*self.disk, &self.path, old, point)?;
+            held.add_point(self.file(), old, point)?;
             if step!(NewDirtySincePoints => i + 1 == old.points.len()) {
                 // Also the granule that was partly covered.
                 held.add_bits(header.geometry.touched(&(before..after)));
@@ -201,15 +201,15 @@ impl Core {
 
     /// Fills the regions that `header` names with what the live level and the `old` points hold of them, durably.
     fn build(&self, old: &Header, header: &mut Header) -> Result<Core> {
-        let (disk, path) = (&*self.disk, &self.path);
+        let file = self.file();
         self.clear_regions(header)?;
         self.move_points(old, header)?;
-        let view = space::view(disk, path, header, (self.in_file, self.shared), &self.watcher)?;
+        let view = space::view(file, header, (self.in_file, self.shared), &self.watcher)?;
         let mut allocated = Allocated::default();
         let mut ensure = |words: Range<u64>| {
             self.tell(Step::Resizing, words.start.min(self.geometry().words()))?;
             let place = Place { layout: &header.layout, geometry: &header.geometry };
-            if self.in_file { allocated.ensure(disk, path, place, words) } else { Ok(()) }
+            if self.in_file { allocated.ensure(file, place, words) } else { Ok(()) }
         };
         ensure(0..1)?; // The runtime page is written in any case.
         let pages = copy(&self.view, &view, &mut ensure, unknown_to_target(old, &header.geometry))?;

@@ -264,7 +264,7 @@ impl Locked<'_> {
         }
         twin!(AllocateFirst => return Ok(()));
         let place = Place { layout: &core.layout, geometry: core.geometry() };
-        self.state.allocated.ensure(&*core.disk, &core.path, place, words)
+        self.state.allocated.ensure(core.file(), place, words)
     }
 }
 

@@ -56,10 +56,10 @@ impl Core {
 impl Core {
     /// Takes the space lock among processes.
     fn wait_for_space(&self, end: Deadline) -> Result<()> {
-        let (disk, path) = (&*self.disk, &*self.path);
-        match wait_for(disk, path, Lock::RegionAllocator, end)? {
+        let file = self.file();
+        match wait_for(file, Lock::RegionAllocator, end)? {
             true => Ok(()),
-            false => Err(locked(disk, path, Lock::RegionAllocator, "another process writes or puts back a checkpoint")),
+            false => Err(locked(file, Lock::RegionAllocator, "another process writes or puts back a checkpoint")),
         }
     }
 }

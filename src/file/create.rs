@@ -9,10 +9,11 @@ use super::pages::{self, BATCH_PAGES, PageContent, some_pages};
 use crate::error::{Error, Result};
 use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_BITS};
+use crate::map_file::MapFile;
 use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
-use crate::sys::{FileDisk, Permit, Storage, WriteSegment, create, facts, fs};
+use crate::sys::{FileDisk, Permit, WriteSegment, create, facts, fs};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -81,8 +82,7 @@ pub(crate) fn create_filled(path: &Path, map: &impl Search, options: &Options) -
     };
     let disk = FileDisk::new(file, true);
     write_parts(
-        &disk,
-        path,
+        MapFile::new(&disk, path),
         (*map.geometry(), map.count_bits(0..map.geometry().bits())),
         options,
         std::iter::repeat_with(batches),
@@ -91,11 +91,11 @@ pub(crate) fn create_filled(path: &Path, map: &impl Search, options: &Options) -
 }
 
 /// Writes a whole new map, closed cleanly, into an empty file, durably.
-pub(crate) fn write_new(disk: &dyn Storage, path: &Path, geometry: Geometry, options: &Options) -> Result<()> {
+pub(crate) fn write_new(file: MapFile<'_>, geometry: Geometry, options: &Options) -> Result<()> {
     let (dirty, pages) = if options.dirty { (geometry.bits(), geometry.pages()) } else { (0, 0) };
     let batch =
         |first: u64| (first..pages).take(BATCH_PAGES).map(|index| (index, full_page(&geometry, index))).collect();
-    write_parts(disk, path, (geometry, dirty), options, (0..pages).step_by(BATCH_PAGES).map(batch))
+    write_parts(file, (geometry, dirty), options, (0..pages).step_by(BATCH_PAGES).map(batch))
 }
 
 fn writing(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
@@ -104,15 +104,14 @@ fn writing(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 
 /// `batches`: the pages that are not zero, in as many pieces as it takes; none behind an empty one.
 fn write_parts(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     (geometry, dirty_bits): (Geometry, u64),
     options: &Options,
     batches: impl Iterator<Item = Vec<(u64, PageContent)>>,
 ) -> Result<()> {
-    let io = writing(path);
+    let io = writing(file.path);
     let mut header = Header::new(random_uuid().map_err(&io)?, geometry, options.durability);
-    disk.extend(header.file_length()).map_err(&io)?;
+    file.disk.extend(header.file_length()).map_err(&io)?;
     header.label.clone_from(&options.label);
     header.created = facts::now();
     if !options.added.is_empty() {
@@ -127,18 +126,18 @@ fn write_parts(
             options.watcher.tell(Step::Creating, at, geometry.len())?;
         }
         let indices: Vec<u64> = batch.iter().map(|&(index, _)| index).collect();
-        pages::write(disk, &bottom, &indices, |k, _| batch[k].1).map_err(&io)?;
+        pages::write(file.disk, &bottom, &indices, |k, _| batch[k].1).map_err(&io)?;
     }
     // All that headers can take, so that no commit ever needs space.
     let zeros = vec![0; MAX_USED.next_multiple_of(4096)];
     let copies: Vec<WriteSegment<'_>> =
         (0..COPIES).map(|i| WriteSegment { offset: copy_offset(i), bytes: &zeros }).collect();
-    disk.write_durable(&copies).map_err(&io)?;
+    file.disk.write_durable(&copies).map_err(&io)?;
     for (sequence, pair) in [(1, 0), (2, 1)] {
         header.sequence = sequence;
-        headers::write_pair(disk, &header, pair).map_err(&io)?;
+        headers::write_pair(file.disk, &header, pair).map_err(&io)?;
     }
-    step!(SyncThenName => disk.sync_all().map_err(io))
+    step!(SyncThenName => file.disk.sync_all().map_err(io))
 }
 
 /// A random identity, marked as such (RFC 9562, version 4).

@@ -8,6 +8,7 @@ use crate::format::{
     self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, NotWritable, ProblemClass, State, pair_of,
 };
 use crate::image_stamp::is_timeless;
+use crate::map_file::MapFile;
 use crate::sys::{Storage, WriteSegment};
 use std::path::Path;
 
@@ -79,42 +80,38 @@ pub(crate) struct Newest {
 }
 
 /// The header of the file: the newest valid copy.
-pub(crate) fn newest(disk: &dyn Storage, path: &Path) -> Result<Newest> {
-    select(disk, &read_copies(disk), path)
+pub(crate) fn newest(file: MapFile<'_>) -> Result<Newest> {
+    select(file, &read_copies(file.disk))
 }
 
 /// The header among the copies of a file, which has all that says what is dirty.
-pub(crate) fn select(disk: &dyn Storage, copies: &Copies, path: &Path) -> Result<Newest> {
-    let (newest, len) = choose_also_cut_off(disk, copies, path)?;
+pub(crate) fn select(file: MapFile<'_>, copies: &Copies) -> Result<Newest> {
+    let (newest, len) = choose_also_cut_off(file, copies)?;
     let expected = entries_end(&newest.header);
     if step!(CheckLength => len < expected) {
-        return Err(Error::Corrupt {
-            path: path.to_path_buf(),
-            place: "page table".into(),
-            found: format!("the file ends at byte {len}"),
-            expected: format!("entries up to byte {expected}"),
-        });
+        let (found, expected) = (format!("the file ends at byte {len}"), format!("entries up to byte {expected}"));
+        return Err(file.corrupt("page table", found, expected));
     }
     Ok(newest)
 }
 
 /// The header among the copies of a file, also of one that ends before the last entry of a page table; and the length of
 /// the file.
-pub(crate) fn choose_also_cut_off(disk: &dyn Storage, copies: &Copies, path: &Path) -> Result<(Newest, u64)> {
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let len = disk.len().map_err(io("look at the file"))?;
+pub(crate) fn choose_also_cut_off(file: MapFile<'_>, copies: &Copies) -> Result<(Newest, u64)> {
+    let len = file.len()?;
     let chosen = match format::select(copies) {
         Ok(choice) => Ok(Newest {
-            lost_commit: lost_commit(disk, copies, choice.copy, choice.header).map_err(io("identify the file"))?,
+            lost_commit: lost_commit(file.disk, copies, choice.copy, choice.header)
+                .map_err(file.io("identify the file"))?,
             header: Header { runs: choice.armed.clone(), ..choice.header.clone() },
             pair: format::pair_of(choice.copy),
             rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Conflicting { .. })),
         }),
-        Err(none) => Err(no_header(path, &none, len)),
+        Err(none) => Err(no_header(file.path, &none, len)),
     };
     if let Err(Error::NotDirtymap { .. }) = chosen {
         // What cannot be read was taken for zeros; that the device fails is what matters then.
-        disk.read_at(&mut [0; COPY_START], 0).map_err(io("read the header"))?;
+        file.disk.read_at(&mut [0; COPY_START], 0).map_err(file.io("read the header"))?;
     }
     Ok((chosen?, len))
 }

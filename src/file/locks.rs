@@ -5,8 +5,8 @@
 
 use crate::error::{Error, Result};
 use crate::format::SLOTS;
-use crate::sys::{Lock, Storage};
-use std::path::Path;
+use crate::map_file::MapFile;
+use crate::sys::Lock;
 use std::time::{Duration, Instant};
 
 /// How long to be polite: a process that is stopped while it waits for its turn must not stop the others.
@@ -33,10 +33,9 @@ impl Deadline {
 }
 
 /// Takes a lock, waiting for it until then; says whether it was to be had. Tries once in any case.
-pub(crate) fn wait_for(disk: &dyn Storage, path: &Path, lock: Lock, end: Deadline) -> Result<bool> {
-    let io = |source| Error::Io { op: "take a lock of the file", path: path.to_path_buf(), source };
+pub(crate) fn wait_for(file: MapFile<'_>, lock: Lock, end: Deadline) -> Result<bool> {
     let mut pause = Duration::from_micros(20);
-    while !disk.try_lock(lock).map_err(io)? {
+    while !file.disk.try_lock(lock).map_err(file.io("take a lock of the file"))? {
         if end.has_passed() {
             return Ok(false);
         }
@@ -47,8 +46,8 @@ pub(crate) fn wait_for(disk: &dyn Storage, path: &Path, lock: Lock, end: Deadlin
 }
 
 /// The error of a lock that was not to be had in time.
-pub(crate) fn locked(disk: &dyn Storage, path: &Path, lock: Lock, what: &'static str) -> Error {
+pub(crate) fn locked(file: MapFile<'_>, lock: Lock, what: &'static str) -> Error {
     // All slots together: each process that has the map open for writing has one of them.
     let last = if let Lock::Slot(_) = lock { Lock::Slot(SLOTS - 1) } else { lock };
-    Error::Locked { path: path.to_path_buf(), what, holder: disk.holder(lock, last) }
+    Error::Locked { path: file.path.to_path_buf(), what, holder: file.disk.holder(lock, last) }
 }

@@ -4,12 +4,11 @@
 //! is reported as failed, with what was found. Time and I/O go with the allocated pages, memory is bounded.
 
 use super::bottom::BottomRef;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::{self, ENTRY_BYTES, PageBytes};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
-use crate::sys::Storage;
+use crate::map_file::MapFile;
 use std::ops::Range;
-use std::path::Path;
 
 /// Pages whose entries are read together: 64 KiB of the page table.
 const CHUNK_PAGES: u64 = 16384;
@@ -63,8 +62,7 @@ struct Extent {
 
 /// The reading of a bottom.
 pub(crate) struct Scan<'a> {
-    pub disk: &'a dyn Storage,
-    pub path: &'a Path,
+    pub file: MapFile<'a>,
     pub bottom: &'a BottomRef,
 }
 
@@ -89,10 +87,10 @@ impl Scan<'_> {
     pub(crate) fn page(&self, index: u64) -> std::result::Result<[u64; PAGE_WORDS as usize], PageFault> {
         let mut entry = [0; ENTRY_BYTES as usize];
         let at = self.bottom.table.start + index * ENTRY_BYTES;
-        self.disk.read_at(&mut entry, at).map_err(|_| PageFault::EntryUnreadable)?;
+        self.file.disk.read_at(&mut entry, at).map_err(|_| PageFault::EntryUnreadable)?;
         let mut bytes = [0; PAGE_BYTES as usize];
         let at = self.bottom.bottom.start + index * PAGE_BYTES;
-        self.disk.read_at(&mut bytes, at).map_err(|_| PageFault::Unreadable)?;
+        self.file.disk.read_at(&mut bytes, at).map_err(|_| PageFault::Unreadable)?;
         self.judge(index, u32::from_le_bytes(entry), &bytes)
     }
 
@@ -128,9 +126,9 @@ impl Scan<'_> {
 
     /// The first of some pages that has data in a region with `size` bytes for each; their end if none has.
     fn data_start(&self, region: &Range<u64>, size: u64, pages: Range<u64>) -> Result<u64> {
-        let start = self.disk.data_start(region.start + pages.start * size..region.start + pages.end * size);
-        let io = |source| Error::Io { op: "look for data", path: self.path.to_path_buf(), source };
-        let first = start.map_err(io)?.map_or(pages.end, |start| (start - region.start) / size);
+        let start = self.file.disk.data_start(region.start + pages.start * size..region.start + pages.end * size);
+        let first =
+            start.map_err(self.file.io("look for data"))?.map_or(pages.end, |start| (start - region.start) / size);
         Ok(first.clamp(pages.start, pages.end))
     }
 
@@ -139,7 +137,7 @@ impl Scan<'_> {
         let count = (pages.end - pages.start) as usize;
         let mut table = vec![0; count * ENTRY_BYTES as usize];
         let at = self.bottom.table.start + pages.start * ENTRY_BYTES;
-        let whole = self.disk.read_at(&mut table, at).is_ok();
+        let whole = self.file.disk.read_at(&mut table, at).is_ok();
         let entry = |index: u64| format::entry_at(&table, index - pages.start);
         let mut bytes: Vec<u8> = Vec::new();
         let mut read = pages.start..pages.start;
@@ -176,7 +174,7 @@ impl Scan<'_> {
         if bytes.len() < len {
             bytes.resize(len, 0);
         }
-        let unreadable = self.disk.read_at(&mut bytes[..len], bottom.start + first * PAGE_BYTES).is_err();
+        let unreadable = self.file.disk.read_at(&mut bytes[..len], bottom.start + first * PAGE_BYTES).is_err();
         Ok(Extent { pages, unreadable })
     }
 
@@ -215,6 +213,7 @@ mod tests {
     use crate::sys::FileDisk;
     use std::collections::BTreeMap;
     use std::os::unix::fs::FileExt;
+    use std::path::Path;
 
     /// Whatever is where in a sparse file: every page that is not all zeros is found once, in order, also one with an entry in a
     /// hole of the bottom, and one with data in a hole of the page table.
@@ -254,7 +253,7 @@ mod tests {
                 }
             }
             let disk = FileDisk::new(file, false);
-            let scan = Scan { disk: &disk, path: Path::new("map"), bottom: &BottomRef::of_map(&header) };
+            let scan = Scan { file: MapFile::new(&disk, Path::new("map")), bottom: &BottomRef::of_map(&header) };
             let (mut found, mut passed) = (Vec::new(), 0);
             let add = |index, page: Page<'_>| {
                 found.push(match page {

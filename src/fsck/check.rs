@@ -4,18 +4,18 @@
 
 use super::findings::{self, Finding, Severity};
 use super::survey::{self, Count, Survey, point_survey};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file::bottom::BottomRef;
 use crate::file::headers::{self, damaged_copies, writable};
 use crate::file::scan::Scan;
 use crate::format::{Header, PointRole, State};
 use crate::map::DirtyMap;
 use crate::map::{FileState, Info};
+use crate::map_file::MapFile;
 use crate::query::ReadMap;
 use crate::session::locks;
 use crate::session::recovery::Recovery;
 use crate::session::watch::SharedReader;
-use crate::sys::{FileDisk, Storage};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,17 +85,17 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
     let path = path.as_ref();
     let disk = Arc::new(locks::open_file(path, false)?);
     let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let alone = locks::at_rest(&disk).map_err(io("ask for writers"))?;
+    let file = MapFile::new(&*disk, path);
+    let alone = locks::at_rest(&disk).map_err(file.io("ask for writers"))?;
     if alone {
-        let report = at_rest(&*disk, path, &mut progress);
+        let report = at_rest(file, &mut progress);
         drop(gate);
         return report;
     }
     let watch = SharedReader::new(&disk, path)?.map(|watch| DirtyMap::watching(path, watch));
     // Those who have it open must be able to close it, however long this takes.
     drop(gate);
-    in_use(&disk, path, watch)
+    in_use(file, watch)
 }
 
 /// How often a file that is written to meanwhile is looked at again.
@@ -113,16 +113,16 @@ const LOOKS: usize = 5;
 pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Result<Report> {
     let path = path.as_ref();
     let disk = Arc::new(locks::open_file(path, false)?);
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let sequence = || headers::newest(&*disk, path).map(|newest| newest.header.sequence);
+    let file = MapFile::new(&*disk, path);
+    let sequence = || headers::newest(file).map(|newest| newest.header.sequence);
     let mut looks = 0;
     let (live, mut report) = loop {
         let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
-        let live = !locks::at_rest(&disk).map_err(io("ask for writers"))?;
+        let live = !locks::at_rest(&disk).map_err(file.io("ask for writers"))?;
         // At rest it stays so while the gate is kept. Those who have it open must be able to close it, however long this takes.
         let _gate = (!live).then_some(gate);
         let before = sequence()?;
-        let report = at_rest(&*disk, path, &mut progress);
+        let report = at_rest(file, &mut progress);
         looks += 1;
         let steady = !live || sequence()? == before;
         if steady || looks == LOOKS {
@@ -143,13 +143,13 @@ pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u
 }
 
 /// Checks a file that nobody has open for writing.
-pub(crate) fn at_rest(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let copies = headers::read_copies(disk);
-    let newest = headers::select(disk, &copies, path)?;
+pub(crate) fn at_rest(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let copies = headers::read_copies(file.disk);
+    let newest = headers::select(file, &copies)?;
     let header = &newest.header;
-    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let len = file.len()?;
     let bottom = BottomRef::of_map(header);
-    let survey = Survey::of(&Scan { disk, path, bottom: &bottom }, progress)?;
+    let survey = Survey::of(&Scan { file, bottom: &bottom }, progress)?;
     let mut recovery = survey::recovery(&newest, &damaged_copies(&copies, &newest), &survey, survey.lost(&bottom));
     let mut findings = findings::header_copies(&copies, &newest);
     findings.extend(findings::length(header, len));
@@ -157,7 +157,7 @@ pub(crate) fn at_rest(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(
     findings.extend(findings::pages(&bottom, &survey));
     let mut omitted = Truncated::default();
     omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
-    let frozen_failed = points(disk, path, (header, len), &mut findings, &mut omitted)?;
+    let frozen_failed = points(file, (header, len), &mut findings, &mut omitted)?;
     recovery.damaged_pages += frozen_failed;
     if recovery.lost_granules.is_some() || header.state == State::Clean && survey.failures() == 0 {
         findings.extend(findings::count(header, survey.good.granules));
@@ -165,9 +165,9 @@ pub(crate) fn at_rest(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(
     let dirty = if recovery.lost_granules.is_some() || recovery.lost_commit || frozen_failed > 0 {
         Count::everything(&header.geometry)
     } else {
-        with_frozen(disk, path, header, &survey)?
+        with_frozen(file, header, &survey)?
     };
-    let not_writable = writable(header, path).err().map(|e| e.to_string());
+    let not_writable = writable(header, file.path).err().map(|e| e.to_string());
     if not_writable.is_some() {
         findings.iter_mut().for_each(findings::not_by_us);
     }
@@ -189,8 +189,7 @@ pub(crate) fn at_rest(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(
 
 /// What is wrong with the points of a file of `len` bytes; returns how much of that is in what is frozen.
 fn points(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     (header, len): (&Header, u64),
     findings: &mut Vec<Finding>,
     omitted: &mut Truncated,
@@ -198,7 +197,7 @@ fn points(
     let mut frozen_failed = 0;
     for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
         let bottom = BottomRef::of_point(&header.geometry, point);
-        let failed = match point_survey(disk, path, len, &bottom)? {
+        let failed = match point_survey(file, len, &bottom)? {
             None => {
                 findings.push(findings::point_cut_off(header, place, len, bottom.entries_end()));
                 1
@@ -219,16 +218,16 @@ fn points(
 }
 
 /// Dirty granules and the items in them, what is frozen among them.
-fn with_frozen(disk: &dyn Storage, path: &Path, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
+fn with_frozen(file: MapFile<'_>, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
     let Some(point) = header.outstanding() else { return Ok(survey.dirty.totals(&header.geometry)) };
     let [here, frozen] = [BottomRef::of_map(header), BottomRef::of_point(&header.geometry, point)];
-    let [here, frozen] = [&here, &frozen].map(|bottom| Scan { disk, path, bottom });
+    let [here, frozen] = [&here, &frozen].map(|bottom| Scan { file, bottom });
     Ok(survey::together(&here, &frozen)?.totals(&header.geometry))
 }
 
 /// Looks at a file that others have open.
-fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Report> {
-    let newest = headers::newest(disk, path)?;
+fn in_use(file: MapFile<'_>, watch: Option<DirtyMap>) -> Result<Report> {
+    let newest = headers::newest(file)?;
     let header = &newest.header;
     let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
     info.dirty = watch.and_then(|map| {
@@ -236,7 +235,7 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
         // Asked afterwards: everything reads dirty once those who had it open have closed it.
         map.verify_session().is_ok().then_some(dirty)
     });
-    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let len = file.len()?;
     let unchecked = [
         "header copies: a commit may be under way, so that only the newest was looked at",
         "pages: another process has the file open, and may be writing them",
@@ -251,6 +250,6 @@ fn in_use(disk: &FileDisk, path: &Path, watch: Option<DirtyMap>) -> Result<Repor
         unchecked: unchecked.map(String::from).to_vec(),
         pages_checked: 0,
         verified: None,
-        not_writable: writable(header, path).err().map(|e| e.to_string()),
+        not_writable: writable(header, file.path).err().map(|e| e.to_string()),
     })
 }

@@ -11,9 +11,10 @@ use crate::file::reasons::{left_on_list, remember};
 use crate::file::scan::Scan;
 use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BYTES;
+use crate::map_file::MapFile;
 use crate::session::page_cache;
 use crate::session::recovery::Recovery;
-use crate::sys::{Storage, facts};
+use crate::sys::facts;
 use std::ops::Range;
 use std::path::Path;
 
@@ -147,19 +148,19 @@ struct Decision {
 }
 
 /// Looks at everything, and decides.
-pub(crate) fn plan(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
-    let found = look(disk, path, progress)?;
-    let decision = decide(disk, path, &found);
+pub(crate) fn plan(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
+    let found = look(file, progress)?;
+    let decision = decide(file, &found);
     let mut actions = describe(&found, &decision);
     let commits = !actions.is_empty();
     let header = &found.newest.header;
     if commits {
-        writable(header, path)?;
+        writable(header, file.path)?;
     }
     actions.extend(describe_length(found.len, decision.length));
-    let (doubt, closed) = if commits { commit(path, &found, &decision)? } else { Default::default() };
+    let (doubt, closed) = if commits { commit(file.path, &found, &decision)? } else { Default::default() };
     let ranges = ranges(header, &decision.pages, &found.points, commits, (found.len, decision.length));
-    let cache = !found.cut_off && page_cache::cache_may_be_trusted(disk, path, header)?;
+    let cache = !found.cut_off && page_cache::cache_may_be_trusted(file, header)?;
     let verified = (!found.cut_off).then(|| found.survey.good.totals(&header.geometry));
     let frozen_failed = found.points.iter().any(|&(place, _)| header.points[place].role == PointRole::Outstanding);
     let (_, items) = if frozen_failed { Count::everything(&header.geometry) } else { decision.dirty };
@@ -171,21 +172,21 @@ pub(crate) fn plan(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64
     Ok(RepairPlan { actions, ranges, length, verified, dirty, needless, work })
 }
 
-fn look(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Found> {
-    let copies = headers::read_copies(disk);
-    let (newest, len) = headers::choose_also_cut_off(disk, &copies, path)?;
+fn look(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Found> {
+    let copies = headers::read_copies(file.disk);
+    let (newest, len) = headers::choose_also_cut_off(file, &copies)?;
     let header = &newest.header;
     let damaged = damaged_copies(&copies, &newest);
     let bottom = BottomRef::of_map(header);
     let cut_off = len < bottom.entries_end();
-    let pages = Survey::of(&Scan { disk, path, bottom: &bottom }, progress)?;
+    let pages = Survey::of(&Scan { file, bottom: &bottom }, progress)?;
     // Of a file without all entries no page is known to be good.
     let survey = if cut_off { Survey::default() } else { pages.clone() };
     let lost = if cut_off { None } else { survey.lost(&bottom) };
     let mut points = Vec::new();
     for place in (0..header.points.len()).filter(|&place| header.points[place].has_regions()) {
         let bottom = BottomRef::of_point(&header.geometry, &header.points[place]);
-        match point_survey(disk, path, len, &bottom)? {
+        match point_survey(file, len, &bottom)? {
             None => points.push((place, None)),
             Some(found) => {
                 let lost = found.lost(&bottom).is_some();
@@ -198,14 +199,14 @@ fn look(disk: &dyn Storage, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> 
     Ok(Found { copies, newest, len, damaged, cut_off, pages, survey, points, recovery })
 }
 
-fn decide(disk: &dyn Storage, path: &Path, found: &Found) -> Decision {
+fn decide(file: MapFile<'_>, found: &Found) -> Decision {
     let header = &found.newest.header;
     let g = &header.geometry;
     let everything = found.cut_off || found.recovery.lost_granules.is_some() || found.newest.lost_commit;
-    let readers = disk.has_readers().unwrap_or(true);
+    let readers = file.disk.has_readers().unwrap_or(true);
     let expected = header.file_length();
     // Nobody who looks at the file loses it from under a mapping; and the length alone does not matter.
-    let leave = found.len > expected && readers || writable(header, path).is_err();
+    let leave = found.len > expected && readers || writable(header, file.path).is_err();
     let failed_pages = WordRanges::from_iter(found.pages.failed.iter().cloned());
     let mut words = header.runs.clone();
     words.union(&words_of_pages(g, &failed_pages));

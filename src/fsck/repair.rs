@@ -15,6 +15,7 @@ use crate::file::pages::{self, PageContent};
 use crate::file::scan::{Page, Scan};
 use crate::format::{self, HEADER_REGION, Header};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
+use crate::map_file::MapFile;
 use crate::options::Options;
 use crate::session::locks;
 use crate::sys::{Lock, Storage, WriteSegment};
@@ -36,11 +37,11 @@ pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -
     let path = path.as_ref();
     let disk = Arc::new(locks::open_file(path, false)?);
     let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
-    let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
-    if !locks::at_rest(&disk).map_err(io)? {
-        return Err(locked(&*disk, path, Lock::Slot(0), "another process has it open"));
+    let file = MapFile::new(&*disk, path);
+    if !locks::at_rest(&disk).map_err(file.io("ask for writers"))? {
+        return Err(locked(file, Lock::Slot(0), "another process has it open"));
     }
-    let planned = plan(&*disk, path, &mut progress);
+    let planned = plan(file, &mut progress);
     drop(gate);
     planned
 }
@@ -70,7 +71,7 @@ pub fn repair(
         let disk = Arc::new(locks::open_file(path, true)?);
         let (plan, cache) = locks::attached(disk, path, &options, |attached| {
             let cache_asked = asked.is_some();
-            let done = planned(&**attached.disk(), path, undo, cache_asked, &mut progress);
+            let done = planned(MapFile::new(&**attached.disk(), path), undo, cache_asked, &mut progress);
             attached.leave();
             done
         })?;
@@ -89,26 +90,22 @@ pub fn repair(
 
 /// Plans, and does it unless the page cache has to be asked first; says whether it has.
 fn planned(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     undo: Option<&Path>,
     cache_asked: bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(RepairPlan, bool)> {
-    let plan = plan(disk, path, progress)?;
+    let plan = plan(file, progress)?;
     let cache = plan.work.cache && !cache_asked;
     let done: Result<()> = match undo {
-        Some(_) if cache => Err(Error::Refused {
-            path: path.to_path_buf(),
-            why: "the page cache may still know what is dirty, and only opening the map can ask it; repair it without \
-                  keeping what is changed, or copy it and repair the copy"
-                .into(),
-        }),
+        Some(_) if cache => Err(file.refused(
+            "the page cache may still know what is dirty, and only opening the map can ask it; repair it without \
+                  keeping what is changed, or copy it and repair the copy",
+        )),
         _ if cache || !plan.is_needed() => Ok(()),
-        _ => undo.map_or(Ok(()), |undo| undo::save(disk, path, undo, &plan.kept())).and_then(|()| {
-            let io = |source| Error::Io { op: "repair", path: path.to_path_buf(), source };
-            apply(disk, path, &plan).map_err(io)
-        }),
+        _ => undo
+            .map_or(Ok(()), |undo| undo::save(file, undo, &plan.kept()))
+            .and_then(|()| apply(file, &plan).map_err(file.io("repair"))),
     };
     done.map(|()| (plan, cache))
 }
@@ -123,56 +120,56 @@ pub fn undo_repair(path: impl AsRef<Path>, undo: impl AsRef<Path>, wait: Duratio
     let path = path.as_ref();
     let disk = Arc::new(locks::open_file(path, true)?);
     locks::attached(disk, path, &Options::new().wait(wait), |attached| {
-        let undone = undo::put_back(&**attached.disk(), path, undo.as_ref());
+        let undone = undo::put_back(MapFile::new(&**attached.disk(), path), undo.as_ref());
         attached.leave();
         undone
     })
 }
 
 /// Does what was planned.
-pub(crate) fn apply(disk: &dyn Storage, path: &Path, plan: &RepairPlan) -> io::Result<()> {
+pub(crate) fn apply(file: MapFile<'_>, plan: &RepairPlan) -> io::Result<()> {
     let work = &plan.work;
     let header = &work.newest.header;
     let (len, after) = plan.length;
     if !work.closed.is_empty() {
-        disk.extend(HEADER_REGION)?;
-        synced(disk)?;
-        headers::rewrite_in_place(disk, &work.copies, &work.newest)?;
+        file.disk.extend(HEADER_REGION)?;
+        synced(file.disk)?;
+        headers::rewrite_in_place(file.disk, &work.copies, &work.newest)?;
     }
     let doubts = step!(DoubtThenRepair => work.doubt.len());
     for (header, pair) in work.doubt.iter().take(step!(RepairBothPairs => doubts, else 1)) {
-        headers::write_pair(disk, header, *pair)?;
+        headers::write_pair(file.disk, header, *pair)?;
     }
     // What the file lacked reads as zeros from here on. The list names every page of the map of which that matters.
     for &(place, failed) in &work.points {
         if step!(SpoilFirstEntry => failed.is_none()) {
-            spoil_first_entry(disk, &BottomRef::of_point(&header.geometry, &header.points[place]))?;
+            spoil_first_entry(file.disk, &BottomRef::of_point(&header.geometry, &header.points[place]))?;
         }
     }
     if len < after {
-        disk.extend(after)?;
-        synced(disk)?;
+        file.disk.extend(after)?;
+        synced(file.disk)?;
     }
     let mut batch: Vec<(u64, PageContent)> = Vec::new();
     for run in work.pages.iter() {
         for first in run.range().step_by(BATCH as usize) {
             let range = first..(first + BATCH).min(run.end());
             if batch.len() as u64 + (range.end - range.start) > BATCH {
-                write(disk, header, &mut batch)?;
+                write(file.disk, header, &mut batch)?;
             }
-            wrong_pages(disk, path, work, range, &mut batch)?;
+            wrong_pages(file, work, range, &mut batch)?;
         }
     }
-    write(disk, header, &mut batch)?;
+    write(file.disk, header, &mut batch)?;
     for &(place, failed) in &work.points {
-        fill(disk, &BottomRef::of_point(&header.geometry, &header.points[place]), failed.unwrap_or(0))?;
+        fill(file.disk, &BottomRef::of_point(&header.geometry, &header.points[place]), failed.unwrap_or(0))?;
     }
     for (header, pair) in &work.closed {
-        headers::write_pair(disk, header, *pair)?;
+        headers::write_pair(file.disk, header, *pair)?;
     }
     if len > after {
-        disk.truncate(after)?;
-        synced(disk)?;
+        file.disk.truncate(after)?;
+        synced(file.disk)?;
     }
     Ok(())
 }
@@ -194,8 +191,7 @@ fn write(disk: &dyn Storage, header: &Header, batch: &mut Vec<(u64, PageContent)
 
 /// Adds those of some pages that are not as they should be, as they should be.
 fn wrong_pages(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     work: &Work,
     range: Range<u64>,
     wrong: &mut Vec<(u64, PageContent)>,
@@ -203,7 +199,7 @@ fn wrong_pages(
     let header = &work.newest.header;
     let g = &header.geometry;
     let mut found = vec![Some([0; PAGE_WORDS as usize]); (range.end - range.start) as usize];
-    let scan = Scan { disk, path, bottom: &BottomRef::of_map(header) };
+    let scan = Scan { file, bottom: &BottomRef::of_map(header) };
     let read = scan.chunk(range.clone(), &mut |index, page| {
         found[(index - range.start) as usize] = match page {
             Page::Good(words) => Some(*words),

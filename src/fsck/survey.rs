@@ -9,11 +9,10 @@ use crate::file::headers::Newest;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{Durability, State, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::map_file::MapFile;
 use crate::query::items_of_granules;
 use crate::session::recovery::Recovery;
-use crate::sys::Storage;
 use std::ops::Range;
-use std::path::Path;
 
 /// Groups of failed pages that are kept.
 pub(crate) const MOST_GROUPS: usize = 1000;
@@ -196,11 +195,11 @@ pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
 }
 
 /// What reading the pages of a point finds; `None` when the file has not all of its entries.
-pub(crate) fn point_survey(disk: &dyn Storage, path: &Path, len: u64, bottom: &BottomRef) -> Result<Option<Survey>> {
+pub(crate) fn point_survey(file: MapFile<'_>, len: u64, bottom: &BottomRef) -> Result<Option<Survey>> {
     if len < bottom.entries_end() {
         return Ok(None);
     }
-    Survey::of(&Scan { disk, path, bottom }, &mut |_, _| {}).map(Some)
+    Survey::of(&Scan { file, bottom }, &mut |_, _| {}).map(Some)
 }
 
 /// What opening the file would find. It would ask the page cache, which a reader cannot.

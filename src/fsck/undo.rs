@@ -13,6 +13,7 @@ use crate::file::create::NewFile;
 use crate::file::headers::{self, Copies};
 use crate::format::codec::crc32;
 use crate::format::{COPY_BYTES, HEADER_REGION, Header, State, copy_offset};
+use crate::map_file::MapFile;
 use crate::sys::{Storage, WriteSegment, facts};
 use std::io::{self, BufReader, Read, Seek};
 use std::ops::Range;
@@ -29,18 +30,18 @@ pub struct UndoReport {
 }
 
 /// Keeps what is about to be changed in the new file `to`, durably, for those who may use the map.
-pub(crate) fn save(disk: &dyn Storage, path: &Path, to: &Path, kept: &Kept<'_>) -> Result<()> {
-    let new = NewFile::in_place(to, disk.permit())?;
-    let written = undo_file::write(disk, kept, &mut new.file()).and_then(|()| new.file().sync_all());
-    written.map_err(|source| Error::Io { op: "keep what is to be changed of it", path: path.to_path_buf(), source })?;
+pub(crate) fn save(file: MapFile<'_>, to: &Path, kept: &Kept<'_>) -> Result<()> {
+    let new = NewFile::in_place(to, file.disk.permit())?;
+    let written = undo_file::write(file.disk, kept, &mut new.file()).and_then(|()| new.file().sync_all());
+    written.map_err(file.io("keep what is to be changed of it"))?;
     new.publish()
 }
 
 /// Puts back what the undo file `from` keeps.
-pub(crate) fn put_back(disk: &dyn Storage, path: &Path, from: &Path) -> Result<UndoReport> {
-    let file = facts::open(from, false);
-    let file = file.map_err(|source| Error::Io { op: "open", path: from.to_path_buf(), source })?;
-    put_back_from(disk, path, &mut BufReader::with_capacity(1 << 16, file), from)
+pub(crate) fn put_back(file: MapFile<'_>, from: &Path) -> Result<UndoReport> {
+    let kept = facts::open(from, false);
+    let kept = kept.map_err(|source| Error::Io { op: "open", path: from.to_path_buf(), source })?;
+    put_back_from(file, &mut BufReader::with_capacity(1 << 16, kept), from)
 }
 
 /// An undo file all of which has been checked.
@@ -78,20 +79,14 @@ impl Checked {
 }
 
 /// Puts back what an undo file keeps; `name` is its name, for errors.
-pub(crate) fn put_back_from(
-    disk: &dyn Storage,
-    path: &Path,
-    from: &mut (impl Read + Seek),
-    name: &Path,
-) -> Result<UndoReport> {
-    let writing = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
+pub(crate) fn put_back_from(file: MapFile<'_>, from: &mut (impl Read + Seek), name: &Path) -> Result<UndoReport> {
     // All of it is checked before any of it is used.
     let Checked { head, headers: old, keeps_headers, reach } = Checked::of(from, name)?;
-    let copies = headers::read_copies(disk);
+    let copies = headers::read_copies(file.disk);
     let ours = step!(CheckUndoMap => is_as_repair_left_it(&head, &copies));
-    ours.map_err(|why| Error::Refused { path: path.to_path_buf(), why })?;
+    ours.map_err(|why| file.refused(why))?;
 
-    let before = disk.len().map_err(writing)?;
+    let before = file.disk.len().map_err(file.io("put back"))?;
     // Of what was cut off all is kept. So nobody makes the file longer by a length alone.
     if head.length > before.max(reach) {
         return Err(Error::Corrupt {
@@ -102,45 +97,44 @@ pub(crate) fn put_back_from(
         });
     }
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
-    disk.extend(length).and_then(|()| synced(disk)).map_err(writing)?;
+    file.disk.extend(length).and_then(|()| synced(file.disk)).map_err(file.io("put back"))?;
     if step!(DoubtThenUndo => keeps_headers) {
-        doubt_everything(disk, path, &copies, &head)?;
+        doubt_everything(file, &copies, &head)?;
     }
     // Before the pages: a point that was cut off is so again before anything of it is what it was.
-    disk.truncate(length).and_then(|()| synced(disk)).map_err(writing)?;
+    file.disk.truncate(length).and_then(|()| synced(file.disk)).map_err(file.io("put back"))?;
     let mut count = 0;
     let put = undo_file::read(from, |record| {
         count += record.range.end - record.range.start;
         match record.bytes {
             _ if record.range.start < HEADER_REGION => Ok(()),
-            Some(bytes) => disk.write_durable(&[WriteSegment { offset: record.range.start, bytes }]),
-            None => clear(disk, record.range),
+            Some(bytes) => file.disk.write_durable(&[WriteSegment { offset: record.range.start, bytes }]),
+            None => clear(file.disk, record.range),
         }
     });
     // Checked above; who changes it meanwhile is told, and can do it again.
-    if put.map_err(writing)?.is_err() {
+    if put.map_err(file.io("put back"))?.is_err() {
         return Err(Error::Io { op: "read the undo file again", path: name.to_path_buf(), source: changed() });
     }
-    disk.truncate(head.length).and_then(|()| synced(disk)).map_err(writing)?;
+    file.disk.truncate(head.length).and_then(|()| synced(file.disk)).map_err(file.io("put back"))?;
     if keeps_headers {
-        put_headers_back(disk, &old[..HEADER_REGION.min(head.length) as usize]).map_err(writing)?;
+        put_headers_back(file.disk, &old[..HEADER_REGION.min(head.length) as usize]).map_err(file.io("put back"))?;
     }
     Ok(UndoReport { bytes: count, length: (before, head.length) })
 }
 
 /// Commits to both pairs that every word may be dirty, for as long as the pages are neither what they were nor what they
 /// became. Where no header can be read, nothing is clean as it is.
-fn doubt_everything(disk: &dyn Storage, path: &Path, copies: &Copies, head: &Head) -> Result<()> {
-    let Ok((newest, _)) = headers::choose_also_cut_off(disk, copies, path) else { return Ok(()) };
-    let io = |source| Error::Io { op: "put back", path: path.to_path_buf(), source };
-    headers::rewrite_in_place(disk, copies, &newest).map_err(io)?;
+fn doubt_everything(file: MapFile<'_>, copies: &Copies, head: &Head) -> Result<()> {
+    let Ok((newest, _)) = headers::choose_also_cut_off(file, copies) else { return Ok(()) };
+    headers::rewrite_in_place(file.disk, copies, &newest).map_err(file.io("put back"))?;
     let mut header = newest.header;
     header.state = State::Open;
     header.nonce = head.nonce;
     header.runs = all_words(&header.geometry);
     for pair in [1 - newest.pair, newest.pair] {
         header.sequence += 1;
-        headers::write_pair(disk, &header, pair).map_err(io)?;
+        headers::write_pair(file.disk, &header, pair).map_err(file.io("put back"))?;
     }
     Ok(())
 }

@@ -96,6 +96,7 @@ impl DirtyMap {
 pub(crate) mod tests {
     use super::*;
     use crate::file::headers;
+    use crate::map_file::MapFile;
     use crate::sys::FileDisk;
     use crate::testing::{SyncPoint, visit};
     use std::cell::Cell;
@@ -156,7 +157,7 @@ pub(crate) mod tests {
                 return;
             }
             let disk = FileDisk::new(std::fs::File::open(&path).unwrap(), false);
-            let header = headers::newest(&disk, &path).unwrap().header;
+            let header = headers::newest(MapFile::new(&disk, &path)).unwrap().header;
             let (committed, named) = (header.committed_uuid == uuid, header.target == Some(second.0));
             assert_eq!(committed, named, "a process that is killed here leaves what is clean and not in its target");
             count.set(count.get() + 1);

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::file::headers;
 use crate::format::{Durability, Header, WordRanges};
 use crate::geometry::Geometry;
+use crate::map_file::MapFile;
 use crate::session::locks::WriterSlot;
 use crate::session::recovery::Recovery;
 use crate::session::watch::SharedReader;
@@ -109,9 +110,9 @@ impl DirtyMap {
     /// The header as it is now.
     pub(super) fn header(&self) -> Result<Header> {
         match &self.inner {
-            Inner::Live(live) => Ok(headers::newest(live.core.disk(), &self.path)?.header),
+            Inner::Live(live) => Ok(headers::newest(MapFile::new(live.core.disk(), &self.path))?.header),
             Inner::Loaded(loaded) => Ok(loaded.header.clone()),
-            Inner::Watching(watch) => Ok(headers::newest(&*watch.disk, &self.path)?.header),
+            Inner::Watching(watch) => Ok(headers::newest(MapFile::new(&*watch.disk, &self.path))?.header),
         }
     }
 

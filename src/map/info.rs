@@ -9,6 +9,7 @@ use crate::file::{headers, reasons};
 use crate::format::{self, Durability, Header, Reasons, State, Uuid};
 use crate::geometry::{Geometry, LEVELS};
 use crate::image_stamp::ImageStamp;
+use crate::map_file::MapFile;
 use crate::query::ReadMap;
 use crate::session::locks;
 use crate::session::recovery::Recovery;
@@ -257,7 +258,7 @@ fn look(path: &Path) -> Result<Info> {
             Ok(info)
         }
         Reading::Locked => {
-            let newest = headers::newest(&*disk, path)?;
+            let newest = headers::newest(MapFile::new(&*disk, path))?;
             Ok(Info::of_header(&newest.header, FileState::Open, &Recovery::default()))
         }
         Reading::Loaded(loaded) => DirtyMap::loaded(path, *loaded).info(),

@@ -11,6 +11,7 @@ use crate::file::create::{self, NewFile};
 use crate::file::locks::{Deadline, locked};
 use crate::format::MAX_LABEL;
 use crate::geometry::Geometry;
+use crate::map_file::MapFile;
 use crate::options::{Access, Options};
 use crate::session::join::join;
 use crate::session::load::Loaded;
@@ -39,7 +40,9 @@ fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
                 return Ok(DirtyMap::loaded(path, *loaded));
             }
             Reading::Shared(watch) => return Ok(DirtyMap::watching(path, *watch)),
-            Reading::Locked if end.has_passed() => return Err(locked(&*disk, path, Lock::Slot(0), IN_USE)),
+            Reading::Locked if end.has_passed() => {
+                return Err(locked(MapFile::new(&*disk, path), Lock::Slot(0), IN_USE));
+            }
             Reading::Locked => std::thread::sleep(Duration::from_millis(20)),
         }
     }
@@ -122,7 +125,7 @@ impl Options {
         let file = new.file().try_clone();
         let file = file.map_err(|source| Error::Io { op: "create", path: path.to_path_buf(), source })?;
         let disk = Arc::new(FileDisk::new(file, true));
-        create::write_new(&*disk, path, geometry, self)?;
+        create::write_new(MapFile::new(&*disk, path), geometry, self)?;
         Ok((new, disk))
     }
 

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::file::points::{self, NamedPoint, kept};
 use crate::file::{create, headers};
 use crate::format::Header;
+use crate::map_file::MapFile;
 use crate::options::Options;
 use crate::query::Search;
 use crate::session::locks;
@@ -100,7 +101,7 @@ impl DirtyMap {
     fn load_since(&self, name: &str) -> Result<PointSet> {
         self.loading(|disk, header| {
             let from = points::find(header, name, self.path())?;
-            let mut all = PointSet::of_points(disk, self.path(), header, &header.points[from..])?;
+            let mut all = PointSet::of_points(MapFile::new(disk, self.path()), header, &header.points[from..])?;
             all.add(&self.current());
             all.finish();
             Ok(all)
@@ -115,7 +116,7 @@ impl DirtyMap {
                 let why = format!("{to:?} was frozen before {from:?}; give the older one first");
                 return Err(Error::Refused { path: self.path().to_path_buf(), why });
             };
-            let mut all = PointSet::of_points(disk, self.path(), header, points)?;
+            let mut all = PointSet::of_points(MapFile::new(disk, self.path()), header, points)?;
             all.finish();
             Ok(all)
         })
@@ -125,7 +126,7 @@ impl DirtyMap {
     fn loading(&self, f: impl Fn(&dyn Storage, &Header) -> Result<PointSet>) -> Result<PointSet> {
         self.readable()?;
         let points = |disk: &dyn Storage| -> Result<(Header, u64)> {
-            Ok((headers::newest(disk, self.path())?.header, self.checkpoint_word()))
+            Ok((headers::newest(MapFile::new(disk, self.path()))?.header, self.checkpoint_word()))
         };
         let (own, _gate, mut then);
         let mut session = None;
@@ -147,7 +148,7 @@ impl DirtyMap {
                 let rest = locks::at_rest(&own).map_err(io)?;
                 // Nor does that happen in the session of those who have it open, and they must be able to close it.
                 if !rest {
-                    session = Some(headers::newest(&*own, self.path())?.header.nonce);
+                    session = Some(headers::newest(MapFile::new(&*own, self.path()))?.header.nonce);
                 }
                 _gate = rest.then_some(gate);
                 then = (loaded.header.clone(), 0);

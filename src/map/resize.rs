@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::file::locks::locked;
 use crate::format::SLOTS;
 use crate::geometry::Geometry;
+use crate::map_file::MapFile;
 use crate::session::locks;
 use crate::sys::Lock;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ impl DirtyMap {
             let _gate = locks::gate(live.writer_slot.disk(), live.core.path(), live.core.lock_timeout())?;
             if !live.have_alone()? {
                 let what = "other processes have it open, and only one that is alone can change its length";
-                return Err(locked(&**live.writer_slot.disk(), live.core.path(), Lock::Slot(0), what));
+                return Err(locked(MapFile::new(&**live.writer_slot.disk(), live.core.path()), Lock::Slot(0), what));
             }
             live.flusher.take();
             let done = live.core.truncate(geometry);

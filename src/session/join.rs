@@ -6,6 +6,7 @@ use crate::engine::core::{Core, Parts};
 use crate::error::{Error, Result};
 use crate::file::headers::{self, writable};
 use crate::format::{Header, Session, State, VOLATILE_LAYOUT};
+use crate::map_file::MapFile;
 use crate::options::Options;
 use crate::shm::runtime;
 use crate::shm::space::{self, Allocated};
@@ -19,24 +20,20 @@ use std::sync::atomic::Ordering::SeqCst;
 /// What there is of a session that lives: the header, and the volatile part, which `map` maps. `None` when nobody may
 /// look into it.
 pub(crate) fn session<V: Look>(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     map: impl FnOnce(&Header) -> Result<V>,
 ) -> Result<Option<(V, Header)>> {
-    let header = headers::newest(disk, path)?.header;
+    let header = headers::newest(file)?.header;
     if header.state != State::Open || header.nonce.is_nil() || header.volatile_layout != VOLATILE_LAYOUT {
         return Ok(None);
     }
     // A look behind the end of a file kills the process, and a damaged header may say anything.
     let end = header.layout.volatile.end;
-    let len = disk.len().map_err(|source| Error::Io { op: "look at the file", path: path.to_path_buf(), source })?;
+    let len = file.len()?;
     if step!(JoinChecksLength => len < end) {
-        return Err(Error::Corrupt {
-            path: path.to_path_buf(),
-            place: "volatile region".into(),
-            found: format!("the file ends at byte {len}"),
-            expected: format!("at least {end} bytes while somebody has it open"),
-        });
+        let found = format!("the file ends at byte {len}");
+        let expected = format!("at least {end} bytes while another process has it open");
+        return Err(file.corrupt("volatile region", found, expected));
     }
     let view = map(&header)?;
     let over = step!(JoinComparesNonce => view.nonce() != header.nonce.0);
@@ -53,9 +50,9 @@ pub(crate) fn join<S>(
 ) -> Result<(Core, S)> {
     let map = |header: &Header| {
         writable(header, path)?;
-        space::join(&*disk, path, header, &options.watcher)
+        space::join(MapFile::new(&*disk, path), header, &options.watcher)
     };
-    let Some((view, header)) = session(&*disk, path, map)? else {
+    let Some((view, header)) = session(MapFile::new(&*disk, path), map)? else {
         let what = "others have it open, in no session that can be joined; it can be had when they are gone";
         return Err(Error::Locked { path: path.to_path_buf(), what, holder: None });
     };

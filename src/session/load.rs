@@ -13,13 +13,13 @@ use crate::format::{self, Durability, Header, Layout, State, VolatileLayout, Wor
 use crate::geometry::{PAGE_BITS, PAGE_WORDS};
 use crate::hierarchy::store_unseen;
 use crate::image_stamp::ImageStamp;
+use crate::map_file::MapFile;
 use crate::progress::Step;
 use crate::shm::space::Allocated;
 use crate::shm::view::ShmView;
-use crate::sys::{Mapping, Storage};
+use crate::sys::Mapping;
 use crate::watcher::Watcher;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
@@ -44,11 +44,11 @@ pub(crate) struct Loaded {
 }
 
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
-pub(super) fn header_of(disk: &dyn Storage, path: &Path, writing: bool) -> Result<(Copies, Newest, Recovery)> {
-    let copies = headers::read_copies(disk);
-    let newest = headers::select(disk, &copies, path)?;
+pub(super) fn header_of(file: MapFile<'_>, writing: bool) -> Result<(Copies, Newest, Recovery)> {
+    let copies = headers::read_copies(file.disk);
+    let newest = headers::select(file, &copies)?;
     if writing {
-        writable(&newest.header, path)?;
+        writable(&newest.header, file.path)?;
     }
     let damaged_headers = damaged_copies(&copies, &newest).len() as u64;
     let recovery = Recovery { damaged_headers, lost_commit: newest.lost_commit, ..Recovery::default() };
@@ -56,12 +56,12 @@ pub(super) fn header_of(disk: &dyn Storage, path: &Path, writing: bool) -> Resul
 }
 
 /// Loads the recovered bits into anonymous memory. Writes nothing.
-pub(crate) fn load_in_memory(disk: &dyn Storage, path: &Path, image: Option<&ImageStamp>) -> Result<Loaded> {
-    let (_, Newest { header, pair, .. }, recovery) = header_of(disk, path, false)?;
+pub(crate) fn load_in_memory(file: MapFile<'_>, image: Option<&ImageStamp>) -> Result<Loaded> {
+    let (_, Newest { header, pair, .. }, recovery) = header_of(file, false)?;
     let v = VolatileLayout::new(&header.geometry);
     let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
     let view = ShmView::new(header.geometry, &v, mapping)?;
-    load(disk, path, (header, pair, recovery), view, (image, &Watcher::default()), None, None)
+    load(file, (header, pair, recovery), view, (image, &Watcher::default()), None, None)
 }
 
 /// Sees that storing into some words of the volatile part cannot fail.
@@ -70,8 +70,7 @@ type Allocate<'a> = &'a mut dyn FnMut(&Layout, Range<u64>) -> Result<()>;
 /// Fills an all-zero view from the durable bottom; for who writes (which is who allocates) also with what is dirty for want
 /// of knowledge. A reader keeps that as runs, and so takes no more memory than goes with what the file holds.
 pub(super) fn load(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     (header, pair, mut recovery): (Header, usize, Recovery),
     view: ShmView,
     (image, watcher): (Option<&ImageStamp>, &Watcher),
@@ -85,7 +84,7 @@ pub(super) fn load(
     recovery.cache_trusted = process.then_some(trusted);
 
     let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Vec::new() };
-    let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(disk, path, trusted)?;
+    let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(file, trusted)?;
     (recovery.interrupted_pages, recovery.damaged_pages) = (interrupted, damaged);
     recovery.lost_granules = step!(CountLost => BottomRef::of_map(&header).lost(granules, failed.words()));
     let lost = recovery.lost_granules.is_some() || recovery.lost_commit;
@@ -108,7 +107,7 @@ pub(super) fn load(
     }
     whole.union(&assumed);
     filling.finish();
-    let frozen = PointSet::outstanding(disk, path, &header)?.map(Arc::new);
+    let frozen = PointSet::outstanding(file, &header)?.map(Arc::new);
     recovery.damaged_pages += frozen.as_ref().map_or(0, |point| point.failed());
     let allocated = Allocated::default();
     Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
@@ -155,12 +154,12 @@ impl Filling<'_, '_> {
     }
 
     /// Stores the pages of the bottom level.
-    fn read(&mut self, disk: &dyn Storage, path: &Path, list_good: bool) -> Result<Bottom> {
+    fn read(&mut self, file: MapFile<'_>, list_good: bool) -> Result<Bottom> {
         let (header, watcher, writing) = (self.header, self.watcher, self.allocate.is_some());
         let geometry = &header.geometry;
         let (mut granules, mut good, mut interrupted, mut damaged) = (0, Vec::new(), 0, 0);
         let (mut failed, mut whole) = (Stretches::default(), Stretches::default());
-        Scan { disk, path, bottom: &BottomRef::of_map(header) }.run(
+        Scan { file, bottom: &BottomRef::of_map(header) }.run(
             |index, found| {
                 match found {
                     Page::Good(words) => {

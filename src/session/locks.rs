@@ -5,6 +5,7 @@
 use crate::error::{Error, Result};
 use crate::file::locks::{Deadline, locked, wait_for};
 use crate::format::SLOTS;
+use crate::map_file::MapFile;
 use crate::options::{Access, Options};
 use crate::sys::{FileDisk, Lock, Storage, facts, fork, fs};
 use std::path::Path;
@@ -108,9 +109,9 @@ pub(crate) fn opening_gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) ->
 pub(crate) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
     let end = Deadline::after(wait);
     let what = "another process is opening, closing or checking it";
-    let take = |lock| match wait_for(&**disk, path, lock, end)? {
+    let take = |lock| match wait_for(MapFile::new(&**disk, path), lock, end)? {
         true => Ok(()),
-        false => Err(locked(&**disk, path, lock, what)),
+        false => Err(locked(MapFile::new(&**disk, path), lock, what)),
     };
     take(Lock::GateQueue)?;
     let taken = take(Lock::Gate);
@@ -172,7 +173,7 @@ pub(crate) fn attached<R>(
         let wait = if busy.leaving { options.wait.max(LEAVING) } else { options.wait };
         if !matches!(busy.error, Error::Locked { .. }) || start.elapsed() >= wait {
             return Err(match busy.error {
-                Error::Locked { what: IN_USE, .. } => locked(&*disk, path, Lock::Slot(0), IN_USE),
+                Error::Locked { what: IN_USE, .. } => locked(MapFile::new(&*disk, path), Lock::Slot(0), IN_USE),
                 error => error,
             });
         }
@@ -194,7 +195,7 @@ impl Attached {
                 self.disk.unlock(Lock::Slot(slot));
             }
         }
-        Err(locked(&*self.disk, path, Lock::Slot(0), "as many processes as can have it open"))
+        Err(locked(MapFile::new(&*self.disk, path), Lock::Slot(0), "as many processes as can have it open"))
     }
 
     /// Whether nobody else has the lock.

@@ -16,6 +16,7 @@ use crate::format::{
     CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Session, Stamp, State, Uuid, WordRanges,
 };
 use crate::geometry::PAGE_BITS;
+use crate::map_file::MapFile;
 use crate::options::{Access, Options};
 use crate::progress::Step;
 use crate::shm::runtime;
@@ -35,35 +36,33 @@ pub(crate) fn open_alone(
     options: &Options,
     slot: u64,
 ) -> Result<(Core, Recovery)> {
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let (copies, newest, recovery) = header_of(&*disk, path, true)?;
+    let file = MapFile::new(&*disk, path);
+    let (copies, newest, recovery) = header_of(file, true)?;
     let Newest { header, pair, .. } = newest.clone();
     let image_before = header.image;
-    let nonce = Uuid(facts::random().map_err(io("get random bytes"))?);
+    let nonce = Uuid(facts::random().map_err(file.io("get random bytes"))?);
     let shared = options.access == Access::Shared;
     let in_file = core::in_file(&header, shared);
     if in_file {
-        space::mappable(&*disk, path, &header, shared)?;
+        space::mappable(file, &header, shared)?;
     }
-    let saved = saved_live(&*disk, path, &header)?;
+    let saved = saved_live(file, &header)?;
 
     // From here on the volatile part is written, and nothing else until the bits are loaded.
-    disk.extend(header.file_length()).map_err(io("grow the file"))?;
-    let view = space::view(&*disk, path, &header, (in_file, shared), &options.watcher)?;
+    disk.extend(header.file_length()).map_err(file.io("grow the file"))?;
+    let view = space::view(file, &header, (in_file, shared), &options.watcher)?;
     let mut allocated = Allocated::default();
-    let (d, geometry) = (disk.clone(), header.geometry);
+    let geometry = header.geometry;
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
-        if in_file { allocated.ensure(&*d, path, Place { layout, geometry: &geometry }, words) } else { Ok(()) }
+        if in_file { allocated.ensure(file, Place { layout, geometry: &geometry }, words) } else { Ok(()) }
     };
     // The runtime page is written in any case.
     allocate(&header.layout, 0..1)?;
     let found = (header, pair, recovery);
-    let mut loaded =
-        load(&*disk, path, found, view, (options.image.as_ref(), &options.watcher), saved, Some(&mut allocate))?;
+    let mut loaded = load(file, found, view, (options.image.as_ref(), &options.watcher), saved, Some(&mut allocate))?;
     loaded.allocated = allocated;
     let found = (&copies, &newest);
-    let last_durable =
-        commit_open(&*disk, path, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
+    let last_durable = commit_open(file, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
     begin(disk, path, options, (nonce, slot), image_before, loaded, last_durable)
 }
 
@@ -138,21 +137,19 @@ fn log_recovery(_path: &Path, _header: &Header, _recovery: &Recovery) {
 
 /// Makes the recovered bits durable and commits the new session.
 fn commit_open(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     loaded: &mut Loaded,
     (nonce, writes_outlive): (&Uuid, bool),
     found: (&Copies, &Newest),
     watcher: &Watcher,
 ) -> Result<LastDurable> {
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
     let write = "write the header";
     let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
     let geometry = header.geometry;
     let mut known = LastDurable { sequence: header.sequence, pair: *pair };
-    step!(RewriteNewest => headers::rewrite_in_place(disk, found.0, found.1)).map_err(io(write))?;
+    step!(RewriteNewest => headers::rewrite_in_place(file.disk, found.0, found.1)).map_err(file.io(write))?;
     recovery.remember(header);
-    let identity = disk.identity().map_err(io("identify the file"))?;
+    let identity = file.disk.identity().map_err(file.io("identify the file"))?;
     // Kept until a close by all: those who had the map before may be dead, and their writes not.
     let doubt = step!(KeepOutlived => header.session.flags & (Session::OUTLIVE | Session::OUTLIVED) != 0);
     let flags = if doubt { Session::OUTLIVED } else { 0 } | if writes_outlive { Session::OUTLIVE } else { 0 };
@@ -171,18 +168,18 @@ fn commit_open(
     // Naming more than failed only matters if this is interrupted, and then adds dirt.
     list.coarsen(MAX_RUNS);
     header.runs = step!(RecoverThenForget => list, else all.clone());
-    known = headers::commit(disk, header, known).map_err(io(write))?;
-    let second = step!(OpenBothPairs => headers::commit(disk, header, known), else Ok(known));
-    known = second.map_err(io(write))?;
+    known = headers::commit(file.disk, header, known).map_err(file.io(write))?;
+    let second = step!(OpenBothPairs => headers::commit(file.disk, header, known), else Ok(known));
+    known = second.map_err(file.io(write))?;
     for (i, batch) in batches(rewrite).enumerate() {
         if i > 0 {
             watcher.tell(Step::Recovering, geometry.item_of(batch[0] * PAGE_BITS), geometry.len())?;
         }
-        write_recovered(disk, header, view, &batch).map_err(io("write recovered pages"))?;
+        write_recovered(file.disk, header, view, &batch).map_err(file.io("write recovered pages"))?;
     }
     if header.runs != all {
         header.runs = all;
-        known = headers::commit(disk, header, known).map_err(io(write))?;
+        known = headers::commit(file.disk, header, known).map_err(file.io(write))?;
     }
     Ok(known)
 }

@@ -2,14 +2,14 @@
 //!
 //! Invariant kept here: it is trusted only in the boot, file and mount in which it was written, and if no write-back of it failed.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file::bottom::all_words;
 use crate::format::{self, Durability, Header, Session, State, Uuid, VOLATILE_LAYOUT, VolatileLayout};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::map_file::MapFile;
 use crate::shm::runtime;
 use crate::shm::space;
 use crate::sys::{Identity, Storage, WriteSegment};
-use std::path::Path;
 
 /// A nonzero page of the live level, taken from the page cache.
 pub(super) type SavedPage = (u64, [u64; PAGE_WORDS as usize]);
@@ -23,33 +23,31 @@ pub(super) fn session_of(identity: &Identity, flags: u32) -> Session {
 /// The live level that a killed process left in the page cache; `None` when that is not to be trusted, which
 /// a `PowerLoss` map never does, and neither does a reader: the kernel tells a failed write-back once, and whoever asks
 /// takes the answer away from the next opener. A writer that asks says so in the file first.
-pub(super) fn saved_live(disk: &dyn Storage, path: &Path, header: &Header) -> Result<Option<Vec<SavedPage>>> {
-    if !cache_may_be_trusted(disk, path, header)? {
+pub(super) fn saved_live(file: MapFile<'_>, header: &Header) -> Result<Option<Vec<SavedPage>>> {
+    if !cache_may_be_trusted(file, header)? {
         return Ok(None);
     }
     let v = VolatileLayout::new(&header.geometry);
     let base = header.layout.volatile.start;
     let asked =
         WriteSegment { offset: base + v.runtime.start + runtime::DEGRADED.offset() as u64, bytes: &1u64.to_le_bytes() };
-    if step!(MarkThenAsk => disk.write_durable(&[asked]).is_err()) {
+    if step!(MarkThenAsk => file.disk.write_durable(&[asked]).is_err()) {
         return Ok(None);
     }
-    if step!(AskKernelAtOpen => disk.sync_all().is_err()) {
+    if step!(AskKernelAtOpen => file.disk.sync_all().is_err()) {
         return Ok(None);
     }
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    read_live(disk, base + v.live.start, &header.geometry).map_err(io("read the live level")).map(Some)
+    read_live(file.disk, base + v.live.start, &header.geometry).map_err(file.io("read the live level")).map(Some)
 }
 
 /// Whether the live level in the page cache is that of the processes that had the map, unless the kernel says that a
 /// write-back failed. Asks nobody for that.
-pub(crate) fn cache_may_be_trusted(disk: &dyn Storage, path: &Path, header: &Header) -> Result<bool> {
+pub(crate) fn cache_may_be_trusted(file: MapFile<'_>, header: &Header) -> Result<bool> {
     let known = header.volatile_layout == VOLATILE_LAYOUT;
     if header.durability != Durability::Process || header.state != State::Open || !known {
         return Ok(false);
     }
-    let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let now = disk.identity().map_err(io("identify the file"))?;
+    let now = file.disk.identity().map_err(file.io("identify the file"))?;
     let unknown = step!(KnowBoot => now.boot_id == [0; 16] || now.mount == 0 || now.birth == 0);
     let mut now = session_of(&now, 0);
     twin!(CompareBoot => now.boot_id = header.session.boot_id);
@@ -62,7 +60,7 @@ pub(crate) fn cache_may_be_trusted(disk: &dyn Storage, path: &Path, header: &Hea
     }
     let v = VolatileLayout::new(&header.geometry);
     let mut page = [0; 80];
-    let read = disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
+    let read = file.disk.read_at(&mut page, header.layout.volatile.start + v.runtime.start);
     let write_failed = page[runtime::DEGRADED.offset()..][..8] != [0; 8];
     let other = step!(CompareNonce => page[..16] != header.nonce.0);
     Ok(read.is_ok() && !other && !step!(RefuseFailed => write_failed))

@@ -11,6 +11,7 @@ use crate::engine::point_set::{Cache, Dirt, PointSet, TRIES, UnionView};
 use crate::error::{Error, Result};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::image_stamp::ImageStamp;
+use crate::map_file::MapFile;
 use crate::shm::runtime;
 use crate::shm::view::{Look, ReadView};
 use crate::sys::{FileDisk, Storage};
@@ -45,7 +46,7 @@ impl SharedReader {
             let region = header.layout.volatile.clone();
             ReadView::new(header.geometry, &v, disk.map_to_read(region).map_err(io)?)
         };
-        let session = session(&**disk, path, map)?;
+        let session = session(MapFile::new(&**disk, path), map)?;
         let watch = |(view, Header { durability, nonce, .. })| {
             let (disk, path) = (disk.clone(), path.to_path_buf());
             SharedReader { disk, view, durability, nonce, path, cache: Cache::default() }
@@ -103,7 +104,7 @@ impl SharedReader {
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
     pub(crate) fn point(&self, word: u64) -> Option<Arc<PointSet>> {
-        self.cache.get((&*self.disk, &self.path), self.view.geometry(), &self.nonce, word)
+        self.cache.get(MapFile::new(&*self.disk, &self.path), self.view.geometry(), &self.nonce, word)
     }
 }
 
@@ -122,7 +123,7 @@ pub(crate) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>
     let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
     let _gate = locks::opening_gate(disk, path, wait)?;
     if locks::at_rest(disk).map_err(io)? {
-        return Ok(Reading::Loaded(Box::new(load_in_memory(&**disk, path, image)?)));
+        return Ok(Reading::Loaded(Box::new(load_in_memory(MapFile::new(&**disk, path), image)?)));
     }
     Ok(SharedReader::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
 }

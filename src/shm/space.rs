@@ -7,6 +7,7 @@ use super::view::ShmView;
 use crate::error::{Error, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
+use crate::map_file::MapFile;
 use crate::progress::Step;
 use crate::sys::fs::MAPPABLE;
 use crate::sys::{Mapping, Storage, WriteSegment};
@@ -25,46 +26,40 @@ pub(crate) const CHUNK_WORDS: u64 = ALIGN / 8;
 /// What nobody shares and nobody trusts afterwards had better be memory that no failing write-back of the kernel's can
 /// take away: a page of a file that could not be written may be dropped, and read again from the disk as it was.
 pub(crate) fn view(
-    disk: &dyn Storage,
-    path: &Path,
+    file: MapFile<'_>,
     header: &Header,
     (in_file, shared): (bool, bool),
     watcher: &Watcher,
 ) -> Result<ShmView> {
     let v = VolatileLayout::new(&header.geometry);
     if !in_file {
-        end_session(disk, &header.layout.volatile).map_err(|source| Error::Io {
-            op: "end the session of others",
-            path: path.to_path_buf(),
-            source,
-        })?;
+        end_session(file.disk, &header.layout.volatile).map_err(file.io("end the session of others"))?;
         let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
         return ShmView::new(header.geometry, &v, mapping);
     }
-    let io = |source| Error::Io { op: "set up the volatile part", path: path.to_path_buf(), source };
     let region = header.layout.volatile.clone();
-    let mut view = mapped(disk, path, header, shared)?;
+    let mut view = mapped(file, header, shared)?;
     // Whether it may be, before anything is given up. No page is taken for that.
-    keep_in_memory(&mut view, path, header, false, watcher)?;
+    keep_in_memory(&mut view, file.path, header, false, watcher)?;
     // Where holes are filled when a mapping of them is read, a full file system is to be an error here and no signal
     // later.
-    if must_stay(disk) {
-        disk.allocate(region).map_err(io)?;
+    if must_stay(file.disk) {
+        file.disk.allocate(region).map_err(file.io("set up the volatile part"))?;
         view.clear();
-        keep_in_memory(&mut view, path, header, shared, watcher)?;
+        keep_in_memory(&mut view, file.path, header, shared, watcher)?;
         return Ok(view);
     }
     // The nonce goes first: it tells others that the rest is what it was.
     let (nonce, rest) = (region.start..region.start + ALIGN, region.start + ALIGN..region.end);
     let (first, then) = step!(NonceThenFree => (nonce, rest), else (rest, nonce));
-    step!(ClearShm => disk.punch_hole(first)).map_err(io)?;
+    step!(ClearShm => file.disk.punch_hole(first)).map_err(file.io("set up the volatile part"))?;
     sync_point!(Freed);
-    step!(ClearShm => disk.punch_hole(then)).map_err(io)?;
-    if disk.reading_allocates() {
-        disk.allocate(region).map_err(io)?;
+    step!(ClearShm => file.disk.punch_hole(then)).map_err(file.io("set up the volatile part"))?;
+    if file.disk.reading_allocates() {
+        file.disk.allocate(region).map_err(file.io("set up the volatile part"))?;
     }
     // What was punched is not there any more.
-    keep_in_memory(&mut view, path, header, shared, watcher)?;
+    keep_in_memory(&mut view, file.path, header, shared, watcher)?;
     Ok(view)
 }
 
@@ -94,36 +89,31 @@ fn end_session(disk: &dyn Storage, region: &Range<u64>) -> io::Result<()> {
 }
 
 /// Refuses to map a file where that is not known to be safe.
-pub(crate) fn mappable(disk: &dyn Storage, path: &Path, header: &Header, shared: bool) -> Result<()> {
-    let io = |source| Error::Io { op: "look at the file system", path: path.to_path_buf(), source };
-    let Some(number) = disk.unmappable().map_err(io)? else { return Ok(()) };
+pub(crate) fn mappable(file: MapFile<'_>, header: &Header, shared: bool) -> Result<()> {
+    let Some(number) = file.disk.unmappable().map_err(file.io("look at the file system"))? else { return Ok(()) };
     let advice = match header.durability {
         Durability::PowerLoss if shared => "open it alone",
         _ => {
             "a map that is to survive the process only has to be on one of these; one that is to survive a power cut need not"
         }
     };
-    Err(Error::Refused {
-        path: path.to_path_buf(),
-        why: format!(
+    Err(file.refused(format!(
             "it is on a file system (type {number:#x}) of which it is not known that this kernel sees every change of a mapped \
              file, as of FUSE and of network file systems; known are {MAPPABLE}; {advice}"
-        ),
-    })
+        )))
 }
 
 /// The volatile part of the file as others have it.
-pub(crate) fn join(disk: &dyn Storage, path: &Path, header: &Header, watcher: &Watcher) -> Result<ShmView> {
-    let mut view = mapped(disk, path, header, true)?;
-    keep_in_memory(&mut view, path, header, true, watcher)?;
+pub(crate) fn join(file: MapFile<'_>, header: &Header, watcher: &Watcher) -> Result<ShmView> {
+    let mut view = mapped(file, header, true)?;
+    keep_in_memory(&mut view, file.path, header, true, watcher)?;
     Ok(view)
 }
 
-fn mapped(disk: &dyn Storage, path: &Path, header: &Header, shared: bool) -> Result<ShmView> {
-    let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
-    mappable(disk, path, header, shared)?;
+fn mapped(file: MapFile<'_>, header: &Header, shared: bool) -> Result<ShmView> {
+    mappable(file, header, shared)?;
     let v = VolatileLayout::new(&header.geometry);
-    let mapping = disk.map(header.layout.volatile.clone()).map_err(io)?;
+    let mapping = file.disk.map(header.layout.volatile.clone()).map_err(file.io("map the volatile part"))?;
     ShmView::new(header.geometry, &v, mapping)
 }
 
@@ -166,13 +156,7 @@ pub(crate) struct Allocated(HashSet<u64>);
 impl Allocated {
     /// Makes sure that changing some bottom words of a map cannot fail for want of space. Each block is asked for once, and
     /// those side by side together.
-    pub(crate) fn ensure(
-        &mut self,
-        disk: &dyn Storage,
-        path: &Path,
-        header: Place<'_>,
-        words: Range<u64>,
-    ) -> Result<()> {
+    pub(crate) fn ensure(&mut self, file: MapFile<'_>, header: Place<'_>, words: Range<u64>) -> Result<()> {
         let Place { layout, geometry } = header;
         let v = VolatileLayout::new(geometry);
         let chunks = words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS);
@@ -189,11 +173,7 @@ impl Allocated {
         for side_by_side in missing.chunk_by(|a, b| a + 1 == *b) {
             let (first, count) = (side_by_side[0], side_by_side.len() as u64);
             let space = base + first * ALIGN..base + (first + count) * ALIGN;
-            disk.allocate(space).map_err(|source| Error::Io {
-                op: "allocate space for the volatile part",
-                path: path.to_path_buf(),
-                source,
-            })?;
+            file.disk.allocate(space).map_err(file.io("allocate space for the volatile part"))?;
         }
         self.0.extend(missing);
         Ok(())
@@ -256,7 +236,7 @@ mod tests {
         let mut asked = |chunks: Range<u64>| {
             let before = disk.calls(Call::Allocate);
             let words = chunks.start * CHUNK_WORDS..chunks.end * CHUNK_WORDS;
-            allocated.ensure(&*disk, Path::new("map"), place, words).unwrap();
+            allocated.ensure(disk.file(), place, words).unwrap();
             disk.calls(Call::Allocate) - before
         };
         // Of what is above, 64 chunks have a block in common, which need not begin with the first of them.

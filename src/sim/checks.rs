@@ -4,7 +4,7 @@ use crate::sim::*;
 
 /// A map that is called exact holds nothing but what callers have set.
 pub(super) fn check_exact(core: &Core, disk: &SimDisk, truth: &Truth) -> Verdict {
-    match headers::newest(disk, path()) {
+    match headers::newest(disk.file()) {
         Ok(Newest { header, .. }) if !disk.dead() && reasons::reasons(&header).is_empty() => {
             core.read_union(|both| only_mine(&all_of(both), truth, "running"))
         }
@@ -111,7 +111,7 @@ pub(super) fn check_one_layout(disk: &SimDisk, core: &Core) -> Verdict {
 pub(super) fn check_end(end: &End, again: Option<u64>) -> Verdict {
     let content = end.disk.device();
     let disk = SimDisk::new(content.clone(), Vec::new());
-    if let Ok(Newest { header, .. }) = headers::newest(&*disk, path())
+    if let Ok(Newest { header, .. }) = headers::newest(disk.file())
         && !end.disk.states().may_be(&header)
     {
         return Err(format!("{:?} was left, and nobody wrote that last", header.checkpoint_state));
@@ -125,7 +125,7 @@ pub(super) fn check_end(end: &End, again: Option<u64>) -> Verdict {
 /// A sector that cannot be read, of a header copy, of the page table or of a page, makes dirt, and loses none.
 pub(super) fn check_spoilt(content: &Image, truth: &Truth, seed: u64) -> Verdict {
     let disk = SimDisk::new(content.clone(), Vec::new());
-    let Newest { header, .. } = headers::newest(&*disk, path()).map_err(|e| format!("no header: {e}"))?;
+    let Newest { header, .. } = headers::newest(disk.file()).map_err(|e| format!("no header: {e}"))?;
     let mut rng = Rng(seed);
     let page = header.layout.bottom.start + PAGE_BYTES * rng.below(header.geometry.pages());
     // A header copy whose twin is good: of the one that a crash in a renewal may leave alone, nothing is promised.
@@ -145,17 +145,17 @@ pub(super) fn check_spoilt(content: &Image, truth: &Truth, seed: u64) -> Verdict
         check_covered(&both(&loaded), truth, when).map_err(|e| format!("with byte {at} unreadable: {e}"))
     };
     disk.spoil(at as usize / SECTOR);
-    look("read only", load_in_memory(&*disk, path(), None))?;
+    look("read only", load_in_memory(disk.file(), None))?;
     let opened = open_alone(disk.shared(), path(), &options(), 0);
     opened.map_err(|e| format!("with byte {at} unreadable, cannot be opened: {e}"))?;
-    look("recovered", load_in_memory(&*disk, path(), None))
+    look("recovered", load_in_memory(disk.file(), None))
 }
 
 /// Recovers what a crash left, and checks it. Also after a second crash, inside every write of the recovery, and from some
 /// of these after more, as deep as it says.
 pub(super) fn check_crash(content: &Image, truth: &Truth, again: Option<(u64, u32)>) -> Verdict {
     let disk = SimDisk::new(content.clone(), Vec::new());
-    let Newest { header, .. } = headers::newest(&*disk, path()).map_err(|e| format!("no header: {e}"))?;
+    let Newest { header, .. } = headers::newest(disk.file()).map_err(|e| format!("no header: {e}"))?;
     // A commit of which nobody knows may also be mended by what the second crash interrupts, and be there after it: so
     // what was begun is only settled for this look.
     let begun = truth;
@@ -163,7 +163,7 @@ pub(super) fn check_crash(content: &Image, truth: &Truth, again: Option<(u64, u3
     let outstanding = truth.with(|b| b.checkpoint.as_ref().map(|c| c.may.clone()));
     truth.settle(&header, true)?;
     check_points(&disk, &header, truth)?;
-    let read = load_in_memory(&*disk, path(), None).map_err(|e| format!("cannot be read: {e}"))?;
+    let read = load_in_memory(disk.file(), None).map_err(|e| format!("cannot be read: {e}"))?;
     check_covered(&both(&read), truth, "read only")?;
     if (reasons::reasons(&header) | read.recovery.reasons()).is_empty() {
         only_mine(&all_of(&both(&read)), begun, "read only")?;
@@ -228,7 +228,7 @@ pub(super) fn check_points(disk: &Arc<SimDisk>, header: &Header, truth: &Truth) 
 
 /// What some points of a header hold.
 pub(super) fn held(disk: &SimDisk, header: &Header, points: Range<usize>) -> crate::Result<PointSet> {
-    let mut held = PointSet::of_points(disk, path(), header, &header.points[points])?;
+    let mut held = PointSet::of_points(disk.file(), header, &header.points[points])?;
     held.finish();
     Ok(held)
 }
@@ -237,7 +237,7 @@ pub(super) fn held(disk: &SimDisk, header: &Header, points: Range<usize>) -> cra
 pub(super) fn check_excess(content: &Image, header: &Header, truth: &Truth, dirty: &[bool]) -> Verdict {
     let disk = SimDisk::new(content.clone(), Vec::new());
     let mut failed = Vec::new();
-    let scan = Scan { disk: &*disk, path: path(), bottom: &BottomRef::of_map(header) };
+    let scan = Scan { file: disk.file(), bottom: &BottomRef::of_map(header) };
     let note = |index, page: Page<'_>| {
         if matches!(page, Page::Failed(_)) {
             failed.push(index);

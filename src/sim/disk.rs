@@ -16,6 +16,7 @@
 
 use crate::error::Holder;
 use crate::format::HEADER_REGION;
+use crate::map_file::MapFile;
 use crate::sim::bytes::{Bytes, Calls, UNIT, gone, units};
 use crate::sim::content::{CHUNK, Call, Fault, Image, Rng, SECTOR, Trouble};
 use crate::sim::states::{States, checkpoints};
@@ -27,6 +28,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -58,6 +60,11 @@ impl SimDisk {
             mapped: OnceLock::new(),
             me: me.clone(),
         })
+    }
+
+    /// It as the file of a map.
+    pub(crate) fn file(&self) -> MapFile<'_> {
+        MapFile::new(self, Path::new("simulated"))
     }
 
     pub(crate) fn shared(&self) -> Arc<dyn Storage> {

@@ -83,6 +83,6 @@ fn fresh() -> Image {
 
 fn fresh_of(durability: Durability) -> Image {
     let disk = SimDisk::new(Image::default(), Vec::new());
-    create::write_new(&*disk, path(), geometry(BITS), &Options { granularity: 0, durability, ..options() }).unwrap();
+    create::write_new(disk.file(), geometry(BITS), &Options { granularity: 0, durability, ..options() }).unwrap();
     disk.device()
 }

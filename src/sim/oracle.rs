@@ -197,7 +197,7 @@ impl Truth {
     }
 
     pub(super) fn commit(&self, core: &Core) -> Verdict {
-        let Ok(Newest { header, .. }) = headers::newest(core.disk(), path()) else { return Ok(()) };
+        let Ok(Newest { header, .. }) = headers::newest(core.file()) else { return Ok(()) };
         let Some(point) = header.outstanding().filter(|_| header.checkpoint_state == CheckpointState::Frozen) else {
             return Ok(());
         };
@@ -214,7 +214,7 @@ impl Truth {
     }
 
     pub(super) fn abort(&self, core: &Core) -> Verdict {
-        let Ok(Newest { header, .. }) = headers::newest(core.disk(), path()) else { return Ok(()) };
+        let Ok(Newest { header, .. }) = headers::newest(core.file()) else { return Ok(()) };
         let Some(point) = header.outstanding() else { return Ok(()) };
         self.with(|b| {
             let Some(c) = &mut b.checkpoint else { return };

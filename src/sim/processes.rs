@@ -154,7 +154,7 @@ impl Session {
         let options = options().access(Access::Shared);
         let alone = self.cores.iter().all(Option::is_none);
         // What recovery makes dirty may be dirty, also if it does not come to its end.
-        let unknown = alone.then(|| load_in_memory(&*self.disk.after_death(), path(), None));
+        let unknown = alone.then(|| load_in_memory(self.disk.after_death().file(), None));
         let unknown = unknown.and_then(Result::ok).map_or(Vec::new(), |loaded| all_of(&both(&loaded)));
         let may_be_dirty = || truth.with(|b| b.may.iter_mut().zip(&unknown).for_each(|(may, dirty)| *may |= dirty));
         // Now and then the kernel has failed to write a page back when all are dead.
@@ -408,7 +408,7 @@ fn session(
 }
 
 fn is_process(disk: &SimDisk) -> bool {
-    headers::newest(disk, path()).is_ok_and(|newest| newest.header.durability == Durability::Process)
+    headers::newest(disk.file()).is_ok_and(|newest| newest.header.durability == Durability::Process)
 }
 
 /// A process that is killed in a write leaves some of it in the page cache, and no garbage: others see that at once.
@@ -429,7 +429,7 @@ fn check_left(end: &End) -> Result<usize, String> {
     }
     let disk = end.disk.after_death();
     let truth = &Truth(Arc::new(Mutex::new(end.truth.with(|b| b.clone()))));
-    let Newest { header, .. } = headers::newest(&*disk, path()).map_err(|e| format!("no header: {e}"))?;
+    let Newest { header, .. } = headers::newest(disk.file()).map_err(|e| format!("no header: {e}"))?;
     let outstanding = truth.with(|b| b.checkpoint.as_ref().map(|c| c.may.clone()));
     truth.settle(&header, true)?;
     let (core, recovery) =
@@ -550,7 +550,7 @@ pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
     // Before the close, which compares what is live with what is durable.
     assert!(other.is_durable(3) && other.is_durable(5), "a flush has left it behind");
     assert!(other.close(image::Image::AsBefore).unwrap());
-    let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
+    let loaded = load_in_memory(SimDisk::new(disk.device(), Vec::new()).file(), None).unwrap();
     assert!(dirty(&both(&loaded), 3) && dirty(&both(&loaded), 5), "closed as clean without it");
 }
 
@@ -582,7 +582,7 @@ pub(super) fn a_reset_of_one_who_is_killed_does_not_come_back_when_others_close(
             drop(resetter);
             let read = all_dirty(&other);
             assert!(other.close(image::Image::AsBefore).unwrap());
-            let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
+            let loaded = load_in_memory(SimDisk::new(disk.device(), Vec::new()).file(), None).unwrap();
             assert!(all_of(&both(&loaded)) == read, "killed at {dies_at:?}, and other bits after a clean close");
         }
     }

@@ -27,14 +27,14 @@ struct Counts {
 
 fn point_counts(disk: &SimDisk, header: &Header, point: &Point) -> u64 {
     let bottom = BottomRef::of_point(&header.geometry, point);
-    let found = point_survey(disk, path(), disk.len().unwrap(), &bottom).unwrap();
+    let found = point_survey(disk.file(), disk.len().unwrap(), &bottom).unwrap();
     let whole = |found: &Survey| found.failures() == 0 && found.lost(&bottom).is_none();
     found.filter(whole).map_or(header.geometry.bits(), |found| found.good.granules)
 }
 
 fn counts(content: &Image) -> Counts {
     let disk = SimDisk::new(content.clone(), Vec::new());
-    let Ok(loaded) = load_in_memory(&*disk, path(), None) else {
+    let Ok(loaded) = load_in_memory(disk.file(), None) else {
         return Counts { map: None, points: Vec::new(), point_cut_off: false };
     };
     let both = both(&loaded);
@@ -72,7 +72,7 @@ impl Counts {
 /// Damages a file: sectors of headers, page tables, bottoms and points become something else, or its end is lost.
 fn damage(content: Image, rng: &mut Rng) -> Image {
     let disk = SimDisk::new(content, Vec::new());
-    let header = headers::newest(&*disk, path()).unwrap().header;
+    let header = headers::newest(disk.file()).unwrap().header;
     let g = &header.geometry;
     // Of each header copy what most use.
     let copy = |copy| format::copy_offset(copy)..format::copy_offset(copy) + 4096;
@@ -105,15 +105,15 @@ fn damage(content: Image, rng: &mut Rng) -> Image {
 }
 
 fn planned(disk: &SimDisk) -> Result<crate::fsck::RepairPlan, String> {
-    plan(disk, path(), &mut |_, _| {}).map_err(|e| format!("no plan: {e}"))
+    plan(disk.file(), &mut |_, _| {}).map_err(|e| format!("no plan: {e}"))
 }
 
 /// Repairs, and asks what must be so afterwards.
 fn repaired(content: &Image, before: &Counts) -> Result<usize, String> {
     let disk = SimDisk::new(content.clone(), Vec::new());
     let plan = planned(&disk)?;
-    apply(&*disk, path(), &plan).map_err(|e| format!("repair: {e}"))?;
-    let report = at_rest(&*disk, path(), &mut |_, _| {}).map_err(|e| format!("check after the repair: {e}"))?;
+    apply(disk.file(), &plan).map_err(|e| format!("repair: {e}"))?;
+    let report = at_rest(disk.file(), &mut |_, _| {}).map_err(|e| format!("check after the repair: {e}"))?;
     if !report.findings.is_empty() {
         return Err(format!("check after the repair: {:?}", report.findings));
     }
@@ -123,7 +123,7 @@ fn repaired(content: &Image, before: &Counts) -> Result<usize, String> {
 }
 
 fn put_back(disk: &SimDisk, undo: &[u8]) -> crate::Result<crate::fsck::UndoReport> {
-    put_back_from(disk, path(), &mut Cursor::new(undo), Path::new("undo"))
+    put_back_from(disk.file(), &mut Cursor::new(undo), Path::new("undo"))
 }
 
 /// The file is as it was before the repair, also if putting back is cut short and done again.
@@ -176,7 +176,7 @@ fn one_seed(seed: u64) -> Result<usize, String> {
             crashes += 1;
             let fault = Fault::Cut(some_pick(&mut rng));
             let cut = SimDisk::new(content.clone(), vec![(at, fault)]);
-            apply(&*cut, path(), &plan).expect_err("the power went");
+            apply(cut.file(), &plan).expect_err("the power went");
             let left = cut.device();
             let when = |e: String| format!("after {fault:?} in write {at} of {writes}: {e}");
             let counted = counts(&left);
@@ -188,7 +188,7 @@ fn one_seed(seed: u64) -> Result<usize, String> {
         }
     }
     let done = SimDisk::new(content.clone(), Vec::new());
-    apply(&*done, path(), &plan).map_err(|e| e.to_string())?;
+    apply(done.file(), &plan).map_err(|e| e.to_string())?;
     if plan.is_needed() {
         undone(&done.device(), &content, &undo, &before, &mut rng)?;
     }
@@ -215,12 +215,12 @@ fn no_crash_in_a_repair_or_in_undoing_it_makes_anything_clean() {
 #[test]
 pub(super) fn both_pairs_doubt_what_is_repaired() {
     let disk = SimDisk::new(fresh(), Vec::new());
-    let layout = headers::newest(&*disk, path()).unwrap().header.layout;
+    let layout = headers::newest(disk.file()).unwrap().header.layout;
     disk.write_durable(&[WriteSegment { offset: layout.bottom.start, bytes: &[0x55; 512] }]).unwrap();
     let plan = planned(&disk).unwrap();
     // A sync, two copies that are written again, and two commits come before the page.
     let cut = SimDisk::new(disk.device(), vec![(5, Fault::Cut(Pick::None))]);
-    apply(&*cut, path(), &plan).expect_err("the power went");
+    apply(cut.file(), &plan).expect_err("the power went");
     assert!(copies_on(&cut).all(|header| header.state == State::Open && header.runs.contains(0)));
 }
 
@@ -231,12 +231,12 @@ pub(super) fn what_was_set_since_a_repair_is_not_undone() {
     let plan = planned(&disk).unwrap();
     let mut undo = Cursor::new(Vec::new());
     write(&*disk, &plan.kept(), &mut undo).unwrap();
-    apply(&*disk, path(), &plan).unwrap();
+    apply(disk.file(), &plan).unwrap();
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     core.set_bits(3..4).unwrap();
     drop(core);
     let _ = put_back(&disk, &undo.into_inner());
-    assert!(dirty(&both(&load_in_memory(&*disk, path(), None).unwrap()), 3));
+    assert!(dirty(&both(&load_in_memory(disk.file(), None).unwrap()), 3));
 }
 
 /// A point that takes more than one write to fill: the page that fails is the last one to be written, or a crash in
@@ -245,14 +245,14 @@ pub(super) fn what_was_set_since_a_repair_is_not_undone() {
 pub(super) fn a_point_seems_whole_only_when_all_of_it_is_dirty() {
     let bits = 8200 * PAGE_BITS;
     let disk = SimDisk::new(Image::default(), Vec::new());
-    create::write_new(&*disk, path(), geometry(bits), &Options { granularity: 0, ..options() }).unwrap();
+    create::write_new(disk.file(), geometry(bits), &Options { granularity: 0, ..options() }).unwrap();
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).unwrap();
     for (name, keep) in [(Some("a"), true), (None, false)] {
         core.set_bits(7..8).unwrap();
         let uuid = core.freeze(name, Duration::ZERO).unwrap().uuid;
         core.commit_checkpoint(&uuid, keep).unwrap();
     }
-    let header = headers::newest(&*disk, path()).unwrap().header;
+    let header = headers::newest(disk.file()).unwrap().header;
     drop(core);
     let at = header.points[0].bottom_offset;
     disk.write_durable(&[WriteSegment { offset: at, bytes: &[0x55; 512] }]).unwrap();
@@ -261,10 +261,10 @@ pub(super) fn a_point_seems_whole_only_when_all_of_it_is_dirty() {
     assert!(everything(&disk));
     let plan = planned(&disk).unwrap();
     let writes = disk.writes();
-    apply(&*disk, path(), &plan).unwrap();
+    apply(disk.file(), &plan).unwrap();
     for at in 0..disk.writes() - writes {
         let cut = SimDisk::new(content.clone(), vec![(at, Fault::Cut(Pick::All))]);
-        apply(&*cut, path(), &plan).expect_err("the power went");
+        apply(cut.file(), &plan).expect_err("the power went");
         assert!(everything(&SimDisk::new(cut.device(), Vec::new())), "after write {at}");
     }
 }

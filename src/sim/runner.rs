@@ -80,7 +80,7 @@ pub(super) fn step(
     if core.is_none() {
         disk.interlope(None);
         // What recovery makes dirty may be dirty, also if it does not come to its end.
-        if let Ok(loaded) = load_in_memory(&*disk.after_death(), path(), None) {
+        if let Ok(loaded) = load_in_memory(disk.after_death().file(), None) {
             let both = both(&loaded);
             truth.with(|b| b.may.iter_mut().zip(all_of(&both)).for_each(|(may, dirty)| *may |= dirty));
         }

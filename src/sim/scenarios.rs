@@ -80,7 +80,7 @@ pub(super) fn a_word_that_was_touched_after_it_was_copied_is_not_forgotten() {
     let _ = go.send(());
     thread.join().unwrap().unwrap();
     core.flush().unwrap();
-    let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
+    let loaded = load_in_memory(SimDisk::new(disk.device(), Vec::new()).file(), None).unwrap();
     assert!(dirty(&both(&loaded), 129), "lost");
 }
 
@@ -200,7 +200,7 @@ pub(super) fn an_older_header_is_nothing_to_go_on_with() -> Verdict {
     let disk = SimDisk::new(fresh(), Vec::new());
     let (core, _) = open_alone(disk.shared(), path(), &options(), 0).map_err(|e| e.to_string())?;
     core.set_bits(0..1).map_err(|e| e.to_string())?;
-    let pair = format::copies_of(headers::newest(&*disk, path()).map_err(|e| e.to_string())?.pair);
+    let pair = format::copies_of(headers::newest(disk.file()).map_err(|e| e.to_string())?.pair);
     pair.iter().for_each(|&copy| disk.spoil(format::copy_offset(copy) as usize / SECTOR));
     match core.set_bits(6400..6401) {
         Err(crate::Error::Corrupt { .. }) => Ok(()),
@@ -230,9 +230,9 @@ pub(super) fn a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty() {
     let lost = [point.table_offset, point.bottom_offset].map(|offset| WriteSegment { offset, bytes: &zeros });
     disk.write_durable(&lost).unwrap();
     let device = SimDisk::new(disk.device(), Vec::new());
-    let loaded = load_in_memory(&*device, path(), None).unwrap();
+    let loaded = load_in_memory(device.file(), None).unwrap();
     assert!(all_of(&both(&loaded)).into_iter().all(|dirty| dirty), "read");
-    let report = check::at_rest(&*device, path(), &mut |_, _| {}).unwrap();
+    let report = check::at_rest(device.file(), &mut |_, _| {}).unwrap();
     let finding = report.findings.iter().find(|finding| finding.place == "point 0, bottom level").unwrap();
     assert_eq!((&*finding.found, finding.severity), ("0 dirty granules", crate::fsck::Severity::Damage));
     assert_eq!(report.info.dirty.unwrap().0, BITS);
@@ -240,7 +240,7 @@ pub(super) fn a_point_of_which_a_page_is_lost_with_its_entry_is_all_dirty() {
     core.freeze_reset(&point).unwrap_err();
     core.abort(&point.uuid).unwrap();
     core.read_union(|both| assert!(all_of(both).into_iter().all(|dirty| dirty), "put back"));
-    let reasons = headers::newest(&*disk, path()).unwrap().header.dirt_reasons;
+    let reasons = headers::newest(disk.file()).unwrap().header.dirt_reasons;
     assert!(reasons.contains(format::Reasons::DAMAGED_PAGE));
 }
 
@@ -287,7 +287,7 @@ pub(super) fn a_page_of_which_something_was_reset_is_interrupted_and_not_damaged
     let _ = (core.set_bits(0..2), core.flush(), core.reset_bits(0..1), core.flush());
     // Without that one the power goes later.
     let _ = core.set_bits(6400..6401);
-    let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).map_err(|e| e.to_string())?;
+    let loaded = load_in_memory(SimDisk::new(disk.device(), Vec::new()).file(), None).map_err(|e| e.to_string())?;
     match (loaded.recovery.interrupted_pages, loaded.recovery.damaged_pages) {
         (1, 0) => Ok(()),
         other => Err(format!("interrupted and damaged pages: {other:?}")),
@@ -303,7 +303,7 @@ pub(super) fn schedules_that_chance_hardly_finds() {
 pub(super) fn a_device_that_cannot_be_read_is_not_taken_for_a_file_of_zeros() {
     let disk = SimDisk::new(fresh(), vec![(0, Fault::Cut(Pick::None))]);
     assert!(disk.sync_all().is_err() && disk.dead());
-    assert_eq!(headers::newest(&*disk, path()).unwrap_err().kind(), "io");
+    assert_eq!(headers::newest(disk.file()).unwrap_err().kind(), "io");
 }
 
 /// The kernel tells of a failed write-back once, and it may have been one of live bits. The header that failed may be the
@@ -312,7 +312,7 @@ pub(super) fn a_device_that_cannot_be_read_is_not_taken_for_a_file_of_zeros() {
 pub(super) fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_and_in_the_new_one() {
     let disk = SimDisk::new(Image::default(), Vec::new());
     let options = Options { durability: Durability::Process, ..options() };
-    create::write_new(&*disk, path(), geometry(BITS), &Options { granularity: 0, ..options.clone() }).unwrap();
+    create::write_new(disk.file(), geometry(BITS), &Options { granularity: 0, ..options.clone() }).unwrap();
     let (content, mut in_doubt) = (disk.device(), 0);
     for at in 0.. {
         let disk = SimDisk::new(content.clone(), vec![(at, Fault::Fail(Pick::All, true))]);
@@ -325,7 +325,7 @@ pub(super) fn a_failed_commit_of_a_new_length_is_remembered_in_the_old_region_an
             Err(Failure::InDoubt(_)) => in_doubt += 1,
             _ => continue,
         }
-        let new = headers::newest(&*disk, path()).unwrap().header.layout;
+        let new = headers::newest(disk.file()).unwrap().header.layout;
         assert_ne!(new, *core.layout());
         for region in [&core.layout().volatile, &new.volatile] {
             let mut page = [0; 80];

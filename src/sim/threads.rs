@@ -169,8 +169,8 @@ fn opened(scenario: &Scenario) -> Image {
     let disk = SimDisk::new(Image::default(), Vec::new());
     let geometry = Geometry::new(scenario.words * 64, 0).unwrap();
     let options = Options { durability: scenario.durability, ..Options::new() };
-    create::write_new(&*disk, path(), geometry, &options).unwrap();
-    let headers::Newest { mut header, pair, .. } = headers::newest(&*disk, path()).unwrap();
+    create::write_new(disk.file(), geometry, &options).unwrap();
+    let headers::Newest { mut header, pair, .. } = headers::newest(disk.file()).unwrap();
     (header.state, header.nonce) = (State::Open, Uuid([1; 16]));
     if scenario.durability == Durability::Process {
         header.runs = WordRanges::one(0..geometry.words());
@@ -202,10 +202,10 @@ impl World {
     fn new(scenario: &Scenario, image: &Image) -> World {
         let faults = scenario.fails.map(|write| (write, Fault::Fail(Pick::None, false)));
         let disk = SimDisk::new(image.clone(), faults.into_iter().collect());
-        let newest = headers::newest(&*disk, path()).unwrap();
+        let newest = headers::newest(disk.file()).unwrap();
         let last_durable = LastDurable { sequence: newest.header.sequence, pair: newest.pair };
         let view =
-            space::view(&*disk, path(), &newest.header, (false, scenario.shared), &crate::watcher::Watcher::default())
+            space::view(disk.file(), &newest.header, (false, scenario.shared), &crate::watcher::Watcher::default())
                 .unwrap();
         view.runtime()[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);
         view.runtime()[runtime::ATTEMPTED].store(last_durable.sequence, SeqCst);
@@ -283,8 +283,8 @@ impl World {
     /// What a power cut now would leave: what is listed, and the bottom.
     fn after_a_cut(&self) -> (WordRanges, Vec<u64>) {
         let cut = SimDisk::new(self.disk.device(), Vec::new());
-        let header = headers::newest(&*cut, path()).unwrap().header;
-        let scan = Scan { disk: &*cut, path: path(), bottom: &BottomRef::of_map(&header) };
+        let header = headers::newest(cut.file()).unwrap().header;
+        let scan = Scan { file: cut.file(), bottom: &BottomRef::of_map(&header) };
         let bottom = (0..header.geometry.pages()).flat_map(|page| scan.page(page).expect("whole writes")).collect();
         (header.runs, bottom)
     }

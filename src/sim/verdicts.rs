@@ -42,7 +42,7 @@ impl Two {
     }
 
     fn reasons(&self) -> Reasons {
-        reasons::reasons(&headers::newest(&*self.disk, path()).unwrap().header)
+        reasons::reasons(&headers::newest(self.disk.file()).unwrap().header)
     }
 
     /// Whether what is there is called what an undisturbed run would hold.

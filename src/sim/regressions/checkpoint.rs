@@ -263,7 +263,7 @@ pub(crate) fn what_is_new_is_dirty_where_the_target_reaches_behind_the_old_end()
 #[test]
 pub(crate) fn a_new_file_is_all_there_when_it_gets_its_name() {
     let left = SimDisk::new(fresh(), Vec::new());
-    assert!(load_in_memory(&*left, path(), None).is_ok());
+    assert!(load_in_memory(left.file(), None).is_ok());
     assert!(left.len().unwrap() >= header_on(&left).file_length());
 }
 
@@ -293,7 +293,7 @@ pub(crate) fn a_map_whose_close_is_in_doubt_takes_no_more_bits() {
             let map = map.close().unwrap_err().into_map();
             let set = map.set(1..2);
             assert_eq!((map.is_broken(), map.flushes()), (set.is_err(), set.is_ok()));
-            let left = load_in_memory(&*disk.after_death(), path(), None).unwrap();
+            let left = load_in_memory(disk.after_death().file(), None).unwrap();
             match set {
                 Ok(()) => assert!(dirty(&both(&left), 1), "write {write}: a set that had returned is lost"),
                 Err(e) => assert_eq!(e.kind(), "unusable"),

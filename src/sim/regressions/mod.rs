@@ -68,11 +68,11 @@ fn process_map() -> (Arc<SimDisk>, Core) {
 
 /// What a new boot of the machine makes of a disk.
 fn after_a_cut(disk: &SimDisk) -> Loaded {
-    load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap()
+    load_in_memory(SimDisk::new(disk.device(), Vec::new()).file(), None).unwrap()
 }
 
 fn header_on(disk: &SimDisk) -> Header {
-    headers::newest(disk, path()).unwrap().header
+    headers::newest(disk.file()).unwrap().header
 }
 
 fn close(core: &Core) -> bool {

@@ -117,7 +117,7 @@ pub(crate) fn a_file_that_ends_within_its_page_table_is_not_opened() {
     core.set_bits(0..1).unwrap();
     assert!(close(&core));
     disk.truncate(core.layout().table.start).unwrap();
-    assert_eq!(load_in_memory(&*disk, path(), None).err().map(|e| e.kind()), Some("corrupt"));
+    assert_eq!(load_in_memory(disk.file(), None).err().map(|e| e.kind()), Some("corrupt"));
 }
 
 #[test]
@@ -126,7 +126,7 @@ pub(crate) fn bits_past_the_end_make_a_page_damaged() {
     let header = header_on(&disk);
     let stray = |_, _| std::array::from_fn(|word| u64::from(word == 63));
     pages::write(&*disk, &BottomRef::of_map(&header), &[3], stray).unwrap();
-    let loaded = load_in_memory(&*disk, path(), None).unwrap();
+    let loaded = load_in_memory(disk.file(), None).unwrap();
     assert_eq!(loaded.recovery.damaged_pages, 1);
     assert!((3 * PAGE_BITS..BITS).all(|bit| dirty(&both(&loaded), bit)));
 }
@@ -180,7 +180,7 @@ fn a_file_is_not_mapped_where_that_is_not_known_to_be_safe() {
             refused(&disk, &options());
         }
         assert!(disk.writes() == writes && disk.cache().differing(&before).is_empty(), "it was written");
-        assert!(load_in_memory(&*disk, path(), None).is_ok(), "nothing is mapped for reading");
+        assert!(load_in_memory(disk.file(), None).is_ok(), "nothing is mapped for reading");
         if durability == Durability::PowerLoss {
             assert!(close(&opened(&disk)), "alone, it is not mapped");
         }
@@ -204,14 +204,14 @@ pub(crate) fn a_commit_of_which_both_copies_rot_makes_everything_dirty() {
     core.flush().unwrap();
     core.set_bits(6400..6401).unwrap();
     drop(core);
-    rot(&disk, &format::copies_of(headers::newest(&*disk, path()).unwrap().pair));
+    rot(&disk, &format::copies_of(headers::newest(disk.file()).unwrap().pair));
     let same_boot = disk.after_death();
-    let report = check::at_rest(&*same_boot, path(), &mut |_, _| {}).unwrap();
+    let report = check::at_rest(same_boot.file(), &mut |_, _| {}).unwrap();
     assert_eq!((report.severity(), report.info.dirty.unwrap().0), (Some(crate::fsck::Severity::Damage), BITS));
     assert_eq!((report.info.recovery.damaged_headers, &report.info.reasons[..]), (2, &["crash", "header lost"][..]));
-    let loaded = load_in_memory(&*same_boot, path(), None).unwrap();
+    let loaded = load_in_memory(same_boot.file(), None).unwrap();
     assert!(loaded.recovery.lost_commit && !all_of(&both(&loaded)).contains(&false));
-    let plan = crate::fsck::plan::plan(&*same_boot, path(), &mut |_, _| {}).unwrap();
+    let plan = crate::fsck::plan::plan(same_boot.file(), &mut |_, _| {}).unwrap();
     assert_eq!(plan.dirty.0, BITS);
     let (core, recovery) = opened_with(&same_boot, &options()).unwrap();
     assert!(recovery.lost_commit && !all_dirty(&core).contains(&false));
@@ -219,7 +219,7 @@ pub(crate) fn a_commit_of_which_both_copies_rot_makes_everything_dirty() {
     assert!(header_on(&same_boot).dirt_reasons.contains(Reasons::LOST_COMMIT));
 
     let other_boot = SimDisk::new(disk.device(), Vec::new());
-    let report = check::at_rest(&*other_boot, path(), &mut |_, _| {}).unwrap();
+    let report = check::at_rest(other_boot.file(), &mut |_, _| {}).unwrap();
     assert_eq!(report.severity(), Some(crate::fsck::Severity::Unclean));
     assert!(report.findings[0].consequence.contains("if it did not, they have rotted"), "{:?}", report.findings);
     assert_eq!((report.info.recovery.damaged_headers, report.info.recovery.lost_commit), (0, false));
@@ -237,9 +237,9 @@ fn two_rotten_header_copies_of_a_closed_map_lose_nothing() {
         assert!(close(&core));
         rot(&disk, &[one, two]);
         for disk in [disk.after_death(), SimDisk::new(disk.device(), Vec::new())] {
-            let loaded = load_in_memory(&*disk, path(), None).unwrap();
+            let loaded = load_in_memory(disk.file(), None).unwrap();
             assert!(dirty(&both(&loaded), 0) && dirty(&both(&loaded), 6400), "copies {one} and {two}");
-            let report = check::at_rest(&*disk, path(), &mut |_, _| {}).unwrap();
+            let report = check::at_rest(disk.file(), &mut |_, _| {}).unwrap();
             assert!(!report.findings.is_empty(), "copies {one} and {two}");
         }
     }
@@ -254,7 +254,7 @@ fn two_rotten_header_copies_of_two_commits_lose_nothing() {
         core.set_bits(0..1).unwrap();
         drop(core);
         rot(&disk, &[one, two]);
-        let loaded = load_in_memory(&*SimDisk::new(disk.device(), Vec::new()), path(), None).unwrap();
+        let loaded = load_in_memory(SimDisk::new(disk.device(), Vec::new()).file(), None).unwrap();
         assert!(dirty(&both(&loaded), 0), "copies {one} and {two}");
     }
 }
@@ -268,10 +268,10 @@ pub(crate) fn another_image_makes_everything_dirty() {
     };
     let disk = SimDisk::new(Image::default(), Vec::new());
     let options = Options { granularity: 0, image: Some(of_size(BITS)), ..options() };
-    create::write_new(&*disk, path(), geometry(BITS), &options).unwrap();
-    let none = load_in_memory(&*disk, path(), Some(&of_size(BITS))).unwrap();
+    create::write_new(disk.file(), geometry(BITS), &options).unwrap();
+    let none = load_in_memory(disk.file(), Some(&of_size(BITS))).unwrap();
     assert!(!dirty(&both(&none), 0));
-    let all = load_in_memory(&*disk, path(), Some(&of_size(BITS + 512))).unwrap();
+    let all = load_in_memory(disk.file(), Some(&of_size(BITS + 512))).unwrap();
     assert!((0..BITS).all(|bit| dirty(&both(&all), bit)));
 }
 

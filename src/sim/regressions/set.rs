@@ -98,7 +98,7 @@ pub(crate) fn the_list_stays_within_its_bound() {
 pub(crate) fn space_is_set_aside_before_it_is_stored_into() {
     let disk = SimDisk::new(Image::default(), Vec::new());
     let options = Options { granularity: 0, durability: Durability::Process, ..options() };
-    create::write_new(&*disk, path(), geometry(1 << 20), &options).unwrap();
+    create::write_new(disk.file(), geometry(1 << 20), &options).unwrap();
     let core = opened(&disk);
     core.set_bits(1 << 19..(1 << 19) + 1).unwrap();
     core.flush().unwrap();
@@ -111,7 +111,7 @@ pub(crate) fn a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs(
     let pages = 5 * format::MAX_RUNS as u64;
     let disk = SimDisk::new(Image::default(), Vec::new());
     let options = Options { granularity: 0, armed_bound: 1 << 40, ..options() };
-    create::write_new(&*disk, path(), geometry(pages * PAGE_BITS), &options).unwrap();
+    create::write_new(disk.file(), geometry(pages * PAGE_BITS), &options).unwrap();
     let core = opened_with(&disk, &options).unwrap().0;
     core.set_bits(0..pages * PAGE_BITS).unwrap();
     core.flush().unwrap();

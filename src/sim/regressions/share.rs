@@ -151,7 +151,7 @@ pub(crate) fn a_clean_close_counts_what_others_have_set() {
     other.set_bits(5..6).unwrap();
     drop(other);
     assert!(close(&core));
-    assert_eq!(headers::newest(&*disk, path()).unwrap().header.clean_dirty_bits, 1);
+    assert_eq!(headers::newest(disk.file()).unwrap().header.clean_dirty_bits, 1);
 }
 
 /// Whatever has made a flush overlook a word.
