@@ -32,6 +32,7 @@ const STILL: &[(&str, &str)] = &[
     ("bitmap/combine.rs", "bitmap/mod.rs"),
     ("bitmap/load.rs", "bitmap/mod.rs"),
     ("bitmap/resize.rs", "bitmap/mod.rs"),
+    ("bitmap/traits.rs", "bitmap/mod.rs"),
 ];
 
 /// A path of names, from the root of the crate.
