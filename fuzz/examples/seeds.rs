@@ -2,8 +2,8 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    ALIGN, CheckpointState, HeaderSelection, Durability, Header, Point, PointRole, Reasons, Reserved, WordRanges, Stamp, StampKind,
-    State, Uuid, page_entry,
+    ALIGN, CheckpointState, Durability, Header, HeaderSelection, Point, PointRole, Reasons, Reserved, Stamp, StampKind,
+    State, Uuid, WordRanges, page_entry,
 };
 use dirtymap_cli::dump::{self, CopyIs};
 use dirtymap_cli::qcow2::Plan;
@@ -199,7 +199,8 @@ const JSON: &str = r#"{
 fn dumps() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut texts = vec![("json", JSON.into())];
     for (name, header) in headers() {
-        let choice = HeaderSelection { copy: 0, header: &header, armed: header.runs.clone(), disagreements: Vec::new() };
+        let choice =
+            HeaderSelection { copy: 0, header: &header, armed: header.runs.clone(), disagreements: Vec::new() };
         let copies = [CopyIs::Valid(7), CopyIs::Rival(7), CopyIs::Foreign(Uuid([9; 16])), CopyIs::Invalid("\"".into())];
         let mut text = Vec::new();
         dump::write_head(&mut text, &copies, &choice)?;
