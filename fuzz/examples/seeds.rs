@@ -201,17 +201,18 @@ fn dumps() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     for (name, header) in headers() {
         let choice =
             HeaderSelection { copy: 0, header: &header, armed: header.runs.clone(), disagreements: Vec::new() };
-        let copies = [CopyIs::Valid(7), CopyIs::Rival(7), CopyIs::Foreign(Uuid([9; 16])), CopyIs::Invalid("\"".into())];
+        let copies =
+            [CopyIs::Valid(7), CopyIs::Conflicting(7), CopyIs::Foreign(Uuid([9; 16])), CopyIs::Invalid("\"".into())];
         let mut text = Vec::new();
         dump::write_head(&mut text, &copies, &choice)?;
         let (len, granule) = (header.geometry.len(), header.geometry.granule());
-        let extents = [(0, false), (granule, true), (granule * 5, false)].map(|(start, assumed)| {
+        let areas = [(0, false), (granule, true), (granule * 5, false)].map(|(start, assumed)| {
             let items = start.min(len)..(start + granule).min(len);
             dump::Area { items, assumed }
         });
-        let extents = extents.iter().filter(|area| !area.items.is_empty());
-        extents.clone().try_for_each(|area| dump::write_area(&mut text, area))?;
-        dump::write_end(&mut text, extents.count() as u64)?;
+        let areas = areas.iter().filter(|area| !area.items.is_empty());
+        areas.clone().try_for_each(|area| dump::write_area(&mut text, area))?;
+        dump::write_end(&mut text, areas.count() as u64)?;
         texts.push((name, text));
     }
     Ok(texts)
