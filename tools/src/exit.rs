@@ -128,6 +128,14 @@ pub fn is_without_header(e: &Error) -> bool {
     matches!(e, Error::Corrupt { place, .. } if place.starts_with("no header copy is valid"))
 }
 
+/// What to do with a map that nothing can be read from.
+pub fn make_anew(map: impl fmt::Display, image: &str) -> String {
+    format!(
+        "move this file away, make a new map for the image (dirtymap create {map} --image {image}), which starts all \
+         dirty, and take a full backup"
+    )
+}
+
 impl From<Error> for Failure {
     fn from(e: Error) -> Failure {
         let message = match &e {
@@ -141,8 +149,8 @@ impl From<Error> for Failure {
                 format!("bytes {start} to {end} reach past the map's end; it covers bytes 0 to {len}")
             }
             Error::Corrupt { path, place, found, expected } if is_without_header(&e) => format!(
-                "{path}: {place}: found {found}, expected {expected}; there is nothing to go by: move this file away, make a \
-                 new map for its image (dirtymap create {path} --image IMAGE), which starts all dirty, and take a full backup",
+                "{path}: {place}: found {found}, expected {expected}; there is nothing to go by: {}",
+                make_anew(path.display(), "IMAGE"),
                 path = path.display()
             ),
             Error::Locked { .. } => format!("{e} (--wait SECS)"),

@@ -72,7 +72,7 @@ fn areas_by_search(map: &Bitmap) -> u64 {
 type Way = (&'static str, fn(&Bitmap) -> u64);
 
 fn contenders<'a>(map: &'a Bitmap, passes: u64, all: &[Way]) -> Vec<Contender<'a>> {
-    let run = |&(name, f): &(&'static str, fn(&Bitmap) -> u64)| {
+    let run = |&(name, f): &Way| {
         let kind = if name == "dirtymap" { Kind::Ours } else { Kind::ByHand };
         Contender::new(name, kind, move || timed(|| (0..passes).map(|_| f(map)).fold(0, u64::wrapping_add)))
     };
@@ -105,23 +105,23 @@ fn bits(scale: &Scale, out: &mut Vec<Measured>) {
 }
 
 fn extents(scale: &Scale, out: &mut Vec<Measured>) {
+    if !scale.wants("next area") {
+        return;
+    }
     for (len, state) in
         [(16, "runs of 16"), (1000, "runs of 1000"), (10_000, "runs of 10^4"), (1_000_000, "runs of 10^6")]
     {
-        if !scale.wants("next area") {
-            break;
-        }
         let mut map = Bitmap::new(1 << 24, 0).expect("memory");
-        (0..(1 << 24) / (2 * len)).for_each(|i| drop(map.set(i * 2 * len + 5..(i * 2 + 1) * len + 5)));
         let n = (1 << 24) / (2 * len);
+        (0..n).for_each(|i| drop(map.set(i * 2 * len + 5..(i * 2 + 1) * len + 5)));
         let all: [Way; 5] = [
             ("dirtymap", first_areas),
             ("second place", second_areas),
-            ("next_area", areas_by_search),
+            ("next_extent", areas_by_search),
             ("cursor", areas_by_cursor),
             ("fold", |map| map.into_iter().fold(0, |sum, area| sum.wrapping_add(area.start ^ area.end))),
         ];
-        let row = row("next area", format!("2^24 bits, {state}"), n * 4, "area").at_most(1.2, "next_area");
+        let row = row("next area", format!("2^24 bits, {state}"), n * 4, "area").at_most(1.2, "next_extent");
         out.push(measure(row, scale.rounds, contenders(&map, 4, &all)));
     }
 }
@@ -153,10 +153,10 @@ fn grow(scale: &Scale, out: &mut Vec<Measured>) {
 /// A map that others may change.
 fn shared(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     const BITS: u64 = 1 << 22;
+    if !scale.wants("DirtyMap::count") && !scale.wants("DirtyMap::serialize_part") {
+        return;
+    }
     for (state, words) in [("half", crate::inputs::half(BITS, 1)), ("0.37 % random", runs(BITS, 15_500, 1))] {
-        if !scale.wants("DirtyMap::count") && !scale.wants("DirtyMap::serialize_part") {
-            break;
-        }
         let bits = <Bitmap as Bits>::of(&words);
         let map: DirtyMap = Options::new()
             .flush_interval(None)

@@ -110,6 +110,8 @@ struct Job<'a> {
 struct Work {
     checkpoint: Checkpoint,
     len: u64,
+    /// Bytes to be copied.
+    bytes: u64,
     /// `None`: everything.
     bits: Option<Arc<dyn ReadMap>>,
     /// The image before it was known what is to be copied, where that was frozen long before.
@@ -117,11 +119,6 @@ struct Work {
 }
 
 impl Work {
-    /// Bytes to be copied.
-    fn bytes(&self) -> u64 {
-        self.bits.as_ref().map_or(self.len, |bits| bits.dirty_len())
-    }
-
     fn extents(&self) -> impl Iterator<Item = Range<u64>> {
         let mut cursor = Cursor::new(0..self.len);
         let mut everything = (self.bits.is_none() && self.len > 0).then_some(0..self.len);
@@ -265,7 +262,9 @@ impl Job<'_> {
         match bits {
             Ok(bits) => {
                 let bits = bits.map(|bits| bits as Arc<dyn ReadMap>);
-                Ok(Work { checkpoint, len: map.len(), bits, before })
+                let len = map.len();
+                let bytes = bits.as_ref().map_or(len, |bits| bits.dirty_len());
+                Ok(Work { checkpoint, len, bytes, bits, before })
             }
             Err(e) => {
                 if !args.frozen {
@@ -326,9 +325,9 @@ impl Job<'_> {
             files::sync_directory_of(&args.target)?;
         }
         let before = work.before.map_or_else(|| image.glance(), Ok)?;
-        let mut outcome = Outcome::new(args, work.len, work.bytes(), plan);
-        let recovered = if info.recovery.image_changed.is_some() { work.bytes() } else { info.recovery.armed_items };
-        outcome.bytes_recovered = recovered.min(work.bytes());
+        let mut outcome = Outcome::new(args, work.len, work.bytes, plan);
+        let recovered = if info.recovery.image_changed.is_some() { work.bytes } else { info.recovery.armed_items };
+        outcome.bytes_recovered = recovered.min(work.bytes);
         self.copy(work, target, plan, &mut outcome)?;
         target.sync()?;
         target.forget_cache();
@@ -345,7 +344,7 @@ impl Job<'_> {
     }
 
     fn copy(&self, work: &Work, target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
-        let bar = progress::bytes("copying", work.bytes());
+        let bar = progress::bytes("copying", work.bytes);
         for area in work.extents() {
             let copied = copy::copy(self.image, target, area, plan == Plan::New, &bar)?;
             outcome.areas += 1;
@@ -357,7 +356,7 @@ impl Job<'_> {
     }
 
     fn verify(&self, work: &Work, pair: &Pair<'_>, outcome: &mut Outcome) -> Result<()> {
-        let bar = progress::bytes("verifying", work.bytes());
+        let bar = progress::bytes("verifying", work.bytes);
         let mut equal = Equal::default();
         let found = work.extents().find_map(|area| pair.differs(area, &bar, &mut equal).transpose()).transpose();
         bar.finish_and_clear();

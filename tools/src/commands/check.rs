@@ -2,7 +2,7 @@
 
 use super::info::{not_kept_up, state_name, verdict_name};
 use crate::cli::Check;
-use crate::exit::{Exit, Failure, Result, is_without_header};
+use crate::exit::{Exit, Failure, Result, is_without_header, make_anew};
 use crate::map::relation::Relation;
 use crate::size;
 use crate::terminal::output::Output;
@@ -132,10 +132,9 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
         Ok(report) => {
             let relation = args.image.as_deref().map(|image| Relation::of(&report.info, image)).transpose()?;
             let (mut answer, exit) = of_report(args, &report);
-            if let Some(advice) = relation
-                .as_ref()
-                .filter(|_| exit == Exit::Fine && !report.live)
-                .and_then(|relation| relation.advice(&args.file))
+            if exit == Exit::Fine
+                && !report.live
+                && let Some(advice) = relation.as_ref().and_then(|relation| relation.advice(&args.file))
             {
                 answer.advice = advice;
             }
@@ -189,7 +188,6 @@ fn told(args: &Check, report: &Report, exit: Exit) -> (&'static str, String) {
     let full_backup = format!("take a full backup (dirtymap backup {} TARGET --map {file} --full)", image_of(args));
     let all_dirty =
         report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.starts_with("full backup"));
-    let nothing = |more: &str| format!("nothing to do{more}");
     match exit {
         _ if live && !assumed => (
             "the map is live, other processes have it open: only its header was looked at",
@@ -198,16 +196,17 @@ fn told(args: &Check, report: &Report, exit: Exit) -> (&'static str, String) {
         ),
         Exit::Unclean if assumed => (
             "after a power cut now: as after a crash; no dirt is missing, some is added",
-            nothing(": recovery would make dirty what the findings say"),
+            "nothing to do: recovery would make dirty what the findings say".into(),
         ),
         Exit::Fine if not_kept_up(&report.info) => (
             "no errors, but it was made of a bitmap that was not kept up",
             format!("{full_backup}: what was not recorded may be missing"),
         ),
-        Exit::Fine => ("no errors", nothing("")),
+        Exit::Fine => ("no errors", "nothing to do".into()),
         Exit::Unclean => (
             "not closed cleanly, as after a crash; no dirt is missing, some may have been added",
-            nothing(": the next command that writes recovers the map, and the next backup copies a little more"),
+            "nothing to do: the next command that writes recovers the map, and the next backup copies a little more"
+                .into(),
         ),
         _ if all_dirty => {
             ("damage: everything counts as dirty", format!("{full_backup}, and look for what damages the disk"))
@@ -236,11 +235,7 @@ fn of_ruin(args: &Check, finding: Item) -> (Answer, Exit) {
              file off"
         )
     } else {
-        format!(
-            "move this file away, make a new map for the image (dirtymap create {file} --image {}), which starts all \
-             dirty, and take a full backup",
-            image_of(args)
-        )
+        make_anew(&file, &image_of(args))
     };
     let answer = Answer {
         file: args.file.display().to_string(),

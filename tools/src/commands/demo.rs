@@ -90,21 +90,21 @@ fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
     };
     let image = Image::open(&place.image, false)?;
     let mut answer = Answer::new(place, &origin, image.size(), seed);
-    report::say(output, |out| report::beginning(out, &answer));
+    report::announce(output, |out| report::beginning(out, &answer));
 
     image.sync()?;
     let options = Options::new().granularity(GRANULARITY).label("demo").dirty(true).image(image.stamp_now()?);
     options.create(&place.map, image.size())?.close()?;
     let first = round::back_up(place, output)?;
     compare(place, "the first, full backup")?;
-    report::say(output, |out| report::full(out, &first));
+    report::announce(output, |out| report::full(out, &first));
     answer.first = Some(first);
 
     for number in 1..=args.kills {
         signals::check("the demo is not complete")?;
         let round = round::run(place, number, seed, output)?;
         compare(place, &format!("round {number}"))?;
-        report::say(output, |out| report::round(out, &round));
+        report::announce(output, |out| report::round(out, &round));
         answer.rounds.push(round);
     }
     answer.identical = true;

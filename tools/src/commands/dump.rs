@@ -38,7 +38,7 @@ pub fn run(args: &cli::File, wait: Duration, output: Output) -> Result<Exit> {
     let chosen = chosen.filter(|c| c.header.sequence == info.sequence && c.header.uuid.to_string() == info.uuid);
     let Some(choice) = chosen else { return Err(changed(&file)) };
     let copies = dump::copies(&copies, &choice);
-    let mut areas = Extents { json: output.is_json(), count: 0 };
+    let mut areas = Areas { json: output.is_json(), count: 0 };
     // Of a map that was closed nothing more is read.
     let aside = if map.recovery().added_dirt() {
         let aside = split_aside(&map, &Proofs::of(&file, choice.header), &mut areas)?;
@@ -65,12 +65,12 @@ pub fn run(args: &cli::File, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 /// Writes areas one by one.
-struct Extents {
+struct Areas {
     json: bool,
     count: u64,
 }
 
-impl Extents {
+impl Areas {
     fn write(&mut self, out: &mut dyn Write, area: &Area) -> io::Result<()> {
         self.count += 1;
         if !self.json {
@@ -92,7 +92,7 @@ impl Extents {
 
 /// Keeps areas of both kinds in a temporary file, as they are to be printed: that all of them are of one moment is known
 /// only afterwards.
-fn split_aside(map: &DirtyMap, proofs: &Proofs<'_>, areas: &mut Extents) -> Result<File> {
+fn split_aside(map: &DirtyMap, proofs: &Proofs<'_>, areas: &mut Areas) -> Result<File> {
     let mut kept = || {
         let mut out = BufWriter::new(tempfile::tempfile()?);
         split(map, proofs, |area| areas.write(&mut out, &area))?;

@@ -60,7 +60,7 @@ struct Look {
 
 /// The JSON of `repair --undo-from`.
 #[derive(Serialize)]
-struct UndoReport {
+struct Undone {
     file: String,
     undo: String,
     bytes: u64,
@@ -180,7 +180,7 @@ fn put_back(file: &Path, undo: &Path, wait: Duration, output: Output) -> Result<
         }
         _ => e.into(),
     })?;
-    let answer = UndoReport {
+    let answer = Undone {
         file: file.display().to_string(),
         undo: undo.display().to_string(),
         bytes: undone.bytes,

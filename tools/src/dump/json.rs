@@ -118,7 +118,7 @@ impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Obje
                 "image" => once(&mut fields.image, &mut map)?,
                 "areas" => {
                     let complete = fields.head()?;
-                    map.next_value_seed(Extents { geometry: complete.geometry, each: &mut self.each })?;
+                    map.next_value_seed(Areas { geometry: complete.geometry, each: &mut self.each })?;
                     head = Some(complete);
                 }
                 _ => drop(map.next_value::<IgnoredAny>()?),
@@ -129,7 +129,7 @@ impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Obje
 }
 
 /// The list of areas.
-struct Extents<'a, F> {
+struct Areas<'a, F> {
     geometry: Geometry,
     each: &'a mut F,
 }
@@ -141,7 +141,7 @@ struct Item {
     assumed: bool,
 }
 
-impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> DeserializeSeed<'de> for Extents<'_, F> {
+impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> DeserializeSeed<'de> for Areas<'_, F> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, list: D) -> Result<(), D::Error> {
@@ -149,7 +149,7 @@ impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> DeserializeSeed<'de> 
     }
 }
 
-impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Extents<'_, F> {
+impl<'de, F: FnMut(Area) -> Result<(), serde_json::Error>> Visitor<'de> for Areas<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,14 +13,12 @@ mod tests;
 
 pub use parse::{Error, Failed, Head, Parser, read};
 
-use dirtymap::Geometry;
 use dirtymap::format::{
-    self, COPIES, CheckpointState, Disagreement, Durability, Header, HeaderProblem, HeaderSelection, MAX_LABEL,
-    MAX_POINTS, MAX_RUNS, PointRole, Stamp, StampKind, State,
+    self, COPIES, CheckpointState, Disagreement, Durability, Header, HeaderProblem, HeaderSelection, PointRole, Stamp,
+    StampKind, State,
 };
-use line::{Cursor, MAX_LINE};
 use std::fmt;
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::ops::Range;
 
 /// Version of the text form.

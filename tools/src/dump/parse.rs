@@ -1,6 +1,11 @@
 //! Reading the text form: line by line, and nothing is handed out before all in front of it was found right.
 
-use super::*;
+use super::line::{Cursor, MAX_LINE};
+use super::{Area, DURABILITIES, FIELDS, Kind, MAGIC, NEEDED, NO_DUMP, VERSION, json};
+use dirtymap::Geometry;
+use dirtymap::format::{COPIES, Durability, MAX_LABEL, MAX_POINTS, MAX_RUNS};
+use std::fmt;
+use std::io::{self, BufRead};
 
 /// What a text says of the map that is to be made of it, but for the areas.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! What is written is read again; whatever else is there is an error that says where.
 
 use super::*;
-use dirtymap::format::{Point, Reserved, Uuid, WordRanges};
+use dirtymap::Geometry;
+use dirtymap::format::{MAX_LABEL, MAX_POINTS, Point, Reserved, Uuid, WordRanges};
 
 /// A header of which every field says something.
 fn rich() -> Header {

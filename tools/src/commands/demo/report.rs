@@ -40,7 +40,7 @@ impl Answer {
 }
 
 /// Tells something as it happens; in JSON everything comes at the end.
-pub fn say(output: Output, tell: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+pub fn announce(output: Output, tell: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
     if !output.is_json() {
         // A reader that went away does not end the demo.
         let mut out = io::stdout().lock();
