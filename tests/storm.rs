@@ -288,7 +288,7 @@ const OFTEN: [(Operation, u64); 12] = [
     (Operation::Drop, 8),
 ];
 
-fn select(numbers: &mut Numbers) -> Operation {
+fn choose(numbers: &mut Numbers) -> Operation {
     let mut at = numbers.below(OFTEN.iter().map(|(_, often)| often).sum());
     for (operation, often) in OFTEN {
         match at.checked_sub(often) {
@@ -386,7 +386,7 @@ impl Writer {
         let mut open: Option<DirtyMap> = None;
         while !self.process.finished() {
             let map = open.take().unwrap_or_else(|| self.open());
-            let operation = select(&mut self.process.numbers);
+            let operation = choose(&mut self.process.numbers);
             open = self.act(map, operation);
         }
         // Until it is closed: who waited for the gate in vain has not.

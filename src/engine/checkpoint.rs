@@ -323,7 +323,7 @@ impl Core {
         or(&words[from..])
     }
 
-    /// Whether a page of the outstanding point fails, so that everything counts as dirty.
+    /// Pages of the outstanding point that fail, so that everything counts as dirty.
     pub(crate) fn point_failed(&self) -> u64 {
         let word = self.checkpoint_word();
         if is_normal(word) { 0 } else { self.frozen(word).map_or(0, |point| point.failed()) }

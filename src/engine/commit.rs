@@ -123,7 +123,7 @@ impl Locked<'_> {
     }
 }
 
-/// The state that a `checkpoint` word of the runtime page tells.
+/// Whether a `checkpoint` word of the runtime page says NORMAL.
 pub(crate) fn is_normal(word: u64) -> bool {
     word & 3 == CheckpointState::Normal as u64
 }

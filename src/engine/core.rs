@@ -40,7 +40,7 @@ pub(crate) struct Core {
     pub(super) slot: u64,
     /// Tells it from every other map of this process.
     pub(super) id: u64,
-    /// One run over everything is listed for as long as the map is open.
+    /// What the map survives. In a `Process` map one run over everything is listed for as long as it is open.
     pub(super) durability: Durability,
     /// The volatile part is a region of the file.
     pub(super) in_file: bool,
@@ -254,7 +254,7 @@ impl Core {
 
     /// What the map survives.
     pub(crate) fn durability(&self) -> Durability {
-        if self.durability == Durability::Process { Durability::Process } else { Durability::PowerLoss }
+        self.durability
     }
 
     /// The image as it was recorded when the map was opened.

@@ -116,7 +116,7 @@ impl Locked<'_> {
     }
 
     /// Writes pages batch by batch. After an error nothing leaves the list, and what is listed and not armed is redone by the
-    /// next flush. In a map that lists all, nothing was untouched yet.
+    /// next flush. In a `Process` map, nothing was untouched yet.
     fn write_batches(&self, rewrites: &[PageRewrite]) -> Result<()> {
         for (i, batch) in rewrites.chunks(BATCH_PAGES).enumerate() {
             let told = if i == 0 { Ok(()) } else { self.core.tell(Step::Flushing, batch[0].0 * PAGE_WORDS) };
@@ -185,7 +185,7 @@ impl Locked<'_> {
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
         let touched = early.unwrap_or_else(|| self.untouch(&parts));
-        rewrites.iter_mut().zip(touched).for_each(|(rewrites, touched)| rewrites.1 |= touched);
+        rewrites.iter_mut().zip(touched).for_each(|((_, words), touched)| *words |= touched);
         join_pages(&mut rewrites);
         rewrites.retain(|&(_, words)| words != 0);
         rewrites
@@ -206,8 +206,8 @@ impl Locked<'_> {
     fn write_pages(&self, batch: &[PageRewrite]) -> Result<()> {
         let core = self.core;
         let mut snapshot: Vec<PageContent> = Vec::with_capacity(batch.len());
-        for &(page, rewrites) in batch {
-            snapshot.push(self.page_content(page, rewrites));
+        for &(page, words) in batch {
+            snapshot.push(self.page_content(page, words));
         }
         if step!(WritePages => true) {
             core.counters.syncs.fetch_add(1, Relaxed);
@@ -222,8 +222,8 @@ impl Locked<'_> {
         }
         sync_point!(Written);
         let mut levels = core.view.levels();
-        for (&(page, rewrites), words) in batch.iter().zip(&snapshot) {
-            for i in ones(rewrites) {
+        for (&(page, mask), words) in batch.iter().zip(&snapshot) {
+            for i in ones(mask) {
                 let w = page * PAGE_WORDS + i;
                 if words[i as usize] != 0 {
                     step!(SummariesThenDurable => levels.summarise(w));
@@ -235,7 +235,7 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// In a map that lists all: untouches what is durable now. A set that came in between is found by looking at the word
+    /// In a `Process` map: untouches what is durable now. A set that came in between is found by looking at the word
     /// again, and the mark tells who comes after this process, should it be killed between the two.
     fn untouch_durable(&self, rewrites: &[PageRewrite]) {
         let view = &self.core.view;
@@ -258,7 +258,7 @@ impl Locked<'_> {
         view.runtime()[runtime::FLUSHING].store(0, SeqCst);
     }
 
-    /// In a map that lists all: touches what a flusher may have untouched who was killed before he looked again.
+    /// In a `Process` map: touches what a flusher may have untouched who was killed before he looked again.
     fn recover_unflushed(&mut self) {
         let view = &self.core.view;
         let marked = step!(RecoverUnflushed => view.runtime()[runtime::FLUSHING].load(SeqCst) != 0);
@@ -270,13 +270,13 @@ impl Locked<'_> {
     }
 
     /// What a page is to hold: the live words that are redone, the others as they are in the bottom.
-    fn page_content(&self, page: u64, rewrites: u64) -> PageContent {
+    fn page_content(&self, page: u64, mask: u64) -> PageContent {
         let view = &self.core.view;
         let first = (page * PAGE_WORDS) as usize;
         let mut words = [0; PAGE_WORDS as usize];
         let inside = view.live().len().min(first + PAGE_WORDS as usize);
         for (i, w) in (first..inside).enumerate() {
-            let from = if rewrites & 1 << i != 0 { view.live() } else { view.durable() };
+            let from = if mask & 1 << i != 0 { view.live() } else { view.durable() };
             words[i] = from[w].load(SeqCst);
         }
         words

@@ -3,7 +3,7 @@
 //! [`DirtyMap`](crate::DirtyMap)).
 //!
 //! Invariant kept here: every atomic access is sequentially consistent, except those of [`store_unseen`] and of those who only
-//! look at what others change (`store/watch.rs`). The crash and sharing protocol is proved for that order and for no weaker one.
+//! look at what others change (`session/watch.rs`). The crash and sharing protocol is proved for that order and for no weaker one.
 
 pub(crate) use crate::sync::AtomicU64;
 use crate::sys::ReadWords;

@@ -436,7 +436,7 @@ impl<S> fmt::Debug for Granules<'_, S> {
 
 impl<S> fmt::Debug for Extents<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Areas").field("items", &self.items).finish_non_exhaustive()
+        f.debug_struct("Extents").field("items", &self.items).finish_non_exhaustive()
     }
 }
 

@@ -156,8 +156,8 @@ pub(crate) struct Allocated(HashSet<u64>);
 impl Allocated {
     /// Makes sure that changing some bottom words of a map cannot fail for want of space. Each block is asked for once, and
     /// those side by side together.
-    pub(crate) fn ensure(&mut self, file: MapFile<'_>, header: Place<'_>, words: Range<u64>) -> Result<()> {
-        let Place { layout, geometry } = header;
+    pub(crate) fn ensure(&mut self, file: MapFile<'_>, place: Place<'_>, words: Range<u64>) -> Result<()> {
+        let Place { layout, geometry } = place;
         let v = VolatileLayout::new(geometry);
         let chunks = words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS);
         let known = |&chunk: &u64| self.0.contains(&(v.live.start / ALIGN + chunk));

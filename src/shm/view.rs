@@ -145,7 +145,7 @@ pub(crate) struct ShmView {
     stays: bool,
     runtime: Runtime,
     armed: Part,
-    touched: Part,
+    unflushed: Part,
     upper: [Part; BOTTOM],
     live: Part,
     durable: Part,
@@ -203,7 +203,7 @@ impl ShmView {
             geometry,
             runtime: Runtime(part(&mapping, &layout.runtime)?),
             armed: exactly(&layout.armed, bits)?,
-            touched: exactly(&layout.touched, bits)?,
+            unflushed: exactly(&layout.touched, bits)?,
             upper: [a?, b?, c?, d?, e?, f?],
             live: exactly(&layout.live, words)?,
             durable: exactly(&layout.durable, words)?,
@@ -230,7 +230,7 @@ impl ShmView {
     /// One bit per bottom word: changed since it was last written to the bottom.
     #[inline]
     pub(crate) fn unflushed(&self) -> &[AtomicU64] {
-        &self.touched
+        &self.unflushed
     }
 
     /// The dirty bits as everybody sees them.
@@ -279,7 +279,7 @@ impl ShmView {
     /// Makes everything zeros, the nonce first.
     pub(crate) fn clear(&self) {
         let levels = self.upper.iter().chain([&self.live, &self.durable]);
-        for part in [&self.runtime.0, &self.armed, &self.touched].into_iter().chain(levels) {
+        for part in [&self.runtime.0, &self.armed, &self.unflushed].into_iter().chain(levels) {
             part.iter().for_each(|word| word.store(0, SeqCst));
         }
     }

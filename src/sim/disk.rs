@@ -1,7 +1,7 @@
-//! A simulated disk under the real store.
+//! A simulated disk under the real code.
 //!
-//! Between two durable writes only freed space and the length of the file are pending, since everything else that the
-//! store writes is durable when it goes on. So all that can go wrong happens inside a [`Storage::write_durable`] or a
+//! Between two durable writes only freed space and the length of the file are pending, since everything else that a
+//! map writes is durable when it goes on. So all that can go wrong happens inside a [`Storage::write_durable`] or a
 //! [`Storage::sync_all`]: power goes, the process is killed, or the device fails. Which of the written sectors are then
 //! new, old or garbage, on the device and in the page cache, is chosen by the test; so is how much of what is pending
 //! reached the device. Other calls fail as the test says, sectors are unreadable until they are written, and every few

@@ -1,7 +1,7 @@
 //! Several processes that share a map on the simulated disk, and die one by one or together.
 //!
 //! They take turns; each operation is one process's. A process is killed inside a durable write or at any
-//! [`Point`]; then the others go on. What is asked of them is what is asked of one: nothing owed is missing, in the
+//! [`SyncPoint`]; then the others go on. What is asked of them is what is asked of one: nothing owed is missing, in the
 //! running map after every operation, after the power goes in any write, and after the last one has closed the map.
 
 use crate::engine::point_set::{Dirt, UnionView};
@@ -526,7 +526,7 @@ fn no_death_of_one_of_several_loses_an_owed_bit_of_a_process_map() {
     no_death(name_of(no_death_of_one_of_several_loses_an_owed_bit_of_a_process_map), Durability::Process);
 }
 
-/// A flusher of a map that lists all is killed after it has untouched a word and before it has looked again, and
+/// A flusher of a `Process` map is killed after it has untouched a word and before it has looked again, and
 /// somebody has set a bit of the word since the flusher took his copy: the mark in the runtime page is all that tells.
 #[test]
 pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {

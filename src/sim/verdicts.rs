@@ -1,7 +1,7 @@
 //! What is said of dirt that no caller has set: as long as it is there, here or in the outstanding point, the map is not exact.
 //!
 //! Each test goes wrong without a step, and says which in the table of `mutants.rs`. Two processes have the map; the
-//! second acts at a [`Point`] of the first.
+//! second acts at a [`SyncPoint`] of the first.
 
 use crate::file::reasons;
 use crate::format::Reasons;

@@ -147,9 +147,9 @@ fn tidy(directory: &Path) {
 /// Gives a file without a name one.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
-    let current = libc::AT_FDCWD;
+    let here = libc::AT_FDCWD;
     // SAFETY: both are valid C strings; the flag is plain.
-    match unsafe { libc::linkat(current, from.as_ptr(), current, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) } {
+    match unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -158,10 +158,10 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 /// Gives a file another name, which nothing may have.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let (c_from, c_to) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
-    let current = libc::AT_FDCWD;
+    let here = libc::AT_FDCWD;
     // SAFETY: both are valid C strings; the flag is plain.
     let renamed = unsafe {
-        libc::syscall(libc::SYS_renameat2, current, c_from.as_ptr(), current, c_to.as_ptr(), libc::RENAME_NOREPLACE)
+        libc::syscall(libc::SYS_renameat2, here, c_from.as_ptr(), here, c_to.as_ptr(), libc::RENAME_NOREPLACE)
     };
     if renamed == 0 {
         return Ok(());
@@ -281,8 +281,8 @@ mod tests {
             let new = NewFile::at(&directory.path().join("new"), Permit::Owner).unwrap();
             let number = if of_directory { &new.directory } else { &new.file }.as_raw_fd() as u32;
             let refused = Refused { call: libc::SYS_fsync, argument: Some((0, u32::MAX, number)), error: libc::EIO };
-            if let Some(last_durable) = refusing(&[refused], || new.publish()) {
-                assert_eq!(last_durable.unwrap_err().raw_os_error(), Some(libc::EIO));
+            if let Some(published) = refusing(&[refused], || new.publish()) {
+                assert_eq!(published.unwrap_err().raw_os_error(), Some(libc::EIO));
                 assert!(names(directory.path()).is_empty());
             }
         }

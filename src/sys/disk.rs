@@ -1,4 +1,4 @@
-//! [`Storage`]: everything the store does to its file, so that a simulated disk can stand in for it.
+//! [`Storage`]: everything a map does to its file, so that a simulated disk can stand in for it.
 //!
 //! Invariant kept here: there is no way to write a durable byte but [`Storage::write_durable`], and
 //! what it wrote counts only after it returned `Ok`.
@@ -20,7 +20,7 @@ pub(crate) struct WriteSegment<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A file as the store sees it. Offsets and lengths are in bytes.
+/// A file as a map sees it. Offsets and lengths are in bytes.
 pub(crate) trait Storage: Send + Sync {
     /// Length of the file.
     fn len(&self) -> io::Result<u64>;
@@ -36,7 +36,7 @@ pub(crate) trait Storage: Send + Sync {
     /// subset of their sectors may be old, new, or torn. Costs one device sync in the usual case.
     fn write_durable(&self, parts: &[WriteSegment<'_>]) -> io::Result<()>;
     /// Makes sure that storing into a mapping of `range` cannot fail for want of space. Keeps the content. Where the file
-    /// system cannot do that, nothing is done: what is mapped has been [punched](Self::punch) before, by writing.
+    /// system cannot do that, nothing is done: what is mapped has been [punched](Self::punch_hole) before, by writing.
     fn allocate(&self, range: Range<u64>) -> io::Result<()>;
     /// Makes `range` read as zeros, and frees it; where the file system cannot do that, zeros are written. Durable after
     /// [`sync_all`](Self::sync_all).

@@ -45,9 +45,9 @@ pub(crate) fn image(file: &File) -> io::Result<ImageFacts> {
     let boot_id = facts::boot_id();
     if m.file_type().is_block_device() {
         let mut end = file;
-        let current = end.stream_position()?;
+        let at = end.stream_position()?;
         let size = end.seek(SeekFrom::End(0))?;
-        end.seek(SeekFrom::Start(current))?;
+        end.seek(SeekFrom::Start(at))?;
         // The node's own inode and times say nothing about the device's content.
         return Ok(ImageFacts {
             block_device: true,

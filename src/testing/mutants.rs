@@ -91,7 +91,7 @@ mutants! {
     LookAgain,
     /// A search does not look whether summaries were being cleared.
     CheckClearing,
-    /// A flush of a map that lists all does not look again at what it untouched.
+    /// A flush of a `Process` map does not look again at what it untouched.
     RecheckUnmarked,
     /// Under loom: sequentially consistent accesses only acquire and release.
     SequentiallyConsistent,
@@ -107,7 +107,7 @@ mutants! {
     ListReset,
     /// A flush does not know where something was reset.
     RememberResets,
-    /// A flush of a map that lists all sets no mark before it untouches.
+    /// A flush of a `Process` map sets no mark before it untouches.
     MarkFlush,
     /// The mark of a dead flusher is not looked at.
     RecoverUnflushed,

@@ -29,9 +29,9 @@ pub(crate) enum SyncPoint {
     Written,
     /// Flushing: known to be durable, and still listed.
     Durable,
-    /// Flushing a map that lists all: the mark is set, and nothing untouched.
+    /// Flushing a `Process` map: the mark is set, and nothing untouched.
     Marked,
-    /// Flushing a map that lists all: untouched, and not looked at again.
+    /// Flushing a `Process` map: untouched, and not looked at again.
     UntouchedLast,
     /// The header with a new length is committed next, to the first pair or to the second.
     NewLength,

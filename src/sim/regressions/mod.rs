@@ -1,7 +1,7 @@
 //! Steps that chance hardly misses, one by one: each test goes wrong without a step of the protocol, and says which in the
 //! table of `mutants.rs`.
 //!
-//! Invariant kept here: nothing waits for a clock. Who acts in between does so at a [`Point`], inside a durable write, or
+//! Invariant kept here: nothing waits for a clock. Who acts in between does so at a [`SyncPoint`], inside a durable write, or
 //! where a call fails.
 
 mod checkpoint;
