@@ -25,11 +25,6 @@ impl Completed {
         header.backup_time = facts::now();
         count_audit(header, self.audited, 0);
     }
-
-    /// The target, for a point that is kept.
-    pub(crate) fn target(&self) -> Stamp {
-        self.target
-    }
 }
 
 pub(crate) fn count_audit(header: &mut Header, audited: u64, missed: u64) {

@@ -69,9 +69,7 @@ impl Core {
         }
         Ok(())
     }
-}
 
-impl Core {
     /// Sets bits word by word, as [`or_words`](Self::or_words), and marks what has changed.
     pub(crate) fn merge_words(&self, words: impl Iterator<Item = (u64, u64)>) -> Result<()> {
         let told = |w| self.tell(Step::Setting, w);

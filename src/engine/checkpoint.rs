@@ -16,7 +16,7 @@ use crate::file::points::{Checkpoint, of_header};
 use crate::file::reasons::forget;
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
 use crate::progress::Step;
-use crate::query::Search;
+use crate::query::WordsIter;
 use crate::sys::facts;
 use crate::trace::event;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const MOMENT: usize = 2;
 
 impl Core {
     fn refused(&self, why: impl Into<String>) -> Error {
-        Error::Refused { path: self.path.clone(), why: why.into() }
+        self.file().refused(why)
     }
 
     /// Whether a checkpoint with this name may be begun.
@@ -212,7 +212,7 @@ impl Core {
             *newest = joined.hand_over();
         }
         if keep {
-            let target = backup.map(Completed::target);
+            let target = backup.map(|backup| backup.target);
             let (uuid, role) = (uuid_of_name, PointRole::Kept);
             header.points.push(Point { uuid, role, target, ..point.without_regions() });
         }
@@ -231,10 +231,8 @@ impl Core {
         drop(space);
         self.know_frozen(None);
         if let Some(marks) = marks {
-            let (mut from, end) = (0, self.geometry().words());
-            while let Some((w, word)) = marks.next_nonzero_word(from..end) {
+            for (w, word) in WordsIter::over(&*marks, 0..self.geometry().bits()) {
                 self.changes.mark_word(w, word);
-                from = w + 1;
             }
         }
         event!(INFO, "committed", path = %self.path.display(), uuid = %uuid, kept = keep);

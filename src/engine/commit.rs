@@ -6,7 +6,7 @@
 use super::core::{Core, Locked};
 use crate::error::{Error, Result};
 use crate::file::headers::{self, LastDurable};
-use crate::file::points::of_header;
+use crate::file::points::no_checkpoint;
 use crate::format::{CheckpointState, Header, Session, State, Uuid};
 use crate::shm::runtime;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -15,9 +15,7 @@ impl Core {
     pub(crate) fn last_durable(&self) -> LastDurable {
         LastDurable::unpack(self.view.runtime()[runtime::PUBLISHED].load(SeqCst))
     }
-}
 
-impl Core {
     /// The runtime page's `checkpoint` word.
     pub(crate) fn checkpoint_word(&self) -> u64 {
         self.view.runtime()[runtime::CHECKPOINT].load(SeqCst)
@@ -33,24 +31,16 @@ impl Core {
             self.view.runtime()[runtime::CHECKPOINT].store(((old >> 2) + 1) << 2 | state as u64, SeqCst);
         }
     }
-}
 
-impl Core {
     /// Whether the header says that this checkpoint is outstanding, in one of these states.
     pub(crate) fn expect(&self, header: &Header, uuid: &Uuid, states: &[CheckpointState]) -> Result<()> {
         let other = step!(CompareUuid => header.checkpoint_uuid != *uuid);
         if !other && !step!(CheckState => !states.contains(&header.checkpoint_state)) {
             return Ok(());
         }
-        let found = match of_header(header) {
-            Some(other) => format!("{} ({})", other.uuid, other.state.name()),
-            None => "none outstanding".into(),
-        };
-        Err(Error::NoCheckpoint { path: self.path.clone(), uuid: uuid.to_string(), found })
+        Err(no_checkpoint(header, uuid, &self.path))
     }
-}
 
-impl Core {
     /// Changes the header outside of arming and flushing.
     pub(crate) fn update_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
         let lock = self.lock()?;

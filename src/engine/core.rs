@@ -165,10 +165,10 @@ impl Core {
 }
 
 impl Core {
-    pub(crate) fn new(parts: Parts, header: &Header) -> io::Result<Core> {
+    pub(crate) fn new(parts: Parts, header: &Header) -> Result<Core> {
         let Parts { disk, path, view, nonce, slot, shared, lock_timeout, .. } = parts;
         let Parts { armed_bound, ahead_bound, allocated, image_before, watcher, .. } = parts;
-        let durability = header.durability;
+        let born = fork::generation().map_err(MapFile::new(&*disk, &path).io("prepare for forks"))?;
         let core = Core {
             disk,
             path,
@@ -178,7 +178,7 @@ impl Core {
             nonce,
             slot,
             id: new_id(),
-            durability,
+            durability: header.durability,
             in_file: in_file(header, shared),
             shared,
             lock_timeout,
@@ -187,7 +187,7 @@ impl Core {
             seqlock: sync::AtomicU64::new(0),
             quiet: Mutex::default(),
             counters: Counters::default(),
-            born: fork::generation()?,
+            born,
             state: Mutex::new(Update { allocated, ..Update::default() }),
             waiting: Mutex::default(),
             all_reset: ReasonsSnapshot::default(),
@@ -336,16 +336,13 @@ impl Core {
         }
         count
     }
-}
 
-impl Core {
     /// Says up to which word it is; fails if the work is to stop.
     pub(crate) fn tell(&self, step: Step, word: u64) -> Result<()> {
         let g = self.geometry();
-        self.watcher.tell(step, g.item_of((word * 64).min(g.bits())), g.len())
+        self.watcher.tell(step, g.item_of(word * 64), g.len())
     }
-}
-impl Core {
+
     /// Takes the update lock among processes. Those that share a map take turns: otherwise one that takes the lock again and again
     /// would leave none to the others, which look for it now and then only.
     fn wait_for_update(&self, end: Deadline) -> Result<()> {

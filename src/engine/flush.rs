@@ -5,12 +5,11 @@
 
 use super::core::{Core, Locked};
 use crate::error::Result;
-use crate::file::bottom::{BottomRef, named};
+use crate::file::bottom::{BottomRef, named, pages_of, words_of_pages};
 use crate::file::pages::{self, PageContent};
 use crate::file::reasons::forget;
-use crate::format::Durability;
-use crate::format::{self, Header, MAX_RUNS, Reasons, WordRanges};
-use crate::geometry::{PAGE_WORDS, words_of};
+use crate::format::{self, Durability, Header, MAX_RUNS, Reasons, WordRanges};
+use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
 use crate::shm::runtime;
@@ -330,7 +329,7 @@ impl Locked<'_> {
             return (words, more);
         }
         let room = MAX_RUNS - list.len();
-        let (fitting, left) = fit(words, list, room, core.geometry().words());
+        let (fitting, left) = fit(words, list, room, core.geometry());
         (fitting, more || left)
     }
 
@@ -393,7 +392,7 @@ fn join_pages(rewrites: &mut Vec<PageRewrite>) {
 
 /// Makes `words` fit beside `list` in `room` more runs: word by word if possible, else whole pages (which are
 /// rewritten anyway), else only the first of those.
-fn fit(words: WordRanges, list: &WordRanges, room: usize, end: u64) -> (WordRanges, bool) {
+fn fit(words: WordRanges, list: &WordRanges, room: usize, geometry: &Geometry) -> (WordRanges, bool) {
     let union_len = |add: &WordRanges| {
         let mut all = list.clone();
         all.union(add);
@@ -402,8 +401,7 @@ fn fit(words: WordRanges, list: &WordRanges, room: usize, end: u64) -> (WordRang
     if union_len(&words) <= room {
         return (words, false);
     }
-    let whole = |w: u64| w / PAGE_WORDS * PAGE_WORDS;
-    let paged = WordRanges::from_iter(words.iter().map(|r| whole(r.first)..(whole(r.end() - 1) + PAGE_WORDS).min(end)));
+    let paged = words_of_pages(geometry, &pages_of(&words));
     if union_len(&paged) <= room {
         return (paged, false);
     }

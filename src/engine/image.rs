@@ -8,10 +8,8 @@ use crate::shm::runtime;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// What a clean close records beside the bits.
-#[derive(Default)]
 pub(crate) enum Image {
     /// The image was not looked at: its stamp becomes what it was when the map was opened.
-    #[default]
     AsBefore,
     /// The image as it is now.
     Now(Stamp),
@@ -36,9 +34,7 @@ impl Core {
         }
         Ok(())
     }
-}
 
-impl Core {
     /// For who joins others: if the map does not belong to the image that this process has, everything becomes dirty; says why.
     /// The modification time counts for the first in the session who has the image: the others write to it. The caller holds
     /// the gate.

@@ -104,22 +104,17 @@ impl Core {
         if self.begun_here().load(SeqCst) == 0 {
             return Ok(());
         }
-        Err(Error::Refused {
-            path: self.path.clone(),
-            why:
-                "this thread has begun a write that has not ended, and a freeze would wait for it; end the write first"
-                    .into(),
-        })
+        let why =
+            "this thread has begun a write that has not ended, and a freeze would wait for it; end the write first";
+        Err(self.file().refused(why))
     }
 
     /// The error of a freeze beside writes of which nobody knows when they are over.
     pub(super) fn may_arrive(&self) -> Error {
-        Error::Refused {
-            path: self.path.clone(),
-            why: "a process died that may have writes under way which still arrive, so no freeze can tell when the image \
-                  stands still; see that they are over, and close the map in all processes"
-                .into(),
-        }
+        self.file().refused(
+            "a process died that may have writes under way which still arrive, so no freeze can tell when the image \
+             stands still; see that they are over, and close the map in all processes",
+        )
     }
 
     /// Raises the epoch and waits until every write that had registered before has ended. Without the update lock: who

@@ -289,6 +289,10 @@ impl Search for PointSet {
         self.dirt().next_nonzero_word(words)
     }
 
+    fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
+        self.dirt().next_block(words, to)
+    }
+
     fn full_words(&self, words: Range<u64>) -> Option<Range<u64>> {
         self.dirt().full_words(words)
     }

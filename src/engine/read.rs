@@ -94,7 +94,7 @@ impl Core {
                     return found;
                 }
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         // Nobody changes the state while the lock is held; and if it cannot be had, nothing is known.
         let lock = self.lock();
@@ -102,13 +102,11 @@ impl Core {
         let word = self.checkpoint_word();
         let point = match known && is_normal(word) {
             true => None,
-            false => Some(self.frozen(word).filter(|_| known).unwrap_or_else(|| Arc::new(self.unknown()))),
+            false => Some(
+                self.frozen(word).filter(|_| known).unwrap_or_else(|| Arc::new(PointSet::everything(self.geometry()))),
+            ),
         };
         self.seq_read(|| f(&UnionView { current: Dirt::of(&self.view), point: point.as_deref().map(PointSet::dirt) }))
-    }
-
-    fn unknown(&self) -> PointSet {
-        PointSet::everything(self.geometry())
     }
 
     /// The outstanding point, for a `checkpoint` word that was just read: see [`Cache::get`].
@@ -120,9 +118,7 @@ impl Core {
     pub(crate) fn know_frozen(&self, point: Option<Arc<PointSet>>) {
         self.frozen.know(self.checkpoint_word(), point);
     }
-}
 
-impl Core {
     /// Runs a search until no summary was being cleared meanwhile. Lock-free but for a reader that is
     /// unlucky many times: it then waits for the clearer's lock.
     pub(crate) fn seq_read<R>(&self, search: impl Fn() -> R) -> R {

@@ -9,10 +9,11 @@ use super::core::{Core, Locked, Parts};
 use super::flush::write_recovered;
 use super::point_set::PointSet;
 use crate::error::{Error, Result};
-use crate::file::bottom::{all_words, batches, place};
+use crate::file::bottom::{all_words, batches, pages_of, place, words_of_pages};
 use crate::file::create::random_uuid;
-use crate::format::Durability;
-use crate::format::{Header, Layout, RegionName, SLOTS, Uuid, VolatileLayout, WordRanges, bottom_length, table_length};
+use crate::format::{
+    Durability, Header, Layout, RegionName, SLOTS, Uuid, VolatileLayout, WordRanges, bottom_length, table_length,
+};
 use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
 use crate::progress::Step;
 use crate::shm::runtime;
@@ -71,7 +72,7 @@ impl Core {
              before the length is changed",
             point.uuid
         );
-        Err(Error::Refused { path: self.path.clone(), why })
+        Err(self.file().refused(why))
     }
 
     /// The header of the same map with another geometry.
@@ -228,7 +229,7 @@ impl Core {
             image_before: self.image_before,
             watcher: self.watcher.clone(),
         };
-        let core = Core::new(parts, header).map_err(self.io("prepare for forks"))?;
+        let core = Core::new(parts, header)?;
         if step!(ResizeKeepsFailure => self.write_failed()) {
             core.record_write_failure();
         }
@@ -302,9 +303,8 @@ fn copy(
             ensure(chunk.clone())?;
             chunk.for_each(|w| _ = to.live()[w as usize].fetch_or(mask_in(w, &new), SeqCst));
         }
-        pages.union(&WordRanges::one(words.start / PAGE_WORDS..words.end.div_ceil(PAGE_WORDS)));
+        pages.union(&pages_of(&WordRanges::one(words)));
     }
-    let words = |r: Range<u64>| r.start * PAGE_WORDS..(r.end * PAGE_WORDS).min(to.geometry().words());
-    to.levels().finish(pages.iter().map(|r| words(r.range())));
+    to.levels().finish(words_of_pages(to.geometry(), &pages).iter().map(|r| r.range()));
     Ok(pages)
 }

@@ -39,7 +39,7 @@ impl Core {
     pub(crate) fn set_bit(&self, bit: u64) -> Result<()> {
         let (mut changed, w) = (0, bit / 64);
         let done = self.set_word(w, 1 << (bit % 64), w + 1, &mut changed);
-        if changed != 0 && self.changes.wanted() {
+        if changed != 0 {
             self.changes.mark(bit..bit + 1);
         }
         match done {

@@ -53,7 +53,7 @@ impl BottomRef {
 
     /// Where the entries of its page table end.
     pub(crate) fn entries_end(&self) -> u64 {
-        self.table.start.saturating_add(ENTRY_BYTES.saturating_mul(self.geometry.pages()))
+        entries_end(self.table.start, &self.geometry)
     }
 
     /// Whether it must have lost a page together with its entry, if its good pages have so many bits, and so many others fail:
@@ -62,6 +62,11 @@ impl BottomRef {
         let at_most = granules.saturating_add(failed_pages.saturating_mul(PAGE_BITS));
         self.expected_bits.filter(|&expected| at_most < expected).map(|expected| (granules, expected))
     }
+}
+
+/// Where the entries of a page table end that begins there.
+pub(crate) fn entries_end(table: u64, geometry: &Geometry) -> u64 {
+    table.saturating_add(ENTRY_BYTES.saturating_mul(geometry.pages()))
 }
 
 /// All words of a map.
@@ -85,11 +90,13 @@ pub(crate) fn words_of_pages(geometry: &Geometry, pages: &WordRanges) -> WordRan
     WordRanges::from_iter(pages.iter().map(|r| r.first * PAGE_WORDS..(r.end() * PAGE_WORDS).min(geometry.words())))
 }
 
-/// Pages, as many as are written together: 8 MiB of them.
+/// Pages that are written with one sync: 8 MiB of them.
+pub(crate) const BATCH_PAGES: usize = 16384;
+
+/// Pages, as many as are written together.
 pub(crate) fn batches(pages: &WordRanges) -> impl Iterator<Item = Vec<u64>> {
-    const BATCH: usize = 16384;
     let mut left = pages.iter().flat_map(|r| r.range()).peekable();
-    std::iter::from_fn(move || left.peek().is_some().then(|| left.by_ref().take(BATCH).collect()))
+    std::iter::from_fn(move || left.peek().is_some().then(|| left.by_ref().take(BATCH_PAGES).collect()))
 }
 
 /// The words of a page that a list names, as bits.

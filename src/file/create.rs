@@ -3,9 +3,9 @@
 //! Invariant kept here: the name appears only when everything behind it is durable, and never in
 //! place of another file.
 
-use super::bottom::{BottomRef, full_page};
+use super::bottom::{BATCH_PAGES, BottomRef, full_page};
 use super::headers;
-use super::pages::{self, BATCH_PAGES, PageContent, some_pages};
+use super::pages::{self, PageContent, some_pages};
 use crate::error::{Error, Result};
 use crate::format::{COPIES, Header, MAX_USED, Uuid, copy_offset};
 use crate::geometry::{Geometry, PAGE_BITS};
@@ -109,7 +109,7 @@ fn write_parts(
     options: &Options,
     batches: impl Iterator<Item = Vec<(u64, PageContent)>>,
 ) -> Result<()> {
-    let io = writing(file.path);
+    let io = file.io("write the new map");
     let mut header = Header::new(random_uuid().map_err(&io)?, geometry, options.durability);
     file.disk.extend(header.file_length()).map_err(&io)?;
     header.label.clone_from(&options.label);

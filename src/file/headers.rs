@@ -3,6 +3,7 @@
 //! Invariant kept here: a commit writes both copies of the pair that does not hold the newest header
 //! known to be durable, and starts from the newest valid header in the file.
 
+use super::bottom;
 use crate::error::{Error, Result};
 use crate::format::{
     self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, NotWritable, ProblemClass, State, pair_of,
@@ -107,7 +108,7 @@ pub(crate) fn choose_also_cut_off(file: MapFile<'_>, copies: &Copies) -> Result<
             pair: format::pair_of(choice.copy),
             rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Conflicting { .. })),
         }),
-        Err(none) => Err(no_header(file.path, &none, len)),
+        Err(none) => Err(no_header(file, &none, len)),
     };
     if let Err(Error::NotDirtymap { .. }) = chosen {
         // What cannot be read was taken for zeros; that the device fails is what matters then.
@@ -137,41 +138,33 @@ pub(crate) fn spoilt(copies: &Copies, pair: usize) -> bool {
 /// what says that its pages are dirty: zeros in place of both would pass for clean pages.
 fn entries_end(header: &Header) -> u64 {
     let point = header.outstanding().map_or(0, |point| point.table_offset);
-    header.layout.table.start.max(point).saturating_add(format::ENTRY_BYTES.saturating_mul(header.geometry.pages()))
+    bottom::entries_end(header.layout.table.start.max(point), &header.geometry)
 }
 
 /// Says why no copy is usable.
-fn no_header(path: &Path, none: &NoHeader<'_>, len: u64) -> Error {
-    let path = path.to_path_buf();
-    let NoHeader::Invalid { copy, problem } = none else {
-        return match none {
-            NoHeader::Newer { problem, .. } => {
-                let found = format!("{} {}", problem.place, problem.found);
-                Error::Unsupported { path, found, expected: problem.expected.clone() }
-            }
-            _ => Error::Corrupt {
-                path,
-                place: "header copies".into(),
-                found: none.to_string(),
-                expected: "copies of one map".into(),
-            },
-        };
+fn no_header(file: MapFile<'_>, none: &NoHeader<'_>, len: u64) -> Error {
+    let path = || file.path.to_path_buf();
+    let foreign = |found: String| Error::NotDirtymap { path: path(), found };
+    let newer = |problem: &HeaderProblem| {
+        let found = format!("{} {}", problem.place, problem.found);
+        Error::Unsupported { path: path(), found, expected: problem.expected.clone() }
     };
-    let found = format!("{} is {}, not {}", problem.place, problem.found, problem.expected);
+    let (copy, problem) = match none {
+        NoHeader::Newer { problem, .. } => return newer(problem),
+        NoHeader::TwoMaps { .. } => return file.corrupt("header copies", none.to_string(), "copies of one map"),
+        NoHeader::Invalid { copy, problem } => (copy, *problem),
+    };
     match problem.class {
-        _ if len == 0 => Error::NotDirtymap { path, found: "the file is empty".into() },
-        ProblemClass::Blank => Error::NotDirtymap { path, found: "nothing but zeros where a header should be".into() },
-        ProblemClass::NotDirtymap => Error::NotDirtymap { path, found },
-        ProblemClass::Version | ProblemClass::Feature => {
-            let found = format!("{} {}", problem.place, problem.found);
-            Error::Unsupported { path, found, expected: problem.expected.clone() }
+        _ if len == 0 => foreign("the file is empty".into()),
+        ProblemClass::Blank => foreign("nothing but zeros where a header should be".into()),
+        ProblemClass::NotDirtymap => {
+            foreign(format!("{} is {}, not {}", problem.place, problem.found, problem.expected))
         }
-        ProblemClass::Checksum | ProblemClass::Invalid => Error::Corrupt {
-            path,
-            place: format!("no header copy is valid; copy {copy}, {}", problem.place),
-            found: problem.found.clone(),
-            expected: problem.expected.clone(),
-        },
+        ProblemClass::Version | ProblemClass::Feature => newer(problem),
+        ProblemClass::Checksum | ProblemClass::Invalid => {
+            let place = format!("no header copy is valid; copy {copy}, {}", problem.place);
+            file.corrupt(place, problem.found.clone(), problem.expected.clone())
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant kept here: a page and its entry are parts of the same durable write, and the entry is computed
 //! over exactly the bytes that are written.
 
-use super::bottom::BottomRef;
+use super::bottom::{BATCH_PAGES, BottomRef};
 use crate::format::{self, ENTRY_BYTES};
 use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
 use crate::query::Search;
@@ -55,9 +55,6 @@ fn coalesce<'a>(parts: &mut Vec<WriteSegment<'a>>, items: &[u64], base: u64, byt
         parts.push(WriteSegment { offset: base + s.start * size as u64, bytes: &bytes[from..] });
     }
 }
-
-/// Pages of a point that are written with one sync: 8 MiB of them.
-pub(crate) const BATCH_PAGES: usize = 16384;
 
 /// Some pages of a map that are not zero, from a word on, and where to go on.
 pub(crate) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent)>, u64) {

@@ -9,10 +9,9 @@ use crate::file::bottom::BottomRef;
 use crate::file::headers::{self, damaged_copies, writable};
 use crate::file::scan::Scan;
 use crate::format::{Header, PointRole, State};
-use crate::map::DirtyMap;
-use crate::map::{FileState, Info};
+use crate::map::{DirtyMap, FileState, Info};
 use crate::map_file::MapFile;
-use crate::query::ReadMap;
+use crate::query::{ReadMap, Search};
 use crate::session::locks;
 use crate::session::recovery::Recovery;
 use crate::session::watch::SharedReader;
@@ -150,8 +149,9 @@ pub(crate) fn at_rest(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> 
     let len = file.len()?;
     let bottom = BottomRef::of_map(header);
     let survey = Survey::of(&Scan { file, bottom: &bottom }, progress)?;
-    let mut recovery = survey::recovery(&newest, &damaged_copies(&copies, &newest), &survey, survey.lost(&bottom));
-    let mut findings = findings::header_copies(&copies, &newest);
+    let damaged = damaged_copies(&copies, &newest);
+    let mut recovery = survey::recovery(&newest, &damaged, &survey, survey.lost(&bottom));
+    let mut findings = findings::header_copies(&copies, &newest, &damaged);
     findings.extend(findings::length(header, len));
     findings.extend(findings::state(header));
     findings.extend(findings::pages(&bottom, &survey));
@@ -220,9 +220,9 @@ fn points(
 /// Dirty granules and the items in them, what is frozen among them.
 fn with_frozen(file: MapFile<'_>, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
     let Some(point) = header.outstanding() else { return Ok(survey.dirty.totals(&header.geometry)) };
-    let [here, frozen] = [BottomRef::of_map(header), BottomRef::of_point(&header.geometry, point)];
-    let [here, frozen] = [&here, &frozen].map(|bottom| Scan { file, bottom });
-    Ok(survey::together(&here, &frozen)?.totals(&header.geometry))
+    let [current, frozen] = [BottomRef::of_map(header), BottomRef::of_point(&header.geometry, point)];
+    let [current, frozen] = [&current, &frozen].map(|bottom| Scan { file, bottom });
+    Ok(survey::together(&current, &frozen)?.totals(&header.geometry))
 }
 
 /// Looks at a file that others have open.
@@ -231,7 +231,8 @@ fn in_use(file: MapFile<'_>, watch: Option<DirtyMap>) -> Result<Report> {
     let header = &newest.header;
     let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
     info.dirty = watch.and_then(|map| {
-        let dirty = (ReadMap::count(&map), ReadMap::dirty_len(&map));
+        let (count, last) = map.tally(0..map.geometry().bits());
+        let dirty = (count, map.items_in(count, last));
         // Asked afterwards: everything reads dirty once those who had it open have closed it.
         map.verify_session().is_ok().then_some(dirty)
     });

@@ -6,10 +6,10 @@
 use super::survey::{Group, Survey};
 use crate::error::counted;
 use crate::file::bottom::{BottomRef, items_in};
-use crate::file::headers::{Copies, Newest, damaged_copies, is_rival, spoilt};
+use crate::file::headers::{Copies, Newest, is_rival, spoilt};
 use crate::file::reasons::left_on_list;
 use crate::file::scan::PageFault;
-use crate::format::{COPY_BYTES, Durability, Header, PointRole, State, WordRanges, copies_of, copy_offset};
+use crate::format::{COPY_BYTES, Durability, Header, PointRole, State, copies_of, copy_offset};
 use crate::geometry::{PAGE_BITS, PAGE_BYTES};
 use std::ops::Range;
 
@@ -45,7 +45,7 @@ pub struct Finding {
 }
 
 /// What is said of each damaged header copy.
-pub(crate) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
+pub(crate) fn header_copies(copies: &Copies, newest: &Newest, damaged: &[usize]) -> Vec<Finding> {
     let finding = |&copy: &usize| {
         let start = copy_offset(copy);
         let rival = copies[copy].as_ref().is_ok_and(|h| is_rival(copies, newest, h));
@@ -73,7 +73,7 @@ pub(crate) fn header_copies(copies: &Copies, newest: &Newest) -> Vec<Finding> {
             count: 1,
         }
     };
-    let mut findings: Vec<Finding> = damaged_copies(copies, newest).iter().map(finding).collect();
+    let mut findings: Vec<Finding> = damaged.iter().map(finding).collect();
     let other = 1 - newest.pair;
     if findings.is_empty() && spoilt(copies, other) {
         let [one, two] = copies_of(other);
@@ -286,7 +286,7 @@ pub(crate) fn count(header: &Header, bits: u64) -> Option<Finding> {
     } else {
         (Severity::Note, "nothing: there is more dirt than there was, not less", "record how many there are")
     };
-    (bits != recorded && header.runs == WordRanges::new()).then(|| Finding {
+    (bits != recorded && header.runs.is_empty()).then(|| Finding {
         severity,
         place: "bottom level".into(),
         found: counted(bits, "dirty granule"),

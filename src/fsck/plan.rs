@@ -4,7 +4,7 @@
 //! the list of a header that is to be durable before the first page.
 
 use super::survey::{self, Count, Survey, point_survey};
-use crate::error::{Error, Result, counted};
+use crate::error::{Result, counted};
 use crate::file::bottom::{BottomRef, all_words, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
 use crate::file::reasons::{left_on_list, remember};
@@ -16,7 +16,6 @@ use crate::session::page_cache;
 use crate::session::recovery::Recovery;
 use crate::sys::facts;
 use std::ops::Range;
-use std::path::Path;
 
 /// Pages that are written also where the file holds nothing: 8 MiB of them.
 const FEW_PAGES: u64 = if cfg!(test) { 2 } else { 16384 };
@@ -158,7 +157,7 @@ pub(crate) fn plan(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Res
         writable(header, file.path)?;
     }
     actions.extend(describe_length(found.len, decision.length));
-    let (doubt, closed) = if commits { commit(file.path, &found, &decision)? } else { Default::default() };
+    let (doubt, closed) = if commits { commit(file, &found, &decision)? } else { Default::default() };
     let ranges = ranges(header, &decision.pages, &found.points, commits, (found.len, decision.length));
     let cache = !found.cut_off && page_cache::cache_may_be_trusted(file, header)?;
     let verified = (!found.cut_off).then(|| found.survey.good.totals(&header.geometry));
@@ -255,7 +254,7 @@ fn describe(found: &Found, decision: &Decision) -> Vec<String> {
         format!("make {} dirty, and empty the armed list", counted(armed, "armed byte")),
     );
     when(unclean, "close the map cleanly".into());
-    when(!unclean && armed == 0 && header.runs != WordRanges::new(), "empty the armed list".into());
+    when(!unclean && armed == 0 && !header.runs.is_empty(), "empty the armed list".into());
     let miscounted = header.state == State::Clean && header.clean_dirty_bits != decision.dirty.0;
     when(miscounted && failed == 0 && !everything && armed == 0, "record how many granules are dirty".into());
     actions
@@ -272,7 +271,7 @@ fn describe_length(len: u64, after: u64) -> Option<String> {
 }
 
 /// The headers that name what is in doubt, and those of the repaired map.
-fn commit(path: &Path, found: &Found, decision: &Decision) -> Result<(Vec<Commit>, Vec<Commit>)> {
+fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<Commit>, Vec<Commit>)> {
     let header = &found.newest.header;
     let mut next = header.clone();
     found.recovery.remember(&mut next);
@@ -291,8 +290,7 @@ fn commit(path: &Path, found: &Found, decision: &Decision) -> Result<(Vec<Commit
     words.coarsen(MAX_RUNS);
     let mut doubt = Vec::new();
     if !decision.pages.is_empty() || !found.points.is_empty() || found.cut_off {
-        let io = |source| Error::Io { op: "get random bytes", path: path.to_path_buf(), source };
-        next.nonce = Uuid(facts::random().map_err(io)?);
+        next.nonce = Uuid(facts::random().map_err(file.io("get random bytes"))?);
         next.state = State::Open;
         next.runs = words.clone();
         doubt.extend([commit(&mut next), commit(&mut next)]);

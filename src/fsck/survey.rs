@@ -6,6 +6,7 @@
 use crate::error::Result;
 use crate::file::bottom::{BottomRef, items_in, named};
 use crate::file::headers::Newest;
+use crate::file::pages::PageContent;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{Durability, State, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS};
@@ -18,9 +19,6 @@ use std::ops::Range;
 pub(crate) const MOST_GROUPS: usize = 1000;
 /// Stretches of failed pages that are kept apart; the nearest are joined when there are more.
 const MOST_STRETCHES: usize = 1 << 16;
-
-/// The words of a page.
-type Words = [u64; PAGE_WORDS as usize];
 
 /// Dirty granules, counted without loading the map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +38,7 @@ impl Count {
     }
 
     /// Those of a page, except in the words of `besides`.
-    fn add(&mut self, g: &Geometry, index: u64, words: &Words, besides: u64) {
+    fn add(&mut self, g: &Geometry, index: u64, words: &PageContent, besides: u64) {
         for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
             let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
             self.granules += u64::from(word.count_ones());
@@ -169,7 +167,7 @@ pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
     let bottom = one.bottom;
     let mut count = Count::of_list(bottom);
     let mut chunk = 0..0;
-    let mut buffer: Vec<Words> = Vec::new();
+    let mut buffer: Vec<PageContent> = Vec::new();
     let first = |chunks: [Option<Range<u64>>; 2]| chunks.into_iter().flatten().min_by_key(|chunk| chunk.start);
     while let Some(next) = first([one.next_chunk(&chunk)?, other.next_chunk(&chunk)?]) {
         chunk = next;

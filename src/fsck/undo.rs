@@ -63,7 +63,10 @@ impl Checked {
             let part = record.range.start as usize..record.range.end.min(HEADER_REGION) as usize;
             if let Some(to) = headers.get_mut(part) {
                 keeps_headers = true;
-                to.copy_from_slice(&record.bytes.map_or(vec![0; to.len()], |b| b[..to.len()].to_vec()));
+                match record.bytes {
+                    Some(bytes) => to.copy_from_slice(&bytes[..to.len()]),
+                    None => to.fill(0),
+                }
             }
             Ok(())
         });

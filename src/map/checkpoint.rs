@@ -5,9 +5,9 @@ use super::points::bitmap_of;
 use crate::bitmap::Bitmap;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
-use crate::file::points::{Checkpoint, of_header};
+use crate::file::points::{Checkpoint, no_checkpoint, of_header};
 use crate::format::{CheckpointState, Header, Uuid};
-use crate::query::ReadMap;
+use crate::query::{ReadMap, Search};
 use std::sync::Arc;
 
 /// Checkpoints: a backup's work list, taken at one moment while writers go on, and put back if the backup fails.
@@ -110,7 +110,8 @@ impl DirtyMap {
     /// As [`frozen`](Self::frozen).
     pub fn frozen_len(&self, uuid: Uuid) -> Result<(u64, u64)> {
         let point = self.frozen_set(uuid)?;
-        Ok((ReadMap::count(&*point), ReadMap::dirty_len(&*point)))
+        let (count, last) = point.tally(0..point.geometry().bits());
+        Ok((count, point.items_in(count, last)))
     }
 
     /// The same as [`frozen`](Self::frozen), without a copy: the very set that this map reads by.
@@ -118,11 +119,7 @@ impl DirtyMap {
     /// # Errors
     /// As [`frozen`](Self::frozen).
     pub fn frozen_set(&self, uuid: Uuid) -> Result<Arc<PointSet>> {
-        let none = |header: &Header| Error::NoCheckpoint {
-            path: self.path().to_path_buf(),
-            uuid: uuid.to_string(),
-            found: of_header(header).map_or("none outstanding".into(), |c| format!("{} ({})", c.uuid, c.state.name())),
-        };
+        let none = |header: &Header| no_checkpoint(header, &uuid, self.path());
         let is = |header: &Header| header.checkpoint_state == CheckpointState::Frozen && header.checkpoint_uuid == uuid;
         self.readable()?;
         let header = self.header()?;

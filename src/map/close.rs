@@ -2,15 +2,12 @@
 
 use super::dirty_map::{DirtyMap, Inner, Live};
 use crate::engine::commit::Failure;
-use crate::engine::core::Core;
 use crate::engine::image::Image;
 use crate::error::{Error, Result};
 use crate::format::Stamp;
 use crate::image_stamp::ImageStamp;
 use crate::session::locks;
 use std::fmt;
-
-impl Core {}
 
 impl Live {
     /// Leaves the file clean if nobody else has it open. The caller holds the gate.
@@ -126,7 +123,7 @@ impl DirtyMap {
                 drop(gate);
                 Ok(())
             }
-            Err(error) => Err(CloseError { error, map: Box::new(self) }),
+            Err(error) => Err(CloseError::new(error, self)),
         }
     }
 

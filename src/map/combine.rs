@@ -1,12 +1,10 @@
 //! Merging into a map in a file, and copying it to memory.
 
 use super::dirty_map::DirtyMap;
+use super::points::bitmap_of;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};
-use crate::engine::core::Core;
 use crate::error::Result;
 use crate::query::{ReadMap, Rounded};
-
-impl Core {}
 
 impl DirtyMap {
     /// Whether `other` can be merged into this map: both have the same length, and this one is open for writing.
@@ -92,9 +90,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn to_bitmap(&self) -> Result<Bitmap> {
-        let mut copy = Bitmap::new(self.len(), self.granularity())?;
-        copy.merge(self)?;
-        Ok(copy)
+        bitmap_of(self)
     }
 }
 

@@ -110,7 +110,7 @@ impl DirtyMap {
     /// The header as it is now.
     pub(super) fn header(&self) -> Result<Header> {
         match &self.inner {
-            Inner::Live(live) => Ok(headers::newest(MapFile::new(live.core.disk(), &self.path))?.header),
+            Inner::Live(live) => Ok(headers::newest(live.core.file())?.header),
             Inner::Loaded(loaded) => Ok(loaded.header.clone()),
             Inner::Watching(watch) => Ok(headers::newest(MapFile::new(&*watch.disk, &self.path))?.header),
         }
@@ -181,9 +181,7 @@ impl DirtyMap {
             Inner::Watching(watch) => watch.checkpoint_word(),
         }
     }
-}
 
-impl DirtyMap {
     /// What the map survives.
     pub fn durability(&self) -> Durability {
         match &self.inner {

@@ -10,7 +10,7 @@ use crate::format::{self, Durability, Header, Reasons, State, Uuid};
 use crate::geometry::{Geometry, LEVELS};
 use crate::image_stamp::ImageStamp;
 use crate::map_file::MapFile;
-use crate::query::ReadMap;
+use crate::query::{ReadMap, Search};
 use crate::session::locks;
 use crate::session::recovery::Recovery;
 use crate::session::watch::{self, Reading};
@@ -207,7 +207,8 @@ impl Info {
         let found = if live { mended } else { map.recovery().clone() };
         let mut info = Info::of_header(header, state, &found);
         info.recovery = map.recovery().clone();
-        info.dirty = Some((ReadMap::count(map), ReadMap::dirty_len(map)));
+        let (count, last) = map.tally(0..map.geometry().bits());
+        info.dirty = Some((count, map.items_in(count, last)));
         if map.core().is_ok_and(Core::may_lack_bits) {
             info.verdict = Verdict::Damaged;
             info.reasons = names(reasons::reasons(header) | Reasons::CACHE_NOT_TRUSTED);

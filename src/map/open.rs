@@ -164,7 +164,7 @@ impl Options {
 fn open_attached(attached: Attached, path: &Path, options: &Options) -> Result<DirtyMap> {
     let opened = if attached.alone() { first(&attached, path, options) } else { joined(&attached, path, options) };
     if opened.is_err() {
-        attached.disk().detach();
+        attached.leave();
     }
     opened
 }

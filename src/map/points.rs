@@ -9,7 +9,7 @@ use crate::file::{create, headers};
 use crate::format::Header;
 use crate::map_file::MapFile;
 use crate::options::Options;
-use crate::query::Search;
+use crate::query::{ReadMap, Search};
 use crate::session::locks;
 use crate::sys::Storage;
 use std::path::Path;
@@ -183,7 +183,8 @@ fn export(map: &PointSet, path: &Path) -> Result<()> {
     create::create_filled(path, map, &options)
 }
 
-pub(super) fn bitmap_of(map: &PointSet) -> Result<Bitmap> {
+/// A copy in memory.
+pub(super) fn bitmap_of(map: &impl ReadMap) -> Result<Bitmap> {
     let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
     copy.merge(map)?;
     Ok(copy)

@@ -37,9 +37,7 @@ impl DirtyMap {
         core.geometry().check(&range)?;
         core.begin_write(core.geometry().touched(&range))
     }
-}
 
-impl DirtyMap {
     /// Marks every granule that `range` touches. When it has returned `Ok`, no crash takes that back.
     ///
     /// Cost: one load a word of 64 granules for those that are dirty and flushed already; no lock for words that are

@@ -73,8 +73,7 @@ pub(crate) fn join<S>(
         image_before: header.image,
         watcher: options.watcher.clone(),
     };
-    let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
-    let core = Core::new(parts, &header).map_err(io)?;
+    let core = Core::new(parts, &header)?;
     core.mark_slot(options.writes_outlive);
     if options.writes_outlive && header.session.flags & Session::OUTLIVE == 0 {
         core.update_header(|header| header.session.flags |= Session::OUTLIVE)?;

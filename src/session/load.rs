@@ -83,7 +83,7 @@ pub(super) fn load(
     let process = header.durability == Durability::Process && recovery.unclean;
     recovery.cache_trusted = process.then_some(trusted);
 
-    let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Vec::new() };
+    let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Stretches::default() };
     let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(file, trusted)?;
     (recovery.interrupted_pages, recovery.damaged_pages) = (interrupted, damaged);
     recovery.lost_granules = step!(CountLost => BottomRef::of_map(&header).lost(granules, failed.words()));
@@ -136,7 +136,7 @@ struct Filling<'a, 'w> {
     watcher: &'a Watcher,
     allocate: Option<Allocate<'w>>,
     /// Which words of it may be nonzero.
-    extents: Vec<Range<u64>>,
+    extents: Stretches,
 }
 
 impl Filling<'_, '_> {
@@ -146,10 +146,7 @@ impl Filling<'_, '_> {
         if let Some(allocate) = &mut self.allocate {
             allocate(&self.header.layout, words.clone())?;
         }
-        match self.extents.last_mut() {
-            Some(last) if last.end == words.start => last.end = words.end,
-            _ => self.extents.push(words),
-        }
+        self.extents.add(words);
         Ok(())
     }
 
@@ -182,9 +179,7 @@ impl Filling<'_, '_> {
                 }
                 Ok(())
             },
-            |done| {
-                watcher.tell(Step::Opening, geometry.item_of((done * PAGE_BITS).min(geometry.bits())), geometry.len())
-            },
+            |done| watcher.tell(Step::Opening, geometry.item_of(done * PAGE_BITS), geometry.len()),
         )?;
         Ok(Bottom { granules, good, failed: failed.runs(), whole: whole.runs(), interrupted, damaged })
     }
@@ -215,8 +210,7 @@ impl Filling<'_, '_> {
 
     /// Makes what was stored searchable.
     fn finish(self) {
-        let extents = WordRanges::from_iter(self.extents);
-        self.view.levels().finish(extents.iter().map(|r| r.range()));
+        self.view.levels().finish(self.extents.runs().iter().map(|r| r.range()));
     }
 }
 

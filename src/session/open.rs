@@ -9,12 +9,10 @@ use super::page_cache::{saved_live, session_of};
 use super::recovery::Recovery;
 use crate::engine::core::{self, Core, Parts};
 use crate::engine::flush::write_recovered;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file::bottom::{all_words, batches, words_of_pages};
 use crate::file::headers::{self, Copies, LastDurable, Newest, set_exact};
-use crate::format::{
-    CheckpointState, Durability, Header, Layout, MAX_RUNS, Reasons, Session, Stamp, State, Uuid, WordRanges,
-};
+use crate::format::{CheckpointState, Durability, Header, Layout, MAX_RUNS, Session, Stamp, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BITS;
 use crate::map_file::MapFile;
 use crate::options::{Access, Options};
@@ -99,8 +97,7 @@ fn begin(
         image_before,
         watcher: options.watcher.clone(),
     };
-    let io = |source| Error::Io { op: "prepare for forks", path: path.to_path_buf(), source };
-    let core = Core::new(parts, &header).map_err(io)?;
+    let core = Core::new(parts, &header)?;
     core.mark_slot(options.writes_outlive);
     core.say_checkpoint(header.checkpoint_state);
     core.know_frozen(frozen);
@@ -118,7 +115,7 @@ fn begin(
 /// Tells who watches what was found.
 fn log_recovery(_path: &Path, _header: &Header, _recovery: &Recovery) {
     event!(INFO, "opened", path = %_path.display(), len = _header.geometry.len(), unclean = _recovery.unclean);
-    if _recovery.reasons() != Reasons::NONE || _recovery.damaged() {
+    if _recovery.added_dirt() || _recovery.damaged() {
         event!(
             WARN,
             "recovered",

@@ -65,9 +65,6 @@ impl Recovery {
 
     /// Has the header say why there is more dirt than was set.
     pub(crate) fn remember(&self, header: &mut Header) {
-        let reasons = self.reasons();
-        if step!(RecordReasons => reasons != Reasons::NONE) {
-            remember(header, reasons);
-        }
+        step!(RecordReasons => remember(header, self.reasons()));
     }
 }

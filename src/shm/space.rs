@@ -15,7 +15,6 @@ use crate::watcher::Watcher;
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 
 /// Words of the live level whose volatile space is allocated together: 64 KiB of it.
 pub(crate) const CHUNK_WORDS: u64 = ALIGN / 8;
@@ -40,13 +39,13 @@ pub(crate) fn view(
     let region = header.layout.volatile.clone();
     let mut view = mapped(file, header, shared)?;
     // Whether it may be, before anything is given up. No page is taken for that.
-    keep_in_memory(&mut view, file.path, header, false, watcher)?;
+    keep_in_memory(&mut view, file, header, false, watcher)?;
     // Where holes are filled when a mapping of them is read, a full file system is to be an error here and no signal
     // later.
     if must_stay(file.disk) {
         file.disk.allocate(region).map_err(file.io("set up the volatile part"))?;
         view.clear();
-        keep_in_memory(&mut view, file.path, header, shared, watcher)?;
+        keep_in_memory(&mut view, file, header, shared, watcher)?;
         return Ok(view);
     }
     // The nonce goes first: it tells others that the rest is what it was.
@@ -59,7 +58,7 @@ pub(crate) fn view(
         file.disk.allocate(region).map_err(file.io("set up the volatile part"))?;
     }
     // What was punched is not there any more.
-    keep_in_memory(&mut view, file.path, header, shared, watcher)?;
+    keep_in_memory(&mut view, file, header, shared, watcher)?;
     Ok(view)
 }
 
@@ -106,7 +105,7 @@ pub(crate) fn mappable(file: MapFile<'_>, header: &Header, shared: bool) -> Resu
 /// The volatile part of the file as others have it.
 pub(crate) fn join(file: MapFile<'_>, header: &Header, watcher: &Watcher) -> Result<ShmView> {
     let mut view = mapped(file, header, true)?;
-    keep_in_memory(&mut view, file.path, header, true, watcher)?;
+    keep_in_memory(&mut view, file, header, true, watcher)?;
     Ok(view)
 }
 
@@ -121,7 +120,13 @@ fn mapped(file: MapFile<'_>, header: &Header, shared: bool) -> Result<ShmView> {
 /// what this process has touched: who touched the rest may die, and what he was told is owed.
 ///
 /// A `Process` map that may not be kept is used all the same, and [`ShmView::stays`] says so.
-fn keep_in_memory(view: &mut ShmView, path: &Path, header: &Header, shared: bool, watcher: &Watcher) -> Result<()> {
+fn keep_in_memory(
+    view: &mut ShmView,
+    file: MapFile<'_>,
+    header: &Header,
+    shared: bool,
+    watcher: &Watcher,
+) -> Result<()> {
     let (region, len) = (&header.layout.volatile, header.geometry.len());
     let mut told = Ok(());
     let ask = |done: u64| {
@@ -134,17 +139,14 @@ fn keep_in_memory(view: &mut ShmView, path: &Path, header: &Header, shared: bool
     match source.kind() {
         _ if header.durability == Durability::Process => Ok(()),
         io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => {
-            Err(Error::Refused {
-                path: path.to_path_buf(),
-                why: format!(
-                    "sharing this map takes {} bytes of locked memory, and this process may not have as much \
-                     (RLIMIT_MEMLOCK, `ulimit -l`, LimitMEMLOCK= of systemd; at most half of the memory of the machine and of \
-                     each control group, and what is left of it); raise the limit, or open the map alone",
-                    header.layout.volatile.end - header.layout.volatile.start
-                ),
-            })
+            Err(file.refused(format!(
+                "sharing this map takes {} bytes of locked memory, and this process may not have as much \
+                 (RLIMIT_MEMLOCK, `ulimit -l`, LimitMEMLOCK= of systemd; at most half of the memory of the machine and of \
+                 each control group, and what is left of it); raise the limit, or open the map alone",
+                region.end - region.start
+            )))
         }
-        _ => Err(Error::Io { op: "keep the volatile part in memory", path: path.to_path_buf(), source }),
+        _ => Err(file.io("keep the volatile part in memory")(source)),
     }
 }
 

@@ -28,7 +28,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -64,7 +63,7 @@ impl SimDisk {
 
     /// It as the file of a map.
     pub(crate) fn file(&self) -> MapFile<'_> {
-        MapFile::new(self, Path::new("simulated"))
+        MapFile::new(self, super::path())
     }
 
     pub(crate) fn shared(&self) -> Arc<dyn Storage> {

@@ -337,7 +337,6 @@ fn killed(end: Box<dyn std::any::Any + Send>) {
 
 fn act(op: &Op, core: &mut Option<Arc<Core>>, disk: &SimDisk, truth: &Truth) -> Verdict {
     let Some(c) = core.clone() else { return Ok(()) };
-    let len = c.geometry().bits();
     match op {
         Op::Truncate(len) => {
             *core = None; // One that is killed in it is gone.
@@ -347,42 +346,13 @@ fn act(op: &Op, core: &mut Option<Arc<Core>>, disk: &SimDisk, truth: &Truth) -> 
                 _ => Ok(()),
             }
         }
-        op => act_on(op, &c, len, truth),
+        op => act_on(op, &c, truth),
     }
-}
-
-fn act_on(op: &Op, core: &Core, len: u64, truth: &Truth) -> Verdict {
-    let inside = |bits: &Range<u64>| bits.start.min(len)..bits.end.min(len);
-    match op {
-        Op::Set(bits) => _ = truth.set(inside(bits), core),
-        Op::Reset(bits) => truth.reset(inside(bits), core),
-        Op::ResetAll => truth.reset_all(core),
-        Op::Merge(bits) => truth.merge(bits, core),
-        Op::Load(first, words) => truth.load(*first, words, core),
-        Op::Freeze(name) => truth.freeze(*name, core)?,
-        Op::Commit => truth.commit(core)?,
-        Op::Abort => truth.abort(core)?,
-        Op::DropPoint(name) => truth.drop_point(name, core)?,
-        Op::AddDirt => truth.add_dirt(core),
-        Op::BackUp => truth.back_up(core),
-        Op::BackedUp => _ = core.complete_backup(|_| ()),
-        Op::Flush | Op::Close | Op::Drop | Op::Truncate(_) => truth.flush(core),
-    }
-    Ok(())
 }
 
 fn close_one(core: &Core, last: bool, disk: &SimDisk, truth: &Truth) -> Verdict {
     truth.flush(core);
-    if last {
-        let clean = core.close(image::Image::AsBefore);
-        if clean.is_ok() {
-            truth.with(Bits::flushed);
-        }
-        if clean.is_ok_and(|clean| clean) && disk.failed() {
-            return Err("closed as clean although a durable write had failed".into());
-        }
-    }
-    Ok(())
+    if last { closed(core, disk, truth) } else { Ok(()) }
 }
 
 fn session(

@@ -43,7 +43,7 @@ fn counts(content: &Image) -> Counts {
     let with_regions = || header.points.iter().filter(|point| point.has_regions());
     let points = with_regions().map(|point| (point.uuid, point_counts(&disk, header, point))).collect();
     let length = disk.len().unwrap();
-    let point_cut_off = with_regions().any(|p| length < p.table_offset + ENTRY_BYTES * header.geometry.pages());
+    let point_cut_off = with_regions().any(|p| length < BottomRef::of_point(&header.geometry, p).entries_end());
     Counts { map: Some(map), points, point_cut_off }
 }
 

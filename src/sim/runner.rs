@@ -103,47 +103,25 @@ pub(super) fn step(
         }
     }
     let c = core.clone().unwrap();
-    let len = c.geometry().bits();
-    let inside = |bits: &Range<u64>| bits.start.min(len)..bits.end.min(len);
     match meddle {
         // Nobody else uses a map while its length is changed.
         Some(seed) if !matches!(op, Op::Truncate(_)) => meddle_with(&c, disk, truth, seed),
         _ => {}
     }
     match op {
-        Op::Set(bits) => {
-            truth.set(inside(bits), &c);
-        }
-        Op::Reset(bits) => truth.reset(inside(bits), &c),
-        Op::ResetAll => truth.reset_all(&c),
         Op::Truncate(len) => {
             *core = truth.truncate(*len, c);
             if let Some(c) = core {
                 check_one_layout(disk, c)?;
             }
         }
-        Op::Merge(bits) => truth.merge(bits, &c),
-        Op::Load(first, words) => truth.load(*first, words, &c),
-        Op::Flush => truth.flush(&c),
-        Op::Freeze(name) => truth.freeze(*name, &c)?,
-        Op::Commit => truth.commit(&c)?,
-        Op::Abort => truth.abort(&c)?,
-        Op::DropPoint(name) => truth.drop_point(name, &c)?,
-        Op::AddDirt => truth.add_dirt(&c),
-        Op::BackUp => truth.back_up(&c),
-        Op::BackedUp => _ = c.complete_backup(|_| ()),
         Op::Close => {
             testing::visit(None);
-            let clean = c.close(image::Image::AsBefore);
-            if clean.is_ok() {
-                truth.with(Bits::flushed);
-            }
-            if clean.is_ok_and(|clean| clean) && disk.failed() {
-                return Err("closed as clean although a durable write had failed".into());
-            }
+            closed(&c, disk, truth)?;
             *core = None;
         }
         Op::Drop => *core = None,
+        op => act_on(op, &c, truth)?,
     }
     testing::visit(None);
     disk.interlope(None);
@@ -159,6 +137,40 @@ pub(super) fn step(
         check_exact(c, disk, truth)?;
     }
     Ok(())
+}
+
+/// What every process does in the same way, whether it has the map alone or not.
+pub(super) fn act_on(op: &Op, core: &Core, truth: &Truth) -> Verdict {
+    let len = core.geometry().bits();
+    let inside = |bits: &Range<u64>| bits.start.min(len)..bits.end.min(len);
+    match op {
+        Op::Set(bits) => _ = truth.set(inside(bits), core),
+        Op::Reset(bits) => truth.reset(inside(bits), core),
+        Op::ResetAll => truth.reset_all(core),
+        Op::Merge(bits) => truth.merge(bits, core),
+        Op::Load(first, words) => truth.load(*first, words, core),
+        Op::Freeze(name) => truth.freeze(*name, core)?,
+        Op::Commit => truth.commit(core)?,
+        Op::Abort => truth.abort(core)?,
+        Op::DropPoint(name) => truth.drop_point(name, core)?,
+        Op::AddDirt => truth.add_dirt(core),
+        Op::BackUp => truth.back_up(core),
+        Op::BackedUp => _ = core.complete_backup(|_| ()),
+        Op::Flush | Op::Close | Op::Drop | Op::Truncate(_) => truth.flush(core),
+    }
+    Ok(())
+}
+
+/// Closes a map of which all is flushed, if it is to be clean.
+pub(super) fn closed(core: &Core, disk: &SimDisk, truth: &Truth) -> Verdict {
+    let clean = core.close(image::Image::AsBefore);
+    if clean.is_ok() {
+        truth.with(Bits::flushed);
+    }
+    match clean.is_ok_and(|clean| clean) && disk.failed() {
+        true => Err("closed as clean although a durable write had failed".into()),
+        false => Ok(()),
+    }
 }
 
 /// Others of the same process act in between: setters inside every durable write (only of words that are armed,

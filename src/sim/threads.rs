@@ -20,12 +20,12 @@ use crate::shm::runtime;
 use crate::shm::space::{self, Allocated};
 use crate::sim::content::{Fault, Image, Pick};
 use crate::sim::disk::SimDisk;
+use crate::sim::path;
 use crate::sync::AtomicU64;
 use crate::testing::{self, Mutant};
 use Op::*;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use std::sync::{Arc, Mutex};
@@ -159,10 +159,6 @@ static WEAKNESSES: &[(Mutant, &str)] = &[
     (Mutant::RecheckUnmarked, "set, process flush"),
     (Mutant::SequentiallyConsistent, "set, flush"),
 ];
-
-fn path() -> &'static Path {
-    Path::new("simulated")
-}
 
 /// A map of a scenario as it is when it was opened, and nothing was done yet.
 fn opened(scenario: &Scenario) -> Image {

@@ -113,12 +113,7 @@ fn read_boot_id() -> Option<[u8; 16]> {
     use std::io::Read;
     const PROC: i64 = 0x9fa0;
     let mut file = File::open("/proc/sys/kernel/random/boot_id").ok()?;
-    // SAFETY: statfs is a plain C struct for which all-zero bytes are valid; the descriptor is open.
-    let real = unsafe {
-        let mut s: libc::statfs = std::mem::zeroed();
-        libc::fstatfs(file.as_raw_fd(), &mut s) == 0 && s.f_type as i64 == PROC
-    };
-    if !real {
+    if super::fs::number(&file).ok()? != PROC {
         return None;
     }
     let mut text = String::new();

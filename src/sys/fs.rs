@@ -58,7 +58,8 @@ pub(crate) fn kind(file: &File) -> io::Result<FsKind> {
     }
 }
 
-fn number(file: &File) -> io::Result<i64> {
+/// The type of the file system that `file` is on, as statfs tells it.
+pub(super) fn number(file: &File) -> io::Result<i64> {
     // SAFETY: statfs is a plain C struct for which all-zero bytes are valid; the descriptor is open.
     unsafe {
         let mut s: libc::statfs = std::mem::zeroed();
