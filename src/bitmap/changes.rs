@@ -1,22 +1,11 @@
 //! The change bitmap: which chunks of a map changed since somebody last asked.
 //!
-//! Invariant kept here: a chunk is marked if a bit of it changed since the marks were last taken; and if it was cut
-//! off since, it is marked when it comes back.
+//! Invariant kept here: marks are dropped only where they were handed out, or by the user's word.
 
-use super::Bitmap;
+use super::core::{Bitmap, Changes};
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::query::{Search, coarsened};
 use std::ops::Range;
-
-/// The marks: a map of the same length with `1 << shift` bits of the other behind each of its bits.
-pub(crate) struct Changes {
-    marks: Bitmap,
-    shift: u32,
-    /// If it is past the other map's end: bits up to here were cut off, and some of them had changed. Whoever takes
-    /// marks may know them as they were, so if they come back they have changed.
-    cut: u64,
-}
 
 impl Changes {
     /// No marks yet, for a map of this shape; chunks of `1 << shift` bits.
@@ -31,31 +20,6 @@ impl Changes {
         new.marks.merge(&self.marks)?;
         new.cut = self.cut;
         Ok(new)
-    }
-
-    /// Marks bits if they have changed.
-    #[inline(never)]
-    fn mark_if(&mut self, changed: bool, bits: Range<u64>) {
-        if changed {
-            self.mark(bits);
-        }
-    }
-
-    /// Bits of the map in this range have changed. Those past the end are left out.
-    pub(crate) fn mark(&mut self, bits: Range<u64>) {
-        let end = self.marks.geometry.bits();
-        if bits.start < bits.end {
-            let chunks = (bits.start >> self.shift).min(end)..(((bits.end - 1) >> self.shift) + 1).min(end);
-            self.marks.set_bits(chunks);
-        }
-    }
-
-    /// The bits of `mask` have changed in bottom word `i`.
-    pub(crate) fn mark_word(&mut self, i: u64, mask: u64) {
-        let (chunk, mask) = coarsened(i, mask, self.shift);
-        if chunk < self.marks.geometry.words() {
-            self.marks.or_word(chunk, mask & self.marks.geometry.word_mask(chunk));
-        }
     }
 
     /// Hands out the marks and begins anew.
@@ -80,27 +44,6 @@ impl Changes {
         map.merge(&self.marks)?;
         self.marks.reset_all();
         self.cut = 0;
-        Ok(())
-    }
-
-    /// The map changes its length, and its granularity stays. `cleared` tells whether bits were cut off that were
-    /// set. Only growing can fail, and has changed nothing then.
-    pub(crate) fn follow(&mut self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
-        if to.bits() > from.bits() {
-            let longer = self.marks.geometry.as_long_as(to);
-            self.marks.grow(&longer)?;
-            self.marks.cut(longer);
-            self.mark(from.bits()..self.cut.min(to.bits()));
-        } else {
-            if cleared {
-                self.mark(to.bits()..from.bits());
-            }
-            let chunks = to.bits() >> self.shift..self.marks.geometry.bits();
-            if self.marks.next_set(chunks).is_some() {
-                self.cut = self.cut.max(from.bits());
-            }
-            self.marks.cut(self.marks.geometry.as_long_as(to));
-        }
         Ok(())
     }
 }
@@ -196,24 +139,5 @@ impl Bitmap {
     /// Drops the change bitmap, if there is one.
     pub fn detach_changes(&mut self) {
         self.changes = None;
-    }
-
-    /// `n` bits of the range have changed.
-    #[inline]
-    pub(super) fn changed(&mut self, n: u64, bits: Range<u64>) {
-        // Whether there is a change bitmap a processor can guess, whether a bit changed it cannot: that is asked out of line.
-        if let Some(changes) = &mut self.changes {
-            changes.mark_if(n > 0, bits);
-        }
-    }
-
-    /// The bits of `mask` have changed in bottom word `i`.
-    #[inline]
-    pub(super) fn changed_in(&mut self, i: u64, mask: u64) {
-        if mask != 0
-            && let Some(changes) = &mut self.changes
-        {
-            changes.mark_word(i, mask);
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: everything that could be wrong with the maps is looked at before the first bit changes.
 
-use super::Bitmap;
+use super::core::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::hierarchy::Levels;

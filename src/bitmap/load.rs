@@ -3,7 +3,7 @@
 //! Invariant kept here: nobody reads a half-loaded map: while it is being loaded it is a [`Loading`], which cannot
 //! be read. Chunks that are refused have changed nothing.
 
-use super::Bitmap;
+use super::core::Bitmap;
 use crate::error::Result;
 use crate::query::{ReadMap, loadable};
 use std::fmt;

@@ -1,9 +1,9 @@
 //! Making a map longer or shorter.
 //!
 //! Invariant kept here: no bit past the end, before and after; and memory that was never written is not
-//! written by moving.
+//! written by moving. Chunks that changed and were cut off are marked as changed when they come back.
 
-use super::{Bitmap, zeroed_levels};
+use super::core::{Bitmap, Changes, zeroed_levels};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::hierarchy::Levels;
@@ -43,7 +43,7 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; nothing has changed then.
-    pub(super) fn grow(&mut self, to: &Geometry) -> Result<()> {
+    fn grow(&mut self, to: &Geometry) -> Result<()> {
         let words = to.level_words();
         let more = to.words().saturating_sub(self.geometry.words());
         if more == 0 {
@@ -64,10 +64,33 @@ impl Bitmap {
 
     /// Gives it a length that needs no more words than it has, and clears what lies past its new end; the change
     /// bitmap is the caller's to adapt.
-    pub(super) fn cut(&mut self, to: Geometry) {
+    fn cut(&mut self, to: Geometry) {
         self.count -= self.levels.reset(to.bits()..self.geometry.bits());
         self.levels.cut(to.level_words(), to.bits());
         self.geometry = to;
+    }
+}
+
+impl Changes {
+    /// The map changes its length, and its granularity stays. `cleared` tells whether bits were cut off that were
+    /// set. Only growing can fail, and has changed nothing then.
+    pub(crate) fn follow(&mut self, from: &Geometry, to: &Geometry, cleared: bool) -> Result<()> {
+        if to.bits() > from.bits() {
+            let longer = self.marks.geometry.as_long_as(to);
+            self.marks.grow(&longer)?;
+            self.marks.cut(longer);
+            self.mark(from.bits()..self.cut.min(to.bits()));
+        } else {
+            if cleared {
+                self.mark(to.bits()..from.bits());
+            }
+            let chunks = to.bits() >> self.shift..self.marks.geometry.bits();
+            if self.marks.next_set(chunks).is_some() {
+                self.cut = self.cut.max(from.bits());
+            }
+            self.marks.cut(self.marks.geometry.as_long_as(to));
+        }
+        Ok(())
     }
 }
 

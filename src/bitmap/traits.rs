@@ -1,6 +1,8 @@
 //! What a `Bitmap` is to generic code.
 
-use super::Bitmap;
+use super::core::Bitmap;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::geometry::{Geometry, LEVELS};
 use crate::hierarchy::Levels;
@@ -86,6 +88,19 @@ impl PartialEq for Bitmap {
 }
 
 impl Eq for Bitmap {}
+
+impl Bitmap {
+    /// A copy, whose memory may be refused; without the [change bitmap](Self::attach_changes), if there is one. Cost:
+    /// O(levels) per nonzero word; pages without dirt stay untouched.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn try_clone(&self) -> Result<Bitmap> {
+        let mut copy = Bitmap::new(self.len(), self.granularity())?;
+        copy.merge(self)?;
+        Ok(copy)
+    }
+}
 
 impl Clone for Bitmap {
     /// The copy has no change bitmap. Aborts like any other allocation when memory is refused; see
