@@ -17,7 +17,7 @@ mod report;
 mod rows;
 
 use report::Found;
-use rows::{Scale, file, latency, memory, processes, scale, steps};
+use rows::{Scale, file, latency, memory, processes, scale, steps, writes};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -63,10 +63,12 @@ fn main() -> ExitCode {
     }
     found.scaled = processes::rows(&scale, scratch.path());
     found.latencies = latency::rows(&scale, device.path());
+    found.written = writes::rows(&scale, device.path());
     found.panels = scale::rows(&scale, scratch.path());
     let tables = [
         ("main", report::table(&found)),
         ("latency", report::latencies(&found.latencies)),
+        ("writes", report::written(&found.written)),
         ("scale", report::panels(&found.panels)),
     ];
     let printed = tables.iter().filter(|(_, table)| !table.is_empty());

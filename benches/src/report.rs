@@ -5,6 +5,7 @@ use crate::rows::file::Counted;
 use crate::rows::latency::Latency;
 use crate::rows::processes::Scaled;
 use crate::rows::scale::{Panel, Unit};
+use crate::rows::writes::Written;
 use std::fmt::Write;
 
 /// A time in the unit that suits it.
@@ -111,6 +112,21 @@ pub fn latencies(latencies: &[Latency]) -> String {
     out
 }
 
+/// A table of its own: writes to a disk, with a map and without.
+pub fn written(rows: &[Written]) -> String {
+    let Some(first) = rows.first() else { return String::new() };
+    let mut out = format!("| on {} | state | untracked | tracked | target | wait, p99 | of |\n", first.file_system);
+    out += "| --- | --- | --- | --- | --- | --- | --- |\n";
+    for Written { what, state, plain, ratio, least, p99, writes, waited, syncs, .. } in rows {
+        let target = least.map_or(String::new(), |least| {
+            format!("at least {least:.2}: {}", if *ratio >= least { "met" } else { "**missed**" })
+        });
+        let (p99, of) = (time(*p99 as f64), format!("{writes} writes, {waited} waited; {syncs} syncs"));
+        let _ = writeln!(out, "| {what} | {state} | {plain:.0}/s | {ratio:.2} × | {target} | {p99} | {of} |");
+    }
+    out
+}
+
 /// A text with what stands between `<!-- table NAME -->` and the next `<!-- end -->` replaced, for each name that it has.
 pub fn with_tables(mut text: String, tables: &[(&str, String)]) -> String {
     for (name, table) in tables.iter().filter(|(_, table)| !table.is_empty()) {
@@ -131,11 +147,12 @@ pub struct Found {
     pub counted: Vec<Counted>,
     pub scaled: Vec<Scaled>,
     pub latencies: Vec<Latency>,
+    pub written: Vec<Written>,
     pub panels: Vec<Panel>,
 }
 
 pub fn json(found: &Found) -> String {
-    let Found { measured, counted, scaled, latencies, panels } = found;
+    let Found { measured, counted, scaled, latencies, written, panels } = found;
     let mut lines = Vec::new();
     for measured in measured {
         let row = &measured.row;
@@ -175,6 +192,24 @@ pub fn json(found: &Found) -> String {
                 r#""p50_ns": {}, "p99_ns": {}, "p999_ns": {}, "worst_ns": {}, "slow_sets": {}, "flushes": {}, "fsyncs": {}}}"#
             ),
             l.what, l.state, l.file_system, l.operations, l.p50, l.p99, l.p999, l.worst, l.slow, l.flushes, l.fsyncs
+        ));
+    }
+    for w in written {
+        lines.push(format!(
+            concat!(
+                r#"  {{"operation": "{}", "state": "{}", "file_system": "{}", "plain_per_second": {:.1}, "tracked_is_times": {:.4}, "#,
+                r#""at_least": {}, "wait_p99_ns": {}, "writes": {}, "waited": {}, "syncs": {}}}"#
+            ),
+            w.what,
+            w.state,
+            w.file_system,
+            w.plain,
+            w.ratio,
+            w.least.map_or("null".into(), |least| least.to_string()),
+            w.p99,
+            w.writes,
+            w.waited,
+            w.syncs
         ));
     }
     for Panel { title, x, unit, lines: of } in panels {

@@ -38,22 +38,34 @@ const NEW: u64 = 1 << 14;
 const OWN: u64 = 1 << 12;
 
 /// Counts by size, 16 steps to each doubling.
-struct Histogram {
+pub struct Histogram {
     counts: [u64; 1024],
-    operations: u64,
-    worst: u64,
+    pub operations: u64,
+    pub worst: u64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Histogram { counts: [0; 1024], operations: 0, worst: 0 }
+    }
 }
 
 impl Histogram {
-    fn add(&mut self, ns: u64) {
+    pub fn add(&mut self, ns: u64) {
         let place = if ns < 32 { ns } else { u64::from(ns.ilog2() - 3) * 16 + (ns >> (ns.ilog2() - 4)) % 16 };
         self.counts[place as usize] += 1;
         self.operations += 1;
         self.worst = self.worst.max(ns);
     }
 
+    pub fn merge(&mut self, other: &Histogram) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.operations += other.operations;
+        self.worst = self.worst.max(other.worst);
+    }
+
     /// The smallest time that `part` of all operations did not exceed, rounded up to a step.
-    fn quantile(&self, part: f64) -> u64 {
+    pub fn quantile(&self, part: f64) -> u64 {
         let mut left = (self.operations as f64 * part).ceil() as u64;
         for (place, count) in (0..).zip(self.counts) {
             left = left.saturating_sub(count);
@@ -74,7 +86,7 @@ pub fn on_a_device(given: Option<&Path>) -> PathBuf {
 }
 
 /// The kind of file system that a directory is on.
-fn file_system(dir: &Path) -> String {
+pub fn file_system(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().filter_map(|line| {
@@ -90,7 +102,7 @@ fn file_system(dir: &Path) -> String {
 fn under_load(dir: &Path, time: Duration, map: &DirtyMap, reset: u64, mut op: impl FnMut()) -> (Histogram, u64) {
     let (done, fsyncs) = (AtomicBool::new(false), AtomicU64::new(0));
     let file = File::create(dir.join("other")).expect("a file");
-    let mut histogram = Histogram { counts: [0; 1024], operations: 0, worst: 0 };
+    let mut histogram = Histogram::default();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let own = (BITS - OWN) * GRANULE..BITS * GRANULE;

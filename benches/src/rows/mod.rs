@@ -6,6 +6,7 @@ pub mod memory;
 pub mod processes;
 pub mod scale;
 pub mod steps;
+pub mod writes;
 
 use crate::harness::{Against, Row};
 
