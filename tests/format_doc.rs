@@ -43,14 +43,13 @@ fn every_field_is_where_format_md_says() {
     same("## Header copy", fields::header::ALL, format::FIXED_BYTES);
     same("### Stamp", fields::stamp::ALL, 128);
     same("### Point", fields::point::ALL, 256);
-    same("### Run", fields::run::ALL, 16);
     same("### Runtime page", fields::runtime::ALL, 20480);
     same("### Slot", fields::slot::ALL, 64);
 }
 
 #[test]
 fn types_have_the_sizes_of_their_fields() {
-    for heading in ["## Header copy", "### Stamp", "### Point", "### Run", "### Runtime page", "### Slot"] {
+    for heading in ["## Header copy", "### Stamp", "### Point", "### Runtime page", "### Slot"] {
         for row in rows(section(heading)) {
             let size = match row[2] {
                 "u32" => "4",
@@ -77,7 +76,7 @@ fn every_number_is_the_codes() {
         ("FIXED_BYTES", format::FIXED_BYTES as u64),
         ("MAX_USED", format::MAX_USED as u64),
         ("ALIGN", format::ALIGN),
-        ("MAX_RUNS", format::MAX_RUNS as u64),
+        ("MAX_LIST", format::MAX_LIST as u64),
         ("MAX_POINTS", format::MAX_POINTS as u64),
         ("MAX_LABEL", format::MAX_LABEL as u64),
         ("MAX_POINT_NAME", format::MAX_POINT_NAME as u64),

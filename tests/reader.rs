@@ -1,7 +1,7 @@
 //! Two readings of FORMAT.md: the library and `tools/read_dirtymap.py` are given some thousand files, as closing and
 //! crashing leave them, and with whatever edits, and say the same of each: what is dirty, or why nobody can tell.
 
-use dirtymap::format::fields::{Field, header as h, point as p, point_at, run_at, stamp as s};
+use dirtymap::format::fields::{Field, header as h, point as p, point_at, stamp as s};
 use dirtymap::format::{
     self, CheckpointState, Header, HeaderProblem, Point, PointRole, ProblemClass, Reasons, Reserved, Stamp, StampKind,
     Uuid, WordRanges,
@@ -226,8 +226,8 @@ impl Image {
 
     /// Another value in a field of some copies.
     fn edit_field(&mut self, rng: &mut Numbers) {
-        // Points and runs are fields here, as many as there are at most in these files.
-        let more = [("points", point_at(0), 3 * p::SIZE), ("runs", run_at(3, 0), 64)];
+        // Points and the list are fields here, as many as there are at most in these files.
+        let more = [("points", point_at(0), 3 * p::SIZE), ("list", point_at(3), 8)];
         let more = more.map(|(name, offset, size)| Field { name, offset, size });
         let field = rng.of(&[h::ALL, &more].concat());
         let (at, size) = match field.size {
@@ -236,7 +236,7 @@ impl Image {
             _ => (field.offset + rng.any_size(field.size as u64 / 4) as usize * 4, rng.of(&[4, 8])),
         };
         let old = u64::from_le_bytes(word(self.place(rng.below(4) as usize * COPY + at.min(COPY - 8), 8), 0));
-        let edges = [0, 1, 2, 3, 4, 6, 7, 63, 64, 65, 252, 253, 768, 769, 999_999_999, 1_000_000_000, 1 << 31];
+        let edges = [0, 1, 2, 3, 4, 6, 7, 63, 64, 65, 252, 253, 47_104, 47_105, 999_999_999, 1_000_000_000, 1 << 31];
         let wide = [1 << 61, (1 << 61) + 1, 1 << 62, (1 << 62) + 1, 1 << 63, (1 << 63) - 1, u64::MAX];
         let near = [old.wrapping_add(1), old.wrapping_sub(1), old.wrapping_add(65536), old.wrapping_sub(65536)];
         let value = match rng.below(8) {
@@ -291,27 +291,31 @@ impl Image {
     fn edit_list(&mut self, rng: &mut Numbers) {
         let words = self.header.geometry.words();
         let count = rng.of(&[0, 1, 1, 2, 3, 8, 768]);
-        let mut at = 0;
-        let mut runs = Vec::new();
+        let (mut at, mut runs, mut list) = (0, 0, Vec::new());
         for _ in 0..count {
-            let first = at + if rng.one_in(40) { 0 } else { rng.any_size((words / 4).max(1)) };
-            let length = if rng.one_in(40) { 0 } else { 1 + rng.any_size((words / 4).max(1)) };
-            if first + length > words && !rng.one_in(10) {
+            let gap = rng.any_size((words / 4).max(1));
+            let length = 1 + rng.any_size((words / 4).max(1));
+            if at + gap + length > words && !rng.one_in(10) {
                 break;
             }
-            runs.extend([first, length]);
-            at = first + length + 1;
+            list.extend(leb128(2 * gap + u64::from(length > 1), rng.one_in(60)));
+            if length > 1 {
+                list.extend(leb128(length - 2, rng.one_in(60)));
+            }
+            runs += 1;
+            at += gap + length + 1;
+        }
+        if rng.one_in(20) {
+            list.truncate(list.len().saturating_sub(1));
         }
         let open = rng.one_in(2);
         let label = rng.one_in(4);
         for copy in rng.copies() {
             self.patch(copy, |b| {
-                put(b, h::RUN_COUNT, runs.len() as u64 / 2);
-                let points = get(b, h::POINT_COUNT).min(64) as usize;
-                put(b, h::USED, run_at(points, runs.len() / 2) as u64);
-                for (i, number) in runs.iter().enumerate() {
-                    b[run_at(points, 0) + i * 8..][..8].copy_from_slice(&number.to_le_bytes());
-                }
+                put(b, h::RUN_COUNT, runs);
+                let at = point_at(get(b, h::POINT_COUNT).min(64) as usize);
+                put(b, h::USED, (at + list.len()) as u64);
+                b[at..at + list.len()].copy_from_slice(&list);
                 if open {
                     put(b, h::STATE, 2);
                     b[h::NONCE.offset] |= 1;
@@ -723,6 +727,17 @@ fn both_say_the_same_of_any_file() {
     }
 }
 
+/// A number of a list; not in its shortest form if it is to be wrong.
+fn leb128(mut number: u64, wrong: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 || wrong && bytes.is_empty() {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
 /// A copy of which every field holds something, and everything that can be next to something is.
 fn rich(state: CheckpointState, kind: StampKind) -> Image {
     let geometry = Geometry::new((300 << 12) - 5, 12).unwrap();
@@ -830,7 +845,7 @@ fn both_say_the_same_of_any_header() {
         // What is reserved, and the same for all points, is left out.
         let reserved = |at: usize| h::ALL.iter().any(|f| f.name == "reserved" && (f.offset + 8..f.end()).contains(&at));
         let again = point_at(2)..point_at(2) + p::TARGET.offset;
-        let tables = (0..run_at(3, 4)).step_by(4).filter(|&at| !reserved(at) && !again.contains(&at));
+        let tables = (0..point_at(3) + 8).step_by(4).filter(|&at| !reserved(at) && !again.contains(&at));
         for at in tables {
             let old = u32::from_le_bytes(word(&rich.bytes, at));
             for value in [0, 1, 2, 4, old.wrapping_add(1), old.wrapping_sub(1), old ^ 1 << 30] {
@@ -870,7 +885,7 @@ fn both_say_the_same_of_any_header() {
         // Point tables that are full, and one more than full.
         for count in [64, 65] {
             add(true, &|b| {
-                let runs = b[run_at(3, 0)..run_at(3, 3)].to_vec();
+                let list = b[point_at(3)..point_at(3) + 3].to_vec();
                 for i in 0..count as usize {
                     let at = point_at(i);
                     b.copy_within(point_at(0)..point_at(1), at);
@@ -883,8 +898,9 @@ fn both_say_the_same_of_any_header() {
                 put(b, h::CHECKPOINT_STATE, 0);
                 b[h::CHECKPOINT_UUID.offset..h::CHECKPOINT_UUID.end()].fill(0);
                 put(b, h::POINT_COUNT, count);
-                b[run_at(count as usize, 0)..][..runs.len()].copy_from_slice(&runs);
-                put(b, h::USED, run_at(count as usize, 3) as u64);
+                let at = point_at(count as usize);
+                b[at..at + 3].copy_from_slice(&list);
+                put(b, h::USED, at as u64 + 3);
                 put(b, h::FILE_LENGTH, 0x180 << 16);
             });
         }

@@ -37,7 +37,8 @@ COPY_BYTES = 65536
 HEADER_REGION = COPIES * COPY_BYTES
 FIXED_BYTES = 2048
 ALIGN = 65536
-MAX_RUNS = 768
+MAX_LIST = 47104
+MAX_NUMBER = 6
 MAX_POINTS = 64
 MAX_LABEL = 252
 MAX_POINT_NAME = 64
@@ -338,7 +339,6 @@ LABEL_AT = 404
 CRC_AT = 1020
 POINT_BYTES = 256
 POINT_TARGET_AT = 128
-RUN_BYTES = 16
 
 
 class Problem(Exception):
@@ -377,6 +377,9 @@ class Header:
         self.points = []
         self.runs = []
 
+    def list_at(self):
+        return FIXED_BYTES + POINT_BYTES * self.point_count
+
     def used_ok(self):
         return FIXED_BYTES <= self.used <= COPY_BYTES
 
@@ -400,10 +403,10 @@ def check_text(field, raw, length, limit):
 def check_counts(header):
     if header.point_count > MAX_POINTS:
         raise impossible("point_count", f"{header.point_count}, at most {MAX_POINTS}")
-    if header.run_count > MAX_RUNS:
-        raise impossible("run_count", f"{header.run_count}, at most {MAX_RUNS}")
-    if header.used != FIXED_BYTES + POINT_BYTES * header.point_count + RUN_BYTES * header.run_count:
-        raise impossible("used", "not what point_count and run_count give")
+    if header.run_count > MAX_LIST:
+        raise impossible("run_count", f"{header.run_count}, at most {MAX_LIST}")
+    if not 0 <= header.used - header.list_at() <= MAX_LIST:
+        raise impossible("used", f"{header.used} with {header.point_count} points")
 
 
 def check_points(header):
@@ -463,20 +466,36 @@ def check_stamp(field, raw):
         raise impossible(field, "inode of a block device")
 
 
-def check_runs(header, geometry):
-    behind = None
-    runs_at = FIXED_BYTES + POINT_BYTES * header.point_count
+def check_list(header, geometry):
+    """Reads the runs of the list."""
+    at, free = header.list_at(), 0
+
+    def number():
+        nonlocal at
+        value = 0
+        for i in range(MAX_NUMBER):
+            if at == header.used:
+                raise impossible(field, "not ended")
+            byte = header.raw[at]
+            at += 1
+            value |= (byte & 0x7F) << 7 * i
+            if byte < 0x80:
+                if byte == 0 and i > 0:
+                    raise impossible(field, "not the shortest form")
+                return value
+        raise impossible(field, "a number of too many bytes")
+
     for i in range(header.run_count):
-        first, count = struct.unpack_from("<QQ", header.raw, runs_at + RUN_BYTES * i)
-        end = first + count
-        if count < 1 or end >= 1 << 64:
-            raise impossible(f"runs[{i}]", f"{count} words at {first}")
-        if behind is not None and first <= behind:
-            raise impossible(f"runs[{i}]", "not behind the run before it")
+        field = f"runs[{i}]"
+        gap, more = divmod(number(), 2)
+        first = free + gap
+        end = first + (2 + number() if more else 1)
         if end > geometry.words:
-            raise impossible(f"runs[{i}]", "ends behind the bottom")
-        behind = end
+            raise impossible(field, f"words {first} to {end} of {geometry.words}")
         header.runs.append((first, end))
+        free = end + 1
+    if at != header.used:
+        raise impossible("used", f"{header.used}, and the list ends at {at}")
 
 
 def check_regions(header, geometry):
@@ -560,7 +579,7 @@ def parse(raw):
     for field, at in STAMPS_AT.items():  # 19
         check_stamp(field, raw[at : at + STAMP_BYTES])
     header.label = check_text("label", raw[LABEL_AT : LABEL_AT + MAX_LABEL], header.label_length, MAX_LABEL)  # 20
-    check_runs(header, geometry)  # 21
+    check_list(header, geometry)  # 21
     check_regions(header, geometry)  # 22, 23
     return header
 
@@ -585,10 +604,9 @@ def read_copies(source):
 
 
 def without_list(header):
-    """The bytes that count, except those that a different list changes: used, run_count, crc and the runs."""
+    """The bytes that count, except those that a different list changes: used, run_count, crc and the list."""
     raw = header.raw
-    runs_at = FIXED_BYTES + POINT_BYTES * header.point_count
-    return raw[:12] + raw[16:224] + raw[228:CRC_AT] + raw[CRC_AT + 4 : runs_at]
+    return raw[:12] + raw[16:224] + raw[228:CRC_AT] + raw[CRC_AT + 4 : header.list_at()]
 
 
 def this_boot():

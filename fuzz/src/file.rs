@@ -119,14 +119,14 @@ fn edit(file: &mut Vec<u8>, input: &mut &[u8]) {
         }
         // The list of some copies.
         3 => {
-            let count = usize::from(byte(input)) % 5;
-            let runs: Vec<u8> =
-                (0..count).flat_map(|_| [number::<1>(input), number::<1>(input)]).flat_map(u64::to_le_bytes).collect();
+            let [runs, length] = take(input).map(|n| n % 9);
+            let list = &take::<8>(input)[..usize::from(length)];
             for copy in each {
                 let points = file.get(copy + h::POINT_COUNT.offset).map_or(0, |n| usize::from(*n) % (MAX_POINTS + 1));
-                write(file, copy + fields::run_at(points, 0), &runs);
-                write(file, copy + h::RUN_COUNT.offset, &(count as u32).to_le_bytes());
-                write(file, copy + h::USED.offset, &(fields::run_at(points, count) as u32).to_le_bytes());
+                let at = fields::point_at(points);
+                write(file, copy + at, list);
+                write(file, copy + h::RUN_COUNT.offset, &u32::from(runs).to_le_bytes());
+                write(file, copy + h::USED.offset, &((at + list.len()) as u32).to_le_bytes());
             }
             seal(file, copies);
         }

@@ -70,7 +70,7 @@ impl Locked<'_> {
             return Err(Error::Unusable { why: "its regions were moved by somebody else" });
         }
         // Two lists joined may be longer than one can be; naming more only adds dirt.
-        header.runs.coarsen(crate::format::MAX_RUNS);
+        header.runs.fit(crate::format::MAX_LIST);
         // A commit that was begun and is not known to be durable may be on the device all the same, and be valid there
         // although it cannot be read back now. Nothing may rest on an older header until it is overwritten.
         let begun = core.view.runtime()[runtime::ATTEMPTED].load(SeqCst);

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::file::bottom::{BottomRef, named, pages_of, words_of_pages};
 use crate::file::pages::{self, PageContent};
 use crate::file::reasons::forget;
-use crate::format::{self, Durability, Header, MAX_RUNS, Reasons, WordRanges};
+use crate::format::{self, Durability, Header, MAX_LIST, MAX_RUN, Reasons, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
@@ -328,8 +328,7 @@ impl Locked<'_> {
         if core.durability == Durability::Process {
             return (words, more);
         }
-        let room = MAX_RUNS - list.len();
-        let (fitting, left) = fit(words, list, room, core.geometry());
+        let (fitting, left) = fit(words, list, MAX_LIST, core.geometry());
         (fitting, more || left)
     }
 
@@ -390,26 +389,23 @@ fn join_pages(rewrites: &mut Vec<PageRewrite>) {
     });
 }
 
-/// Makes `words` fit beside `list` in `room` more runs: word by word if possible, else whole pages (which are
+/// Makes `words` fit beside `list` in a list of at most `max_bytes`: word by word if possible, else whole pages (which are
 /// rewritten anyway), else only the first of those.
-fn fit(words: WordRanges, list: &WordRanges, room: usize, geometry: &Geometry) -> (WordRanges, bool) {
-    let union_len = |add: &WordRanges| {
+fn fit(words: WordRanges, list: &WordRanges, max_bytes: usize, geometry: &Geometry) -> (WordRanges, bool) {
+    let fits = |add: &WordRanges| {
         let mut all = list.clone();
         all.union(add);
-        all.len().saturating_sub(list.len())
+        all.encoded_len() <= max_bytes
     };
-    if union_len(&words) <= room {
+    if fits(&words) {
         return (words, false);
     }
     let paged = words_of_pages(geometry, &pages_of(&words));
-    if union_len(&paged) <= room {
+    if fits(&paged) {
         return (paged, false);
     }
-    let mut some = WordRanges::from_iter(paged.iter().take(room / 2).map(|r| r.range()));
-    if union_len(&some) > room {
-        some = WordRanges::new();
-    }
-    (some, true)
+    let room = max_bytes.saturating_sub(list.encoded_len()) / MAX_RUN;
+    (WordRanges::from_iter(paged.iter().take(room).map(|r| r.range())), true)
 }
 
 /// The positions of the bits that are set.

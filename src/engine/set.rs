@@ -7,7 +7,7 @@ use super::core::{Core, Locked};
 use crate::error::Result;
 use crate::file::bottom::named;
 use crate::format::Durability;
-use crate::format::{Header, MAX_RUNS, WordRanges};
+use crate::format::{Header, MAX_LIST, WordRanges};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
@@ -205,8 +205,8 @@ impl Core {
         }
         let mut all = list.clone();
         all.union(add);
-        // Half the room for runs is left to flushes, which list what was reset and not set.
-        all.len() <= MAX_RUNS / 2 && !step!(BoundList => all.words() > self.armed_bound)
+        // A quarter of the room is left to flushes, which list what was reset and not set.
+        all.encoded_len() <= MAX_LIST / 4 * 3 && !step!(BoundList => all.words() > self.armed_bound)
     }
 
     /// What to arm: the caller's words, those that other threads of this process wait for, and words ahead of a
@@ -226,7 +226,7 @@ impl Core {
         for range in waiting.iter().filter(|r| *r != wanted) {
             let mut more = add.clone();
             more.union(&WordRanges::one(range.clone()));
-            if more.words() <= room && more.len() <= MAX_RUNS / 4 && !header.runs.contains(range.start) {
+            if more.words() <= room && more.encoded_len() <= MAX_LIST / 4 && !header.runs.contains(range.start) {
                 add = more;
             }
         }

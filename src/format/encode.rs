@@ -4,12 +4,12 @@
 //! the same header.
 
 use super::codec::{crc32, put, put_i64, put_u32, put_u64};
-use super::fields::{Field, header as h, point as p, point_at, run as r, run_at};
+use super::fields::{Field, header as h, point as p, point_at};
 use super::header::Header;
 use super::layout::Layout;
 use super::point::{KEPT, OUTSTANDING, Point, PointRole};
 use super::problem::{HeaderProblem, impossible};
-use super::sizes::{MAGIC, MAX_LABEL, MAX_POINT_NAME, MAX_POINTS, MAX_RUNS, VERSION};
+use super::sizes::{MAGIC, MAX_LABEL, MAX_LIST, MAX_POINT_NAME, MAX_POINTS, VERSION};
 use crate::geometry::LEVELS;
 
 impl Header {
@@ -21,11 +21,14 @@ impl Header {
     /// ever encoded.
     pub fn encode(&self) -> Result<Vec<u8>, HeaderProblem> {
         self.fits()?;
-        let mut out = vec![0; self.used()];
+        let mut out = Vec::with_capacity(self.used());
+        out.resize(point_at(self.points.len()), 0);
+        self.runs.encode(&mut out);
+        let used = out.len() as u32;
         let b = out.as_mut_slice();
         put(b, h::MAGIC.offset, &MAGIC);
         put_u32(b, h::FORMAT_VERSION.offset, VERSION);
-        put_u32(b, h::USED.offset, self.used() as u32);
+        put_u32(b, h::USED.offset, used);
         put_u64(b, h::COMPATIBLE.offset, self.compatible);
         put_u64(b, h::RO_COMPATIBLE.offset, self.ro_compatible);
         put_u64(b, h::INCOMPATIBLE.offset, self.incompatible);
@@ -45,11 +48,6 @@ impl Header {
         self.reserved.second.put(b, h::RESERVED_2.offset);
         for (i, point) in self.points.iter().enumerate() {
             encode_point(point, b, point_at(i));
-        }
-        for (i, run) in self.runs.iter().enumerate() {
-            let at = run_at(self.points.len(), i);
-            put_u64(b, at + r::FIRST.offset, run.first);
-            put_u64(b, at + r::COUNT.offset, run.count);
         }
         let crc = crc32(&[b]);
         put_u32(b, h::CRC.offset, crc);
@@ -118,7 +116,15 @@ impl Header {
         let limit = |field: Field, found: usize, max: usize| {
             if found <= max { Ok(()) } else { Err(impossible(field, found, format_args!("at most {max}"))) }
         };
-        limit(h::RUN_COUNT, self.runs.len(), MAX_RUNS)?;
+        limit(h::USED, self.runs.encoded_len(), MAX_LIST)?;
+        let (words, end) = (self.geometry.words(), self.runs.as_slice().last().map_or(0, |run| run.end()));
+        if end > words {
+            return Err(impossible(
+                h::RUN_COUNT,
+                format_args!("words up to {end}"),
+                format_args!("words below {words}"),
+            ));
+        }
         limit(h::POINT_COUNT, self.points.len(), MAX_POINTS)?;
         limit(h::LABEL_LENGTH, self.label.len(), MAX_LABEL)?;
         self.points.iter().try_for_each(|point| limit(p::NAME_LENGTH, point.name.len(), MAX_POINT_NAME))

@@ -4,7 +4,7 @@
 //! field before it, totals are asserted at compile time, and a test compares all of them with the tables in
 //! FORMAT.md, both ways.
 
-use super::sizes::{COPY_BYTES, FIXED_BYTES, MAX_POINTS, MAX_RUNS};
+use super::sizes::{COPY_BYTES, FIXED_BYTES, MAX_LIST, MAX_POINTS};
 
 /// A field of a fixed table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ macro_rules! table {
 }
 
 table! {
-    /// The part of a header copy in front of its points and runs.
+    /// The part of a header copy in front of its points and its armed list.
     header: crate::format::sizes::FIXED_BYTES;
     MAGIC "magic" 8;
     FORMAT_VERSION "format_version" 4;
@@ -141,13 +141,6 @@ table! {
 }
 
 table! {
-    /// An entry of the armed list, which follows the points of a header copy.
-    run: 16;
-    FIRST "first" 8;
-    COUNT "count" 8;
-}
-
-table! {
     /// The used part of the runtime page of a volatile region.
     runtime: 20480;
     NONCE "nonce" 16;
@@ -180,17 +173,12 @@ const _: () = assert!(header::MAGIC.offset == 0 && header::FORMAT_VERSION.offset
 const _: () = assert!(header::UUID.offset == 40 && header::SEQUENCE.offset == 56 && header::CRC.offset == 1020);
 const _: () = assert!(header::LABEL_LENGTH.offset == 400 && header::IMAGE.offset == 1024);
 
-/// Where point `i` of a header copy is, in bytes from the start of the copy.
+/// Where point `i` of a header copy is, in bytes from the start of the copy. The armed list is behind the last one.
 pub const fn point_at(i: usize) -> usize {
     FIXED_BYTES.saturating_add(i.saturating_mul(point::SIZE))
 }
 
-/// Where run `i` is in a header copy that has `points` points.
-pub const fn run_at(points: usize, i: usize) -> usize {
-    point_at(points).saturating_add(i.saturating_mul(run::SIZE))
-}
-
 /// Most bytes of a header copy that this version uses.
-pub const MAX_USED: usize = run_at(MAX_POINTS, MAX_RUNS);
+pub const MAX_USED: usize = point_at(MAX_POINTS) + MAX_LIST;
 
-const _: () = assert!(MAX_USED == 30_720 && MAX_USED <= COPY_BYTES);
+const _: () = assert!(MAX_USED == 65_536 && MAX_USED <= COPY_BYTES);

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: what follows from other fields is computed from them, and stands nowhere beside them.
 
-use super::fields::{header as h, run_at};
+use super::fields::{header as h, point_at};
 use super::layout::Layout;
 use super::point::{Point, PointRole};
 use super::runs::WordRanges;
@@ -81,7 +81,7 @@ pub struct Header {
     /// Sets beside the map's own, oldest first; the outstanding one, if any, last. At most 64.
     pub points: Vec<Point>,
     /// The armed list: words of the bottom whose bits may have been set since it was brought up to date. At most
-    /// 768 runs.
+    /// 47,104 [bytes](WordRanges::encoded_len).
     pub runs: WordRanges,
     /// Bytes without a meaning in this version.
     pub reserved: HeaderReserved,
@@ -181,7 +181,7 @@ impl Header {
 
     /// The bytes of the copy that this header takes.
     pub fn used(&self) -> usize {
-        run_at(self.points.len(), self.runs.len())
+        point_at(self.points.len()).saturating_add(self.runs.encoded_len())
     }
 
     /// All regions of the file, the header copies first: at most 2 · 64 + 4.

@@ -2,7 +2,7 @@
 //! checksum set right again, must be refused for exactly that field.
 
 use super::codec::{crc32, put, put_u32, put_u64, u32_at, u64_at};
-use super::fields::{header as h, point as p, point_at, run_at, stamp as s};
+use super::fields::{header as h, point as p, point_at, stamp as s};
 use super::*;
 use crate::format::Durability;
 use crate::{Geometry, MAX_BITS};
@@ -206,10 +206,13 @@ fn used_lies_within_the_copy() {
 
 #[test]
 fn used_is_what_points_and_runs_take() {
-    let right = run_at(2, 2);
-    for used in [FIXED_BYTES, right - 256, right - 16, right - 1, right + 1, right + 16, right + 256, COPY_BYTES] {
+    let (least, right) = (point_at(2), rich().used());
+    assert_eq!(right, least + 3);
+    for used in [FIXED_BYTES, right - 256, least - 1, right + 1, right + 256, least + MAX_LIST, least + MAX_LIST + 1] {
         refused_u32(h::USED, used as u32);
     }
+    // The last run has two numbers, and the second is gone.
+    refused("runs[1]", least + 1..right, |b| put_u32(b, h::USED.offset, right as u32 - 1));
 }
 
 #[test]
@@ -476,14 +479,13 @@ fn points_are_as_many_as_the_header_says() {
     refused("points[2].flags", 0..COPY_BYTES, |b| {
         put_u32(b, point_at(1) + p::FLAGS.offset, 2);
         put_u32(b, h::POINT_COUNT.offset, 3);
-        put_u32(b, h::USED.offset, run_at(3, 2) as u32);
+        put_u32(b, h::USED.offset, point_at(3) as u32 + 3);
     });
-    // And those of a point as runs are no runs.
-    refused("runs[1].first", 0..COPY_BYTES, |b| {
+    // And those of a point as runs are no more than there are runs.
+    refused("used", 0..COPY_BYTES, |b| {
         put_u32(b, h::CHECKPOINT_STATE.offset, 0);
         b[h::CHECKPOINT_UUID.offset..h::CHECKPOINT_UUID.end()].fill(0);
         put_u32(b, h::POINT_COUNT.offset, 1);
-        put_u32(b, h::USED.offset, run_at(1, 2) as u32);
     });
     let mut header = rich();
     let end = header.file_length();
@@ -602,28 +604,28 @@ fn stamps_make_sense() {
 }
 
 #[test]
-fn runs_ascend_apart_and_inside() {
-    let run = |b: &mut [u8], i: usize, first: u64, count: u64| {
-        put_u64(b, run_at(2, i), first);
-        put_u64(b, run_at(2, i) + 8, count);
+fn runs_are_inside_and_have_one_form() {
+    let at = point_at(2);
+    let list = |bytes: &'static [u8], runs: u32| {
+        move |b: &mut [u8]| {
+            put(b, at, bytes);
+            put_u32(b, h::RUN_COUNT.offset, runs);
+            put_u32(b, h::USED.offset, (at + bytes.len()) as u32);
+        }
     };
-    let words = rich().geometry.words();
-    for (first, count) in [
-        (5, 0),               // empty
-        (0, 1),               // the one before again
-        (1, 1),               // touches the one before
-        (words, 1),           // behind the end
-        (5, words - 4),       // over the end
-        (u64::MAX, 1),        // overflow
-        (u64::MAX, u64::MAX), // overflow
-        (2, u64::MAX - 1),    // overflow
-        (2, u64::MAX - 2),    // the largest that does not
-    ] {
-        refused("runs[1].first", run_at(2, 1)..run_at(2, 2), |b| run(b, 1, first, count));
-    }
-    assert!(after(|b| run(b, 1, 2, words - 2)).is_ok());
-    refused("runs[0].first", run_at(2, 0)..run_at(2, 1), |b| run(b, 0, 0, 0));
-    refused_u32(h::RUN_COUNT, 769);
+    assert_eq!(rich().geometry.words(), 157);
+    // Behind the end, and over it.
+    refused("runs[1]", at + 1..at + 2, list(&[0, 0xb6, 2], 2));
+    refused("runs[1]", at + 1..at + 2, list(&[0, 7, 0x97, 1], 2));
+    assert_eq!(after(list(&[0, 7, 0x96, 1], 2)).unwrap().runs, [0..1, 5..157].into_iter().collect());
+    // Not the shortest form; too long; cut off.
+    refused("runs[0]", at..at + 1, list(&[0x80, 0, 7, 2], 2));
+    refused("runs[0]", at..at + 1, list(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1], 1));
+    refused("runs[1]", at + 1..at + 2, list(&[0, 0x87], 2));
+    refused("runs[2]", at + 3..at + 4, list(&[0, 7, 2], 3));
+    // More bytes than runs.
+    refused("used", h::USED.offset..h::USED.end(), list(&[0, 7, 2], 1));
+    refused_u32(h::RUN_COUNT, MAX_LIST as u32 + 1);
     refused_u32(h::RUN_COUNT, u32::MAX);
 }
 
@@ -646,11 +648,18 @@ fn nothing_is_encoded_that_would_not_parse() {
         let problem = header.encode().expect_err(place);
         assert_eq!((problem.class, problem.place.as_str()), (ProblemClass::Invalid, place));
     };
-    no("run_count", |header| {
+    let long = |header: &mut Header, words: u64| {
         header.geometry = Geometry::new(1 << 30, 0).unwrap();
         header.layout = Layout::initial(&header.geometry);
-        header.runs = (0..2000).step_by(2).collect();
-    });
+        header.points.clear();
+        (header.checkpoint_state, header.checkpoint_uuid) = (CheckpointState::Normal, Uuid::NIL);
+        header.runs = (0..2 * words).step_by(2).collect();
+    };
+    let mut longest = rich();
+    long(&mut longest, MAX_LIST as u64);
+    assert_eq!(Header::parse(&longest.encode().unwrap()), Ok(longest.clone()));
+    long(&mut longest, MAX_LIST as u64 + 1);
+    assert_eq!(longest.encode().unwrap_err().place, "used");
     no("point_count", |header| header.points = vec![header.points[0].clone(); 65]);
     no("label_length", |header| header.label = "x".repeat(253));
     no("name_length", |header| header.points[0].name = "x".repeat(65));
@@ -658,7 +667,8 @@ fn nothing_is_encoded_that_would_not_parse() {
     no("sequence", |header| header.sequence = 0);
     no("table_length", |header| header.layout.table = 0..0);
     no("bottom_length", |header| std::mem::swap(&mut header.layout.bottom.start, &mut header.layout.bottom.end));
-    no("runs[2].first", |header| header.runs.insert(1000..1001));
+    no("run_count", |header| header.runs.insert(1000..1001));
+    no("run_count", |header| header.runs.insert(u64::MAX - 2..u64::MAX));
     no("checkpoint_state", |header| {
         header.points.pop();
     });

@@ -14,6 +14,7 @@ mod encode;
 pub mod fields;
 mod header;
 mod layout;
+mod list;
 mod page;
 mod parse;
 mod point;
@@ -35,6 +36,7 @@ pub use choice::{Disagreement, HeaderSelection, NoHeader, select};
 pub use fields::MAX_USED;
 pub use header::{Header, HeaderReserved, NotWritable, RegionName};
 pub use layout::{Layout, VolatileLayout, bottom_length, free_offset, table_length};
+pub(crate) use list::MAX_RUN;
 pub(crate) use page::is_zeros;
 pub use page::{
     PageBytes, entry_at, page_entry, page_from_words, page_matches, page_words, stray_bits, words_from_page,
@@ -45,9 +47,9 @@ pub use problem::{HeaderProblem, ProblemClass};
 pub use runs::{Run, WordRanges};
 pub use sizes::{
     ALIGN, BACKUP_LOCK, COPIES, COPY_BYTES, CREATOR_LOCK, ENTRY_BYTES, FIXED_BYTES, GATE_LOCK, HEADER_REGION,
-    KNOWN_COMPATIBLE, KNOWN_INCOMPATIBLE, KNOWN_RO_COMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_LABEL, MAX_POINT_NAME,
-    MAX_POINTS, MAX_RUNS, MAX_SEQUENCE, PAIRS, READERS_LOCK, SLOT_LOCKS, SLOTS, SPACE_LOCK, TURN_LOCK, UPDATE_LOCK,
-    UPDATE_TURN_LOCK, VERSION, VOLATILE_LAYOUT, copies_of, copy_offset, pair_of,
+    KNOWN_COMPATIBLE, KNOWN_INCOMPATIBLE, KNOWN_RO_COMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_LABEL, MAX_LIST,
+    MAX_POINT_NAME, MAX_POINTS, MAX_SEQUENCE, PAIRS, READERS_LOCK, SLOT_LOCKS, SLOTS, SPACE_LOCK, TURN_LOCK,
+    UPDATE_LOCK, UPDATE_TURN_LOCK, VERSION, VOLATILE_LAYOUT, copies_of, copy_offset, pair_of,
 };
 pub use stamp::{Stamp, StampKind};
 pub use values::{CheckpointState, Durability, NotUuid, Reasons, Reserved, Session, State, Uuid};

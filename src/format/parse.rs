@@ -4,15 +4,16 @@
 //! bytes that it came from.
 
 use super::codec::{array_at, crc32, i64_at, u32_at, u64_at};
-use super::fields::{Field, header as h, point as p, point_at, run as r, run_at};
+use super::fields::{Field, header as h, point as p, point_at};
 use super::header::{Header, HeaderReserved, RegionName};
 use super::layout::{Layout, VolatileLayout, bottom_length, region, table_length};
+use super::list::BadRun;
 use super::page::is_zeros;
 use super::point::{KEPT, OUTSTANDING, Point, PointRole};
 use super::problem::{HeaderProblem, ProblemClass, impossible, impossible_in, problem};
-use super::runs::{Run, WordRanges};
+use super::runs::WordRanges;
 use super::sizes::{
-    ALIGN, COPY_BYTES, FIXED_BYTES, KNOWN_INCOMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_POINTS, MAX_RUNS, MAX_SEQUENCE,
+    ALIGN, COPY_BYTES, FIXED_BYTES, KNOWN_INCOMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_LIST, MAX_POINTS, MAX_SEQUENCE,
     VERSION, VOLATILE_LAYOUT,
 };
 use super::stamp::Stamp;
@@ -325,18 +326,18 @@ impl<'a> Checked<'a> {
         Ok(())
     }
 
-    /// How many points and runs there are; they take what is in use behind the fixed part.
+    /// How many points and runs there are, for which what is in use behind the fixed part is enough and not too much.
     fn counts(&self) -> Result<(usize, usize), HeaderProblem> {
         let (points, runs) = (self.u32(h::POINT_COUNT) as usize, self.u32(h::RUN_COUNT) as usize);
         if points > MAX_POINTS {
             return Err(impossible(h::POINT_COUNT, points, format_args!("at most {MAX_POINTS}")));
         }
-        if runs > MAX_RUNS {
-            return Err(impossible(h::RUN_COUNT, runs, format_args!("at most {MAX_RUNS}")));
+        if runs > MAX_LIST {
+            return Err(impossible(h::RUN_COUNT, runs, format_args!("at most {MAX_LIST}")));
         }
-        let (used, expected) = (self.u32(h::USED) as usize, run_at(points, runs));
-        if used != expected {
-            let expected = format_args!("{expected} with {points} points and {runs} runs");
+        let (used, least) = (self.bytes.len(), point_at(points));
+        if !(least..=least + MAX_LIST).contains(&used) {
+            let expected = format_args!("{least} to {} with {points} points", least + MAX_LIST);
             return Err(impossible(h::USED, used, expected));
         }
         Ok((points, runs))
@@ -433,24 +434,19 @@ impl<'a> Checked<'a> {
         }
     }
 
+    /// The armed list, which ends where what is in use does.
     fn runs(&self, geometry: &Geometry, (points, count): (usize, usize)) -> Result<WordRanges, HeaderProblem> {
-        let run = |i| {
-            let at = run_at(points, i);
-            Run { first: u64_at(self.bytes, at + r::FIRST.offset), count: u64_at(self.bytes, at + r::COUNT.offset) }
-        };
-        let fail = |i, expected: &dyn fmt::Display| {
-            let (Run { first, count }, place) = (run(i), format!("runs[{i}].{}", r::FIRST.name));
-            let found = format_args!("{count} words from {first}");
-            Err(problem(ProblemClass::Invalid, place, run_at(points, i) + r::FIRST.offset, found, expected))
-        };
-        let runs = match WordRanges::from_sorted((0..count).map(run).collect()) {
-            Ok(runs) => runs,
-            Err(i) => return fail(i, &"at least one word, behind the run before and a gap"),
-        };
-        match runs.iter().position(|run| run.end() > geometry.words()) {
-            Some(i) => fail(i, &format_args!("words below {}", geometry.words())),
-            None => Ok(runs),
+        let start = point_at(points);
+        let bytes = self.bytes.get(start..).unwrap_or_default();
+        let (runs, end) = WordRanges::decode(bytes, count, geometry.words()).map_err(|bad| {
+            let BadRun { index, at, found, expected } = bad;
+            problem(ProblemClass::Invalid, format!("runs[{index}]"), start + at, found, expected)
+        })?;
+        if end != bytes.len() {
+            let expected = format_args!("{}, the end of {count} runs", start + end);
+            return Err(impossible(h::USED, self.bytes.len(), expected));
         }
+        Ok(runs)
     }
 }
 

@@ -70,6 +70,12 @@ impl WordRanges {
         Ok(WordRanges { runs })
     }
 
+    /// Takes over runs that are known to keep the invariant.
+    pub(super) fn of_sorted(runs: Vec<Run>) -> WordRanges {
+        debug_assert!(WordRanges::from_sorted(runs.clone()).is_ok());
+        WordRanges { runs }
+    }
+
     /// Whether there are no words.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()

@@ -20,10 +20,10 @@ pub const COPY_BYTES: usize = 65536;
 pub const COPIES: usize = 4;
 /// Pairs of header copies.
 pub const PAIRS: usize = 2;
-/// Bytes of a header copy in front of its points and runs.
+/// Bytes of a header copy in front of its points and its armed list.
 pub const FIXED_BYTES: usize = 2048;
-/// Longest armed list, in runs.
-pub const MAX_RUNS: usize = 768;
+/// Longest armed list, in bytes. It has no more runs than that, since each takes a byte.
+pub const MAX_LIST: usize = 47_104;
 /// Most points in a file.
 pub const MAX_POINTS: usize = 64;
 /// Longest label, in bytes of UTF-8.

@@ -9,7 +9,7 @@ use crate::file::bottom::{BottomRef, all_words, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
 use crate::file::reasons::{left_on_list, remember};
 use crate::file::scan::Scan;
-use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_RUNS, PointRole, Reasons, State, Uuid, WordRanges};
+use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_LIST, PointRole, Reasons, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BYTES;
 use crate::map_file::MapFile;
 use crate::session::page_cache;
@@ -287,7 +287,7 @@ fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<
     };
     // Naming more than that adds dirt, but where the pages are written only if this is interrupted.
     let mut words = decision.words.clone();
-    words.coarsen(MAX_RUNS);
+    words.fit(MAX_LIST);
     let mut doubt = Vec::new();
     if !decision.pages.is_empty() || !found.points.is_empty() || found.cut_off {
         next.nonce = Uuid(facts::random().map_err(file.io("get random bytes"))?);

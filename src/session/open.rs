@@ -12,7 +12,7 @@ use crate::engine::flush::write_recovered;
 use crate::error::Result;
 use crate::file::bottom::{all_words, batches, words_of_pages};
 use crate::file::headers::{self, Copies, LastDurable, Newest, set_exact};
-use crate::format::{CheckpointState, Durability, Header, Layout, MAX_RUNS, Session, Stamp, State, Uuid, WordRanges};
+use crate::format::{CheckpointState, Durability, Header, Layout, MAX_LIST, Session, Stamp, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BITS;
 use crate::map_file::MapFile;
 use crate::options::{Access, Options};
@@ -163,7 +163,7 @@ fn commit_open(
         list.union(dirty);
     }
     // Naming more than failed only matters if this is interrupted, and then adds dirt.
-    list.coarsen(MAX_RUNS);
+    list.fit(MAX_LIST);
     header.runs = step!(RecoverThenForget => list, else all.clone());
     known = headers::commit(file.disk, header, known).map_err(file.io(write))?;
     let second = step!(OpenBothPairs => headers::commit(file.disk, header, known), else Ok(known));

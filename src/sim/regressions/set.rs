@@ -105,10 +105,10 @@ pub(crate) fn space_is_set_aside_before_it_is_stored_into() {
     assert_eq!(disk.wrong(), Ok(()));
 }
 
-/// More stretches of pages with resets than a list has room for.
+/// More stretches of pages with resets than a list has room for: each takes two bytes.
 #[test]
 pub(crate) fn a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs() {
-    let pages = 5 * format::MAX_RUNS as u64;
+    let pages = format::MAX_LIST as u64 + 2;
     let disk = SimDisk::new(Image::default(), Vec::new());
     let options = Options { granularity: 0, armed_bound: 1 << 40, ..options() };
     create::write_new(disk.file(), geometry(pages * PAGE_BITS), &options).unwrap();

@@ -3,7 +3,7 @@
 use super::line::{Cursor, MAX_LINE};
 use super::{Area, DURABILITIES, FIELDS, Kind, MAGIC, NEEDED, NO_DUMP, VERSION, json};
 use dirtymap::Geometry;
-use dirtymap::format::{COPIES, Durability, MAX_LABEL, MAX_POINTS, MAX_RUNS};
+use dirtymap::format::{COPIES, Durability, MAX_LABEL, MAX_LIST, MAX_POINTS};
 use std::fmt;
 use std::io::{self, BufRead};
 
@@ -222,7 +222,7 @@ impl Parser {
                     point(at)?;
                 }
                 "armed" => {
-                    self.armed = at.one_more(self.armed, MAX_RUNS * COPIES)?;
+                    self.armed = at.one_more(self.armed, MAX_LIST * COPIES)?;
                     self.armed_run(at)?;
                 }
                 _ => self.field(at, key)?,
