@@ -38,6 +38,8 @@ pub struct Finding {
     pub expected: String,
     /// What it means for the next backup.
     pub consequence: String,
+    /// Whether by this alone everything in the map counts as dirty, so that the next backup has to be a full one.
+    pub all_dirty: bool,
     /// What [`repair`](crate::fsck::repair()) would do about it.
     pub repair: String,
     /// How many neighbouring pages it is about; 1 for what is not about pages.
@@ -69,6 +71,7 @@ pub(crate) fn header_copies(copies: &Copies, newest: &Newest, damaged: &[usize])
             } else {
                 "nothing: another copy is good; opening the map for writing renews all copies".into()
             },
+            all_dirty: newest.lost_commit,
             repair: "write it anew, from a good copy".into(),
             count: 1,
         }
@@ -86,6 +89,7 @@ pub(crate) fn header_copies(copies: &Copies, newest: &Newest, damaged: &[usize])
                 "nothing, if the power went while they were written; if it did not, they have rotted, and what was set \
                           last may read clean: take a full backup"
                     .into(),
+            all_dirty: false,
             repair: "write them anew, from a good copy".into(),
             count: 1,
         });
@@ -110,6 +114,7 @@ pub(crate) fn length(header: &Header, len: u64) -> Option<Finding> {
         found: format!("{len} bytes"),
         expected: format!("{expected} bytes"),
         consequence: consequence.into(),
+        all_dirty: false,
         repair: repair.into(),
         count: 1,
     })
@@ -126,6 +131,7 @@ pub(crate) fn state(header: &Header) -> Vec<Finding> {
             found: "OPEN, and nobody has it open".into(),
             expected: "CLEAN".into(),
             consequence: "resets since the last flush are undone; the next open for writing recovers the map".into(),
+            all_dirty: false,
             repair: "close the map cleanly".into(),
             count: 1,
         });
@@ -145,6 +151,7 @@ pub(crate) fn state(header: &Header) -> Vec<Finding> {
                 Durability::PowerLoss => needlessly,
                 Durability::Process => needlessly + CACHE,
             },
+            all_dirty: false,
             repair: "make what it names dirty, and empty it".into(),
             count: 1,
         });
@@ -205,6 +212,7 @@ fn group(bottom: &BottomRef, group: &Group) -> Finding {
             items.end,
             counted(items.end - items.start, "byte")
         ),
+        all_dirty: false,
         repair: match count {
             1 => "write it anew, as all dirty".into(),
             _ => "write them anew, as all dirty".into(),
@@ -223,7 +231,7 @@ fn point_means(header: &Header, place: usize) -> (String, String) {
     let point = &header.points[place];
     match point.role {
         PointRole::Outstanding => (
-            "full backup needed: everything counts as dirty".into(),
+            "everything counts as dirty".into(),
             "make all of the point dirty: it is frozen still, and everything is in it".into(),
         ),
         PointRole::Kept => (
@@ -250,8 +258,9 @@ pub(crate) fn point_lost(header: &Header, place: usize, (found, recorded): (u64,
 
 fn point(header: &Header, place: usize, part: &str, found: String, expected: String) -> Finding {
     let (consequence, repair) = point_means(header, place);
+    let all_dirty = header.points[place].role == PointRole::Outstanding;
     let place = format!("point {place}, {part}");
-    Finding { severity: Severity::Damage, place, found, expected, consequence, repair, count: 1 }
+    Finding { severity: Severity::Damage, place, found, expected, consequence, all_dirty, repair, count: 1 }
 }
 
 /// What is said of the failed pages of a point, which are in `bottom`.
@@ -267,6 +276,7 @@ pub(crate) fn point_pages(
         Finding {
             severity: Severity::Damage,
             place: format!("point {place}, {}", finding.place),
+            all_dirty: header.points[place].role == PointRole::Outstanding,
             consequence: consequence.clone(),
             repair: repair.clone(),
             ..finding
@@ -280,7 +290,7 @@ pub(crate) fn count(header: &Header, bits: u64) -> Option<Finding> {
     let (severity, consequence, repair) = if bits < recorded {
         (
             Severity::Damage,
-            "full backup needed: pages and their entries were lost together; everything counts as dirty",
+            "everything counts as dirty: pages and their entries were lost together",
             "make everything dirty",
         )
     } else {
@@ -292,6 +302,7 @@ pub(crate) fn count(header: &Header, bits: u64) -> Option<Finding> {
         found: counted(bits, "dirty granule"),
         expected: format!("{recorded}, as counted when the map was closed"),
         consequence: consequence.into(),
+        all_dirty: severity == Severity::Damage,
         repair: repair.into(),
         count: 1,
     })

@@ -297,6 +297,20 @@ fn a_process_map_counts_all_that_nobody_knows() {
     assert_eq!(repairs(&map)["added_bytes"], LEN - GRANULE);
 }
 
+#[test]
+fn a_check_says_that_everything_is_dirty_where_a_newer_header_may_be_lost() {
+    let dir = Dir::new();
+    let (open, map) = (dir.path("open"), dir.path("m"));
+    let live = Options::new().create(&open, LEN).expect("create");
+    live.set(0..GRANULE).expect("set");
+    fs::copy(&open, &map).expect("copy");
+    drop(live);
+    // Both copies of a pair, in the boot in which the map was opened.
+    [0, 2].map(|copy| damage_copy(&map, copy));
+    let found = dm!("check", map).exits(4);
+    assert!(found.out.contains("damage: everything counts as dirty") && found.out.contains("--full"), "{}", found.out);
+}
+
 /// Only who opens the map can ask the page cache, which is no change that could be put back.
 #[test]
 fn a_page_cache_that_knows_what_is_dirty_is_asked() {

@@ -186,8 +186,7 @@ fn told(args: &Check, report: &Report, exit: Exit) -> (&'static str, String) {
     let (live, assumed) = (report.live, report.after_power_loss);
     let file = args.file.display();
     let full_backup = format!("take a full backup (dirtymap backup {} TARGET --map {file} --full)", image_of(args));
-    let all_dirty =
-        report.findings.iter().any(|f| f.severity == Severity::Damage && f.consequence.starts_with("full backup"));
+    let all_dirty = report.findings.iter().any(|f| f.all_dirty);
     match exit {
         _ if live && !assumed => (
             "the map is live, other processes have it open: only its header was looked at",
