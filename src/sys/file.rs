@@ -3,13 +3,13 @@
 //! Invariant kept here: `write_durable` returns `Ok` only after the kernel said that exactly the
 //! named ranges are on the device; it never pushes the mapped (volatile) part of the file.
 
-use super::disk::{Storage, WriteSegment};
 use super::facts::{self, Identity};
 use super::fs::{self, FsKind};
 use super::holder;
 use super::lock::{Lock, fcntl_lock, lock_byte, taken};
 use super::mapping::{Guarded, Mapping, ReadMapping};
 use super::permit::Permit;
+use super::storage::{Storage, WriteSegment};
 use crate::error::Holder;
 use memmap2::MmapOptions;
 use std::fs::File;

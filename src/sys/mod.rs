@@ -8,7 +8,6 @@
 pub(crate) mod alloc;
 pub(crate) mod cpu;
 pub(crate) mod create;
-pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod file;
 pub(crate) mod fork;
@@ -21,11 +20,12 @@ pub(crate) mod memory;
 mod permit;
 #[cfg(test)]
 pub(crate) mod refuse;
+pub(crate) mod storage;
 
-pub(crate) use disk::{Storage, WriteSegment};
 pub(crate) use facts::Identity;
 pub(crate) use file::FileDisk;
 pub(crate) use lock::Lock;
 #[cfg_attr(loom, allow(unused_imports))] // a view has words of its own then
 pub(crate) use mapping::{MappedWords, Mapping, ReadMapping, ReadWords};
 pub(crate) use permit::Permit;
+pub(crate) use storage::{Storage, WriteSegment};

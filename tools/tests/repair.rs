@@ -306,7 +306,7 @@ fn a_check_says_that_everything_is_dirty_where_a_newer_header_may_be_lost() {
     fs::copy(&open, &map).expect("copy");
     drop(live);
     // Both copies of a pair, in the boot in which the map was opened.
-    [0, 2].map(|copy| damage_copy(&map, copy));
+    [0, 2].iter().for_each(|&copy| damage_copy(&map, copy));
     let found = dm!("check", map).exits(4);
     assert!(found.out.contains("damage: everything counts as dirty") && found.out.contains("--full"), "{}", found.out);
 }

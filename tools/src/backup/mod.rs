@@ -164,7 +164,7 @@ impl Job<'_> {
         }
         let work = self.freeze(plan)?;
         let uuid = work.checkpoint.uuid;
-        let done = self.prove(&work, &target, plan, &info).and_then(|compared| {
+        let done = self.compare_clean(&work, &target, plan, &info).and_then(|compared| {
             let outcome = self.copy_and_commit(&work, &target, plan, &info)?;
             Ok(Outcome { bytes_compared: compared, dropped: self.drop_oldest(), ..outcome })
         });
@@ -283,10 +283,10 @@ impl Job<'_> {
     }
 
     /// Compares what will not be copied, where nothing else proves that the target has it; says how much. Nothing is written before.
-    fn prove(&self, work: &Work, target: &Image, plan: Plan, info: &Info) -> Result<u64> {
+    fn compare_clean(&self, work: &Work, target: &Image, plan: Plan, info: &Info) -> Result<u64> {
         // Every write that the frozen bits stand for has ended by now.
         self.image.sync()?;
-        let Plan::Incremental { prove: true, stranger } = plan else { return Ok(0) };
+        let Plan::Incremental { compare: true, stranger } = plan else { return Ok(0) };
         let name = target.path.display();
         let others = || work.others(target.size().min(work.len));
         let bytes = others().map(|area| area.end - area.start).sum();
@@ -372,7 +372,7 @@ impl Job<'_> {
 
     fn audit(&self, work: &Work, pair: &Pair<'_>, plan: Plan, outcome: &mut Outcome) -> Result<()> {
         // Where all clean granules were compared before, some of them need not be again.
-        let (Some(bits), Plan::Incremental { prove: false, .. }) = (&work.bits, plan) else { return Ok(()) };
+        let (Some(bits), Plan::Incremental { compare: false, .. }) = (&work.bits, plan) else { return Ok(()) };
         let audited = audit::audit(pair, &**bits, self.args.audit)?;
         outcome.granules_audited = audited.granules;
         let Some(offset) = audited.missed else { return Ok(()) };

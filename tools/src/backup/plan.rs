@@ -18,7 +18,7 @@ pub enum Plan {
     /// It is a backup of this image: what is dirty is copied.
     Incremental {
         /// Nothing proves that it is unchanged since: what is not copied is compared, before anything is overwritten.
-        prove: bool,
+        compare: bool,
         /// It is not the recorded one, but may be a copy of it: only a comparison tells.
         stranger: bool,
     },
@@ -54,7 +54,7 @@ pub fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Re
         }
         Some((compared, _)) if args.full || (args.force && compared != Comparison::Same) => return Ok(Plan::Full),
         Some((compared, _)) => {
-            return Ok(Plan::Incremental { prove: begun || compared != Comparison::Same, stranger: false });
+            return Ok(Plan::Incremental { compare: begun || compared != Comparison::Same, stranger: false });
         }
         None => "this map has not written any backup so far".into(),
     };
@@ -88,7 +88,7 @@ fn plan_since(args: &Backup, info: &Info, target: Option<&Image>, size: u64, sin
     let recorded = point.and_then(|point| point.target.as_ref());
     let compared = recorded.map(|recorded| target.stamp.compare(recorded));
     Ok(Plan::Incremental {
-        prove: compared != Some(Comparison::Same),
+        compare: compared != Some(Comparison::Same),
         stranger: compared.is_none_or(|compared| matches!(compared, Comparison::Another(_))),
     })
 }
