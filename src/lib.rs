@@ -49,7 +49,7 @@ mod testing;
 
 mod bitmap;
 mod engine;
-mod error;
+pub mod error;
 mod file;
 pub mod format;
 pub mod fsck;
@@ -68,19 +68,22 @@ mod sim;
 mod sync;
 mod sys;
 mod trace;
+mod uuid;
 mod watcher;
 
 pub use bitmap::Bitmap;
 pub use engine::WriteGuard;
-pub use error::{Error, Holder, Result};
+#[doc(inline)]
+pub use error::{Error, Result};
 pub use file::create::NewFile;
-pub use format::{Durability, Uuid};
+pub use format::Durability;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
 pub use map::{CloseError, DirtyMap};
 pub use options::{Access, Options};
 pub use progress::{Progress, Step};
 pub use query::{ReadMap, WriteMap};
+pub use uuid::Uuid;
 
 /// What walks through the dirt of a map: iterators, and a cursor that borrows nothing.
 pub mod iter {

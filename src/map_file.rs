@@ -1,6 +1,6 @@
 //! [`MapFile`]: the file of a map, and what its errors call it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::sys::Storage;
 use std::io;
 use std::path::Path;
@@ -29,8 +29,8 @@ impl<'a> MapFile<'a> {
     }
 
     /// The error of something that is refused.
-    pub(crate) fn refused(self, why: impl Into<String>) -> Error {
-        Error::Refused { path: self.path.to_path_buf(), why: why.into() }
+    pub(crate) fn refused(self, why: Refusal) -> Error {
+        Error::Refused { path: self.path.to_path_buf(), why }
     }
 
     /// The error of something in it that is not as it should be.

@@ -1,7 +1,7 @@
 //! A forked child has a copy of the map's memory and descriptors, and must not use them: it is told so, and nothing
 //! that it does, not even dropping the map, touches the parent's.
 
-use dirtymap::{DirtyMap, Options};
+use dirtymap::{DirtyMap, Error, Options, error::Unusable};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -37,9 +37,9 @@ fn new_map(options: Options) -> (tempfile::TempDir, PathBuf, DirtyMap) {
     (dir, path, map)
 }
 
-fn unusable<T>(result: std::result::Result<T, impl Into<dirtymap::Error>>) {
-    let Err(error) = result.map_err(Into::into) else { panic!("a forked child may use the map") };
-    assert_eq!(error.kind(), "unusable", "{error}");
+fn unusable<T>(result: std::result::Result<T, impl Into<Error>>) {
+    let Err(error) = result.map_err(Into::<Error>::into) else { panic!("a forked child may use the map") };
+    assert!(matches!(error, Error::Unusable { why: Unusable::Forked }), "{error}");
 }
 
 fn every_use_fails(map: &DirtyMap) {

@@ -5,6 +5,7 @@ mod common;
 use common::Finally;
 use dirtymap::{
     Access, DirtyMap, Durability, Error, ImageStamp, Options,
+    error::Unusable,
     fsck::check,
     info::{FileState, Verdict, inspect},
 };
@@ -71,7 +72,7 @@ fn what_one_sets_the_others_see_and_the_last_one_leaves_the_file_clean() {
         let info = inspect(path).unwrap();
         assert_eq!((info.state, info.dirty), (FileState::Clean, Some((2, 2 * GRANULE))));
         assert!(check(path, |_, _| {}).unwrap().findings.is_empty());
-        assert!(matches!(watching.get(0), Err(Error::Unusable { .. })));
+        assert!(matches!(watching.get(0), Err(Error::Unusable { why: Unusable::WritersLeft })));
         assert!(watching.is_full(), "what cannot be known any more is dirty");
     });
 }
@@ -136,7 +137,7 @@ fn the_length_is_changed_by_one_who_is_alone_and_readers_notice() {
         drop(b);
         let watching = reader().open(path).unwrap();
         a.truncate(LEN / 2).unwrap();
-        assert!(matches!(watching.get(0), Err(Error::Unusable { .. })));
+        assert!(matches!(watching.get(0), Err(Error::Unusable { why: Unusable::WritersLeft })));
         let (c, watching) = (shared().open(path).unwrap(), reader().open(path).unwrap());
         c.set(granule(9)).unwrap();
         assert_eq!((a.count(), c.count(), watching.count()), (3, 3, 3));
@@ -221,7 +222,7 @@ fn a_reader_does_not_take_a_session_that_is_over_for_the_next_one() {
         let alone = Options::new().flush_interval(None).open(path).unwrap();
         alone.set(granule(2)).unwrap();
         assert!(watching.get(2 * GRANULE).unwrap_or(true), "a reader misses what was set");
-        assert!(matches!(watching.get(2 * GRANULE), Err(Error::Unusable { .. })));
+        assert!(matches!(watching.get(2 * GRANULE), Err(Error::Unusable { why: Unusable::WritersLeft })));
         alone.close().unwrap();
     });
 }

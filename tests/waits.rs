@@ -3,6 +3,7 @@
 
 use dirtymap::{
     Access, CloseError, DirtyMap, Error, Options,
+    error::InUse,
     fsck::{Severity, check, check_after_power_loss},
     info::{FileState, inspect},
 };
@@ -94,10 +95,11 @@ fn new_map(options: &Options) -> (tempfile::TempDir, PathBuf, DirtyMap) {
     (dir, path, map)
 }
 
-/// What is said of a lock that this process keeps.
-fn is_told(error: &Error, keeper: &Keeper, stopped: bool) {
-    let Error::Locked { holder: Some(holder), .. } = error else { panic!("{error:?}") };
-    assert_eq!((holder.pid, holder.stopped), (keeper.0.id(), stopped), "{error}");
+/// What is said of a lock that this process keeps: the update lock and is stopped, or the gate and is not.
+fn is_told(error: &Error, keeper: &Keeper, expected: InUse) {
+    let stopped = expected == InUse::Update;
+    let Error::Locked { holder: Some(holder), what, .. } = error else { panic!("{error:?}") };
+    assert_eq!((*what, holder.pid, holder.stopped), (expected, keeper.0.id(), stopped), "{error}");
     assert!(error.to_string().contains(&format!("process {}, python3", keeper.0.id())), "{error}");
     assert_eq!(error.to_string().contains("which is stopped"), stopped, "{error}");
 }
@@ -110,12 +112,12 @@ fn a_process_that_is_stopped_with_the_update_lock_stops_nobody_for_ever() {
             let (_dir, path, map) = new_map(&options().access(access).flush_interval(Some(Duration::from_millis(10))));
             map.set(0..1).unwrap();
             let Some(keeper) = Keeper::of(&path, UPDATE, 1, "stop") else { return };
-            is_told(&map.set(1 << 30..(1 << 30) + 1).unwrap_err(), &keeper, true);
+            is_told(&map.set(1 << 30..(1 << 30) + 1).unwrap_err(), &keeper, InUse::Update);
             assert!(!map.get(1 << 30).unwrap());
-            is_told(&map.flush().unwrap_err(), &keeper, true);
-            is_told(&map.freeze(None).unwrap_err(), &keeper, true);
+            is_told(&map.flush().unwrap_err(), &keeper, InUse::Update);
+            is_told(&map.freeze(None).unwrap_err(), &keeper, InUse::Update);
             let closed = map.close().unwrap_err();
-            is_told(closed.error(), &keeper, true);
+            is_told(closed.error(), &keeper, InUse::Update);
             drop(closed);
             drop(keeper);
             assert!(options().open(&path).unwrap().get(0).unwrap());
@@ -156,7 +158,7 @@ fn a_close_that_cannot_get_the_gate_gives_the_map_back() {
             map.set(0..1).unwrap();
             let Some(keeper) = Keeper::of(&path, GATE, 1, "") else { return };
             let closed: CloseError = map.close().unwrap_err();
-            is_told(closed.error(), &keeper, false);
+            is_told(closed.error(), &keeper, InUse::Gate);
             let map = closed.into_map();
             map.set(1 << 30..(1 << 30) + 1).unwrap();
             drop(keeper);

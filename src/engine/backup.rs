@@ -3,7 +3,7 @@
 //! Invariant kept here: the completed target and what is dirty change in one commit.
 
 use super::core::Core;
-use crate::error::Result;
+use crate::error::{InUse, Result};
 use crate::file::locks::locked;
 use crate::file::reasons::forget;
 use crate::format::{Header, Stamp};
@@ -41,7 +41,7 @@ impl Core {
         if self.disk.try_lock(Lock::Backup).map_err(self.io("take the backup lock"))? {
             return Ok(());
         }
-        Err(locked(self.file(), Lock::Backup, "another process is making a backup by it"))
+        Err(locked(self.file(), Lock::Backup, InUse::Backup))
     }
 
     /// Changes the header for a backup that begins.

@@ -10,9 +10,9 @@ use super::backup::Completed;
 use super::commit::is_normal;
 use super::core::Core;
 use super::points::{BATCH_WORDS, PointWord};
-use crate::error::{Error, Result, counted};
+use crate::error::{Error, Refusal, Result, counted};
 use crate::file::create::random_uuid;
-use crate::file::points::{Checkpoint, of_header};
+use crate::file::points::{Checkpoint, no_checkpoint, of_header};
 use crate::file::reasons::forget;
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
 use crate::progress::Step;
@@ -27,26 +27,21 @@ const PUT_BACK_WORDS: usize = 1 << 17;
 const MOMENT: usize = 2;
 
 impl Core {
-    fn refused(&self, why: impl Into<String>) -> Error {
-        self.file().refused(why)
-    }
-
     /// Whether a checkpoint with this name may be begun.
     fn may_freeze(&self, header: &Header, name: Option<&str>) -> Result<()> {
         if let Some(Checkpoint { uuid, state, name, time }) = of_header(header) {
-            let (path, uuid, name) = (self.path.clone(), uuid.to_string(), name.unwrap_or_default());
+            let (path, uuid, name) = (self.path.clone(), uuid, name.unwrap_or_default());
             return Err(Error::Outstanding { path, state: state.name(), uuid, name, time });
         }
         if header.session.flags & Session::OUTLIVED != 0 {
             return Err(self.may_arrive());
         }
         if header.points.len() >= MAX_POINTS {
-            return Err(self.refused(format!("it has {MAX_POINTS} points, which is the most; drop one first")));
+            return Err(self.file().refused(Refusal::TooManyPoints { most: MAX_POINTS }));
         }
         match name {
             Some(name) if header.points.iter().any(|point| point.name == name) => {
-                Err(self
-                    .refused(format!("it has a point named {name:?} already; choose another name, or drop that one")))
+                Err(self.file().refused(Refusal::PointExists { name: name.into() }))
             }
             _ => Ok(()),
         }
@@ -55,10 +50,7 @@ impl Core {
     fn check_name(&self, name: Option<&str>) -> Result<()> {
         match name {
             Some(name) if name.is_empty() || name.len() > MAX_POINT_NAME || name.contains('\0') => {
-                Err(self.refused(format!(
-                    "the name of a point has 1 to {MAX_POINT_NAME} bytes and no zero byte; this one has {} bytes",
-                    name.len()
-                )))
+                Err(self.file().refused(Refusal::PointName { bytes: name.len(), most: MAX_POINT_NAME }))
             }
             _ => Ok(()),
         }
@@ -167,7 +159,7 @@ impl Core {
         }
         lock.commit(&mut header)?;
         event!(INFO, "frozen", path = %self.path.display(), uuid = %uuid);
-        of_header(&header).ok_or_else(|| self.refused("the checkpoint has no point"))
+        of_header(&header).ok_or_else(|| no_checkpoint(&header, uuid, &self.path))
     }
 
     /// The point that a commit of this checkpoint ends; `None` when it was committed already.
@@ -178,11 +170,9 @@ impl Core {
         }
         self.expect(header, uuid, &[CheckpointState::Frozen])?;
         match header.points.last() {
-            Some(point) if keep && point.name.is_empty() => {
-                Err(self.refused("the checkpoint was frozen without a name, and so cannot be kept"))
-            }
+            Some(point) if keep && point.name.is_empty() => Err(self.file().refused(Refusal::Unnamed)),
             Some(point) => Ok(Some(point)),
-            None => Err(self.refused("the checkpoint has no point")),
+            None => Err(no_checkpoint(header, uuid, &self.path)),
         }
     }
 

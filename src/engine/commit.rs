@@ -4,7 +4,7 @@
 //! was begun may be on the device (rule 5). The runtime page's `checkpoint` word follows every header.
 
 use super::core::{Core, Locked};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Unusable};
 use crate::file::headers::{self, LastDurable};
 use crate::file::points::no_checkpoint;
 use crate::format::{CheckpointState, Header, Session, State, Uuid};
@@ -63,11 +63,11 @@ impl Locked<'_> {
         }
         let ours = header.uuid == core.uuid && header.nonce == core.nonce && header.state == State::Open;
         if step!(CheckSession => !ours) {
-            return Err(Error::Unusable { why: "its session was ended by somebody else" });
+            return Err(Error::Unusable { why: Unusable::SessionEnded });
         }
         let same = header.layout == core.layout && header.geometry == *core.geometry();
         if step!(CheckRegions => !same) {
-            return Err(Error::Unusable { why: "its regions were moved by somebody else" });
+            return Err(Error::Unusable { why: Unusable::Moved });
         }
         // Two lists joined may be longer than one can be; naming more only adds dirt.
         header.runs.fit(crate::format::MAX_LIST);

@@ -5,7 +5,7 @@
 
 use super::changes::SharedChanges;
 use super::point_set::Cache;
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Result, Unusable};
 use crate::file::bottom::BottomRef;
 use crate::file::locks::{Deadline, POLITE, locked, wait_for};
 use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
@@ -279,7 +279,7 @@ impl Core {
     /// Whether this process may use the map: not after a fork.
     #[inline]
     pub(crate) fn usable(&self) -> Result<()> {
-        if self.born.is_current() { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
+        if self.born.is_current() { Ok(()) } else { Err(Error::Unusable { why: Unusable::Forked }) }
     }
 
     pub(crate) fn io(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -352,7 +352,7 @@ impl Core {
         if turn {
             file.disk.unlock(Lock::UpdateQueue);
         }
-        if taken? { Ok(()) } else { Err(locked(file, Lock::Update, "another process holds the update lock")) }
+        if taken? { Ok(()) } else { Err(locked(file, Lock::Update, InUse::Update)) }
     }
 }
 

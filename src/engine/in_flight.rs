@@ -5,7 +5,7 @@
 //! parity a writer chooses, only keeps newcomers out of the count that is waited for. (tests/model_epoch.rs)
 
 use super::core::Core;
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
 use crate::progress::Step;
 use crate::shm::runtime;
@@ -104,17 +104,12 @@ impl Core {
         if self.begun_here().load(SeqCst) == 0 {
             return Ok(());
         }
-        let why =
-            "this thread has begun a write that has not ended, and a freeze would wait for it; end the write first";
-        Err(self.file().refused(why))
+        Err(self.file().refused(Refusal::WithinWrite))
     }
 
     /// The error of a freeze beside writes of which nobody knows when they are over.
     pub(super) fn may_arrive(&self) -> Error {
-        self.file().refused(
-            "a process died that may have writes under way which still arrive, so no freeze can tell when the image \
-             stands still; see that they are over, and close the map in all processes",
-        )
+        self.file().refused(Refusal::WritesMayArrive)
     }
 
     /// Raises the epoch and waits until every write that had registered before has ended. Without the update lock: who

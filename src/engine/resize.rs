@@ -8,7 +8,7 @@ use super::commit::Failure;
 use super::core::{Core, Locked, Parts};
 use super::flush::write_recovered;
 use super::point_set::PointSet;
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::file::bottom::{all_words, batches, pages_of, place, words_of_pages};
 use crate::file::create::random_uuid;
 use crate::format::{
@@ -66,13 +66,7 @@ impl Core {
     /// Of what a checkpoint has frozen a backup may be under way.
     fn refuse_outstanding(&self, header: &Header) -> Result<()> {
         let Some(point) = step!(RefuseOutstanding => header.outstanding()) else { return Ok(()) };
-        let name = if point.name.is_empty() { String::new() } else { format!(" named {:?}", point.name) };
-        let why = format!(
-            "checkpoint {}{name} is outstanding, and of what it has frozen a backup may be under way; commit or abort it \
-             before the length is changed",
-            point.uuid
-        );
-        Err(self.file().refused(why))
+        Err(self.file().refused(Refusal::CheckpointOutstanding { uuid: point.uuid, name: point.name.clone() }))
     }
 
     /// The header of the same map with another geometry.

@@ -5,7 +5,7 @@
 //! else does, and nobody clears what is somebody's.
 
 use super::core::Core;
-use crate::error::Result;
+use crate::error::{InUse, Result};
 use crate::file::bottom::place;
 use crate::file::create;
 use crate::file::locks::{Deadline, locked, wait_for};
@@ -59,7 +59,7 @@ impl Core {
         let file = self.file();
         match wait_for(file, Lock::RegionAllocator, end)? {
             true => Ok(()),
-            false => Err(locked(file, Lock::RegionAllocator, "another process writes or puts back a checkpoint")),
+            false => Err(locked(file, Lock::RegionAllocator, InUse::Checkpoint)),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant kept here: every wait has an end. A process that is stopped keeps its locks, and so does one that may only read the
 //! file and locks bytes of it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Result};
 use crate::format::SLOTS;
 use crate::map_file::MapFile;
 use crate::sys::Lock;
@@ -46,7 +46,7 @@ pub(crate) fn wait_for(file: MapFile<'_>, lock: Lock, end: Deadline) -> Result<b
 }
 
 /// The error of a lock that was not to be had in time.
-pub(crate) fn locked(file: MapFile<'_>, lock: Lock, what: &'static str) -> Error {
+pub(crate) fn locked(file: MapFile<'_>, lock: Lock, what: InUse) -> Error {
     // All slots together: each process that has the map open for writing has one of them.
     let last = if let Lock::Slot(_) = lock { Lock::Slot(SLOTS - 1) } else { lock };
     Error::Locked { path: file.path.to_path_buf(), what, holder: file.disk.holder(lock, last) }

@@ -62,7 +62,7 @@ pub(crate) fn no_point(header: &Header, name: &str, path: &Path) -> Error {
 /// The error of a checkpoint that is not outstanding as it has to be.
 pub(crate) fn no_checkpoint(header: &Header, uuid: &Uuid, path: &Path) -> Error {
     let found = of_header(header).map_or("none outstanding".into(), |c| format!("{} ({})", c.uuid, c.state.name()));
-    Error::NoCheckpoint { path: path.to_path_buf(), uuid: uuid.to_string(), found }
+    Error::NoCheckpoint { path: path.to_path_buf(), uuid: *uuid, found }
 }
 
 /// Where in the table a point that is kept by a name is.

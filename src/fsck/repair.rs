@@ -7,7 +7,7 @@
 
 use super::plan::{RepairPlan, Work, plan};
 use super::undo::{self, UndoReport};
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Refusal, Result};
 use crate::file::bottom::{BottomRef, full_page, named};
 use crate::file::headers;
 use crate::file::locks::locked;
@@ -39,7 +39,7 @@ pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -
     let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
     let file = MapFile::new(&*disk, path);
     if !locks::at_rest(&disk).map_err(file.io("ask for writers"))? {
-        return Err(locked(file, Lock::Slot(0), "another process has it open"));
+        return Err(locked(file, Lock::Slot(0), InUse::Open));
     }
     let planned = plan(file, &mut progress);
     drop(gate);
@@ -98,10 +98,7 @@ fn planned(
     let plan = plan(file, progress)?;
     let cache = plan.work.cache && !cache_asked;
     let done: Result<()> = match undo {
-        Some(_) if cache => Err(file.refused(
-            "the page cache may still know what is dirty, and only opening the map can ask it; repair it without \
-                  keeping what is changed, or copy it and repair the copy",
-        )),
+        Some(_) if cache => Err(file.refused(Refusal::AsksPageCache)),
         _ if cache || !plan.is_needed() => Ok(()),
         _ => undo
             .map_or(Ok(()), |undo| undo::save(file, undo, &plan.kept()))

@@ -7,7 +7,7 @@
 
 use super::plan::Kept;
 use super::undo_file::{self, Head, UNDO_PIECE};
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::file::bottom::all_words;
 use crate::file::create::NewFile;
 use crate::file::headers::{self, Copies};
@@ -153,17 +153,14 @@ fn changed() -> io::Error {
 
 /// Whether putting back loses nothing. Who opens a map for writing replaces all header copies before a bit is set in it: so
 /// one that was there before the repair, or that it wrote, says that nobody has. Others may be torn, or mended by that.
-fn is_as_repair_left_it(head: &Head, copies: &Copies) -> std::result::Result<(), String> {
+fn is_as_repair_left_it(head: &Head, copies: &Copies) -> std::result::Result<(), Refusal> {
     let valid = || copies.iter().flatten();
     if valid().any(|header| header.uuid == head.uuid && is_known(head, header)) {
         return Ok(());
     }
     Err(match valid().find(|header| header.uuid == head.uuid) {
-        Some(header) => format!(
-            "the map was written since it was repaired (commit {}), and what was set since would be lost; keep it as it is",
-            header.sequence
-        ),
-        None => format!("the undo file is of map {}, and no header copy is; give the undo file of this map", head.uuid),
+        Some(header) => Refusal::WrittenSinceRepair { sequence: header.sequence },
+        None => Refusal::UndoOfAnotherMap { uuid: head.uuid },
     })
 }
 

@@ -3,7 +3,7 @@
 use super::dirty_map::{DirtyMap, Inner, Live};
 use crate::engine::commit::Failure;
 use crate::engine::image::Image;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Unusable};
 use crate::format::Stamp;
 use crate::image_stamp::ImageStamp;
 use crate::session::locks;
@@ -19,9 +19,7 @@ impl Live {
             Failure::Unchanged(e) => e,
             Failure::InDoubt(e) => {
                 // Words of a `Process` map stay armed, so that a set asks nobody; and a file that is closed lists none of them.
-                let why =
-                    "the commit of its close failed, and the file may be closed or not; drop it, and open it again";
-                step!(CloseKeepsDoubt => self.broken = Some(why));
+                step!(CloseKeepsDoubt => self.broken = Some(Unusable::CloseInDoubt));
                 e
             }
         })?;

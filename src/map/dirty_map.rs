@@ -6,7 +6,7 @@
 use crate::engine::core::Core;
 use crate::engine::flusher::Flusher;
 use crate::engine::point_set::{Dirt, PointSet};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Unusable};
 use crate::file::headers;
 use crate::format::{Durability, Header, WordRanges};
 use crate::geometry::Geometry;
@@ -85,7 +85,7 @@ pub(super) struct Live {
     /// How long a freeze waits for writes under way.
     pub(super) freeze_timeout: Duration,
     /// Why nothing may be written any more.
-    pub(super) broken: Option<&'static str>,
+    pub(super) broken: Option<Unusable>,
 }
 
 impl Live {

@@ -6,7 +6,7 @@ use super::dirty_map::{DirtyMap, Inner, Live, Snapshot};
 use crate::engine::core::Core;
 use crate::engine::flusher::Flusher;
 use crate::engine::in_flight::outlived;
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Refusal, Result};
 use crate::file::create::{self, NewFile};
 use crate::file::locks::{Deadline, locked};
 use crate::format::MAX_LABEL;
@@ -15,7 +15,7 @@ use crate::map_file::MapFile;
 use crate::options::{Access, Options};
 use crate::session::join::join;
 use crate::session::load::Loaded;
-use crate::session::locks::{Attached, IN_USE, WriterSlot, attached, open_file};
+use crate::session::locks::{Attached, WriterSlot, attached, open_file};
 use crate::session::open::open_alone;
 use crate::session::recovery::Recovery;
 use crate::session::watch::{self, Reading, SharedReader};
@@ -41,7 +41,7 @@ fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
             }
             Reading::Shared(watch) => return Ok(DirtyMap::watching(path, *watch)),
             Reading::Locked if end.has_passed() => {
-                return Err(locked(MapFile::new(&*disk, path), Lock::Slot(0), IN_USE));
+                return Err(locked(MapFile::new(&*disk, path), Lock::Slot(0), InUse::Open));
             }
             Reading::Locked => std::thread::sleep(Duration::from_millis(20)),
         }
@@ -155,7 +155,7 @@ impl Options {
         }
         Err(Error::Refused {
             path: path.to_path_buf(),
-            why: format!("the label has {} bytes; it may have at most {MAX_LABEL}, and no zero byte", self.label.len()),
+            why: Refusal::Label { bytes: self.label.len(), most: MAX_LABEL },
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::dirty_map::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::engine::point_set::PointSet;
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Refusal, Result, Unusable};
 use crate::file::points::{self, NamedPoint, kept};
 use crate::file::{create, headers};
 use crate::format::Header;
@@ -113,7 +113,7 @@ impl DirtyMap {
             let [first, end] = [from, to].map(|name| points::find(header, name, self.path()));
             let (first, end) = (first?, end?);
             let Some(points) = header.points.get(first..end) else {
-                let why = format!("{to:?} was frozen before {from:?}; give the older one first");
+                let why = Refusal::PointOrder { from: from.into(), to: to.into() };
                 return Err(Error::Refused { path: self.path().to_path_buf(), why });
             };
             let mut all = PointSet::of_points(MapFile::new(disk, self.path()), header, points)?;
@@ -164,17 +164,17 @@ impl DirtyMap {
                 watch.expect(&now.0)?;
             }
             if session.is_some_and(|session| session != now.0.nonce) {
-                return Err(Error::Unusable { why: "those who had it open have closed it meanwhile" });
+                return Err(Error::Unusable { why: Unusable::WritersLeft });
             }
             if (now.1, &now.0.uuid, &now.0.points) == (then.1, &then.0.uuid, &then.0.points) {
                 return Ok(found);
             }
             if let Inner::Loaded(_) = &self.inner {
-                return Err(Error::Unusable { why: "its points have changed since it was loaded" });
+                return Err(Error::Unusable { why: Unusable::PointsChanged });
             }
             then = now;
         }
-        Err(Error::Locked { path: self.path().to_path_buf(), what: "its points change all the time", holder: None })
+        Err(Error::Locked { path: self.path().to_path_buf(), what: InUse::Points, holder: None })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::dirty_map::{DirtyMap, Inner, Live};
 use crate::engine::commit::Failure;
 use crate::engine::flusher::Flusher;
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Result, Unusable};
 use crate::file::locks::locked;
 use crate::format::SLOTS;
 use crate::geometry::Geometry;
@@ -28,7 +28,7 @@ impl Live {
     fn share_again(&mut self) {
         // Under the gate nobody else changes it, so this does not fail. If it did, others might think they were alone.
         if self.core.is_shared() && !matches!(self.writer_slot.share(), Ok(true)) {
-            self.broken = Some("the attach lock could not be had again");
+            self.broken = Some(Unusable::LockLost);
         }
     }
 
@@ -70,8 +70,11 @@ impl DirtyMap {
         let done = {
             let _gate = locks::gate(live.writer_slot.disk(), live.core.path(), live.core.lock_timeout())?;
             if !live.have_alone()? {
-                let what = "other processes have it open, and only one that is alone can change its length";
-                return Err(locked(MapFile::new(&**live.writer_slot.disk(), live.core.path()), Lock::Slot(0), what));
+                return Err(locked(
+                    MapFile::new(&**live.writer_slot.disk(), live.core.path()),
+                    Lock::Slot(0),
+                    InUse::Shared,
+                ));
             }
             live.flusher.take();
             let done = live.core.truncate(geometry);
@@ -85,7 +88,7 @@ impl DirtyMap {
             }
             Err(Failure::Unchanged(e)) => Some(e),
             Err(Failure::InDoubt(e)) => {
-                live.broken = Some("the commit of a new length failed, and the file may have the old one or the new");
+                live.broken = Some(Unusable::LengthInDoubt);
                 return Err(e);
             }
         };
@@ -108,9 +111,9 @@ pub(crate) mod tests {
         let mut map = Options::new().create(&path, 1 << 30).unwrap();
         map.set(0..1).unwrap();
         let Inner::Live(live) = &mut map.inner else { panic!("not open") };
-        live.broken = Some("a test");
+        live.broken = Some(Unusable::LockLost);
         assert!(map.get(0).unwrap());
-        let unusable = |r: Result<()>| matches!(r, Err(Error::Unusable { why: "a test" }));
+        let unusable = |r: Result<()>| matches!(r, Err(Error::Unusable { why: Unusable::LockLost }));
         assert!(unusable(map.set(0..1)) && unusable(map.reset_all()) && unusable(map.flush()));
         assert!(unusable(map.truncate(5)) && unusable(map.close().map_err(Error::from)));
         // It is gone and the file free; what was set is there.

@@ -3,7 +3,7 @@
 //! Invariant kept here: a session is joined only while it lives, and under its nonce.
 
 use crate::engine::core::{Core, Parts};
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Result};
 use crate::file::headers::{self, writable};
 use crate::format::{Header, Session, State, VOLATILE_LAYOUT};
 use crate::map_file::MapFile;
@@ -53,8 +53,7 @@ pub(crate) fn join<S>(
         space::join(MapFile::new(&*disk, path), header, &options.watcher)
     };
     let Some((view, header)) = session(MapFile::new(&*disk, path), map)? else {
-        let what = "others have it open, in no session that can be joined; it can be had when they are gone";
-        return Err(Error::Locked { path: path.to_path_buf(), what, holder: None });
+        return Err(Error::Locked { path: path.to_path_buf(), what: InUse::Session, holder: None });
     };
     let (slot, writer_slot) = writer_slot(&view)?;
     step!(JoinZeroesSlot => runtime::slot(slot).for_each(|word| view.runtime()[word].store(0, SeqCst)));

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Refusal, Result};
 use crate::file::locks::{Deadline, locked, wait_for};
 use crate::format::SLOTS;
 use crate::map_file::MapFile;
@@ -17,9 +17,6 @@ const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait at least for somebody who seems to be dying.
 const LEAVING: Duration = Duration::from_millis(500);
-
-/// What is said of a file that others have open.
-pub(crate) const IN_USE: &str = "another process has it open";
 
 /// The gate, held until dropped.
 pub(crate) struct Gate(Arc<FileDisk>);
@@ -87,12 +84,7 @@ pub(crate) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
     if write && fs::kind(&file).map_err(io("look at the file system"))? == fs::FsKind::Btrfs {
         let nocow = facts::is_nocow(&file).map_err(io("look at the file's flags"))?;
         if !nocow {
-            return Err(Error::Refused {
-                path: path.to_path_buf(),
-                why: "this file on btrfs is written copy-on-write, so that space cannot be set aside for it; \
-                      create a new map here, or make a copy with `chattr +C` set on the empty file first"
-                    .into(),
-            });
+            return Err(Error::Refused { path: path.to_path_buf(), why: Refusal::CopyOnWrite });
         }
     }
     Ok(FileDisk::new(file, write))
@@ -108,10 +100,9 @@ pub(crate) fn opening_gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) ->
 /// Nobody starves: who waits for the gate holds the turn, without which nobody who lets go of the gate gets it back.
 pub(crate) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
     let end = Deadline::after(wait);
-    let what = "another process is opening, closing or checking it";
     let take = |lock| match wait_for(MapFile::new(&**disk, path), lock, end)? {
         true => Ok(()),
-        false => Err(locked(MapFile::new(&**disk, path), lock, what)),
+        false => Err(locked(MapFile::new(&**disk, path), lock, InUse::Gate)),
     };
     take(Lock::GateQueue)?;
     let taken = take(Lock::Gate);
@@ -136,7 +127,7 @@ fn attach(disk: &Arc<FileDisk>, path: &Path, options: &Options) -> std::result::
         }
         disk.detach();
     }
-    let error = Error::Locked { path: path.to_path_buf(), what: IN_USE, holder: None };
+    let error = Error::Locked { path: path.to_path_buf(), what: InUse::Open, holder: None };
     Err(Busy { error, leaving })
 }
 
@@ -173,7 +164,9 @@ pub(crate) fn attached<R>(
         let wait = if busy.leaving { options.wait.max(LEAVING) } else { options.wait };
         if !matches!(busy.error, Error::Locked { .. }) || start.elapsed() >= wait {
             return Err(match busy.error {
-                Error::Locked { what: IN_USE, .. } => locked(MapFile::new(&*disk, path), Lock::Slot(0), IN_USE),
+                Error::Locked { what: InUse::Open, .. } => {
+                    locked(MapFile::new(&*disk, path), Lock::Slot(0), InUse::Open)
+                }
                 error => error,
             });
         }
@@ -195,7 +188,7 @@ impl Attached {
                 self.disk.unlock(Lock::Slot(slot));
             }
         }
-        Err(locked(MapFile::new(&*self.disk, path), Lock::Slot(0), "as many processes as can have it open"))
+        Err(locked(MapFile::new(&*self.disk, path), Lock::Slot(0), InUse::Full))
     }
 
     /// Whether nobody else has the lock.

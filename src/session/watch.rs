@@ -8,7 +8,7 @@ use super::load::{Loaded, load_in_memory};
 use super::locks;
 use crate::engine::commit::is_normal;
 use crate::engine::point_set::{Cache, Dirt, PointSet, TRIES, UnionView};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Unusable};
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::image_stamp::ImageStamp;
 use crate::map_file::MapFile;
@@ -30,7 +30,7 @@ pub(crate) struct SharedReader {
 }
 
 fn ended() -> Error {
-    Error::Unusable { why: "those who had it open have closed it or changed its length" }
+    Error::Unusable { why: Unusable::WritersLeft }
 }
 
 impl SharedReader {

@@ -4,7 +4,7 @@
 //! of it and of everything that a change in it can touch.
 
 use super::view::ShmView;
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::format::{ALIGN, Durability, Header, Layout, VolatileLayout};
 use crate::geometry::{BOTTOM, Geometry, PAGE_WORDS};
 use crate::map_file::MapFile;
@@ -90,16 +90,8 @@ fn end_session(disk: &dyn Storage, region: &Range<u64>) -> io::Result<()> {
 /// Refuses to map a file where that is not known to be safe.
 pub(crate) fn mappable(file: MapFile<'_>, header: &Header, shared: bool) -> Result<()> {
     let Some(number) = file.disk.unmappable().map_err(file.io("look at the file system"))? else { return Ok(()) };
-    let advice = match header.durability {
-        Durability::PowerLoss if shared => "open it alone",
-        _ => {
-            "a map that is to survive the process only has to be on one of these; one that is to survive a power cut need not"
-        }
-    };
-    Err(file.refused(format!(
-            "it is on a file system (type {number:#x}) of which it is not known that this kernel sees every change of a mapped \
-             file, as of FUSE and of network file systems; known are {MAPPABLE}; {advice}"
-        )))
+    let alone = header.durability == Durability::PowerLoss && shared;
+    Err(file.refused(Refusal::FileSystem { number, known: MAPPABLE, alone }))
 }
 
 /// The volatile part of the file as others have it.
@@ -139,12 +131,7 @@ fn keep_in_memory(
     match source.kind() {
         _ if header.durability == Durability::Process => Ok(()),
         io::ErrorKind::OutOfMemory | io::ErrorKind::PermissionDenied | io::ErrorKind::WouldBlock => {
-            Err(file.refused(format!(
-                "sharing this map takes {} bytes of locked memory, and this process may not have as much \
-                 (RLIMIT_MEMLOCK, `ulimit -l`, LimitMEMLOCK= of systemd; at most half of the memory of the machine and of \
-                 each control group, and what is left of it); raise the limit, or open the map alone",
-                region.end - region.start
-            )))
+            Err(file.refused(Refusal::LockedMemory { bytes: region.end - region.start }))
         }
         _ => Err(file.io("keep the volatile part in memory")(source)),
     }

@@ -3,7 +3,7 @@
 //! Invariant kept here: a view's slices are as long as the geometry says, whatever the mapping is.
 
 use super::runtime::{self, Word};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Unusable};
 use crate::format::VolatileLayout;
 use crate::geometry::{BOTTOM, Geometry, LEVELS};
 use crate::hierarchy::{AtomicU64, Block, Levels, Shared, Words};
@@ -134,7 +134,7 @@ impl Look for ReadView {
 }
 
 fn usable(is_ours: bool) -> Result<()> {
-    if is_ours { Ok(()) } else { Err(Error::Unusable { why: "it was inherited by a forked child" }) }
+    if is_ours { Ok(()) } else { Err(Error::Unusable { why: Unusable::Forked }) }
 }
 
 /// A mapping of the volatile region, or of anonymous memory laid out like one.

@@ -100,8 +100,8 @@ fn opened(
         Ok(match with {
             With::Nobody => options.open(path),
             With::Anybody => match options.clone().access(Access::Shared).open(path) {
-                Err(refused @ Error::Refused { .. }) => {
-                    refusal.set(Some(refused));
+                Err(Error::Refused { path: at, why }) if why.is_of_sharing() => {
+                    refusal.set(Some(Error::Refused { path: at, why }));
                     options.open(path)
                 }
                 opened => {

@@ -1,42 +1,15 @@
-//! The one error type of the library.
+//! [`Error`], with the kind and the code of each.
 //!
-//! Invariant kept here: every message says what was found, where, what was expected and what to do
-//! next. Library code returns these and never panics on input.
+//! Invariant kept here: kinds and codes never change.
 
+use super::causes::{Holder, InUse, Refusal, Unusable};
 use crate::progress::Step;
-use std::fmt;
+use crate::uuid::Uuid;
 use std::io;
 use std::path::PathBuf;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// A process that holds a lock which another one waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// Its process id.
-    pub pid: u32,
-    /// Its name, as the kernel has it: at most 15 bytes. Empty when it is not known.
-    pub name: String,
-    /// It is stopped: by SIGSTOP, a debugger or a paused container. It keeps its locks until it goes on or dies.
-    pub stopped: bool,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {}", self.pid)?;
-        if !self.name.is_empty() {
-            write!(f, ", {}", self.name.escape_debug())?;
-        }
-        f.write_str(if self.stopped { ", which is stopped" } else { "" })
-    }
-}
-
-/// A number of things, for a message: "1 page", "2 pages".
-pub(crate) fn counted(n: u64, thing: &str) -> String {
-    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
-}
 
 /// What went wrong. Positions and lengths are in items unless said otherwise.
 #[derive(Debug)]
@@ -157,8 +130,8 @@ pub enum Error {
     Locked {
         /// The file.
         path: PathBuf,
-        /// Which lock was not to be had.
-        what: &'static str,
+        /// What holds it.
+        what: InUse,
         /// Which process has it, where the kernel tells.
         holder: Option<Holder>,
     },
@@ -169,10 +142,10 @@ pub enum Error {
     },
     /// A write to a map that was opened read-only.
     ReadOnly,
-    /// The map cannot be used any more: inherited by a forked child, or its session was taken over.
+    /// The map cannot be used any more: drop it, and open it again.
     Unusable {
         /// Why.
-        why: &'static str,
+        why: Unusable,
     },
     /// A checkpoint is outstanding, and there can be only one.
     Outstanding {
@@ -181,7 +154,7 @@ pub enum Error {
         /// How far it has come.
         state: &'static str,
         /// Its identity.
-        uuid: String,
+        uuid: Uuid,
         /// The name that it was frozen with, or nothing.
         name: String,
         /// When it was frozen, in seconds since 1970.
@@ -192,7 +165,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Which one was asked for.
-        uuid: String,
+        uuid: Uuid,
         /// What is outstanding instead.
         found: String,
     },
@@ -224,7 +197,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why, and what to do instead.
-        why: String,
+        why: Refusal,
     },
 }
 
@@ -283,122 +256,6 @@ impl Error {
             Error::Busy { .. } => ("busy", 25),
             Error::Interrupted { .. } => ("interrupted", 26),
             Error::Refused { .. } => ("refused", 27),
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::OutOfRange { start, end, len } if start > end => {
-                write!(f, "range {start}..{end} starts after its end; give a range inside 0..{len}")
-            }
-            Error::OutOfRange { start, end, len } => {
-                write!(f, "range {start}..{end} reaches past the map's end; give a range inside 0..{len}")
-            }
-            Error::Unaligned { start, end, granule, len } => write!(
-                f,
-                "reset of {start}..{end} would clear granules of {granule} that it covers only in part; \
-                 start and end must be multiples of {granule} (the end may be {len}), or use reset_within or \
-                 reset_covering"
-            ),
-            Error::Geometry { len, granularity, why } => {
-                write!(f, "no map can have length {len} with granularity 2^{granularity}: {why}")
-            }
-            Error::Chunk { start, end, align, len } => write!(
-                f,
-                "chunk {start}..{end} does not consist of whole words; start and end must be multiples of {align}, \
-                 but the end may be {len}"
-            ),
-            Error::NotSerializable { granularity } => write!(
-                f,
-                "a map of granularity 2^{granularity} cannot be serialised in chunks, it must be less than 2^58; \
-                 merge it into one with a smaller granularity first"
-            ),
-            Error::ChunkSize { expected, found } => {
-                write!(f, "the chunk takes {expected} bytes, {found} were given; ask serialized_size")
-            }
-            Error::StrayBits { word, bits } => write!(
-                f,
-                "the chunk has bits {bits:#x} of word {word} set, which lie past the map's end; it comes from another \
-                 map or is damaged, and was not loaded"
-            ),
-            Error::ZeroLength => write!(f, "a maximal length of 0 was given; it must be at least 1"),
-            Error::Mismatch { what, ours, theirs } => {
-                write!(f, "the two maps differ in {what}: {ours} here, {theirs} there; it must be the same")
-            }
-            Error::OutOfMemory { bytes } => write!(
-                f,
-                "{bytes} bytes of memory for the map were not to be had; use a larger granularity or a smaller length"
-            ),
-            Error::Io { op, path, source } => write!(f, "{}: {op}: {source}", path.display()),
-            Error::NotDirtymap { path, found } => {
-                write!(
-                    f,
-                    "{}: not a dirtymap file: {found}; give the map, or if this was one, make a new map and a full backup",
-                    path.display()
-                )
-            }
-            Error::Unsupported { path, found, expected } => write!(
-                f,
-                "{}: made by a newer dirtymap: found {found}, this version handles {expected}; use a newer version",
-                path.display()
-            ),
-            Error::Corrupt { path, place, found, expected } => write!(
-                f,
-                "{}: {place}: found {found}, expected {expected}; nothing was changed; run `dirtymap check` for \
-                 all findings, and take a full backup with a new map if it cannot be repaired",
-                path.display()
-            ),
-            Error::Locked { path, what, holder } => {
-                write!(f, "{}: in use: {what}", path.display())?;
-                match holder {
-                    Some(holder) => write!(f, " ({holder})")?,
-                    None => write!(f, " (the system does not tell which)")?,
-                }
-                let stopped = holder.as_ref().is_some_and(|holder| holder.stopped);
-                write!(f, "; {}", if stopped { "let it go on (SIGCONT) or end it, and " } else { "" })?;
-                write!(f, "try again when it has ended, or wait for it")
-            }
-            Error::Exists { path } => {
-                write!(f, "{}: exists already and is not overwritten; choose another name", path.display())
-            }
-            Error::ReadOnly => write!(f, "the map was opened read-only; open it for writing to change it"),
-            Error::Unusable { why } => write!(f, "the map cannot be used any more: {why}; open it again"),
-            Error::Outstanding { path, state, uuid, name, time } => {
-                let name = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
-                write!(
-                    f,
-                    "{}: checkpoint {uuid}{name} is outstanding ({state}, begun {time} seconds after 1970-01-01); \
-                     commit it if all that it froze was copied, else abort it",
-                    path.display()
-                )
-            }
-            Error::NoCheckpoint { path, uuid, found } => write!(
-                f,
-                "{}: checkpoint {uuid} cannot be gone on with: found {found}; nothing was changed, look which one is \
-                 outstanding",
-                path.display()
-            ),
-            Error::NoPoint { path, name, known } => {
-                write!(f, "{}: there is no point named {name:?}", path.display())?;
-                match &known[..] {
-                    [] => write!(f, ", and no other; a checkpoint is kept by name when it is committed"),
-                    known => {
-                        let known: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
-                        write!(f, "; those that are kept are {}", known.join(", "))
-                    }
-                }
-            }
-            Error::Busy { path, writes, waited } => write!(
-                f,
-                "{}: {} begun before the freeze did not end in {waited} s; the freeze was given up, and nothing is lost; try \
-                 again later",
-                path.display(),
-                counted(*writes, "data write")
-            ),
-            Error::Interrupted { step } => write!(f, "interrupted while {}; {}", step.name(), step.left()),
-            Error::Refused { path, why } => write!(f, "{}: {why}", path.display()),
         }
     }
 }
@@ -464,9 +321,9 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_the_table() {
-        let source = include_str!("error.rs");
+        let source = include_str!("kinds.rs");
         let (before, after) = source.split_once("fn kind_and_code(").unwrap();
-        let (code, _) = after.split_once("impl fmt::Display for Error").unwrap();
+        let (code, _) = after.split_once("impl std::error::Error for Error").unwrap();
         let documented = table(before, '`', true);
         assert_eq!(table(code, '"', false), documented);
         assert!(documented.iter().map(|row| row.0).eq(1..=27), "{documented:?}");
