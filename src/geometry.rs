@@ -56,21 +56,25 @@ impl Geometry {
     }
 
     /// Length in items.
+    #[inline]
     pub fn len(&self) -> u64 {
         self.len
     }
 
     /// Whether there are no items at all.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// log2 of the items per granule.
+    #[inline]
     pub fn granularity(&self) -> u32 {
         self.granularity
     }
 
     /// Items per granule: a power of two, at most 2^63.
+    #[inline]
     pub fn granule(&self) -> u64 {
         1 << self.granularity
     }
@@ -96,6 +100,7 @@ impl Geometry {
     }
 
     /// Words of the bottom level; at least one.
+    #[inline]
     pub fn words(&self) -> u64 {
         self.bits().div_ceil(WORD_BITS).max(1)
     }
@@ -116,6 +121,7 @@ impl Geometry {
     }
 
     /// The bits of bottom word `word` that lie inside the map.
+    #[inline]
     pub fn word_mask(&self, word: u64) -> u64 {
         let first = word.saturating_mul(WORD_BITS);
         match self.bits().saturating_sub(first) {
@@ -317,6 +323,7 @@ impl Geometry {
 }
 
 /// Splits a range of bits into `(word, mask)` pairs, ascending. Cost: one step per word.
+#[inline]
 pub(crate) fn words_of(bits: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
     let words = if bits.start < bits.end { bits.start / WORD_BITS..(bits.end - 1) / WORD_BITS + 1 } else { 0..0 };
     words.map(move |w| (w, mask_in(w, &bits)))

@@ -7,7 +7,7 @@ use super::core::Bitmap;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::geometry::Geometry;
+use crate::geometry::{BOTTOM, Geometry};
 use crate::hierarchy::{Block, Levels, Walk};
 use crate::query::{Extents, Granules, ReadMap, Search, WordsIter};
 use std::ops::{ControlFlow, Range, RangeBounds};
@@ -195,7 +195,11 @@ impl Search for Bitmap {
     }
     #[inline]
     fn word(&self, i: u64) -> u64 {
-        self.levels.bottom()[i as usize]
+        self.levels.word(BOTTOM, i)
+    }
+    #[inline]
+    fn nonzero_words(&self, block: u64) -> u64 {
+        self.levels.word(BOTTOM - 1, block)
     }
     #[inline(always)]
     fn step(&self, walk: &mut Walk) -> Option<(u64, u64)> {

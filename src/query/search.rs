@@ -29,8 +29,12 @@ pub trait Search {
     fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)> {
         first_block(words, to, |words| self.next_nonzero_word(words))
     }
-    /// Bottom word `i`, which must be below `geometry().words()`.
+    /// Bottom word `i`, which must be below `geometry().words()`; a [stable](Self::is_stable) map has zeros behind it.
     fn word(&self, i: u64) -> u64;
+    /// Which words of a block of a [stable](Self::is_stable) map, which must provide this, are not zero; none behind its end.
+    fn nonzero_words(&self, _block: u64) -> u64 {
+        0
+    }
     /// The next nonzero bottom word of a [stable](Self::is_stable) map, which must provide this; others have none.
     fn step(&self, _walk: &mut Walk) -> Option<(u64, u64)> {
         None

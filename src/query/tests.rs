@@ -336,36 +336,54 @@ fn the_end_of_a_long_run_is_looked_for_without_the_summaries() {
     assert!(found == area() && looks <= most, "{looks} words for {found:?}");
 }
 
-#[test]
-fn a_cursor_is_right_while_the_map_changes_between_steps() {
-    let mut map = Bitmap::new(10_000, 2).unwrap();
-    let mut seed = 1u64;
-    let mut random = |below: u64| {
-        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        (seed >> 33) % below
-    };
-    for _ in 0..200 {
-        let mut cursor = Cursor::new(random(2000)..8000 + random(3000));
-        loop {
-            let range = |start: u64, len: u64| start.min(map.len())..(start + len).min(map.len());
-            let (set, reset) = (range(random(11_000), random(300)), range(random(11_000), random(2000)));
-            map.set(set).unwrap();
-            map.reset_covering(reset).unwrap();
-            map.truncate(9000 + random(2000)).unwrap();
-            let mut other = cursor;
-            if random(5) == 0 {
-                cursor.advance_to(cursor.position() + random(50));
-                assert!(other.position() <= cursor.position());
-                other = cursor;
-            }
-            assert_eq!(cursor.peek(&map), other.next(&map));
-            let Some(item) = cursor.next(&map) else { break };
-            assert!(map.get(item).unwrap() && cursor == other && cursor.position() == item + 4);
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is changed between steps, mostly near the cursor, and whichever map it is asked of: what a search of the map
+    /// as it is finds from its position on.
+    #[test]
+    fn a_cursor_is_right_while_the_maps_change_between_steps(
+        start in prop::collection::vec((0..100_000u64, 1..400u64), 0..40),
+        from in 0..2000u64, to in prop_oneof![0..120_000u64, Just(u64::MAX)],
+        steps in prop::collection::vec((0..12u8, any::<u64>(), any::<bool>()), 1..400),
+    ) {
+        let mut maps = [0, 3].map(|granularity| Bitmap::new(100_001, granularity).unwrap());
+        for (start, len) in start {
+            maps.iter_mut().for_each(|map| assert!(map.set(start..(start + len).min(100_001)).is_ok()));
         }
-        // Nothing was passed.
-        map.truncate(12_000).unwrap();
-        map.set(7990..7991).unwrap();
-        assert_eq!(cursor.position() < 7992, cursor.peek(&map) == Some(7988));
+        let (mut cursor, mut position) = (Cursor::new(from..to), from);
+        for (step, n, which) in steps {
+            let map = &mut maps[usize::from(which)];
+            let (len, near) = (map.len(), position.saturating_sub(70) + n % 4500);
+            let range = near.min(len)..(near + n % 131).min(len);
+            let end = to.min(map.len());
+            let left = position.min(end)..end;
+            match step {
+                0 => assert!(map.set(range).is_ok()),
+                1 => assert!(map.reset_covering(range).is_ok()),
+                2 if n % 8 == 0 => {
+                    let len = [len - len.min(n % 9000), 100_001, near][n as usize / 8 % 3];
+                    assert!(map.truncate(len).is_ok());
+                }
+                3 => {
+                    cursor.advance_to(near);
+                    position = position.max(near);
+                }
+                4 | 5 => {
+                    let found = map.next_extent(left, u64::MAX).unwrap();
+                    prop_assert_eq!(cursor.next_extent(&*map), found.clone());
+                    position = found.map_or(position, |area| area.end);
+                }
+                _ => {
+                    let g = *map.geometry();
+                    let found = map.next_dirty(left).unwrap().map(|item| g.item_of(g.bit_of(item)));
+                    prop_assert_eq!(cursor.peek(map), found);
+                    prop_assert_eq!(cursor.next(map as &dyn ReadMap), found);
+                    position = found.map_or(position, |item| item + g.granule());
+                }
+            }
+            prop_assert!(cursor == Cursor::new(position..to) && cursor.position() == position);
+        }
     }
 }
 
@@ -379,4 +397,14 @@ fn a_cursor_finds_what_the_iterators_find() {
         let mut cursor = Cursor::new(range.clone());
         assert!(std::iter::from_fn(|| cursor.next_extent(&map)).eq(map.extents(range).unwrap()));
     }
+}
+
+#[test]
+fn a_cursor_at_the_end_finds_what_the_last_granule_covers_when_the_map_grows() {
+    let mut map = Bitmap::new(1001, 3).unwrap();
+    map.set(990..1001).unwrap();
+    let mut cursor = Cursor::new(0..u64::MAX);
+    assert_eq!([cursor.next_extent(&map), cursor.next_extent(&map)], [Some(984..1001), None]);
+    map.truncate(1200).unwrap();
+    assert_eq!([cursor.next_extent(&map), cursor.next_extent(&map)], [Some(1001..1008), None]);
 }
