@@ -341,8 +341,9 @@ impl Image {
         for i in 0..count {
             let uuid = Uuid([i as u8 + 1; 16]);
             let outstanding = i + 1 == count && state != CheckpointState::Normal;
-            // Nothing was written after some were frozen: they have no regions.
-            let empty = !outstanding && rng.one_in(4);
+            // Nothing was written after some were frozen, and some were damaged: they have no regions.
+            let everything = rng.one_in(12);
+            let empty = everything || !outstanding && rng.one_in(4);
             let (table_offset, bottom_offset) =
                 if empty { (0, 0) } else { (end, end + format::table_length(&geometry)) };
             end = end.max(bottom_offset + if empty { 0 } else { format::bottom_length(&geometry) });
@@ -371,7 +372,11 @@ impl Image {
             // What was counted, less or more than is there; it may have been lost.
             let set = bits.count();
             let more = !empty && rng.one_in(8);
-            let granules = if more { set + 1 + rng.any_size(9000) } else { rng.of(&[set, set, set / 2, 0]) };
+            let granules = match everything {
+                true => geometry.bits(),
+                false if more => set + 1 + rng.any_size(9000),
+                false => rng.of(&[set, set, set / 2, 0]),
+            };
             let (time, reasons, target) = (5, Reasons::NONE, None);
             header.points.push(Point {
                 uuid,

@@ -366,6 +366,9 @@ class Point:
     def has_regions(self):
         return self.table_offset != 0 or self.bottom_offset != 0
 
+    def is_everything(self):
+        return not self.has_regions() and self.granules != 0
+
 
 class Header:
     """A copy whose fields have been taken apart. Only `parse` makes valid ones."""
@@ -409,7 +412,7 @@ def check_counts(header):
         raise impossible("used", f"{header.used} with {header.point_count} points")
 
 
-def check_points(header):
+def check_points(header, geometry):
     for i in range(header.point_count):
         at = FIXED_BYTES + POINT_BYTES * i
         point = Point(header.raw[at : at + POINT_BYTES])
@@ -428,8 +431,9 @@ def check_points(header):
                 raise impossible(field, "name of another point")
         if point.flags == OUTSTANDING and i != header.point_count - 1:
             raise impossible(field, "outstanding, and not the last")
-        if not point.has_regions() and (point.flags != KEPT or point.granules != 0):
-            raise impossible(field, "no regions, and not kept with 0 granules")
+        nothing = point.flags == KEPT and point.granules == 0
+        if not point.has_regions() and not nothing and point.granules != geometry.bits:
+            raise impossible(field, "no regions, and neither kept with 0 granules nor everything")
         check_stamp(field + " target", header.raw[at + POINT_TARGET_AT : at + POINT_BYTES])
         header.points.append(point)
 
@@ -574,7 +578,7 @@ def parse(raw):
     elif header.volatile_length % ALIGN:
         raise impossible("volatile_length", str(header.volatile_length))
     check_counts(header)  # 16
-    check_points(header)  # 17
+    check_points(header, geometry)  # 17
     check_checkpoint(header)  # 18
     for field, at in STAMPS_AT.items():  # 19
         check_stamp(field, raw[at : at + STAMP_BYTES])
@@ -810,7 +814,8 @@ class Map:
         self.damage = False
 
         bottom = Part(source, self.geometry, header.uuid, header.table_offset, header.bottom_offset)
-        outstanding = self.point_part(header.points[-1]) if header.checkpoint_state != NORMAL else None
+        point = header.points[-1] if header.checkpoint_state != NORMAL else None
+        outstanding = self.point_part(point) if point is not None and point.has_regions() else None
         for name, part in (("map's", bottom), ("outstanding point's", outstanding)):
             if part is not None and part.cut_off():
                 text = f"cut off: it ends at {source.size}, before the last entry of the {name} page table"
@@ -822,8 +827,8 @@ class Map:
         if self.survey.damaged:
             self.damage = True
         self.point_failed = 0
-        if outstanding is not None:  # rule 3
-            self.point_failed = self.add_point(header.points[-1], outstanding, "the outstanding point")
+        if point is not None:  # rule 3
+            self.point_failed = self.add_point(point, outstanding, "the outstanding point")
         if (  # rule 4
             header.state == CLEAN
             and not self.listed
@@ -867,6 +872,8 @@ class Map:
         return Part(self.source, self.geometry, point.uuid, point.table_offset, point.bottom_offset)
 
     def add_point(self, point, part, name):
+        if point.is_everything():
+            self.assumed.append(f"{name} holds everything")
         if not point.has_regions():
             return 0
         survey = Survey(part)

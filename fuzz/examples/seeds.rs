@@ -55,6 +55,10 @@ fn headers() -> Vec<(&'static str, Header)> {
             reserved: Reserved::default(),
         });
     }
+    let mut everything = points.clone();
+    for point in &mut everything.points[1..] {
+        (point.table_offset, point.bottom_offset, point.granules) = (0, 0, points.geometry.bits());
+    }
     let mut whole = header(1 << 40, 12);
     whole.durability = Durability::Process;
     whole.state = State::Open;
@@ -67,6 +71,7 @@ fn headers() -> Vec<(&'static str, Header)> {
         ("small", small),
         ("open", open),
         ("points", points),
+        ("everything", everything),
         ("whole", whole),
         ("newer", newer),
         ("empty", header(0, 0)),

@@ -42,7 +42,7 @@ fn proven(file: &[u8]) -> Option<Bitmap> {
         }
     };
     part(&header.uuid, header.layout.table.start, header.layout.bottom.start);
-    if let Some(point) = header.outstanding() {
+    if let Some(point) = header.outstanding().filter(|point| point.has_regions()) {
         part(&point.uuid, point.table_offset, point.bottom_offset);
     }
     choice.armed.iter().for_each(|run| add(run.first * 64..(run.end() * 64).min(geometry.bits())));

@@ -204,7 +204,7 @@ impl Core {
         if keep {
             let target = backup.map(|backup| backup.target);
             let (uuid, role) = (uuid_of_name, PointRole::Kept);
-            header.points.push(Point { uuid, role, target, ..point.without_regions() });
+            header.points.push(Point { uuid, role, target, ..point.holding_nothing() });
         }
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;

@@ -108,7 +108,7 @@ impl<'a> Dirt<'a> {
 pub struct PointSet {
     uuid: Uuid,
     geometry: Geometry,
-    /// `None` where no word is known.
+    /// `None` where no word is known: then it is everything.
     view: Option<ShmView>,
     /// Words that are wholly dirty, without a place in the view: in its stead where that is `None`, and then for want of
     /// knowledge.
@@ -145,22 +145,31 @@ impl PointSet {
     /// What the outstanding point of a file holds, if there is one.
     pub(crate) fn outstanding(file: MapFile<'_>, header: &Header) -> Result<Option<PointSet>> {
         let Some(point) = header.outstanding() else { return Ok(None) };
-        let mut frozen = PointSet::empty(&header.geometry)?;
-        frozen.uuid = point.uuid;
-        frozen.add_point(file, header, point)?;
-        frozen.finish();
-        Ok(Some(frozen))
+        Ok(Some(PointSet { uuid: point.uuid, ..PointSet::of_points(file, header, [point])? }))
     }
 
-    /// What some points of a header hold together. [`finish`](Self::finish) comes after all that is added.
-    pub(crate) fn of_points(file: MapFile<'_>, header: &Header, points: &[Point]) -> Result<PointSet> {
+    /// What some points of a header hold together. If more is added, [`finish`](Self::finish) comes after it again.
+    pub(crate) fn of_points<'a>(
+        file: MapFile<'_>,
+        header: &Header,
+        points: impl IntoIterator<Item = &'a Point>,
+    ) -> Result<PointSet> {
         let mut all = PointSet::empty(&header.geometry)?;
-        points.iter().try_for_each(|point| all.add_point(file, header, point))?;
+        points.into_iter().try_for_each(|point| all.add_point(file, header, point))?;
+        all.finish();
         Ok(all)
+    }
+
+    /// Whether nothing but that is known of it.
+    pub(super) fn is_everything(&self) -> bool {
+        self.view.is_none()
     }
 
     /// Adds what a point holds, as far as it lies within this set. One of which a page fails or was lost, or of which the file has not all entries, is everything.
     pub(super) fn add_point(&mut self, file: MapFile<'_>, header: &Header, point: &Point) -> Result<()> {
+        if step!(HoldEverything => point.is_everything()) {
+            (self.view, self.whole) = (None, all_words(&self.geometry));
+        }
         if !point.has_regions() {
             return Ok(());
         }
@@ -392,7 +401,7 @@ impl Cache {
     /// this says counts if the word is still the same afterwards: the header read here may be ahead of the word by one
     /// commit, and then it names the same point or none.
     ///
-    /// `nonce` is that of the session. When all of it are dead, a repair may write the point while it is read here: nothing is
+    /// `nonce` is that of the session. When all of it are dead, a repair may cut the point off while it is read here: nothing is
     /// known then.
     pub(crate) fn get(&self, file: MapFile<'_>, geometry: &Geometry, nonce: &Uuid, word: u64) -> Option<Arc<PointSet>> {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,7 @@ use super::point_set::PointSet;
 use super::space::{NewPoint, RegionAllocator};
 use crate::error::Result;
 use crate::file::bottom::BottomRef;
+use crate::file::create::random_uuid;
 use crate::file::pages::{self, some_pages};
 use crate::file::points::{self, no_point};
 use crate::file::scan::{Page, Scan};
@@ -25,7 +26,7 @@ pub(super) type PointWord = (u64, u64);
 
 impl Core {
     /// Hands out the nonzero words of a point, ascending, up to `most` at a time; says how many pages did not verify, or were lost
-    /// so that nothing else tells (which counts as one).
+    /// so that nothing else tells (which counts as one, as does a point that holds everything without regions).
     pub(super) fn each_batch(
         &self,
         header: &Header,
@@ -33,6 +34,9 @@ impl Core {
         most: usize,
         f: &mut dyn FnMut(&[PointWord]) -> Result<()>,
     ) -> Result<u64> {
+        if !point.has_regions() {
+            return Ok(u64::from(point.is_everything()));
+        }
         let bottom = BottomRef::of_point(&header.geometry, point);
         let scan = Scan { file: self.file(), bottom: &bottom };
         let mut granules = 0;
@@ -86,21 +90,22 @@ impl Core {
 }
 
 impl RegionAllocator<'_> {
-    /// The older of two points as it is when it holds what the newer one does as well: in the regions of the one that has
-    /// some, or else in new ones, where both are written durably.
+    /// The older of two points as it is when it holds what the newer one does as well: in the regions of the one that holds
+    /// anything, or else in new ones, where both are written durably, or in none if that is everything.
     pub(super) fn joined(&self, header: &Header, older: &Point, newer: &Point) -> Result<NewPoint<'_>> {
         let mut reasons = older.reasons | newer.reasons;
-        let mut joined = match (older.has_regions(), newer.has_regions()) {
-            (_, false) => NewPoint::named(older),
-            (false, true) => NewPoint::named(newer),
-            (true, true) => {
-                let mut both = PointSet::empty(&header.geometry)?;
-                for point in [older, newer] {
-                    both.add_point(self.core.file(), header, point)?;
-                }
-                both.finish();
+        let mut joined = match (older.is_nothing(), newer.is_nothing()) {
+            (_, true) => NewPoint::named(older),
+            (true, false) => NewPoint::named(newer),
+            (false, false) => {
+                let both = PointSet::of_points(self.core.file(), header, [older, newer])?;
                 reasons |= both.reasons();
-                self.write(header, self.select(header)?, &both)?
+                if both.is_everything() {
+                    let uuid = random_uuid().map_err(self.core.io("get random bytes"))?;
+                    NewPoint::named(&Point { uuid, ..older.holding_everything(&header.geometry) })
+                } else {
+                    self.write(header, self.select(header)?, &both)?
+                }
             }
         };
         joined.point = Point { reasons, ..older.holding(&joined.point) };

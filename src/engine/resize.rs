@@ -113,7 +113,7 @@ impl Core {
     }
 
     /// Gives a header another geometry, and regions for it in space that it leaves free; those of points new uuids as well. The
-    /// newest point gets some if the map grows: it holds what is new.
+    /// newest point gets some if the map grows: it holds what is new, unless it holds everything.
     fn move_to(&self, header: &mut Header, geometry: Geometry) -> Result<()> {
         let mut taken: Vec<Range<u64>> = header.regions().into_iter().map(|(_, range)| range).collect();
         let grown = geometry.len() > header.geometry.len();
@@ -125,8 +125,13 @@ impl Core {
         };
         let newest = header.points.len().checked_sub(1).filter(|_| grown);
         for (i, point) in header.points.iter_mut().enumerate() {
-            if point.has_regions() || newest == Some(i) {
-                point.uuid = random_uuid().map_err(self.io("get random bytes"))?;
+            if point.is_nothing() && newest != Some(i) {
+                continue;
+            }
+            point.uuid = random_uuid().map_err(self.io("get random bytes"))?;
+            if point.is_everything() {
+                point.granules = geometry.bits();
+            } else {
                 point.table_offset = place(&mut taken, table_length(&geometry)).start;
                 point.bottom_offset = place(&mut taken, bottom_length(&geometry)).start;
                 point.granules = 0;
@@ -145,12 +150,16 @@ impl Core {
             }
             let mut held = PointSet::empty(&header.geometry)?;
             held.add_point(self.file(), old, point)?;
+            header.points[i].reasons |= held.reasons();
+            if held.is_everything() {
+                header.points[i] = header.points[i].holding_everything(&header.geometry);
+                continue;
+            }
             if step!(NewDirtySincePoints => i + 1 == old.points.len()) {
                 // Also the granule that was partly covered.
                 held.add_bits(header.geometry.touched(&(before..after)));
             }
             held.finish();
-            header.points[i].reasons |= held.reasons();
             header.points[i] = self.fill_point(header, header.points[i].clone(), &held)?;
         }
         Ok(())

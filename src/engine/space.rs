@@ -40,8 +40,9 @@ impl Core {
     /// Gives up the regions of a point that no durable header names any more. In the same hold of the update lock as
     /// the commit. Best effort: they only take space, and whoever uses them again clears them.
     pub(super) fn free_regions(&self, point: &Point) {
-        for region in [point.table(self.geometry()), point.bottom(self.geometry())] {
-            let _ = self.disk.free(region);
+        if point.has_regions() {
+            let _ = self.disk.free(point.table(self.geometry()));
+            let _ = self.disk.free(point.bottom(self.geometry()));
         }
     }
 
@@ -49,7 +50,7 @@ impl Core {
     /// hold of the update lock as the commit.
     pub(super) fn give_up_all_but(&self, header: &Header, before: &[Point]) {
         let named = |point: &Point| header.points.iter().any(|there| there.uuid == point.uuid);
-        before.iter().filter(|point| point.has_regions() && !named(point)).for_each(|point| self.free_regions(point));
+        before.iter().filter(|point| !named(point)).for_each(|point| self.free_regions(point));
     }
 }
 

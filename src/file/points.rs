@@ -1,9 +1,10 @@
 //! Points as a header names them.
 //!
-//! Invariant kept here: a point without regions holds nothing.
+//! Invariant kept here: a point without regions holds nothing, or everything.
 
 use crate::error::{Error, Result};
 use crate::format::{CheckpointState, Header, Point, PointRole, Reasons, Uuid};
+use crate::geometry::Geometry;
 use crate::image_stamp::ImageStamp;
 use std::path::Path;
 
@@ -74,8 +75,13 @@ pub(crate) fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
 
 impl Point {
     /// This point as one for which nothing is kept.
-    pub(crate) fn without_regions(&self) -> Point {
+    pub(crate) fn holding_nothing(&self) -> Point {
         Point { table_offset: 0, bottom_offset: 0, granules: 0, reasons: Reasons::NONE, ..self.clone() }
+    }
+
+    /// This point as one that holds everything, which takes no space.
+    pub(crate) fn holding_everything(&self, geometry: &Geometry) -> Point {
+        Point { granules: geometry.bits(), reasons: self.reasons, ..self.holding_nothing() }
     }
 
     /// This point with the regions of another one, whose uuid is in their page tables.

@@ -500,21 +500,30 @@ fn points_are_as_many_as_the_header_says() {
 }
 
 #[test]
-fn only_a_kept_point_may_have_no_regions_and_then_it_holds_nothing() {
-    let none = |b: &mut [u8], i: usize| {
+fn a_point_without_regions_holds_nothing_if_it_is_kept_or_everything() {
+    let none = |b: &mut [u8], i: usize, granules: u64| {
         put_u64(b, point_at(i) + p::TABLE_OFFSET.offset, 0);
         put_u64(b, point_at(i) + p::BOTTOM_OFFSET.offset, 0);
+        put_u64(b, point_at(i) + p::GRANULES.offset, granules);
     };
-    refused_in_point(1, p::TABLE_OFFSET, |b, _| none(b, 1));
-    refused_in_point(0, p::GRANULES, |b, _| none(b, 0));
-    let header = after(|b| {
-        none(b, 0);
-        put_u64(b, point_at(0) + p::GRANULES.offset, 0);
-    });
-    let header = header.unwrap();
-    assert!(!header.points[0].has_regions() && header.points[0].table(&header.geometry).is_empty());
-    assert_eq!(header.regions().len(), 6);
-    assert_eq!(Header::parse(&header.encode().unwrap()), Ok(header));
+    let all = rich().geometry.bits();
+    refused_in_point(1, p::GRANULES, |b, _| none(b, 1, 0));
+    for (i, granules) in [(0, 1), (0, all - 1), (1, all - 1), (0, all + 1), (1, u64::MAX)] {
+        refused_in_point(i, p::GRANULES, |b, _| none(b, i, granules));
+    }
+    for (i, granules) in [(0, 0), (0, all), (1, all)] {
+        let mut header = rich();
+        let point = &mut header.points[i];
+        (point.table_offset, point.bottom_offset, point.granules) = (0, 0, granules);
+        let point = &header.points[i];
+        assert_eq!(
+            (point.has_regions(), point.is_nothing(), point.is_everything()),
+            (false, granules == 0, granules > 0)
+        );
+        assert!(point.table(&header.geometry).is_empty() && point.bottom(&header.geometry).is_empty());
+        assert_eq!(header.regions().len(), 6);
+        assert_eq!(Header::parse(&header.encode().unwrap()), Ok(header));
+    }
     // One alone is a region in the headers.
     refused_in_point(0, p::TABLE_OFFSET, |b, at| put_u64(b, at, 0));
 }
@@ -777,7 +786,8 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
         for i in 0..kept + outstanding {
             let role = if i < kept { PointRole::Kept } else { PointRole::Outstanding };
             let at = header.file_length() + if gaps { ALIGN } else { 0 };
-            let empty = role == PointRole::Kept && ints[7] >> i & 3 == 0;
+            let everything = ints[7] >> i & 7 == 1;
+            let empty = everything || role == PointRole::Kept && ints[7] >> i & 3 == 0;
             header.points.push(Point {
                 uuid: uuid(i),
                 time: times[6],
@@ -785,7 +795,11 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
                 name: format!("point {i} é"),
                 table_offset: if empty { 0 } else { at },
                 bottom_offset: if empty { 0 } else { at + table_length(&geometry) },
-                granules: if empty { 0 } else { ints[7] >> (i % 64) },
+                granules: match empty {
+                    true if everything => geometry.bits(),
+                    true => 0,
+                    false => ints[7] >> (i % 64),
+                },
                 reasons: Reasons(flags[0]),
                 target: if gaps { begun } else { None },
                 reserved: Reserved::default(),

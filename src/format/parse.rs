@@ -126,7 +126,7 @@ impl<'a> Checked<'a> {
         let volatile_layout = self.u32(h::VOLATILE_LAYOUT);
         let layout = self.layout(&geometry, volatile_layout)?;
         let counts = self.counts()?;
-        let points = self.points(counts.0)?;
+        let points = self.points(&geometry, counts.0)?;
         let checkpoint_state = self.checkpoint(&points)?;
         let header = Header {
             compatible: self.u64(h::COMPATIBLE),
@@ -343,10 +343,10 @@ impl<'a> Checked<'a> {
         Ok((points, runs))
     }
 
-    fn points(&self, count: usize) -> Result<Vec<Point>, HeaderProblem> {
+    fn points(&self, geometry: &Geometry, count: usize) -> Result<Vec<Point>, HeaderProblem> {
         let mut points: Vec<Point> = Vec::with_capacity(count);
         for i in 0..count {
-            let point = self.point(i)?;
+            let point = self.point(geometry, i)?;
             let fail = |field, found: &dyn fmt::Display, expected| Err(impossible_in(i, field, found, expected));
             if points.iter().any(|other| other.uuid == point.uuid) {
                 return fail(p::UUID, &point.uuid, "an identity that no other point has");
@@ -362,7 +362,7 @@ impl<'a> Checked<'a> {
         Ok(points)
     }
 
-    fn point(&self, i: usize) -> Result<Point, HeaderProblem> {
+    fn point(&self, geometry: &Geometry, i: usize) -> Result<Point, HeaderProblem> {
         let (b, at) = (self.bytes, point_at(i));
         let uuid = Uuid(array_at(b, at + p::UUID.offset));
         if uuid.is_nil() {
@@ -394,11 +394,11 @@ impl<'a> Checked<'a> {
             target,
             reserved: Reserved::at(b, at + p::RESERVED.offset),
         };
-        if !point.has_regions() && role == PointRole::Outstanding {
-            return Err(impossible_in(i, p::TABLE_OFFSET, 0, "regions of the outstanding checkpoint"));
-        }
-        if !point.has_regions() && point.granules != 0 {
-            return Err(impossible_in(i, p::GRANULES, point.granules, "0 in a point without regions"));
+        let nothing = role == PointRole::Kept && point.granules == 0;
+        if !point.has_regions() && !nothing && point.granules != geometry.bits() {
+            let none = if role == PointRole::Kept { "0 or " } else { "" };
+            let expected = format_args!("{none}all {} bits in a point without regions", geometry.bits());
+            return Err(impossible_in(i, p::GRANULES, point.granules, expected));
         }
         Ok(point)
     }

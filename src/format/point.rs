@@ -37,7 +37,7 @@ pub struct Point {
     pub table_offset: u64,
     /// Where its bottom is, in bytes from the start of the file; 0 when it has no regions.
     pub bottom_offset: u64,
-    /// Bits that are set in it, at least.
+    /// Bits that are set in it, at least. Without regions: none, or all.
     pub granules: u64,
     /// Why dirt was added to what was frozen in it.
     pub reasons: Reasons,
@@ -48,9 +48,19 @@ pub struct Point {
 }
 
 impl Point {
-    /// Whether it has regions. A kept point without them holds nothing.
+    /// Whether it has regions. A point without them holds nothing, or everything.
     pub fn has_regions(&self) -> bool {
         self.table_offset != 0 || self.bottom_offset != 0
+    }
+
+    /// Whether it holds nothing, and so has no regions.
+    pub fn is_nothing(&self) -> bool {
+        !self.has_regions() && self.granules == 0
+    }
+
+    /// Whether it holds everything, without regions.
+    pub fn is_everything(&self) -> bool {
+        !self.has_regions() && self.granules > 0
     }
 
     /// Its page table in the file. It has the length of the map's, or none without regions.

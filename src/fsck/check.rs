@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::file::bottom::BottomRef;
 use crate::file::headers::{self, damaged_copies, writable};
 use crate::file::scan::Scan;
-use crate::format::{Header, PointRole, State};
+use crate::format::{Header, Point, PointRole, State};
 use crate::map::{DirtyMap, FileState, Info};
 use crate::map_file::MapFile;
 use crate::query::{ReadMap, Search};
@@ -162,7 +162,8 @@ pub(crate) fn at_rest(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> 
     if recovery.lost_granules.is_some() || header.state == State::Clean && survey.failures() == 0 {
         findings.extend(findings::count(header, survey.good.granules));
     }
-    let dirty = if recovery.lost_granules.is_some() || recovery.lost_commit || frozen_failed > 0 {
+    let all_frozen = frozen_failed > 0 || header.outstanding().is_some_and(Point::is_everything);
+    let dirty = if recovery.lost_granules.is_some() || recovery.lost_commit || all_frozen {
         Count::everything(&header.geometry)
     } else {
         with_frozen(file, header, &survey)?

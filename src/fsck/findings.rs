@@ -230,16 +230,15 @@ pub(crate) fn pages(bottom: &BottomRef, survey: &Survey) -> impl Iterator<Item =
 fn point_means(header: &Header, place: usize) -> (String, String) {
     let point = &header.points[place];
     match point.role {
-        PointRole::Outstanding => (
-            "everything counts as dirty".into(),
-            "make all of the point dirty: it is frozen still, and everything is in it".into(),
-        ),
+        PointRole::Outstanding => {
+            ("everything counts as dirty".into(), "have the point hold everything: it is frozen still".into())
+        }
         PointRole::Kept => (
             format!(
                 "everything counts as dirty since {:?} and since older points; what is dirty now is not touched by it",
                 point.name
             ),
-            "make all of the point dirty".into(),
+            "have the point hold everything".into(),
         ),
     }
 }

@@ -9,7 +9,7 @@ use crate::file::bottom::{BottomRef, all_words, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
 use crate::file::reasons::{left_on_list, remember};
 use crate::file::scan::Scan;
-use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_LIST, PointRole, Reasons, State, Uuid, WordRanges};
+use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_LIST, Point, Reasons, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BYTES;
 use crate::map_file::MapFile;
 use crate::session::page_cache;
@@ -30,12 +30,8 @@ pub enum FilePart {
     Headers,
     /// Entries of the map's page table.
     Table,
-    /// Entries of the page table of a point.
-    PointTable(usize),
     /// Pages of the map's bottom.
     Bottom,
-    /// Pages of the bottom of a point.
-    PointBottom(usize),
     /// What is behind the end of the last region.
     Behind,
 }
@@ -89,8 +85,6 @@ pub(super) struct Work {
     pub(super) pages: WordRanges,
     /// Everything becomes dirty.
     pub(super) everything: bool,
-    /// The points that become all dirty, each with a page of it that fails; none where the file has not all entries.
-    pub(super) points: Vec<SpoiltPoint>,
     /// Headers that name what is in doubt, and the pairs that they are written to.
     pub(super) doubt: Vec<Commit>,
     /// Headers of the repaired map, and the pairs that they are written to.
@@ -109,9 +103,6 @@ pub(crate) struct Kept<'a> {
     pub(super) ranges: &'a [(FilePart, Range<u64>)],
 }
 
-/// A point that is to become all dirty, with a page of it that fails; none where the file has not all entries.
-type SpoiltPoint = (usize, Option<u64>);
-
 /// A header, and the pair that it is written to.
 type Commit = (Header, usize);
 
@@ -128,7 +119,8 @@ struct Found {
     pages: Survey,
     /// The same as far as they can.
     survey: Survey,
-    points: Vec<SpoiltPoint>,
+    /// The points of which a page fails or was lost, or of which the file has not all entries.
+    damaged_points: Vec<usize>,
     recovery: Recovery,
 }
 
@@ -142,6 +134,8 @@ struct Decision {
     /// Pages to be looked at again.
     pages: WordRanges,
     dirty: (u64, u64),
+    /// The points, of which those that are damaged hold everything.
+    points: Vec<Point>,
     /// Length of the file afterwards.
     length: u64,
 }
@@ -158,16 +152,16 @@ pub(crate) fn plan(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Res
     }
     actions.extend(describe_length(found.len, decision.length));
     let (doubt, closed) = if commits { commit(file, &found, &decision)? } else { Default::default() };
-    let ranges = ranges(header, &decision.pages, &found.points, commits, (found.len, decision.length));
+    let ranges = ranges(header, &decision.pages, commits, (found.len, decision.length));
     let cache = !found.cut_off && page_cache::cache_may_be_trusted(file, header)?;
     let verified = (!found.cut_off).then(|| found.survey.good.totals(&header.geometry));
-    let frozen_failed = found.points.iter().any(|&(place, _)| header.points[place].role == PointRole::Outstanding);
+    let frozen_failed = header.outstanding().is_some() && found.damaged_points.contains(&(header.points.len() - 1));
     let (_, items) = if frozen_failed { Count::everything(&header.geometry) } else { decision.dirty };
     let needless = items.saturating_sub(verified.map_or(0, |verified| verified.1));
     let (length, dirty) = ((found.len, decision.length), decision.dirty);
-    let Found { copies, newest, points, .. } = found;
+    let Found { copies, newest, .. } = found;
     let Decision { pages, everything, .. } = decision;
-    let work = Work { copies, newest, pages, everything, points, doubt, closed, cache };
+    let work = Work { copies, newest, pages, everything, doubt, closed, cache };
     Ok(RepairPlan { actions, ranges, length, verified, dirty, needless, work })
 }
 
@@ -182,28 +176,29 @@ fn look(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Found> 
     // Of a file without all entries no page is known to be good.
     let survey = if cut_off { Survey::default() } else { pages.clone() };
     let lost = if cut_off { None } else { survey.lost(&bottom) };
-    let mut points = Vec::new();
-    for place in (0..header.points.len()).filter(|&place| header.points[place].has_regions()) {
-        let bottom = BottomRef::of_point(&header.geometry, &header.points[place]);
-        match point_survey(file, len, &bottom)? {
-            None => points.push((place, None)),
-            Some(found) => {
-                let lost = found.lost(&bottom).is_some();
-                let failed = found.groups.first().map(|g| g.pages.start);
-                points.extend(failed.map(Some).or(lost.then_some(None)).map(|failed| (place, failed)));
-            }
+    let mut damaged_points = Vec::new();
+    for (place, point) in header.points.iter().enumerate().filter(|(_, point)| point.has_regions()) {
+        let bottom = BottomRef::of_point(&header.geometry, point);
+        let found = point_survey(file, len, &bottom)?;
+        if found.is_none_or(|found| found.failures() > 0 || found.lost(&bottom).is_some()) {
+            damaged_points.push(place);
         }
     }
     let recovery = survey::recovery(&newest, &damaged, &survey, lost);
-    Ok(Found { copies, newest, len, damaged, cut_off, pages, survey, points, recovery })
+    Ok(Found { copies, newest, len, damaged, cut_off, pages, survey, damaged_points, recovery })
 }
 
 fn decide(file: MapFile<'_>, found: &Found) -> Decision {
     let header = &found.newest.header;
     let g = &header.geometry;
     let everything = found.cut_off || found.recovery.lost_granules.is_some() || found.newest.lost_commit;
+    let mut after = header.clone();
+    for &place in &found.damaged_points {
+        let point = &mut after.points[place];
+        *point = Point { reasons: point.reasons | Reasons::REPAIR, ..point.holding_everything(g) };
+    }
     let readers = file.disk.has_readers().unwrap_or(true);
-    let expected = header.file_length();
+    let expected = after.file_length();
     // Nobody who looks at the file loses it from under a mapping; and the length alone does not matter.
     let leave = found.len > expected && readers || writable(header, file.path).is_err();
     let failed_pages = WordRanges::from_iter(found.pages.failed.iter().cloned());
@@ -221,6 +216,7 @@ fn decide(file: MapFile<'_>, found: &Found) -> Decision {
         stays,
         pages: if stays { failed_pages } else { in_doubt },
         dirty: if everything { Count::everything(g) } else { found.survey.dirty.totals(g) },
+        points: after.points,
         length: if leave { found.len } else { expected },
     }
 }
@@ -240,10 +236,10 @@ fn describe(found: &Found, decision: &Decision) -> Vec<String> {
     when(lost, "make everything dirty: pages and their entries were lost together".into());
     when(found.newest.lost_commit, "make everything dirty: a header was lost that may have been newer".into());
     when(failed > 0, format!("write {} anew, as all dirty", counted(failed, "failed page")));
-    for &(place, _) in &found.points {
+    for &place in &found.damaged_points {
         let point = &header.points[place];
         let name = if point.name.is_empty() { String::new() } else { format!(" {:?}", point.name) };
-        when(true, format!("make all of point {place}{name} dirty: it was damaged"));
+        when(true, format!("have point {place}{name} hold everything: it was damaged"));
     }
     when(
         decision.stays && (everything || !left_on_list(header)),
@@ -273,9 +269,9 @@ fn describe_length(len: u64, after: u64) -> Option<String> {
 /// The headers that name what is in doubt, and those of the repaired map.
 fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<Commit>, Vec<Commit>)> {
     let header = &found.newest.header;
-    let mut next = header.clone();
+    let mut next = Header { points: decision.points.clone(), ..header.clone() };
     found.recovery.remember(&mut next);
-    if decision.everything || found.survey.damaged > 0 || !found.points.is_empty() || decision.stays {
+    if decision.everything || found.survey.damaged > 0 || decision.stays {
         remember(&mut next, Reasons::REPAIR);
     }
     set_exact(&mut next, header.state == State::Clean && header.image.is_some_and(|i| i.exact));
@@ -289,7 +285,7 @@ fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<
     let mut words = decision.words.clone();
     words.fit(MAX_LIST);
     let mut doubt = Vec::new();
-    if !decision.pages.is_empty() || !found.points.is_empty() || found.cut_off {
+    if !decision.pages.is_empty() || !found.damaged_points.is_empty() || found.cut_off {
         next.nonce = Uuid(facts::random().map_err(file.io("get random bytes"))?);
         next.state = State::Open;
         next.runs = words.clone();
@@ -304,14 +300,8 @@ fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<
     Ok((doubt, closed))
 }
 
-/// What may be changed, as far as the file has it: headers, page tables, bottoms, and what is behind the end. In this order it is put back.
-fn ranges(
-    header: &Header,
-    pages: &WordRanges,
-    points: &[SpoiltPoint],
-    commits: bool,
-    (len, after): (u64, u64),
-) -> Vec<(FilePart, Range<u64>)> {
+/// What may be changed, as far as the file has it: headers, page table, bottom, and what is behind the end. In this order it is put back.
+fn ranges(header: &Header, pages: &WordRanges, commits: bool, (len, after): (u64, u64)) -> Vec<(FilePart, Range<u64>)> {
     let mut ranges: Vec<(FilePart, Range<u64>)> = Vec::new();
     let mut add = |part, range: Range<u64>| {
         // Whole sectors: the power may go while one is being written, and take all of it.
@@ -330,21 +320,11 @@ fn ranges(
     let part = |region: &Range<u64>, pages: Range<u64>, size: u64| {
         region.start + pages.start * size..region.start + pages.end * size
     };
-    let all = 0..header.geometry.pages();
     for run in pages.iter() {
         add(FilePart::Table, part(&header.layout.table, run.range(), ENTRY_BYTES));
     }
-    for &(place, _) in points {
-        add(FilePart::PointTable(place), part(&header.points[place].table(&header.geometry), all.clone(), ENTRY_BYTES));
-    }
     for run in pages.iter() {
         add(FilePart::Bottom, part(&header.layout.bottom, run.range(), PAGE_BYTES));
-    }
-    for &(place, _) in points {
-        add(
-            FilePart::PointBottom(place),
-            part(&header.points[place].bottom(&header.geometry), all.clone(), PAGE_BYTES),
-        );
     }
     if after < len {
         add(FilePart::Behind, after..len);

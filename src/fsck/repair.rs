@@ -2,7 +2,7 @@
 //!
 //! Invariants kept here: what was dirty for certain or for want of knowledge is dirty in the repaired map. A crash at any
 //! point leaves a file in which no less is dirty, and which can be repaired again: a header that lists every word in
-//! doubt is durable in both pairs before the first page, and a point that is not all dirty yet has a page that fails.
+//! doubt, and by which a damaged point holds everything, is durable in both pairs before the first page.
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
 use super::plan::{RepairPlan, Work, plan};
@@ -13,12 +13,12 @@ use crate::file::headers;
 use crate::file::locks::locked;
 use crate::file::pages::{self, PageContent};
 use crate::file::scan::{Page, Scan};
-use crate::format::{self, HEADER_REGION, Header};
-use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
+use crate::format::{HEADER_REGION, Header};
+use crate::geometry::PAGE_WORDS;
 use crate::map_file::MapFile;
 use crate::options::Options;
 use crate::session::locks;
-use crate::sys::{Lock, Storage, WriteSegment};
+use crate::sys::{Lock, Storage};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -137,12 +137,7 @@ pub(crate) fn apply(file: MapFile<'_>, plan: &RepairPlan) -> io::Result<()> {
     for (header, pair) in work.doubt.iter().take(step!(RepairBothPairs => doubts, else 1)) {
         headers::write_pair(file.disk, header, *pair)?;
     }
-    // What the file lacked reads as zeros from here on. The list names every page of the map of which that matters.
-    for &(place, failed) in &work.points {
-        if step!(SpoilFirstEntry => failed.is_none()) {
-            spoil_first_entry(file.disk, &BottomRef::of_point(&header.geometry, &header.points[place]))?;
-        }
-    }
+    // What the file lacked reads as zeros from here on. The list names every page of which that matters.
     if len < after {
         file.disk.extend(after)?;
         synced(file.disk)?;
@@ -158,9 +153,6 @@ pub(crate) fn apply(file: MapFile<'_>, plan: &RepairPlan) -> io::Result<()> {
         }
     }
     write(file.disk, header, &mut batch)?;
-    for &(place, failed) in &work.points {
-        fill(file.disk, &BottomRef::of_point(&header.geometry, &header.points[place]), failed.unwrap_or(0))?;
-    }
     for (header, pair) in &work.closed {
         headers::write_pair(file.disk, header, *pair)?;
     }
@@ -220,30 +212,4 @@ fn wrong_pages(
         }
     }
     Ok(())
-}
-
-/// Has the first page of a point fail although its entry is missing or matches, without the file getting all entries by that.
-fn spoil_first_entry(disk: &dyn Storage, point: &BottomRef) -> io::Result<()> {
-    let at = point.table.start;
-    disk.extend(at + 1)?;
-    synced(disk)?;
-    let mut page = [0; PAGE_BYTES as usize];
-    disk.read_at(&mut page, point.bottom.start)?;
-    let [low, ..] = format::page_entry(&point.uuid, 0, &page).to_le_bytes();
-    disk.write_durable(&[WriteSegment { offset: at, bytes: &[low ^ 0x5a] }])
-}
-
-/// Makes all of a point dirty, the page that fails last: until then, it says that the point is not to be relied upon.
-fn fill(disk: &dyn Storage, point: &BottomRef, failed: u64) -> io::Result<()> {
-    let g = &point.geometry;
-    let content = |_, index| full_page(g, index);
-    let first_too = step!(FillFailedLast => false, else true);
-    for first in (0..g.pages()).step_by(BATCH as usize) {
-        let batch: Vec<u64> =
-            (first..(first + BATCH).min(g.pages())).filter(|&index| index != failed || first_too).collect();
-        if !batch.is_empty() {
-            pages::write(disk, point, &batch, content)?;
-        }
-    }
-    pages::write(disk, point, &[failed], content).map(drop)
 }

@@ -116,9 +116,7 @@ impl DirtyMap {
                 let why = Refusal::PointOrder { from: from.into(), to: to.into() };
                 return Err(Error::Refused { path: self.path().to_path_buf(), why });
             };
-            let mut all = PointSet::of_points(MapFile::new(disk, self.path()), header, points)?;
-            all.finish();
-            Ok(all)
+            PointSet::of_points(MapFile::new(disk, self.path()), header, points)
         })
     }
 

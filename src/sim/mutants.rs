@@ -171,6 +171,9 @@ fn suite(step: Mutant) -> Suite {
         Mutant::RecheckAbort => Test(regressions::who_aborts_late_leaves_the_points_of_others_alone),
         Mutant::PutBackAll => Test(regressions::putting_back_a_point_of_which_a_page_fails_makes_everything_dirty),
         Mutant::VerifyPoint => Test(regressions::a_point_of_which_a_page_fails_is_everything),
+        Mutant::HoldEverything => {
+            Test(regressions::a_point_that_was_repaired_is_everything_and_so_is_what_is_put_back_of_it)
+        }
         Mutant::CheckPointLength => Test(regressions::a_point_of_which_the_file_has_not_all_entries_is_everything),
         Mutant::RefreshPoint => Several(1, PowerLoss),
         Mutant::LookUntilStable => Test(regressions::who_reads_looks_again_when_bits_have_moved),
@@ -191,13 +194,11 @@ fn suite(step: Mutant) -> Suite {
         Mutant::SyncThenName => Test(regressions::a_new_file_is_all_there_when_it_gets_its_name),
         Mutant::RepairBothPairs => Test(repairs::both_pairs_doubt_what_is_repaired),
         Mutant::DoubtThenRepair => Repairs(6),
-        Mutant::SpoilFirstEntry => Repairs(47),
         Mutant::DoubtThenUndo => Repairs(44),
         Mutant::SyncRepairedLength => Repairs(1357),
         Mutant::SyncUndoneLength => Repairs(4),
         Mutant::UndoNewestFirst => Repairs(196),
         Mutant::CheckUndoMap => Test(repairs::what_was_set_since_a_repair_is_not_undone),
-        Mutant::FillFailedLast => Test(repairs::a_point_seems_whole_only_when_all_of_it_is_dirty),
         Mutant::SummariesThenDurable
         | Mutant::SummariseAlways
         | Mutant::LookAgain

@@ -281,6 +281,8 @@ mutants! {
     PutBackAll,
     /// A point of which a page fails holds what the others say.
     VerifyPoint,
+    /// A point that holds everything, in no regions, is taken for one that holds nothing.
+    HoldEverything,
     /// A point of which the file has not all entries holds what the others say.
     CheckPointLength,
     /// A point that was read is taken for the next one.
@@ -315,10 +317,6 @@ mutants! {
     DoubtThenRepair,
     /// A repair commits that to one pair only.
     RepairBothPairs,
-    /// A repair makes a file longer that ended within a point, whose missing entries are zeros then.
-    SpoilFirstEntry,
-    /// A repair fills a point in order, the page that fails not last.
-    FillFailedLast,
     /// A repair does not make the length of the file durable, and what it found.
     SyncRepairedLength,
     /// Putting back does not make the length of the file durable, and what is cleared.

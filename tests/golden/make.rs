@@ -408,5 +408,15 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     lost.put(table + 4, &[0; 4]);
     lost.put(bottom + 512, &[0; 512]);
     add("checkpoint-page-and-entry-lost", lost);
+    // A point that was damaged, after a repair; and one that is kept with nothing.
+    let everything = |m: &mut Maker| {
+        m.outstanding(CheckpointState::Frozen, &[]);
+        let mut point = m.header.points.remove(0);
+        (point.table_offset, point.bottom_offset) = (0, 0);
+        (point.granules, point.reasons) = (10240, Reasons::REPAIR);
+        m.kept("monday", 0x44, &[], None).header.points.push(point);
+        m.bits(&DIRT).headers();
+    };
+    add("frozen-everything", with(LEN, &everything));
     files
 }

@@ -1,6 +1,8 @@
 //! Checkpoints, points and new lengths.
 
 use crate::format::Durability;
+use crate::fsck::plan::plan;
+use crate::fsck::repair::apply;
 use crate::sim::regressions::*;
 
 #[test]
@@ -91,6 +93,22 @@ pub(crate) fn putting_back_a_point_of_which_a_page_fails_makes_everything_dirty(
     let (_disk, core, point) = frozen_and_damaged();
     core.abort(&point.uuid).unwrap();
     assert!(!all_dirty(&core).contains(&false));
+}
+
+/// After a repair no page of the point says so: it has none.
+#[test]
+pub(crate) fn a_point_that_was_repaired_is_everything_and_so_is_what_is_put_back_of_it() {
+    let (disk, core, _) = frozen_and_damaged();
+    drop(core);
+    let plan = plan(disk.file(), &mut |_, _| {}).unwrap();
+    apply(disk.file(), &plan).unwrap();
+    assert!(header_on(&disk).points[0].is_everything());
+    let left = after_a_cut(&disk);
+    assert!((0..BITS).all(|bit| dirty(&both(&left), bit)));
+    let core = opened(&disk);
+    assert!(!all_dirty(&core).contains(&false));
+    core.abort(&header_on(&disk).checkpoint_uuid).unwrap();
+    assert!(header_on(&disk).points.is_empty() && !all_dirty(&core).contains(&false));
 }
 
 #[test]

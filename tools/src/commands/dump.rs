@@ -8,9 +8,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::files::Image;
 use crate::map::open;
 use crate::terminal::output::{self, Output};
-use dirtymap::format::{
-    self, COPIES, COPY_BYTES, ENTRY_BYTES, HEADER_REGION, Header, PageBytes, PointRole, Stamp, Uuid,
-};
+use dirtymap::format::{self, COPIES, COPY_BYTES, ENTRY_BYTES, HEADER_REGION, Header, PageBytes, Stamp, Uuid};
 use dirtymap::{DirtyMap, Geometry};
 use dirtymap_cli::dump::{self, Area, CopyIs, Value};
 use serde::Serialize;
@@ -160,7 +158,7 @@ impl<'a> Proofs<'a> {
         let geometry = header.geometry;
         let layout = &header.layout;
         let mut sources = vec![Source { uuid: header.uuid, table: layout.table.start, bottom: layout.bottom.clone() }];
-        if let Some(point) = header.points.iter().find(|point| point.role == PointRole::Outstanding) {
+        if let Some(point) = header.outstanding().filter(|point| point.has_regions()) {
             let (table, bottom) = (point.table_offset, point.bottom(&geometry));
             sources.push(Source { uuid: point.uuid, table, bottom });
         }

@@ -120,8 +120,6 @@ fn change(part: FilePart, range: &std::ops::Range<u64>) -> Change {
         FilePart::Headers => "header copies".into(),
         FilePart::Table => "page table".into(),
         FilePart::Bottom => "bottom level".into(),
-        FilePart::PointTable(place) => format!("page table of point {place}"),
-        FilePart::PointBottom(place) => format!("bottom level of point {place}"),
         _ => "behind the end".into(),
     };
     Change { part, offset: range.start, length: range.end - range.start }
