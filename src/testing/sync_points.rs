@@ -53,6 +53,8 @@ pub(crate) enum SyncPoint {
     Unnamed,
     /// An abort has put everything back, and NORMAL is not committed.
     PutBack,
+    /// A check has counted what is dirty in a map that others have open, and not asked whether they still have it.
+    Counted,
 }
 
 /// What a test does at a [`SyncPoint`].
