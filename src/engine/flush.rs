@@ -21,8 +21,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Most stretches of pages that are remembered as having resets.
 const RESET_RUNS: usize = 1024;
-/// Most pages written with one sync: 32 MiB of them.
-const BATCH_PAGES: usize = 65536;
+/// Most pages of a flush that are written with one sync: 32 MiB of them.
+const FLUSH_PAGES: usize = 65536;
 
 /// A page and the words of it that are written anew from the live level.
 type PageRewrite = (u64, u64);
@@ -117,7 +117,7 @@ impl Locked<'_> {
     /// Writes pages batch by batch. After an error nothing leaves the list, and what is listed and not armed is redone by the
     /// next flush. In a `Process` map, nothing was untouched yet.
     fn write_batches(&self, rewrites: &[PageRewrite]) -> Result<()> {
-        for (i, batch) in rewrites.chunks(BATCH_PAGES).enumerate() {
+        for (i, batch) in rewrites.chunks(FLUSH_PAGES).enumerate() {
             let told = if i == 0 { Ok(()) } else { self.core.tell(Step::Flushing, batch[0].0 * PAGE_WORDS) };
             let written = told.and_then(|()| self.write_pages(batch));
             step!(KeepFlushError => written)?;
@@ -298,7 +298,7 @@ impl Locked<'_> {
             if new == 0 {
                 return;
             }
-            more = pages == BATCH_PAGES || found.len() >= BATCH_PAGES;
+            more = pages == FLUSH_PAGES || found.len() >= FLUSH_PAGES;
             if more {
                 return;
             }

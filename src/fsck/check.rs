@@ -85,8 +85,7 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
     let disk = Arc::new(locks::open_file(path, false)?);
     let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
     let file = MapFile::new(&*disk, path);
-    let alone = locks::at_rest(&disk).map_err(file.io("ask for writers"))?;
-    if alone {
+    if locks::at_rest(file)? {
         let report = at_rest(file, &mut progress);
         drop(gate);
         return report;
@@ -117,7 +116,7 @@ pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u
     let mut looks = 0;
     let (live, mut report) = loop {
         let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
-        let live = !locks::at_rest(&disk).map_err(file.io("ask for writers"))?;
+        let live = !locks::at_rest(file)?;
         // At rest it stays so while the gate is kept. Those who have it open must be able to close it, however long this takes.
         let _gate = (!live).then_some(gate);
         let before = sequence()?;

@@ -38,7 +38,7 @@ pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -
     let disk = Arc::new(locks::open_file(path, false)?);
     let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
     let file = MapFile::new(&*disk, path);
-    if !locks::at_rest(&disk).map_err(file.io("ask for writers"))? {
+    if !locks::at_rest(file)? {
         return Err(locked(file, Lock::Slot(0), InUse::Open));
     }
     let planned = plan(file, &mut progress);

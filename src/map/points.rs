@@ -142,8 +142,7 @@ impl DirtyMap {
                 // Nobody keeps a repair, or the undoing of one, from writing points that a header goes on naming: who has read
                 // half of one before and half afterwards knows neither.
                 let gate = locks::opening_gate(&own, self.path(), Duration::ZERO)?;
-                let io = |source| Error::Io { op: "ask for writers", path: self.path().to_path_buf(), source };
-                let rest = locks::at_rest(&own).map_err(io)?;
+                let rest = locks::at_rest(MapFile::new(&*own, self.path()))?;
                 // Nor does that happen in the session of those who have it open, and they must be able to close it.
                 if !rest {
                     session = Some(headers::newest(MapFile::new(&*own, self.path()))?.header.nonce);

@@ -15,7 +15,6 @@ use crate::hierarchy::store_unseen;
 use crate::image_stamp::ImageStamp;
 use crate::map_file::MapFile;
 use crate::progress::Step;
-use crate::shm::space::Allocated;
 use crate::shm::view::ShmView;
 use crate::sys::Mapping;
 use crate::watcher::Watcher;
@@ -40,7 +39,6 @@ pub(crate) struct Loaded {
     pub(super) dirty: WordRanges,
     /// Pages whose recovered content is not what the bottom holds.
     pub(super) rewrite: WordRanges,
-    pub(super) allocated: Allocated,
 }
 
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
@@ -109,8 +107,7 @@ pub(super) fn load(
     filling.finish();
     let frozen = PointSet::outstanding(file, &header)?.map(Arc::new);
     recovery.damaged_pages += frozen.as_ref().map_or(0, |point| point.failed());
-    let allocated = Allocated::default();
-    Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, allocated })
+    Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite })
 }
 
 /// What reading the bottom level has found.

@@ -113,15 +113,15 @@ pub(crate) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<
 /// Takes the gate and then the attach lock: exclusively, or shared if that is how others have it and this one may. The
 /// gate is kept.
 fn attach(disk: &Arc<FileDisk>, path: &Path, options: &Options) -> std::result::Result<Attached, Busy> {
-    let io = |source| Error::Io { op: "take the attach lock", path: path.to_path_buf(), source };
+    let io = MapFile::new(&**disk, path).io("take the attach lock");
     let shared = options.access == Access::Shared;
     let gate = opening_gate(disk, path, options.wait)?;
-    let alone = disk.try_attach(true).map_err(io)?;
+    let alone = disk.try_attach(true).map_err(&io)?;
     let mut leaving = false;
-    if alone || shared && disk.try_attach(false).map_err(io)? {
+    if alone || shared && disk.try_attach(false).map_err(&io)? {
         // Everybody who has the map keeps a slot. Who has only the attach lock is dying, of whose locks the kernel
         // lets go one by one, or another kind of program: in neither case is there a session, whatever the file says.
-        leaving = !alone && step!(JoinChecksSlots => !disk.slot_held(0..SLOTS).map_err(io)?);
+        leaving = !alone && step!(JoinChecksSlots => !disk.slot_held(0..SLOTS).map_err(&io)?);
         if !leaving {
             return Ok(Attached { disk: disk.clone(), _gate: gate, alone });
         }
@@ -177,10 +177,10 @@ pub(crate) fn attached<R>(
 impl Attached {
     /// Takes the first free slot that is usable. The gate keeps others from meeting those that are taken for a moment only.
     pub(crate) fn writer_slot(&self, path: &Path, usable: impl Fn(u64) -> bool) -> Result<WriterSlot> {
-        let io = |source| Error::Io { op: "take a slot", path: path.to_path_buf(), source };
-        let born = fork::generation().map_err(io)?;
+        let io = MapFile::new(&*self.disk, path).io("take a slot");
+        let born = fork::generation().map_err(&io)?;
         for slot in 0..SLOTS {
-            if self.disk.try_lock(Lock::Slot(slot)).map_err(io)? {
+            if self.disk.try_lock(Lock::Slot(slot)).map_err(&io)? {
                 // Asked when nobody writes there any more.
                 if usable(slot) {
                     return Ok(WriterSlot { disk: self.disk.clone(), slot, born });
@@ -210,6 +210,6 @@ impl Attached {
 /// Whether nobody has the file open for writing. The caller holds the gate, and so nobody will before it lets go.
 ///
 /// Asked without taking a lock that others would take for a writer's: readers may share the gate.
-pub(crate) fn at_rest(disk: &FileDisk) -> std::io::Result<bool> {
-    disk.slot_held(0..SLOTS).map(|held| !held)
+pub(crate) fn at_rest(file: MapFile<'_>) -> Result<bool> {
+    file.disk.slot_held(0..SLOTS).map(|held| !held).map_err(file.io("ask for writers"))
 }

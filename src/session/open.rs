@@ -58,10 +58,9 @@ pub(crate) fn open_alone(
     allocate(&header.layout, 0..1)?;
     let found = (header, pair, recovery);
     let mut loaded = load(file, found, view, (options.image.as_ref(), &options.watcher), saved, Some(&mut allocate))?;
-    loaded.allocated = allocated;
     let found = (&copies, &newest);
     let last_durable = commit_open(file, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
-    begin(disk, path, options, (nonce, slot), image_before, loaded, last_durable)
+    begin(disk, path, options, (nonce, slot), image_before, (loaded, allocated), last_durable)
 }
 
 /// The session whose header is committed: what its runtime page says at first, and the end of a checkpoint that was half done.
@@ -71,10 +70,10 @@ fn begin(
     options: &Options,
     (nonce, slot): (Uuid, u64),
     image_before: Option<Stamp>,
-    loaded: Loaded,
+    (loaded, allocated): (Loaded, Allocated),
     last_durable: LastDurable,
 ) -> Result<(Core, Recovery)> {
-    let Loaded { view, header, mut recovery, allocated, frozen, .. } = loaded;
+    let Loaded { view, header, mut recovery, frozen, .. } = loaded;
     let shared = options.access == Access::Shared;
     let rt = view.runtime();
     rt[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);

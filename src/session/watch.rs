@@ -36,17 +36,18 @@ fn ended() -> Error {
 impl SharedReader {
     /// Looks at the session that has the file open, if it can be looked at. The caller holds the gate.
     pub(crate) fn new(disk: &Arc<FileDisk>, path: &Path) -> Result<Option<SharedReader>> {
-        let io = |source| Error::Io { op: "map the volatile part", path: path.to_path_buf(), source };
+        let file = MapFile::new(&**disk, path);
+        let io = file.io("map the volatile part");
         // Another machine may share it by its own file system, and this kernel would not see what is set there.
-        if disk.unmappable().map_err(io)?.is_some() {
+        if disk.unmappable().map_err(&io)?.is_some() {
             return Ok(None);
         }
         let map = |header: &Header| {
             let v = VolatileLayout::new(&header.geometry);
             let region = header.layout.volatile.clone();
-            ReadView::new(header.geometry, &v, disk.map_to_read(region).map_err(io)?)
+            ReadView::new(header.geometry, &v, disk.map_to_read(region).map_err(&io)?)
         };
-        let session = session(MapFile::new(&**disk, path), map)?;
+        let session = session(file, map)?;
         let watch = |(view, Header { durability, nonce, .. })| {
             let (disk, path) = (disk.clone(), path.to_path_buf());
             SharedReader { disk, view, durability, nonce, path, cache: Cache::default() }
@@ -120,10 +121,10 @@ pub(crate) enum Reading {
 
 /// Loads the file for reading, under the gate, if nobody has it open; else looks into the volatile part, if it is shared.
 pub(crate) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
-    let io = |source| Error::Io { op: "ask for writers", path: path.to_path_buf(), source };
     let _gate = locks::opening_gate(disk, path, wait)?;
-    if locks::at_rest(disk).map_err(io)? {
-        return Ok(Reading::Loaded(Box::new(load_in_memory(MapFile::new(&**disk, path), image)?)));
+    let file = MapFile::new(&**disk, path);
+    if locks::at_rest(file)? {
+        return Ok(Reading::Loaded(Box::new(load_in_memory(file, image)?)));
     }
     Ok(SharedReader::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
 }
