@@ -118,7 +118,7 @@ fn its_tests_exist() {
 fn documents() -> Vec<String> {
     let mut found =
         vec!["README.md".into(), "FORMAT.md".into(), "CHANGELOG.md".into(), "tests/golden/README.md".into()];
-    found.extend(["benches", "fuzz"].map(|dir| format!("{dir}/README.md")));
+    found.extend(["benches", "fuzz", "nbd"].map(|dir| format!("{dir}/README.md")));
     for entry in fs::read_dir(root().join("docs")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         found.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
@@ -204,7 +204,7 @@ fn the_map_of_folders_is_whole() {
         assert!(table.contains(&name), "docs/contributing.md does not have {name}");
     }
     let inside =
-        |name: &&str| ["src/", "tests/", "tools/", "benches/", "fuzz/"].iter().any(|dir| name.starts_with(dir));
+        |name: &&str| ["src/", "tests/", "tools/", "nbd/", "benches/", "fuzz/"].iter().any(|dir| name.starts_with(dir));
     for name in quoted(&text).filter(inside).filter_map(|name| name.split([' ', ':']).next()) {
         assert!(root().join(name).exists(), "docs/contributing.md: there is no {name}");
     }

@@ -1,0 +1,7 @@
+//! Storage that comes with the crate.
+
+mod file;
+mod memory;
+
+pub use file::FileBackend;
+pub use memory::MemoryBackend;

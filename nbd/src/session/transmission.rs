@@ -1,0 +1,295 @@
+//! Who reads requests and who handles them.
+//!
+//! One thread at a time reads. With a request in hand it leaves the reading to another one, handles the request, and sends
+//! the answer as soon as it has it: a slow request holds up none that came later. Threads are made when a request would
+//! find none to read on, up to the limit. No lock is held while a backend works. As long as requests are small and were
+//! answered quickly, the reader goes on reading itself, which saves waking another thread for each request; `turn` has
+//! what happens when one of them is slow all the same.
+//!
+//! Invariant kept here: each request gets one answer, or the connection ends; nothing is read once the session is ending.
+
+use super::handshake::Agreed;
+use super::memory::{Buffer, Memory};
+use super::reply::Replies;
+use super::rules;
+use super::turn::Turn;
+use super::{End, Limits, SessionError};
+use crate::backend::{Extents, Zeroes};
+use crate::codec::values::{command, flag};
+use crate::codec::{Mode, Request, StatusChunk, StatusPayload};
+use crate::failure::Failure;
+use crate::stream::{Incoming, Stream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
+
+struct Transmission<'a> {
+    stream: &'a dyn Stream,
+    agreed: Agreed,
+    limits: Limits,
+    memory: Memory,
+    replies: Replies<'a>,
+    turn: Turn,
+    threads: AtomicUsize,
+    /// Requests one after the other that were quick.
+    quick: AtomicU32,
+    end: Mutex<Option<Result<End, SessionError>>>,
+}
+
+struct Job<'m> {
+    request: Request,
+    /// The payload of the request, or room for what is read.
+    data: Buffer<'m>,
+    checked: Result<(), Failure>,
+}
+
+/// A request is quick if it took no longer.
+const QUICK: Duration = Duration::from_micros(100);
+/// So many quick ones, and the next one should be, too.
+const QUICK_IN_A_ROW: u32 = 64;
+/// A longer request may not be quick.
+const QUICK_LENGTH: u64 = 256 << 10;
+/// A shorter hole is sent as data.
+const SHORTEST_HOLE: u64 = 4096;
+/// Shorter reads are not worth asking for holes.
+const SHORTEST_READ_WITH_HOLES: u64 = 32 << 10;
+/// Longest payload that is neither a write's nor chooses contexts; a longer one ends the session.
+const MOST_CHOSEN: u64 = 64 << 10;
+
+pub(super) fn run(
+    stream: &dyn Stream,
+    incoming: Incoming,
+    agreed: Agreed,
+    limits: Limits,
+) -> Result<End, SessionError> {
+    let session = Transmission {
+        stream,
+        memory: Memory::new(limits.memory.max(limits.payload as usize)),
+        replies: Replies::new(stream, agreed.mode),
+        agreed,
+        limits,
+        turn: Turn::new(incoming),
+        threads: AtomicUsize::new(1),
+        quick: AtomicU32::new(0),
+        end: Mutex::new(None),
+    };
+    thread::scope(|scope| session.work(scope));
+    let end = session.end.into_inner().unwrap_or_else(PoisonError::into_inner);
+    end.unwrap_or(Ok(End::Closed))
+}
+
+/// Ends the session if a backend panics: other threads would wait for the connection for ever.
+struct Panics<'s, 'a>(&'s Transmission<'a>);
+
+impl Drop for Panics<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.turn.end();
+            self.0.stream.close();
+        }
+    }
+}
+
+impl<'a> Transmission<'a> {
+    /// What each thread does.
+    fn work<'scope, 'env>(&'env self, scope: &'scope Scope<'scope, 'env>) {
+        let _panics = Panics(self);
+        let mut mine = None;
+        while let Some(mut incoming) = mine.take().or_else(|| self.turn.wait()) {
+            let job = match self.next(&mut incoming) {
+                Ok(Ok(job)) => job,
+                Ok(Err(end)) => return self.finish(Ok(end)),
+                Err(e) => return self.finish(Err(e)),
+            };
+            let quick = self.is_quick(&job);
+            let others = if quick { self.turn.lend(incoming) } else { self.turn.give(incoming) };
+            if !others {
+                self.make_thread(scope);
+            }
+            self.handle(job);
+            mine = self.turn.take_back();
+        }
+    }
+
+    fn make_thread<'scope, 'env>(&'env self, scope: &'scope Scope<'scope, 'env>) {
+        let room = |threads| (threads < self.limits.threads).then_some(threads + 1);
+        if self.threads.fetch_update(Relaxed, Relaxed, room).is_err() {
+            return;
+        }
+        let made = thread::Builder::new().name("nbd".into()).spawn_scoped(scope, || self.work(scope));
+        if made.is_err() {
+            // Those that are there do it.
+            self.threads.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn finish(&self, how: Result<End, SessionError>) {
+        self.turn.end();
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(how);
+    }
+
+    /// Whether the reader reads on itself afterwards.
+    fn is_quick(&self, job: &Job<'_>) -> bool {
+        self.quick.load(Relaxed) >= QUICK_IN_A_ROW
+            && matches!(job.request.command, command::READ | command::WRITE)
+            && job.request.flags & flag::FUA == 0
+            && job.request.length <= QUICK_LENGTH
+    }
+
+    /// Reads the next request, or how the session ends.
+    fn next<'m>(&'m self, incoming: &mut Incoming) -> Result<Result<Job<'m>, End>, SessionError> {
+        let mode = self.agreed.mode;
+        let Some(header) = incoming.next(self.stream, Request::bytes(mode))? else { return Ok(Err(End::Closed)) };
+        let request = Request::parse(header, mode)?;
+        if request.command == command::DISC {
+            return Ok(Err(End::Asked));
+        }
+        let payload = rules::payload(&request, mode);
+        let most = if request.command == command::WRITE { self.limits.payload.into() } else { MOST_CHOSEN };
+        if payload > most {
+            return Err(SessionError::Protocol("a payload that is longer than this server takes"));
+        }
+        let checked = rules::check(&request, &self.agreed);
+        let room = match request.command {
+            command::READ if checked.is_ok() => request.length,
+            _ if checked.is_ok() => payload,
+            _ => {
+                incoming.skip(self.stream, payload)?;
+                0
+            }
+        };
+        let mut data = self.memory.take(room as usize);
+        if checked.is_ok() && payload > 0 {
+            incoming.fill(self.stream, &mut data)?;
+        }
+        Ok(Ok(Job { request, data, checked }))
+    }
+
+    /// Has a request done, and answers it.
+    fn handle(&self, mut job: Job<'_>) {
+        let begun = Instant::now();
+        let checked = std::mem::replace(&mut job.checked, Ok(()));
+        let done = checked.and_then(|()| self.ask(&mut job));
+        if begun.elapsed() > QUICK {
+            self.quick.store(0, Relaxed);
+        } else if self.quick.load(Relaxed) < QUICK_IN_A_ROW {
+            self.quick.fetch_add(1, Relaxed);
+        }
+        let request = &job.request;
+        let sent = match done {
+            Ok(Answer::Done) => self.replies.done(request),
+            Ok(Answer::Data(holes)) => self.replies.data(request, &job.data, &holes),
+            Ok(Answer::Status(lists)) => {
+                let last = lists.len() - 1;
+                lists.iter().enumerate().try_for_each(|(i, list)| self.replies.status(request, list, i == last))
+            }
+            Err(failure) => self.replies.failed(request, &failure),
+        };
+        if let Err(e) = sent {
+            self.finish(Err(e.into()));
+            // The reader waits for a client that is gone, or takes nothing.
+            self.stream.close();
+        }
+    }
+
+    /// Asks the backend.
+    fn ask(&self, job: &mut Job<'_>) -> Result<Answer, Failure> {
+        let Request { flags, offset, length, .. } = job.request;
+        let backend = &*self.agreed.backend;
+        let fua = flags & flag::FUA != 0;
+        match job.request.command {
+            command::READ if length == 0 => return Ok(Answer::Data(Vec::new())),
+            command::WRITE | command::TRIM | command::CACHE | command::WRITE_ZEROES if length == 0 => {}
+            command::READ => return self.read(&job.request, &mut job.data),
+            command::BLOCK_STATUS => return self.status(&job.request, &job.data),
+            command::WRITE => backend.write(offset, &job.data, fua)?,
+            command::FLUSH => backend.flush()?,
+            command::TRIM => backend.trim(offset, length, fua)?,
+            command::CACHE => backend.cache(offset, length)?,
+            command::WRITE_ZEROES => {
+                let (no_hole, fast) = (flags & flag::NO_HOLE != 0, flags & flag::FAST_ZERO != 0);
+                backend.write_zeroes(offset, length, Zeroes { fua, no_hole, fast })?;
+            }
+            _ => return Err(Failure::invalid("unknown command")),
+        }
+        Ok(Answer::Done)
+    }
+
+    fn read(&self, request: &Request, into: &mut [u8]) -> Result<Answer, Failure> {
+        let Request { flags, offset, length, .. } = *request;
+        let whole = self.agreed.mode == Mode::Simple || flags & flag::DF != 0 || length < SHORTEST_READ_WITH_HOLES;
+        let holes = if whole {
+            Vec::new()
+        } else {
+            worthwhile(self.agreed.backend.holes(offset..offset + length), offset, length)
+        };
+        let mut at = offset;
+        for hole in holes.iter().cloned().chain(std::iter::once(offset + length..offset + length)) {
+            if at < hole.start {
+                let range = (at - offset) as usize..(hole.start - offset) as usize;
+                self.agreed.backend.read(at, &mut into[range])?;
+            }
+            at = hole.end;
+        }
+        Ok(Answer::Data(holes))
+    }
+
+    fn status(&self, request: &Request, payload: &[u8]) -> Result<Answer, Failure> {
+        let one = request.flags & flag::REQ_ONE != 0;
+        let (length, contexts) = if request.flags & flag::PAYLOAD_LEN != 0 {
+            let payload = StatusPayload::parse(payload).map_err(|e| Failure::invalid(e.0))?;
+            rules::check_range(request, payload.length, &self.agreed)?;
+            (payload.length, payload.contexts)
+        } else {
+            (request.length, self.agreed.contexts.clone())
+        };
+        let mut sorted = contexts.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.is_empty()
+            || sorted.len() != contexts.len()
+            || !sorted.iter().all(|id| self.agreed.contexts.contains(id))
+        {
+            return Err(Failure::invalid("not contexts that were chosen, each once"));
+        }
+        if length == 0 {
+            return Err(Failure::invalid("the state of no bytes"));
+        }
+        let mut lists = Vec::with_capacity(contexts.len());
+        for context in contexts {
+            let mut extents = Extents::new(length, one);
+            self.agreed.backend.block_status(context as usize, request.offset, length, &mut extents)?;
+            let extents = extents.into_list();
+            if extents.is_empty() {
+                return Err(Failure::new(crate::Errno::Io, "the export did not say the state"));
+            }
+            lists.push(StatusChunk { context, extents });
+        }
+        Ok(Answer::Status(lists))
+    }
+}
+
+/// An answer that is no failure.
+enum Answer {
+    Done,
+    /// What was read is in the request's buffer, but for these holes.
+    Data(Vec<Range<u64>>),
+    /// For each context.
+    Status(Vec<StatusChunk>),
+}
+
+/// The holes inside of a read that are worth a chunk of their own. What a backend says wrongly is left out.
+fn worthwhile(holes: Vec<Range<u64>>, offset: u64, length: u64) -> Vec<Range<u64>> {
+    let mut from = offset;
+    let cut = holes.into_iter().filter_map(|hole| {
+        let hole = hole.start.max(from)..hole.end.min(offset + length);
+        let worth = hole.start < hole.end && hole.end - hole.start >= SHORTEST_HOLE;
+        worth.then(|| {
+            from = hole.end;
+            hole
+        })
+    });
+    cut.collect()
+}
