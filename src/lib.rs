@@ -95,6 +95,7 @@ pub mod checkpoint {
     pub use crate::engine::point_set::PointSet;
     pub use crate::file::points::{Checkpoint, NamedPoint};
     pub use crate::format::CheckpointState;
+    pub use crate::map::points::CountedPoint;
 }
 
 /// What is known of a map without opening it, and of one that is open.

@@ -1,7 +1,7 @@
 //! A file that holds little takes little memory of who reads it, whatever its header says: what is dirty for want of
 //! knowledge stays a few runs. One test to a process, or they would count each other's.
 
-use dirtymap::format::{State, WordRanges};
+use dirtymap::format::{self, Point, PointRole, Reasons, Reserved, State, Uuid, WordRanges};
 use dirtymap::{DirtyMap, Durability, Options, ReadMap, info::inspect};
 use std::path::Path;
 
@@ -45,6 +45,39 @@ fn a_header_alone_takes_no_memory_however_much_it_calls_dirty() {
     }
     a_full_map_takes_a_reader_no_memory(dir.path());
     what_is_frozen_of_a_full_map_takes_no_memory(dir.path());
+    points_that_hold_everything_take_no_memory(&path);
+}
+
+/// One that was damaged, and one in no regions.
+fn points_that_hold_everything_take_no_memory(path: &Path) {
+    let mut header = forged::header(BITS, Durability::PowerLoss, State::Clean, WordRanges::new(), 0);
+    let end = header.file_length();
+    let regions = (end, end + format::table_length(&header.geometry));
+    for (i, (table_offset, bottom_offset), granules) in [(1, regions, 5), (2, (0, 0), BITS), (3, (0, 0), 0)] {
+        header.points.push(Point {
+            uuid: Uuid([i; 16]),
+            time: 0,
+            role: PointRole::Kept,
+            name: i.to_string(),
+            table_offset,
+            bottom_offset,
+            granules,
+            reasons: Reasons::NONE,
+            target: None,
+            reserved: Reserved::default(),
+        });
+    }
+    forged::write(path, &header);
+    let before = resident();
+    let map = Options::new().read_only(true).open(path).unwrap();
+    let sets = [map.since_set("1").unwrap(), map.since_set("2").unwrap(), map.between_set("2", "3").unwrap()];
+    assert!(sets.iter().all(|set| set.is_full()) && map.since_set("3").unwrap().is_empty());
+    let counted = map.count_points().unwrap();
+    let (all, none) = ((BITS, BITS), (0, 0));
+    let counts: Vec<_> = counted.iter().map(|c| (&*c.point.name, c.since, c.until_next)).collect();
+    assert_eq!(counts, [("1", all, all), ("2", all, all), ("3", none, none)]);
+    let grown = resident().saturating_sub(before);
+    assert!(grown < MOST, "{grown} bytes");
 }
 
 /// Nor does what is known to be dirty, where it is dirty all over.

@@ -166,7 +166,7 @@ impl PointSet {
     }
 
     /// Adds what a point holds, as far as it lies within this set. One of which a page fails or was lost, or of which the file has not all entries, is everything.
-    pub(super) fn add_point(&mut self, file: MapFile<'_>, header: &Header, point: &Point) -> Result<()> {
+    pub(crate) fn add_point(&mut self, file: MapFile<'_>, header: &Header, point: &Point) -> Result<()> {
         if step!(HoldEverything => point.is_everything()) {
             (self.view, self.whole) = (None, all_words(&self.geometry));
         }
@@ -259,6 +259,12 @@ impl PointSet {
     /// Pages that did not verify, and points of which some were lost, for which everything counts as dirty.
     pub(crate) fn failed(&self) -> u64 {
         self.failed
+    }
+
+    /// Dirty granules, and the items in them.
+    pub(crate) fn dirty(&self) -> (u64, u64) {
+        let (granules, last) = self.tally(0..self.geometry.bits());
+        (granules, self.items_in(granules, last))
     }
 
     /// Why more is dirty in it than was set.

@@ -19,6 +19,18 @@ use std::time::Duration;
 /// How often points are read again that change meanwhile.
 const TRIES: usize = 16;
 
+/// How much was written since a point was frozen: dirty granules, and the items in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CountedPoint {
+    /// The point.
+    pub point: NamedPoint,
+    /// Written since.
+    pub since: (u64, u64),
+    /// Written before the next one was frozen; of the newest, until now.
+    pub until_next: (u64, u64),
+}
+
 /// Points: the checkpoints that were [committed](Self::commit_checkpoint) and kept by name. Each name stands for the moment
 /// in which it was frozen; what was written after it is kept for it until it is dropped.
 ///
@@ -48,6 +60,43 @@ impl DirtyMap {
     /// As [`since`](Self::since).
     pub fn since_set(&self, name: &str) -> Result<Arc<PointSet>> {
         self.load_since(name).map(Arc::new)
+    }
+
+    /// What [`between`](Self::between) says, without a copy.
+    ///
+    /// # Errors
+    /// As [`between`](Self::between).
+    pub fn between_set(&self, from: &str, to: &str) -> Result<Arc<PointSet>> {
+        self.load_between(from, to).map(Arc::new)
+    }
+
+    /// How much was written since each point that is kept, oldest first. Each is read twice; memory goes with what is dirty in
+    /// pages that are not full.
+    ///
+    /// # Errors
+    /// As [`since`](Self::since).
+    pub fn count_points(&self) -> Result<Vec<CountedPoint>> {
+        self.loading(|disk, header| {
+            let file = MapFile::new(disk, self.path());
+            let mut all = PointSet::empty(self.geometry())?;
+            all.add(&self.current());
+            let mut counted = Vec::new();
+            let mut newer = header.points.len();
+            for (i, point) in kept(header).into_iter().enumerate().rev() {
+                let points = &header.points[i..newer];
+                points.iter().try_for_each(|point| all.add_point(file, header, point))?;
+                all.finish();
+                let since = all.dirty();
+                let until_next = match counted.is_empty() {
+                    true => since,
+                    false => PointSet::of_points(file, header, points)?.dirty(),
+                };
+                counted.push(CountedPoint { point, since, until_next });
+                newer = i;
+            }
+            counted.reverse();
+            Ok(counted)
+        })
     }
 
     /// What is dirty, here and in the outstanding point, as a set that stays as it is.
@@ -121,7 +170,7 @@ impl DirtyMap {
     }
 
     /// Runs `f` with the header until no point came or went meanwhile, and no bit moved from here to a point or back.
-    fn loading(&self, f: impl Fn(&dyn Storage, &Header) -> Result<PointSet>) -> Result<PointSet> {
+    fn loading<R>(&self, f: impl Fn(&dyn Storage, &Header) -> Result<R>) -> Result<R> {
         self.readable()?;
         let points = |disk: &dyn Storage| -> Result<(Header, u64)> {
             Ok((headers::newest(MapFile::new(disk, self.path()))?.header, self.checkpoint_word()))

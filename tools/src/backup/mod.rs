@@ -197,7 +197,7 @@ impl Job<'_> {
         if let Some(name) = &args.since
             && !map.points()?.iter().any(|point| point.name == *name)
         {
-            map.since(name)?; // Says what points there are.
+            map.since_set(name)?; // Says what points there are.
         }
         let outstanding = map.checkpoint()?;
         if args.frozen {

@@ -11,7 +11,8 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::text::{fold, say};
 use crate::time::time;
-use dirtymap::{Bitmap, DirtyMap, Options, info::Info};
+use dirtymap::checkpoint::CountedPoint;
+use dirtymap::{DirtyMap, Options, info::Info};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::time::Duration;
@@ -196,33 +197,13 @@ fn status(args: &File, wait: Duration, output: Output) -> Result<Exit> {
 
 fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
-    let mut listed = Vec::new();
-    // From the newest on: what was written since an older one is that and what is between them.
-    let mut since: Option<(Bitmap, String)> = None;
-    for point in map.points()?.into_iter().rev() {
-        let (next, all) = match since {
-            None => {
-                let all = map.since(&point.name)?;
-                (all.try_clone()?, all)
-            }
-            Some((mut all, newer)) => {
-                let next = map.between(&point.name, &newer)?;
-                all.merge(&next)?;
-                (next, all)
-            }
-        };
-        listed.push(Kept {
-            name: point.name.clone(),
-            uuid: point.uuid.to_string(),
-            time: time(point.time),
-            since_bits: all.count(),
-            since_bytes: all.dirty_len(),
-            until_next_bits: next.count(),
-            until_next_bytes: next.dirty_len(),
-        });
-        since = Some((all, point.name));
-    }
-    output.list(listed.into_iter().rev().map(Ok), |out, p| {
+    let listed = map.count_points()?.into_iter().map(|counted| {
+        let CountedPoint { point, since: (since_bits, since_bytes), until_next, .. } = counted;
+        let ((until_next_bits, until_next_bytes), uuid) = (until_next, point.uuid.to_string());
+        let time = time(point.time);
+        Kept { name: point.name, uuid, time, since_bits, since_bytes, until_next_bits, until_next_bytes }
+    });
+    output.list(listed.map(Ok), |out, p| {
         let (time, h) = (p.time.as_deref().unwrap_or("no time"), size::human);
         let (since, next) = (h(p.since_bytes), h(p.until_next_bytes));
         say!(out, "{time}  {since:>10} since, {next:>10} until the next  {}", shown(&p.name))

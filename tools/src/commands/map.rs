@@ -7,7 +7,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::map::open;
 use crate::size;
 use crate::terminal::output::Output;
-use dirtymap::DirtyMap;
+use dirtymap::{DirtyMap, ReadMap};
 use serde::Serialize;
 use std::ops::Range;
 use std::time::Duration;
@@ -43,8 +43,8 @@ pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
     let range = args.start..end.unwrap_or_else(|| map.len().max(args.start));
     map.geometry().check(&range)?;
     let since = match (&args.since, &args.from, &args.to) {
-        (Some(since), ..) => Some(map.since(since)?),
-        (None, Some(from), Some(to)) => Some(map.between(from, to)?),
+        (Some(since), ..) => Some(map.since_set(since)?),
+        (None, Some(from), Some(to)) => Some(map.between_set(from, to)?),
         _ => None,
     };
     let runs = || {
