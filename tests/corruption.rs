@@ -16,6 +16,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[path = "common/intents.rs"]
+mod intents;
 #[path = "common/numbers.rs"]
 mod numbers;
 use numbers::Numbers;
@@ -73,6 +75,26 @@ impl Original {
     }
 }
 
+/// The same map with an intent, which counts where the map was not closed.
+fn with_intent(o: &Original, rng: &mut Numbers) -> Option<Original> {
+    let g = o.header.geometry;
+    let some = |w: u64, rng: &mut Numbers| if rng.below(9) == 0 { g.word_mask(w) & rng.next() & rng.next() } else { 0 };
+    let words: Bits = (0..g.words()).map(|w| some(w, rng)).collect();
+    let mut with = o.clone();
+    if !intents::add(&mut with.bytes, &words, rng.below(7) as u32) {
+        return None;
+    }
+    with.header = format::select(&parse(&with.bytes)).unwrap().header.clone();
+    let intent = with.header.intent?;
+    if with.header.state == State::Open {
+        with.how = "in use, with an intent";
+        for (w, (all, word)) in with.dirty.iter_mut().zip(words).enumerate() {
+            *all |= intent.round(word) & g.word_mask(w as u64);
+        }
+    }
+    Some(with)
+}
+
 /// A map with some work done on it, at several times: in use, and so as a crash would leave it, and closed.
 fn originals(dir: &Path, number: u64) -> Vec<Original> {
     let rng = &mut Numbers(number ^ 0x6d61_7073);
@@ -122,6 +144,9 @@ fn originals(dir: &Path, number: u64) -> Vec<Original> {
         all.push(Original::of(&path, how, &map));
         map = options().open(&path).unwrap();
     }
+    let more: Vec<Original> =
+        all.iter().filter_map(|o| if rng.below(3) == 0 { with_intent(o, rng) } else { None }).collect();
+    all.extend(more);
     all
 }
 
@@ -287,6 +312,15 @@ fn proof(o: &Original, bytes: &[u8]) -> Option<Proof> {
             _ => everything = true,
         }
     }
+    if let Some((intent, point)) = header.intent.zip(header.intent_point()).filter(|_| header.state == State::Open) {
+        match point_bits(bytes, header, point) {
+            (Some(bits), 0) if count(&bits) >= point.granules => {
+                let rounded = bits.iter().zip(&all).map(|(word, mask)| intent.round(*word) & mask);
+                dirty.iter_mut().zip(rounded).for_each(|(d, b)| *d |= b);
+            }
+            _ => everything = true,
+        }
+    }
     if everything {
         dirty = all;
     }
@@ -374,6 +408,9 @@ fn one(dir: &Path, seed: u64, maps: &[Vec<Original>], tally: &mut Tally) -> Resu
         }
     }
 
+    let points = before.iter().flat_map(|map| map.points().unwrap()).map(|point| point.name);
+    let since: Vec<_> = points.map(|name| (before.as_ref().map(|map| bits_since(map, &name)), name)).collect();
+
     // Repair.
     let plan = plan_repair(&path, |_, _| {});
     let done = repair(&path, Some(&undo), Duration::ZERO, |_, _| {});
@@ -411,13 +448,10 @@ fn one(dir: &Path, seed: u64, maps: &[Vec<Original>], tally: &mut Tally) -> Resu
     {
         return Err(say(format!("bit {bit} was proven dirty, and is clean after the repair")));
     }
-    if let Some(before) = &before {
-        for point in before.points().unwrap() {
-            let [one, two] = [before, &map].map(|m| bits_since(m, &point.name));
-            let two = two.map_err(|e| say(format!("the point {} after the repair: {e}", point.name)))?;
-            if let Some(bit) = missing(&one.unwrap(), &two) {
-                return Err(say(format!("repair has made bit {bit} clean since {}", point.name)));
-            }
+    for (bits, name) in since {
+        let now = bits_since(&map, &name).map_err(|e| say(format!("the point {name} after the repair: {e}")))?;
+        if let Some(bit) = bits.and_then(|bits| missing(&bits.unwrap(), &now)) {
+            return Err(say(format!("repair has made bit {bit} clean since {name}")));
         }
     }
     drop((before, map));

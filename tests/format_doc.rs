@@ -80,6 +80,7 @@ fn every_number_is_the_codes() {
         ("MAX_POINTS", format::MAX_POINTS as u64),
         ("MAX_LABEL", format::MAX_LABEL as u64),
         ("MAX_POINT_NAME", format::MAX_POINT_NAME as u64),
+        ("MAX_UNIT", format::MAX_UNIT.into()),
         ("MAX_SEQUENCE", format::MAX_SEQUENCE),
         ("MAX_FILE_LENGTH", format::MAX_FILE_LENGTH),
         ("MAX_LEN", MAX_LEN),

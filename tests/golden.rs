@@ -229,8 +229,9 @@ fn every_file_gives_its_answer() {
             let mut bytes = bytes.clone();
             if !trimmed && name != "cut-off" {
                 let end = match name.split('-').next() {
-                    Some("checkpoint") => 0xe_0000,
+                    Some("checkpoint" | "intent") => 0xe_0000,
                     _ if name == "clean-backups" => 0xe_0000,
+                    _ if name == "unclean-long-list" => 0x15_0000,
                     Some("resized") => 0x14_0000,
                     _ => 0xc_0000,
                 };

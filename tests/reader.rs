@@ -3,8 +3,8 @@
 
 use dirtymap::format::fields::{Field, header as h, point as p, point_at, stamp as s};
 use dirtymap::format::{
-    self, CheckpointState, Header, HeaderProblem, Point, PointRole, ProblemClass, Reasons, Reserved, Stamp, StampKind,
-    Uuid, WordRanges,
+    self, CheckpointState, Header, HeaderProblem, Intent, Point, PointRole, ProblemClass, Reasons, Reserved, Stamp,
+    StampKind, Uuid, WordRanges,
 };
 use dirtymap::{
     Bitmap, DirtyMap, Durability, Geometry, ImageStamp, Options,
@@ -334,6 +334,7 @@ impl Image {
         let mut end = header.file_length();
         // In place of those that it has.
         header.points.clear();
+        header.intent = None;
         let mut added = Vec::new();
         let count = 1 + rng.below(3);
         let state = rng.of(&[CheckpointState::Normal, CheckpointState::Freezing, CheckpointState::Frozen]);
@@ -397,6 +398,16 @@ impl Image {
             added.failed |= point.granules > added.bits.count();
         }
         header.checkpoint_state = state;
+        let intent = header.points.iter().rposition(Point::has_regions).filter(|_| rng.one_in(2));
+        if let Some(i) = intent.filter(|_| header.durability == Durability::PowerLoss) {
+            let point = &mut header.points[i];
+            header.intent = Some(Intent { point: point.uuid, unit: rng.below(7) as u32 });
+            // Behind all that are kept it may be nothing else.
+            let behind = i + 1 + usize::from(state != CheckpointState::Normal) == count as usize;
+            if behind && point.role == PointRole::Kept && rng.one_in(2) {
+                (point.role, point.name) = (PointRole::Intent, String::new());
+            }
+        }
         let bytes = header.encode().unwrap();
         for copy in 0..format::COPIES {
             self.place(copy * COPY, COPY).fill(0);
@@ -679,6 +690,8 @@ fn both_say_the_same_of_any_file() {
         let lines = agree(&files);
         *seen.entry("since".into()).or_default() += agree_since(&files, &lines);
         for line in lines {
+            let intent = script::value(&line, "state") == "\"open\"" && script::value(&line, "intent") != "null";
+            *seen.entry(if intent { "intent of an open map" } else { "none" }.into()).or_default() += 1;
             for key in ["error", "state", "durability", "checkpoint", "read_only", "rivals", "exit"] {
                 *seen.entry(format!("{key} {}", script::value(&line, key))).or_default() += 1;
             }
@@ -701,6 +714,9 @@ fn both_say_the_same_of_any_file() {
     // Nothing that a file can be is missing among them.
     for kind in [
         "since",
+        "intent of an open map",
+        "a page of the intent's point failed",
+        "fewer bits in the intent's point than were counted",
         "durability \"power-loss\"",
         "durability \"process\"",
         "error \"not-a-dirtymap\"",
@@ -960,7 +976,7 @@ fn what_is_dirty_since_a_point() {
         if image.header.points.get(1).is_none_or(|point| point.name != "p1" || point.role != PointRole::Kept) {
             continue;
         }
-        for point in &points[1..] {
+        for (point, _) in points.iter().zip(&image.header.points).skip(1).filter(|(_, p)| p.role != PointRole::Intent) {
             if point.failed {
                 bits.set_all();
             }

@@ -42,6 +42,7 @@ MAX_NUMBER = 6
 MAX_POINTS = 64
 MAX_LABEL = 252
 MAX_POINT_NAME = 64
+MAX_UNIT = 6
 MAX_SEQUENCE = 1 << 62
 MAX_FILE_LENGTH = 1 << 61
 MAX_LEN = (1 << 63) - 1
@@ -64,7 +65,7 @@ STATES = {CLEAN: "clean", OPEN: "open"}
 DURABILITIES = {1: "power-loss", 2: "process"}
 NORMAL, FREEZING, FROZEN, ABORTING = range(4)
 CHECKPOINTS = {NORMAL: "normal", FREEZING: "freezing", FROZEN: "frozen", ABORTING: "aborting"}
-OUTSTANDING, KEPT = 1, 2
+OUTSTANDING, KEPT, INTENT_ONLY = 1, 2, 4
 RECORDED, RECORDED_EXACT = 1, 3
 REGULAR_FILE, BLOCK_DEVICE = 1, 2
 
@@ -132,6 +133,12 @@ def clip(runs, end):
         if first >= end:
             return
         yield first, min(last, end)
+
+
+def rounded(runs, unit):
+    """Runs of bits, each bit with all of its unit. They may overlap."""
+    for first, end in runs:
+        yield first >> unit << unit, ceil_div(end, 1 << unit) << unit
 
 
 def runs_of_bits(bits, base):
@@ -330,6 +337,8 @@ FIELDS = (
     ("clean_dirty_bits", 320, "Q"),
     ("boot_id", 328, "16s"),
     ("label_length", 400, "I"),
+    ("intent", 656, "16s"),
+    ("intent_unit", 672, "I"),
     ("crc", 1020, "I"),
 )
 LEVEL_WORDS_AT = 104
@@ -419,11 +428,13 @@ def check_points(header, geometry):
         field = f"points[{i}]"
         if point.uuid == NIL:
             raise impossible(field, "uuid is zeros")
-        if point.flags not in (OUTSTANDING, KEPT):
+        if point.flags not in (OUTSTANDING, KEPT, INTENT_ONLY):
             raise impossible(field, f"flags {point.flags}")
         point.name = check_text(field + " name", point.raw_name, point.name_length, MAX_POINT_NAME)
         if point.flags == KEPT and not point.name:
             raise impossible(field, "kept without a name")
+        if point.flags == INTENT_ONLY and point.name:
+            raise impossible(field, "only the intent, with a name")
         for other in header.points:
             if other.uuid == point.uuid:
                 raise impossible(field, "uuid of another point")
@@ -431,6 +442,8 @@ def check_points(header, geometry):
                 raise impossible(field, "name of another point")
         if point.flags == OUTSTANDING and i != header.point_count - 1:
             raise impossible(field, "outstanding, and not the last")
+        if point.flags != OUTSTANDING and header.points and header.points[-1].flags == INTENT_ONLY:
+            raise impossible(field, "behind one that is only the intent, and not outstanding")
         nothing = point.flags == KEPT and point.granules == 0
         if not point.has_regions() and not nothing and point.granules != geometry.bits:
             raise impossible(field, "no regions, and neither kept with 0 granules nor everything")
@@ -451,6 +464,20 @@ def check_checkpoint(header):
         raise impossible("checkpoint_state", "no outstanding point")
     elif last.uuid != header.checkpoint_uuid:
         raise impossible("checkpoint_uuid", "not that of the outstanding point")
+
+
+def check_intent(header):
+    if header.intent_unit > (0 if header.intent == NIL else MAX_UNIT):
+        raise impossible("intent_unit", str(header.intent_unit))
+    for i, point in enumerate(header.points):
+        if point.flags == INTENT_ONLY and point.uuid != header.intent:
+            raise impossible(f"points[{i}]", "only the intent, and not named by it")
+    if header.intent == NIL:
+        return
+    if DURABILITIES[header.durability] == "process":
+        raise impossible("intent", "of a Process map")
+    if not any(point.uuid == header.intent and point.has_regions() for point in header.points):
+        raise impossible("intent", "no point that has regions")
 
 
 def check_stamp(field, raw):
@@ -580,11 +607,12 @@ def parse(raw):
     check_counts(header)  # 16
     check_points(header, geometry)  # 17
     check_checkpoint(header)  # 18
-    for field, at in STAMPS_AT.items():  # 19
+    check_intent(header)  # 19
+    for field, at in STAMPS_AT.items():  # 20
         check_stamp(field, raw[at : at + STAMP_BYTES])
-    header.label = check_text("label", raw[LABEL_AT : LABEL_AT + MAX_LABEL], header.label_length, MAX_LABEL)  # 20
-    check_list(header, geometry)  # 21
-    check_regions(header, geometry)  # 22, 23
+    header.label = check_text("label", raw[LABEL_AT : LABEL_AT + MAX_LABEL], header.label_length, MAX_LABEL)  # 21
+    check_list(header, geometry)  # 22
+    check_regions(header, geometry)  # 23, 24
     return header
 
 
@@ -623,7 +651,7 @@ def this_boot():
 
 
 def lost_commit(header, place, problems):
-    """Whether a commit that was durable is lost: rule 5 of the dirty set."""
+    """Whether a commit that was durable is lost: rule 6 of the dirty set."""
     other = [problems[i] for i in range(COPIES) if i % 2 != place % 2]
     spoilt = header.state == OPEN and all(problem is not None for problem in other)
     return spoilt and header.boot_id != NIL and header.boot_id == this_boot()
@@ -766,22 +794,27 @@ ALL_BITS = (1 << PAGE_BITS) - 1
 
 
 class Survey:
-    """What the pages of a part are."""
+    """What the pages of a part are. A crash explains those that fail and have words in `named`."""
 
-    def __init__(self, part, listed=()):
+    def __init__(self, part, named=()):
         self.failed = 0
         self.damaged = 0
         self.bits = 0
+        self.good_runs = []
         self.failed_runs = []
-        ends = [end for _, end in listed]
+        ends = [end for _, end in named]
         for page, bits, reason in part.pages():
             if bits is not None:
                 self.bits += bin(bits).count("1")
+                if self.good_runs and self.good_runs[-1][1] == page:
+                    self.good_runs[-1][1] += 1
+                else:
+                    self.good_runs.append([page, page + 1])
                 continue
             self.failed += 1
             # Interrupted, or damaged?
             at = bisect.bisect_right(ends, PAGE_WORDS * page)
-            if reason == "stray" or at == len(ends) or listed[at][0] >= PAGE_WORDS * (page + 1):
+            if reason == "stray" or at == len(ends) or named[at][0] >= PAGE_WORDS * (page + 1):
                 self.damaged += 1
             last = self.failed_runs[-1] if self.failed_runs else None
             if last and last[0] + last[1] == page and last[2] == reason:
@@ -823,19 +856,29 @@ class Map:
                 error.copies = self.copies
                 raise error
         self.parts = [bottom]
-        self.survey = Survey(bottom, self.listed)
+        self.covering, covered, self.point_failed = None, [], 0
+        if header.state == OPEN and header.intent != NIL:  # rule 4
+            intent = next(point for point in header.points if point.uuid == header.intent)
+            self.covering = self.point_part(intent)
+            survey = Survey(self.covering)
+            covered = survey.good_runs
+            self.point_failed = self.missing(intent, self.covering, survey, "the intent's point")
+        named = union(self.listed, ((PAGE_WORDS * first, PAGE_WORDS * end) for first, end in covered))
+        self.survey = Survey(bottom, list(named))
         if self.survey.damaged:
             self.damage = True
-        self.point_failed = 0
         if point is not None:  # rule 3
-            self.point_failed = self.add_point(point, outstanding, "the outstanding point")
-        if (  # rule 4
+            failed = self.add_point(point, outstanding, "the outstanding point")
+            if header.intent == header.checkpoint_uuid:  # not twice
+                self.point_failed = 0
+            self.point_failed += failed
+        if (  # rule 5
             header.state == CLEAN
             and not self.listed
             and self.survey.bits + PAGE_BITS * self.survey.failed < header.clean_dirty_bits
         ):
             self.assume("fewer dirty bits than when it was closed: pages were lost with their entries")
-        if lost_commit(header, self.place, problems):  # rule 5
+        if lost_commit(header, self.place, problems):  # rule 6
             self.assume("a header that may have been newer is lost")
         self.armed = self.listed
         if since is not None:
@@ -845,7 +888,7 @@ class Map:
             if first > end:
                 raise Unreadable("refused", f"{between[1]!r} was frozen before {between[0]!r}")
             # Of the points alone, whatever is dirty beside them.
-            self.parts, self.armed, self.assumed = [], [], []
+            self.parts, self.armed, self.assumed, self.covering = [], [], [], None
             self.add_kept(header.points[first:end])
 
     def kept(self, name):
@@ -876,15 +919,19 @@ class Map:
             self.assumed.append(f"{name} holds everything")
         if not point.has_regions():
             return 0
-        survey = Survey(part)
-        lost = survey.bits + PAGE_BITS * survey.failed < point.granules
-        # A kept point may be cut off: entries that are missing would say that nothing is dirty.
-        if survey.failed or part.cut_off():
+        self.parts.append(part)
+        return self.missing(point, part, Survey(part), name)
+
+    def missing(self, point, part, survey, name):
+        """How many pages of a point are not known; then everything is dirty."""
+        # A point may be cut off, if it is not outstanding: entries that are missing would say that nothing is dirty.
+        failed = survey.failed + part.cut_off()
+        lost = survey.bits + PAGE_BITS * failed < point.granules
+        if failed:
             self.assume(f"a page of {name} failed")
         elif lost:
             self.assume(f"fewer bits in {name} than were counted: pages were lost with their entries")
-        self.parts.append(part)
-        return survey.failed + lost
+        return failed + lost
 
     def assume(self, reason):
         self.damage = True
@@ -896,6 +943,8 @@ class Map:
             return clip([(0, self.geometry.bits)] if self.geometry.bits else [], self.geometry.bits)
         streams = [part.runs() for part in self.parts]
         streams.append((64 * first, 64 * end) for first, end in self.armed)
+        if self.covering is not None:
+            streams.append(rounded(self.covering.runs(), self.header.intent_unit))
         return clip(union(*streams), self.geometry.bits)
 
     def areas(self):
@@ -959,6 +1008,8 @@ class Map:
             "list": [[first, end - first] for first, end in self.listed],
             "checkpoint": CHECKPOINTS[header.checkpoint_state],
             "points": [point.name for point in header.points],
+            "intent": None if header.intent == NIL else str(uuid.UUID(bytes=header.intent)),
+            "intent_unit": header.intent_unit,
             "read_only": bool(
                 header.ro_compatible & ~KNOWN_RO_COMPATIBLE or header.volatile_layout != VOLATILE_LAYOUT
                 or header.sequence > 1 << 61
@@ -1003,6 +1054,9 @@ def print_text(dirty, facts, out):
         line(f"armed list: {len(facts['list'])} runs, {words} words, taken for dirty")
     if facts["checkpoint"] != "normal":
         line(f"checkpoint {facts['checkpoint']}: what is dirty in the outstanding point is dirty")
+    if facts["intent"]:
+        means = "taken for dirty" if facts["state"] == "open" else "which says nothing, as the map was closed"
+        line(f"intent: the point {facts['intent']}, by {1 << facts['intent_unit']} granules, {means}")
     if facts["points"]:
         line("points: " + ", ".join(json.dumps(name) for name in facts["points"]))
     for first, count, reason in facts["failed_runs"]:

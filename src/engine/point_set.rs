@@ -3,8 +3,8 @@
 //! Invariant kept here: where anything of a point is lost, the set is everything.
 
 use crate::error::{Error, Result};
-use crate::file::bottom::{BottomRef, Stretches, all_words, is_full};
-use crate::file::scan::{Page, Scan};
+use crate::file::bottom::{Stretches, all_words, is_full};
+use crate::file::points;
 use crate::format::{self, Header, Point, Reasons, Uuid, VolatileLayout, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::Block;
@@ -31,7 +31,7 @@ pub(crate) struct Dirt<'a> {
     pub geometry: &'a Geometry,
     view: Option<&'a dyn Look>,
     whole: &'a WordRanges,
-    /// Those of them that are dirty for want of knowledge.
+    /// Words of which some bits are dirty for want of knowledge: all that are not in the durable level of the view as well.
     assumed: &'a WordRanges,
 }
 
@@ -85,16 +85,12 @@ impl<'a> Dirt<'a> {
     }
 
     pub(super) fn word(&self, i: u64) -> u64 {
-        if self.whole.contains(i) { self.geometry.word_mask(i) } else { self.known(i) }
+        if self.whole.contains(i) { self.geometry.word_mask(i) } else { self.view.map_or(0, |view| view.word(i)) }
     }
 
     /// Without what is dirty for want of knowledge.
     fn certain_word(&self, i: u64) -> u64 {
-        if self.assumed.contains(i) { self.known(i) } else { self.word(i) }
-    }
-
-    fn known(&self, i: u64) -> u64 {
-        self.view.map_or(0, |view| view.word(i))
+        if self.assumed.contains(i) { self.view.map_or(0, |view| view.certain(i)) } else { self.word(i) }
     }
 
     /// The first of `words` that are wholly dirty beside the hierarchy.
@@ -170,35 +166,17 @@ impl PointSet {
         if step!(HoldEverything => point.is_everything()) {
             (self.view, self.whole) = (None, all_words(&self.geometry));
         }
-        if !point.has_regions() {
-            return Ok(());
-        }
-        let len = file.len()?;
-        let bottom = BottomRef::of_point(&header.geometry, point);
-        let cut_off = step!(CheckPointLength => len < bottom.entries_end());
-        let (mut granules, mut failed) = (0, u64::from(cut_off));
         let mut whole = Stretches::default();
-        let scan = Scan { file, bottom: &bottom };
-        scan.run(
-            |index, found| {
-                match found {
-                    Page::Good(words) => {
-                        granules += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
-                        let full = is_full(&self.geometry, index, words);
-                        let words = format::page_words(&self.geometry, index).zip(words);
-                        match full {
-                            true => whole.add(format::page_words(&self.geometry, index)),
-                            false => words.for_each(|(w, &word)| self.or(w, word & self.geometry.word_mask(w))),
-                        }
-                    }
-                    Page::Failed(_) => failed += 1,
-                }
-                Ok(())
-            },
-            |_| Ok(()),
-        )?;
+        let failed = points::read(file, &header.geometry, point, &mut |index, words| {
+            let full = is_full(&self.geometry, index, words);
+            let words = format::page_words(&self.geometry, index).zip(words);
+            match full {
+                true => whole.add(format::page_words(&self.geometry, index)),
+                false => words.for_each(|(w, &word)| self.or(w, word & self.geometry.word_mask(w))),
+            }
+            Ok(())
+        })?;
         self.whole.union(&whole.runs());
-        failed += u64::from(bottom.lost(granules, failed).is_some());
         self.failed += failed;
         if step!(VerifyPoint => failed > 0) {
             (self.view, self.whole) = (None, all_words(&self.geometry));

@@ -18,6 +18,8 @@ pub(crate) struct BottomRef {
     pub bottom: Range<u64>,
     /// Words that count as dirty, whatever its pages say.
     pub armed: WordRanges,
+    /// Pages of which a crash may have left any, beside those that have such words.
+    pub covered: WordRanges,
     /// Bits that are set in it, at least, if they were counted when all of it had been written.
     pub expected_bits: Option<u64>,
 }
@@ -26,7 +28,8 @@ impl BottomRef {
     /// The map's own, of which nothing else is known.
     pub(crate) fn new(uuid: Uuid, geometry: Geometry, layout: &Layout) -> BottomRef {
         let (table, bottom) = (layout.table.clone(), layout.bottom.clone());
-        BottomRef { uuid, geometry, table, bottom, armed: WordRanges::new(), expected_bits: None }
+        let (armed, covered) = (WordRanges::new(), WordRanges::new());
+        BottomRef { uuid, geometry, table, bottom, armed, covered, expected_bits: None }
     }
 
     /// The map's own, as its header knows it.
@@ -47,6 +50,7 @@ impl BottomRef {
             table: point.table(geometry),
             bottom: point.bottom(geometry),
             armed: WordRanges::new(),
+            covered: WordRanges::new(),
             expected_bits: Some(step!(CountPoint => point.granules)),
         }
     }

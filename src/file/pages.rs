@@ -5,8 +5,8 @@
 
 use super::bottom::{BATCH_PAGES, BottomRef};
 use crate::format::{self, ENTRY_BYTES};
-use crate::geometry::{PAGE_BYTES, PAGE_WORDS};
-use crate::query::Search;
+use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
+use crate::query::{Search, items_of_granules};
 use crate::sys::{Storage, WriteSegment};
 use std::io;
 use std::ops::Range;
@@ -53,6 +53,42 @@ fn coalesce<'a>(parts: &mut Vec<WriteSegment<'a>>, items: &[u64], base: u64, byt
     }
     if let Some(s) = stretch {
         parts.push(WriteSegment { offset: base + s.start * size as u64, bytes: &bytes[from..] });
+    }
+}
+
+/// Dirty granules, counted without loading the map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub granules: u64,
+    /// Whether the map's last granule, which may be partial, is among them.
+    last: bool,
+}
+
+impl Count {
+    /// Those of the words that the list names.
+    pub(crate) fn of_list(bottom: &BottomRef) -> Count {
+        let g = &bottom.geometry;
+        let bit = |word: u64| (word * 64).min(g.bits());
+        let granules = bottom.armed.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
+        Count { granules, last: g.bits() > 0 && bottom.armed.contains((g.bits() - 1) / 64) }
+    }
+
+    /// Those of a page, except in the words of `besides`.
+    pub(crate) fn add(&mut self, g: &Geometry, index: u64, words: &PageContent, besides: u64) {
+        for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
+            let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
+            self.granules += u64::from(word.count_ones());
+            self.last |= g.bits() > 0 && at == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
+        }
+    }
+
+    /// Granules and items.
+    pub(crate) fn totals(&self, g: &Geometry) -> (u64, u64) {
+        (self.granules, items_of_granules(g, self.granules, self.last))
+    }
+
+    pub(crate) fn everything(g: &Geometry) -> (u64, u64) {
+        (g.bits(), g.len())
     }
 }
 

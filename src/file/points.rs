@@ -1,11 +1,16 @@
-//! Points as a header names them.
+//! Points as a header names them, and what is in them.
 //!
-//! Invariant kept here: a point without regions holds nothing, or everything.
+//! Invariant kept here: a point without regions holds nothing, or everything; of any other is said how much of it cannot be
+//! known.
 
+use super::bottom::BottomRef;
+use super::pages::PageContent;
+use super::scan::{Page, Scan};
 use crate::error::{Error, Result};
-use crate::format::{CheckpointState, Header, Point, PointRole, Reasons, Uuid};
-use crate::geometry::Geometry;
+use crate::format::{CheckpointState, Header, Intent, Point, PointRole, Reasons, State, Uuid};
+use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::image_stamp::ImageStamp;
+use crate::map_file::MapFile;
 use std::path::Path;
 
 /// The outstanding checkpoint.
@@ -71,6 +76,65 @@ pub(crate) fn find(header: &Header, name: &str, path: &Path) -> Result<usize> {
     let is = |point: &Point| point.role == PointRole::Kept && point.name == name;
     let none = || no_point(header, name, path);
     header.points.iter().position(is).ok_or_else(none)
+}
+
+/// Tells the pages of a point that verify. Says how many do not; a point of which the file has not all entries, or that has
+/// lost pages together with their entries, has one more.
+pub(crate) fn read(
+    file: MapFile<'_>,
+    geometry: &Geometry,
+    point: &Point,
+    tell: &mut dyn FnMut(u64, &PageContent) -> Result<()>,
+) -> Result<u64> {
+    if !point.has_regions() {
+        return Ok(0);
+    }
+    let len = file.len()?;
+    let bottom = BottomRef::of_point(geometry, point);
+    let cut_off = step!(CheckPointLength => len < bottom.entries_end());
+    let (mut granules, mut failed) = (0, u64::from(cut_off));
+    Scan { file, bottom: &bottom }.run(
+        |index, found| match found {
+            Page::Good(words) => {
+                granules += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+                tell(index, words)
+            }
+            Page::Failed(_) => {
+                failed += 1;
+                Ok(())
+            }
+        },
+        |_| Ok(()),
+    )?;
+    Ok(failed + u64::from(bottom.lost(granules, failed).is_some()))
+}
+
+/// The intent of a header that was not closed, and its point: what it covers counts as dirty.
+pub(crate) fn covering(header: &Header) -> Option<(Intent, &Point)> {
+    header.intent.zip(header.intent_point()).filter(|_| header.state == State::Open)
+}
+
+/// A page of the point of an intent, rounded out: what it covers of the map.
+pub(crate) fn rounded(geometry: &Geometry, intent: Intent, index: u64, words: &PageContent) -> PageContent {
+    std::array::from_fn(|i| intent.round(words[i]) & geometry.word_mask(index * PAGE_WORDS + i as u64))
+}
+
+/// Tells, page by page, what the intent of a header that was not closed covers; and says, as [`read`], how many pages of its
+/// point fail. If any do, everything is covered.
+pub(crate) fn read_cover(
+    file: MapFile<'_>,
+    header: &Header,
+    tell: &mut dyn FnMut(u64, &PageContent) -> Result<()>,
+) -> Result<u64> {
+    let Some((intent, point)) = covering(header) else { return Ok(0) };
+    let g = &header.geometry;
+    read(file, g, point, &mut |index, words| tell(index, &rounded(g, intent, index, words)))
+}
+
+/// Has a header have no intent, and no point that was only that.
+pub(crate) fn forget_intent(header: &mut Header) {
+    header.intent = None;
+    header.points.retain(|point| point.role != PointRole::Intent);
 }
 
 impl Point {

@@ -185,6 +185,7 @@ fn most_telling(copies: &[Result<Header, HeaderProblem>; COPIES]) -> NoHeader<'_
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::Intent;
     use super::super::codec::{crc32, put_u32, put_u64};
     use super::super::fields::header as h;
     use super::super::header_tests::rich;
@@ -326,12 +327,19 @@ pub(super) mod tests {
 
     #[test]
     fn rivals_that_differ_in_more_arm_everything() {
-        let mut rival = with(9).unwrap();
-        rival.dirt_time += 1;
-        rival.runs = WordRanges::new();
-        let copies = [with(9), torn(), Ok(rival), with(9)];
-        let choice = chosen(&copies, 0, 9);
-        assert_eq!(choice.disagreements, [Disagreement::Conflicting { copy: 2, sequence: 9 }]);
-        assert_eq!(choice.armed, WordRanges::one(0..choice.header.geometry.words()));
+        let differences: [fn(&mut Header); 3] = [
+            |rival| rival.dirt_time += 1,
+            |rival| rival.intent = None,
+            |rival| rival.intent = rival.intent.map(|intent| Intent { unit: 5, ..intent }),
+        ];
+        for differ in differences {
+            let mut rival = with(9).unwrap();
+            differ(&mut rival);
+            rival.runs = WordRanges::new();
+            let copies = [with(9), torn(), Ok(rival), with(9)];
+            let choice = chosen(&copies, 0, 9);
+            assert_eq!(choice.disagreements, [Disagreement::Conflicting { copy: 2, sequence: 9 }]);
+            assert_eq!(choice.armed, WordRanges::one(0..choice.header.geometry.words()));
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::codec::{crc32, put, put_i64, put_u32, put_u64};
 use super::fields::{Field, header as h, point as p, point_at};
 use super::header::Header;
 use super::layout::Layout;
-use super::point::{KEPT, OUTSTANDING, Point, PointRole};
+use super::point::Point;
 use super::problem::{HeaderProblem, impossible};
 use super::sizes::{MAGIC, MAX_LABEL, MAX_LIST, MAX_POINT_NAME, MAX_POINTS, VERSION};
 use crate::geometry::LEVELS;
@@ -43,6 +43,10 @@ impl Header {
         put_u32(b, h::LABEL_LENGTH.offset, self.label.len() as u32);
         put(b, h::LABEL.offset, self.label.as_bytes());
         put_u32(b, h::POINT_COUNT.offset, self.points.len() as u32);
+        if let Some(intent) = &self.intent {
+            put(b, h::INTENT.offset, &intent.point.0);
+            put_u32(b, h::INTENT_UNIT.offset, intent.unit);
+        }
         put_u32(b, h::RUN_COUNT.offset, self.runs.len() as u32);
         self.reserved.first.put(b, h::RESERVED_1.offset);
         self.reserved.second.put(b, h::RESERVED_2.offset);
@@ -134,11 +138,7 @@ impl Header {
 fn encode_point(point: &Point, b: &mut [u8], at: usize) {
     put(b, at + p::UUID.offset, &point.uuid.0);
     put_i64(b, at + p::TIME.offset, point.time);
-    let flags = match point.role {
-        PointRole::Outstanding => OUTSTANDING,
-        PointRole::Kept => KEPT,
-    };
-    put_u32(b, at + p::FLAGS.offset, flags);
+    put_u32(b, at + p::FLAGS.offset, point.role.flags());
     put_u32(b, at + p::NAME_LENGTH.offset, point.name.len() as u32);
     put_u64(b, at + p::TABLE_OFFSET.offset, point.table_offset);
     put_u64(b, at + p::BOTTOM_OFFSET.offset, point.bottom_offset);

@@ -96,7 +96,9 @@ table! {
     AUDIT_TIME "audit_time" 8;
     LABEL_LENGTH "label_length" 4;
     LABEL "label" crate::format::sizes::MAX_LABEL;
-    RESERVED_1 "reserved" 364;
+    INTENT "intent" 16;
+    INTENT_UNIT "intent_unit" 4;
+    RESERVED_1 "reserved" 344;
     CRC "crc" 4;
     IMAGE "image" crate::format::fields::stamp::SIZE;
     TARGET "target" crate::format::fields::stamp::SIZE;

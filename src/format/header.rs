@@ -4,7 +4,7 @@
 
 use super::fields::{header as h, point_at};
 use super::layout::Layout;
-use super::point::{Point, PointRole};
+use super::point::{Intent, Point, PointRole};
 use super::runs::WordRanges;
 use super::sizes::{HEADER_REGION, KNOWN_RO_COMPATIBLE, MAX_SEQUENCE, VOLATILE_LAYOUT};
 use super::stamp::Stamp;
@@ -78,8 +78,10 @@ pub struct Header {
     pub audit_time: i64,
     /// Free text of the user; at most 252 bytes.
     pub label: String,
-    /// Sets beside the map's own, oldest first; the outstanding one, if any, last. At most 64.
+    /// Sets beside the map's own: the kept ones, oldest first; one that is only the intent; the outstanding one. At most 64.
     pub points: Vec<Point>,
+    /// What counts as armed beside the list, as long as the state is OPEN.
+    pub intent: Option<Intent>,
     /// The armed list: words of the bottom whose bits may have been set since it was brought up to date. At most
     /// 47,104 [bytes](WordRanges::encoded_len).
     pub runs: WordRanges,
@@ -174,6 +176,7 @@ impl Header {
             audit_time: 0,
             label: String::new(),
             points: Vec::new(),
+            intent: None,
             runs: WordRanges::new(),
             reserved: HeaderReserved::default(),
         }
@@ -227,5 +230,11 @@ impl Header {
     /// The outstanding checkpoint.
     pub fn outstanding(&self) -> Option<&Point> {
         self.points.last().filter(|point| point.role == PointRole::Outstanding)
+    }
+
+    /// The point that the intent names, whatever the state is.
+    pub fn intent_point(&self) -> Option<&Point> {
+        let intent = self.intent?;
+        self.points.iter().find(|point| point.uuid == intent.point)
     }
 }

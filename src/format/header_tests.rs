@@ -73,6 +73,7 @@ pub(super) fn rich() -> Header {
     };
     header.points =
         vec![point(1, PointRole::Kept, "monday", end), point(3, PointRole::Outstanding, "tuesday", end + 2 * ALIGN)];
+    header.intent = Some(Intent { point: Uuid([3; 16]), unit: 4 });
     header.runs = [0..1, 5..9].into_iter().collect();
     header
 }
@@ -485,6 +486,7 @@ fn points_are_as_many_as_the_header_says() {
     refused("used", 0..COPY_BYTES, |b| {
         put_u32(b, h::CHECKPOINT_STATE.offset, 0);
         b[h::CHECKPOINT_UUID.offset..h::CHECKPOINT_UUID.end()].fill(0);
+        b[h::INTENT.offset..h::INTENT_UNIT.end()].fill(0);
         put_u32(b, h::POINT_COUNT.offset, 1);
     });
     let mut header = rich();
@@ -512,7 +514,7 @@ fn a_point_without_regions_holds_nothing_if_it_is_kept_or_everything() {
         refused_in_point(i, p::GRANULES, |b, _| none(b, i, granules));
     }
     for (i, granules) in [(0, 0), (0, all), (1, all)] {
-        let mut header = rich();
+        let mut header = Header { intent: None, ..rich() };
         let point = &mut header.points[i];
         (point.table_offset, point.bottom_offset, point.granules) = (0, 0, granules);
         let point = &header.points[i];
@@ -540,11 +542,66 @@ fn points_are_distinct() {
 
 #[test]
 fn a_point_is_outstanding_or_kept() {
-    for flags in [0, 3, 4, 1 << 31] {
+    for flags in [0, 3, 5, 6, 1 << 31] {
         refused_in_point(0, p::FLAGS, |b, at| put_u32(b, at, flags));
     }
     // The outstanding one is the newest, and so the last.
     refused_in_point(0, p::FLAGS, |b, at| put_u32(b, at, 1));
+}
+
+/// The rich header with the point "monday" as one that is only the intent.
+fn intent_only(b: &mut [u8]) {
+    put_u32(b, point_at(0) + p::FLAGS.offset, 4);
+    put_u32(b, point_at(0) + p::NAME_LENGTH.offset, 0);
+    b[point_at(0) + p::NAME.offset..][..p::NAME.size].fill(0);
+    b[h::INTENT.offset..h::INTENT.end()].fill(1);
+}
+
+#[test]
+fn an_intent_names_a_point_that_has_regions() {
+    assert_eq!(rich().intent_point().unwrap().uuid, Uuid([3; 16]));
+    assert!(after(|b| put_u32(b, h::INTENT_UNIT.offset, 6)).is_ok());
+    refused_u32(h::INTENT_UNIT, 7);
+    let intent = h::INTENT.offset..h::INTENT.end();
+    refused("intent", intent.clone(), |b| b[h::INTENT.offset] ^= 1);
+    refused("intent", intent.clone(), |b| put_u32(b, h::DURABILITY.offset, 2));
+    // Zeros are none, which has no unit.
+    refused("intent_unit", h::INTENT_UNIT.offset..h::INTENT_UNIT.end(), |b| b[intent.clone()].fill(0));
+    let none = after(|b| b[h::INTENT.offset..h::INTENT_UNIT.end()].fill(0)).unwrap();
+    assert_eq!((none.intent, none.intent_point()), (None, None));
+    // A kept point is one as well, unless nothing is kept for it.
+    let kept = |b: &mut [u8]| b[h::INTENT.offset..h::INTENT.end()].fill(1);
+    assert!(after(kept).is_ok());
+    refused("intent", intent.clone(), |b| {
+        kept(b);
+        b[point_at(0) + p::TABLE_OFFSET.offset..point_at(0) + p::GRANULES.end()].fill(0);
+    });
+}
+
+#[test]
+fn only_what_the_intent_names_may_be_nothing_else() {
+    let header = after(intent_only).unwrap();
+    assert_eq!((header.points[0].role, header.outstanding().unwrap().uuid), (PointRole::Intent, Uuid([3; 16])));
+    assert_eq!(Header::parse(&header.encode().unwrap()), Ok(header));
+    refused_in_point(0, p::FLAGS, |b, _| {
+        intent_only(b);
+        b[h::INTENT.offset..h::INTENT.end()].fill(3);
+    });
+    refused_in_point(0, p::NAME_LENGTH, |b, _| {
+        intent_only(b);
+        put_u32(b, point_at(0) + p::NAME_LENGTH.offset, 1);
+        b[point_at(0) + p::NAME.offset] = b'x';
+    });
+    refused_in_point(0, p::GRANULES, |b, _| {
+        intent_only(b);
+        b[point_at(0) + p::TABLE_OFFSET.offset..point_at(0) + p::GRANULES.end()].fill(0);
+    });
+    // Kept points come before it.
+    refused_in_point(1, p::FLAGS, |b, at| {
+        intent_only(b);
+        put_u32(b, at, 2);
+        b[h::CHECKPOINT_STATE.offset..h::COMMITTED_UUID.offset].fill(0);
+    });
 }
 
 #[test]
@@ -662,6 +719,7 @@ fn nothing_is_encoded_that_would_not_parse() {
         header.layout = Layout::initial(&header.geometry);
         header.points.clear();
         (header.checkpoint_state, header.checkpoint_uuid) = (CheckpointState::Normal, Uuid::NIL);
+        header.intent = None;
         header.runs = (0..2 * words).step_by(2).collect();
     };
     let mut longest = rich();
@@ -748,11 +806,11 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
     let rest = (
         (any::<[[u8; 16]; 4]>(), any::<[u64; 8]>(), any::<[i64; 8]>(), any::<[u32; 3]>(), 0..=3u32),
         ".{0,60}",
-        (0..=12usize, any::<bool>(), stamp()),
+        (0..=12usize, any::<bool>(), stamp(), 0..=6u32),
         proptest::collection::vec((any::<u64>(), 1..100u64), 0..300),
     );
     (geometry, stamp(), stamp(), rest).prop_map(|(geometry, image, target, rest)| {
-        let ((uuids, ints, times, flags, checkpoint), label, (kept, gaps, begun), runs) = rest;
+        let ((uuids, ints, times, flags, checkpoint), label, (kept, gaps, begun, unit), runs) = rest;
         let durability = if flags[2] & 1 == 0 { Durability::PowerLoss } else { Durability::Process };
         let uuid = |i: usize| Uuid([1 + i as u8; 16]);
         let mut header = Header::new(Uuid(uuids[0]), geometry, durability);
@@ -809,6 +867,15 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
             header.checkpoint_uuid = uuid(kept);
             header.checkpoint_state = [CheckpointState::Freezing, CheckpointState::Frozen, CheckpointState::Aborting]
                 [checkpoint as usize - 1];
+        }
+        let named = header.points.iter().find(|point| point.has_regions()).map(|point| point.uuid);
+        if durability == Durability::PowerLoss && flags[2] & 4 == 0 {
+            header.intent = named.map(|point| Intent { point, unit });
+        }
+        if let Some(last) = kept.checked_sub(1)
+            && header.intent.is_some_and(|intent| intent.point == header.points[last].uuid)
+        {
+            (header.points[last].role, header.points[last].name) = (PointRole::Intent, String::new());
         }
         let words = geometry.words();
         header.runs =

@@ -42,13 +42,13 @@ pub use page::{
     PageBytes, entry_at, page_entry, page_from_words, page_matches, page_words, stray_bits, words_from_page,
 };
 pub(crate) use parse::used_by;
-pub use point::{Point, PointRole};
+pub use point::{Intent, Point, PointRole};
 pub use problem::{HeaderProblem, ProblemClass};
 pub use runs::{Run, WordRanges};
 pub use sizes::{
     ALIGN, BACKUP_LOCK, COPIES, COPY_BYTES, CREATOR_LOCK, ENTRY_BYTES, FIXED_BYTES, GATE_LOCK, HEADER_REGION,
     KNOWN_COMPATIBLE, KNOWN_INCOMPATIBLE, KNOWN_RO_COMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_LABEL, MAX_LIST,
-    MAX_POINT_NAME, MAX_POINTS, MAX_SEQUENCE, PAIRS, READERS_LOCK, SLOT_LOCKS, SLOTS, SPACE_LOCK, TURN_LOCK,
+    MAX_POINT_NAME, MAX_POINTS, MAX_SEQUENCE, MAX_UNIT, PAIRS, READERS_LOCK, SLOT_LOCKS, SLOTS, SPACE_LOCK, TURN_LOCK,
     UPDATE_LOCK, UPDATE_TURN_LOCK, VERSION, VOLATILE_LAYOUT, copies_of, copy_offset, pair_of,
 };
 pub use stamp::{Stamp, StampKind};

@@ -9,12 +9,12 @@ use super::header::{Header, HeaderReserved, RegionName};
 use super::layout::{Layout, VolatileLayout, bottom_length, region, table_length};
 use super::list::BadRun;
 use super::page::is_zeros;
-use super::point::{KEPT, OUTSTANDING, Point, PointRole};
+use super::point::{INTENT_ONLY, Intent, KEPT, OUTSTANDING, Point, PointRole};
 use super::problem::{HeaderProblem, ProblemClass, impossible, impossible_in, problem};
 use super::runs::WordRanges;
 use super::sizes::{
     ALIGN, COPY_BYTES, FIXED_BYTES, KNOWN_INCOMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_LIST, MAX_POINTS, MAX_SEQUENCE,
-    VERSION, VOLATILE_LAYOUT,
+    MAX_UNIT, VERSION, VOLATILE_LAYOUT,
 };
 use super::stamp::Stamp;
 use super::values::{CheckpointState, Durability, Reasons, Reserved, Session, State, Uuid};
@@ -113,12 +113,7 @@ impl<'a> Checked<'a> {
 
     fn values(&self) -> Result<Header, HeaderProblem> {
         let b = self.bytes;
-        if self.uuid.is_nil() {
-            return Err(impossible(h::UUID, "zeros", "an identity"));
-        }
-        if !(1..=MAX_SEQUENCE).contains(&self.sequence) {
-            return Err(impossible(h::SEQUENCE, self.sequence, format_args!("1 to {MAX_SEQUENCE}")));
-        }
+        self.identity()?;
         let (state, nonce) = self.state()?;
         let durability = self.durability()?;
         let geometry = self.geometry()?;
@@ -128,6 +123,7 @@ impl<'a> Checked<'a> {
         let counts = self.counts()?;
         let points = self.points(&geometry, counts.0)?;
         let checkpoint_state = self.checkpoint(&points)?;
+        let intent = self.intent(durability, &points)?;
         let header = Header {
             compatible: self.u64(h::COMPATIBLE),
             ro_compatible: self.u64(h::RO_COMPATIBLE),
@@ -161,6 +157,7 @@ impl<'a> Checked<'a> {
             label: text(b, h::LABEL_LENGTH, h::LABEL, 0)
                 .map_err(|(field, found, want)| impossible(field, found, want))?,
             points,
+            intent,
             runs: self.runs(&geometry, counts)?,
             reserved: HeaderReserved {
                 first: Reserved::at(b, h::RESERVED_1.offset),
@@ -169,6 +166,16 @@ impl<'a> Checked<'a> {
         };
         self.regions(&header)?;
         Ok(header)
+    }
+
+    fn identity(&self) -> Result<(), HeaderProblem> {
+        if self.uuid.is_nil() {
+            return Err(impossible(h::UUID, "zeros", "an identity"));
+        }
+        if !(1..=MAX_SEQUENCE).contains(&self.sequence) {
+            return Err(impossible(h::SEQUENCE, self.sequence, format_args!("1 to {MAX_SEQUENCE}")));
+        }
+        Ok(())
     }
 
     /// Whether the map was closed, and the session that has it open if not.
@@ -357,6 +364,10 @@ impl<'a> Checked<'a> {
             if point.role == PointRole::Outstanding && i + 1 != count {
                 return fail(p::FLAGS, &OUTSTANDING, "the outstanding checkpoint as the last point");
             }
+            let behind_intent = points.last().is_some_and(|last| last.role == PointRole::Intent);
+            if behind_intent && point.role != PointRole::Outstanding {
+                return fail(p::FLAGS, &point.role.flags(), "1 (outstanding) behind a point that is only the intent");
+            }
             points.push(point);
         }
         Ok(points)
@@ -371,12 +382,23 @@ impl<'a> Checked<'a> {
         let role = match u32_at(b, at + p::FLAGS.offset) {
             OUTSTANDING => PointRole::Outstanding,
             KEPT => PointRole::Kept,
-            found => return Err(impossible_in(i, p::FLAGS, found, "1 (outstanding) or 2 (kept by name)")),
+            INTENT_ONLY => PointRole::Intent,
+            found => {
+                return Err(impossible_in(
+                    i,
+                    p::FLAGS,
+                    found,
+                    "1 (outstanding), 2 (kept by name) or 4 (only the intent)",
+                ));
+            }
         };
         let name = text(b, p::NAME_LENGTH, p::NAME, at)
             .map_err(|(field, found, expected)| impossible_in(i, field, found, expected))?;
         if name.is_empty() && role == PointRole::Kept {
             return Err(impossible_in(i, p::NAME_LENGTH, 0, "a name for a point that is kept by name"));
+        }
+        if !name.is_empty() && role == PointRole::Intent {
+            return Err(impossible_in(i, p::NAME_LENGTH, name.len(), "no name for a point that is only the intent"));
         }
         let target = Stamp::parse(b, at + p::TARGET.offset).map_err(|(inner, found, expected)| {
             let place = format!("points[{i}].target.{}", inner.name);
@@ -431,6 +453,27 @@ impl<'a> Checked<'a> {
                 Err(impossible(h::CHECKPOINT_UUID, uuid, format_args!("{}, the outstanding point's", point.uuid)))
             }
             (_, Some(_)) => Ok(state),
+        }
+    }
+
+    /// The intent, which names a point that has something to say.
+    fn intent(&self, durability: Durability, points: &[Point]) -> Result<Option<Intent>, HeaderProblem> {
+        let (uuid, unit) = (self.uuid(h::INTENT), self.u32(h::INTENT_UNIT));
+        if unit > if uuid.is_nil() { 0 } else { MAX_UNIT } {
+            return Err(impossible(h::INTENT_UNIT, unit, format_args!("at most {MAX_UNIT}, and 0 without an intent")));
+        }
+        if let Some(i) = points.iter().position(|point| point.role == PointRole::Intent && point.uuid != uuid) {
+            return Err(impossible_in(i, p::FLAGS, INTENT_ONLY, "the point that the intent names, or another role"));
+        }
+        if uuid.is_nil() {
+            return Ok(None);
+        }
+        if durability == Durability::Process {
+            return Err(impossible(h::INTENT, uuid, "zeros in a Process map"));
+        }
+        match points.iter().any(|point| point.uuid == uuid && point.has_regions()) {
+            true => Ok(Some(Intent { point: uuid, unit })),
+            false => Err(impossible(h::INTENT, uuid, "a point that has regions")),
         }
     }
 

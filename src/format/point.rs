@@ -3,6 +3,7 @@
 //! Invariant kept here: a point has both regions or none, of the same lengths as the map's own.
 
 use super::layout::{bottom_length, region, table_length};
+use super::sizes::MAX_UNIT;
 use super::stamp::Stamp;
 use super::values::{Reasons, Reserved, Uuid};
 use crate::geometry::Geometry;
@@ -12,6 +13,8 @@ use std::ops::Range;
 pub(super) const OUTSTANDING: u32 = 1;
 /// The flags of a point that is kept.
 pub(super) const KEPT: u32 = 2;
+/// The flags of a point that is only the intent.
+pub(super) const INTENT_ONLY: u32 = 4;
 
 /// What a point is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +23,38 @@ pub enum PointRole {
     Outstanding,
     /// Its checkpoint was committed, and it is kept by its name.
     Kept,
+    /// It is only what the header's intent names. It has no name, and comes behind all that are kept.
+    Intent,
+}
+
+/// The write intent of a header: while the state is OPEN, what one of its points holds counts as armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Intent {
+    /// The point, which has regions.
+    pub point: Uuid,
+    /// Log2 of the granules that each of its granules is rounded out to; at most 6.
+    pub unit: u32,
+}
+
+impl Intent {
+    /// A word of the point, rounded out: all bits of each unit of which one is set. Also those that the map does not have.
+    pub fn round(&self, word: u64) -> u64 {
+        let unit = self.unit.min(MAX_UNIT);
+        let whole = u64::MAX >> (64 - (1u32 << unit));
+        // The lowest bit of each unit gathers the others, and then spreads.
+        let gathered = (0..unit).fold(word, |word, i| word | word >> (1 << i));
+        (gathered & (u64::MAX / whole)) * whole
+    }
+}
+
+impl PointRole {
+    pub(super) fn flags(self) -> u32 {
+        match self {
+            PointRole::Outstanding => OUTSTANDING,
+            PointRole::Kept => KEPT,
+            PointRole::Intent => INTENT_ONLY,
+        }
+    }
 }
 
 /// A set of dirty bits beside the map's own, in regions of its own.
@@ -31,7 +66,7 @@ pub struct Point {
     pub time: i64,
     /// What for.
     pub role: PointRole,
-    /// Unique among the points; empty only while outstanding. At most 64 bytes.
+    /// Unique among the points; empty only where it is not kept by it. At most 64 bytes.
     pub name: String,
     /// Where its page table is, in bytes from the start of the file; 0 when it has no regions.
     pub table_offset: u64,
@@ -71,5 +106,25 @@ impl Point {
     /// Its bottom in the file. It has the length of the map's, or none without regions.
     pub fn bottom(&self, geometry: &Geometry) -> Range<u64> {
         region(self.bottom_offset, if self.has_regions() { bottom_length(geometry) } else { 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bit_is_rounded_out_to_the_whole_of_its_unit() {
+        let words = [0, 1, 1 << 63, 0x8000_0001, 0x0001_0000_8000_0000, 0xf0f0, u64::MAX]
+            .into_iter()
+            .chain((0..64).map(|i| 1 << i))
+            .chain((0..100u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) & i.wrapping_mul(0xd6e8_feb8_6659_fd93)));
+        for word in words {
+            for unit in 0..=MAX_UNIT {
+                let same = |i: u32| (0..64u32).any(|j| word >> j & 1 == 1 && i >> unit == j >> unit);
+                let expected = (0..64).filter(|&i| same(i)).fold(0u64, |all, i| all | 1 << i);
+                assert_eq!(Intent { point: Uuid::NIL, unit }.round(word), expected, "{word:#x} by {unit}");
+            }
+        }
     }
 }

@@ -30,6 +30,8 @@ pub const MAX_POINTS: usize = 64;
 pub const MAX_LABEL: usize = 252;
 /// Longest name of a point, in bytes of UTF-8.
 pub const MAX_POINT_NAME: usize = 64;
+/// Coarsest unit of an intent, as the log2 of its granules: a word of them.
+pub const MAX_UNIT: u32 = 6;
 /// Largest sequence number in a valid header. The runtime page stores one more bit with it.
 pub const MAX_SEQUENCE: u64 = 1 << 62;
 /// End of the last possible region. The locks are on bytes behind it.

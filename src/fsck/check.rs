@@ -3,10 +3,11 @@
 //! Invariant kept here: nothing is written, and no lock outlives a call.
 
 use super::findings::{self, Finding, Severity};
-use super::survey::{self, Count, Survey, point_survey};
+use super::survey::{self, Covered, Survey, point_survey};
 use crate::error::Result;
 use crate::file::bottom::BottomRef;
 use crate::file::headers::{self, damaged_copies, writable};
+use crate::file::pages::Count;
 use crate::file::scan::Scan;
 use crate::format::{Header, Point, PointRole, State};
 use crate::map::{DirtyMap, FileState, Info};
@@ -146,26 +147,29 @@ pub(crate) fn at_rest(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> 
     let newest = headers::select(file, &copies)?;
     let header = &newest.header;
     let len = file.len()?;
-    let bottom = BottomRef::of_map(header);
+    let covered = Covered::of(file, header)?;
+    let bottom = BottomRef { covered: covered.pages.clone(), ..BottomRef::of_map(header) };
     let survey = Survey::of(&Scan { file, bottom: &bottom }, progress)?;
     let damaged = damaged_copies(&copies, &newest);
-    let mut recovery = survey::recovery(&newest, &damaged, &survey, survey.lost(&bottom));
+    let mut recovery = survey::recovery(&newest, &damaged, (&survey, &covered), survey.lost(&bottom));
     let mut findings = findings::header_copies(&copies, &newest, &damaged);
     findings.extend(findings::length(header, len));
-    findings.extend(findings::state(header));
+    findings.extend(findings::state(header, covered.items));
     findings.extend(findings::pages(&bottom, &survey));
     let mut omitted = Truncated::default();
     omitted.add(survey.omitted, if survey.damaged > 0 { Severity::Damage } else { Severity::Unclean });
     let frozen_failed = points(file, (header, len), &mut findings, &mut omitted)?;
-    recovery.damaged_pages += frozen_failed;
+    let frozen_covers = header.intent.is_some_and(|intent| intent.point == header.checkpoint_uuid);
+    recovery.damaged_pages += frozen_failed + if frozen_covers { 0 } else { covered.failed };
     if recovery.lost_granules.is_some() || header.state == State::Clean && survey.failures() == 0 {
         findings.extend(findings::count(header, survey.good.granules));
     }
     let all_frozen = frozen_failed > 0 || header.outstanding().is_some_and(Point::is_everything);
-    let dirty = if recovery.lost_granules.is_some() || recovery.lost_commit || all_frozen {
+    let lost = recovery.lost_granules.is_some() || recovery.lost_commit || covered.failed > 0;
+    let dirty = if lost || all_frozen {
         Count::everything(&header.geometry)
     } else {
-        with_frozen(file, header, &survey)?
+        survey::with_points(file, (header, header.outstanding()), &survey)?
     };
     let not_writable = writable(header, file.path).err().map(|e| e.to_string());
     if not_writable.is_some() {
@@ -215,14 +219,6 @@ fn points(
         }
     }
     Ok(frozen_failed)
-}
-
-/// Dirty granules and the items in them, what is frozen among them.
-fn with_frozen(file: MapFile<'_>, header: &Header, survey: &Survey) -> Result<(u64, u64)> {
-    let Some(point) = header.outstanding() else { return Ok(survey.dirty.totals(&header.geometry)) };
-    let [current, frozen] = [BottomRef::of_map(header), BottomRef::of_point(&header.geometry, point)];
-    let [current, frozen] = [&current, &frozen].map(|bottom| Scan { file, bottom });
-    Ok(survey::together(&current, &frozen)?.totals(&header.geometry))
 }
 
 /// Looks at a file that others have open.

@@ -7,6 +7,7 @@ use super::survey::{Group, Survey};
 use crate::error::counted;
 use crate::file::bottom::{BottomRef, items_in};
 use crate::file::headers::{Copies, Newest, is_rival, spoilt};
+use crate::file::points::covering;
 use crate::file::reasons::left_on_list;
 use crate::file::scan::PageFault;
 use crate::format::{COPY_BYTES, Durability, Header, PointRole, State, copies_of, copy_offset};
@@ -121,7 +122,7 @@ pub(crate) fn length(header: &Header, len: u64) -> Option<Finding> {
 }
 
 /// What is said of a header that was not closed.
-pub(crate) fn state(header: &Header) -> Vec<Finding> {
+pub(crate) fn state(header: &Header, by_intent: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     let armed = items_in(&header.geometry, &header.runs);
     if header.state == State::Open {
@@ -154,6 +155,18 @@ pub(crate) fn state(header: &Header) -> Vec<Finding> {
             all_dirty: false,
             repair: "make what it names dirty, and empty it".into(),
             count: 1,
+        });
+    }
+    if let Some((_, point)) = covering(header) {
+        findings.push(Finding {
+            severity: Severity::Unclean,
+            place: "header, intent".into(),
+            found: format!("point {}, which covers {}", point.uuid, counted(by_intent, "byte")),
+            expected: "a clean file, where it says nothing".into(),
+            consequence: format!("up to {} copied needlessly", counted(by_intent, "byte")),
+            repair: "make what it covers dirty, and forget it".into(),
+            count: 1,
+            all_dirty: false,
         });
     }
     findings
@@ -226,21 +239,25 @@ pub(crate) fn pages(bottom: &BottomRef, survey: &Survey) -> impl Iterator<Item =
     survey.groups.iter().map(|g| group(bottom, g))
 }
 
-/// What is wrong with a point means, and what repair does.
-fn point_means(header: &Header, place: usize) -> (String, String) {
+/// What it means that something is wrong with a point, what repair does, and whether everything counts as dirty for that.
+fn point_means(header: &Header, place: usize) -> (String, String, bool) {
     let point = &header.points[place];
-    match point.role {
-        PointRole::Outstanding => {
-            ("everything counts as dirty".into(), "have the point hold everything: it is frozen still".into())
-        }
-        PointRole::Kept => (
-            format!(
-                "everything counts as dirty since {:?} and since older points; what is dirty now is not touched by it",
-                point.name
-            ),
-            "have the point hold everything".into(),
+    let covers = covering(header).is_some_and(|(_, covering)| covering.uuid == point.uuid);
+    let all_dirty = covers || point.role == PointRole::Outstanding;
+    let consequence = match point.role {
+        _ if all_dirty => "everything counts as dirty".into(),
+        PointRole::Outstanding | PointRole::Intent => "nothing: it would count only after a crash".into(),
+        PointRole::Kept => format!(
+            "everything counts as dirty since {:?} and since older points; what is dirty now is not touched by it",
+            point.name
         ),
-    }
+    };
+    let repair = match point.role {
+        PointRole::Outstanding => "have the point hold everything: it is frozen still",
+        PointRole::Kept => "have the point hold everything",
+        PointRole::Intent => "forget the point: it was only the intent",
+    };
+    (consequence, repair.into(), all_dirty)
 }
 
 /// What is said of a point of which the file has not all entries.
@@ -256,8 +273,7 @@ pub(crate) fn point_lost(header: &Header, place: usize, (found, recorded): (u64,
 }
 
 fn point(header: &Header, place: usize, part: &str, found: String, expected: String) -> Finding {
-    let (consequence, repair) = point_means(header, place);
-    let all_dirty = header.points[place].role == PointRole::Outstanding;
+    let (consequence, repair, all_dirty) = point_means(header, place);
     let place = format!("point {place}, {part}");
     Finding { severity: Severity::Damage, place, found, expected, consequence, all_dirty, repair, count: 1 }
 }
@@ -269,13 +285,13 @@ pub(crate) fn point_pages(
     bottom: &BottomRef,
     survey: &Survey,
 ) -> impl Iterator<Item = Finding> {
-    let (consequence, repair) = point_means(header, place);
+    let (consequence, repair, all_dirty) = point_means(header, place);
     survey.groups.iter().map(move |g| {
         let finding = group(bottom, g);
         Finding {
             severity: Severity::Damage,
             place: format!("point {place}, {}", finding.place),
-            all_dirty: header.points[place].role == PointRole::Outstanding,
+            all_dirty,
             consequence: consequence.clone(),
             repair: repair.clone(),
             ..finding

@@ -3,13 +3,17 @@
 //! Invariant kept here: nothing is written. What is not known to be clean is planned to be dirty, and every word in doubt is on
 //! the list of a header that is to be durable before the first page.
 
-use super::survey::{self, Count, Survey, point_survey};
+use super::survey::{self, Covered, Survey, point_survey};
 use crate::error::{Result, counted};
 use crate::file::bottom::{BottomRef, all_words, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
+use crate::file::pages::Count;
+use crate::file::points::forget_intent;
 use crate::file::reasons::{left_on_list, remember};
 use crate::file::scan::Scan;
-use crate::format::{self, ENTRY_BYTES, HEADER_REGION, Header, MAX_LIST, Point, Reasons, State, Uuid, WordRanges};
+use crate::format::{
+    self, ENTRY_BYTES, HEADER_REGION, Header, MAX_LIST, Point, PointRole, Reasons, State, Uuid, WordRanges,
+};
 use crate::geometry::PAGE_BYTES;
 use crate::map_file::MapFile;
 use crate::session::page_cache;
@@ -121,6 +125,8 @@ struct Found {
     survey: Survey,
     /// The points of which a page fails or was lost, or of which the file has not all entries.
     damaged_points: Vec<usize>,
+    /// What the intent covers, if the file was not closed.
+    covered: Covered,
     recovery: Recovery,
 }
 
@@ -134,31 +140,30 @@ struct Decision {
     /// Pages to be looked at again.
     pages: WordRanges,
     dirty: (u64, u64),
-    /// The points, of which those that are damaged hold everything.
-    points: Vec<Point>,
-    /// Length of the file afterwards.
-    length: u64,
+    /// The header with its points as they will be: those that are damaged hold everything, or are gone with the intent.
+    mended: Header,
 }
 
 /// Looks at everything, and decides.
 pub(crate) fn plan(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairPlan> {
     let found = look(file, progress)?;
-    let decision = decide(file, &found);
+    let decision = decide(file, &found)?;
     let mut actions = describe(&found, &decision);
     let commits = !actions.is_empty();
     let header = &found.newest.header;
     if commits {
         writable(header, file.path)?;
     }
-    actions.extend(describe_length(found.len, decision.length));
+    let length = (found.len, length_after(file, &found, &decision, commits));
+    actions.extend(describe_length(length.0, length.1));
     let (doubt, closed) = if commits { commit(file, &found, &decision)? } else { Default::default() };
-    let ranges = ranges(header, &decision.pages, commits, (found.len, decision.length));
+    let ranges = ranges(header, &decision.pages, commits, length);
     let cache = !found.cut_off && page_cache::cache_may_be_trusted(file, header)?;
     let verified = (!found.cut_off).then(|| found.survey.good.totals(&header.geometry));
     let frozen_failed = header.outstanding().is_some() && found.damaged_points.contains(&(header.points.len() - 1));
     let (_, items) = if frozen_failed { Count::everything(&header.geometry) } else { decision.dirty };
     let needless = items.saturating_sub(verified.map_or(0, |verified| verified.1));
-    let (length, dirty) = ((found.len, decision.length), decision.dirty);
+    let dirty = decision.dirty;
     let Found { copies, newest, .. } = found;
     let Decision { pages, everything, .. } = decision;
     let work = Work { copies, newest, pages, everything, doubt, closed, cache };
@@ -170,7 +175,8 @@ fn look(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Found> 
     let (newest, len) = headers::choose_also_cut_off(file, &copies)?;
     let header = &newest.header;
     let damaged = damaged_copies(&copies, &newest);
-    let bottom = BottomRef::of_map(header);
+    let covered = Covered::of(file, header)?;
+    let bottom = BottomRef { covered: covered.pages.clone(), ..BottomRef::of_map(header) };
     let cut_off = len < bottom.entries_end();
     let pages = Survey::of(&Scan { file, bottom: &bottom }, progress)?;
     // Of a file without all entries no page is known to be good.
@@ -184,41 +190,53 @@ fn look(file: MapFile<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Found> 
             damaged_points.push(place);
         }
     }
-    let recovery = survey::recovery(&newest, &damaged, &survey, lost);
-    Ok(Found { copies, newest, len, damaged, cut_off, pages, survey, damaged_points, recovery })
+    let recovery = survey::recovery(&newest, &damaged, (&survey, &covered), lost);
+    Ok(Found { copies, newest, len, damaged, cut_off, pages, survey, damaged_points, covered, recovery })
 }
 
-fn decide(file: MapFile<'_>, found: &Found) -> Decision {
+fn decide(file: MapFile<'_>, found: &Found) -> Result<Decision> {
     let header = &found.newest.header;
     let g = &header.geometry;
-    let everything = found.cut_off || found.recovery.lost_granules.is_some() || found.newest.lost_commit;
-    let mut after = header.clone();
+    let lost = found.recovery.lost_granules.is_some() || found.newest.lost_commit;
+    let everything = found.cut_off || lost || found.covered.failed > 0;
+    let mut mended = header.clone();
     for &place in &found.damaged_points {
-        let point = &mut after.points[place];
+        let point = &mut mended.points[place];
         *point = Point { reasons: point.reasons | Reasons::REPAIR, ..point.holding_everything(g) };
     }
-    let readers = file.disk.has_readers().unwrap_or(true);
-    let expected = after.file_length();
-    // Nobody who looks at the file loses it from under a mapping; and the length alone does not matter.
-    let leave = found.len > expected && readers || writable(header, file.path).is_err();
+    // What it covers of a map that was not closed stays named until it is in the bottom, or everything is listed.
+    if header.state == State::Clean || found.covered.failed > 0 {
+        forget_intent(&mut mended);
+    }
     let failed_pages = WordRanges::from_iter(found.pages.failed.iter().cloned());
     let mut words = header.runs.clone();
     words.union(&words_of_pages(g, &failed_pages));
     if everything {
         words = all_words(g);
     }
-    // A small file can call very much dirty. That stays on the list then, and only what fails is written.
+    // A small file can call very much dirty. That stays on the list then, and only what fails is written. What the intent
+    // covers is no more than is in the file.
     let in_doubt = pages_of(&words);
     let stays = in_doubt.words() > FEW_PAGES + found.pages.checked;
-    Decision {
-        everything,
-        words,
-        stays,
-        pages: if stays { failed_pages } else { in_doubt },
-        dirty: if everything { Count::everything(g) } else { found.survey.dirty.totals(g) },
-        points: after.points,
-        length: if leave { found.len } else { expected },
+    let mut pages = if stays { failed_pages } else { in_doubt };
+    pages.union(&found.covered.pages);
+    let dirty =
+        if everything { Count::everything(g) } else { survey::with_points(file, (header, None), &found.survey)? };
+    Ok(Decision { everything, words, stays, pages, dirty, mended })
+}
+
+/// Length of the file afterwards. In the headers that are committed then, if any are, there is no intent.
+fn length_after(file: MapFile<'_>, found: &Found, decision: &Decision, commits: bool) -> u64 {
+    let mut header = found.newest.header.clone();
+    if commits {
+        header = decision.mended.clone();
+        forget_intent(&mut header);
     }
+    let expected = header.file_length();
+    let readers = file.disk.has_readers().unwrap_or(true);
+    // Nobody who looks at the file loses it from under a mapping; and the length alone does not matter.
+    let leave = found.len > expected && readers || writable(&header, file.path).is_err();
+    if leave { found.len } else { expected }
 }
 
 /// A line for each thing that is done, but for the length.
@@ -235,11 +253,18 @@ fn describe(found: &Found, decision: &Decision) -> Vec<String> {
     when(found.cut_off, "make everything dirty: the file was cut off inside its page table".into());
     when(lost, "make everything dirty: pages and their entries were lost together".into());
     when(found.newest.lost_commit, "make everything dirty: a header was lost that may have been newer".into());
+    when(found.covered.failed > 0, "make everything dirty: the point of the intent is damaged".into());
     when(failed > 0, format!("write {} anew, as all dirty", counted(failed, "failed page")));
     for &place in &found.damaged_points {
         let point = &header.points[place];
         let name = if point.name.is_empty() { String::new() } else { format!(" {:?}", point.name) };
-        when(true, format!("have point {place}{name} hold everything: it was damaged"));
+        when(
+            true,
+            match point.role {
+                PointRole::Intent => format!("forget point {place}, which is only the intent: it was damaged"),
+                _ => format!("have point {place}{name} hold everything: it was damaged"),
+            },
+        );
     }
     when(
         decision.stays && (everything || !left_on_list(header)),
@@ -248,6 +273,10 @@ fn describe(found: &Found, decision: &Decision) -> Vec<String> {
     when(
         !decision.stays && armed > 0,
         format!("make {} dirty, and empty the armed list", counted(armed, "armed byte")),
+    );
+    when(
+        !everything && found.covered.items > 0,
+        format!("make {} dirty, which the intent covers", counted(found.covered.items, "byte")),
     );
     when(unclean, "close the map cleanly".into());
     when(!unclean && armed == 0 && !header.runs.is_empty(), "empty the armed list".into());
@@ -269,7 +298,7 @@ fn describe_length(len: u64, after: u64) -> Option<String> {
 /// The headers that name what is in doubt, and those of the repaired map.
 fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<Commit>, Vec<Commit>)> {
     let header = &found.newest.header;
-    let mut next = Header { points: decision.points.clone(), ..header.clone() };
+    let mut next = decision.mended.clone();
     found.recovery.remember(&mut next);
     if decision.everything || found.survey.damaged > 0 || decision.stays {
         remember(&mut next, Reasons::REPAIR);
@@ -291,6 +320,8 @@ fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<
         next.runs = words.clone();
         doubt.extend([commit(&mut next), commit(&mut next)]);
     }
+    // Until here it says what is dirty. Nothing is armed by it afterwards.
+    forget_intent(&mut next);
     next.nonce = Uuid::NIL;
     next.state = State::Clean;
     next.runs = if decision.stays { words } else { WordRanges::new() };

@@ -6,12 +6,14 @@
 //! The volatile region is not touched. What is written is planned before, so that it can be saved before.
 
 use super::plan::{RepairPlan, Work, plan};
+use super::survey::add_words;
 use super::undo::{self, UndoReport};
 use crate::error::{Error, InUse, Refusal, Result};
 use crate::file::bottom::{BottomRef, full_page, named};
 use crate::file::headers;
 use crate::file::locks::locked;
 use crate::file::pages::{self, PageContent};
+use crate::file::points::{covering, rounded};
 use crate::file::scan::{Page, Scan};
 use crate::format::{HEADER_REGION, Header};
 use crate::geometry::PAGE_WORDS;
@@ -178,6 +180,13 @@ fn write(disk: &dyn Storage, header: &Header, batch: &mut Vec<(u64, PageContent)
     Ok(())
 }
 
+fn io_error(error: Error) -> io::Error {
+    match error {
+        Error::Io { source, .. } => source,
+        e => io::Error::other(e),
+    }
+}
+
 /// Adds those of some pages that are not as they should be, as they should be.
 fn wrong_pages(
     file: MapFile<'_>,
@@ -196,17 +205,27 @@ fn wrong_pages(
         };
         Ok(())
     });
-    read.map_err(|e| match e {
-        Error::Io { source, .. } => source,
-        e => io::Error::other(e),
-    })?;
-    for (index, before) in range.zip(found) {
+    read.map_err(io_error)?;
+    let mut covered = vec![[0; PAGE_WORDS as usize]; found.len()];
+    if let Some((intent, point)) = covering(header) {
+        let point = BottomRef::of_point(g, point);
+        let read = Scan { file, bottom: &point }.chunk(range.clone(), &mut |index, page| {
+            covered[(index - range.start) as usize] = match page {
+                Page::Good(words) => rounded(g, intent, index, words),
+                Page::Failed(_) => full_page(g, index),
+            };
+            Ok(())
+        });
+        read.map_err(io_error)?;
+    }
+    for ((index, before), covered) in range.zip(found).zip(covered) {
         let listed = if before.is_none() || work.everything { u64::MAX } else { named(&header.runs, index) };
         let mut words = before.unwrap_or([0; PAGE_WORDS as usize]);
         let full = full_page(g, index);
         for (i, word) in words.iter_mut().enumerate().filter(|(i, _)| listed & 1 << i != 0) {
             *word = full[i];
         }
+        add_words(&mut words, &covered);
         if before != Some(words) {
             wrong.push((index, words));
         }

@@ -6,12 +6,12 @@
 use crate::error::Result;
 use crate::file::bottom::{BottomRef, items_in, named};
 use crate::file::headers::Newest;
-use crate::file::pages::PageContent;
+use crate::file::pages::{Count, PageContent};
+use crate::file::points;
 use crate::file::scan::{Page, PageFault, Scan};
-use crate::format::{Durability, State, WordRanges};
-use crate::geometry::{Geometry, PAGE_WORDS};
+use crate::format::{Durability, Header, Intent, Point, State, WordRanges};
+use crate::geometry::PAGE_WORDS;
 use crate::map_file::MapFile;
-use crate::query::items_of_granules;
 use crate::session::recovery::Recovery;
 use std::ops::Range;
 
@@ -19,42 +19,6 @@ use std::ops::Range;
 pub(crate) const MOST_GROUPS: usize = 1000;
 /// Stretches of failed pages that are kept apart; the nearest are joined when there are more.
 const MOST_STRETCHES: usize = 1 << 16;
-
-/// Dirty granules, counted without loading the map.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    pub granules: u64,
-    /// Whether the map's last granule, which may be partial, is among them.
-    last: bool,
-}
-
-impl Count {
-    /// Those of the words that the list names.
-    pub(crate) fn of_list(bottom: &BottomRef) -> Count {
-        let g = &bottom.geometry;
-        let bit = |word: u64| (word * 64).min(g.bits());
-        let granules = bottom.armed.iter().map(|r| bit(r.end()) - bit(r.first)).sum();
-        Count { granules, last: g.bits() > 0 && bottom.armed.contains((g.bits() - 1) / 64) }
-    }
-
-    /// Those of a page, except in the words of `besides`.
-    fn add(&mut self, g: &Geometry, index: u64, words: &PageContent, besides: u64) {
-        for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
-            let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
-            self.granules += u64::from(word.count_ones());
-            self.last |= g.bits() > 0 && at == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
-        }
-    }
-
-    /// Granules and items.
-    pub(crate) fn totals(&self, g: &Geometry) -> (u64, u64) {
-        (self.granules, items_of_granules(g, self.granules, self.last))
-    }
-
-    pub(crate) fn everything(g: &Geometry) -> (u64, u64) {
-        (g.bits(), g.len())
-    }
-}
 
 /// Neighbouring pages that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +69,8 @@ impl Survey {
                     }
                     Page::Failed(fault) => {
                         survey.dirty.add(g, index, &[u64::MAX; PAGE_WORDS as usize], listed);
-                        survey.fail(index, fault, listed != 0 && fault != PageFault::StrayBits);
+                        let expected = listed != 0 || bottom.covered.contains(index);
+                        survey.fail(index, fault, expected && fault != PageFault::StrayBits);
                     }
                 }
                 Ok(())
@@ -130,15 +95,7 @@ impl Survey {
 
     fn fail(&mut self, index: u64, fault: PageFault, interrupted: bool) {
         *if interrupted { &mut self.interrupted } else { &mut self.damaged } += 1;
-        match self.failed.last_mut() {
-            Some(last) if last.end == index => last.end += 1,
-            _ => self.failed.push(index..index + 1),
-        }
-        if self.failed.len() > MOST_STRETCHES {
-            let mut fewer = WordRanges::from_iter(std::mem::take(&mut self.failed));
-            fewer.coarsen(MOST_STRETCHES / 2);
-            self.failed = fewer.iter().map(|run| run.range()).collect();
-        }
+        add_page(&mut self.failed, index);
         let kept = self.omitted.0 == 0;
         let last = if kept { self.groups.last_mut() } else { self.last.as_mut() };
         match last {
@@ -162,34 +119,101 @@ impl Survey {
     }
 }
 
-/// Dirty granules of two bottoms together, all of whose pages are good or named by the list of the first.
-pub(crate) fn together(one: &Scan<'_>, other: &Scan<'_>) -> Result<Count> {
-    let bottom = one.bottom;
+/// Adds a page to stretches of pages, which are joined where they are too many.
+fn add_page(stretches: &mut Vec<Range<u64>>, index: u64) {
+    match stretches.last_mut() {
+        Some(last) if last.end == index => last.end += 1,
+        _ => stretches.push(index..index + 1),
+    }
+    if stretches.len() > MOST_STRETCHES {
+        let mut fewer = WordRanges::from_iter(std::mem::take(stretches));
+        fewer.coarsen(MOST_STRETCHES / 2);
+        *stretches = fewer.iter().map(|run| run.range()).collect();
+    }
+}
+
+/// What the intent covers of a file that was not closed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Covered {
+    /// Pages in which it covers anything; where they are very many and apart, also some between.
+    pub pages: WordRanges,
+    /// Items that it covers.
+    pub items: u64,
+    /// Pages of its point that fail: it covers everything if there are any.
+    pub failed: u64,
+}
+
+impl Covered {
+    pub(crate) fn of(file: MapFile<'_>, header: &Header) -> Result<Covered> {
+        let g = &header.geometry;
+        let (mut pages, mut granules) = (Vec::new(), Count::default());
+        let failed = points::read_cover(file, header, &mut |index, words| {
+            add_page(&mut pages, index);
+            granules.add(g, index, words, 0);
+            Ok(())
+        })?;
+        Ok(Covered { pages: WordRanges::from_iter(pages), items: granules.totals(g).1, failed })
+    }
+}
+
+/// Dirty granules of a map and some points together, all of whose pages are good or named by the list of the map; those of a
+/// point rounded out by an intent, if there is one with it.
+fn together(map: &Scan<'_>, points: &[(Scan<'_>, Option<Intent>)]) -> Result<Count> {
+    let bottom = map.bottom;
+    let g = &bottom.geometry;
     let mut count = Count::of_list(bottom);
     let mut chunk = 0..0;
     let mut buffer: Vec<PageContent> = Vec::new();
-    let first = |chunks: [Option<Range<u64>>; 2]| chunks.into_iter().flatten().min_by_key(|chunk| chunk.start);
-    while let Some(next) = first([one.next_chunk(&chunk)?, other.next_chunk(&chunk)?]) {
+    let all = || std::iter::once((map, None)).chain(points.iter().map(|(scan, intent)| (scan, *intent)));
+    loop {
+        let mut next: Option<Range<u64>> = None;
+        for (scan, _) in all() {
+            let chunks = next.into_iter().chain(scan.next_chunk(&chunk)?);
+            next = chunks.min_by_key(|chunk| chunk.start);
+        }
+        let Some(next) = next else { return Ok(count) };
         chunk = next;
         buffer.clear();
         buffer.resize((chunk.end - chunk.start) as usize, [0; PAGE_WORDS as usize]);
-        for scan in [one, other] {
+        for (scan, intent) in all() {
             scan.chunk(chunk.clone(), &mut |index, page| {
                 let to = &mut buffer[(index - chunk.start) as usize];
-                match page {
-                    Page::Good(words) => to.iter_mut().zip(words).for_each(|(to, word)| *to |= word),
-                    Page::Failed(_) => to.fill(u64::MAX),
+                match (page, intent) {
+                    (Page::Failed(_), _) => to.fill(u64::MAX),
+                    (Page::Good(words), None) => add_words(to, words),
+                    (Page::Good(words), Some(intent)) => add_words(to, &points::rounded(g, intent, index, words)),
                 }
                 Ok(())
             })?;
         }
         for (index, words) in chunk.clone().zip(&buffer) {
             if words.iter().any(|&word| word != 0) {
-                count.add(&bottom.geometry, index, words, named(&bottom.armed, index));
+                count.add(g, index, words, named(&bottom.armed, index));
             }
         }
     }
-    Ok(count)
+}
+
+/// Dirty granules and the items in them: here, in a point, and by the intent.
+pub(crate) fn with_points(
+    file: MapFile<'_>,
+    (header, point): (&Header, Option<&Point>),
+    survey: &Survey,
+) -> Result<(u64, u64)> {
+    let g = &header.geometry;
+    let covering = points::covering(header).map(|(intent, point)| (BottomRef::of_point(g, point), Some(intent)));
+    let more = point.map(|point| (BottomRef::of_point(g, point), None)).into_iter().chain(covering);
+    let points: Vec<(BottomRef, Option<Intent>)> = more.collect();
+    if points.is_empty() {
+        return Ok(survey.dirty.totals(g));
+    }
+    let scans: Vec<_> = points.iter().map(|(bottom, intent)| (Scan { file, bottom }, *intent)).collect();
+    Ok(together(&Scan { file, bottom: &BottomRef::of_map(header) }, &scans)?.totals(g))
+}
+
+/// Adds the bits of one page to those of another.
+pub(crate) fn add_words(to: &mut PageContent, words: &PageContent) {
+    to.iter_mut().zip(words).for_each(|(to, word)| *to |= word);
 }
 
 /// What reading the pages of a point finds; `None` when the file has not all of its entries.
@@ -201,12 +225,18 @@ pub(crate) fn point_survey(file: MapFile<'_>, len: u64, bottom: &BottomRef) -> R
 }
 
 /// What opening the file would find. It would ask the page cache, which a reader cannot.
-pub(super) fn recovery(newest: &Newest, damaged: &[usize], survey: &Survey, lost: Option<(u64, u64)>) -> Recovery {
+pub(super) fn recovery(
+    newest: &Newest,
+    damaged: &[usize],
+    (survey, covered): (&Survey, &Covered),
+    lost: Option<(u64, u64)>,
+) -> Recovery {
     let header = &newest.header;
     let unclean = header.state == State::Open;
     Recovery {
         unclean,
         armed_items: items_in(&header.geometry, &header.runs),
+        intent_items: covered.items,
         interrupted_pages: survey.interrupted,
         damaged_pages: survey.damaged,
         damaged_headers: damaged.len() as u64,

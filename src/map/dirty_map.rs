@@ -62,7 +62,7 @@ pub(super) struct Snapshot {
     pub(super) view: ShmView,
     /// Words that are wholly dirty, without a place in the view.
     pub(super) whole: WordRanges,
-    /// Those of them that are dirty for want of knowledge.
+    /// Words of which some bits are dirty for want of knowledge.
     pub(super) assumed: WordRanges,
     pub(super) header: Header,
     /// The outstanding point.

@@ -8,6 +8,8 @@ use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::bottom::{BottomRef, Stretches, all_words, is_full, items_in, named, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, writable};
+use crate::file::pages::Count;
+use crate::file::points;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{self, Durability, Header, Layout, State, VolatileLayout, WordRanges};
 use crate::geometry::{PAGE_BITS, PAGE_WORDS};
@@ -20,13 +22,14 @@ use crate::sys::Mapping;
 use crate::watcher::Watcher;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// A view filled with the recovered bits, and what has to be written to make them durable.
 pub(crate) struct Loaded {
     pub view: ShmView,
     /// Words that are wholly dirty and not filled in the view: in a map that is only read.
     pub whole: WordRanges,
-    /// Those of them that are dirty for want of knowledge.
+    /// Words of which some bits are dirty for want of knowledge: those of them, and what the intent covers.
     pub assumed: WordRanges,
     pub header: Header,
     pub pair: usize,
@@ -82,10 +85,14 @@ pub(super) fn load(
     recovery.cache_trusted = process.then_some(trusted);
 
     let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Stretches::default() };
-    let Bottom { granules, good, failed, mut whole, interrupted, damaged } = filling.read(file, trusted)?;
-    (recovery.interrupted_pages, recovery.damaged_pages) = (interrupted, damaged);
+    let Bottom { granules, good, failed, mut whole, stray, unlisted } = filling.read(file, trusted)?;
+    let covered = filling.cover(file)?;
+    let written = unlisted.iter().flat_map(|run| covered.pages.within(run.range())).map(|run| run.count).sum::<u64>();
+    recovery.damaged_pages = stray + unlisted.words() - written;
+    recovery.interrupted_pages = failed.words() - recovery.damaged_pages;
+    recovery.intent_items = covered.items;
     recovery.lost_granules = step!(CountLost => BottomRef::of_map(&header).lost(granules, failed.words()));
-    let lost = recovery.lost_granules.is_some() || recovery.lost_commit;
+    let lost = recovery.lost_granules.is_some() || recovery.lost_commit || covered.failed > 0;
     let dirty = if recovery.image_changed.is_some() || lost {
         all_words(&geometry)
     } else if !step!(DirtyListed => !trusted) {
@@ -100,13 +107,19 @@ pub(super) fn load(
         None => assumed.union(&words_of_pages(&geometry, &failed)),
     }
     rewrite.union(&pages_of(&dirty));
+    rewrite.union(&covered.pages);
     if writing {
         filling.fill(&std::mem::take(&mut assumed))?;
     }
     whole.union(&assumed);
+    if !writing {
+        assumed.union(&covered.words);
+    }
     filling.finish();
     let frozen = PointSet::outstanding(file, &header)?.map(Arc::new);
-    recovery.damaged_pages += frozen.as_ref().map_or(0, |point| point.failed());
+    let twice = header.intent.is_some_and(|intent| intent.point == header.checkpoint_uuid);
+    recovery.damaged_pages +=
+        frozen.as_ref().map_or(0, |point| point.failed()) + if twice { 0 } else { covered.failed };
     Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite })
 }
 
@@ -120,10 +133,21 @@ struct Bottom {
     failed: WordRanges,
     /// Words of full pages, which were not stored: in a map that is only read.
     whole: WordRanges,
-    /// Pages whose rewriting was interrupted.
-    interrupted: u64,
-    /// Pages that did not verify although nobody was rewriting them.
-    damaged: u64,
+    /// How many of the failed pages have bits past the end of the map.
+    stray: u64,
+    /// Those of the others that the list does not name.
+    unlisted: WordRanges,
+}
+
+/// What the intent covers.
+struct Covered {
+    /// Pages in which it covers anything.
+    pages: WordRanges,
+    /// Words of which it covers more than is known to be dirty.
+    words: WordRanges,
+    items: u64,
+    /// Pages of its point that fail: it covers everything if there are any.
+    failed: u64,
 }
 
 /// A view that is being filled.
@@ -151,8 +175,8 @@ impl Filling<'_, '_> {
     fn read(&mut self, file: MapFile<'_>, list_good: bool) -> Result<Bottom> {
         let (header, watcher, writing) = (self.header, self.watcher, self.allocate.is_some());
         let geometry = &header.geometry;
-        let (mut granules, mut good, mut interrupted, mut damaged) = (0, Vec::new(), 0, 0);
-        let (mut failed, mut whole) = (Stretches::default(), Stretches::default());
+        let (mut granules, mut good, mut stray) = (0, Vec::new(), 0);
+        let (mut failed, mut whole, mut unlisted) = (Stretches::default(), Stretches::default(), Stretches::default());
         Scan { file, bottom: &BottomRef::of_map(header) }.run(
             |index, found| {
                 match found {
@@ -169,8 +193,11 @@ impl Filling<'_, '_> {
                         store_page(self.view, index, words, true);
                     }
                     Page::Failed(fault) => {
-                        let named = named(&header.runs, index) != 0;
-                        *if named && fault != PageFault::StrayBits { &mut interrupted } else { &mut damaged } += 1;
+                        match fault {
+                            PageFault::StrayBits => stray += 1,
+                            _ if named(&header.runs, index) == 0 => unlisted.add(index..index + 1),
+                            _ => {}
+                        }
                         step!(VerifyPage => failed.add(index..index + 1));
                     }
                 }
@@ -178,7 +205,26 @@ impl Filling<'_, '_> {
             },
             |done| watcher.tell(Step::Opening, geometry.item_of(done * PAGE_BITS), geometry.len()),
         )?;
-        Ok(Bottom { granules, good, failed: failed.runs(), whole: whole.runs(), interrupted, damaged })
+        Ok(Bottom { granules, good, failed: failed.runs(), whole: whole.runs(), stray, unlisted: unlisted.runs() })
+    }
+
+    /// Adds what the intent covers.
+    fn cover(&mut self, file: MapFile<'_>) -> Result<Covered> {
+        let geometry = &self.header.geometry;
+        let (mut pages, mut words) = (Stretches::default(), Stretches::default());
+        let mut count = Count::default();
+        let failed = points::read_cover(file, self.header, &mut |index, page| {
+            self.prepare(index)?;
+            pages.add(index..index + 1);
+            count.add(geometry, index, page, 0);
+            for (w, &word) in format::page_words(geometry, index).zip(page) {
+                if word & !self.view.live()[w as usize].fetch_or(word, SeqCst) != 0 {
+                    words.add(w..w + 1);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Covered { pages: pages.runs(), words: words.runs(), items: count.totals(geometry).1, failed })
     }
 
     /// The page cache is trusted: it says what is dirty, wherever the bottom is behind. Says which pages that may change.

@@ -12,6 +12,7 @@ use crate::engine::flush::write_recovered;
 use crate::error::Result;
 use crate::file::bottom::{all_words, batches, words_of_pages};
 use crate::file::headers::{self, Copies, LastDurable, Newest, set_exact};
+use crate::file::points::forget_intent;
 use crate::format::{CheckpointState, Durability, Header, Layout, MAX_LIST, Session, Stamp, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BITS;
 use crate::map_file::MapFile;
@@ -145,6 +146,9 @@ fn commit_open(
     let mut known = LastDurable { sequence: header.sequence, pair: *pair };
     step!(RewriteNewest => headers::rewrite_in_place(file.disk, found.0, found.1)).map_err(file.io(write))?;
     recovery.remember(header);
+    if !recovery.unclean {
+        forget_intent(header);
+    }
     let identity = file.disk.identity().map_err(file.io("identify the file"))?;
     // Kept until a close by all: those who had the map before may be dead, and their writes not.
     let doubt = step!(KeepOutlived => header.session.flags & (Session::OUTLIVE | Session::OUTLIVED) != 0);
@@ -173,9 +177,14 @@ fn commit_open(
         }
         write_recovered(file.disk, header, view, &batch).map_err(file.io("write recovered pages"))?;
     }
-    if header.runs != all {
+    let covered = header.intent.is_some();
+    if header.runs != all || covered {
         header.runs = all;
-        known = headers::commit(file.disk, header, known).map_err(file.io(write))?;
+        forget_intent(header);
+        // To both pairs, if a point goes by that.
+        for _ in 0..=u8::from(covered) {
+            known = headers::commit(file.disk, header, known).map_err(file.io(write))?;
+        }
     }
     Ok(known)
 }

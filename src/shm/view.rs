@@ -27,6 +27,10 @@ pub(crate) trait Look {
     fn next_block(&self, words: Range<u64>, to: &Block) -> Option<(u64, u64)>;
     /// A word of the live level.
     fn word(&self, i: u64) -> u64;
+    /// The same without what is not in the durable level, if that is at hand.
+    fn certain(&self, i: u64) -> u64 {
+        self.word(i)
+    }
 
     /// The nonce in the runtime page: zeros, or that of a session that lives.
     fn nonce(&self) -> [u8; 16] {
@@ -79,6 +83,10 @@ macro_rules! look_at_levels {
 
 impl Look for ShmView {
     look_at_levels!();
+
+    fn certain(&self, i: u64) -> u64 {
+        self.word(i) & self.durable()[i as usize].load(SeqCst)
+    }
 
     fn runtime_word(&self, word: Word) -> u64 {
         self.runtime[word].load(SeqCst)

@@ -4,7 +4,8 @@
 //! Asked after each: what counted as dirty before the repair, in the map and since each point, does so still, whoever
 //! reads the file; repairing it again ends as it should; and putting back gives the very bytes.
 
-use crate::format::{ENTRY_BYTES, Point};
+use crate::file::pages;
+use crate::format::{ENTRY_BYTES, Intent, Point};
 use crate::fsck::check::at_rest;
 use crate::fsck::plan::plan;
 use crate::fsck::repair::apply;
@@ -41,7 +42,9 @@ fn counts(content: &Image) -> Counts {
     let both = both(&loaded);
     let map = bits_of(&loaded.view).map(|i| dirty(&both, i)).collect();
     let header = &loaded.header;
-    let points = header.points.iter().map(|point| (point.uuid, point_counts(&disk, header, point))).collect();
+    // A point that is only the intent goes when it has been made dirty.
+    let points = header.points.iter().filter(|point| point.role != PointRole::Intent);
+    let points = points.map(|point| (point.uuid, point_counts(&disk, header, point))).collect();
     Counts { map: Some(map), points }
 }
 
@@ -60,6 +63,45 @@ impl Counts {
             None => Ok(()),
         }
     }
+}
+
+/// Gives a file an intent, which counts where it was not closed: a point that is only that.
+fn with_intent(content: Image, rng: &mut Rng) -> Image {
+    let disk = SimDisk::new(content, Vec::new());
+    let copies = headers::read_copies(&*disk);
+    let Newest { header, .. } = headers::newest(disk.file()).unwrap();
+    let same = |copy: &Header| copy.geometry == header.geometry;
+    if header.durability == Durability::Process || !copies.iter().flatten().all(same) {
+        return disk.device();
+    }
+    let g = &header.geometry;
+    let table_offset = copies.iter().flatten().map(Header::file_length).max().unwrap();
+    let point = Point {
+        uuid: format::Uuid([0xd7; 16]),
+        time: 0,
+        role: PointRole::Intent,
+        name: String::new(),
+        table_offset,
+        bottom_offset: table_offset + format::table_length(g),
+        granules: rng.below(2),
+        reasons: format::Reasons::NONE,
+        target: None,
+        reserved: format::Reserved::default(),
+    };
+    disk.extend(point.bottom(g).end).unwrap();
+    let bit = rng.below(g.bits());
+    let word = |w: u64| if w == bit / 64 { 1 << (bit % 64) } else { 0 };
+    let page = |_, index: u64| std::array::from_fn(|i| word(index * 64 + i as u64));
+    pages::write(&*disk, &BottomRef::of_point(g, &point), &[bit / PAGE_BITS], page).unwrap();
+    let intent = Intent { point: point.uuid, unit: rng.below(7) as u32 };
+    for (i, mut header) in copies.into_iter().enumerate().filter_map(|(i, copy)| Some((i, copy.ok()?))) {
+        header.points.insert(header.points.len() - usize::from(header.outstanding().is_some()), point.clone());
+        header.intent = Some(intent);
+        let bytes = header.encode().unwrap();
+        disk.write_durable(&[WriteSegment { offset: format::copy_offset(i), bytes: &bytes }]).unwrap();
+    }
+    disk.sync_all().unwrap();
+    disk.device()
 }
 
 /// Damages a file: sectors of headers, page tables, bottoms and points become something else, or its end is lost.
@@ -154,6 +196,7 @@ fn one_seed(seed: u64) -> Result<usize, String> {
     let faults =
         if rng.below(2) == 0 { vec![(rng.below(30) as usize, Fault::Cut(some_pick(&mut rng)))] } else { Vec::new() };
     let left = run(&ops, fresh_of(durability), faults, None)?.disk.device();
+    let left = if seed.is_multiple_of(3) { with_intent(left, &mut Rng(!seed)) } else { left };
     let content = damage(left, &mut rng);
     let disk = SimDisk::new(content.clone(), Vec::new());
     let plan = planned(&disk)?;

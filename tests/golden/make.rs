@@ -5,8 +5,8 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    self, CheckpointState, Durability, Header, Layout, Point, PointRole, Reasons, Reserved, Stamp, StampKind, State,
-    Uuid, WordRanges, fields::header as h,
+    self, CheckpointState, Durability, Header, Intent, Layout, Point, PointRole, Reasons, Reserved, Stamp, StampKind,
+    State, Uuid, WordRanges, fields::header as h,
 };
 use std::ops::Range;
 
@@ -133,6 +133,16 @@ impl Maker {
         if granules == 0 { self } else { self.bits_at(bits, uuid, table_offset, bottom_offset) }
     }
 
+    /// Adds a point that is only the intent.
+    fn intent(&mut self, bits: &[Range<u64>], unit: u32) -> &mut Maker {
+        self.kept("", 0x46, bits, None);
+        if let Some(point) = self.header.points.last_mut() {
+            (point.role, point.reasons) = (PointRole::Intent, Reasons::NONE);
+            self.header.intent = Some(Intent { point: point.uuid, unit });
+        }
+        self
+    }
+
     fn outstanding(&mut self, state: CheckpointState, bits: &[Range<u64>]) -> &mut Maker {
         let table_offset = self.header.layout.volatile.end;
         let bottom_offset = table_offset + format::ALIGN;
@@ -250,6 +260,12 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
             m.spoil(6400);
         }),
     );
+    // A list of several sectors, in a map of 8 GiB: runs of one word, two and three, all as far apart.
+    let long = |m: &mut Maker| {
+        let run = |i: u64| 3 + 131 * i..3 + 131 * i + 1 + i % 3;
+        m.bits(&DIRT).open(&(0..250).map(run).collect::<Vec<_>>()).headers();
+    };
+    add("unclean-long-list", with(8 << 30, &long));
     let process = |m: &mut Maker| {
         m.header.durability = Durability::Process;
         m.header.session.boot_id = Uuid([0x44; 16]);
@@ -283,6 +299,32 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     };
     add("rivals-of-lists", rivals(&[10..12], &[20..21], "golden"));
     add("rivals-of-content", rivals(&[10..12], &[10..12], "another"));
+
+    // An intent says nothing of a map that was closed, and what its point holds, rounded out, of any other.
+    add("intent-clean", with(LEN, &|m| m.intent(&[70..71, 8000..8003], 4).bits(&DIRT).headers()));
+    add("intent-unclean", with(LEN, &|m| m.intent(&[70..71, 8000..8003], 4).bits(&DIRT).open(&[1..2]).headers()));
+    let partial = |m: &mut Maker| m.intent(&[10229..10230], 6).bits(&[0..1]).open(&[]).headers();
+    add("intent-partial-granule", with(PARTIAL_LEN, &partial));
+    let kept = |m: &mut Maker| {
+        m.kept("monday", 0x44, &[5..6, 9000..9003], None).bits(&DIRT).open(&[]);
+        m.header.intent = Some(Intent { point: Uuid([0x44; 16]), unit: 0 });
+        m.headers();
+    };
+    add("intent-that-is-kept", with(LEN, &kept));
+    let frozen = |m: &mut Maker| {
+        m.outstanding(CheckpointState::Frozen, &[0..2, 8000..8003]).bits(&DIRT).open(&[]);
+        m.header.intent = Some(Intent { point: POINT, unit: 2 });
+        m.headers();
+    };
+    add("intent-that-is-frozen", with(LEN, &frozen));
+    // A page of the map that was being written when the power went, since the intent covers some of it; and one of its point.
+    let spoilt = |m: &mut Maker, interrupted: bool| {
+        m.intent(&[70..71, 9000..9003], 4).bits(&DIRT).open(&[]).headers();
+        let at = if interrupted { m.header.layout.bottom.start } else { m.header.points[0].bottom_offset };
+        m.bytes[at as usize + 1100] ^= 1;
+    };
+    add("intent-interrupted", with(LEN, &|m| spoilt(m, true)));
+    add("intent-damaged", with(LEN, &|m| spoilt(m, false)));
 
     // After a change of length: the regions are where the first ones left room.
     let moved = |m: &mut Maker, len| {

@@ -1,5 +1,6 @@
 //! Setting, resetting and flushing.
 
+use crate::file::headers::LastDurable;
 use crate::format::Durability;
 use crate::sim::regressions::*;
 
@@ -90,6 +91,43 @@ pub(crate) fn the_list_stays_within_its_bound() {
     for word in (0..BITS / 64).step_by(3) {
         core.set_bits(word * 64..word * 64 + 1).unwrap();
         assert!(header_on(&disk).runs.words() <= 24, "after word {word}");
+    }
+}
+
+/// A copy of the header has many sectors then, of which a power cut leaves any: its checksum tells.
+#[test]
+fn a_commit_of_a_long_list_that_is_torn_leaves_the_old_one_or_the_new_one() {
+    let mut rng = Rng(1);
+    for words in [600, 40_000] {
+        let disk = SimDisk::new(Image::default(), Vec::new());
+        create::write_new(disk.file(), geometry(1 << 28), &Options { granularity: 0, ..options() }).unwrap();
+        let Newest { mut header, pair, .. } = headers::newest(disk.file()).unwrap();
+        let known = LastDurable { sequence: header.sequence, pair };
+        (header.state, header.nonce) = (State::Open, format::Uuid([1; 16]));
+        let mut end = 0;
+        let mut next = |_| {
+            end += 2 + rng.below(60);
+            end
+        };
+        header.runs = (0..words).map(&mut next).collect();
+        let known = headers::commit(&*disk, &mut header, known).unwrap();
+        let before = disk.device();
+        let mut more = header.clone();
+        // Behind it, all bytes are moved by one.
+        more.runs.insert(0..1);
+        let sectors = 2 * more.used().div_ceil(SECTOR);
+        let subsets = 0..if sectors <= 12 { 1 << sectors } else { 0 };
+        let tried = picks(sectors, &mut rng).into_iter().chain(subsets.map(|mask| Pick::Mask(mask, mask % 3 == 0)));
+        let mut found = [0, 0];
+        for pick in tried {
+            let cut = SimDisk::new(before.clone(), vec![(0, Fault::Cut(pick))]);
+            headers::commit(&*cut, &mut more.clone(), known).expect_err("the power went");
+            let left = headers::newest(SimDisk::new(cut.device(), Vec::new()).file()).unwrap().header;
+            let new = left.sequence > header.sequence;
+            assert_eq!(left.runs, if new { more.runs.clone() } else { header.runs.clone() }, "{words}: {pick:?}");
+            found[usize::from(new)] += 1;
+        }
+        assert!(found[0] > 3 && found[1] > 0, "{words}: {found:?}");
     }
 }
 

@@ -59,7 +59,7 @@ const CHECKPOINT_STATES: [&str; 4] = ["NORMAL", "FREEZING", "FROZEN", "ABORTING"
 const NEEDED: usize = 4;
 
 /// The fields in their order, by the names that FORMAT.md gives them.
-const FIELDS: [(&str, Kind); 44] = [
+const FIELDS: [(&str, Kind); 46] = [
     ("len", Kind::Number(dirtymap::MAX_LEN)),
     ("granularity", Kind::Number(dirtymap::MAX_GRANULARITY as u64)),
     ("durability", Kind::Word(&DURABILITIES)),
@@ -104,6 +104,8 @@ const FIELDS: [(&str, Kind); 44] = [
     ("audited", ANY),
     ("audit_missed", ANY),
     ("audit_time", Kind::Time),
+    ("intent", Kind::Uuid),
+    ("intent_unit", Kind::Number(format::MAX_UNIT as u64)),
 ];
 
 /// The value of a field.
@@ -211,6 +213,8 @@ pub fn fields(h: &Header) -> impl Iterator<Item = (&'static str, Value)> {
         Value::Number(h.audited),
         Value::Number(h.audit_missed),
         Value::Time(h.audit_time),
+        Value::Uuid(h.intent.map_or(format::Uuid::NIL, |intent| intent.point)),
+        Value::Number(h.intent.map_or(0, |intent| intent.unit.into())),
     ];
     FIELDS.iter().map(|(name, _)| *name).zip(values)
 }
@@ -248,6 +252,7 @@ pub fn role(role: PointRole) -> &'static str {
     match role {
         PointRole::Outstanding => "outstanding",
         PointRole::Kept => "kept",
+        PointRole::Intent => "intent",
     }
 }
 

@@ -373,7 +373,7 @@ fn stamp(at: &mut Cursor<'_>) -> Result<bool, Error> {
 fn point(at: &mut Cursor<'_>) -> Result<(), Error> {
     at.uuid()?;
     at.time()?;
-    at.one_of(&["outstanding", "kept"])?;
+    at.one_of(&["outstanding", "kept", "intent"])?;
     for most in [u64::MAX, u64::MAX, u64::MAX, u32::MAX.into()] {
         at.number(most)?;
     }

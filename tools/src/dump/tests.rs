@@ -32,6 +32,7 @@ fn rich() -> Header {
     header.checkpoint_state = CheckpointState::Frozen;
     header.dirt_time = i64::MIN;
     header.session.inode = u64::MAX;
+    header.intent = Some(format::Intent { point: Uuid([3; 16]), unit: 6 });
     header.points.push(Point {
         uuid: Uuid([3; 16]),
         time: i64::MAX,
