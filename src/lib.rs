@@ -79,7 +79,7 @@ pub use file::create::NewFile;
 pub use format::Durability;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
-pub use map::{CloseError, DirtyMap};
+pub use map::{CloseError, DirtyMap, OwnedWriteGuard};
 pub use options::{Access, Options};
 pub use progress::{Progress, Step};
 pub use query::{ReadMap, WriteMap};

@@ -15,6 +15,7 @@ use dirtymap::{
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ fn of(map: &Bitmap) -> Vec<u64> {
 fn what_was_frozen_is_clean_after_the_commit_and_what_was_set_since_is_dirty() {
     let dir = tempfile::tempdir().unwrap();
     let (path, map) = new(dir.path());
-    [3, 4, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+    [3, 4, 9000].iter().for_each(|&i| _ = map.set(granule(i)).unwrap());
     let frozen = map.freeze(None).unwrap();
     assert_eq!(frozen.state, CheckpointState::Frozen);
     assert!(!map.any_since_freeze().unwrap());
@@ -79,7 +80,7 @@ fn what_was_aborted_is_dirty_again_together_with_what_was_set_since() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("map");
         let map = options().durability(durability).create(&path, LEN).unwrap();
-        [3, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+        [3, 9000].iter().for_each(|&i| _ = map.set(granule(i)).unwrap());
         let frozen = map.freeze(Some("monday")).unwrap();
         map.set(granule(5)).unwrap();
         map.abort_checkpoint(frozen.uuid).unwrap();
@@ -112,7 +113,7 @@ fn a_frozen_checkpoint_outlives_the_process_and_a_clean_close() {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("map");
             let map = options().durability(durability).create(&path, LEN).unwrap();
-            [3, 4].iter().for_each(|&i| map.set(granule(i)).unwrap());
+            [3, 4].iter().for_each(|&i| _ = map.set(granule(i)).unwrap());
             map.flush().unwrap();
             let frozen = map.freeze(Some("a")).unwrap();
             map.set(granule(5)).unwrap();
@@ -244,6 +245,40 @@ fn a_freeze_inside_ones_own_bracket_is_an_error_and_a_bracket_may_end_elsewhere(
     assert!(map.begin_write(0..LEN + 1).is_err());
     map.abort_checkpoint(map.checkpoint().unwrap().unwrap().uuid).unwrap();
     map.freeze(None).unwrap();
+}
+
+#[test]
+fn a_write_that_keeps_its_map_goes_to_another_thread_and_a_freeze_waits_for_it() {
+    fn goes_anywhere<T: Send + 'static>(write: T) -> T {
+        write
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let map = Arc::new(options().freeze_timeout(Duration::from_millis(50)).create(&path, LEN).unwrap());
+    let ranges = [granule(1), granule(5), granule(900)];
+    let write = goes_anywhere(map.begin_writes_owned(&ranges).unwrap());
+    assert_eq!((dirty(&map), map.stats().arms), (vec![1, 5, 900], 1));
+    // The thread that has begun it may freeze: it is another one's to end. Here none does, in time.
+    assert!(matches!(map.freeze(None), Err(Error::Busy { writes: 1, .. })));
+    assert!(matches!(map.begin_writes_owned(&[granule(7), 0..LEN + 1]), Err(Error::OutOfRange { .. })));
+    assert!(!map.get(7 * GRANULE).unwrap(), "nothing is changed when one of the ranges is wrong");
+    let single = map.begin_write_owned(..1).unwrap();
+    assert!(Arc::ptr_eq(single.map(), &map));
+    let ends = std::thread::spawn(move || drop((write, single)));
+    ends.join().unwrap();
+    let frozen = map.freeze(None).unwrap();
+    assert_eq!(of(&map.frozen(frozen.uuid).unwrap()), [0, 1, 5, 900]);
+    map.abort_checkpoint(frozen.uuid).unwrap();
+    // The map goes with the last write.
+    let last = map.begin_write_owned(granule(3)).unwrap();
+    assert_eq!(Arc::strong_count(&map), 2);
+    drop(map);
+    assert_eq!(options().open(&path).unwrap_err().kind(), "locked");
+    assert_eq!(dirty(last.map()), [0, 1, 3, 5, 900]);
+    drop(last);
+    assert!(options().open(&path).unwrap().get(900 * GRANULE).unwrap());
+    let read = Arc::new(options().read_only(true).open(&path).unwrap());
+    assert_eq!(read.begin_write_owned(0..1).unwrap_err().kind(), "read-only");
 }
 
 /// The image is an array of counters, one for each granule; the backup copies what is frozen.
@@ -547,7 +582,7 @@ fn the_length_changes_under_names_and_not_under_a_checkpoint() {
         let options = options().access(if shared { Access::Shared } else { Access::Exclusive });
         let mut map = options.create(&path, LEN).unwrap();
         back_up(&map, Some("a"));
-        [1, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+        [1, 9000].iter().for_each(|&i| _ = map.set(granule(i)).unwrap());
         back_up(&map, Some("b"));
         map.set(granule(2)).unwrap();
         let c = map.freeze(Some("c")).unwrap();
@@ -580,7 +615,7 @@ fn the_length_changes_under_names_and_not_under_a_checkpoint() {
 fn what_a_commit_makes_clean_is_a_change_and_what_a_freeze_or_an_abort_moves_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let (_, map) = new(dir.path());
-    [3, 9000].iter().for_each(|&i| map.set(granule(i)).unwrap());
+    [3, 9000].iter().for_each(|&i| _ = map.set(granule(i)).unwrap());
     map.attach_changes(0).unwrap();
     let c = map.freeze(None).unwrap();
     map.abort_checkpoint(c.uuid).unwrap();

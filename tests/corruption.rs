@@ -114,8 +114,8 @@ fn originals(dir: &Path, number: u64) -> Vec<Original> {
             let start = rng.below(bits);
             let range = start..(start + 1 + rng.below(300)).min(bits);
             match rng.below(8) {
-                0..=5 => map.set(range).unwrap(),
-                6 => map.reset(range).unwrap(),
+                0..=5 => _ = map.set(range).unwrap(),
+                6 => _ = map.reset(range).unwrap(),
                 _ => map.flush().unwrap(),
             }
         }

@@ -487,7 +487,7 @@ fn who_shares_a_map_on_a_full_disk_gets_an_error_and_no_signal() {
         let (mut set, mut full) = (Vec::new(), 0);
         for i in 0..512 {
             match two[i as usize % 2].set(at(i)..at(i) + 1) {
-                Ok(()) => set.push(i),
+                Ok(_) => set.push(i),
                 Err(error) => {
                     assert_eq!(error.kind(), "no-space", "{error}");
                     full += 1;
@@ -503,7 +503,7 @@ fn who_shares_a_map_on_a_full_disk_gets_an_error_and_no_signal() {
         // Given back now, and not when the file system gets round to a file that was removed.
         file.set_len(0).and_then(|()| file.sync_all()).unwrap();
         fs::remove_file(&space).unwrap();
-        set.iter().for_each(|&i| two[1].set(at(i)..at(i) + 1).unwrap());
+        set.iter().for_each(|&i| _ = two[1].set(at(i)..at(i) + 1).unwrap());
         let [one, other] = two;
         one.close().unwrap();
         assert!(set.iter().all(|&i| reader.get(at(i)).unwrap()));

@@ -448,8 +448,8 @@ fn work(map: &DirtyMap, path: &Path, rng: &mut Numbers, images: &mut Vec<Image>)
         let length = rng.any_size(map.len() + 1);
         let range = start..start.saturating_add(length).min(map.len());
         match rng.below(11) {
-            0..=4 => map.set(range).unwrap(),
-            5 | 6 => map.reset_within(range).unwrap(),
+            0..=4 => _ = map.set(range).unwrap(),
+            5 | 6 => _ = map.reset_within(range).unwrap(),
             7 => map.flush().unwrap(),
             8 | 9 => checkpoint(map, rng),
             _ if rng.one_in(3) => images.push(Image::of_file(path)),

@@ -153,7 +153,7 @@ fn sixty_four_have_it_and_no_more_than_there_are_slots() {
     // Of the other kind so many in one process would take more locked memory than most users may have.
     let (_dir, path) = new_map(Durability::Process);
     let mut all: Vec<DirtyMap> = (0..256).map(|_| shared().open(&path).unwrap()).collect();
-    all.iter().enumerate().for_each(|(n, map)| map.set(granule(n as u64)).unwrap());
+    all.iter().enumerate().for_each(|(n, map)| _ = map.set(granule(n as u64)).unwrap());
     assert_eq!(shared().open(&path).unwrap_err().kind(), "locked");
     drop(all.swap_remove(3));
     let again = shared().open(&path).unwrap();

@@ -145,7 +145,7 @@ fn what_threads_set_is_exactly_what_a_close_leaves() {
             let map = &map;
             scope.spawn(move || {
                 let mut numbers = Numbers(setter);
-                (0..ROUNDS).for_each(|_| map.set(numbers.range(0..HALF)).unwrap());
+                (0..ROUNDS).for_each(|_| _ = map.set(numbers.range(0..HALF)).unwrap());
             });
         }
         scope.spawn(|| map.reset(HALF..LEN).unwrap());

@@ -64,7 +64,7 @@ fn a_flush_of_100_pages_is_two_syncs_and_58_kib() {
     // Nothing is left to do.
     assert_eq!(numbers(work(&map, || map.flush().unwrap())), [0, 0, 0, 0]);
     // What was reset and not set is listed first: one more.
-    let reset = work(&map, || map.reset_all().unwrap());
+    let reset = work(&map, || _ = map.reset_all().unwrap());
     assert_eq!(numbers(reset), [0, 0, 0, 0]);
     let flush = work(&map, || map.flush().unwrap());
     assert_eq!(flush.syncs, 3);
@@ -108,7 +108,7 @@ fn a_sequential_writer_waits_for_less_than_one_sync_in_64_mib() {
     let dir = tempfile::tempdir().unwrap();
     const LEN: u64 = 64 << 30;
     let map = Options::new().flush_interval(None).create(dir.path().join("map"), LEN).unwrap();
-    let all = work(&map, || (0..LEN).step_by(1 << 20).for_each(|at| map.set(at..at + (1 << 20)).unwrap()));
+    let all = work(&map, || (0..LEN).step_by(1 << 20).for_each(|at| _ = map.set(at..at + (1 << 20)).unwrap()));
     // Words are armed 1, 2, 4 and so on to 32 ahead, which is 128 MiB; eight times as many fill the list, and are flushed.
     assert!(all.arms <= LEN / (128 << 20) + 8, "{} arms", all.arms);
     assert!(all.syncs <= LEN / (64 << 20) * 2 / 3, "{} syncs", all.syncs);
@@ -130,9 +130,9 @@ fn what_is_armed_or_durable_costs_no_sync_and_no_system_call() {
                 continue;
             }
         };
-        let sets = |map: &DirtyMap| (0..1 << 18).for_each(|i| map.set(i * GRANULE..i * GRANULE + 1).unwrap());
+        let sets = |map: &DirtyMap| (0..1 << 18).for_each(|i| _ = map.set(i * GRANULE..i * GRANULE + 1).unwrap());
         let brackets = |map: &DirtyMap| (0..1000).for_each(|i| drop(map.begin_write(i * GRANULE..i * GRANULE + 1)));
-        assert_eq!(numbers(work(&map, || map.set_all().unwrap()))[..2], [1, 1], "one run, one commit");
+        assert_eq!(numbers(work(&map, || _ = map.set_all().unwrap()))[..2], [1, 1], "one run, one commit");
         map.reset_all().unwrap();
         let (before, after) = (io(), io());
         let idle = after.since(&before);
@@ -162,16 +162,47 @@ fn arming_is_one_commit_a_word_and_grows_by_what_is_listed() {
     let map = options().create(dir.path().join("map"), 1 << 40).unwrap();
     // Every other word, so that none of them makes a run with its neighbour, backwards, so that nothing is armed ahead.
     let words: Vec<u64> = (0..200).rev().map(|i| 2 * i * WORD).collect();
-    let first = work(&map, || map.set(words[0]..words[0] + 1).unwrap());
+    let first = work(&map, || _ = map.set(words[0]..words[0] + 1).unwrap());
     assert_eq!([first.arms, first.syncs, first.slow_sets], [1, 1, 1]);
-    let more = work(&map, || words[1..].iter().for_each(|&at| map.set(at..at + 1).unwrap()));
+    let more = work(&map, || words[1..].iter().for_each(|&at| _ = map.set(at..at + 1).unwrap()));
     assert_eq!([more.arms, more.syncs, more.slow_sets], [199, 199, 199]);
     // Two copies of 16 bytes for each run, in blocks.
-    let last = work(&map, || map.set(401 * WORD..401 * WORD + 1).unwrap());
+    let last = work(&map, || _ = map.set(401 * WORD..401 * WORD + 1).unwrap());
     assert!(last.bytes_written <= first.bytes_written + 2 * 200 * 16 + 2 * 4096, "{} bytes", last.bytes_written);
     // A range is armed as one, however long it is.
-    let range = work(&map, || map.set(1 << 39..(1 << 39) + 1000 * WORD).unwrap());
+    let range = work(&map, || _ = map.set(1 << 39..(1 << 39) + 1000 * WORD).unwrap());
     assert_eq!([range.arms, range.syncs, range.slow_sets], [1, 1, 1]);
+    map.close().unwrap();
+}
+
+#[test]
+fn many_cold_ranges_in_one_call_cost_the_commit_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    // With the bound that a map has unless told otherwise.
+    let options = Options::new().flush_interval(None);
+    let map = options.create(dir.path().join("map"), 1 << 45).unwrap();
+    let ranges = |first: u64| -> Vec<_> { (0..128).map(|i| (first + i) << 36).map(|at| at..at + 1).collect() };
+    let one = work(&map, || assert_eq!(map.set(1 << 35..(1 << 35) + 1).unwrap(), 1));
+    let many = work(&map, || assert_eq!(map.set_ranges(&ranges(0)).unwrap(), 128));
+    assert_eq!([one.arms, one.syncs, one.slow_sets], [1, 1, 1]);
+    assert_eq!([many.arms, many.syncs, many.slow_sets], [1, 1, 1]);
+    assert!(ranges(0).into_iter().all(|range| map.all(range).unwrap()));
+    // What is armed costs none.
+    assert_eq!(numbers(work(&map, || assert_eq!(map.set_ranges(&ranges(0)).unwrap(), 0))), [0; 4]);
+    map.flush().unwrap();
+    // Nor does a write of several ranges cost more, in any order, with some that are one, or lie in one another.
+    let mut mixed = ranges(128);
+    mixed.reverse();
+    mixed.extend([0..0, 200 << 36..(200 << 36) + WORD, (200 << 36) + GRANULE..(200 << 36) + GRANULE + 1]);
+    let write = work(&map, || drop(map.begin_writes(&mixed[8..]).unwrap()));
+    assert_eq!([write.arms, write.syncs, write.slow_sets], [1, 1, 1]);
+    assert_eq!(map.count(), 129 + 120 + 63);
+    // More than are announced at once, and more than the bound: nothing is left out.
+    map.flush().unwrap();
+    let far: Vec<_> = (0..1000).map(|i| (i << 34) + 5 * WORD).map(|at| at..at + 1).collect();
+    let many = work(&map, || assert_eq!(map.set_ranges(&far).unwrap(), 1000));
+    assert_eq!([many.arms, many.slow_sets], [8, 8]);
+    assert_eq!(map.set_ranges(&far).unwrap(), 0);
     map.close().unwrap();
 }
 
@@ -179,7 +210,7 @@ fn arming_is_one_commit_a_word_and_grows_by_what_is_listed() {
 fn a_map_that_survives_processes_never_syncs_to_set() {
     let dir = tempfile::tempdir().unwrap();
     let map = options().durability(Durability::Process).create(dir.path().join("map"), 1 << 36).unwrap();
-    let all = work(&map, || (0..1 << 36).step_by(1 << 20).for_each(|at| map.set(at..at + 1).unwrap()));
+    let all = work(&map, || (0..1 << 36).step_by(1 << 20).for_each(|at| _ = map.set(at..at + 1).unwrap()));
     assert_eq!([all.arms, all.syncs, all.bytes_written], [0, 0, 0]);
     map.close().unwrap();
 }
@@ -195,7 +226,7 @@ fn opening_reads_what_is_there() {
     let map = open();
     let read = io().since(&before);
     assert!(read.bytes_read <= 18 << 10 && read.reads <= 13, "empty: {read:?}");
-    map.set(0..1).and_then(|()| map.set(1 << 44..(1 << 44) + 1)).unwrap();
+    map.set(0..1).and_then(|_| map.set(1 << 44..(1 << 44) + 1)).unwrap();
     map.close().unwrap();
     let before = io();
     let map = open();

@@ -26,26 +26,26 @@ impl ReadMap for Bitmap {}
 impl Sealed for Bitmap {}
 
 impl WriteMap for Bitmap {
-    fn set(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-        self.set(range).map(Some)
+    fn set(&mut self, range: Range<u64>) -> Result<u64> {
+        self.set(range)
     }
-    fn reset(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-        self.reset(range).map(Some)
+    fn reset(&mut self, range: Range<u64>) -> Result<u64> {
+        self.reset(range)
     }
-    fn reset_within(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-        self.reset_within(range).map(Some)
+    fn reset_within(&mut self, range: Range<u64>) -> Result<u64> {
+        self.reset_within(range)
     }
-    fn reset_covering(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-        self.reset_covering(range).map(Some)
+    fn reset_covering(&mut self, range: Range<u64>) -> Result<u64> {
+        self.reset_covering(range)
     }
-    fn set_all(&mut self) -> Result<Option<u64>> {
-        Ok(Some(self.set_all()))
+    fn set_all(&mut self) -> Result<u64> {
+        Ok(self.set_all())
     }
-    fn reset_all(&mut self) -> Result<Option<u64>> {
-        Ok(Some(self.reset_all()))
+    fn reset_all(&mut self) -> Result<u64> {
+        Ok(self.reset_all())
     }
-    fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<Option<u64>> {
-        self.load_part(range, bytes).map(Some)
+    fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<u64> {
+        self.load_part(range, bytes)
     }
 }
 

@@ -6,7 +6,7 @@ use super::core::Bitmap;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use std::ops::Range;
+use std::ops::{Range, RangeBounds};
 
 /// Changing it. All return how many *bits* (granules) changed.
 impl Bitmap {
@@ -23,7 +23,8 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`]; nothing has changed then.
     #[inline(always)]
-    pub fn set(&mut self, range: Range<u64>) -> Result<u64> {
+    pub fn set(&mut self, range: impl RangeBounds<u64>) -> Result<u64> {
+        let range = self.geometry.range(range);
         // A single granule is the common case, and does without counting bits. Inlined whatever the compiler thinks of it,
         // because a Result that is returned from a call, being as large as an error, takes longer than a bit.
         match self.geometry.only_bit(&range) {
@@ -47,7 +48,8 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Unaligned`]; nothing has changed then.
     #[inline(always)]
-    pub fn reset(&mut self, range: Range<u64>) -> Result<u64> {
+    pub fn reset(&mut self, range: impl RangeBounds<u64>) -> Result<u64> {
+        let range = self.geometry.range(range);
         match self.geometry.only_whole_bit(&range) {
             Some(bit) => Ok(self.reset_one(bit)),
             None => self.reset_range(range),
@@ -68,7 +70,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; nothing has changed then.
-    pub fn reset_within(&mut self, range: Range<u64>) -> Result<u64> {
+    pub fn reset_within(&mut self, range: impl RangeBounds<u64>) -> Result<u64> {
+        let range = self.geometry.range(range);
         self.geometry.check(&range)?;
         Ok(self.reset_bits(self.geometry.within(&range)))
     }
@@ -92,7 +95,8 @@ impl Bitmap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; nothing has changed then.
-    pub fn reset_covering(&mut self, range: Range<u64>) -> Result<u64> {
+    pub fn reset_covering(&mut self, range: impl RangeBounds<u64>) -> Result<u64> {
+        let range = self.geometry.range(range);
         self.geometry.check(&range)?;
         Ok(self.reset_bits(self.geometry.touched(&range)))
     }

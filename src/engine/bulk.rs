@@ -5,15 +5,12 @@
 //! never clear in between, also not after a crash: first everything is set that they have, then the rest is cleared.
 
 use super::core::Core;
+use super::set::ANNOUNCED;
 use crate::error::Result;
 use crate::hierarchy::words_touched;
 use crate::progress::Step;
 use std::ops::Range;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
-
-/// Most runs of words announced at once. What a list has room for is more.
-const RUNS: usize = 128;
 
 /// Most words set between two announcements.
 const BATCH: usize = 4096;
@@ -33,7 +30,7 @@ impl Core {
         loop {
             let (mut batch, mut runs): (Vec<_>, Vec<Range<u64>>) = (Vec::new(), Vec::new());
             while batch.len() < BATCH
-                && runs.len() < RUNS
+                && runs.len() < ANNOUNCED
                 && let Some((w, bits)) = words.next()
             {
                 batch.push((w, bits));
@@ -47,16 +44,11 @@ impl Core {
                 told(first)?;
             }
             begun = true;
-            let done = self.or_batch(&batch, &runs, &mut changed);
-            // Whoever armed them has taken them out, unless there was no room or nothing to arm.
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|run| !runs.contains(run));
-            done?;
+            self.announcing(&runs, || self.or_batch(&batch, &runs, &mut changed))?;
         }
     }
 
     fn or_batch(&self, batch: &[(u64, u64)], runs: &[Range<u64>], changed: &mut impl FnMut(u64, u64)) -> Result<()> {
-        // As if threads waited for them all: the first one that is not armed has them armed together.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(runs);
         let mut runs = runs.iter().map(|run| run.end).peekable();
         for &(w, bits) in batch {
             while runs.next_if(|&end| end <= w).is_some() {}
@@ -71,23 +63,29 @@ impl Core {
     }
 
     /// Sets bits word by word, as [`or_words`](Self::or_words), and marks what has changed.
-    pub(crate) fn merge_words(&self, words: impl Iterator<Item = (u64, u64)>) -> Result<()> {
+    pub(crate) fn merge_words(&self, words: impl Iterator<Item = (u64, u64)>) -> Result<u64> {
+        let mut changed = 0;
         let told = |w| self.tell(Step::Setting, w);
-        self.or_words(words, told, |w, new| self.changes.mark_word(w, new))
+        self.or_words(words, told, |w, new| {
+            changed += u64::from(new.count_ones());
+            self.changes.mark_word(w, new);
+        })?;
+        Ok(changed)
     }
 
     /// Makes the words behind some bits what `word` says.
-    pub(crate) fn load_words(&self, bits: Range<u64>, word: impl Fn(u64) -> u64) -> Result<()> {
+    pub(crate) fn load_words(&self, bits: Range<u64>, word: impl Fn(u64) -> u64) -> Result<u64> {
         let words = words_touched(&bits);
         let nonzero = words.clone().map(|w| (w, word(w))).filter(|&(_, bits)| bits != 0);
-        let mut changed = false;
+        let mut changed = 0;
+        let mut count = |_, bits: u64| changed += u64::from(bits.count_ones());
         let done = self
-            .or_words(nonzero, |w| self.tell(Step::Setting, w), |_, _| changed = true)
-            .and_then(|()| self.reset_words(words, &word, &mut |_, _| changed = true));
+            .or_words(nonzero, |w| self.tell(Step::Setting, w), &mut count)
+            .and_then(|()| self.reset_words(words, &word, &mut count));
         // Also after an error: what was changed before it is changed.
-        if changed {
+        if changed != 0 {
             self.changes.mark(bits);
         }
-        done
+        done.map(|()| changed)
     }
 }

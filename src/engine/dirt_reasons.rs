@@ -17,7 +17,7 @@ const BEGUN: u64 = 1 << 32;
 impl Core {
     /// Adds dirt, and has the header say why before any of it is there. A process that dies in this leaves its count, and then
     /// nothing is forgotten until the session ends.
-    pub(crate) fn add_dirt(&self, reasons: Reasons, add: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn add_dirt<T>(&self, reasons: Reasons, add: impl FnOnce() -> Result<T>) -> Result<T> {
         let adding = &self.view.runtime()[runtime::ADDING];
         let counted = step!(CountAdding => true);
         if counted {

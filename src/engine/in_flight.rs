@@ -11,7 +11,7 @@ use crate::progress::Step;
 use crate::shm::runtime;
 use crate::shm::view::ShmView;
 use std::cell::RefCell;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
@@ -34,21 +34,51 @@ pub(crate) fn outlived(view: &ShmView, slot: u64) -> bool {
         && (0..2).any(|parity| rt[runtime::in_flight(slot, parity)].load(SeqCst) != 0)
 }
 
-/// A data write under way, from [`DirtyMap::begin_write`](crate::DirtyMap::begin_write) until this is dropped, by whichever thread.
+/// A data write under way, of one range or several, from [`DirtyMap::begin_write`](crate::DirtyMap::begin_write) until this is
+/// dropped, by whichever thread.
 #[must_use = "the write counts as ended when this is dropped"]
 pub struct WriteGuard<'a> {
-    core: &'a Core,
-    parity: u64,
-    begun: Arc<AtomicU64>,
+    _write: InFlight<&'a Core>,
 }
 
-impl Drop for WriteGuard<'_> {
+/// What registers a write until it is dropped.
+pub(crate) struct InFlight<C: Deref<Target = Core>> {
+    core: C,
+    parity: u64,
+    /// Those that the thread has begun which has to end them.
+    begun: Option<Arc<AtomicU64>>,
+}
+
+impl<C: Deref<Target = Core>> Drop for InFlight<C> {
     fn drop(&mut self) {
-        self.begun.fetch_sub(1, SeqCst);
+        if let Some(begun) = &self.begun {
+            begun.fetch_sub(1, SeqCst);
+        }
         // In a forked child the memory is not there, and the write is the parent's.
         if self.core.usable().is_ok() {
             self.core.view.runtime()[runtime::in_flight(self.core.slot, self.parity)].fetch_sub(1, SeqCst);
         }
+    }
+}
+
+impl<C: Deref<Target = Core> + Clone> InFlight<C> {
+    fn begin(core: C, ranges: &[Range<u64>], begun: Option<&Arc<AtomicU64>>) -> Result<InFlight<C>> {
+        let register = || InFlight::register(core.clone(), begun.cloned());
+        // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
+        let write = step!(RegisterThenSet => Some(register()));
+        core.set_ranges(ranges)?;
+        Ok(write.unwrap_or_else(register))
+    }
+
+    fn register(core: C, begun: Option<Arc<AtomicU64>>) -> InFlight<C> {
+        if let Some(begun) = &begun {
+            begun.fetch_add(1, SeqCst);
+        }
+        let rt = core.view.runtime();
+        // By the time that it is counted the epoch may be another one: any of the two counts will do.
+        let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
+        rt[runtime::in_flight(core.slot, parity)].fetch_add(1, SeqCst);
+        InFlight { core, parity, begun }
     }
 }
 
@@ -75,20 +105,18 @@ impl Core {
 
     /// Marks what a data write is about to touch, and registers the write.
     pub(crate) fn begin_write(&self, bits: Range<u64>) -> Result<WriteGuard<'_>> {
-        // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
-        let guard = step!(RegisterThenSet => Some(self.register()));
-        self.set_bits(bits)?;
-        Ok(guard.unwrap_or_else(|| self.register()))
+        self.begin_writes(std::slice::from_ref(&bits))
     }
 
-    fn register(&self) -> WriteGuard<'_> {
+    /// The same of several ranges, which are armed together.
+    pub(crate) fn begin_writes(&self, ranges: &[Range<u64>]) -> Result<WriteGuard<'_>> {
         let begun = self.begun_here();
-        begun.fetch_add(1, SeqCst);
-        let rt = self.view.runtime();
-        // By the time that it is counted the epoch may be another one: any of the two counts will do.
-        let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
-        rt[runtime::in_flight(self.slot, parity)].fetch_add(1, SeqCst);
-        WriteGuard { core: self, parity, begun }
+        Ok(WriteGuard { _write: InFlight::begin(self, ranges, Some(&begun))? })
+    }
+
+    /// The same of a write that another thread may end: a freeze by this one may wait for it.
+    pub(crate) fn begin_writes_owned(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<InFlight<Arc<Core>>> {
+        InFlight::begin(self.clone(), ranges, None)
     }
 
     /// Says in this process's slot whether its writes may arrive after its death. The slot holds zeros.

@@ -16,29 +16,30 @@ use std::sync::atomic::Ordering::SeqCst;
 const BATCH: usize = 4096;
 
 impl Core {
-    /// Clears a range of bits. Cost: the nonzero words in it.
-    pub(crate) fn reset_bits(&self, bits: Range<u64>) -> Result<()> {
-        let mut changed = false;
-        let done = self.reset_words(words_touched(&bits), |w| !mask_in(w, &bits), &mut |_, _| changed = true);
+    /// Clears a range of bits; says how many were set here. Cost: the nonzero words in it.
+    pub(crate) fn reset_bits(&self, bits: Range<u64>) -> Result<u64> {
+        let mut changed = 0;
+        let mut count = |_, cleared: u64| changed += u64::from(cleared.count_ones());
+        let done = self.reset_words(words_touched(&bits), |w| !mask_in(w, &bits), &mut count);
         // Also after an error: what was reset before it is reset.
-        if changed {
+        if changed != 0 {
             self.changes.mark(bits);
         }
-        done
+        done.map(|()| changed)
     }
 
     /// Clears everything here, and has the next flush forget what was added until now.
-    pub(crate) fn reset_all(&self) -> Result<()> {
+    pub(crate) fn reset_all(&self) -> Result<u64> {
         let look = || -> Result<Option<u64>> {
             let lock = self.lock()?;
             Ok(lock.seen(&lock.refresh_header()?))
         };
         // Before anything is reset: what others add meanwhile is not forgotten.
         let seen = look()?;
-        self.reset_bits(0..self.geometry().bits())?;
+        let changed = self.reset_bits(0..self.geometry().bits())?;
         sync_point!(ResetAll);
         self.all_reset.set(step!(LookThenReset => seen, else look()?));
-        Ok(())
+        Ok(changed)
     }
 
     /// Keeps of each word only the bits that `keep` names; `changed` hears of the others, which the caller has to
@@ -55,9 +56,14 @@ impl Core {
     /// The same of all words, marking what has changed, for a `keep` that looks at a map, which may be this one. Who looks at a
     /// map whose checkpoint state was left behind by somebody who died takes the update lock to mend that, and would wait for
     /// himself: so it is mended before.
-    pub(crate) fn keep_words(&self, keep: impl Fn(u64) -> u64) -> Result<()> {
-        let mut changed = |w, cleared| self.changes.mark_word(w, cleared);
-        self.reset_batches(0..self.geometry().words(), keep, &mut changed, |lock| lock.refresh_header().map(drop))
+    pub(crate) fn keep_words(&self, keep: impl Fn(u64) -> u64) -> Result<u64> {
+        let mut changed = 0;
+        let mut cleared = |w, cleared: u64| {
+            changed += u64::from(cleared.count_ones());
+            self.changes.mark_word(w, cleared);
+        };
+        self.reset_batches(0..self.geometry().words(), keep, &mut cleared, |lock| lock.refresh_header().map(drop))?;
+        Ok(changed)
     }
 
     fn reset_batches(

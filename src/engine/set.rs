@@ -18,6 +18,8 @@ use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+/// Most ranges announced at once. What a list has room for is more.
+pub(super) const ANNOUNCED: usize = 128;
 /// Words of a long range that are armed together, and flushed together when there is no room for more: 8 MiB of the bottom.
 const PIECE_WORDS: u64 = 1 << 20;
 
@@ -28,52 +30,88 @@ impl Core {
         flag(self.view.durable(), bit)
     }
 
-    /// Marks a range of items.
+    /// Marks a range of items; says how many bits were clear here, as all of these do.
     #[inline(never)]
-    pub(crate) fn set_range(&self, range: Range<u64>) -> Result<()> {
+    pub(crate) fn set_range(&self, range: Range<u64>) -> Result<u64> {
         self.geometry().check(&range)?;
         self.set_bits(self.geometry().touched(&range))
     }
 
     /// Marks one bit.
-    pub(crate) fn set_bit(&self, bit: u64) -> Result<()> {
-        let (mut changed, w) = (0, bit / 64);
-        let done = self.set_word(w, 1 << (bit % 64), w + 1, &mut changed);
-        if changed != 0 {
+    pub(crate) fn set_bit(&self, bit: u64) -> Result<u64> {
+        let (mut new, w) = (0, bit / 64);
+        let done = self.set_word(w, 1 << (bit % 64), w + 1, &mut new);
+        if new != 0 {
             self.changes.mark(bit..bit + 1);
         }
         match done {
             // Not `done`: an error is large, and nothing of it need be copied where there is none.
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(u64::from(new != 0)),
             Err(e) => Err(e),
         }
     }
 
     /// Marks a range of bits. One load per word for those that are durable already.
     #[inline]
-    pub(crate) fn set_bits(&self, bits: Range<u64>) -> Result<()> {
-        let durable = self.view.durable();
-        for (w, mask) in words_of(bits.clone()) {
-            if durable[w as usize].load(SeqCst) & mask != mask {
-                return self.set_from(w, bits);
-            }
+    pub(crate) fn set_bits(&self, bits: Range<u64>) -> Result<u64> {
+        match self.first_not_durable(bits.clone()) {
+            Some(w) => self.set_from(w, bits),
+            None => Ok(0),
         }
-        Ok(())
+    }
+
+    /// The first word that has some of these bits not set and durable.
+    #[inline]
+    fn first_not_durable(&self, bits: Range<u64>) -> Option<u64> {
+        let durable = self.view.durable();
+        words_of(bits).find(|&(w, mask)| durable[w as usize].load(SeqCst) & mask != mask).map(|(w, _)| w)
+    }
+
+    /// Marks several ranges of bits, of which the first word that is not armed has all armed together.
+    pub(crate) fn set_ranges(&self, ranges: &[Range<u64>]) -> Result<u64> {
+        if let [one] = ranges {
+            return self.set_bits(one.clone());
+        }
+        let mut changed = 0;
+        for some in ranges.chunks(ANNOUNCED) {
+            let cold = |bits: &Range<u64>| Some(self.first_not_durable(bits.clone())?..bits.end.div_ceil(64));
+            let cold: Vec<Range<u64>> = some.iter().filter_map(cold).collect();
+            self.announcing(&cold, || {
+                for bits in some {
+                    changed += self.set_bits(bits.clone())?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(changed)
+    }
+
+    /// Sets what lies in some words, which are announced as if threads waited for them: the first one that is not armed has
+    /// them armed together, as far as the bound and the list have room.
+    pub(super) fn announcing(&self, words: &[Range<u64>], set: impl FnOnce() -> Result<()>) -> Result<()> {
+        if words.is_empty() {
+            return set();
+        }
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(words);
+        let done = set();
+        // Whoever armed them has taken them out, unless there was no room or nothing to arm.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|range| !words.contains(range));
+        done
     }
 
     /// The same, from word `first` on: those before are durable.
     #[cold]
-    fn set_from(&self, first: u64, bits: Range<u64>) -> Result<()> {
+    fn set_from(&self, first: u64, bits: Range<u64>) -> Result<u64> {
         let mut changed = 0;
         let done = self.set_words(first, bits.clone(), &mut changed);
         // Also after an error: what was set before it is set.
         if changed != 0 {
             self.changes.mark(bits);
         }
-        done
+        done.map(|()| changed)
     }
 
-    /// Marks bits from word `first` on, and adds those that were clear to `changed`, which the caller has to
+    /// Marks bits from word `first` on, and adds to `changed` how many were clear, which the caller has to
     /// [mark](super::changes). Piece by piece: so what is flushed at once, and the memory that takes, are bounded.
     pub(super) fn set_words(&self, first: u64, bits: Range<u64>, changed: &mut u64) -> Result<()> {
         let durable = self.view.durable();
@@ -85,7 +123,10 @@ impl Core {
             let to = (from + PIECE_WORDS).min(end);
             for (w, mask) in words_of(bits.start.max(from * 64)..bits.end.min(to * 64)) {
                 if durable[w as usize].load(SeqCst) & mask != mask {
-                    self.set_word(w, mask, to, changed)?;
+                    let mut new = 0;
+                    let done = self.set_word(w, mask, to, &mut new);
+                    *changed += u64::from(new.count_ones());
+                    done?;
                 }
             }
         }

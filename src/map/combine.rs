@@ -12,8 +12,8 @@ impl DirtyMap {
         self.core().is_ok_and(|core| check_len(core.geometry(), other).is_ok())
     }
 
-    /// Marks everything as dirty that is dirty in `other`, as [`set`](Self::set) does: once it has returned `Ok`,
-    /// no crash takes that back. Granularities may differ; every granule that a dirty area of `other` touches
+    /// Marks everything as dirty that is dirty in `other`, as [`set`](Self::set) does; returns how many granules were clean.
+    /// Once it has returned `Ok`, no crash takes that back. Granularities may differ; every granule that a dirty area of `other` touches
     /// becomes dirty. Merging a map with itself does nothing. Cost: as [`set`](Self::set), but scattered words are
     /// armed together.
     ///
@@ -32,23 +32,23 @@ impl DirtyMap {
     /// [`Error::Mismatch`](crate::Error::Mismatch) when the lengths differ, and nothing is changed then;
     /// [`Error::ReadOnly`](crate::Error::ReadOnly). [`Error::Io`](crate::Error::Io): a part of `other` may have
     /// been merged.
-    pub fn merge(&self, other: &impl ReadMap) -> Result<()> {
+    pub fn merge(&self, other: &impl ReadMap) -> Result<u64> {
         let core = self.core()?;
         check_len(core.geometry(), other)?;
         if std::ptr::addr_eq(self, other) {
-            return Ok(());
+            return Ok(0);
         }
-        core.merge_words(Rounded::new(other, *core.geometry()))?;
-        other.check_readable()
+        let changed = core.merge_words(Rounded::new(other, *core.geometry()))?;
+        other.check_readable().map(|()| changed)
     }
 
-    /// Clears what is clean in `other`, which has the same granularity. **Forgets dirt** as [`reset`](Self::reset) does, and
+    /// Clears what is clean in `other`, which has the same granularity; returns how many granules were dirty. **Forgets dirt** as [`reset`](Self::reset) does, and
     /// like it is durable after the next [`flush`](Self::flush). Cost: the nonzero words, in batches under the update lock.
     ///
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) when length or granularity differ, and nothing is changed then;
     /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
-    pub fn intersect(&self, other: &impl ReadMap) -> Result<()> {
+    pub fn intersect(&self, other: &impl ReadMap) -> Result<u64> {
         self.keep(other, |w| other.word(w))
     }
 
@@ -56,16 +56,16 @@ impl DirtyMap {
     ///
     /// # Errors
     /// As [`intersect`](Self::intersect).
-    pub fn subtract(&self, other: &impl ReadMap) -> Result<()> {
+    pub fn subtract(&self, other: &impl ReadMap) -> Result<u64> {
         self.keep(other, |w| !other.certain_word(w))
     }
 
     /// Clears what `keep`, which looks at `other`, does not name.
-    fn keep(&self, other: &impl ReadMap, keep: impl Fn(u64) -> u64) -> Result<()> {
+    fn keep(&self, other: &impl ReadMap, keep: impl Fn(u64) -> u64) -> Result<u64> {
         let core = self.core()?;
         check_shape(core.geometry(), other)?;
-        core.keep_words(keep)?;
-        other.check_readable()
+        let changed = core.keep_words(keep)?;
+        other.check_readable().map(|()| changed)
     }
 
     /// What is dirty here and clean in `other`, in memory.

@@ -35,14 +35,15 @@ impl DirtyMap {
         self.geometry().serialization_align()
     }
 
-    /// Replaces a chunk by what [`serialize_part`](Self::serialize_part) of a map of the same length and granularity wrote.
+    /// Replaces a chunk by what [`serialize_part`](Self::serialize_part) of a map of the same length and granularity wrote;
+    /// returns how many granules changed.
     /// What it sets survives any crash when this has returned `Ok`, what it clears is durable after a [flush](Self::flush).
     ///
     /// # Errors
     /// As [`serialize_part`](Self::serialize_part), and [`Error::StrayBits`](crate::Error::StrayBits) when bits
     /// are set past the map's end; nothing has changed then. [`Error::Io`](crate::Error::Io), with the chunk loaded
     /// in part.
-    pub fn load_part(&self, range: Range<u64>, bytes: &[u8]) -> Result<()> {
+    pub fn load_part(&self, range: Range<u64>, bytes: &[u8]) -> Result<u64> {
         let core = self.core()?;
         let (words, bytes) = loadable(core.geometry(), &range, bytes)?;
         let word = |w: u64| u64::from_le_bytes(bytes[(w - words.start) as usize]);
@@ -79,7 +80,7 @@ impl MapLoading {
     /// # Errors
     /// As there.
     pub fn part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<()> {
-        self.map.load_part(range, bytes)
+        self.map.load_part(range, bytes).map(drop)
     }
 
     /// Loads a chunk without dirt.
@@ -89,7 +90,7 @@ impl MapLoading {
     pub fn zeroes(&mut self, range: Range<u64>) -> Result<()> {
         let core = self.map.core()?;
         core.geometry().chunk_words(&range)?;
-        core.reset_bits(core.geometry().touched(&range))
+        core.reset_bits(core.geometry().touched(&range)).map(drop)
     }
 
     /// Loads a chunk full of dirt. In the map's last chunk nothing past the end is set.
@@ -99,7 +100,7 @@ impl MapLoading {
     pub fn ones(&mut self, range: Range<u64>) -> Result<()> {
         let core = self.map.core()?;
         core.geometry().chunk_words(&range)?;
-        core.set_bits(core.geometry().touched(&range))
+        core.set_bits(core.geometry().touched(&range)).map(drop)
     }
 
     /// Makes all of it durable and gives the map back.

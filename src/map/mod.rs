@@ -20,3 +20,4 @@ pub use close::CloseError;
 pub use dirty_map::DirtyMap;
 pub use info::{FileState, Info, Stats, Verdict, inspect};
 pub use load::MapLoading;
+pub use write::OwnedWriteGuard;

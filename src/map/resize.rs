@@ -113,9 +113,9 @@ pub(crate) mod tests {
         let Inner::Live(live) = &mut map.inner else { panic!("not open") };
         live.broken = Some(Unusable::LockLost);
         assert!(map.get(0).unwrap());
-        let unusable = |r: Result<()>| matches!(r, Err(Error::Unusable { why: Unusable::LockLost }));
-        assert!(unusable(map.set(0..1)) && unusable(map.reset_all()) && unusable(map.flush()));
-        assert!(unusable(map.truncate(5)) && unusable(map.close().map_err(Error::from)));
+        let unusable = |r: Result<u64>| matches!(r, Err(Error::Unusable { why: Unusable::LockLost }));
+        assert!(unusable(map.set(0..1)) && unusable(map.reset_all()) && unusable(map.flush().map(|()| 0)));
+        assert!(unusable(map.truncate(5).map(|()| 0)) && unusable(map.close().map(|()| 0).map_err(Error::from)));
         // It is gone and the file free; what was set is there.
         assert!(DirtyMap::open(&path).unwrap().get(0).unwrap());
     }

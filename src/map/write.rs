@@ -1,16 +1,18 @@
 //! Setting, resetting and flushing, as the user calls it.
 
-use super::dirty_map::DirtyMap;
-use crate::engine::in_flight::WriteGuard;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use super::dirty_map::{DirtyMap, Inner};
+use crate::engine::core::Core;
+use crate::engine::in_flight::{InFlight, WriteGuard};
+use crate::error::{Error, Result};
+use crate::geometry::Geometry;
 #[cfg(doc)]
 use crate::map::info::Verdict;
 #[cfg(doc)]
 use crate::options::Options;
 use crate::query::{Sealed, WriteMap};
-use std::ops::Range;
+use std::fmt;
+use std::ops::{Range, RangeBounds};
+use std::sync::Arc;
 
 impl DirtyMap {
     /// Marks what a data write is about to touch, as [`set`](Self::set), and says when the write has ended: when what
@@ -32,13 +34,61 @@ impl DirtyMap {
     ///
     /// # Errors
     /// As [`set`](Self::set): then **do not write the data**.
-    pub fn begin_write(&self, range: Range<u64>) -> Result<WriteGuard<'_>> {
+    pub fn begin_write(&self, range: impl RangeBounds<u64>) -> Result<WriteGuard<'_>> {
         let core = self.core()?;
-        core.geometry().check(&range)?;
-        core.begin_write(core.geometry().touched(&range))
+        core.begin_write(touched(core.geometry(), range)?)
     }
 
-    /// Marks every granule that `range` touches. When it has returned `Ok`, no crash takes that back.
+    /// The same for a write of several ranges, or for several writes that end together: they cost one commit, as
+    /// [`set_ranges`](Self::set_ranges).
+    ///
+    /// # Errors
+    /// As [`begin_write`](Self::begin_write): then none of the data may be written.
+    pub fn begin_writes(&self, ranges: &[Range<u64>]) -> Result<WriteGuard<'_>> {
+        let core = self.core()?;
+        core.begin_writes(&all_touched(core.geometry(), ranges)?)
+    }
+
+    /// As [`begin_write`](Self::begin_write), for a write that goes on in another thread or task: what this returns keeps the
+    /// map. A [freeze](Self::freeze) by the thread that began it is not refused: it waits, and so it must be another thread
+    /// that ends the write.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # use std::sync::Arc;
+    /// # let dir = tempfile::tempdir()?;
+    /// let map = Arc::new(Options::new().create(dir.path().join("map"), 1 << 40)?);
+    /// let write = map.begin_write_owned(4096..8192)?;
+    /// let writer = std::thread::spawn(move || {
+    ///     // ... writes bytes 4096..8192 of the image.
+    ///     drop(write);
+    /// });
+    /// let frozen = map.freeze(None)?; // waits for it
+    /// # writer.join().unwrap();
+    /// # map.abort_checkpoint(frozen.uuid)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`begin_write`](Self::begin_write).
+    pub fn begin_write_owned(self: &Arc<Self>, range: impl RangeBounds<u64>) -> Result<OwnedWriteGuard> {
+        self.begin_writes_owned(&[self.geometry().range(range)])
+    }
+
+    /// The same for several ranges, as [`begin_writes`](Self::begin_writes): what a queue of requests holds is begun by one
+    /// call, in any thread.
+    ///
+    /// # Errors
+    /// As [`begin_write`](Self::begin_write): then none of the data may be written.
+    pub fn begin_writes_owned(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<OwnedWriteGuard> {
+        let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
+        live.usable()?;
+        let write = live.core.begin_writes_owned(&all_touched(live.core.geometry(), ranges)?)?;
+        Ok(OwnedWriteGuard { _write: write, map: self.clone() })
+    }
+
+    /// Marks every granule that `range` touches; returns how many were clean. When it has returned `Ok`, no crash takes that
+    /// back. Granules that are dirty in an outstanding [checkpoint](Self::freeze) only count as clean.
     ///
     /// Cost: one load a word of 64 granules for those that are dirty and flushed already; no lock for words that are
     /// armed; else one device sync for as many words as the [bound](Options::armed_bound) allows.
@@ -48,26 +98,48 @@ impl DirtyMap {
     /// fails: then **do not write the data**; some of the granules may be marked. [`Error::Interrupted`] for a long range, when
     /// [who is told](Options::progress) had it stopped: the same, and what is marked is a prefix of the range.
     #[inline]
-    pub fn set(&self, range: Range<u64>) -> Result<()> {
+    pub fn set(&self, range: impl RangeBounds<u64>) -> Result<u64> {
         let core = self.core()?;
+        let range = core.geometry().range(range);
         // The look that set_bits begins with, for a single granule, which is the common case.
         match core.geometry().only_bit(&range) {
-            Some(bit) if core.is_durable(bit) => Ok(()),
+            Some(bit) if core.is_durable(bit) => Ok(0),
             Some(bit) => core.set_bit(bit),
             None => core.set_range(range),
         }
     }
 
-    /// Marks everything.
+    /// As [`set`](Self::set) of each range, in order. Words that are not armed are armed together: as many as the
+    /// [bound](Options::armed_bound) allows, of up to 128 ranges, cost the one commit that a single range costs.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # let dir = tempfile::tempdir()?;
+    /// let map = Options::new().create(dir.path().join("map"), 1 << 40)?;
+    /// let scattered: Vec<_> = (0..128).map(|i| i << 32..(i << 32) + 4096).collect();
+    /// assert_eq!((map.set_ranges(&scattered)?, map.stats().arms), (128, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`set`](Self::set): after [`Error::OutOfRange`] for any of them nothing is changed; after another error some of
+    /// the granules may be marked.
+    pub fn set_ranges(&self, ranges: &[Range<u64>]) -> Result<u64> {
+        let core = self.core()?;
+        core.set_ranges(&all_touched(core.geometry(), ranges)?)
+    }
+
+    /// Marks everything; returns how many granules were clean.
     ///
     /// # Errors
     /// As [`set`](Self::set).
-    pub fn set_all(&self) -> Result<()> {
+    pub fn set_all(&self) -> Result<u64> {
         let core = self.core()?;
         core.set_bits(0..core.geometry().bits())
     }
 
-    /// Clears whole granules. Only when the data that they stand for is durable elsewhere: sync first.
+    /// Clears whole granules; returns how many were dirty. Only when the data that they stand for is durable elsewhere: sync
+    /// first. What an outstanding [checkpoint](Self::freeze) has frozen stays dirty, and does not count.
     ///
     /// Durable after the next [`flush`](Self::flush); a crash before that brings the dirt back.
     /// A `set` of the same granules that runs at the same time may be undone or not.
@@ -76,9 +148,8 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::Unaligned`] when the range covers a granule only in part, [`Error::OutOfRange`]; then nothing is
     /// changed. [`Error::ReadOnly`], [`Error::Io`].
-    pub fn reset(&self, range: Range<u64>) -> Result<()> {
-        let core = self.core()?;
-        core.geometry().check(&range)?;
+    pub fn reset(&self, range: impl RangeBounds<u64>) -> Result<u64> {
+        let (core, range) = self.checked(range)?;
         core.reset_bits(core.geometry().exact(&range)?)
     }
 
@@ -87,9 +158,8 @@ impl DirtyMap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::ReadOnly`], [`Error::Io`].
-    pub fn reset_within(&self, range: Range<u64>) -> Result<()> {
-        let core = self.core()?;
-        core.geometry().check(&range)?;
+    pub fn reset_within(&self, range: impl RangeBounds<u64>) -> Result<u64> {
+        let (core, range) = self.checked(range)?;
         core.reset_bits(core.geometry().within(&range))
     }
 
@@ -98,20 +168,27 @@ impl DirtyMap {
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::ReadOnly`], [`Error::Io`].
-    pub fn reset_covering(&self, range: Range<u64>) -> Result<()> {
-        let core = self.core()?;
-        core.geometry().check(&range)?;
+    pub fn reset_covering(&self, range: impl RangeBounds<u64>) -> Result<u64> {
+        let (core, range) = self.checked(range)?;
         core.reset_bits(core.geometry().touched(&range))
     }
 
-    /// Clears everything, and with the next flush what recovery added is forgotten as well: the verdict becomes
-    /// [`Verdict::Exact`], unless such dirt is in an outstanding [checkpoint](Self::freeze) or was added meanwhile. Else as
-    /// [`reset`](Self::reset).
+    /// Clears everything; returns how many granules were dirty. With the next flush what recovery added is forgotten as well:
+    /// the verdict becomes [`Verdict::Exact`], unless such dirt is in an outstanding [checkpoint](Self::freeze) or was added
+    /// meanwhile. Else as [`reset`](Self::reset).
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Io`].
-    pub fn reset_all(&self) -> Result<()> {
+    pub fn reset_all(&self) -> Result<u64> {
         self.core()?.reset_all()
+    }
+
+    /// The range in items, and what it is of.
+    fn checked(&self, range: impl RangeBounds<u64>) -> Result<(&Core, Range<u64>)> {
+        let core = self.core()?;
+        let range = core.geometry().range(range);
+        core.geometry().check(&range)?;
+        Ok((core, range))
     }
 
     /// Brings the durable bottom level up to date and empties the armed list: makes resets durable, and a crash
@@ -126,32 +203,65 @@ impl DirtyMap {
     }
 }
 
-/// The methods of the map, which do not count what changes.
+/// The bits that a range touches.
+fn touched(g: &Geometry, range: impl RangeBounds<u64>) -> Result<Range<u64>> {
+    let range = g.range(range);
+    g.check(&range)?;
+    Ok(g.touched(&range))
+}
+
+fn all_touched(g: &Geometry, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>> {
+    ranges.iter().map(|range| touched(g, range.clone())).collect()
+}
+
+/// A data write under way that keeps its map, from [`begin_write_owned`](DirtyMap::begin_write_owned) until this is dropped,
+/// by whichever thread or task. A map cannot be closed before: whoever closes it takes it out of its `Arc`.
+#[must_use = "the write counts as ended when this is dropped"]
+pub struct OwnedWriteGuard {
+    // Dropped in this order: the map may go with the last write.
+    _write: InFlight<Arc<Core>>,
+    map: Arc<DirtyMap>,
+}
+
+impl OwnedWriteGuard {
+    /// The map that is written.
+    pub fn map(&self) -> &Arc<DirtyMap> {
+        &self.map
+    }
+}
+
+impl fmt::Debug for OwnedWriteGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedWriteGuard").field("map", &self.map).finish_non_exhaustive()
+    }
+}
+
+/// The methods of the map.
 macro_rules! write_map {
     ($map:ty) => {
         impl Sealed for $map {}
 
         impl WriteMap for $map {
-            fn set(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-                DirtyMap::set(self, range).map(|()| None)
+            fn set(&mut self, range: Range<u64>) -> Result<u64> {
+                DirtyMap::set(self, range)
             }
-            fn reset(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-                DirtyMap::reset(self, range).map(|()| None)
+            fn reset(&mut self, range: Range<u64>) -> Result<u64> {
+                DirtyMap::reset(self, range)
             }
-            fn reset_within(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-                DirtyMap::reset_within(self, range).map(|()| None)
+            fn reset_within(&mut self, range: Range<u64>) -> Result<u64> {
+                DirtyMap::reset_within(self, range)
             }
-            fn reset_covering(&mut self, range: Range<u64>) -> Result<Option<u64>> {
-                DirtyMap::reset_covering(self, range).map(|()| None)
+            fn reset_covering(&mut self, range: Range<u64>) -> Result<u64> {
+                DirtyMap::reset_covering(self, range)
             }
-            fn set_all(&mut self) -> Result<Option<u64>> {
-                DirtyMap::set_all(self).map(|()| None)
+            fn set_all(&mut self) -> Result<u64> {
+                DirtyMap::set_all(self)
             }
-            fn reset_all(&mut self) -> Result<Option<u64>> {
-                DirtyMap::reset_all(self).map(|()| None)
+            fn reset_all(&mut self) -> Result<u64> {
+                DirtyMap::reset_all(self)
             }
-            fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<Option<u64>> {
-                DirtyMap::load_part(self, range, bytes).map(|()| None)
+            fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<u64> {
+                DirtyMap::load_part(self, range, bytes)
             }
         }
     };

@@ -183,8 +183,8 @@ pub trait ReadMap: Search {
     }
 }
 
-/// Changing either kind of map. All say how many granules changed, where that is known: a [`Bitmap`](crate::Bitmap) knows, a
-/// [`DirtyMap`](crate::DirtyMap) does not. The methods are those of these types, which say more of each.
+/// Changing either kind of map. All return how many granules changed. The methods are those of [`Bitmap`](crate::Bitmap) and
+/// [`DirtyMap`](crate::DirtyMap), which say more of each.
 ///
 /// A `&DirtyMap` can be changed as well, since threads share a `DirtyMap`.
 ///
@@ -195,7 +195,7 @@ pub trait ReadMap: Search {
 ///     map.reset_within(5..100).map(drop)
 /// }
 /// let mut map = Bitmap::new(128, 3)?;
-/// assert_eq!(WriteMap::set_all(&mut map)?, Some(16));
+/// assert_eq!(WriteMap::set_all(&mut map)?, 16);
 /// discard(&mut map)?;
 /// assert_eq!(map.count(), 5);
 /// # Ok::<(), dirtymap::Error>(())
@@ -204,19 +204,19 @@ pub trait ReadMap: Search {
 /// Sealed: no other type can implement it.
 pub trait WriteMap: Sealed {
     /// Marks every granule that the range touches.
-    fn set(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    fn set(&mut self, range: Range<u64>) -> Result<u64>;
     /// Clears whole granules.
-    fn reset(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    fn reset(&mut self, range: Range<u64>) -> Result<u64>;
     /// Clears the granules that lie wholly inside the range.
-    fn reset_within(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    fn reset_within(&mut self, range: Range<u64>) -> Result<u64>;
     /// Clears every granule that the range touches, and with them dirt beside it.
-    fn reset_covering(&mut self, range: Range<u64>) -> Result<Option<u64>>;
+    fn reset_covering(&mut self, range: Range<u64>) -> Result<u64>;
     /// Marks everything.
-    fn set_all(&mut self) -> Result<Option<u64>>;
+    fn set_all(&mut self) -> Result<u64>;
     /// Clears everything.
-    fn reset_all(&mut self) -> Result<Option<u64>>;
+    fn reset_all(&mut self) -> Result<u64>;
     /// Replaces a chunk by a serialised one.
-    fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<Option<u64>>;
+    fn load_part(&mut self, range: Range<u64>, bytes: &[u8]) -> Result<u64>;
 }
 
 /// Keeps a trait to this crate.

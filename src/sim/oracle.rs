@@ -66,10 +66,10 @@ impl Truth {
     }
 
     /// Bits that an operation sets.
-    pub(super) fn set_by(
+    pub(super) fn set_by<T>(
         &self,
         bits: impl Iterator<Item = u64> + Clone,
-        set: impl FnOnce() -> crate::Result<()>,
+        set: impl FnOnce() -> crate::Result<T>,
     ) -> bool {
         self.with(|b| {
             for i in bits.clone() {
@@ -109,7 +109,7 @@ impl Truth {
     }
 
     /// Bits that an operation resets.
-    pub(super) fn reset_by(&self, bits: Range<u64>, reset: impl FnOnce() -> crate::Result<()>) {
+    pub(super) fn reset_by<T>(&self, bits: Range<u64>, reset: impl FnOnce() -> crate::Result<T>) {
         let mine = self.with(|b| {
             for i in bits.clone() {
                 b.owed[i as usize] = false;
@@ -121,7 +121,7 @@ impl Truth {
             mine
         });
         let done = catch_unwind(AssertUnwindSafe(reset));
-        if !matches!(done, Ok(Ok(()))) {
+        if !matches!(done, Ok(Ok(_))) {
             // It may have reset nothing, and then no flush makes that durable; and what others had set is theirs still.
             self.still_mine(&mine);
             self.with(|b| bits.for_each(|i| b.unflushed[i as usize] = false));

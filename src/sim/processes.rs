@@ -505,7 +505,7 @@ pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
     flusher.set_bits(3..4).unwrap();
     other.set_bits(3..4).unwrap(); // So that it knows the word's space to be there.
     let setter = other.clone();
-    disk.interlope(Some(Box::new(move || setter.set_bits(5..6).unwrap())));
+    disk.interlope(Some(Box::new(move || assert_eq!(setter.set_bits(5..6).unwrap(), 1))));
     testing::visit(Some(Box::new(|point| {
         if point == SyncPoint::UntouchedLast {
             resume_unwind(Box::new(Killed));

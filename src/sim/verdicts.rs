@@ -70,7 +70,7 @@ fn add_to(core: &Core) {
 }
 
 fn reset_and_flush(core: &Core) {
-    core.reset_all().and_then(|()| core.flush()).unwrap();
+    core.reset_all().and_then(|_| core.flush()).unwrap();
 }
 
 fn back_up(core: &Core) {

@@ -15,7 +15,7 @@ const LEN: u64 = 64 * MIB + 5;
 fn fine(dir: &Dir, name: &str, granularity: u32, dirty: &[Range<u64>]) -> PathBuf {
     let path = dir.path(name);
     let map = Options::new().granularity(granularity).create(&path, LEN).expect("create");
-    dirty.iter().for_each(|range| map.set(range.clone()).expect("set"));
+    dirty.iter().for_each(|range| _ = map.set(range.clone()).expect("set"));
     map.close().expect("close");
     path
 }

@@ -668,7 +668,7 @@ fn every_other_granule_of_many() {
     let (path, out, back) = (dir.path("m"), dir.path("out.qcow2"), dir.path("back.map"));
     let map = Options::new().granularity(9).flush_interval(None).create(&path, 150_000 * 1024).expect("create");
     map.set_all().expect("set");
-    (0..150_000).for_each(|i| map.reset(i * 1024..i * 1024 + 512).expect("reset"));
+    (0..150_000).for_each(|i| _ = map.reset(i * 1024..i * 1024 + 512).expect("reset"));
     map.close().expect("close");
     dm!("export-qcow2", path, out, "--bitmap", "b").exits(0);
     let answer =
@@ -683,7 +683,7 @@ fn what_is_sparse_stays_small() {
     // A pebibyte, of which some bits far apart are dirty, and one run of more than a cluster of bits.
     let (path, out, back) = (dir.path("m"), dir.path("out.qcow2"), dir.path("back.map"));
     let map = Options::new().granularity(18).flush_interval(None).create(&path, 1 << 50).expect("create");
-    (0..32).for_each(|i| map.set(i << 45..(i << 45) + 1).expect("set"));
+    (0..32).for_each(|i| _ = map.set(i << 45..(i << 45) + 1).expect("set"));
     map.set(1 << 48..(1 << 48) + (1 << 38)).expect("set");
     map.close().expect("close");
     dm!("export-qcow2", path, out, "--bitmap", "b").exits(0);

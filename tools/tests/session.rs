@@ -189,7 +189,7 @@ fn verbose_tells_on_stderr_what_happened_and_changes_no_answer() {
 fn many_areas(dir: &Dir) -> PathBuf {
     let path = dir.path("m");
     let map = dirtymap::Options::new().granularity(0).create(&path, 40_000).expect("create");
-    (0..20_000).for_each(|i| map.set(i * 2..i * 2 + 1).expect("set"));
+    (0..20_000).for_each(|i| assert_eq!(map.set(i * 2..i * 2 + 1).expect("set"), 1));
     map.close().expect("close");
     path
 }

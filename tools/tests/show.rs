@@ -17,7 +17,7 @@ const LEN: u64 = 64 * MIB + 5;
 fn fine(dir: &Dir, name: &str, len: u64, granularity: u32, dirty: &[Range<u64>]) -> PathBuf {
     let path = dir.path(name);
     let map = Options::new().granularity(granularity).flush_interval(None).create(&path, len).expect("create");
-    dirty.iter().for_each(|range| map.set(range.clone()).expect("set"));
+    dirty.iter().for_each(|range| _ = map.set(range.clone()).expect("set"));
     map.close().expect("close");
     path
 }

@@ -78,8 +78,8 @@ fn set(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     const BITS: u64 = 1 << 20;
     let at = positions(BITS, 1 << 18);
     let map = options().create(dir.join("set"), BITS * GRANULE).expect("create a map");
-    let set = |bit: u64| map.set(bit * GRANULE..bit * GRANULE + 4096).expect("a tracked write");
-    map.set_all().and_then(|()| map.flush()).expect("flush");
+    let set = |bit: u64| _ = map.set(bit * GRANULE..bit * GRANULE + 4096).expect("a tracked write");
+    map.set_all().and_then(|_| map.flush()).expect("flush");
     if scale.wants("DirtyMap::set, durable") {
         let full = FixedBitSet::of(&vec![u64::MAX; BITS as usize / 64]);
         let mut atomic = AtomicBitmap::of(&vec![u64::MAX; BITS as usize / 64]);
@@ -100,7 +100,7 @@ fn set(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     }
     if scale.wants("DirtyMap::set, armed") {
         // Everything is armed, and stays so as long as nobody flushes.
-        map.reset_all().and_then(|()| map.flush()).and_then(|()| map.set_all()).expect("arm");
+        map.reset_all().and_then(|_| map.flush()).and_then(|()| map.set_all()).expect("arm");
         let mut new = at.clone();
         new.sort_unstable();
         new.dedup();
@@ -158,14 +158,14 @@ fn open(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
         at.sort_unstable();
         at.dedup_by_key(|bit| *bit / 4096);
         let page = |bit: &u64| bit / 4096 * 4096 * GRANULE..(bit / 4096 + 1) * 4096 * GRANULE;
-        at.iter().for_each(|bit| map.set(bit * GRANULE..bit * GRANULE + 1).expect("set"));
+        at.iter().for_each(|bit| _ = map.set(bit * GRANULE..bit * GRANULE + 1).expect("set"));
         map.flush().expect("flush");
         drop(map);
         let pages = |map: &DirtyMap| at.iter().filter(|bit| map.any(page(bit)).expect(OK)).count() as u64;
         // The first page is armed and not flushed when the process is gone.
         let crash = |map: DirtyMap| {
             let hot = page(&at[0]);
-            map.reset(hot.clone()).and_then(|()| map.flush()).and_then(|()| map.set(hot)).expect("set");
+            map.reset(hot.clone()).and_then(|_| map.flush()).and_then(|()| map.set(hot)).expect("set");
         };
         crash(options().open(&path).expect("open"));
         let contenders = vec![
@@ -296,7 +296,7 @@ fn huge(dir: &Path) -> (DirtyMap, Vec<u64>) {
 /// Syncs and bytes of a flush, as the map counts them.
 fn flushed(dir: &Path, out: &mut Vec<Counted>) {
     let (map, at) = huge(dir);
-    at.iter().for_each(|&item| map.set(item..item + 1).expect("set"));
+    at.iter().for_each(|&item| _ = map.set(item..item + 1).expect("set"));
     let before = map.stats();
     map.flush().expect("flush");
     let after = map.stats();
@@ -313,7 +313,8 @@ fn at_the_device(dir: &Path, kind: &str, out: &mut Vec<Counted>) -> Option<()> {
     let mounted = make(kind, &image, 512).then(|| Mounted::new(&image, &dir.join("mounted"))).flatten()?;
     let (map, at) = huge(&mounted.0);
     for (round, pages) in ["in pages that the file has not yet", "in pages that the file has"].into_iter().enumerate() {
-        at.iter().for_each(|&item| map.set(item + round as u64 * 512..item + 512 + round as u64 * 512).expect("set"));
+        at.iter()
+            .for_each(|&item| _ = map.set(item + round as u64 * 512..item + 512 + round as u64 * 512).expect("set"));
         sh!("sync", "-f", mounted.0).then_some(())?;
         let before = mounted.work()?;
         map.flush().expect("flush");

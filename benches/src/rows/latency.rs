@@ -109,7 +109,7 @@ fn under_load(dir: &Path, time: Duration, map: &DirtyMap, reset: u64, mut op: im
             while !done.load(Relaxed) {
                 map.set(own.start..own.start + 1).expect("set");
                 map.reset(own.clone()).expect("reset");
-                map.reset(0..reset * GRANULE).and_then(|()| map.flush()).expect("flush");
+                map.reset(0..reset * GRANULE).and_then(|_| map.flush()).expect("flush");
             }
         });
         scope.spawn(|| {
@@ -167,7 +167,7 @@ pub fn rows(scale: &Scale, dir: &Path) -> Vec<Latency> {
         let (options, new) = map.clone().unwrap_or((options(), false));
         let create = || options.create(&path, BITS * GRANULE);
         let map_of_this = create().expect("create a map");
-        map_of_this.set_all().and_then(|()| map_of_this.flush()).expect("flush");
+        map_of_this.set_all().and_then(|_| map_of_this.flush()).expect("flush");
         let memory: Vec<_> = (0..BITS / 64).map(|_| AtomicU64::new(u64::MAX)).collect();
         let (bits, reset) = if new { (NEW, NEW) } else { (BITS - OWN, 0) };
         let mut rng = Rng(11);
@@ -176,7 +176,7 @@ pub fn rows(scale: &Scale, dir: &Path) -> Vec<Latency> {
             let bit = rng.below(bits);
             match map {
                 None => drop(memory[bit as usize / 64].fetch_or(1 << (bit % 64), SeqCst)),
-                Some(_) => map_of_this.set(bit * GRANULE..bit * GRANULE + 4096).expect("set"),
+                Some(_) => _ = map_of_this.set(bit * GRANULE..bit * GRANULE + 4096).expect("set"),
             }
         });
         let after = map_of_this.stats();

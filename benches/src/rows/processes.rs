@@ -58,9 +58,9 @@ pub fn child(path: &str, first: u64, n: u64) {
         let (work, start) = line.split_once(' ').expect("work and start");
         // By the process itself: what somebody else has written is in another processor's cache.
         match work {
-            "own" => own.reset_all().expect("reset"),
+            "own" => _ = own.reset_all().expect("reset"),
             "plain" => (),
-            _ => map.reset(first * GRANULE..(first + 2 * n) * GRANULE).expect("reset"),
+            _ => _ = map.reset(first * GRANULE..(first + 2 * n) * GRANULE).expect("reset"),
         }
         let start = Duration::from_nanos(start.parse().expect("a time"));
         // Awake in good time: on a busy machine a sleep takes some milliseconds longer.
@@ -70,10 +70,10 @@ pub fn child(path: &str, first: u64, n: u64) {
             spin_loop();
         }
         match work {
-            "set" => (0..n).for_each(|i| map.set(write(scattered(i))).expect("set")),
-            "own" => (0..n).for_each(|i| own.set(write(scattered(i))).expect("set")),
+            "set" => (0..n).for_each(|i| _ = map.set(write(scattered(i))).expect("set")),
+            "own" => (0..n).for_each(|i| _ = own.set(write(scattered(i))).expect("set")),
             "bracket" => (0..n).for_each(|i| drop(map.begin_write(write(scattered(i))).expect("begin a write"))),
-            "arm" => (0..n).for_each(|i| map.set(write(i)).expect("set")),
+            "arm" => (0..n).for_each(|i| _ = map.set(write(i)).expect("set")),
             _ => (0..n).for_each(|i| {
                 let (word, mask) = (scattered(i) as usize / 64, 1 << (scattered(i) % 64));
                 black_box(plain[0][word].fetch_or(mask, SeqCst));

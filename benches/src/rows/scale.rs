@@ -185,7 +185,7 @@ fn maps(dir: &Path) -> Vec<Panel> {
         let mut times = medians(ROUNDS, |found| {
             let (took, map) = timed(|| options().create(&path, bits * GRANULE).expect("create a map"));
             found.push(("create", took.as_nanos() as f64));
-            let set = || at.iter().for_each(|&bit| map.set(bit * GRANULE..bit * GRANULE + 1).expect("set"));
+            let set = || at.iter().for_each(|&bit| _ = map.set(bit * GRANULE..bit * GRANULE + 1).expect("set"));
             found.push(("set, arming each", per(n, set)));
             found.push(("reset all", per(n, || map.reset_all().expect("reset"))));
             found.push(("set, armed", per(n, set)));
@@ -237,9 +237,9 @@ pub fn child(what: &str, size: u32) {
     let map = options().create(dir.path().join("map"), bits * GRANULE).expect("create a map");
     match state {
         "sparse" => {
-            positions(bits, FEW).into_iter().for_each(|bit| map.set(bit * GRANULE..bit * GRANULE + 1).expect("set"))
+            positions(bits, FEW).into_iter().for_each(|bit| _ = map.set(bit * GRANULE..bit * GRANULE + 1).expect("set"))
         }
-        _ => map.set_all().expect("set"),
+        _ => _ = map.set_all().expect("set"),
     }
     map.flush().expect("flush");
     let allocated = std::fs::metadata(map.path()).expect("the file").blocks() * 512;
@@ -288,17 +288,17 @@ fn threads(dir: &Path) -> Vec<Panel> {
     let map = options().create(dir.join("threads"), 4 * EACH * granule).expect("create a map");
     let full = options().create(dir.join("full"), 4 * EACH * granule).expect("create a map");
     map.set_all().expect("arm everything");
-    full.set_all().and_then(|()| full.flush()).expect("flush");
+    full.set_all().and_then(|_| full.flush()).expect("flush");
     let mut bits = Bitmap::new(4 * EACH, 0).expect("memory");
     bits.set_all();
     // Each of EACH bits out of twice as many once, all over the thread's part.
     let bit = |thread: u64, i: u64| thread * 2 * EACH + i.wrapping_mul(0x9e37_79b1) % (2 * EACH);
     let write = |bit: u64| bit * granule..bit * granule + 4096;
     let part = |thread: u64| thread * 2 * EACH..thread * 2 * EACH + EACH;
-    let set = |t| (0..EACH).for_each(|i| map.set(write(bit(t, i))).expect("set"));
-    let durable = |t| (0..EACH).for_each(|i| full.set(write(bit(t, i))).expect("set"));
+    let set = |t| (0..EACH).for_each(|i| _ = map.set(write(bit(t, i))).expect("set"));
+    let durable = |t| (0..EACH).for_each(|i| _ = full.set(write(bit(t, i))).expect("set"));
     let bracket = |t| (0..EACH).for_each(|i| drop(map.begin_write(write(bit(t, i))).expect("begin a write")));
-    let arm = |t: u64| part(t).for_each(|bit| map.set(write(bit)).expect("set"));
+    let arm = |t: u64| part(t).for_each(|bit| _ = map.set(write(bit)).expect("set"));
     let iterate = |t: u64| {
         let items = part(t).start * granule..part(t).end * granule;
         assert_eq!(full.granules(items).expect(OK).count() as u64, EACH);
@@ -307,8 +307,8 @@ fn threads(dir: &Path) -> Vec<Panel> {
         std::hint::black_box(bits.granules(part(t)).expect(OK).fold(0, u64::wrapping_add));
     };
     let nothing = || ();
-    let reset = || map.reset_all().expect("reset");
-    let disarm = || map.reset_all().and_then(|()| map.flush()).expect("flush");
+    let reset = || _ = map.reset_all().expect("reset");
+    let disarm = || map.reset_all().and_then(|_| map.flush()).expect("flush");
     type Work<'a> = &'a (dyn Fn(u64) + Sync);
     let rows: [(&str, Work, &dyn Fn()); 6] = [
         ("DirtyMap::set, durable", &durable, &nothing),
@@ -377,15 +377,15 @@ fn armed(dir: &Path) -> Vec<Panel> {
             }
             let word = |i: u64| if run { i } else { i * (WORDS / n) };
             let found = medians(9, |found| {
-                map.reset_all().and_then(|()| map.flush()).expect("flush");
+                map.reset_all().and_then(|_| map.flush()).expect("flush");
                 if run {
                     map.set(0..n * WORD).expect("set");
                     map.reset_all().expect("reset");
                 }
                 let mut rng = Rng(n);
-                (0..n).for_each(|i| map.set(word(i) * WORD..word(i) * WORD + 1).expect("set"));
+                (0..n).for_each(|i| _ = map.set(word(i) * WORD..word(i) * WORD + 1).expect("set"));
                 let at: Vec<u64> = (0..4096).map(|_| word(rng.below(n)) * WORD + rng.below(64) * GRANULE).collect();
-                found.push((names[0], per(4096, || at.iter().for_each(|&at| map.set(at..at + 1).expect("set")))));
+                found.push((names[0], per(4096, || at.iter().for_each(|&at| _ = map.set(at..at + 1).expect("set")))));
                 let arms = map.stats().arms;
                 found.push((names[1], per(1, || map.set(WORDS * WORD..WORDS * WORD + 1).expect("set"))));
                 assert_eq!(map.stats().arms, arms + 1, "it was armed");
@@ -438,7 +438,7 @@ fn granularity(dir: &Path) -> Vec<Panel> {
             copied.put(name, map.dirty_len() as f64 / written.dirty_len() as f64);
             let path = dir.join("syncs");
             let map = Options::new().granularity(g).flush_interval(None).create(&path, IMAGE).expect("create a map");
-            (0..synced).for_each(|i| map.set(pattern(&mut rng, i)).expect("set"));
+            (0..synced).for_each(|i| _ = map.set(pattern(&mut rng, i)).expect("set"));
             map.flush().expect("flush");
             syncs.put(name, map.stats().syncs as f64 * 1000.0 / synced as f64);
             map.close().expect("close");

@@ -163,7 +163,7 @@ fn shared(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
             .granularity(0)
             .create(dir.join(format!("count {state}")), BITS)
             .expect("create a map");
-        map.merge(&bits).and_then(|()| map.flush()).expect("flush");
+        map.merge(&bits).and_then(|_| map.flush()).expect("flush");
         let plain = Plain::of(&words);
         let n = bits.words(0..BITS).expect(OK).count() as u64;
         let state = format!("2^22 bits, {state}");

@@ -313,7 +313,7 @@ pub(crate) fn a_map_whose_close_is_in_doubt_takes_no_more_bits() {
             assert_eq!((map.is_broken(), map.flushes()), (set.is_err(), set.is_ok()));
             let left = load_in_memory(disk.after_death().file(), None).unwrap();
             match set {
-                Ok(()) => assert!(dirty(&both(&left), 1), "write {write}: a set that had returned is lost"),
+                Ok(_) => assert!(dirty(&both(&left), 1), "write {write}: a set that had returned is lost"),
                 Err(e) => assert_eq!(e.kind(), "unusable"),
             }
             in_doubt += u32::from(map.is_broken());

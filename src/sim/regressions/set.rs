@@ -9,7 +9,7 @@ pub(crate) fn a_flush_untouches_when_nobody_can_return_any_more() {
     let disk = SimDisk::new(fresh(), Vec::new());
     let core = Arc::new(opened(&disk));
     // In order, so that words are armed ahead that nobody has touched.
-    (0..4).for_each(|w| core.set_bits(w * 64..w * 64 + 64).unwrap());
+    (0..4).for_each(|w| assert_eq!(core.set_bits(w * 64..w * 64 + 64).unwrap(), 64));
     let ahead = |core: &Core| -> Vec<u64> {
         (0..core.geometry().words())
             .filter(|&w| flag(core.view().armed(), w) && !flag(core.view().unflushed(), w))
@@ -154,7 +154,7 @@ pub(crate) fn a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs(
     core.set_bits(0..pages * PAGE_BITS).unwrap();
     core.flush().unwrap();
     let reset = |page: u64| page * PAGE_BITS..page * PAGE_BITS + 64;
-    (0..pages).step_by(2).for_each(|page| core.reset_bits(reset(page)).unwrap());
+    (0..pages).step_by(2).for_each(|page| assert_ne!(core.reset_bits(reset(page)).unwrap(), 0));
     core.flush().unwrap();
     let left = after_a_cut(&disk);
     let back = (0..pages).step_by(2).find(|&page| dirty(&both(&left), reset(page).start));

@@ -92,7 +92,7 @@ fn replace(map: &DirtyMap, raw: &Raw) -> Result<u64> {
         .map_err(half_set)?;
     let between = map.count();
     let reset = match ones {
-        Some(ones) => map.intersect(&ones).map_err(Failure::from),
+        Some(ones) => map.intersect(&ones).map(drop).map_err(Failure::from),
         None => reset_others(map, raw),
     };
     reset.map_err(half_reset).map(|()| between)
@@ -105,7 +105,8 @@ fn reset_others(map: &DirtyMap, raw: &Raw) -> Result<()> {
     let mut reset_before = |ones: Range<u64>| {
         let items = geometry.items_of(&(at..ones.start));
         at = ones.end;
-        Ok(map.reset(items)?)
+        map.reset(items)?;
+        Ok(())
     };
     raw_ones(raw, "resetting", &mut reset_before)?;
     raw.unchanged()?;

@@ -75,6 +75,6 @@ pub fn run(args: &Merge, wait: Duration, output: Output) -> Result<Exit> {
 
 fn add(dest: &DirtyMap, path: &Path, source: &DirtyMap) -> Result<()> {
     signals::check("some of the dirt was added; merge again for the rest")?;
-    let added = dest.merge(source).map_err(Failure::from);
+    let added = dest.merge(source).map(drop).map_err(Failure::from);
     added.map_err(|failure| failure.and(format_args!("not all dirt of {} was added", path.display())))
 }

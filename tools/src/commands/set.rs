@@ -70,7 +70,7 @@ fn finish(
     file: &Path,
     map: DirtyMap,
     operation: &'static str,
-    done: dirtymap::Result<()>,
+    done: dirtymap::Result<u64>,
     range: Range<u64>,
     output: Output,
 ) -> Result<Exit> {

@@ -74,9 +74,9 @@ impl<'a> Loader<'a> {
     pub fn add(&mut self, bits: Range<u64>) -> Result<()> {
         let items = self.map.geometry().items_of(&bits);
         match &mut self.ones {
-            Some(ones) => ones.set(items).map(drop)?,
+            Some(ones) => ones.set(items)?,
             None => self.map.set(items)?,
-        }
+        };
         Ok(())
     }
 

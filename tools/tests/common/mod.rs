@@ -140,7 +140,7 @@ impl Dir {
     pub fn map(&self, name: &str, len: u64, dirty: &[std::ops::Range<u64>]) -> PathBuf {
         let path = self.path(name);
         let map = Options::new().create(&path, len).expect("create the map");
-        dirty.iter().for_each(|range| map.set(range.clone()).expect("set"));
+        dirty.iter().for_each(|range| _ = map.set(range.clone()).expect("set"));
         map.close().expect("close the map");
         path
     }
@@ -149,7 +149,7 @@ impl Dir {
     pub fn unclean(&self, name: &str, len: u64, dirty: &[std::ops::Range<u64>]) -> PathBuf {
         let open = self.path("open-for-unclean.map");
         let map = Options::new().flush_interval(None).create(&open, len).expect("create the map");
-        dirty.iter().for_each(|range| map.set(range.clone()).expect("set"));
+        dirty.iter().for_each(|range| _ = map.set(range.clone()).expect("set"));
         let path = self.path(name);
         fs::copy(&open, &path).expect("copy the open map");
         drop(map);
