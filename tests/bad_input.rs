@@ -200,6 +200,29 @@ fn a_flipped_bit_never_loses_dirt() {
     }
 }
 
+/// Of a map that was not closed, nothing else may say that it is dirty.
+#[test]
+fn a_flipped_bit_never_loses_what_an_intent_covers() {
+    let file = xxd::undump(include_str!("golden/files/intent-unclean.xxd"));
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let path = dir.path().join("file");
+    // The fields and the point in the newest header, the point's page table, and its pages.
+    let places = [0x1_0290..0x1_02a4, 0x1_0800..0x1_0840, 0xc_0000..0xc_0008, 0xd_0008..0xd_000a, 0xd_03e0..0xd_03f0];
+    for bit in places.into_iter().flat_map(|bytes| bytes.start * 8..bytes.end * 8) {
+        let mut bytes = file.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &bytes).unwrap();
+        let whole = |map: DirtyMap| {
+            let covered = dirt().chain(64..80).chain(8000..8016);
+            covered.into_iter().all(|granule| map.get(granule * GRANULE).unwrap())
+        };
+        assert!(whole(quiet().read_only(true).open(&path).unwrap()), "bit {bit}");
+        if bit % 7 == 0 {
+            assert!(whole(quiet().open(&path).unwrap()), "bit {bit}, opened for writing");
+        }
+    }
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn no_flipped_bit_at_all_loses_dirt() {

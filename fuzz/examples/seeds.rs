@@ -2,7 +2,7 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    ALIGN, CheckpointState, Durability, Header, HeaderSelection, Point, PointRole, Reasons, Reserved, Stamp, StampKind,
+    ALIGN, CheckpointState, Durability, Header, HeaderSelection, Intent, Point, PointRole, Reasons, Reserved, Stamp, StampKind,
     State, Uuid, WordRanges, page_entry,
 };
 use dirtymap_cli::dump::{self, CopyIs};
@@ -59,6 +59,11 @@ fn headers() -> Vec<(&'static str, Header)> {
     for point in &mut everything.points[1..] {
         (point.table_offset, point.bottom_offset, point.granules) = (0, 0, points.geometry.bits());
     }
+    let mut intent = points.clone();
+    intent.intent = Some(Intent { point: Uuid([2; 16]), unit: 4 });
+    (intent.points[1].role, intent.points[1].name) = (PointRole::Intent, String::new());
+    let mut long = open.clone();
+    long.runs = (0..800).map(|i| 16 * i + i % 5..16 * i + 6).collect();
     let mut whole = header(1 << 40, 12);
     whole.durability = Durability::Process;
     whole.state = State::Open;
@@ -72,6 +77,8 @@ fn headers() -> Vec<(&'static str, Header)> {
         ("open", open),
         ("points", points),
         ("everything", everything),
+        ("intent", intent),
+        ("long-list", long),
         ("whole", whole),
         ("newer", newer),
         ("empty", header(0, 0)),
@@ -120,7 +127,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
     let edits: [(&str, &[u8]); 7] = [
         ("edit-bytes", &[0, 2, 0, 2, 2, 9, 9]),
         ("edit-field", &[1, 15, 15, 0, 0, 0, 0, 2]),
-        ("edit-list", &[3, 10, 2, 3, 4, 20, 1]),
+        ("edit-list", &[3, 10, 2, 3, 6, 1, 1]),
         ("edit-page", &[4, 0, 70, 255]),
         ("edit-page-only", &[5, 0, 70, 255]),
         ("edit-copy", &[6, 5, 1, 2]),
