@@ -230,6 +230,96 @@ fn dumps() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     Ok(texts)
 }
 
+/// What ends of NBD connections say; the first byte chooses the end.
+fn conversations() -> Vec<(String, Vec<u8>)> {
+    use dirtymap_nbd::codec::values::{chunk, command, flag, option, reply};
+    use dirtymap_nbd::codec::{
+        ErrorChunk, Extent, Greeting, Info, InfoRequest, MetaContext, MetaRequest, Mode, OptionHeader, OptionReply,
+        ReplyHeader, Request, StatusChunk, StatusPayload,
+    };
+    let option =
+        |option, data: &[u8]| [&OptionHeader { option, length: data.len() as u32 }.encode()[..], data].concat();
+    let meta = MetaRequest { name: "x".into(), queries: vec!["base:".into(), "base:allocation".into()] }.encode();
+    let info = InfoRequest { name: "x".into(), wanted: vec![1, 2, 3] }.encode();
+    let mut seeds = Vec::new();
+    for (name, chosen) in [("structured", option::STRUCTURED_REPLY), ("extended", option::EXTENDED_HEADERS)] {
+        let options = [
+            (option::LIST, &[][..]),
+            (option::STARTTLS, &[]),
+            (chosen, &[]),
+            (option::LIST_META_CONTEXT, &meta),
+            (option::SET_META_CONTEXT, &meta),
+            (option::INFO, &info),
+            (99, b"unknown"),
+            (option::GO, &info),
+        ];
+        let said: Vec<u8> = options.iter().flat_map(|(number, data)| option(*number, data)).collect();
+        seeds.push((format!("options_{name}"), [&[0, 0, 0, 0, 3][..], &said].concat()));
+    }
+    seeds.push(("options_name".into(), [&[0, 0, 0, 0, 0][..], &option(option::EXPORT_NAME, b"x")].concat()));
+    seeds.push(("options_abort".into(), [&[0, 0, 0, 0, 1][..], &option(option::ABORT, &[])].concat()));
+    for (form, mode) in [(1, Mode::Simple), (2, Mode::Structured), (3, Mode::Extended)] {
+        let mut said = vec![form];
+        let wide = if mode == Mode::Extended { flag::PAYLOAD_LEN } else { 0 };
+        for (cookie, (command, flags, offset, length, payload)) in [
+            (command::WRITE, flag::FUA | wide, 4096, 600, 600),
+            (command::READ, flag::DF, 0, 16 << 10, 0),
+            (command::READ, 0, 4000, 5000, 0),
+            (command::TRIM, 0, 0, 8192, 0),
+            (command::WRITE_ZEROES, flag::NO_HOLE | flag::FAST_ZERO, 0, 512, 0),
+            (command::CACHE, 0, 0, 512, 0),
+            (command::FLUSH, 0, 0, 0, 0),
+            (command::BLOCK_STATUS, flag::REQ_ONE, 0, 65536, 0),
+            (command::READ, 0, 1 << 40, 9, 0),
+            (9, 0xffff, 0, 0, 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let request = Request { flags, command, cookie: cookie as u64, offset, length };
+            said.extend(request.encode(mode).expect("32 bits"));
+            said.extend(vec![0x5a; payload]);
+        }
+        if mode == Mode::Extended {
+            let chosen = StatusPayload { length: 512, contexts: vec![0] }.encode();
+            let length = chosen.len() as u64;
+            let request = Request { flags: wide, command: command::BLOCK_STATUS, cookie: 1, offset: 0, length };
+            said.extend(request.encode(mode).expect("64 bits"));
+            said.extend(chosen);
+        }
+        let end = Request { flags: 0, command: command::DISC, cookie: 0, offset: 0, length: 0 };
+        said.extend(end.encode(mode).expect("32 bits"));
+        seeds.push((format!("requests_{mode:?}").to_lowercase(), said));
+    }
+    // A server for our client: it has extended headers, and one context.
+    let answer = |option, kind, data: &[u8]| {
+        [&OptionReply { option, kind, length: data.len() as u32 }.encode()[..], data].concat()
+    };
+    let mut said = vec![4];
+    said.extend(Greeting { flags: 3 }.encode());
+    said.extend(answer(option::LIST, reply::ACK, &[]));
+    said.extend(answer(option::EXTENDED_HEADERS, reply::ACK, &[]));
+    let context = MetaContext { id: 5, name: "base:allocation".into() };
+    said.extend(answer(option::SET_META_CONTEXT, reply::META_CONTEXT, &context.encode()));
+    said.extend(answer(option::SET_META_CONTEXT, reply::ACK, &[]));
+    said.extend(answer(option::GO, reply::INFO, &Info::Export { size: 1 << 20, flags: 0x1fff }.encode()));
+    said.extend(answer(option::GO, reply::ACK, &[]));
+    let mut part = |cookie, flags, kind, payload: &[u8]| {
+        let header = ReplyHeader::Chunk { flags, kind, cookie, offset: 0, length: payload.len() as u64 };
+        header.encode(Mode::Extended, &mut said);
+        said.extend_from_slice(payload);
+    };
+    part(1, 0, chunk::OFFSET_DATA, &[&[0; 8][..], &[7; 400]].concat());
+    part(1, chunk::DONE, chunk::OFFSET_HOLE, &[&400u64.to_be_bytes()[..], &600u32.to_be_bytes()].concat());
+    let status = StatusChunk { context: 5, extents: vec![Extent { length: 1000, flags: 3 }] };
+    part(2, chunk::DONE, chunk::BLOCK_STATUS_EXT, &status.encode(Mode::Extended));
+    part(3, chunk::DONE, chunk::ERROR, &ErrorChunk { error: 5, message: "no".into(), offset: None }.encode());
+    seeds.push(("server".into(), said));
+    seeds.push(("codec_info".into(), [&[5][..], &info].concat()));
+    seeds.push(("codec_meta".into(), [&[5][..], &meta].concat()));
+    seeds
+}
+
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let write = |target: &str, name: &str, bytes: &[u8]| {
@@ -253,6 +343,9 @@ fn main() -> io::Result<()> {
     }
     for (name, bytes) in repairs() {
         write("check_repair", &name, &bytes)?;
+    }
+    for (name, bytes) in conversations() {
+        write("nbd", &name, &bytes)?;
     }
     // At granularities 0 to 63; with both durabilities, alone and shared.
     for (name, bytes) in operations(&[0, 4, 16, 57, 63], 20, [18, 14]) {

@@ -10,6 +10,7 @@ mod file;
 pub mod header;
 mod input;
 pub mod map_ops;
+pub mod nbd;
 pub mod open;
 pub mod page_table;
 pub mod qcow2;
@@ -18,12 +19,13 @@ pub mod qcow2;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("bitmap_ops", bitmap_ops::run),
     ("check_repair", check_repair::run),
     ("dump", dump::run),
     ("header", header::run),
     ("map_ops", map_ops::run),
+    ("nbd", nbd::run),
     ("open", open::run),
     ("page_table", page_table::run),
     ("qcow2", qcow2::run),

@@ -282,3 +282,19 @@ impl Drop for Gone {
         self.shared.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_comes_in_after_the_stop_not_even_what_was_there_already() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        theirs.send(&[IoSlice::new(b"request")]).expect("send");
+        let connection = Connection { stream: Box::new(ours), stopped: AtomicBool::new(false) };
+        assert_eq!(connection.receive(&mut [0; 3]).expect("receive"), 3);
+        connection.stop_receiving();
+        assert_eq!(connection.receive(&mut [0; 3]).expect("the end"), 0);
+        connection.send(&[IoSlice::new(b"answer")]).expect("answers still go out");
+    }
+}

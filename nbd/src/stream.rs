@@ -79,6 +79,7 @@ pub(crate) struct Incoming {
     buffer: Box<[u8]>,
     from: usize,
     to: usize,
+    large: bool,
     deadline: Option<Instant>,
 }
 
@@ -87,7 +88,7 @@ impl Incoming {
     pub(crate) const AHEAD: usize = 16 << 10;
 
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; Self::AHEAD].into(), from: 0, to: 0, deadline: None }
+        Self { buffer: vec![0; Self::AHEAD].into(), from: 0, to: 0, large: false, deadline: None }
     }
 
     /// From now on, what comes in after the deadline is too late.
@@ -96,8 +97,15 @@ impl Incoming {
         if deadline.is_none() { stream.set_patience(None) } else { Ok(()) }
     }
 
-    fn receive(&mut self, stream: &dyn Stream, into: Option<&mut [u8]>) -> io::Result<usize> {
-        let into = into.unwrap_or(&mut self.buffer[self.to..]);
+    /// Whether what follows the next headers is so long that it is better read straight to where it belongs.
+    pub(crate) fn expect_large(&mut self, large: bool) {
+        self.large = large;
+    }
+
+    /// Receives into the buffer, `wanted` bytes at least if possible, or into another one.
+    fn receive(&mut self, stream: &dyn Stream, wanted: usize, into: Option<&mut [u8]>) -> io::Result<usize> {
+        let ahead = if self.large { self.to + wanted } else { self.buffer.len() };
+        let into = into.unwrap_or(&mut self.buffer[self.to..ahead]);
         loop {
             if let Some(deadline) = self.deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -121,7 +129,7 @@ impl Incoming {
             (self.from, self.to) = (0, self.to - self.from);
         }
         while self.to - self.from < n {
-            match self.receive(stream, None)? {
+            match self.receive(stream, self.from + n - self.to, None)? {
                 0 if self.to == self.from => return Ok(None),
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 got => self.to += got,
@@ -143,7 +151,7 @@ impl Incoming {
         self.from += ready;
         let mut filled = ready;
         while filled < into.len() {
-            match self.receive(stream, Some(&mut into[filled..]))? {
+            match self.receive(stream, 0, Some(&mut into[filled..]))? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 got => filled += got,
             }

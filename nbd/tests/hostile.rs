@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 const SIZE: usize = 256 * KIB;
 
@@ -186,10 +187,12 @@ fn a_slow_reader_holds_up_nobody_else() {
     assert!(slow_thread.join().expect("no panic").is_err());
 }
 
-/// An export whose reads wait until so many are under way as are said to be possible.
+/// An export whose reads wait until they are let go.
+#[derive(Default)]
 struct Crowded {
-    most: usize,
-    inside: std::sync::Mutex<(usize, usize)>,
+    inside: std::sync::Mutex<usize>,
+    most: std::sync::atomic::AtomicUsize,
+    open: std::sync::atomic::AtomicBool,
     changed: std::sync::Condvar,
 }
 
@@ -204,17 +207,17 @@ impl Backend for Crowded {
 
     fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Failure> {
         let mut inside = self.inside.lock().expect("lock");
-        inside.0 += 1;
-        inside.1 = inside.1.max(inside.0);
+        *inside += 1;
+        self.most.fetch_max(*inside, SeqCst);
         self.changed.notify_all();
-        inside = self.changed.wait_while(inside, |inside| inside.1 < self.most).expect("lock");
-        inside.0 -= 1;
+        inside = self.changed.wait_while(inside, |_| !self.open.load(SeqCst)).expect("lock");
+        *inside -= 1;
         Ok(())
     }
 }
 
 fn most_at_once(limits: Limits, length: u64, most: usize) {
-    let backend = Arc::new(Crowded { most, inside: Default::default(), changed: Default::default() });
+    let backend = Arc::new(Crowded::default());
     let exports = FixedExports::new().with("", backend.clone());
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let server = std::thread::spawn(move || serve(&theirs, &exports, limits));
@@ -222,12 +225,20 @@ fn most_at_once(limits: Limits, length: u64, most: usize) {
     for _ in 0..40 {
         client.submit(command::READ, 0, 0, length, &[]).expect("submit");
     }
+    // So many come in; the rest would come now, too, if nothing kept it.
+    let inside = backend.inside.lock().expect("lock");
+    drop(backend.changed.wait_while(inside, |inside| *inside < most).expect("lock"));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let inside = backend.inside.lock().expect("lock");
+    backend.open.store(true, SeqCst);
+    backend.changed.notify_all();
+    drop(inside);
     for _ in 0..40 {
         client.receive().expect("receive").done.expect("read");
     }
     drop(client);
     server.join().expect("no panic").expect("served");
-    assert_eq!(backend.inside.lock().expect("lock").1, most, "requests at once");
+    assert_eq!(backend.most.load(SeqCst), most, "requests at once");
 }
 
 #[test]

@@ -4,12 +4,14 @@ mod common;
 
 use common::{KIB, Probe, pattern};
 use dirtymap_nbd::client::{Client, ConnectOptions, Error, Uri};
-use dirtymap_nbd::codec::values::{command, transmission};
+use dirtymap_nbd::codec::values::{command, option, transmission};
+use dirtymap_nbd::codec::{InfoRequest, Mode, OptionHeader, Request};
 use dirtymap_nbd::{
     Backend, Drained, End, Exports, FileBackend, FixedExports, MemoryBackend, Server, ServerOptions, SessionError,
     Zeroes,
 };
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -184,12 +186,20 @@ fn a_shutdown_waits_no_longer_than_it_should() {
 fn a_shutdown_ends_clients_that_send_more_and_more() {
     let (mut server, _dir, _socket) = serving(one(Arc::new(Probe::new(64 * KIB))), ServerOptions::default());
     let address = server.listen_tcp("127.0.0.1:0".parse().expect("an address")).expect("listen");
-    let uri: Uri = format!("nbd://{address}/disk").parse().expect("a URI");
-    let mut client = connect(&uri);
-    client.flush().expect("flush");
-    let busy = std::thread::spawn(move || while client.read(0, 512, 0).is_ok() {});
-    assert_eq!(server.shutdown(LONG), Drained { finished: 1, cut: 0 });
-    busy.join().expect("no panic");
+    let mut stream = TcpStream::connect(address).expect("connect");
+    let go = InfoRequest { name: String::new(), wanted: vec![] }.encode();
+    let header = OptionHeader { option: option::GO, length: go.len() as u32 }.encode();
+    stream.write_all(&[&3u32.to_be_bytes()[..], &header, &go].concat()).expect("write");
+    // More requests than the server can ever have read.
+    let flush = Request { flags: 0, command: command::FLUSH, cookie: 1, offset: 0, length: 0 };
+    let many = flush.encode(Mode::Simple).expect("compact").repeat(1000);
+    let mut writer = stream.try_clone().expect("clone");
+    let writing = std::thread::spawn(move || while writer.write_all(&many).is_ok() {});
+    let mut answers = vec![0; 1 << 20];
+    stream.read_exact(&mut answers).expect("it is served");
+    let reading = std::thread::spawn(move || while stream.read(&mut answers).is_ok_and(|n| n > 0) {});
+    assert_eq!(server.shutdown(Duration::from_secs(20)), Drained { finished: 1, cut: 0 });
+    writing.join().and_then(|()| reading.join()).expect("no panic");
 }
 
 #[test]

@@ -147,6 +147,7 @@ impl<'a> Transmission<'a> {
             return Ok(Err(End::Asked));
         }
         let payload = rules::payload(&request, mode);
+        incoming.expect_large(payload >= Incoming::AHEAD as u64);
         let most = if request.command == command::WRITE { self.limits.payload.into() } else { MOST_CHOSEN };
         if payload > most {
             return Err(SessionError::Protocol("a payload that is longer than this server takes"));
