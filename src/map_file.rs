@@ -1,6 +1,6 @@
 //! [`MapFile`]: the file of a map, and what its errors call it.
 
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Corruption, Error, Refusal, Result};
 use crate::sys::Storage;
 use std::io;
 use std::path::Path;
@@ -36,11 +36,12 @@ impl<'a> MapFile<'a> {
     /// The error of something in it that is not as it should be.
     pub(crate) fn corrupt(
         self,
+        what: Corruption,
         place: impl Into<String>,
         found: impl Into<String>,
         expected: impl Into<String>,
     ) -> Error {
         let path = self.path.to_path_buf();
-        Error::Corrupt { path, place: place.into(), found: found.into(), expected: expected.into() }
+        Error::Corrupt { path, what, place: place.into(), found: found.into(), expected: expected.into() }
     }
 }

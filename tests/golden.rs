@@ -3,7 +3,8 @@
 
 use dirtymap::format::{COPY_BYTES, fields};
 use dirtymap::{
-    DirtyMap, ImageStamp, Options,
+    DirtyMap, Error, ImageStamp, Options,
+    error::Corruption,
     fsck::{Severity, check, plan_repair, repair},
     info::{FileState, Info, Verdict, inspect},
 };
@@ -269,6 +270,22 @@ fn what_opening_found_is_remembered() {
         map.close().unwrap();
         let info = inspect(&path).unwrap();
         assert_eq!((how(&info), info.dirty), ("clean exact".into(), Some((0, 0))), "{name}");
+    }
+}
+
+#[test]
+fn what_of_a_file_cannot_be_used_is_told_by_a_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    for (name, cause) in [
+        ("headers-all-bad", Corruption::Headers),
+        ("headers-impossible", Corruption::Headers),
+        ("headers-of-two-maps", Corruption::TwoMaps),
+        ("cut-off", Corruption::CutOff),
+    ] {
+        fs::write(&path, stored(name)).unwrap();
+        let error = inspect(&path).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { what, .. } if what == cause), "{name}: {error:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use super::backup::Completed;
 use super::commit::is_normal;
 use super::core::Core;
 use super::points::{BATCH_WORDS, PointWord};
-use crate::error::{Error, Refusal, Result, counted};
+use crate::error::{Corruption, Error, Refusal, Result, counted};
 use crate::file::create::random_uuid;
 use crate::file::points::{Checkpoint, no_checkpoint, of_header};
 use crate::file::reasons::forget;
@@ -144,7 +144,7 @@ impl Core {
         // Somebody else may have aborted it meanwhile, and what was read is what came after it.
         self.expect(&self.lock()?.refresh_header()?, &point.uuid, &[CheckpointState::Freezing])?;
         let found = format!("{} not as written", counted(failed, "page"));
-        Err(self.file().corrupt("the point that was just written", found, "what was written"))
+        Err(self.file().corrupt(Corruption::Point, "the point that was just written", found, "what was written"))
     }
 
     /// Everything was reset, and every write that had begun has ended: commits FROZEN.

@@ -4,7 +4,7 @@
 //! was begun may be on the device (rule 5). The runtime page's `checkpoint` word follows every header.
 
 use super::core::{Core, Locked};
-use crate::error::{Error, Result, Unusable};
+use crate::error::{Corruption, Error, Result, Unusable};
 use crate::file::headers::{self, LastDurable};
 use crate::file::points::no_checkpoint;
 use crate::format::{CheckpointState, Header, Session, State, Uuid};
@@ -59,7 +59,7 @@ impl Locked<'_> {
         if step!(RefuseOlder => header.sequence < known.sequence) {
             let found = format!("sequence number {} as the newest", header.sequence);
             let expected = format!("at least {}, which was written durably", known.sequence);
-            return Err(core.file().corrupt("header copies", found, expected));
+            return Err(core.file().corrupt(Corruption::Changed, "header copies", found, expected));
         }
         let ours = header.uuid == core.uuid && header.nonce == core.nonce && header.state == State::Open;
         if step!(CheckSession => !ours) {

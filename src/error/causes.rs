@@ -75,6 +75,31 @@ impl fmt::Display for InUse {
     }
 }
 
+/// What of a file cannot be used, in [`Error::Corrupt`](crate::Error::Corrupt).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Corruption {
+    /// No header copy is valid, so that there is nothing to go by.
+    Headers = 1,
+    /// As many header copies are of one map as of another.
+    TwoMaps = 2,
+    /// The file ends inside its page table: a [repair](crate::fsck::repair()) makes everything dirty.
+    CutOff = 3,
+    /// The header, or the part that processes share, is not what it was: another program has changed the file.
+    Changed = 4,
+    /// A point is not as it was just written.
+    Point = 5,
+    /// An undo file is not as a repair has made it.
+    Undo = 6,
+}
+
+impl Corruption {
+    /// A number for each, which never changes and is never zero: 1 to 6, in the order above.
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+}
+
 /// Why a map cannot be used any more, in [`Error::Unusable`](crate::Error::Unusable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -319,9 +344,11 @@ mod tests {
 
     #[test]
     fn codes_of_causes_never_change() {
-        use {InUse::*, Refusal as R, Unusable as U};
+        use {Corruption as C, InUse::*, Refusal as R, Unusable as U};
         let locks = [Open, Session, Gate, Update, Checkpoint, Backup, Shared, Full, Points];
         assert!(locks.iter().map(|cause| cause.code()).eq(1..=9));
+        let corrupt = [C::Headers, C::TwoMaps, C::CutOff, C::Changed, C::Point, C::Undo];
+        assert!(corrupt.iter().map(|cause| cause.code()).eq(1..=6));
         let unusable = [
             U::Forked,
             U::SessionEnded,

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: kinds and codes never change.
 
-use super::causes::{Holder, InUse, Refusal, Unusable};
+use super::causes::{Corruption, Holder, InUse, Refusal, Unusable};
 use crate::progress::Step;
 use crate::uuid::Uuid;
 use std::io;
@@ -119,6 +119,8 @@ pub enum Error {
     Corrupt {
         /// The file.
         path: PathBuf,
+        /// What of it.
+        what: Corruption,
         /// Where in the file.
         place: String,
         /// What was found.

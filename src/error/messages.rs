@@ -41,7 +41,7 @@ impl Display for Error {
             Error::Io { op, path, source } => write!(f, "{}: {op}: {source}", path.display()),
             Error::NotDirtymap { path, found } => not_dirtymap(f, path, found),
             Error::Unsupported { path, found, expected } => unsupported(f, path, found, expected),
-            Error::Corrupt { path, place, found, expected } => corrupt(f, path, place, found, expected),
+            Error::Corrupt { path, place, found, expected, .. } => corrupt(f, path, place, found, expected),
             Error::Locked { path, what, holder } => locked(f, path, *what, holder.as_ref()),
             Error::Exists { path } => {
                 write!(f, "{}: exists already and is not overwritten; choose another name", path.display())

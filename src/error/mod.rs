@@ -23,5 +23,5 @@ mod kinds;
 mod messages;
 
 pub(crate) use causes::counted;
-pub use causes::{Holder, InUse, Refusal, Unusable};
+pub use causes::{Corruption, Holder, InUse, Refusal, Unusable};
 pub use kinds::{Error, Result};

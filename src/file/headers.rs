@@ -4,7 +4,7 @@
 //! known to be durable, and starts from the newest valid header in the file.
 
 use super::bottom;
-use crate::error::{Error, Result};
+use crate::error::{Corruption, Error, Result};
 use crate::format::{
     self, COPIES, Disagreement, Header, HeaderProblem, NoHeader, NotWritable, ProblemClass, State, pair_of,
 };
@@ -91,7 +91,7 @@ pub(crate) fn select(file: MapFile<'_>, copies: &Copies) -> Result<Newest> {
     let expected = entries_end(&newest.header);
     if step!(CheckLength => len < expected) {
         let (found, expected) = (format!("the file ends at byte {len}"), format!("entries up to byte {expected}"));
-        return Err(file.corrupt("page table", found, expected));
+        return Err(file.corrupt(Corruption::CutOff, "page table", found, expected));
     }
     Ok(newest)
 }
@@ -151,7 +151,9 @@ fn no_header(file: MapFile<'_>, none: &NoHeader<'_>, len: u64) -> Error {
     };
     let (copy, problem) = match none {
         NoHeader::Newer { problem, .. } => return newer(problem),
-        NoHeader::TwoMaps { .. } => return file.corrupt("header copies", none.to_string(), "copies of one map"),
+        NoHeader::TwoMaps { .. } => {
+            return file.corrupt(Corruption::TwoMaps, "header copies", none.to_string(), "copies of one map");
+        }
         NoHeader::Invalid { copy, problem } => (copy, *problem),
     };
     match problem.class {
@@ -163,7 +165,7 @@ fn no_header(file: MapFile<'_>, none: &NoHeader<'_>, len: u64) -> Error {
         ProblemClass::Version | ProblemClass::Feature => newer(problem),
         ProblemClass::Checksum | ProblemClass::Invalid => {
             let place = format!("no header copy is valid; copy {copy}, {}", problem.place);
-            file.corrupt(place, problem.found.clone(), problem.expected.clone())
+            file.corrupt(Corruption::Headers, place, problem.found.clone(), problem.expected.clone())
         }
     }
 }

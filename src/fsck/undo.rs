@@ -7,7 +7,7 @@
 
 use super::plan::Kept;
 use super::undo_file::{self, Head, UNDO_PIECE};
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Corruption, Error, Refusal, Result};
 use crate::file::bottom::all_words;
 use crate::file::create::NewFile;
 use crate::file::headers::{self, Copies};
@@ -73,9 +73,7 @@ impl Checked {
         let path = name.to_path_buf();
         match read {
             Ok(Ok(head)) => Ok(Checked { head, headers, keeps_headers, reach }),
-            Ok(Err((place, found, expected))) => {
-                Err(Error::Corrupt { path, place: format!("undo file, {place}"), found, expected })
-            }
+            Ok(Err((place, found, expected))) => Err(broken(name, &place, found, expected)),
             Err(source) => Err(Error::Io { op: "read the undo file", path, source }),
         }
     }
@@ -92,12 +90,8 @@ pub(crate) fn put_back_from(file: MapFile<'_>, from: &mut (impl Read + Seek), na
     let before = file.disk.len().map_err(file.io("put back"))?;
     // Of what was cut off all is kept. So nobody makes the file longer by a length alone.
     if head.length > before.max(reach) {
-        return Err(Error::Corrupt {
-            path: name.to_path_buf(),
-            place: "undo file, length".into(),
-            found: format!("a file of {} bytes, of which none are kept behind byte {reach}", head.length),
-            expected: format!("at most {} bytes", before.max(reach)),
-        });
+        let found = format!("a file of {} bytes, of which none are kept behind byte {reach}", head.length);
+        return Err(broken(name, "length", found, format!("at most {} bytes", before.max(reach))));
     }
     let length = if keeps_headers { head.length.max(HEADER_REGION) } else { head.length };
     file.disk.extend(length).and_then(|()| synced(file.disk)).map_err(file.io("put back"))?;
@@ -145,6 +139,12 @@ fn doubt_everything(file: MapFile<'_>, copies: &Copies, head: &Head) -> Result<(
 /// Makes the length of the file durable, and what was cleared.
 fn synced(disk: &dyn Storage) -> io::Result<()> {
     step!(SyncUndoneLength => disk.sync_all())
+}
+
+/// The error of an undo file that is not as a repair has made it.
+fn broken(name: &Path, place: &str, found: String, expected: String) -> Error {
+    let (path, what) = (name.to_path_buf(), Corruption::Undo);
+    Error::Corrupt { path, what, place: format!("undo file, {place}"), found, expected }
 }
 
 fn changed() -> io::Error {

@@ -3,7 +3,7 @@
 //! Invariant kept here: a session is joined only while it lives, and under its nonce.
 
 use crate::engine::core::{Core, Parts};
-use crate::error::{Error, InUse, Result};
+use crate::error::{Corruption, Error, InUse, Result};
 use crate::file::headers::{self, writable};
 use crate::format::{Header, Session, State, VOLATILE_LAYOUT};
 use crate::map_file::MapFile;
@@ -33,7 +33,7 @@ pub(crate) fn session<V: Look>(
     if step!(JoinChecksLength => len < end) {
         let found = format!("the file ends at byte {len}");
         let expected = format!("at least {end} bytes while another process has it open");
-        return Err(file.corrupt("volatile region", found, expected));
+        return Err(file.corrupt(Corruption::Changed, "volatile region", found, expected));
     }
     let view = map(&header)?;
     let over = step!(JoinComparesNonce => view.nonce() != header.nonce.0);

@@ -3,7 +3,7 @@
 //! Invariant kept here: every way out of the command has one of these codes; where several apply, the highest.
 
 use crate::time::time;
-use dirtymap::{CloseError, Error};
+use dirtymap::{CloseError, Error, error::Corruption};
 use dirtymap_cli::shown::shown;
 use std::fmt;
 use std::path::Path;
@@ -125,7 +125,7 @@ pub fn leads_nowhere(path: &Path) -> Option<String> {
 
 /// Whether nothing in a file says what map it is: then no command has an answer, as with a file that is no map.
 pub fn is_without_header(e: &Error) -> bool {
-    matches!(e, Error::Corrupt { place, .. } if place.starts_with("no header copy is valid"))
+    matches!(e, Error::Corrupt { what: Corruption::Headers, .. })
 }
 
 /// What to do with a map that nothing can be read from.
@@ -148,7 +148,7 @@ impl From<Error> for Failure {
             Error::OutOfRange { start, end, len } => {
                 format!("bytes {start} to {end} reach past the map's end; it covers bytes 0 to {len}")
             }
-            Error::Corrupt { path, place, found, expected } if is_without_header(&e) => format!(
+            Error::Corrupt { path, place, found, expected, .. } if is_without_header(&e) => format!(
                 "{path}: {place}: found {found}, expected {expected}; there is nothing to go by: {}",
                 make_anew(path.display(), "IMAGE"),
                 path = path.display()

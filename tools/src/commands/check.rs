@@ -11,6 +11,7 @@ use crate::terminal::text::{fold, say};
 use dirtymap::format::COPIES;
 use dirtymap::{
     Error,
+    error::Corruption,
     fsck::{Finding, Report, Severity, check, check_after_power_loss},
 };
 use dirtymap_cli::shown::shown;
@@ -87,21 +88,21 @@ pub(super) fn write_items(out: &mut dyn Write, items: &[Item]) -> io::Result<()>
 }
 
 /// What a check ends with where a file cannot be opened, as a finding.
-pub(super) fn ruin(place: String, found: String, expected: String) -> Item {
-    let cut_off = place == CUT_OFF;
+pub(super) fn ruin(what: Corruption, place: String, found: String, expected: String) -> Item {
+    let repair = match what {
+        Corruption::CutOff => "make everything dirty",
+        _ => "nothing: there is nothing to go by",
+    };
     Item {
         severity: "damage",
         place,
         found,
         expected,
         consequence: "full backup needed: the map cannot be opened, and what is dirty is not known".into(),
-        repair: if cut_off { "make everything dirty" } else { "nothing: there is nothing to go by" }.into(),
+        repair: repair.into(),
         count: 1,
     }
 }
-
-/// The place of what is wrong with a file that ends inside its page table: the one that cannot be opened and can be repaired.
-pub(super) const CUT_OFF: &str = "page table";
 
 /// Checks, showing progress.
 pub(super) fn examine(file: &Path) -> dirtymap::Result<Report> {
@@ -142,7 +143,9 @@ pub fn run(args: &Check, output: Output) -> Result<Exit> {
             (Answer { image_match: relation, ..answer }, exit)
         }
         Err(e) if is_without_header(&e) => return Err(e.into()),
-        Err(Error::Corrupt { place, found, expected, .. }) => of_ruin(args, ruin(place, found, expected)),
+        Err(Error::Corrupt { what, place, found, expected, .. }) => {
+            of_ruin(args, what, ruin(what, place, found, expected))
+        }
         Err(e) => return Err(e.into()),
     };
     if args.quiet {
@@ -226,9 +229,9 @@ fn image_of(args: &Check) -> String {
 }
 
 /// A map that cannot be opened although its header is there: no page table, or headers of two maps.
-fn of_ruin(args: &Check, finding: Item) -> (Answer, Exit) {
+fn of_ruin(args: &Check, what: Corruption, finding: Item) -> (Answer, Exit) {
     let file = args.file.display();
-    let advice = if finding.place == CUT_OFF {
+    let advice = if what == Corruption::CutOff {
         format!(
             "dirtymap repair {file} --undo UNDO makes everything dirty; then take a full backup, and look for what cut the \
              file off"

@@ -3,7 +3,7 @@
 //! Invariant kept here: a map that needs nothing is not written; one that is written only gains dirt, and is checked
 //! again.
 
-use super::check::{CUT_OFF, Item, examine, items, ruin, severity_name, with_progress, write_items};
+use super::check::{Item, examine, items, ruin, severity_name, with_progress, write_items};
 use super::info::{state_name, verdict_name};
 use crate::cli::Repair;
 use crate::exit::{Exit, Failure, Result};
@@ -13,6 +13,7 @@ use crate::terminal::output::Output;
 use crate::terminal::text::{fold, say};
 use dirtymap::{
     Error,
+    error::Corruption,
     fsck::{FilePart, RepairPlan, Report, Severity, plan_repair, repair, undo_repair},
     info::Verdict,
 };
@@ -129,11 +130,11 @@ fn change(part: FilePart, range: &std::ops::Range<u64>) -> Change {
 fn look(file: &Path) -> Result<Look> {
     match examine(file) {
         Ok(report) => Ok(Look::new(&report)),
-        Err(Error::Corrupt { place, found, expected, .. }) if place == CUT_OFF => Ok(Look {
+        Err(Error::Corrupt { what: what @ Corruption::CutOff, place, found, expected, .. }) => Ok(Look {
             state: None,
             verdict: verdict_name(Verdict::Damaged),
             severity: Some(severity_name(Severity::Damage)),
-            findings: vec![ruin(place, found, expected)],
+            findings: vec![ruin(what, place, found, expected)],
             dirty_bits: None,
             dirty_bytes: None,
         }),
@@ -167,7 +168,7 @@ fn mend(args: &Repair, wait: Duration, answer: &mut Answer) -> Result<RepairPlan
 
 fn put_back(file: &Path, undo: &Path, wait: Duration, output: Output) -> Result<Exit> {
     let undone = undo_repair(file, undo, wait).map_err(|e| match &e {
-        Error::Corrupt { path, place, found, expected } if path == undo => {
+        Error::Corrupt { what: Corruption::Undo, path, place, found, expected } => {
             let message = format!(
                 "{}: {place}: found {found}, expected {expected}; nothing was changed; give the file that --undo of a \
                  repair of {} has made",
