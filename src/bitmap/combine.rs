@@ -6,7 +6,7 @@ use super::core::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::hierarchy::Levels;
-use crate::query::{ReadMap, Rounded, Search, WordsIter};
+use crate::query::{Blocks, ReadMap, Rounded, Search};
 
 /// Whether two maps may be combined: their lengths are the same, and `other` can be read.
 pub(crate) fn check_len(ours: &Geometry, other: &impl Search) -> Result<()> {
@@ -172,7 +172,7 @@ fn filtered(map: &impl Search, keep: impl Fn(u64, u64) -> u64) -> Result<Bitmap>
     map.check_readable()?;
     let g = map.geometry();
     let mut copy = Bitmap::new(g.len(), g.granularity())?;
-    for (i, word) in WordsIter::over(map, 0..g.bits()) {
+    for (i, word) in Blocks::over(map, 0..g.words()) {
         copy.or_word(i, keep(i, word));
     }
     map.check_readable()?;

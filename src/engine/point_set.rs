@@ -9,7 +9,7 @@ use crate::format::{self, Header, Point, Reasons, Uuid, VolatileLayout, WordRang
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::Block;
 use crate::map_file::MapFile;
-use crate::query::{ReadMap, Search};
+use crate::query::{Blocks, ReadMap, Search};
 use crate::shm::view::{Look, ShmView};
 use crate::sys::Mapping;
 use std::cell::Cell;
@@ -47,6 +47,9 @@ impl<'a> Dirt<'a> {
 
     pub(super) fn next_set(&self, bits: Range<u64>) -> Option<u64> {
         let known = self.view.and_then(|view| view.next_set(bits.clone()));
+        if self.whole.is_empty() {
+            return known;
+        }
         let end = known.unwrap_or(bits.end.min(self.geometry.bits()));
         let run = self.full_words(bits.start / 64..end.div_ceil(64));
         run.map(|run| (run.start * 64).max(bits.start)).filter(|&bit| bit < end).or(known)
@@ -66,7 +69,11 @@ impl<'a> Dirt<'a> {
     }
 
     pub(super) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        let known = self.view.and_then(|view| view.next_nonzero_word(words.clone()));
+        let known = |words| self.view.and_then(|view| view.next_nonzero_word(words));
+        if self.whole.is_empty() {
+            return known(words);
+        }
+        let known = known(words.clone());
         let end = known.map_or(words.end, |(w, _)| w + 1);
         let full = self.full_words(words.start..end).map(|run| (run.start, self.geometry.word_mask(run.start)));
         full.filter(|&(_, word)| word != 0).or(known)
@@ -189,10 +196,7 @@ impl PointSet {
         let (mut at, end) = (0, self.geometry.words());
         while at < end {
             let full = map.full_words(at..end).unwrap_or(end..end);
-            while let Some((w, word)) = map.next_nonzero_word(at..full.start) {
-                self.or(w, word);
-                at = w + 1;
-            }
+            Blocks::over(map, at..full.start).for_each(|(w, word)| self.or(w, word));
             at = full.end;
             self.whole.insert(full);
         }
@@ -336,7 +340,8 @@ impl UnionView<'_> {
     }
 
     pub(crate) fn next_nonzero_word(&self, words: Range<u64>) -> Option<(u64, u64)> {
-        let found = self.point.and_then(|point| point.next_nonzero_word(words.clone()));
+        let Some(point) = self.point else { return self.current.next_nonzero_word(words) };
+        let found = point.next_nonzero_word(words.clone());
         match (self.current.next_nonzero_word(words.start..found.map_or(words.end, |(w, _)| w + 1)), found) {
             (Some((w, word)), Some((p, bits))) if w == p => Some((w, word | bits)),
             (current, found) => current.or(found),

@@ -6,7 +6,7 @@
 use super::bottom::{BATCH_PAGES, BottomRef};
 use crate::format::{self, ENTRY_BYTES};
 use crate::geometry::{Geometry, PAGE_BYTES, PAGE_WORDS};
-use crate::query::{Search, items_of_granules};
+use crate::query::{Blocks, Search, items_of_granules};
 use crate::sys::{Storage, WriteSegment};
 use std::io;
 use std::ops::Range;
@@ -96,8 +96,7 @@ impl Count {
 pub(crate) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent)>, u64) {
     let end = map.geometry().words();
     let mut pages: Vec<(u64, PageContent)> = Vec::new();
-    let mut at = from;
-    while let Some((w, word)) = map.next_nonzero_word(at..end) {
+    for (w, word) in Blocks::over(map, from..end) {
         let page = w / PAGE_WORDS;
         if pages.last().is_none_or(|last| last.0 != page) {
             if pages.len() == BATCH_PAGES {
@@ -108,7 +107,6 @@ pub(crate) fn some_pages(map: &impl Search, from: u64) -> (Vec<(u64, PageContent
         if let Some((_, words)) = pages.last_mut() {
             words[(w % PAGE_WORDS) as usize] = word;
         }
-        at = w + 1;
     }
     (pages, end)
 }

@@ -89,17 +89,26 @@ impl<W: Words> Levels<W> {
         if rest != 0 {
             return Some(word * WORD_BITS + u64::from(rest.trailing_zeros())).filter(|&bit| bit < end);
         }
+        let (word, found) = self.next_behind(word, end.div_ceil(WORD_BITS))?;
+        Some(word * WORD_BITS + u64::from(found.trailing_zeros())).filter(|&bit| bit < end)
+    }
+
+    /// The first nonzero bottom word behind one, and before `end`.
+    #[inline]
+    fn next_behind(&self, word: u64, end: u64) -> Option<(u64, u64)> {
         let block = (word + 1) / WORD_BITS;
         let ahead = self.word(BOTTOM - 1, block) & u64::MAX << ((word + 1) % WORD_BITS);
-        if ahead == 0 {
-            return self.seek_from(BOTTOM, BOTTOM - 2, block + 1, end).map(|(bit, _)| bit);
-        }
-        let word = block * WORD_BITS + u64::from(ahead.trailing_zeros());
-        let first = word * WORD_BITS;
-        match self.word(BOTTOM, word) {
-            0 => self.seek_from(BOTTOM, BOTTOM - 1, word + 1, end).map(|(bit, _)| bit),
-            found => Some(first + u64::from(found.trailing_zeros())).filter(|&bit| bit < end),
-        }
+        let (level, bit) = if ahead == 0 {
+            (BOTTOM - 2, block + 1)
+        } else {
+            let word = block * WORD_BITS + u64::from(ahead.trailing_zeros());
+            match self.word(BOTTOM, word) {
+                0 => (BOTTOM - 1, word + 1),
+                found => return Some((word, found)).filter(|_| word < end),
+            }
+        };
+        let (bit, found) = self.seek_from(BOTTOM, level, bit, end * WORD_BITS)?;
+        Some((bit / WORD_BITS, found))
     }
 
     /// The first clear bit of `bits`. Cost: one step per full word passed, of words that nobody else changes several at once.
@@ -146,8 +155,10 @@ impl<W: Words> Levels<W> {
         if words.start >= end {
             return None;
         }
-        // The start is the first bit of a word, so seek has masked nothing off.
-        self.seek(BOTTOM, words.start * WORD_BITS, end * WORD_BITS).map(|(bit, word)| (bit / WORD_BITS, word))
+        match self.word(BOTTOM, words.start) {
+            0 => self.next_behind(words.start, end),
+            found => Some((words.start, found)),
+        }
     }
 
     /// The first block that has nonzero ones of `words`, and which: those are put into `to`.

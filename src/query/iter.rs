@@ -357,11 +357,7 @@ impl<'a, S: Search> WordsIter<'a, S> {
     /// map's end exhausts it. Cost: O(1).
     pub fn advance_to(&mut self, item: u64) {
         let g = self.map.geometry();
-        self.skip_to(if item < g.len() { g.bit_of(item) } else { u64::MAX });
-    }
-
-    /// The same with a bit.
-    pub(super) fn skip_to(&mut self, bit: u64) {
+        let bit = if item < g.len() { g.bit_of(item) } else { u64::MAX };
         self.bits.start = self.bits.start.max(bit).min(self.bits.end);
         self.walk.skip_to(self.bits.start / WORD_BITS);
         self.seen = self.seen.map(|(i, word)| (i, word & mask_in(i, &(bit..u64::MAX)))).filter(|&(_, word)| word != 0);

@@ -13,4 +13,4 @@ pub use iter::{Extents, Granules, WordsIter};
 pub use read::{ReadMap, WriteMap};
 pub(crate) use read::{Sealed, items_of_granules, loadable};
 pub(crate) use round::{Rounded, coarsened};
-pub(crate) use search::{Search, first_block};
+pub(crate) use search::{Blocks, Search, first_block};

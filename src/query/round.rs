@@ -3,8 +3,7 @@
 //! Invariant kept here: every dirty item of the source is covered, and no granule that has none: rounding is
 //! outward and nothing more. Bits past the end are not yielded.
 
-use super::iter::WordsIter;
-use super::search::Search;
+use super::search::{Blocks, Search};
 use crate::geometry::{Geometry, WORD_BITS, mask_in};
 use std::ops::Range;
 
@@ -28,7 +27,7 @@ pub(crate) fn coarsened(i: u64, mut word: u64, shift: u32) -> (u64, u64) {
 /// Cost: one step per nonzero word of the source, or per word yielded where those are more; a source that is finer
 /// by 64 times or more is looked at once for each granule of the destination.
 pub(crate) struct Rounded<'a, S> {
-    words: WordsIter<'a, S>,
+    words: Blocks<'a, S>,
     from: u32,
     to: Geometry,
     /// A coarser source's word being taken apart: its index, and the bits still to come.
@@ -41,7 +40,7 @@ impl<'a, S: Search> Rounded<'a, S> {
     /// The dirt of `map`, which has the same length as `to`.
     pub(crate) fn new(map: &'a S, to: Geometry) -> Self {
         let from = map.geometry();
-        let words = WordsIter::over(map, 0..from.bits());
+        let words = Blocks::over(map, 0..from.words());
         Rounded { words, from: from.granularity(), to, source: (0, 0), run: 0..0 }
     }
 
@@ -50,7 +49,7 @@ impl<'a, S: Search> Rounded<'a, S> {
         let (i, word) = self.words.next()?;
         // What else the source has in the same granule adds nothing. A granule that reaches past the map may end as
         // far as at 2^63.
-        self.words.skip_to((((i * WORD_BITS) >> shift) + 1) << shift);
+        self.words.skip_to(((((i * WORD_BITS) >> shift) + 1) << shift) / WORD_BITS);
         Some(coarsened(i, word, shift))
     }
 

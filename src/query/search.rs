@@ -157,3 +157,48 @@ pub(crate) fn first_block(
     }
     Some((block, found))
 }
+
+/// The nonzero words among some of a map, with their indices, ascending, read a block at a time: for what goes through all of
+/// them without giving anything away in between.
+pub(crate) struct Blocks<'a, S> {
+    map: &'a S,
+    /// Not read yet.
+    words: Range<u64>,
+    /// Which words of the block are still to come.
+    found: u64,
+    block: u64,
+    read: Block,
+}
+
+impl<'a, S: Search> Blocks<'a, S> {
+    pub(crate) fn over(map: &'a S, words: Range<u64>) -> Self {
+        Blocks { map, words, found: 0, block: 0, read: [const { Cell::new(0) }; WORD_BITS as usize] }
+    }
+
+    /// Leaves out what is before word `word`.
+    pub(super) fn skip_to(&mut self, word: u64) {
+        self.words.start = self.words.start.max(word);
+        self.found &= mask_in(self.block, &(word..u64::MAX));
+    }
+}
+
+impl<S: Search> Iterator for Blocks<'_, S> {
+    type Item = (u64, u64);
+
+    #[inline]
+    fn next(&mut self) -> Option<(u64, u64)> {
+        while self.found == 0 {
+            (self.block, self.found) = self.map.next_block(self.words.clone(), &self.read)?;
+            self.words.start = (self.block + 1) * WORD_BITS;
+            let (g, last) = (self.map.geometry(), self.map.geometry().words() - 1);
+            if self.block == last / WORD_BITS {
+                // Memory that processes share may hold anything past the end.
+                let word = &self.read[(last % WORD_BITS) as usize];
+                word.set(word.get() & g.word_mask(last));
+            }
+        }
+        let i = self.found.trailing_zeros();
+        self.found &= self.found - 1;
+        Some((self.block * WORD_BITS + u64::from(i), self.read[i as usize].get()))
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 use super::read::ReadMap;
-use super::search::Search;
+use super::search::{Blocks, Search};
 use crate::bitmap::Bitmap;
 use crate::geometry::{Geometry, mask_in};
 use crate::hierarchy::counted;
@@ -407,4 +407,37 @@ fn a_cursor_at_the_end_finds_what_the_last_granule_covers_when_the_map_grows() {
     assert_eq!([cursor.next_extent(&map), cursor.next_extent(&map)], [Some(984..1001), None]);
     map.truncate(1200).unwrap();
     assert_eq!([cursor.next_extent(&map), cursor.next_extent(&map)], [Some(1001..1008), None]);
+}
+
+#[test]
+fn words_read_by_blocks_are_those_of_the_map_and_nothing_past_its_end() {
+    for bits in [1, 64, 4096, 4100, 20_000] {
+        let (live, mut map) = (Live::new(bits, 0), Bitmap::new(bits, 0).unwrap());
+        (0..bits).filter(|bit| bit % 701 < 3 || bit / 300 % 7 == 2).for_each(|bit| {
+            live.put(bit, true);
+            map.set(bit..bit + 1).unwrap();
+        });
+        let expected: Vec<(u64, u64)> = map.words(..).unwrap().collect();
+        // As memory that others share may have it.
+        let stray = !map.geometry().word_mask(map.geometry().words() - 1);
+        *live.words.borrow_mut().last_mut().unwrap() |= stray;
+        for from in [0, 1, 5, 63, 64, 100, map.geometry().words()] {
+            let all = from..map.geometry().words();
+            let left = || expected.iter().copied().filter(|&(i, _)| i >= from);
+            let words = |word: &(u64, u64)| word.1 != 0;
+            assert!(Blocks::over(&live, all.clone()).filter(words).eq(left()), "{bits} bits from word {from}");
+            assert!(Blocks::over(&map, all).filter(words).eq(left()), "{bits} bits from word {from}");
+            let mut skipping = Blocks::over(&map, 0..map.geometry().words());
+            let first = skipping.next();
+            skipping.skip_to(from);
+            assert!(
+                first.into_iter().chain(skipping).eq(expected
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .filter(|(n, w)| *n == 0 || w.0 >= from)
+                    .map(|(_, w)| w))
+            );
+        }
+    }
 }
