@@ -182,20 +182,7 @@ pub fn svg(grid: &Grid, heading: &str, panels: &[Panel]) -> String {
             );
             out += &svg_row(grid, panel, row, |column| left + column * cell_width, y, bar);
         }
-        let y = first + rows * ROW_HEIGHT;
-        for (column, mark) in grid.marks() {
-            let x = left + column * cell_width;
-            // Where it would run into the next one it is left out.
-            if column % (4 * TICK) == 0 || TICK * cell_width >= 80 {
-                let _ = writeln!(
-                    out,
-                    "<line x1=\"{x}\" y1=\"{y}\" x2=\"{x}\" y2=\"{}\" stroke=\"#444444\"/>\n\
-                     <text x=\"{x}\" y=\"{}\" font-size=\"11\" fill=\"#444444\">{mark}</text>",
-                    y + 5,
-                    y + 16
-                );
-            }
-        }
+        out += &svg_marks(grid, |column| left + column * cell_width, first + rows * ROW_HEIGHT, cell_width);
         top += panel_height;
     }
     let _ = writeln!(
@@ -206,6 +193,25 @@ pub fn svg(grid: &Grid, heading: &str, panels: &[Panel]) -> String {
         size::human(grid.cell_bytes()),
         grid.cell_bytes()
     );
+    out
+}
+
+/// The marks below the rows.
+fn svg_marks(grid: &Grid, x: impl Fn(u64) -> u64, y: u64, cell_width: u64) -> String {
+    let mut out = String::new();
+    for (column, mark) in grid.marks() {
+        let x = x(column);
+        // Where it would run into the next one it is left out.
+        if column % (4 * TICK) == 0 || TICK * cell_width >= 80 {
+            let _ = writeln!(
+                out,
+                "<line x1=\"{x}\" y1=\"{y}\" x2=\"{x}\" y2=\"{}\" stroke=\"#444444\"/>\n\
+                 <text x=\"{x}\" y=\"{}\" font-size=\"11\" fill=\"#444444\">{mark}</text>",
+                y + 5,
+                y + 16
+            );
+        }
+    }
     out
 }
 

@@ -153,6 +153,14 @@ pub fn stamp_kind(stamp: &Stamp) -> &'static str {
     }
 }
 
+/// The word for what a map survives.
+fn durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::PowerLoss => DURABILITIES[0],
+        Durability::Process => DURABILITIES[1],
+    }
+}
+
 /// The fields of a header with their values, in order.
 pub fn fields(h: &Header) -> impl Iterator<Item = (&'static str, Value)> {
     let (layout, session) = (&h.layout, &h.session);
@@ -160,10 +168,7 @@ pub fn fields(h: &Header) -> impl Iterator<Item = (&'static str, Value)> {
     let values: [Value; FIELDS.len()] = [
         Value::Number(h.geometry.len()),
         Value::Number(h.geometry.granularity().into()),
-        Value::Word(match h.durability {
-            Durability::PowerLoss => DURABILITIES[0],
-            Durability::Process => DURABILITIES[1],
-        }),
+        Value::Word(durability(h.durability)),
         Value::Text(h.label.clone()),
         Value::Number(format::VERSION.into()),
         Value::Number(h.compatible),
