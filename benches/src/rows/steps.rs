@@ -8,6 +8,7 @@ use crate::inputs::runs;
 use crate::peers::{Bits, OK, Plain};
 use dirtymap::{Bitmap, DirtyMap, Options, ReadMap, iter::Cursor};
 use std::path::Path;
+use std::time::Duration;
 
 pub fn rows(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     bits(scale, out);
@@ -153,9 +154,6 @@ fn grow(scale: &Scale, out: &mut Vec<Measured>) {
 /// A map that others may change.
 fn shared(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
     const BITS: u64 = 1 << 22;
-    if !scale.wants("DirtyMap::count") && !scale.wants("DirtyMap::serialize_part") {
-        return;
-    }
     for (state, words) in [("half", crate::inputs::half(BITS, 1)), ("0.37 % random", runs(BITS, 15_500, 1))] {
         let bits = <Bitmap as Bits>::of(&words);
         let map: DirtyMap = Options::new()
@@ -166,33 +164,86 @@ fn shared(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
         map.merge(&bits).and_then(|_| map.flush()).expect("flush");
         let plain = Plain::of(&words);
         let n = bits.words(0..BITS).expect(OK).count() as u64;
-        let state = format!("2^22 bits, {state}");
-        if scale.wants("DirtyMap::count") {
-            let contenders = vec![
-                Contender::new("dirtymap", Kind::Ours, || timed(|| map.count())),
-                Contender::new("limit", Kind::Limit, || timed(|| plain.total())),
-            ];
-            out.push(measure(row("DirtyMap::count", &state, n, "nonzero word"), scale.rounds, contenders));
-        }
-        if scale.wants("DirtyMap::serialize_part") {
-            let (mut to, mut copy) = (vec![0; BITS as usize / 8], vec![0; BITS as usize / 8]);
-            let contenders = vec![
-                Contender::new("dirtymap", Kind::Ours, || {
-                    (timed(|| ReadMap::serialize_part(&map, 0..BITS, &mut to).expect(OK)).0, u64::from(to[77]))
-                }),
-                Contender::new("limit", Kind::Limit, || {
-                    let from = plain.0.iter();
-                    let took = timed(|| {
-                        copy.as_chunks_mut::<8>()
-                            .0
-                            .iter_mut()
-                            .zip(from)
-                            .for_each(|(to, word)| *to = word.to_le_bytes());
-                    });
-                    (took.0, u64::from(copy[77]))
-                }),
-            ];
-            out.push(measure(row("DirtyMap::serialize_part", &state, n, "nonzero word"), scale.rounds, contenders));
+        let (mut to, mut copy) = (vec![0; BITS as usize / 8], vec![0; BITS as usize / 8]);
+        let copied = || {
+            let chunks = copy.as_chunks_mut::<8>().0.iter_mut();
+            let took = timed(|| chunks.zip(&plain.0).for_each(|(to, word)| *to = word.to_le_bytes())).0;
+            (took, u64::from(copy[77]))
+        };
+        let serialized = || (timed(|| ReadMap::serialize_part(&map, 0..BITS, &mut to).expect(OK)).0, u64::from(to[77]));
+        let pairs: [(&str, u64, &str, [Contender<'_>; 2]); 6] = [
+            (
+                "DirtyMap::count",
+                n,
+                "nonzero word",
+                against("limit", || timed(|| map.count()), || timed(|| plain.total())),
+            ),
+            ("DirtyMap::serialize_part", n, "nonzero word", against("limit", serialized, copied)),
+            (
+                "DirtyMap::to_bitmap",
+                n,
+                "nonzero word",
+                against(
+                    "Bitmap",
+                    || timed(|| map.to_bitmap().expect("memory").count()),
+                    || timed(|| bits.try_clone().expect("memory").count()),
+                ),
+            ),
+            (
+                "DirtyMap::granules",
+                bits.count(),
+                "bit",
+                against(
+                    "Bitmap",
+                    || timed(|| sum(map.granules(0..BITS).expect(OK))),
+                    || timed(|| sum(bits.granules(0..BITS).expect(OK))),
+                ),
+            ),
+            (
+                "DirtyMap::extents",
+                bits.into_iter().count() as u64,
+                "area",
+                against(
+                    "Bitmap",
+                    || timed(|| sum(map.into_iter().map(|area| area.start ^ area.end))),
+                    || timed(|| sum(bits.into_iter().map(|area| area.start ^ area.end))),
+                ),
+            ),
+            (
+                "DirtyMap::words",
+                n,
+                "nonzero word",
+                against(
+                    "Bitmap",
+                    || timed(|| sum(map.words(0..BITS).expect(OK).map(|(i, word)| i ^ word))),
+                    || timed(|| sum(bits.words(0..BITS).expect(OK).map(|(i, word)| i ^ word))),
+                ),
+            ),
+        ];
+        for (name, ops, unit, contenders) in pairs {
+            if scale.wants(name) {
+                let row = row(name, format!("2^22 bits, {state}"), ops, unit);
+                out.push(measure(row, scale.rounds, contenders.into()));
+            }
         }
     }
+}
+
+/// Ours, and what it is held against.
+fn against<'a>(
+    name: &'static str,
+    ours: impl FnMut() -> (Duration, u64) + 'a,
+    other: impl FnMut() -> (Duration, u64) + 'a,
+) -> [Contender<'a>; 2] {
+    let kind = if name == "limit" { Kind::Limit } else { Kind::ByHand };
+    [Contender::new("dirtymap", Kind::Ours, ours), Contender::new(name, kind, other)]
+}
+
+/// One step after the other, as in a loop.
+fn sum(steps: impl Iterator<Item = u64>) -> u64 {
+    let mut sum = 0u64;
+    for step in steps {
+        sum = sum.wrapping_add(step);
+    }
+    sum
 }
