@@ -67,6 +67,7 @@ mod shm;
 mod sim;
 mod sync;
 mod sys;
+mod time;
 mod trace;
 mod uuid;
 mod watcher;
@@ -93,7 +94,7 @@ pub mod iter {
 /// What is told of checkpoints, and of the names that are kept.
 pub mod checkpoint {
     pub use crate::engine::point_set::PointSet;
-    pub use crate::file::points::{Checkpoint, NamedPoint};
+    pub use crate::file::points::{Checkpoint, Committed, NamedPoint};
     pub use crate::format::CheckpointState;
     pub use crate::map::points::CountedPoint;
 }

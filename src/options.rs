@@ -2,6 +2,7 @@
 //!
 //! Invariant kept here: an option that does not apply to an operation has no effect on it.
 
+use crate::error::{Error, Result};
 use crate::format::{Durability, Reasons};
 use crate::geometry::Geometry;
 use crate::image_stamp::ImageStamp;
@@ -46,6 +47,7 @@ pub enum Access {
 
 /// How to create or open a map. All settings have defaults; see each method.
 #[derive(Clone, Debug)]
+#[must_use = "options do nothing until a map is created or opened with them"]
 pub struct Options {
     pub(crate) granularity: u32,
     pub(crate) label: String,
@@ -96,6 +98,26 @@ impl Options {
     pub fn granularity(mut self, granularity: u32) -> Options {
         self.granularity = granularity;
         self
+    }
+
+    /// The same in items, bytes for a disk image: a power of two.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # let dir = tempfile::tempdir()?;
+    /// let map = Options::new().granule_bytes(64 << 10)?.create(dir.path().join("map"), 1 << 40)?;
+    /// assert_eq!((map.granularity(), map.granule_bytes()), (16, 65536));
+    /// assert_eq!(Options::new().granule_bytes(3000).unwrap_err().kind(), "geometry");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Granule`](crate::Error::Granule).
+    pub fn granule_bytes(self, items: u64) -> Result<Options> {
+        if !items.is_power_of_two() {
+            return Err(Error::Granule { items });
+        }
+        Ok(self.granularity(items.trailing_zeros()))
     }
 
     /// Free text that is kept in the file: at most 252 bytes of UTF-8. Empty by default. For creating.

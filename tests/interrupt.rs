@@ -150,7 +150,7 @@ fn a_freeze_that_is_stopped_has_lost_nothing() {
         assert_eq!(map.checkpoint().unwrap().map(|c| c.state), Some(CheckpointState::Aborting));
         map.close().unwrap();
         let map = watch.options().open(&path).unwrap();
-        assert_eq!(map.recovery().aborted_checkpoint, Some(frozen.uuid.to_string()));
+        assert_eq!(map.recovery().aborted_checkpoint, Some(frozen.uuid));
         assert!(map.is_full() && map.checkpoint().unwrap().is_none());
         map.close().unwrap();
         no_findings(&path);

@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["hierarchy"],
     &["sys", "geometry"],
     &["error"],
-    &["progress", "sync", "trace", "uuid"],
+    &["progress", "sync", "time", "trace", "uuid"],
     &["testing"],
 ];
 

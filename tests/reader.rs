@@ -570,7 +570,7 @@ fn library(path: &Path) -> BTreeMap<&'static str, String> {
         ("len", map.len().to_string()),
         ("granularity", map.granularity().to_string()),
         ("bits", map.geometry().bits().to_string()),
-        ("uuid", quoted(&info.uuid)),
+        ("uuid", quoted(&info.uuid.to_string())),
         ("sequence", info.sequence.to_string()),
         ("header_copy", choice.copy.to_string()),
         ("list", list(choice.armed.iter().map(|run| format!("[{}, {}]", run.first, run.count)))),

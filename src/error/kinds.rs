@@ -7,6 +7,7 @@ use crate::progress::Step;
 use crate::uuid::Uuid;
 use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -43,6 +44,11 @@ pub enum Error {
         granularity: u32,
         /// Which limit it breaks.
         why: &'static str,
+    },
+    /// A granule of so many items, which is no power of two.
+    Granule {
+        /// Items asked for.
+        items: u64,
     },
     /// A chunk to serialise or load that does not start and end at word boundaries.
     Chunk {
@@ -159,8 +165,8 @@ pub enum Error {
         uuid: Uuid,
         /// The name that it was frozen with, or nothing.
         name: String,
-        /// When it was frozen, in seconds since 1970.
-        time: i64,
+        /// When it was frozen.
+        time: SystemTime,
     },
     /// The checkpoint that was asked for is not outstanding, or not in a state for what was to be done.
     NoCheckpoint {
@@ -231,6 +237,7 @@ impl Error {
             Error::OutOfRange { .. } => ("out-of-range", 1),
             Error::Unaligned { .. } => ("unaligned", 2),
             Error::Geometry { .. } => ("geometry", 3),
+            Error::Granule { .. } => ("geometry", 3),
             Error::Chunk { .. } => ("unaligned", 2),
             Error::NotSerializable { .. } => ("not-serializable", 4),
             Error::ChunkSize { .. } => ("chunk-size", 5),

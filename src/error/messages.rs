@@ -7,6 +7,7 @@ use super::kinds::Error;
 use crate::uuid::Uuid;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -16,6 +17,7 @@ impl Display for Error {
             Error::Geometry { len, granularity, why } => {
                 write!(f, "no map can have length {len} with granularity 2^{granularity}: {why}")
             }
+            Error::Granule { items } => write!(f, "a granule of {items} is not possible; it must be a power of two"),
             Error::Chunk { start, end, align, len } => chunk(f, *start, *end, *align, *len),
             Error::NotSerializable { granularity } => write!(
                 f,
@@ -121,7 +123,15 @@ fn locked(f: &mut Formatter<'_>, path: &Path, what: InUse, holder: Option<&Holde
 
 // Checkpoints and points.
 
-fn outstanding(f: &mut Formatter<'_>, path: &Path, state: &str, uuid: &Uuid, name: &str, time: i64) -> fmt::Result {
+fn outstanding(
+    f: &mut Formatter<'_>,
+    path: &Path,
+    state: &str,
+    uuid: &Uuid,
+    name: &str,
+    time: SystemTime,
+) -> fmt::Result {
+    let time = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     write!(
         f,
         "{}: checkpoint {uuid}{} is outstanding ({state}, begun {time} seconds after 1970-01-01); commit it if all that it \

@@ -11,7 +11,9 @@ use crate::format::{CheckpointState, Header, Intent, Point, PointRole, Reasons, 
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::image_stamp::ImageStamp;
 use crate::map_file::MapFile;
+use crate::time;
 use std::path::Path;
+use std::time::SystemTime;
 
 /// The outstanding checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,15 +25,31 @@ pub struct Checkpoint {
     pub state: CheckpointState,
     /// The name that it was frozen with.
     pub name: Option<String>,
-    /// When it was frozen, in seconds since 1970.
-    pub time: i64,
+    /// When it was frozen.
+    pub time: SystemTime,
 }
 
 /// The outstanding checkpoint of a header.
 pub(crate) fn of_header(header: &Header) -> Option<Checkpoint> {
     let point = header.outstanding()?;
     let name = Some(point.name.clone()).filter(|name| !name.is_empty());
-    Some(Checkpoint { uuid: point.uuid, state: header.checkpoint_state, name, time: point.time })
+    Some(Checkpoint { uuid: point.uuid, state: header.checkpoint_state, name, time: time::at(point.time, 0) })
+}
+
+/// A checkpoint that was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// When it was committed.
+    pub time: SystemTime,
+}
+
+/// The last one of a header.
+pub(crate) fn committed(header: &Header) -> Option<Committed> {
+    let Header { committed_uuid: uuid, committed_time, .. } = *header;
+    (!uuid.is_nil()).then(|| Committed { uuid, time: time::at(committed_time, 0) })
 }
 
 /// A point that is kept by its name.
@@ -42,8 +60,8 @@ pub struct NamedPoint {
     pub name: String,
     /// Identity of what is kept for it: another one whenever that changes.
     pub uuid: Uuid,
-    /// When it was frozen, in seconds since 1970.
-    pub time: i64,
+    /// When it was frozen.
+    pub time: SystemTime,
     /// The backup that was complete with it, if one was.
     pub target: Option<ImageStamp>,
 }
@@ -54,7 +72,7 @@ pub(crate) fn kept(header: &Header) -> Vec<NamedPoint> {
     let named = |point: &Point| NamedPoint {
         name: point.name.clone(),
         uuid: point.uuid,
-        time: point.time,
+        time: time::at(point.time, 0),
         target: point.target.map(ImageStamp),
     };
     kept.map(named).collect()

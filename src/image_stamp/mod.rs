@@ -8,10 +8,12 @@ pub(crate) mod settle;
 use crate::error::{Error, Result};
 use crate::format::{Reserved, Stamp, StampKind, Uuid};
 use crate::sys::{facts, image};
+use crate::time;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 /// What the system says of a disk image at one moment: what it is, and when it was last changed.
 ///
@@ -100,9 +102,9 @@ impl ImageStamp {
         self.0.exact
     }
 
-    /// Modification time: seconds since 1970 and nanoseconds. Zeros for a block device.
-    pub fn modified(&self) -> (i64, u32) {
-        (self.0.mtime_seconds, self.0.mtime_nanos)
+    /// When it was modified; `None` for a block device.
+    pub fn modified(&self) -> Option<SystemTime> {
+        (!self.is_block_device()).then(|| time::at(self.0.mtime_seconds, self.0.mtime_nanos))
     }
 
     /// Inode number; 0 for a block device.

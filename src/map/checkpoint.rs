@@ -5,7 +5,7 @@ use super::points::bitmap_of;
 use crate::bitmap::Bitmap;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
-use crate::file::points::{Checkpoint, no_checkpoint, of_header};
+use crate::file::points::{Checkpoint, Committed, committed, no_checkpoint, of_header};
 use crate::format::{CheckpointState, Header, Uuid};
 use crate::query::{ReadMap, Search};
 use std::sync::Arc;
@@ -82,13 +82,12 @@ impl DirtyMap {
         Ok(of_header(&self.header()?))
     }
 
-    /// The last checkpoint that was committed, and when, in seconds since 1970.
+    /// The last checkpoint that was committed.
     ///
     /// # Errors
     /// As [`info`](Self::info).
-    pub fn last_committed(&self) -> Result<Option<(Uuid, i64)>> {
-        let header = self.header()?;
-        Ok((!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)))
+    pub fn last_committed(&self) -> Result<Option<Committed>> {
+        Ok(committed(&self.header()?))
     }
 
     /// Pages of the outstanding point that fail, in a map that is open for writing: nobody mends those.

@@ -163,6 +163,11 @@ impl DirtyMap {
         self.geometry().granularity()
     }
 
+    /// Items per granule, which for a disk image are bytes: `1 << granularity`.
+    pub fn granule_bytes(&self) -> u64 {
+        self.geometry().granule()
+    }
+
     /// The map's shape.
     pub fn geometry(&self) -> &Geometry {
         self.view().geometry()

@@ -4,7 +4,7 @@ use super::dirty_map::{DirtyMap, Inner};
 use crate::engine::core::Core;
 use crate::error::{Error, Result};
 use crate::file::bottom::items_in;
-use crate::file::points::{Checkpoint, NamedPoint, kept, of_header};
+use crate::file::points::{Checkpoint, Committed, NamedPoint, committed, kept, of_header};
 use crate::file::{headers, reasons};
 use crate::format::{self, Durability, Header, Reasons, State, Uuid};
 use crate::geometry::{Geometry, LEVELS};
@@ -14,10 +14,11 @@ use crate::query::{ReadMap, Search};
 use crate::session::locks;
 use crate::session::recovery::Recovery;
 use crate::session::watch::{self, Reading};
+use crate::time;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Work that a map has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,14 +102,14 @@ pub enum Verdict {
     Damaged,
 }
 
-/// What is in a map and how it was left. Times are seconds since 1970, 0 for never.
+/// What is in a map and how it was left. Times are `None` for never.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Info {
     /// Version of the file format.
     pub format_version: u32,
     /// Identity of the map.
-    pub uuid: String,
+    pub uuid: Uuid,
     /// The user's text.
     pub label: String,
     /// Length and granularity.
@@ -124,7 +125,7 @@ pub struct Info {
     /// Why it is a superset, in words.
     pub reasons: Vec<&'static str>,
     /// When dirt was last added so.
-    pub dirt_time: i64,
+    pub dirt_time: Option<SystemTime>,
     /// Dirty granules and the items in them; not known of a file that somebody else has open.
     pub dirty: Option<(u64, u64)>,
     /// Items that a crash now would make dirty, or has made, for being armed.
@@ -132,11 +133,11 @@ pub struct Info {
     /// Number of the newest commit.
     pub sequence: u64,
     /// When the map was made.
-    pub created: i64,
+    pub created: Option<SystemTime>,
     /// When it was last closed cleanly.
-    pub last_clean: i64,
+    pub last_clean: Option<SystemTime>,
     /// When it was last opened for writing.
-    pub last_open: i64,
+    pub last_open: Option<SystemTime>,
     /// The image that it belongs to.
     pub image: Option<ImageStamp>,
     /// What the last completed backup wrote.
@@ -144,17 +145,17 @@ pub struct Info {
     /// The target of a backup that was begun and is not complete: it is under way, failed or was interrupted.
     pub begun: Option<ImageStamp>,
     /// When the last backup completed.
-    pub backup_time: i64,
+    pub backup_time: Option<SystemTime>,
     /// Clean granules that were compared in image and target by audits.
     pub audited: u64,
     /// Of those, how many differed.
     pub audit_missed: u64,
     /// When the last audit was.
-    pub audit_time: i64,
+    pub audit_time: Option<SystemTime>,
     /// The outstanding checkpoint.
     pub checkpoint: Option<Checkpoint>,
-    /// The last checkpoint that was committed, and when.
-    pub committed: Option<(Uuid, i64)>,
+    /// The last checkpoint that was committed.
+    pub committed: Option<Committed>,
     /// The points that are kept, oldest first.
     pub points: Vec<NamedPoint>,
     /// What loading found. All zeros for a file that somebody else has open.
@@ -166,7 +167,7 @@ impl Info {
         let reasons = reasons::reasons(header) | recovery.reasons();
         Info {
             format_version: format::VERSION,
-            uuid: header.uuid.to_string(),
+            uuid: header.uuid,
             label: header.label.clone(),
             geometry: header.geometry,
             level_words: header.geometry.level_words(),
@@ -174,22 +175,22 @@ impl Info {
             state,
             verdict: verdict(reasons, recovery),
             reasons: names(reasons),
-            dirt_time: header.dirt_time,
+            dirt_time: time::unless_never(header.dirt_time),
             dirty: None,
             armed_items: items_in(&header.geometry, &header.runs),
             sequence: header.sequence,
-            created: header.created,
-            last_clean: header.last_clean,
-            last_open: header.last_open,
+            created: time::unless_never(header.created),
+            last_clean: time::unless_never(header.last_clean),
+            last_open: time::unless_never(header.last_open),
             image: header.image.map(ImageStamp),
             target: header.target.map(ImageStamp),
             begun: header.begun.map(ImageStamp),
-            backup_time: header.backup_time,
+            backup_time: time::unless_never(header.backup_time),
             audited: header.audited,
             audit_missed: header.audit_missed,
-            audit_time: header.audit_time,
+            audit_time: time::unless_never(header.audit_time),
             checkpoint: of_header(header),
-            committed: (!header.committed_uuid.is_nil()).then_some((header.committed_uuid, header.committed_time)),
+            committed: committed(header),
             points: kept(header),
             recovery: recovery.clone(),
         }

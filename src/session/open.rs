@@ -105,7 +105,7 @@ fn begin(
     if step!(AbortHalfFrozen => half) {
         // Nobody is at it any more, and the backup has not been told to read.
         core.abort(&header.checkpoint_uuid)?;
-        recovery.aborted_checkpoint = Some(header.checkpoint_uuid.to_string());
+        recovery.aborted_checkpoint = Some(header.checkpoint_uuid);
     }
     core.admit_others();
     log_recovery(path, &header, &recovery);

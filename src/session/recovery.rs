@@ -1,7 +1,7 @@
 //! What opening a map found, and mended.
 
 use crate::file::reasons::remember;
-use crate::format::{Header, Reasons};
+use crate::format::{Header, Reasons, Uuid};
 
 /// What opening a map found and, in a map opened for writing, mended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Recovery {
     /// For a `Process` map after an unclean end: whether the page cache could be trusted.
     pub cache_trusted: Option<bool>,
     /// A checkpoint that was not frozen yet, or was being aborted, and was aborted now: its identity.
-    pub aborted_checkpoint: Option<String>,
+    pub aborted_checkpoint: Option<Uuid>,
 }
 
 impl Recovery {

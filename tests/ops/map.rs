@@ -340,7 +340,7 @@ impl Twin {
             return same_kind(done, Err("refused"));
         }
         done.unwrap();
-        assert_eq!(self.map.last_committed().unwrap().unwrap().0, checkpoint.uuid);
+        assert_eq!(self.map.last_committed().unwrap().unwrap().uuid, checkpoint.uuid);
         // What became clean is marked, and nothing that was not frozen.
         let (marks, here) = (self.map.take_changes().unwrap().unwrap(), self.here.take_changes().unwrap().unwrap());
         let cleaned = frozen.difference(&self.here).unwrap();

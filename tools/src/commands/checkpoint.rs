@@ -180,7 +180,7 @@ fn end(
 
 fn status(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
-    let committed = map.last_committed()?.map(|(uuid, when)| Committed { uuid: uuid.to_string(), time: time(when) });
+    let committed = map.last_committed()?.map(|c| Committed { uuid: c.uuid.to_string(), time: time(c.time) });
     let answer = Status { outstanding: outstanding(&map)?, committed };
     output.answer(&answer, |out, a| {
         let when = |time: &Option<String>| time.clone().unwrap_or_else(|| "no time".into());

@@ -33,7 +33,7 @@ pub fn run(args: &cli::File, wait: Duration, output: Output) -> Result<Exit> {
         std::array::from_fn(|i| Header::parse(&region[format::copy_offset(i) as usize..][..COPY_BYTES]));
     let info = map.info()?;
     let chosen = format::select(&copies).ok();
-    let chosen = chosen.filter(|c| c.header.sequence == info.sequence && c.header.uuid.to_string() == info.uuid);
+    let chosen = chosen.filter(|c| c.header.sequence == info.sequence && c.header.uuid == info.uuid);
     let Some(choice) = chosen else { return Err(changed(&file)) };
     let copies = dump::copies(&copies, &choice);
     let mut areas = Areas { json: output.is_json(), count: 0 };

@@ -77,7 +77,7 @@ impl Stamp {
         Stamp {
             kind: if stamp.is_block_device() { "block-device" } else { "file" },
             size: stamp.size(),
-            modified: time(stamp.modified().0),
+            modified: time(stamp.modified()),
             inode: stamp.inode(),
             device: stamp.device(),
             exact: stamp.is_exact(),
@@ -117,7 +117,7 @@ impl Answer {
         Answer {
             file: file.display().to_string(),
             format_version: info.format_version,
-            uuid: info.uuid.clone(),
+            uuid: info.uuid.to_string(),
             label: info.label.clone(),
             size: info.geometry.len(),
             granule_bytes: info.geometry.granule(),
