@@ -7,7 +7,7 @@ use super::changes::SharedChanges;
 use super::point_set::Cache;
 use crate::error::{Error, InUse, Result, Unusable};
 use crate::file::bottom::BottomRef;
-use crate::file::locks::{Deadline, POLITE, locked, wait_for};
+use crate::file::locks::{Deadline, POLITE, take, wait_for};
 use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
@@ -348,11 +348,11 @@ impl Core {
     fn wait_for_update(&self, end: Deadline) -> Result<()> {
         let file = self.file();
         let turn = self.shared && wait_for(file, Lock::UpdateQueue, end.or_after(POLITE))?;
-        let taken = wait_for(file, Lock::Update, end);
+        let taken = take(file, Lock::Update, end, InUse::Update);
         if turn {
             file.disk.unlock(Lock::UpdateQueue);
         }
-        if taken? { Ok(()) } else { Err(locked(file, Lock::Update, InUse::Update)) }
+        taken
     }
 }
 

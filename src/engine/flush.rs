@@ -159,9 +159,7 @@ impl Locked<'_> {
             any = true;
             // So that the next flush finds them, listed or not.
             self.remember_reset(differing.iter().copied());
-            differing.iter().for_each(|w| {
-                Shared(view.unflushed()).or((w / 64) as usize, 1 << (w % 64));
-            });
+            differing.iter().for_each(|&w| view.mark_unflushed(w));
         }
     }
 

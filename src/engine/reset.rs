@@ -141,8 +141,7 @@ impl Locked<'_> {
         for &(w, keep) in found {
             // In this order, for a holder that is killed in between: touched first, or a bit that reads clean is
             // dirty again after a clean close; durable before live, or a set returns for a bit that is not there.
-            let touch = || Shared(view.unflushed()).or((w / 64) as usize, 1 << (w % 64));
-            step!(MarkThenReset => touch());
+            step!(MarkThenReset => view.mark_unflushed(w));
             sync_point!(ResetTouched);
             twin!(DurableThenLive => {
                 Shared(view.live()).and(w as usize, keep);
@@ -152,7 +151,7 @@ impl Locked<'_> {
             sync_point!(ResetDurable);
             let cleared = Shared(view.live()).and(w as usize, keep) & !keep;
             sync_point!(ResetLive);
-            twin!(MarkThenReset => touch());
+            twin!(MarkThenReset => view.mark_unflushed(w));
             if cleared != 0 {
                 changed(w, cleared);
             }

@@ -146,9 +146,8 @@ impl Core {
                 return step!(ReturnArmError => Err(e));
             }
             sync_point!(SeenArmed);
-            let mark = || Shared(self.view.unflushed()).or((w / 64) as usize, 1 << (w % 64));
             twin!(StoreThenMark => {
-                mark();
+                self.view.mark_unflushed(w);
                 sync_point!(Touched);
             });
             let old = self.view.live()[w as usize].fetch_or(mask, SeqCst);
@@ -157,7 +156,7 @@ impl Core {
             if old & mask != mask || step!(SummariseAlways => true) {
                 levels.summarise(w);
             }
-            step!(StoreThenMark => step!(MarkUnflushed => mark()));
+            step!(StoreThenMark => step!(MarkUnflushed => self.view.mark_unflushed(w)));
             sync_point!(Touched);
             // A flush may have taken the word off the list between the look at armed and the store. If it is
             // still armed now, that flush is yet to come, and will find the word touched.

@@ -8,7 +8,7 @@ use super::core::Core;
 use crate::error::{InUse, Result};
 use crate::file::bottom::place;
 use crate::file::create;
-use crate::file::locks::{Deadline, locked, wait_for};
+use crate::file::locks::{Deadline, take};
 use crate::format::{Header, Point, PointRole, Reasons, Reserved, bottom_length, table_length};
 use crate::sync::MutexGuard;
 use crate::sys::Lock;
@@ -57,11 +57,7 @@ impl Core {
 impl Core {
     /// Takes the space lock among processes.
     fn wait_for_space(&self, end: Deadline) -> Result<()> {
-        let file = self.file();
-        match wait_for(file, Lock::RegionAllocator, end)? {
-            true => Ok(()),
-            false => Err(locked(file, Lock::RegionAllocator, InUse::Checkpoint)),
-        }
+        take(self.file(), Lock::RegionAllocator, end, InUse::Checkpoint)
     }
 }
 

@@ -45,6 +45,11 @@ pub(crate) fn wait_for(file: MapFile<'_>, lock: Lock, end: Deadline) -> Result<b
     Ok(true)
 }
 
+/// The same, where it is an error when it is not to be had.
+pub(crate) fn take(file: MapFile<'_>, lock: Lock, end: Deadline, what: InUse) -> Result<()> {
+    if wait_for(file, lock, end)? { Ok(()) } else { Err(locked(file, lock, what)) }
+}
+
 /// The error of a lock that was not to be had in time.
 pub(crate) fn locked(file: MapFile<'_>, lock: Lock, what: InUse) -> Error {
     // All slots together: each process that has the map open for writing has one of them.

@@ -6,13 +6,13 @@ use crate::engine::image::Image;
 use crate::error::{Error, Result, Unusable};
 use crate::format::Stamp;
 use crate::image_stamp::ImageStamp;
-use crate::session::locks;
+use crate::session::locks::{self, Gate};
 use std::fmt;
 
 impl Live {
-    /// Leaves the file clean if nobody else has it open. The caller holds the gate.
-    fn close(&mut self, image: Image) -> Result<()> {
-        if !self.have_alone()? {
+    /// Leaves the file clean if nobody else has it open.
+    fn close(&mut self, image: Image, gate: &Gate) -> Result<()> {
+        if !self.have_alone(gate)? {
             return self.core.leave_image(image);
         }
         let closed = self.core.close(image).map_err(|failure| match failure {
@@ -84,6 +84,25 @@ impl DirtyMap {
     /// does that. An error [gives the map back](CloseError::into_map), to be closed again or to be dropped: then the next open
     /// recovers, and nothing is lost.
     ///
+    /// ```
+    /// # use dirtymap::{DirtyMap, Error, Options};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+    /// fn close(mut map: DirtyMap) -> dirtymap::Result<()> {
+    ///     for _ in 0..3 {
+    ///         match map.close() {
+    ///             // Another process has a lock: it is tried again.
+    ///             Err(failed) if matches!(failed.error(), Error::Locked { .. }) => map = failed.into_map(),
+    ///             // Any other error drops the map, and the next open recovers it.
+    ///             closed => return Ok(closed?),
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// close(map)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// If the map [belongs to an image](crate::Options::image) that this session has written to, use
     /// [`close_with_image`](Self::close_with_image), or the next open of the image will find it changed.
     ///
@@ -126,14 +145,17 @@ impl DirtyMap {
     }
 
     /// Closes it, and keeps others out until that is over.
-    fn try_close(&mut self, image: Image) -> Result<Option<locks::Gate>> {
+    fn try_close(&mut self, image: Image) -> Result<Option<Gate>> {
         let Inner::Live(live) = &mut self.inner else { return Ok(None) };
         live.usable()?;
         live.flusher.take();
         // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
         let core = &live.core;
         let gate = core.flush().and_then(|()| locks::gate(live.writer_slot.disk(), core.path(), core.lock_timeout()));
-        let closed = gate.and_then(|gate| live.close(image).map(|()| gate));
+        let closed = gate.and_then(|gate| {
+            live.close(image, &gate).inspect_err(|_| live.share_again(&gate))?;
+            Ok(gate)
+        });
         if closed.is_err() {
             live.go_on();
         }

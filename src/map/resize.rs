@@ -8,33 +8,33 @@ use crate::file::locks::locked;
 use crate::format::SLOTS;
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
-use crate::session::locks;
+use crate::session::locks::{self, Gate};
 use crate::sys::Lock;
 use std::sync::Arc;
 
 impl Live {
-    /// Whether nobody else has the map open, and nobody will before the gate, which the caller holds, is let go of.
-    pub(super) fn have_alone(&mut self) -> Result<bool> {
+    /// Whether nobody else has the map open, and nobody will before the gate is let go of.
+    pub(super) fn have_alone(&mut self, gate: &Gate) -> Result<bool> {
         let io = self.core.io("ask who else has it open");
         if !self.core.is_shared() || self.writer_slot.alone().map_err(io)? {
             return Ok(true);
         }
-        self.share_again();
+        self.share_again(gate);
         // Who has the attach lock and no slot has no session: another kind of program, or one that is dying.
         self.core.disk().slot_held(0..SLOTS).map(|held| !held).map_err(self.core.io("ask who else has it open"))
     }
 
-    /// Has the map together with others again.
-    fn share_again(&mut self) {
-        // Under the gate nobody else changes it, so this does not fail. If it did, others might think they were alone.
+    /// Has the map together with others again. Under the gate nobody else changes who has it, so this does not fail; without it
+    /// an opener could come in between.
+    pub(super) fn share_again(&mut self, _gate: &Gate) {
+        // If it did, others might think they were alone.
         if self.core.is_shared() && !matches!(self.writer_slot.share(), Ok(true)) {
             self.broken = Some(Unusable::LockLost);
         }
     }
 
-    /// Has the map as before something that takes one who is alone. One that is broken is not flushed any more.
+    /// Has the map flushed again after something that takes one who is alone; not one that is broken.
     pub(super) fn go_on(&mut self) {
-        self.share_again();
         let every = self.flush_interval.filter(|_| self.broken.is_none());
         self.flusher = every.and_then(|every| Flusher::start(&self.core, every));
     }
@@ -52,6 +52,17 @@ impl DirtyMap {
     ///
     /// [Points](Self::points) that are kept go with it: what is new reads dirty [since](Self::since) each of them.
     ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # let dir = tempfile::tempdir()?;
+    /// let mut map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+    /// map.truncate(2 << 30)?; // the image has grown
+    /// map.set(1 << 30..2 << 30)?;
+    /// map.truncate(3 << 29)?;
+    /// assert_eq!(map.dirty_len(), 1 << 29);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// Cost: the pages that are not all clean are written again, also those of points; up to seven device syncs, one more for
     /// each point, and one for each 8 MiB of pages; for a moment, the space and the memory of both, and of one point.
     ///
@@ -68,8 +79,8 @@ impl DirtyMap {
             return Ok(());
         }
         let done = {
-            let _gate = locks::gate(live.writer_slot.disk(), live.core.path(), live.core.lock_timeout())?;
-            if !live.have_alone()? {
+            let gate = locks::gate(live.writer_slot.disk(), live.core.path(), live.core.lock_timeout())?;
+            if !live.have_alone(&gate)? {
                 return Err(locked(
                     MapFile::new(&**live.writer_slot.disk(), live.core.path()),
                     Lock::Slot(0),
@@ -78,7 +89,7 @@ impl DirtyMap {
             }
             live.flusher.take();
             let done = live.core.truncate(geometry);
-            live.share_again();
+            live.share_again(&gate);
             done
         };
         let failed = match done {

@@ -3,7 +3,7 @@
 //! Invariant kept here: every decision about opening and closing is made holding the gate.
 
 use crate::error::{Error, InUse, Refusal, Result};
-use crate::file::locks::{Deadline, locked, wait_for};
+use crate::file::locks::{Deadline, locked, take};
 use crate::format::SLOTS;
 use crate::map_file::MapFile;
 use crate::options::{Access, Options};
@@ -100,12 +100,9 @@ pub(crate) fn opening_gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) ->
 /// Nobody starves: who waits for the gate holds the turn, without which nobody who lets go of the gate gets it back.
 pub(crate) fn gate(disk: &Arc<FileDisk>, path: &Path, wait: Duration) -> Result<Gate> {
     let end = Deadline::after(wait);
-    let take = |lock| match wait_for(MapFile::new(&**disk, path), lock, end)? {
-        true => Ok(()),
-        false => Err(locked(MapFile::new(&**disk, path), lock, InUse::Gate)),
-    };
-    take(Lock::GateQueue)?;
-    let taken = take(Lock::Gate);
+    let file = MapFile::new(&**disk, path);
+    take(file, Lock::GateQueue, end, InUse::Gate)?;
+    let taken = take(file, Lock::Gate, end, InUse::Gate);
     disk.unlock(Lock::GateQueue);
     taken.map(|()| Gate(disk.clone()))
 }

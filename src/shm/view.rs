@@ -6,7 +6,7 @@ use super::runtime::{self, Word};
 use crate::error::{Error, Result, Unusable};
 use crate::format::VolatileLayout;
 use crate::geometry::{BOTTOM, Geometry, LEVELS};
-use crate::hierarchy::{AtomicU64, Block, Levels, Shared, Words};
+use crate::hierarchy::{AtomicU64, Block, Levels, Shared, Words, WordsMut};
 use crate::sys::{Mapping, ReadMapping, ReadWords};
 use std::ops::{Index, Range};
 use std::sync::atomic::Ordering::SeqCst;
@@ -239,6 +239,12 @@ impl ShmView {
     #[inline]
     pub(crate) fn unflushed(&self) -> &[AtomicU64] {
         &self.unflushed
+    }
+
+    /// Says of a word that the next flush has to write it.
+    #[inline]
+    pub(crate) fn mark_unflushed(&self, w: u64) {
+        Shared(&self.unflushed).or((w / 64) as usize, 1 << (w % 64));
     }
 
     /// The dirty bits as everybody sees them.
