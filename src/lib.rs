@@ -32,6 +32,26 @@
 //!
 //! The [guide] shows programs, several processes over one map, backups and restoring.
 //!
+//! # Where to find what
+//!
+//! | module | what for |
+//! | --- | --- |
+//! | [`DirtyMap`], [`Options`] | the map in a file: create, open, set, read, freeze, back up, resize, close |
+//! | [`Bitmap`] | the map in memory; what a `DirtyMap` gives out as a copy |
+//! | [`ReadMap`], [`WriteMap`] | code that takes either of them |
+//! | [`iter`] | walking through what is dirty, with a place that borrows nothing |
+//! | [`checkpoint`] | what is told of a frozen work list, and of points that are kept by name |
+//! | [`info`] | how a file was left, what is in it, and what recovery found |
+//! | [`fsck`] | checking a file, repairing it, taking the repair back |
+//! | [`serialize`] | loading a map that was saved in chunks |
+//! | [`mod@error`] | kinds, codes and causes of errors |
+//! | [`mod@format`] | the bytes of a file, for tools that check them |
+//!
+//! Calls block, for a device sync at most: in an event loop, make those that may (a `set` of what is not armed, `flush`,
+//! `freeze`) in a thread for blocking work; [`DirtyMap::begin_writes_owned`] begins a queue of writes at once and gives a guard
+//! that any task can end. A hook that marks what was written only afterwards, and cannot fail, as `mark_dirty` of `vm-memory`,
+//! comes too late for this map: what it marks may be lost with the power, though its data is not.
+//!
 //! # Watching it
 //! [`DirtyMap::stats`] counts what a map has done. With the `tracing` feature, events of the [tracing] crate say what
 //! it does: target `dirtymap`; `opened`, `recovered`, `closed` and `truncated` at INFO, `armed` and `flushed` at DEBUG, a
@@ -91,7 +111,7 @@ pub mod iter {
     pub use crate::query::{Cursor, Extents, Granules, WordsIter};
 }
 
-/// What is told of checkpoints, and of the names that are kept.
+/// What is told of checkpoints, and of the names that are kept: see [`DirtyMap::freeze`] and [`DirtyMap::since`].
 pub mod checkpoint {
     pub use crate::engine::point_set::PointSet;
     pub use crate::file::points::{Checkpoint, Committed, NamedPoint};
@@ -99,13 +119,13 @@ pub mod checkpoint {
     pub use crate::map::points::CountedPoint;
 }
 
-/// What is known of a map without opening it, and of one that is open.
+/// What is known of a map without opening it, and of one that is open: see [`inspect`](info::inspect) and [`DirtyMap::info`].
 pub mod info {
     pub use crate::map::{FileState, Info, Stats, Verdict, inspect};
     pub use crate::session::Recovery;
 }
 
-/// Loading what was serialized, chunk by chunk.
+/// Loading what was serialized, chunk by chunk: see [`Bitmap::begin_load`] and [`DirtyMap::begin_load`].
 pub mod serialize {
     pub use crate::bitmap::Loading;
     pub use crate::map::MapLoading;

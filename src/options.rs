@@ -46,6 +46,22 @@ pub enum Access {
 }
 
 /// How to create or open a map. All settings have defaults; see each method.
+///
+/// ```
+/// # use dirtymap::{Access, Options};
+/// # use std::time::Duration;
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("map");
+/// // For creating: what is kept in the file.
+/// let new = Options::new().granularity(12).label("disk 1").create(&path, 1 << 30)?;
+/// new.close()?;
+/// // For opening: how this process uses it. One that is in use is waited for.
+/// let alone = Options::new().wait(Duration::from_secs(5)).armed_bound(4 << 30).open(&path)?;
+/// let refused = Options::new().access(Access::Shared).open(&path);
+/// assert_eq!(refused.unwrap_err().kind(), "locked");
+/// # drop(alone);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until a map is created or opened with them"]
 pub struct Options {

@@ -11,6 +11,27 @@ use crate::image_stamp::{ImageStamp, timeless};
 
 /// Backups: who makes one claims the map, [freezes](Self::freeze) it, [begins](Self::begin_backup), copies, and
 /// [commits](Self::commit_backup).
+///
+/// ```
+/// # use dirtymap::{ImageStamp, Options};
+/// # let dir = tempfile::tempdir()?;
+/// # let [image, target] = ["image", "target"].map(|name| dir.path().join(name));
+/// # std::fs::write(&image, vec![7; 1 << 20])?;
+/// # std::fs::write(&target, vec![0; 1 << 20])?;
+/// let map = Options::new().dirty(true).create(dir.path().join("map"), 1 << 20)?;
+/// map.claim_backup()?; // no other backup goes by this map
+/// map.begin_backup(&ImageStamp::of_path(&target)?)?; // known again, should this be interrupted
+/// let frozen = map.freeze(None)?;
+/// // Syncs the image, copies what map.frozen(frozen.uuid) has, and syncs the target.
+/// # std::fs::copy(&image, &target)?;
+/// map.commit_backup(frozen.uuid, false, &ImageStamp::of_path(&target)?, 0)?;
+/// assert!(map.is_empty() && map.info()?.target.is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// No type holds a backup from its claim to its commit, since a backup does not end with its process: what was frozen and
+/// copied is gone on with by another one, which finds the checkpoint by [`checkpoint`](Self::checkpoint). A value whose drop
+/// aborts would throw that away. Each step says what is missing when it comes too early.
 impl DirtyMap {
     /// Claims the map for a backup: of all who share it, one at a time copies what is dirty. It stays claimed until this
     /// map is closed or dropped, or its process dies. Doing it twice is no error. Advice among those who ask: nothing

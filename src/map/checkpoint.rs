@@ -18,6 +18,22 @@ use std::sync::Arc;
 /// Resetting is of here only: it takes nothing out of the point. A checkpoint outlives the process: what opens the file next
 /// goes on with one that is frozen, and aborts one that was not or was being aborted.
 ///
+/// ```
+/// # use dirtymap::Options;
+/// # let dir = tempfile::tempdir()?;
+/// let map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+/// map.set(0..1)?;
+/// let frozen = map.freeze(Some("monday"))?;
+/// map.set(1 << 20..(1 << 20) + 1)?; // writers go on
+/// for extent in &map.frozen(frozen.uuid)? {
+///     assert_eq!(extent, 0..65536); // ... is copied
+/// }
+/// map.commit_checkpoint(frozen.uuid, true)?;
+/// assert!(map.into_iter().eq([1 << 20..(1 << 20) + 65536]));
+/// assert!(map.since("monday")?.into_iter().eq(&map));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// The backup syncs the image after the freeze and before it reads, and its target before the commit: bits may be
 /// forgotten only for data that is durable.
 impl DirtyMap {

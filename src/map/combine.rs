@@ -6,6 +6,20 @@ use crate::bitmap::{self, Bitmap, check_len, check_shape};
 use crate::error::Result;
 use crate::query::{ReadMap, Rounded};
 
+/// Combining with another map of either kind, in place or in memory.
+///
+/// ```
+/// # use dirtymap::{Bitmap, Options};
+/// # let dir = tempfile::tempdir()?;
+/// let map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+/// map.set(0..3 << 16)?;
+/// let mut copied = Bitmap::new(map.len(), map.granularity())?;
+/// copied.set(1 << 16..2 << 16)?;
+/// assert_eq!(map.intersection(&copied)?.count(), 1);
+/// assert_eq!(map.subtract(&copied)?, 1);
+/// assert!(map.difference(&copied)?.into_iter().eq([0..65536, 131_072..196_608]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl DirtyMap {
     /// Whether `other` can be merged into this map: both have the same length, and this one is open for writing.
     pub fn can_merge(&self, other: &impl ReadMap) -> bool {

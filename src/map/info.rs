@@ -45,6 +45,22 @@ pub struct Stats {
 impl DirtyMap {
     /// What is known of the map and its file now.
     ///
+    /// ```
+    /// # use dirtymap::{Options, info::{FileState, Verdict, inspect}};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("map");
+    /// let map = Options::new().label("disk 1").create(&path, 1 << 30)?;
+    /// map.set(0..1)?;
+    /// let info = map.info()?;
+    /// assert_eq!((info.label.as_str(), info.dirty, info.verdict), ("disk 1", Some((1, 65536)), Verdict::Exact));
+    /// println!("made {:?}, last closed {:?}", info.created, info.last_clean);
+    /// assert_eq!((map.stats().arms, map.recovery().added_dirt()), (1, false));
+    /// map.close()?;
+    /// // The same of a file, without opening it for writing.
+    /// assert_eq!(inspect(&path)?.state, FileState::Clean);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Corrupt`] when the header cannot be read back.
     pub fn info(&self) -> Result<Info> {

@@ -9,6 +9,25 @@ use std::ops::Range;
 
 /// Saving and loading, in chunks as [`Bitmap::serialize_part`](crate::Bitmap::serialize_part) writes them: either
 /// kind of map loads what the other has written.
+///
+/// ```
+/// # use dirtymap::{Bitmap, Options};
+/// # let dir = tempfile::tempdir()?;
+/// let map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+/// map.set(0..100_000)?;
+/// let chunk = 0..map.serialization_align()?; // a word: 64 granules
+/// let mut bytes = vec![0; map.serialized_size(chunk.clone())? as usize];
+/// map.serialize_part(chunk.clone(), &mut bytes)?;
+/// assert_eq!(bytes, 3u64.to_le_bytes());
+/// // All of another map at once, durable when it is finished; or single chunks of one in use.
+/// let other = Options::new().create(dir.path().join("other"), 1 << 30)?;
+/// let mut loading = other.begin_load()?;
+/// loading.part(chunk.clone(), &bytes)?;
+/// loading.zeroes(chunk.end..1 << 30)?;
+/// let other = loading.finish()?;
+/// assert_eq!((other.count(), other.load_part(chunk, &5u64.to_le_bytes())?), (2, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl DirtyMap {
     /// As [`Bitmap::serialize_part`](crate::Bitmap::serialize_part). While others change the map, each word is as it
     /// was when it was looked at.

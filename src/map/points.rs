@@ -34,6 +34,23 @@ pub struct CountedPoint {
 /// Points: the checkpoints that were [committed](Self::commit_checkpoint) and kept by name. Each name stands for the moment
 /// in which it was frozen; what was written after it is kept for it until it is dropped.
 ///
+/// ```
+/// # use dirtymap::Options;
+/// # let dir = tempfile::tempdir()?;
+/// let map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+/// for (name, at) in [("monday", 0), ("tuesday", 1 << 20)] {
+///     map.set(at..at + 1)?;
+///     let frozen = map.freeze(Some(name))?;
+///     map.commit_checkpoint(frozen.uuid, true)?;
+/// }
+/// map.set(2 << 20..(2 << 20) + 1)?;
+/// assert!(map.between("monday", "tuesday")?.into_iter().eq([1 << 20..(1 << 20) + 65536]));
+/// assert_eq!((map.since("monday")?.count(), map.since("tuesday")?.count()), (2, 1));
+/// map.drop_point("monday")?;
+/// assert_eq!(map.since("monday").unwrap_err().kind(), "no-point");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// [`reset`](Self::reset) and its kind forget for these names as well what no freeze has taken yet. At most
 /// [`MAX_POINTS`](crate::format::MAX_POINTS) points are kept; with as many, none can be frozen before one is dropped.
 impl DirtyMap {

@@ -14,6 +14,21 @@ use crate::hierarchy::Block;
 use crate::query::{Extents, Granules, ReadMap, Search, WordsIter, first_block};
 use std::ops::{Range, RangeBounds};
 
+/// Reading: single items, ranges, and iterators. Every answer is one of a moment; while others set and reset, take a
+/// [checkpoint](Self::freeze) to read one state.
+///
+/// ```
+/// # use dirtymap::Options;
+/// # let dir = tempfile::tempdir()?;
+/// let map = Options::new().create(dir.path().join("map"), 1 << 30)?; // granules of 65536
+/// map.set_ranges(&[0..1, 300_000..400_000])?;
+/// assert!(map.get(65535)? && !map.get(65536)? && map.any(200_000..)? && !map.all(..)?);
+/// assert_eq!((map.count(), map.dirty_len()), (4, 4 * 65536));
+/// assert_eq!((map.next_dirty(65536..)?, map.next_clean(..)?), (Some(262_144), Some(65536)));
+/// assert!(map.extents(..)?.eq([0..65536, 262_144..458_752]));
+/// assert_eq!(map.granules(..)?.count(), 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl DirtyMap {
     /// Whether `item`'s granule is dirty.
     ///

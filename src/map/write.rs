@@ -14,6 +14,19 @@ use std::fmt;
 use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 
+/// Writing: set before the data is written, reset when it was copied and is durable there.
+///
+/// ```
+/// # use dirtymap::Options;
+/// # let dir = tempfile::tempdir()?;
+/// let map = Options::new().create(dir.path().join("map"), 1 << 30)?; // granules of 65536
+/// assert_eq!(map.set(1000..200_000)?, 4);
+/// // Bytes 0..200_000 of the image were copied, and the copy was synced. The last granule may have more.
+/// assert_eq!(map.reset_within(0..200_000)?, 3);
+/// map.flush()?;
+/// assert!(map.extents(..)?.eq([196_608..262_144]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl DirtyMap {
     /// Marks what a data write is about to touch, as [`set`](Self::set), and says when the write has ended: when what
     /// this returns is dropped, also by another thread. A [freeze](Self::freeze) waits for the writes that had begun, so that
