@@ -4,7 +4,7 @@
 mod common;
 
 use common::Finally;
-use dirtymap::format::{COPY_BYTES, Header, copy_offset};
+use dirtymap::format::{COPY_BYTES, Header, Intent, PointRole, copy_offset};
 use dirtymap::{
     Access, Bitmap, DirtyMap, Durability, Error, Options, Uuid,
     checkpoint::CheckpointState,
@@ -537,6 +537,25 @@ fn a_point_that_does_not_verify_makes_everything_dirty_and_is_told() {
             assert_eq!(inspect(&path).unwrap().verdict, Verdict::Superset);
         }
     }
+}
+
+#[test]
+fn a_point_that_is_only_the_intent_is_in_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = new(dir.path());
+    back_up(&map, Some("a"));
+    map.set(granule(1)).unwrap();
+    map.freeze(None).unwrap();
+    map.close().unwrap();
+    let mut header = header(&path);
+    let last = header.points.last_mut().unwrap();
+    last.role = PointRole::Intent;
+    header.intent = Some(Intent { point: last.uuid, unit: 0 });
+    (header.checkpoint_state, header.checkpoint_uuid) = (CheckpointState::Normal, Uuid::NIL);
+    rewrite(&path, &header);
+    let map = DirtyMap::open(&path).unwrap();
+    assert!(map.is_empty() && map.since("a").unwrap().is_empty());
+    assert_eq!(map.count_points().unwrap()[0].since, (0, 0));
 }
 
 /// Writes a header to all its copies.

@@ -149,6 +149,11 @@ pub(crate) fn read_cover(
     read(file, g, point, &mut |index, words| tell(index, &rounded(g, intent, index, words)))
 }
 
+/// Those of some points that hold what was written: one that is only the intent is in no answer.
+pub(crate) fn written(points: &[Point]) -> impl Iterator<Item = &Point> {
+    points.iter().filter(|point| point.role != PointRole::Intent)
+}
+
 /// Has a header have no intent, and no point that was only that.
 pub(crate) fn forget_intent(header: &mut Header) {
     header.intent = None;

@@ -101,7 +101,7 @@ impl DirtyMap {
             let mut newer = header.points.len();
             for (i, point) in kept(header).into_iter().enumerate().rev() {
                 let points = &header.points[i..newer];
-                points.iter().try_for_each(|point| all.add_point(file, header, point))?;
+                points::written(points).try_for_each(|point| all.add_point(file, header, point))?;
                 all.finish();
                 let since = all.dirty();
                 let until_next = match counted.is_empty() {
@@ -167,7 +167,8 @@ impl DirtyMap {
     fn load_since(&self, name: &str) -> Result<PointSet> {
         self.loading(|disk, header| {
             let from = points::find(header, name, self.path())?;
-            let mut all = PointSet::of_points(MapFile::new(disk, self.path()), header, &header.points[from..])?;
+            let points = points::written(&header.points[from..]);
+            let mut all = PointSet::of_points(MapFile::new(disk, self.path()), header, points)?;
             all.add(&self.current());
             all.finish();
             Ok(all)
