@@ -73,12 +73,13 @@ impl std::error::Error for Failure {}
 impl From<io::Error> for Failure {
     /// A full disk, a quota and a file size limit are [`Errno::NoSpace`], as the protocol wants it.
     fn from(e: io::Error) -> Self {
-        use rustix::io::Errno as Os;
-        let errno = match Os::from_io_error(&e) {
-            Some(Os::NOSPC | Os::DQUOT | Os::FBIG) => Errno::NoSpace,
-            Some(Os::PERM | Os::ACCESS | Os::ROFS) => Errno::Perm,
-            Some(Os::NOMEM) => Errno::NoMem,
-            Some(Os::INVAL) => Errno::Invalid,
+        use io::ErrorKind as Kind;
+        // By its kind, an error that says more than the system's number is known as well.
+        let errno = match e.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Errno::NoSpace,
+            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Errno::Perm,
+            Kind::OutOfMemory => Errno::NoMem,
+            Kind::InvalidInput => Errno::Invalid,
             _ => Errno::Io,
         };
         Self::new(errno, e.to_string())

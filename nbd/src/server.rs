@@ -71,6 +71,8 @@ struct State {
     stopping: bool,
     next: u64,
     open: HashMap<u64, Arc<Connection>>,
+    /// Of all that are open, and some that have ended.
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Listening {
@@ -191,6 +193,10 @@ impl Server {
         while !state.open.is_empty() {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        let threads = std::mem::take(&mut state.threads);
+        drop(state);
+        // Afterwards nothing of the exports is in use any more.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
         Drained { finished: open - cut.min(open), cut }
     }
 }
@@ -259,14 +265,17 @@ impl Shared {
         drop(state);
         let shared = Arc::clone(self);
         let gone = Gone { shared, id };
-        // If no thread can be made, the connection is closed.
-        let _ = thread::Builder::new().name("nbd".into()).spawn(move || {
+        let made = thread::Builder::new().name("nbd".into()).spawn(move || {
             let shared = &gone.shared;
             let end = serve(&*connection, &*shared.exports, shared.options.limits);
             if let Some(on_end) = &shared.options.on_end {
                 on_end(&end);
             }
         });
+        let mut state = self.state();
+        state.threads.retain(|thread| !thread.is_finished());
+        // If none can be made, the connection is closed.
+        state.threads.extend(made);
     }
 }
 

@@ -204,13 +204,16 @@ fn a_shutdown_ends_clients_that_send_more_and_more() {
 
 #[test]
 fn an_idle_server_stops_at_once() {
-    let (mut server, _dir, socket) = serving(one(Arc::new(Probe::new(64 * KIB))), ServerOptions::default());
+    let probe = Arc::new(Probe::new(64 * KIB));
+    let (mut server, _dir, socket) = serving(one(Arc::clone(&probe)), ServerOptions::default());
     let _in_handshake = UnixStream::connect(&socket).expect("connect");
     let _idle = connect(&uri(&socket, "disk"));
     let drained = server.shutdown(LONG);
     assert_eq!(drained.cut, 0);
     // And again, and without listeners.
     assert_eq!(server.shutdown(LONG), Drained { finished: 0, cut: 0 });
+    drop(server);
+    assert_eq!(Arc::strong_count(&probe), 1, "the export is still in use");
 }
 
 #[test]

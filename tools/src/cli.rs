@@ -189,6 +189,12 @@ pub enum Command {
     Repair(Repair),
     /// Write standard input into an image: set first, then write
     Write(Write),
+    /// Serve an image to NBD clients, and track what they write
+    ///
+    /// Each write, trim and zeroing is set in the map before it reaches the image; one that cannot be set fails. QEMU, nbdcopy
+    /// and the kernel's client see what is dirty as the context qemu:dirty-bitmap:dirty. Ends at SIGTERM or Ctrl-C: requests
+    /// under way are answered, the image is synced, the map is closed. A kill -9 loses no dirt.
+    Serve(Serve),
     /// Copy what is dirty to a backup, verify, and only then reset
     ///
     /// What is dirty is frozen first: others who share the map go on, and what they set meanwhile is for the next backup.

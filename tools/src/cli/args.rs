@@ -272,6 +272,44 @@ pub struct Write {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap serve disk.raw --map disk.map --socket /run/disk.sock\n  dirtymap serve disk.raw --map disk.map --run 'nbdcopy new.raw $uri'"))]
+pub struct Serve {
+    /// The image or block device to serve
+    #[arg(value_parser = file())]
+    pub image: PathBuf,
+    /// Its map
+    #[arg(value_parser = file(), long, value_name = "FILE")]
+    pub map: PathBuf,
+    /// Make the map, all dirty, if there is none
+    #[arg(long, conflicts_with = "read_only")]
+    pub create: bool,
+    /// Take the image for raw whatever it starts with, if its map was not made with `--image`
+    #[arg(long)]
+    pub raw: bool,
+    /// Name of the export; clients that name none get it as well
+    #[arg(long, value_name = "EXPORT", default_value = "")]
+    pub name: String,
+    /// Listen on a unix socket, made here and removed at the end; this, --listen or --run has to be given
+    #[arg(value_parser = file(), long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Listen on a TCP address, as 127.0.0.1:10809
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Let the address be another than loopback: who reaches it reads and writes the image
+    #[arg(long, requires = "listen")]
+    pub allow_plain_tcp: bool,
+    /// Run a command with $uri set, and stop when it ends; without --socket and --listen on a socket of its own
+    #[arg(long, value_name = "COMMAND")]
+    pub run: Option<String>,
+    /// Refuse all writes
+    #[arg(long)]
+    pub read_only: bool,
+    /// Requests of one connection that are handled at once
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: u16,
+}
+
+#[derive(Args, Debug)]
 #[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen"), group = clap::ArgGroup::new("named").args(["name", "frozen"]))]
 pub struct Backup {
     /// The image or block device to copy from

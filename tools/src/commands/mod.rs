@@ -20,6 +20,7 @@ mod merge;
 mod repair;
 mod resize;
 mod restore;
+mod serve;
 mod set;
 mod show;
 mod write;
@@ -53,6 +54,7 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Resize(args) => resize::run(args, wait, output),
         Command::Repair(args) => repair::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
+        Command::Serve(args) => serve::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
         Command::ImportQcow2(args) => import_qcow2::run(args, output),
         Command::ExportQcow2(args) => export_qcow2::run(args, wait, output),

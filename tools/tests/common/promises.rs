@@ -58,7 +58,7 @@ const fn makes(command: &'static str, line: &'static str, file: &'static str, se
 }
 
 /// The table.
-pub const PROMISES: [Promise; 38] = [
+pub const PROMISES: [Promise; 39] = [
     makes("create", "new.map --image disk.raw", "new.map", "info"),
     reads("info", "disk.map", 0, "info"),
     changes("set", "disk.map 0 1", &["disk.map"], "set"),
@@ -88,6 +88,7 @@ pub const PROMISES: [Promise; 38] = [
     },
     changes("repair", "mended.map --undo-from mended.undo", &["mended.map"], "repair --undo-from"),
     changes("write", "disk.raw --map disk.map --at 64K", &["disk.raw", "disk.map"], "write"),
+    changes("serve", "disk.raw --map disk.map --run true", &["disk.map"], "serve"),
     Promise { changes: &["disk.map"], ..makes("backup", "disk.raw new.raw --map disk.map", "new.raw", "backup") },
     changes("checkpoint freeze", "disk.map --name x", &["disk.map"], "checkpoint freeze"),
     changes("checkpoint commit", "frozen.map", &["frozen.map"], "checkpoint commit, checkpoint abort"),

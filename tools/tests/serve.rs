@@ -1,0 +1,248 @@
+//! `dirtymap serve`: whatever clients write is dirty before it is in the image, however the server ends.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Dir, GRANULE, MIB, Ran, areas, dirtymap, pattern, skipped, untouched};
+use dirtymap_nbd::client::{Client, ConnectOptions};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+const SIZE: u64 = 8 * MIB;
+const DIRTY: &str = "qemu:dirty-bitmap:dirty";
+
+/// An image with a map that is all clean.
+fn tracked(dir: &Dir) -> (PathBuf, PathBuf) {
+    let (image, map) = (dir.image("disk.raw", SIZE), dir.path("disk.map"));
+    dm!("create", map, "--image", image).exits(0);
+    dm!("reset", map, "--all").exits(0);
+    (image, map)
+}
+
+/// A server that runs, and its socket.
+struct Server {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Server {
+    fn start(dir: &Dir, more: &[&str]) -> Server {
+        let socket = dir.path("socket");
+        let mut command = dirtymap();
+        command.arg("serve").arg(dir.path("disk.raw")).arg("--map").arg(dir.path("disk.map"));
+        command.arg("--socket").arg(&socket).args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("run dirtymap");
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(child.try_wait().expect("wait").is_none(), "the server does not run");
+            std::thread::yield_now();
+        }
+        Server { child, socket }
+    }
+
+    fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.socket.display())
+    }
+
+    fn client(&self) -> Client {
+        let options = ConnectOptions { contexts: vec![DIRTY.into()], ..ConnectOptions::default() };
+        Client::connect(&self.uri().parse().expect("a URI"), &options).expect("connect")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signal");
+    }
+
+    fn stop(self) -> Ran {
+        self.signal(Signal::TERM);
+        let ran = self.child.wait_with_output().expect("wait").into();
+        assert!(!self.socket.exists(), "the socket is still there");
+        ran
+    }
+}
+
+/// What the server calls dirty, as ranges.
+fn dirty(client: &mut Client) -> Vec<std::ops::Range<u64>> {
+    let mut at = 0;
+    let mut found = Vec::new();
+    for extent in &client.block_status(0, SIZE, 0).expect("states")[0].1 {
+        if extent.flags == 1 {
+            found.push(at..at + extent.length);
+        }
+        at += extent.length;
+    }
+    found
+}
+
+#[test]
+fn what_clients_write_is_dirty_and_nothing_else() {
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir);
+    let mut expected = fs::read(&image).expect("read");
+    let server = Server::start(&dir, &[]);
+    let mut client = server.client();
+    client.read(0, SIZE as u32, 0).expect("read");
+    client.flush().expect("flush");
+    client.cache(0, SIZE).expect("cache");
+    assert_eq!(dirty(&mut client), []);
+    let data = pattern(1000, 5);
+    client.write(MIB + 5, &data, 0).expect("write");
+    client.trim(2 * MIB, GRANULE, 0).expect("trim");
+    client.write_zeroes(3 * MIB, 1, 0).expect("zeroes");
+    let ranges = [MIB..MIB + GRANULE, 2 * MIB..2 * MIB + GRANULE, 3 * MIB..3 * MIB + GRANULE];
+    assert_eq!(dirty(&mut client), ranges);
+    // Others look at the map, and set in it, meanwhile.
+    assert_eq!(areas(&map), ranges);
+    dm!("set", map, "4M", "1").exits(0);
+    assert_eq!(dirty(&mut client).len(), 4);
+    drop(client);
+    let ran = server.stop().exits(0);
+    assert!(ran.out.starts_with("stopped; now "), "{ran:?}");
+    expected[MIB as usize + 5..][..1000].copy_from_slice(&data);
+    expected[2 * MIB as usize..][..GRANULE as usize]
+        .copy_from_slice(&fs::read(&image).expect("read")[2 * MIB as usize..][..GRANULE as usize]);
+    expected[3 * MIB as usize] = 0;
+    assert!(fs::read(&image).expect("read") == expected);
+    assert_eq!(areas(&map).len(), 4);
+    dm!("check", map).exits(0);
+    // Also for who compares: nothing else has written to the image.
+    let ran = dm!("info", map, "--image", image).exits(0);
+    let words: Vec<&str> = ran.out.split_whitespace().collect();
+    assert!(words.join(" ").contains("was not written since without the map"), "{ran:?}");
+}
+
+#[test]
+fn a_kill_loses_nothing_that_was_written() {
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir);
+    let before = fs::read(&image).expect("read");
+    for round in 0..3u64 {
+        let mut server = Server::start(&dir, &[]);
+        let mut client = server.client();
+        for i in 0..40 {
+            client.write((round * 40 + i) * 60_000, &pattern(700, i), 0).expect("write");
+        }
+        // In the middle of requests that nobody waits for.
+        for i in 0..40 {
+            let flags = if client.mode() == dirtymap_nbd::codec::Mode::Extended { 1 << 5 } else { 0 };
+            client.submit(1, flags, i * 100_000, 700, &pattern(700, i)).expect("submit");
+        }
+        server.signal(Signal::KILL);
+        server.child.wait().expect("wait");
+        let (after, dirty) = (fs::read(&image).expect("read"), areas(&map));
+        let changed = (0..SIZE).step_by(GRANULE as usize).filter(|at| {
+            let range = *at as usize..(at + GRANULE) as usize;
+            before[range.clone()] != after[range]
+        });
+        for at in changed {
+            assert!(dirty.iter().any(|area| area.contains(&at)), "{at} is changed and not dirty");
+        }
+        let _ = fs::remove_file(&server.socket);
+    }
+    // The next one goes on.
+    let server = Server::start(&dir, &[]);
+    server.client().write(0, b"x", 0).expect("write");
+    server.stop().exits(0);
+    dm!("check", map).exits(0);
+}
+
+#[test]
+fn a_map_is_made_where_there_is_none() {
+    let dir = Dir::new();
+    dir.image("disk.raw", SIZE);
+    let server = Server::start(&dir, &["--create", "--name", "disk one"]);
+    let uri = format!("nbd+unix:///disk%20one?socket={}", server.socket.display());
+    let client = Client::connect(&uri.parse().expect("a URI"), &ConnectOptions::default()).expect("connect");
+    assert_eq!(client.info().name.as_deref(), Some("disk one"));
+    drop(client);
+    assert_eq!(dirty(&mut server.client()), [0..SIZE]);
+    server.stop().exits(0);
+    // Another time it is the map that is there.
+    dm!("reset", dir.path("disk.map"), "--all").exits(0);
+    let server = Server::start(&dir, &["--create"]);
+    assert_eq!(dirty(&mut server.client()), []);
+    server.stop().exits(0);
+}
+
+#[test]
+fn read_only_changes_nothing() {
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir);
+    dm!("set", map, "0", "1").exits(0);
+    untouched(&map, || {
+        untouched(&image, || {
+            let server = Server::start(&dir, &["--read-only"]);
+            let mut client = server.client();
+            assert!(client.write(0, b"x", 0).is_err() && client.trim(0, 4096, 0).is_err());
+            assert_eq!(dirty(&mut client), [0..GRANULE]);
+            drop(client);
+            server.stop().exits(0);
+        });
+    });
+}
+
+#[test]
+fn a_command_is_run_with_the_uri() {
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir);
+    let out = dir.path("out");
+    let run = |command: &str| dm!("serve", image, "--map", map, "--name", "a b", "--run", command);
+    run(&format!("echo \"$uri\" > {}", out.display())).exits(0);
+    let uri = fs::read_to_string(&out).expect("read");
+    assert!(uri.starts_with("nbd+unix:///a%20b?socket=/"), "{uri}");
+    run("exit 3").exits(8).says("command");
+    // Afterwards the map is closed all the same.
+    dm!("check", map).exits(0);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_and_nothing_is_touched() {
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir);
+    let other = dir.image("other.raw", 2 * SIZE);
+    untouched(&image, || {
+        dm!("serve", image, "--map", map).exits(16);
+        dm!("serve", image, "--map", map, "--run", "true", "--threads", "0").exits(16);
+        dm!("serve", image, "--map", map, "--run", "true", "--read-only", "--create").exits(16);
+        untouched(&map, || {
+            dm!("serve", other, "--map", map, "--run", "true").exits(8);
+            dm!("serve", image, "--map", dir.path("none"), "--run", "true").exits(8);
+            dm!("serve", image, "--map", image, "--run", "true").exits(8);
+        });
+        dm!("serve", image, "--map", map, "--listen", "0.0.0.0:0").exits(8).says("--allow-plain-tcp");
+    });
+}
+
+fn have(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        skipped(&format!("{program} is not installed"));
+    }
+    found
+}
+
+#[test]
+fn qemu_sees_what_is_dirty() {
+    if !have("qemu-img") || !have("qemu-io") {
+        return;
+    }
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir);
+    let server = Server::start(&dir, &[]);
+    let said = |command: &mut Command| {
+        let output = command.output().expect("run");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    said(Command::new("qemu-io").args(["-f", "raw", "-c", "write -P 7 1M 64k", "-c", "discard 2M 64k", &server.uri()]));
+    let options = format!("driver=nbd,server.type=unix,server.path={},x-dirty-bitmap={DIRTY}", server.socket.display());
+    let shown = said(Command::new("qemu-img").args(["map", "--output=json", "--image-opts", &options]));
+    // With x-dirty-bitmap, what is dirty is shown as what has no data.
+    let shown: Vec<&str> = shown.lines().filter(|line| line.contains("\"data\": false")).collect();
+    assert!(shown.len() == 2 && shown[0].contains("\"start\": 1048576, \"length\": 65536"), "{shown:?}");
+    server.stop().exits(0);
+    assert_eq!(areas(&map), [MIB..MIB + GRANULE, 2 * MIB..2 * MIB + GRANULE]);
+    assert_eq!(fs::read(image).expect("read")[MIB as usize..][..GRANULE as usize], [7; GRANULE as usize]);
+}
