@@ -93,7 +93,7 @@ mod uuid;
 mod watcher;
 
 pub use bitmap::Bitmap;
-pub use engine::WriteGuard;
+pub use engine::{IntentBound, WriteGuard};
 #[doc(inline)]
 pub use error::{Error, Result};
 pub use file::create::NewFile;

@@ -3,6 +3,7 @@
 //! Invariant kept here: an option that does not apply to an operation has no effect on it.
 
 use crate::error::{Error, Result};
+use crate::engine::IntentBound;
 use crate::format::{Durability, Reasons};
 use crate::geometry::Geometry;
 use crate::image_stamp::ImageStamp;
@@ -15,8 +16,9 @@ use std::time::Duration;
 
 /// Items per granule of a new map unless told otherwise: 2^16, 64 KiB for a disk image.
 pub(crate) const DEFAULT_GRANULARITY: u32 = 16;
-/// Most dirt that the armed list may name unless told otherwise: 1 GiB of a disk image.
-pub(crate) const DEFAULT_ARMED_BOUND: u64 = 1 << 30;
+/// Most dirt that the armed list may name unless told otherwise: a sixteenth of the map, and at least 1 GiB of a disk image.
+const ARMED_PART: u64 = 16;
+const LEAST_ARMED_BOUND: u64 = 1 << 30;
 /// Most items that are armed ahead of a sequential writer: 128 MiB of a disk image, and at most a quarter of the bound.
 const AHEAD: u64 = 128 << 20;
 /// How often the flusher thread flushes unless told otherwise.
@@ -73,7 +75,8 @@ pub struct Options {
     pub(crate) image: Option<ImageStamp>,
     pub(crate) permit: Permit,
     pub(crate) access: Access,
-    pub(crate) armed_bound: u64,
+    pub(crate) armed_bound: Option<u64>,
+    pub(crate) intent_bound: IntentBound,
     pub(crate) flush_interval: Option<Duration>,
     pub(crate) wait: Duration,
     pub(crate) freeze_timeout: Duration,
@@ -100,7 +103,8 @@ impl Options {
             image: None,
             permit: Permit::Owner,
             access: Access::Exclusive,
-            armed_bound: DEFAULT_ARMED_BOUND,
+            armed_bound: None,
+            intent_bound: IntentBound::default(),
             flush_interval: Some(DEFAULT_FLUSH_INTERVAL),
             wait: Duration::ZERO,
             freeze_timeout: DEFAULT_FREEZE_TIMEOUT,
@@ -186,9 +190,9 @@ impl Options {
     /// Who else may have the map open: nobody by default. For opening and creating (where [`Access::ReadOnly`] means
     /// [`Access::Exclusive`]).
     ///
-    /// [`Access::Shared`] keeps the volatile part in the file, which takes space there: about 2 bits per granule where the
+    /// [`Access::Shared`] keeps the volatile part in the file, which takes space there: about 3 bits per granule where the
     /// map is not all clean. It is kept in memory besides, since a failing disk could
-    /// take pages of a file away: that takes, and counts against the limit on locked memory (`ulimit -l`), 2 bits per
+    /// take pages of a file away: that takes, and counts against the limit on locked memory (`ulimit -l`), 3 bits per
     /// granule of the whole map, clean or not. Where that is not allowed, a [`Durability::PowerLoss`] map is refused; a
     /// [`Durability::Process`] map is opened all the same, and [`info`](crate::DirtyMap::info) says `damaged` if its memory could not be
     /// written back. A set costs what it costs in a map that is opened alone.
@@ -203,16 +207,26 @@ impl Options {
         self.access(if read_only { Access::ReadOnly } else { Access::Exclusive })
     }
 
-    /// Most items that a crash may add as dirt for words that were armed: 2^30 (1 GiB of an image) by default.
-    /// At least one word (64 granules) is always armed. A larger bound means fewer syncs for writers all over
-    /// the image. No effect on [`Durability::Process`]. For opening and creating.
+    /// Most items that a crash may add as dirt for words that were armed one by one: by default a sixteenth of the map (64 GiB
+    /// of an image of 1 TiB), and at least 2^30 (1 GiB). Only a writer all over the image gets there; what is not written
+    /// any more is taken off within minutes ([`flush_interval`](Self::flush_interval)). At least one word (64 granules)
+    /// is always armed. A larger bound means fewer syncs for such writers. No effect on [`Durability::Process`]. For opening and creating.
     pub fn armed_bound(mut self, items: u64) -> Options {
-        self.armed_bound = items;
+        self.armed_bound = Some(items);
+        self
+    }
+
+    /// How much of what the last checkpoint has frozen counts as armed, rounded out: twice as much as was frozen by default. What
+    /// is written in one cycle is likely to be written in the next: then no set of it waits for a sync. A crash makes it
+    /// dirty, beside what is armed word by word ([`armed_bound`](Self::armed_bound)). For checkpoints that this process
+    /// freezes. No effect on [`Durability::Process`]. For opening and creating.
+    pub fn intent_bound(mut self, bound: IntentBound) -> Options {
+        self.intent_bound = bound;
         self
     }
 
     /// How often a small thread flushes, so that what is no longer written leaves the armed list: every 30 s by
-    /// default. `None`: no thread; flush when you like. For opening and creating.
+    /// default. What was set in its last eight flushes stays armed. `None`: no thread; flush when you like. For opening and creating.
     pub fn flush_interval(mut self, interval: Option<Duration>) -> Options {
         self.flush_interval = interval;
         self
@@ -283,7 +297,8 @@ impl Options {
 
     /// The bound in words.
     pub(crate) fn armed_words(&self, geometry: &Geometry) -> u64 {
-        (self.armed_bound >> geometry.granularity() >> 6).max(1)
+        let bound = self.armed_bound.unwrap_or((geometry.len() / ARMED_PART).max(LEAST_ARMED_BOUND));
+        (bound >> geometry.granularity() >> 6).max(1)
     }
 
     /// The bound on arming ahead, in words.

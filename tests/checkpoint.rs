@@ -187,18 +187,18 @@ fn errors_name_what_is_outstanding_and_change_nothing() {
     let unnamed = map.freeze(None).unwrap();
     refused(map.commit_checkpoint(unnamed.uuid, true).map(|()| unnamed.clone()), Refusal::Unnamed);
     map.commit_checkpoint(unnamed.uuid, false).unwrap();
-    for i in 1..64 {
+    for i in 1..63 {
         let c = map.freeze(Some(&format!("{i}"))).unwrap();
         map.commit_checkpoint(c.uuid, true).unwrap();
     }
-    refused(map.freeze(None), Refusal::TooManyPoints { most: 64 });
+    refused(map.freeze(None), Refusal::TooManyPoints { most: 63 });
     assert!(!can(None));
     assert_eq!(map.drop_point("nobody").unwrap_err().kind(), "no-point");
     assert_eq!(map.since("nobody").unwrap_err().kind(), "no-point");
     map.close().unwrap();
     let read = Options::new().read_only(true).open(&path).unwrap();
     assert_eq!(read.freeze(None).unwrap_err().kind(), "read-only");
-    assert_eq!(read.points().unwrap().len(), 64);
+    assert_eq!(read.points().unwrap().len(), 63);
 }
 
 #[test]

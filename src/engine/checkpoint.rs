@@ -9,7 +9,9 @@
 use super::backup::Completed;
 use super::commit::is_normal;
 use super::core::Core;
+use super::intent::keep_intent;
 use super::points::{BATCH_WORDS, PointWord};
+use super::round::{Keep, Switch};
 use crate::error::{Corruption, Error, Refusal, Result, counted};
 use crate::file::create::random_uuid;
 use crate::file::points::{Checkpoint, no_checkpoint, of_header};
@@ -21,6 +23,8 @@ use crate::sys::facts;
 use crate::trace::event;
 use std::time::Duration;
 
+/// Most points that are kept: there is place for one more, that is outstanding or only the intent.
+const MOST_KEPT: usize = MAX_POINTS - 1;
 /// Most words of a point that are put back together.
 const PUT_BACK_WORDS: usize = 1 << 17;
 /// So many times that much is put back before the work asks whether to go on.
@@ -36,8 +40,8 @@ impl Core {
         if header.session.flags & Session::OUTLIVED != 0 {
             return Err(self.may_arrive());
         }
-        if header.points.len() >= MAX_POINTS {
-            return Err(self.file().refused(Refusal::TooManyPoints { most: MAX_POINTS }));
+        if header.points.iter().filter(|point| point.role == PointRole::Kept).count() >= MOST_KEPT {
+            return Err(self.file().refused(Refusal::TooManyPoints { most: MOST_KEPT }));
         }
         match name {
             Some(name) if header.points.iter().any(|point| point.name == name) => {
@@ -93,18 +97,27 @@ impl Core {
         let new = space.write(&header, new, &current)?;
         sync_point!(Unnamed);
         twin!(FreezingThenReset => self.reset_frozen(&header, &new.point)?);
-        let lock = self.lock()?;
-        let mut header = lock.refresh_header()?;
-        self.may_freeze(&header, name)?;
+        let point = new.point.clone();
+        // What is dirty now is what is likely to be written next.
+        let intent = self.predicted(&header, &point)?;
+        let keep = if intent.is_some() { Keep::Nothing } else { Keep::Hot };
+        let mut lock = self.lock()?;
+        let now = lock.refresh_header()?;
+        self.may_freeze(&now, name)?;
         // Also what was forgotten since the point was written: in there it is not.
         let before = step!(PointKnowsForgotten => before, else Reasons::NONE);
-        let point = new.hand_over();
-        header.points.push(Point { reasons: before | header.dirt_reasons, ..point.clone() });
         self.freeze_began.set(seen);
-        header.checkpoint_state = CheckpointState::Freezing;
-        header.checkpoint_uuid = point.uuid;
-        // To both pairs, as for new regions of the map: the loss of one must not bring back a header without the point.
-        let committed = lock.commit(&mut header).and_then(|()| step!(FreezeBothPairs => lock.commit(&mut header)));
+        let change = |header: &mut Header| {
+            let point = new.hand_over();
+            header.checkpoint_state = CheckpointState::Freezing;
+            header.checkpoint_uuid = point.uuid;
+            header.points.push(Point { reasons: before | header.dirt_reasons, ..point });
+        };
+        twin!(SwitchThenFree => now.intent_point().iter().for_each(|point| self.free_regions(point)));
+        let committed = lock.flush_to(keep, Some(Switch { intent, change: Box::new(change) }));
+        if let Ok(header) = &committed {
+            self.give_up_all_but(header, &now.points);
+        }
         drop(lock);
         if let Err(e) = committed {
             // Nobody knows whether it is outstanding. If it is, and can be, it is aborted.
@@ -190,6 +203,10 @@ impl Core {
         // It was written since the newest name that is kept was frozen, and so since all.
         let kept = &before.points[..before.points.len() - 1];
         let newest = step!(JoinOlder => kept.last());
+        debug_assert!(
+            kept.iter().all(|point| point.role == PointRole::Kept),
+            "the intent is what is outstanding, or nothing"
+        );
         let joined = newest.map(|newest| space.joined(&before, newest, point)).transpose()?;
         let uuid_of_name = random_uuid().map_err(self.io("get random bytes"))?;
         let lock = self.lock()?;
@@ -206,6 +223,7 @@ impl Core {
             let (uuid, role) = (uuid_of_name, PointRole::Kept);
             header.points.push(Point { uuid, role, target, ..point.holding_nothing() });
         }
+        keep_intent(&mut header, &before.points);
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
         header.committed_uuid = *uuid;
@@ -214,6 +232,7 @@ impl Core {
             backup.record(&mut header);
         }
         twin!(NormalThenFree => self.give_up_all_but(&header, &before.points));
+        twin!(CommitKeepsIntent => self.free_regions(point));
         lock.commit(&mut header)?;
         step!(CommitBothPairs => lock.commit(&mut header))?;
         self.give_up_all_but(&header, &before.points);
@@ -260,12 +279,15 @@ impl Core {
         header.points.pop();
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
+        let points = [point];
+        keep_intent(&mut header, &points);
         lock.commit(&mut header)?;
         step!(AbortBothPairs => lock.commit(&mut header))?;
-        self.free_regions(&point);
+        self.give_up_all_but(&header, &points);
+        twin!(AbortKeepsIntent => self.free_regions(&points[0]));
         drop(lock);
         self.know_frozen(None);
-        twin!(PutBackThenNormal => self.put_back(&header, &point)?);
+        twin!(PutBackThenNormal => self.put_back(&header, &points[0])?);
         event!(INFO, "aborted", path = %self.path.display(), uuid = %uuid);
         Ok(())
     }
@@ -321,6 +343,7 @@ impl Core {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::engine::intent::IntentBound;
     use crate::map::DirtyMap;
 
     fn new() -> (tempfile::TempDir, DirtyMap) {
@@ -331,7 +354,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_freeze_whose_space_others_have_meanwhile_was_aborted_and_not_damaged() {
-        let (_dir, map) = new();
+        let dir = tempfile::tempdir().unwrap();
+        let options = crate::Options::new().flush_interval(None).intent_bound(IntentBound::None);
+        let map = options.create(dir.path().join("map"), 1 << 40).unwrap();
         map.set(0..1).unwrap();
         let core = map.engine();
         let first = core.freeze_begin(None).unwrap();

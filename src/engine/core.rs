@@ -4,6 +4,8 @@
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
 use super::changes::SharedChanges;
+use super::intent::{IntentBound, IntentSet};
+use super::lately::Lately;
 use super::point_set::Cache;
 use crate::error::{Error, InUse, Result, Unusable};
 use crate::file::bottom::BottomRef;
@@ -52,6 +54,10 @@ pub(crate) struct Core {
     pub(super) armed_bound: u64,
     /// Most words that are armed ahead of a sequential writer.
     pub(super) ahead_bound: u64,
+    /// How much the intent may cover.
+    pub(super) intent_bound: IntentBound,
+    /// The intent of the header, as far as somebody has read it.
+    pub(super) intent: std::sync::Mutex<Option<Arc<IntentSet>>>,
     /// Odd while summaries are being cleared; readers look again. Only in a map that is opened alone.
     pub(super) seqlock: sync::AtomicU64,
     /// Held while that is odd.
@@ -91,6 +97,8 @@ pub(crate) struct Update {
     pub(super) next_stream: usize,
     /// Pages in which this process has reset something since the last flush.
     pub(super) reset_pages: WordRanges,
+    /// What is hot.
+    pub(super) lately: Lately,
 }
 
 /// Work done since the map was opened.
@@ -137,6 +145,7 @@ pub(crate) struct Parts {
     pub lock_timeout: Duration,
     pub armed_bound: u64,
     pub ahead_bound: u64,
+    pub intent_bound: IntentBound,
     pub allocated: Allocated,
     pub image_before: Option<Stamp>,
     pub watcher: Watcher,
@@ -167,7 +176,7 @@ impl Core {
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> Result<Core> {
         let Parts { disk, path, view, nonce, slot, shared, lock_timeout, .. } = parts;
-        let Parts { armed_bound, ahead_bound, allocated, image_before, watcher, .. } = parts;
+        let Parts { armed_bound, ahead_bound, intent_bound, allocated, image_before, watcher, .. } = parts;
         let born = fork::generation().map_err(MapFile::new(&*disk, &path).io("prepare for forks"))?;
         let core = Core {
             disk,
@@ -184,6 +193,8 @@ impl Core {
             lock_timeout,
             armed_bound,
             ahead_bound,
+            intent_bound,
+            intent: std::sync::Mutex::default(),
             seqlock: sync::AtomicU64::new(0),
             quiet: Mutex::default(),
             counters: Counters::default(),

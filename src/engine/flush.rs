@@ -4,11 +4,13 @@
 //! disarmed, untouched, snapshotted, and its page and page-table entry were made durable (rule 3).
 
 use super::core::{Core, Locked};
+use super::intent::IntentSet;
+use super::round::{Keep, Round, Switch};
 use crate::error::Result;
 use crate::file::bottom::{BottomRef, named, pages_of, words_of_pages};
 use crate::file::pages::{self, PageContent};
 use crate::file::reasons::forget;
-use crate::format::{self, Durability, Header, MAX_LIST, MAX_RUN, Reasons, WordRanges};
+use crate::format::{self, Durability, Header, MAX_LIST, MAX_RUN, PointRole, Reasons, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
@@ -25,7 +27,7 @@ const RESET_RUNS: usize = 1024;
 const FLUSH_PAGES: usize = 65536;
 
 /// A page and the words of it that are written anew from the live level.
-type PageRewrite = (u64, u64);
+pub(super) type PageRewrite = (u64, u64);
 
 impl Core {
     /// Makes the durable bottom what the live level is. See [`DirtyMap::flush`](crate::DirtyMap::flush).
@@ -41,77 +43,120 @@ impl Core {
     }
 
     /// Touched words among those of a page.
-    fn touched_in(&self, page: u64) -> u64 {
+    pub(super) fn touched_in(&self, page: u64) -> u64 {
         self.view.unflushed()[page as usize].load(SeqCst)
     }
 }
 
 impl Locked<'_> {
+    /// Makes the durable bottom what the live level is, and empties the list.
     pub(crate) fn flush(&mut self) -> Result<()> {
+        self.flush_to(Keep::Nothing, None).map(drop)
+    }
+
+    /// The same, leaving something on the list, and ending in another header if that is wanted, which is returned.
+    pub(crate) fn flush_to(&mut self, keep: Keep, mut switch: Option<Switch<'_>>) -> Result<Header> {
         let core = self.core;
         core.counters.flushes.fetch_add(1, Relaxed);
         loop {
             let mut header = self.refresh_header()?;
-            self.recover_unflushed();
-            let (handled, more) = self.words_at_hand(&mut header)?;
-            let known = self.nothing_added_since(core.all_reset.get());
-            let clears_reasons = !more && known && header.dirt_reasons != Reasons::NONE;
-            if handled.is_empty() && !clears_reasons {
-                break;
-            }
-            twin!(WriteThenForget => {
-                header.runs.subtract(&handled);
-                self.commit(&mut header)?
-            });
-            let rewrites = if core.durability == Durability::Process {
-                unflushed_of(&core.view, &handled)
-            } else {
-                self.disarm(&handled)
-            };
-            self.write_batches(&rewrites)?;
-            sync_point!(Durable);
-            twin!(UnmarkThenCopy => touch_none(&core.view, &handled));
-            if core.durability == Durability::Process {
-                self.untouch_durable(&rewrites);
-            }
-            if clears_reasons {
-                forget(&mut header);
-            }
-            if core.durability != Durability::Process || clears_reasons {
-                if core.durability != Durability::Process {
-                    header.runs.subtract(&handled);
+            let more = match (core.durability, switch.take_if(|_| core.durability == Durability::Process)) {
+                (Durability::PowerLoss, _) => self.round(&mut header, keep, &mut switch)?,
+                (Durability::Process, None) => self.process_round(&mut header)?,
+                (Durability::Process, Some(switch)) => {
+                    // Its list covers everything, before and after.
+                    (switch.change)(&mut header);
+                    self.commit(&mut header)?;
+                    step!(FreezeBothPairs => self.commit(&mut header))?;
+                    return Ok(header);
                 }
-                self.commit(&mut header)?;
+            };
+            match more {
+                Some(end) if step!(FlushInRounds => true) => core.tell(Step::Flushing, end)?,
+                _ => {
+                    self.forget_resets();
+                    return Ok(header);
+                }
             }
-            event!(DEBUG, "flushed", pages = rewrites.len(), listed = header.runs.words());
-            if clears_reasons {
-                core.all_reset.set(None);
-            }
-            if !step!(FlushInRounds => more) {
-                break;
-            }
-            // What this round wrote has left the list, and what is left is touched still.
-            core.tell(Step::Flushing, handled.iter().last().map_or(0, |run| run.end()))?;
         }
-        self.forget_resets();
-        Ok(())
     }
 
-    /// The words that one round takes care of: in a map that lists single words, those of the list, and those that were touched
-    /// and are listed now. And whether some were left for another round.
-    fn words_at_hand(&mut self, header: &mut Header) -> Result<(WordRanges, bool)> {
-        let (also, more) = self.unflushed_unlisted(&header.runs);
-        twin!(WriteThenForgetResets => self.forget_resets());
-        if self.core.durability == Durability::Process {
-            return Ok((also, more));
+    /// One round in a map that lists single words. Says up to where it got, if resets are left for another one: what it wrote has
+    /// left the list, and what is left is touched still.
+    fn round(&mut self, header: &mut Header, keep: Keep, switch: &mut Option<Switch<'_>>) -> Result<Option<u64>> {
+        let core = self.core;
+        let round = self.words_at_hand(header, keep, switch)?;
+        let more = round.more;
+        let clears_reasons = self.clears_reasons(header, more);
+        let handled = self.handled(&round);
+        header.runs = round.kept.clone();
+        let switch = switch.take_if(|_| !more);
+        if handled.is_empty() && header.runs == round.list && switch.is_none() && !clears_reasons {
+            return Ok(None);
         }
-        let mut handled = header.runs.clone();
-        handled.union(&also);
-        if step!(ListReset => !also.is_empty()) {
-            header.runs = handled.clone();
+        twin!(WriteThenForget => self.commit(header)?);
+        let rewrites = self.disarm(&handled, &round);
+        twin!(DurableThenRearm => self.rearm(&handled, &header.runs, round.intent.as_deref()));
+        self.write_batches(&rewrites)?;
+        sync_point!(Durable);
+        twin!(UnmarkThenCopy => touch_none(&core.view, &handled));
+        self.drop_full(&handled, &mut header.runs);
+        if let Some(switch) = switch {
+            (switch.change)(header);
+        }
+        if let Some(intent) = &round.switch {
+            header.intent = intent.as_ref().map(|intent| intent.named());
+            header.points.retain(|point| point.role != PointRole::Intent);
+        }
+        if clears_reasons {
+            forget(header);
+        }
+        twin!(CommitThenRearm => self.rearm(&handled, &round.list, round.intent.as_deref()));
+        twin!(SwitchThenArm => self.core.arm_by(round.switch.clone().flatten()));
+        if round.switch.is_some() || clears_reasons || header.runs != round.list {
             self.commit(header)?;
         }
-        Ok((handled, more))
+        if round.switch.is_some() {
+            // To both pairs: the loss of one must not bring back a header with the old intent, or without a point whose bits
+            // are reset here.
+            step!(FreezeBothPairs => self.commit(header))?;
+        }
+        self.rearm(&handled, &header.runs, round.next_intent());
+        if let Some(intent) = round.switch {
+            core.arm_by(intent);
+        }
+        event!(DEBUG, "flushed", pages = rewrites.len(), listed = header.runs.words());
+        if clears_reasons {
+            core.all_reset.set(None);
+        }
+        Ok(more.then(|| handled.last().map_or(0, |page| (page.0 + 1) * PAGE_WORDS)))
+    }
+
+    /// One round in a map that lists everything, and whose flushes disarm nothing.
+    fn process_round(&mut self, header: &mut Header) -> Result<Option<u64>> {
+        self.recover_unflushed();
+        let (words, more) = self.unflushed_uncovered(&header.runs, None);
+        twin!(WriteThenForgetResets => self.forget_resets());
+        let clears_reasons = self.clears_reasons(header, more);
+        if words.is_empty() && !clears_reasons {
+            return Ok(None);
+        }
+        let rewrites = unflushed_of(&self.core.view, &words);
+        self.write_batches(&rewrites)?;
+        sync_point!(Durable);
+        self.untouch_durable(&rewrites);
+        if clears_reasons {
+            forget(header);
+            self.commit(header)?;
+            self.core.all_reset.set(None);
+        }
+        Ok(more.then(|| words.iter().last().map_or(0, |run| run.end())))
+    }
+
+    /// Whether this round ends a flush after a reset of everything, with which added dirt is forgotten.
+    fn clears_reasons(&self, header: &Header, more: bool) -> bool {
+        let known = self.nothing_added_since(self.core.all_reset.get());
+        !more && known && header.dirt_reasons != Reasons::NONE
     }
 
     /// Writes pages batch by batch. After an error nothing leaves the list, and what is listed and not armed is redone by the
@@ -163,27 +208,27 @@ impl Locked<'_> {
         }
     }
 
-    /// Disarms and untouches the words; says which of them must be written again: those touched, and those
-    /// that were not armed, which somebody left who died or failed half-way.
-    fn disarm(&self, handled: &WordRanges) -> Vec<PageRewrite> {
+    /// Disarms and untouches the words, also those that are kept: says which of them must be written again, that is those touched,
+    /// and those that were not armed, which somebody left who died or failed half-way.
+    fn disarm(&self, handled: &[PageRewrite], round: &Round) -> Vec<PageRewrite> {
         let view = &self.core.view;
-        let mut rewrites: Vec<PageRewrite> = Vec::new();
-        let mut parts: Vec<(u64, u64)> = Vec::new();
-        for run in handled.iter() {
-            parts.extend(words_of(run.range()));
-        }
-        let early = step!(DisarmThenUnmark => None, else Some(self.untouch(&parts)));
-        for &(page, words) in &parts {
-            let armed = Shared(view.armed()).and(page as usize, !words);
-            let left = step!(RewriteUnarmed => words & !armed);
-            rewrites.push((page, left));
+        let early = step!(DisarmThenUnmark => None, else Some(self.untouch(handled)));
+        let mut rewrites: Vec<PageRewrite> = Vec::with_capacity(handled.len());
+        for &(page, words) in handled {
+            let unarmed = ones(words).filter(|i| {
+                let w = page * PAGE_WORDS + i;
+                let keep = step!(DisarmKept => 0, else round.cover_after(w));
+                let cover = round.cover(w);
+                Shared(view.armed()).and(w as usize, keep) & cover != cover
+            });
+            let left = unarmed.fold(0, |left, i| left | 1 << i);
+            rewrites.push((page, step!(RewriteUnarmed => left)));
         }
         sync_point!(Disarmed);
         // Only when all are disarmed is the first one untouched: a setter that was too late for its word to be
         // written finds the word disarmed.
-        let touched = early.unwrap_or_else(|| self.untouch(&parts));
+        let touched = early.unwrap_or_else(|| self.untouch(handled));
         rewrites.iter_mut().zip(touched).for_each(|((_, words), touched)| *words |= touched);
-        join_pages(&mut rewrites);
         rewrites.retain(|&(_, words)| words != 0);
         rewrites
     }
@@ -279,10 +324,10 @@ impl Locked<'_> {
         words
     }
 
-    /// Words that were touched and are not listed, because they were reset and not set, or because the list is not that of
+    /// Words that were touched and are not covered, because they were reset and not set, or because the list is not that of
     /// single words; as few runs as the list has room for, and whether some were left for another round. Cost: the pages
     /// with summaries, where all is listed, and those among which something was reset.
-    fn unflushed_unlisted(&self, list: &WordRanges) -> (WordRanges, bool) {
+    pub(super) fn unflushed_uncovered(&self, list: &WordRanges, intent: Option<&IntentSet>) -> (WordRanges, bool) {
         let core = self.core;
         let mut found: Vec<Range<u64>> = Vec::new();
         let (mut pages, mut more) = (0, false);
@@ -292,7 +337,12 @@ impl Locked<'_> {
             if touched == 0 {
                 return;
             }
-            let new = if core.durability == Durability::Process { touched } else { touched & !named(list, page) };
+            let uncovered = |i: &u64| intent.is_none_or(|intent| intent.word(page * PAGE_WORDS + i) == 0);
+            let new = if core.durability == Durability::Process {
+                touched
+            } else {
+                ones(touched & !named(list, page)).filter(uncovered).fold(0, |new, i| new | 1 << i)
+            };
             if new == 0 {
                 return;
             }
@@ -351,7 +401,7 @@ impl Locked<'_> {
         }
     }
 
-    fn forget_resets(&mut self) {
+    pub(super) fn forget_resets(&mut self) {
         let r = self.core.view.runtime();
         r[runtime::RESET_END].store(0, SeqCst);
         r[runtime::RESET_FIRST].store(0, SeqCst);
@@ -370,14 +420,12 @@ fn unflushed_of(view: &ShmView, handled: &WordRanges) -> Vec<PageRewrite> {
 
 /// What the mutant of `UnmarkThenCopy` does instead.
 #[cfg(test)]
-fn touch_none(view: &ShmView, handled: &WordRanges) {
-    for (page, words) in handled.iter().flat_map(|run| words_of(run.range())) {
-        Shared(view.unflushed()).and(page as usize, !words);
-    }
+fn touch_none(view: &ShmView, handled: &[PageRewrite]) {
+    handled.iter().for_each(|&(page, words)| _ = Shared(view.unflushed()).and(page as usize, !words));
 }
 
 /// Several runs may lie in one page.
-fn join_pages(rewrites: &mut Vec<PageRewrite>) {
+pub(super) fn join_pages(rewrites: &mut Vec<PageRewrite>) {
     rewrites.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
         if same {

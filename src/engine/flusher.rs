@@ -1,6 +1,7 @@
 //! A thread that flushes now and then.
 
 use super::core::Core;
+use super::round::Keep;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,7 +36,9 @@ impl Flusher {
                 drop(guard);
                 let Some(core) = weak_core.upgrade() else { return };
                 // An error stays in the map (rule 7): the next flush or the close meets it.
-                let _ = core.lock_within(FLUSHER_PATIENCE.min(core.lock_timeout)).and_then(|mut lock| lock.flush());
+                let _ = core
+                    .lock_within(FLUSHER_PATIENCE.min(core.lock_timeout))
+                    .and_then(|mut lock| lock.flush_to(Keep::Hot, None));
             }
         };
         let thread = std::thread::Builder::new().name("dirtymap-flush".into()).spawn(run).ok()?;

@@ -14,12 +14,16 @@ pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod image;
 pub(crate) mod in_flight;
+pub(crate) mod intent;
+mod lately;
 pub(crate) mod point_set;
 pub(crate) mod points;
 pub(crate) mod read;
 pub(crate) mod reset;
 pub(crate) mod resize;
+pub(crate) mod round;
 pub(crate) mod set;
 pub(crate) mod space;
 
 pub use in_flight::WriteGuard;
+pub use intent::IntentBound;

@@ -4,6 +4,7 @@
 //! outstanding point, or here.
 
 use super::core::Core;
+use super::intent::keep_intent;
 use super::point_set::PointSet;
 use super::space::{NewPoint, RegionAllocator};
 use crate::error::Result;
@@ -82,6 +83,7 @@ impl Core {
         if let (Some(older), Some(joined)) = (older, joined) {
             header.points[older] = joined.hand_over();
         }
+        keep_intent(&mut header, &before.points);
         lock.commit(&mut header)?;
         step!(DropBothPairs => lock.commit(&mut header))?;
         self.give_up_all_but(&header, &before.points[..=at]);

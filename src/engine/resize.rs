@@ -12,7 +12,8 @@ use crate::error::{Error, Refusal, Result};
 use crate::file::bottom::{all_words, batches, pages_of, place, words_of_pages};
 use crate::file::create::random_uuid;
 use crate::format::{
-    Durability, Header, Layout, RegionName, SLOTS, Uuid, VolatileLayout, WordRanges, bottom_length, table_length,
+    Durability, Header, Layout, Point, PointRole, RegionName, SLOTS, Uuid, VolatileLayout, WordRanges, bottom_length,
+    table_length,
 };
 use crate::geometry::{Geometry, PAGE_WORDS, mask_in};
 use crate::progress::Step;
@@ -72,6 +73,9 @@ impl Core {
     /// The header of the same map with another geometry.
     fn header_of_length(&self, old: &Header, geometry: Geometry) -> Result<Header> {
         let mut header = old.clone();
+        // All of it is written before the commit, and the next freeze predicts anew.
+        header.intent = None;
+        header.points.retain(|point| point.role != PointRole::Intent);
         if self.in_file {
             // Who looks at the old volatile part must see that it is not the map any more.
             header.nonce = Uuid(facts::random().map_err(self.io("get random bytes"))?);
@@ -144,7 +148,8 @@ impl Core {
     /// Memory: the dirty part of one of them.
     fn move_points(&self, old: &Header, header: &mut Header) -> Result<()> {
         let (before, after) = (old.geometry.len(), header.geometry.len());
-        for (i, point) in old.points.iter().enumerate().filter(|_| step!(ResizePoints => true)) {
+        let kept: Vec<&Point> = old.points.iter().filter(|point| point.role != PointRole::Intent).collect();
+        for (i, &point) in kept.iter().enumerate().filter(|_| step!(ResizePoints => true)) {
             if !header.points[i].has_regions() {
                 continue;
             }
@@ -155,7 +160,7 @@ impl Core {
                 header.points[i] = header.points[i].holding_everything(&header.geometry);
                 continue;
             }
-            if step!(NewDirtySincePoints => i + 1 == old.points.len()) {
+            if step!(NewDirtySincePoints => i + 1 == kept.len()) {
                 // Also the granule that was partly covered.
                 held.add_bits(header.geometry.touched(&(before..after)));
             }
@@ -228,6 +233,7 @@ impl Core {
             lock_timeout: self.lock_timeout,
             armed_bound: self.armed_bound,
             ahead_bound: self.ahead_bound,
+            intent_bound: self.intent_bound,
             allocated,
             image_before: self.image_before,
             watcher: self.watcher.clone(),

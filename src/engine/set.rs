@@ -4,8 +4,10 @@
 //! *w* is durable (rule 1), and a setter looks at it again after its store (rule 2).
 
 use super::core::{Core, Locked};
+use super::flush::ones;
+use super::intent::IntentSet;
+use super::round::{Keep, covered};
 use crate::error::Result;
-use crate::file::bottom::named;
 use crate::format::Durability;
 use crate::format::{Header, MAX_LIST, WordRanges};
 use crate::geometry::{PAGE_WORDS, words_of};
@@ -140,8 +142,8 @@ impl Core {
         let armed = self.view.armed();
         let mut levels = self.view.levels();
         loop {
-            if !flag(armed, w)
-                && let Err(e) = self.arm(w..end)
+            if armed[w as usize].load(SeqCst) & mask != mask
+                && let Err(e) = self.arm(w..end, mask)
             {
                 return step!(ReturnArmError => Err(e));
             }
@@ -160,42 +162,45 @@ impl Core {
             sync_point!(Touched);
             // A flush may have taken the word off the list between the look at armed and the store. If it is
             // still armed now, that flush is yet to come, and will find the word touched.
-            if !step!(RecheckArmed => !flag(armed, w)) {
+            if !step!(RecheckArmed => armed[w as usize].load(SeqCst) & mask != mask) {
                 return Ok(());
             }
         }
     }
 
-    /// Makes sure that the wanted words are armed. They may be more than the bound, which is on dirt that nobody asked
-    /// for.
+    /// Makes sure that some bits of the first wanted word are armed, and the others if they have to be listed for that or are not
+    /// covered. They may be more than the bound, which is on dirt that nobody asked for.
     #[cold]
-    fn arm(&self, wanted: Range<u64>) -> Result<()> {
+    fn arm(&self, wanted: Range<u64>, mask: u64) -> Result<()> {
         self.counters.slow_sets.fetch_add(1, Relaxed);
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(wanted.clone());
-        let armed = self.arm_waiting(wanted.clone());
+        let armed = self.arm_waiting(wanted.clone(), mask);
         // Whoever armed it has taken it out, unless nobody did.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|range| *range != wanted);
         armed
     }
 
-    fn arm_waiting(&self, wanted: Range<u64>) -> Result<()> {
+    fn arm_waiting(&self, wanted: Range<u64>, mask: u64) -> Result<()> {
         let mut lock = self.lock()?;
-        let mut header = lock.refresh_header()?;
-        if flag(self.view.armed(), wanted.start) && header.runs.contains(wanted.start) {
+        let (mut header, intent) = lock.header_and_intent()?;
+        let intent = intent.as_deref();
+        let cover = covered(&header.runs, intent, wanted.start);
+        if self.view.armed()[wanted.start as usize].load(SeqCst) & cover & mask == mask {
             return Ok(()); // Somebody armed it for us while we waited.
         }
         let add = self.select(&mut lock, &header, &wanted);
-        if !self.fits(&header.runs, &add) {
-            lock.flush()?; // Leaves the list empty, and what was chosen fits an empty list.
-            header = lock.refresh_header()?;
+        let listed = unlisted(&add, intent, (wanted.start, mask & !cover));
+        if !self.fits(&header.runs, &listed) {
+            // Leaves room for what was chosen, or an empty list.
+            header = lock.flush_to(Keep::Room(listed.words()), None)?;
         }
         for run in add.iter() {
             lock.allocate(run.range())?;
         }
-        let rewrites = self.unfinished_words(&header.runs, &add);
-        twin!(ListThenArm => self.mark_armed(&add));
+        let rewrites = self.unfinished_words(&header.runs, intent, &add);
+        twin!(ListThenArm => self.mark_armed(&add, &add, None));
         let mut list = header.runs.clone();
-        list.union(&add);
+        list.union(&listed);
         if list != header.runs {
             header.runs = list;
             lock.commit(&mut header)?;
@@ -207,33 +212,34 @@ impl Core {
             step!(MarkUnfinished => Shared(self.view.unflushed()).or(i, mask));
         }
         sync_point!(LeftTouched);
-        self.mark_armed(&add);
+        self.mark_armed(&add, &header.runs, intent);
+        lock.state.lately.armed(&listed);
         Ok(())
     }
 
-    fn mark_armed(&self, add: &WordRanges) {
-        for run in add.iter() {
-            for (i, mask) in words_of(run.range()) {
-                Shared(self.view.armed()).or(i as usize, mask);
-            }
+    /// Arms what a durable header covers of some words.
+    fn mark_armed(&self, words: &WordRanges, list: &WordRanges, intent: Option<&IntentSet>) {
+        for w in words.iter().flat_map(|run| run.range()) {
+            Shared(self.view.armed()).or(w as usize, covered(list, intent, w));
         }
     }
 
-    /// Words that are listed but not armed: left by a flush that died or failed after it had disarmed and
+    /// Words that are covered and not armed: left by a flush that died or failed after it had disarmed and
     /// untouched them. Once they are armed again nothing else tells that they must be redone, so the caller
     /// touches them first (found by the model with two flushers, docs/verification-models.md).
-    fn unfinished_words(&self, list: &WordRanges, add: &WordRanges) -> Vec<(usize, u64)> {
+    fn unfinished_words(&self, list: &WordRanges, intent: Option<&IntentSet>, add: &WordRanges) -> Vec<(usize, u64)> {
         if self.durability == Durability::Process {
             return Vec::new(); // A flush of such a map disarms nothing.
         }
         let mut rewrites = Vec::new();
-        for run in add.iter() {
-            for (i, mask) in words_of(run.range()) {
-                let unarmed = mask & !self.view.armed()[i as usize].load(SeqCst);
-                let listed = unarmed & named(list, i);
-                if listed != 0 {
-                    rewrites.push((i as usize, listed));
-                }
+        for (i, mask) in add.iter().flat_map(|run| words_of(run.range())) {
+            let unarmed = |&k: &u64| {
+                let w = i * PAGE_WORDS + k;
+                covered(list, intent, w) & !self.view.armed()[w as usize].load(SeqCst) != 0
+            };
+            let left = ones(mask).filter(unarmed).fold(0, |left, k| left | 1 << k);
+            if left != 0 {
+                rewrites.push((i as usize, left));
             }
         }
         rewrites
@@ -275,6 +281,14 @@ impl Core {
         }
         add
     }
+}
+
+/// Which words have to be listed, so that some are covered: not those of which the intent covers all, and the first one only if
+/// it lacks something there.
+fn unlisted(words: &WordRanges, intent: Option<&IntentSet>, (first, lacks): (u64, u64)) -> WordRanges {
+    let Some(intent) = intent else { return words.clone() };
+    let uncovered = |&w: &u64| if w == first { lacks != 0 } else { !intent.covers(w) };
+    words.iter().flat_map(|run| run.range()).filter(uncovered).collect()
 }
 
 impl Locked<'_> {

@@ -71,7 +71,7 @@ pub fn free_offset(taken: impl IntoIterator<Item = Range<u64>>, length: u64) -> 
 pub struct VolatileLayout {
     /// The runtime page.
     pub runtime: Range<u64>,
-    /// One bit per bottom word.
+    /// One bit per granule, as in the bottom level.
     pub armed: Range<u64>,
     /// One bit per bottom word.
     pub touched: Range<u64>,
@@ -98,7 +98,7 @@ impl VolatileLayout {
             range
         };
         let runtime = part(ALIGN);
-        let armed = part(8 * words[BOTTOM - 1]);
+        let armed = part(8 * words[BOTTOM]);
         let touched = part(8 * words[BOTTOM - 1]);
         let upper = part(8 * words[..BOTTOM].iter().sum::<u64>());
         let live = part(8 * words[BOTTOM]);
@@ -139,7 +139,8 @@ mod tests {
         assert_eq!(layout.bottom.end - layout.bottom.start, 1 << 38);
         let parts = VolatileLayout::new(&map);
         assert_eq!(parts.live.end - parts.live.start, 1 << 38);
-        assert_eq!(parts.armed.end - parts.armed.start, 1 << 32);
+        assert_eq!(parts.armed.end - parts.armed.start, 1 << 38);
+        assert_eq!(parts.touched.end - parts.touched.start, 1 << 32);
         let upper: u64 = map.level_words()[..BOTTOM].iter().sum();
         assert_eq!(parts.upper.end - parts.upper.start, (8 * upper).next_multiple_of(ALIGN));
     }
@@ -157,16 +158,14 @@ mod tests {
                 end = part.end;
             }
             assert_eq!(length, end);
-            for bits in [&armed, &touched] {
-                assert!((bits.end - bits.start) * 8 >= map.words());
-            }
+            assert!((touched.end - touched.start) * 8 >= map.words());
             let mut at = upper.start;
             for (level, words) in levels.iter().zip(words) {
                 assert_eq!((level.start, level.end), (at, at + 8 * words));
                 at = level.end;
             }
             assert!(at <= upper.end && upper.end - at < ALIGN);
-            for bottom in [live, durable] {
+            for bottom in [armed, live, durable] {
                 assert_eq!(bottom.end - bottom.start, (8 * map.words()).next_multiple_of(ALIGN));
             }
             assert!(table_length(&map) >= 4 * map.pages() && bottom_length(&map) >= 512 * map.pages());

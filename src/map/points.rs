@@ -52,9 +52,9 @@ pub struct CountedPoint {
 /// ```
 ///
 /// [`reset`](Self::reset) and its kind forget for these names as well what no freeze has taken yet. At most
-/// [`MAX_POINTS`](crate::format::MAX_POINTS) points are kept; with as many, none can be frozen before one is dropped.
+/// 63 points are kept; with as many, none can be frozen before one is dropped.
 impl DirtyMap {
-    /// The points that are kept, oldest first: at most 64.
+    /// The points that are kept, oldest first: at most 63.
     ///
     /// # Errors
     /// As [`info`](Self::info).

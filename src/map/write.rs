@@ -205,8 +205,8 @@ impl DirtyMap {
     }
 
     /// Brings the durable bottom level up to date and empties the armed list: makes resets durable, and a crash
-    /// after it adds no dirt for what was set before it. Words that are set again afterwards are armed again,
-    /// which costs a sync each. Cost: up to three device syncs, and the changed pages.
+    /// after it adds no dirt but for the [write intent](crate::Options::intent_bound). Words that are set again afterwards are
+    /// armed again, which costs a sync each: a [thread](crate::Options::flush_interval) that flushes leaves armed what is hot. Cost: up to three device syncs, and the changed pages.
     ///
     /// # Errors
     /// [`Error::Io`] when writing fails. Nothing is lost then: what could not be written stays armed, is written again

@@ -67,6 +67,7 @@ pub(crate) fn join<S>(
         shared: true,
         lock_timeout: options.lock_timeout,
         armed_bound: options.armed_words(&geometry),
+        intent_bound: options.intent_bound,
         ahead_bound: options.ahead_words(&geometry),
         allocated: Allocated::default(),
         image_before: header.image,

@@ -9,6 +9,7 @@ use super::page_cache::{saved_live, session_of};
 use super::recovery::Recovery;
 use crate::engine::core::{self, Core, Parts};
 use crate::engine::flush::write_recovered;
+use crate::engine::intent::IntentSet;
 use crate::error::Result;
 use crate::file::bottom::{all_words, batches, words_of_pages};
 use crate::file::headers::{self, Copies, LastDurable, Newest, set_exact};
@@ -60,8 +61,8 @@ pub(crate) fn open_alone(
     let found = (header, pair, recovery);
     let mut loaded = load(file, found, view, (options.image.as_ref(), &options.watcher), saved, Some(&mut allocate))?;
     let found = (&copies, &newest);
-    let last_durable = commit_open(file, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
-    begin(disk, path, options, (nonce, slot), image_before, (loaded, allocated), last_durable)
+    let committed = commit_open(file, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
+    begin(disk, path, options, (nonce, slot), image_before, (loaded, allocated), committed)
 }
 
 /// The session whose header is committed: what its runtime page says at first, and the end of a checkpoint that was half done.
@@ -72,7 +73,7 @@ fn begin(
     (nonce, slot): (Uuid, u64),
     image_before: Option<Stamp>,
     (loaded, allocated): (Loaded, Allocated),
-    last_durable: LastDurable,
+    (last_durable, intent): (LastDurable, Option<IntentSet>),
 ) -> Result<(Core, Recovery)> {
     let Loaded { view, header, mut recovery, frozen, .. } = loaded;
     let shared = options.access == Access::Shared;
@@ -92,6 +93,7 @@ fn begin(
         shared,
         lock_timeout: options.lock_timeout,
         armed_bound: options.armed_words(&header.geometry),
+        intent_bound: options.intent_bound,
         ahead_bound: options.ahead_words(&header.geometry),
         allocated,
         image_before,
@@ -101,6 +103,7 @@ fn begin(
     core.mark_slot(options.writes_outlive);
     core.say_checkpoint(header.checkpoint_state);
     core.know_frozen(frozen);
+    core.lock()?.arm_all_by(intent.map(Arc::new))?;
     let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
     if step!(AbortHalfFrozen => half) {
         // Nobody is at it any more, and the backup has not been told to read.
@@ -132,23 +135,20 @@ fn log_recovery(_path: &Path, _header: &Header, _recovery: &Recovery) {
     }
 }
 
-/// Makes the recovered bits durable and commits the new session.
+/// Makes the recovered bits durable and commits the new session. Says which header is durable then, and what its intent covers.
 fn commit_open(
     file: MapFile<'_>,
     loaded: &mut Loaded,
     (nonce, writes_outlive): (&Uuid, bool),
     found: (&Copies, &Newest),
     watcher: &Watcher,
-) -> Result<LastDurable> {
+) -> Result<(LastDurable, Option<IntentSet>)> {
     let write = "write the header";
     let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
     let geometry = header.geometry;
     let mut known = LastDurable { sequence: header.sequence, pair: *pair };
     step!(RewriteNewest => headers::rewrite_in_place(file.disk, found.0, found.1)).map_err(file.io(write))?;
     recovery.remember(header);
-    if !recovery.unclean {
-        forget_intent(header);
-    }
     let identity = file.disk.identity().map_err(file.io("identify the file"))?;
     // Kept until a close by all: those who had the map before may be dead, and their writes not.
     let doubt = step!(KeepOutlived => header.session.flags & (Session::OUTLIVE | Session::OUTLIVED) != 0);
@@ -156,6 +156,15 @@ fn commit_open(
     header.session = session_of(&identity, flags);
     header.state = State::Open;
     header.nonce = *nonce;
+    let mut intent = IntentSet::read(file, header)?;
+    if step!(OpenEndsDoubt => intent.as_ref().is_some_and(|intent| intent.failed())) {
+        // Nothing can be armed by it. What it may have covered is everything, and so is the list.
+        (intent, header.intent) = (None, None);
+    }
+    if intent.is_none() {
+        forget_intent(header);
+    }
+    twin!(OpenNamesIntent => forget_intent(header));
     header.last_open = facts::now();
     set_exact(header, false);
     let all = if header.durability == Durability::Process { all_words(&geometry) } else { WordRanges::new() };
@@ -177,14 +186,9 @@ fn commit_open(
         }
         write_recovered(file.disk, header, view, &batch).map_err(file.io("write recovered pages"))?;
     }
-    let covered = header.intent.is_some();
-    if header.runs != all || covered {
+    if header.runs != all {
         header.runs = all;
-        forget_intent(header);
-        // To both pairs, if a point goes by that.
-        for _ in 0..=u8::from(covered) {
-            known = headers::commit(file.disk, header, known).map_err(file.io(write))?;
-        }
+        known = headers::commit(file.disk, header, known).map_err(file.io(write))?;
     }
-    Ok(known)
+    Ok((known, intent))
 }

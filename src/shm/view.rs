@@ -210,7 +210,7 @@ impl ShmView {
         Ok(ShmView {
             geometry,
             runtime: Runtime(part(&mapping, &layout.runtime)?),
-            armed: exactly(&layout.armed, bits)?,
+            armed: exactly(&layout.armed, words)?,
             unflushed: exactly(&layout.touched, bits)?,
             upper: [a?, b?, c?, d?, e?, f?],
             live: exactly(&layout.live, words)?,
@@ -229,7 +229,7 @@ impl ShmView {
         &self.runtime
     }
 
-    /// One bit per bottom word: listed in a durable header.
+    /// One bit per granule: covered by a durable header.
     #[inline]
     pub(crate) fn armed(&self) -> &[AtomicU64] {
         &self.armed
@@ -307,8 +307,8 @@ impl ShmView {
     }
 }
 
-/// Whether bit `word` is set in an array of one bit per bottom word.
+/// Whether a bit is set in an array of them.
 #[inline]
-pub(crate) fn flag(flags: &[AtomicU64], word: u64) -> bool {
-    flags[(word / 64) as usize].load(SeqCst) & 1 << (word % 64) != 0
+pub(crate) fn flag(flags: &[AtomicU64], bit: u64) -> bool {
+    flags[(bit / 64) as usize].load(SeqCst) & 1 << (bit % 64) != 0
 }

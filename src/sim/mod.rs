@@ -9,6 +9,7 @@
 mod bytes;
 mod checks;
 pub(crate) mod content;
+mod cycles;
 pub(crate) mod disk;
 mod mutants;
 mod oracle;
@@ -25,6 +26,7 @@ mod verdicts;
 
 use crate::engine::commit::Failure;
 use crate::engine::core::Core;
+use crate::engine::intent::IntentSet;
 use crate::engine::point_set::{Dirt, PointSet, UnionView};
 use crate::engine::{checkpoint, image};
 use crate::file::bottom::{BottomRef, named};
@@ -69,7 +71,7 @@ fn path() -> &'static Path {
 
 fn options() -> Options {
     // Room for six words, and an eighth of that ahead: lists fill up and are flushed for room within a run.
-    Options { flush_interval: None, armed_bound: 24 * 64, ..Options::new() }
+    Options { flush_interval: None, armed_bound: Some(24 * 64), ..Options::new() }
 }
 
 fn geometry(len: u64) -> Geometry {

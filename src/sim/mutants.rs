@@ -199,6 +199,15 @@ fn suite(step: Mutant) -> Suite {
         Mutant::SyncUndoneLength => Repairs(4),
         Mutant::UndoNewestFirst => Repairs(196),
         Mutant::CheckUndoMap => Test(repairs::what_was_set_since_a_repair_is_not_undone),
+        Mutant::DisarmKept | Mutant::DurableThenRearm | Mutant::CommitThenRearm => Seed(2, Checkpointing),
+        Mutant::SwitchThenArm | Mutant::OpenNamesIntent => Seed(1, Checkpointing),
+        Mutant::CommitKeepsIntent | Mutant::AbortKeepsIntent => Seed(1, Checkpointing),
+        Mutant::SwitchThenFree => Test(regressions::the_old_intent_is_there_until_the_new_one_is_durable),
+        Mutant::FlushIntended => Test(regressions::what_was_set_under_an_intent_is_flushed_when_that_ends),
+        Mutant::FlushAtSwitch => Test(regressions::what_is_set_under_an_intent_that_has_ended_is_armed_again),
+        Mutant::OpenEndsDoubt => Test(regressions::an_intent_that_cannot_be_read_does_not_outlive_an_opening),
+        Mutant::EndDoubt => Test(regressions::an_intent_that_a_process_cannot_read_ends),
+        Mutant::RefreshIntent => Test(regressions::a_process_knows_when_another_has_switched_the_intent),
         Mutant::SummariesThenDurable
         | Mutant::SummariseAlways
         | Mutant::LookAgain
@@ -289,6 +298,7 @@ fn the_design_names_variants_that_the_models_have() {
         include_str!("../../tests/model_freeze.rs"),
         include_str!("../../tests/model_epoch.rs"),
         include_str!("../../tests/model_points.rs"),
+        include_str!("../../tests/model_intent.rs"),
     );
     let design = design.split_whitespace().collect::<Vec<_>>().join(" ");
     let lists: Vec<&str> = design.split("[model: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();

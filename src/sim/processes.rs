@@ -247,7 +247,7 @@ impl Session {
                 if i >= len {
                     continue;
                 }
-                if flag(other.view().armed(), i / 64) || flag(other.view().durable(), i) {
+                if flag(other.view().armed(), i) || flag(other.view().durable(), i) {
                     testing::unvisited(|| truth.set(i..i + 1, &other));
                 }
             }

@@ -65,12 +65,12 @@ impl Counts {
     }
 }
 
-/// Gives a file an intent, which counts where it was not closed: a point that is only that.
+/// Gives a file that has none an intent, which counts where it was not closed: a point that is only that.
 fn with_intent(content: Image, rng: &mut Rng) -> Image {
     let disk = SimDisk::new(content, Vec::new());
     let copies = headers::read_copies(&*disk);
     let Newest { header, .. } = headers::newest(disk.file()).unwrap();
-    let same = |copy: &Header| copy.geometry == header.geometry;
+    let same = |copy: &Header| copy.geometry == header.geometry && copy.intent.is_none();
     if header.durability == Durability::Process || !copies.iter().flatten().all(same) {
         return disk.device();
     }

@@ -187,7 +187,7 @@ pub(super) fn meddle_with(core: &Arc<Core>, disk: &Arc<SimDisk>, truth: &Truth, 
             if i >= len {
                 return;
             }
-            if flag(c.view().armed(), i / 64) || flag(c.view().durable(), i) {
+            if flag(c.view().armed(), i) || flag(c.view().durable(), i) {
                 // Nobody meddles with the meddler: a flush here would wait for the lock that is held.
                 testing::unvisited(|| t.set(i..i + 1, &c));
             }

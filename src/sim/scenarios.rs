@@ -273,7 +273,8 @@ pub(super) fn no_pair_names_what_was(how: Ended) -> Verdict {
         core.abort(&point.uuid)
     };
     ended.map_err(|e| e.to_string())?;
-    match copies_on(&disk).find(|header| !header.points.is_empty()) {
+    // It may stay for the intent.
+    match copies_on(&disk).find(|header| header.outstanding().is_some()) {
         Some(header) => Err(format!("the copy of commit {} names the point", header.sequence)),
         None => Ok(()),
     }

@@ -8,6 +8,7 @@
 //!
 //!     RUSTFLAGS='--cfg loom' cargo test --release --lib --target-dir target/loom threads:: -- --nocapture
 
+use crate::engine::IntentBound;
 use crate::engine::core::{Core, Parts};
 use crate::file::bottom::BottomRef;
 use crate::file::create;
@@ -215,6 +216,7 @@ impl World {
             lock_timeout: std::time::Duration::from_secs(3600),
             armed_bound: scenario.armed_bound,
             ahead_bound: 1,
+            intent_bound: IntentBound::None,
             allocated: Allocated::default(),
             image_before: None,
             watcher: crate::watcher::Watcher::default(),

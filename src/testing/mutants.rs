@@ -325,6 +325,32 @@ mutants! {
     CheckUndoMap,
     /// Putting back does not commit that everything is in doubt.
     DoubtThenUndo,
+    /// A flush leaves armed what it keeps on the list.
+    DisarmKept,
+    /// A flush arms again before pages are durable.
+    DurableThenRearm,
+    /// A flush arms what it drops from the list until that is durable.
+    CommitThenRearm,
+    /// A flush looks at listed words only.
+    FlushIntended,
+    /// The intent is switched without a flush of what the new one does not cover.
+    FlushAtSwitch,
+    /// The new intent is armed before a header names it.
+    SwitchThenArm,
+    /// The old intent's regions are given up before the new one is durable.
+    SwitchThenFree,
+    /// A commit gives up the regions of the intent.
+    CommitKeepsIntent,
+    /// An abort gives up the regions of the intent.
+    AbortKeepsIntent,
+    /// An opener arms by an intent that its header does not name.
+    OpenNamesIntent,
+    /// An opener goes on with an intent whose point cannot be read.
+    OpenEndsDoubt,
+    /// An intent whose point a process cannot read goes on.
+    EndDoubt,
+    /// An intent that was read is taken for the next one.
+    RefreshIntent,
     /// Putting back the headers does not begin with the newest.
     UndoNewestFirst,
 }

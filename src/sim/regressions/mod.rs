@@ -5,6 +5,7 @@
 //! where a call fails.
 
 mod checkpoint;
+mod intent;
 mod open;
 mod set;
 mod share;
@@ -30,6 +31,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::SeqCst;
 
 pub(super) use checkpoint::*;
+pub(super) use intent::*;
 pub(super) use open::*;
 pub(super) use set::*;
 pub(super) use share::*;

@@ -148,7 +148,7 @@ pub(crate) fn space_is_set_aside_before_it_is_stored_into() {
 pub(crate) fn a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs() {
     let pages = format::MAX_LIST as u64 + 2;
     let disk = SimDisk::new(Image::default(), Vec::new());
-    let options = Options { granularity: 0, armed_bound: 1 << 40, ..options() };
+    let options = Options { granularity: 0, armed_bound: Some(1 << 40), ..options() };
     create::write_new(disk.file(), geometry(pages * PAGE_BITS), &options).unwrap();
     let core = opened_with(&disk, &options).unwrap().0;
     core.set_bits(0..pages * PAGE_BITS).unwrap();

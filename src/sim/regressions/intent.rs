@@ -1,0 +1,121 @@
+//! The write intent.
+
+use crate::sim::regressions::*;
+
+/// A map whose last checkpoint had a bit. It is durable that it and its neighbour are likely to be set again.
+fn map_that_expects(bit: u64) -> (Arc<SimDisk>, Arc<Core>) {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    core.set_bits(bit..bit + 1).unwrap();
+    check_in(&core);
+    core.flush().unwrap();
+    assert!(flag(core.view().armed(), bit) && flag(core.view().armed(), bit ^ 1));
+    (disk, Arc::new(core))
+}
+
+/// A checkpoint from its freeze to its commit.
+fn check_in(core: &Core) {
+    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    core.commit_checkpoint(&uuid, false).unwrap();
+}
+
+/// A page of the point that is the intent of a map, and where it is.
+fn page_of_intent(disk: &SimDisk) -> (u64, [u8; PAGE_BYTES as usize]) {
+    let offset = header_on(disk).intent_point().unwrap().bottom_offset;
+    let mut page = [0; PAGE_BYTES as usize];
+    disk.read_at(&mut page, offset).unwrap();
+    (offset, page)
+}
+
+fn write(disk: &SimDisk, offset: u64, bytes: &[u8]) {
+    disk.write_durable(&[WriteSegment { offset, bytes }]).unwrap();
+}
+
+/// It is set when the next point has been written, and that does not have it.
+#[test]
+pub(crate) fn what_was_set_under_an_intent_is_flushed_when_that_ends() {
+    let (disk, core) = map_that_expects(64);
+    core.set_bits(200..201).unwrap();
+    let c = Arc::downgrade(&core);
+    once_at(SyncPoint::Unnamed, move || _ = c.upgrade().unwrap().set_bits(64..65).unwrap());
+    check_in(&core);
+    testing::visit(None);
+    assert!(dirty(&both(&after_a_cut(&disk)), 64), "lost");
+}
+
+/// It is seen to be armed before the intent ends, and stored after that.
+#[test]
+pub(crate) fn what_is_set_under_an_intent_that_has_ended_is_armed_again() {
+    let (disk, core) = map_that_expects(64);
+    core.set_bits(200..201).unwrap();
+    let c = Arc::downgrade(&core);
+    once_at(SyncPoint::SeenArmed, move || check_in(&c.upgrade().unwrap()));
+    core.set_bits(64..65).unwrap();
+    testing::visit(None);
+    assert!(dirty(&both(&after_a_cut(&disk)), 64), "lost");
+}
+
+/// Nothing is armed by it, and it ends.
+#[test]
+pub(crate) fn an_intent_that_cannot_be_read_does_not_outlive_an_opening() {
+    for closes in [true, false] {
+        let (disk, core) = map_that_expects(64);
+        assert!(!closes || close(&core));
+        drop(core);
+        let (offset, page) = page_of_intent(&disk);
+        write(&disk, offset, &[0xa5; PAGE_BYTES as usize]);
+        let core = opened(&disk);
+        assert_eq!(header_on(&disk).intent, None);
+        assert!(closes || all_dirty(&core).into_iter().all(|dirty| dirty), "nobody knows what was set");
+        core.set_bits(5000..5001).unwrap();
+        write(&disk, offset, &page);
+        assert!(dirty(&both(&after_a_cut(&disk)), 5000), "lost");
+    }
+}
+
+/// One process has read it when it could be read, and one cannot now.
+#[test]
+pub(crate) fn an_intent_that_a_process_cannot_read_ends() {
+    let (disk, first, other) = two_of(Durability::PowerLoss);
+    first.set_bits(64..65).unwrap();
+    check_in(&first);
+    first.set_bits(65..66).unwrap();
+    let (offset, page) = page_of_intent(&disk);
+    write(&disk, offset, &[0xa5; PAGE_BYTES as usize]);
+    other.set_bits(5000..5001).unwrap();
+    first.set_bits(64..65).unwrap();
+    write(&disk, offset, &page);
+    let left = after_a_cut(&disk);
+    for bit in [64, 65, 5000] {
+        assert!(dirty(&both(&left), bit), "bit {bit} is lost");
+    }
+}
+
+/// Until a header without it is durable, what was set is covered by it.
+#[test]
+pub(crate) fn the_old_intent_is_there_until_the_new_one_is_durable() {
+    let (disk, core) = map_that_expects(64);
+    core.set_bits(200..201).unwrap();
+    let looked = Rc::new(Cell::new(false));
+    let (left, seen) = (Arc::downgrade(&disk), looked.clone());
+    once_at(SyncPoint::Disarmed, move || {
+        let loaded = load_in_memory(left.upgrade().unwrap().after_death().file(), None).unwrap();
+        assert_eq!(loaded.recovery.damaged_pages, 0, "its regions were given up");
+        seen.set(true);
+    });
+    check_in(&core);
+    testing::visit(None);
+    assert!(looked.get());
+}
+
+/// It has read the one before.
+#[test]
+pub(crate) fn a_process_knows_when_another_has_switched_the_intent() {
+    let (disk, first, other) = two_of(Durability::PowerLoss);
+    first.set_bits(64..65).unwrap();
+    check_in(&first);
+    other.set_bits(5000..5001).unwrap();
+    check_in(&first);
+    other.set_bits(64..65).unwrap();
+    assert!(dirty(&both(&after_a_cut(&disk)), 64), "lost");
+}
