@@ -10,7 +10,7 @@ use dirtymap::{
     checkpoint::CheckpointState,
     error::{Refusal, Unusable},
     fsck::check,
-    info::{FileState, Verdict, inspect},
+    info::{FileState, Info, Verdict, inspect},
 };
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -643,4 +643,36 @@ fn what_a_commit_makes_clean_is_a_change_and_what_a_freeze_or_an_abort_moves_is_
     assert_eq!(map.take_changes().unwrap().unwrap().count(), 0);
     map.commit_checkpoint(c.uuid, false).unwrap();
     assert_eq!(of(&map.take_changes().unwrap().unwrap()), [3, 9000]);
+}
+
+/// The last checkpoint is the write intent: what it froze, rounded out, counts as armed, and everybody says how much that is.
+#[test]
+fn info_says_what_a_crash_would_add_by_the_intent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let map = Options::new().flush_interval(None).create(&path, 1 << 40).unwrap();
+    map.set(0..1).unwrap();
+    map.set(1 << 32..(1 << 32) + 1).unwrap();
+    let frozen = map.freeze(None).unwrap();
+    map.commit_checkpoint(frozen.uuid, false).unwrap();
+    let items = |info: &Info| (info.armed_items, info.intent_items);
+    // Two granules were frozen; twice as much is two units of two.
+    let granules = |armed: u64, intent: u64| (armed << 16, intent << 16);
+    assert_eq!(items(&map.info().unwrap()), granules(4, 4));
+    // What it covers is armed; another granule of its word arms that word, in which it covers nothing beside it then.
+    let before = map.stats().arms;
+    map.set(0..2 << 16).unwrap();
+    assert_eq!((map.stats().arms, items(&map.info().unwrap())), (before, granules(4, 4)));
+    map.set(5 << 16..6 << 16).unwrap();
+    assert_eq!(items(&map.info().unwrap()), granules(66, 2));
+    assert_eq!(items(&inspect(&path).unwrap()), granules(66, 2));
+    assert_eq!(items(&check(&path, |_, _| ()).unwrap().info), granules(66, 2));
+    drop(map);
+    // At rest, and opened: that is what a crash has added, or confirmed.
+    assert_eq!(items(&inspect(&path).unwrap()), granules(66, 2));
+    assert_eq!(items(&check(&path, |_, _| ()).unwrap().info), granules(66, 2));
+    let map = Options::new().flush_interval(None).open(&path).unwrap();
+    assert_eq!((map.count(), map.stats().recovered_items), (66, 66 << 16));
+    map.close().unwrap();
+    assert_eq!(items(&inspect(&path).unwrap()), (0, 0), "a map that was closed has nothing armed");
 }

@@ -7,11 +7,12 @@ use super::core::{Core, Locked};
 use super::point_set::PointSet;
 use super::round::Keep;
 use crate::error::Result;
-use crate::format::{Durability, Header, Intent, MAX_UNIT, Point, PointRole, Reasons, State, Uuid};
+use crate::file::bottom::items_in;
+use crate::format::{Durability, Header, Intent, MAX_UNIT, Point, PointRole, Reasons, State, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::hierarchy::{Shared, WordsMut};
 use crate::map_file::MapFile;
-use crate::query::Search;
+use crate::query::{Search, items_of_granules};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
@@ -67,14 +68,18 @@ impl IntentSet {
         words(&self.set, within).map(|(w, word)| (w, self.rounded(w, word)))
     }
 
-    /// How many granules it covers.
-    #[cfg(test)]
-    pub(crate) fn granules(&self) -> u64 {
-        let geometry = self.geometry();
+    /// Items that it covers and a list does not name: all others, if nobody knows what it covers.
+    pub(crate) fn items_beside(&self, list: &WordRanges) -> u64 {
+        let g = self.geometry();
         if self.failed() {
-            return geometry.bits();
+            return g.len() - items_in(g, list);
         }
-        self.words(0..geometry.words()).map(|(_, word)| u64::from(word.count_ones())).sum()
+        let (mut granules, mut last) = (0, false);
+        for (w, word) in self.words(0..g.words()).filter(|(w, _)| !list.contains(*w)) {
+            granules += u64::from(word.count_ones());
+            last |= w == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
+        }
+        items_of_granules(g, granules, last)
     }
 
     /// Whether it must end, with everything written: nobody knows what it covers.
@@ -210,7 +215,8 @@ mod tests {
             let mut set = PointSet::empty(&geometry).unwrap();
             bits.iter().for_each(|&bit| set.add_bits(bit..bit + 1));
             set.finish();
-            IntentSet::choose(Uuid([1; 16]), set, limit).map(|set| (set.named().unit, set.granules()))
+            let set = IntentSet::choose(Uuid([1; 16]), set, limit)?;
+            Some((set.named().unit, set.items_beside(&WordRanges::new())))
         };
         assert_eq!(chosen(&[0, 1, 130], 64), Some((5, 64)));
         assert_eq!(chosen(&[0, 1, 130], 6), Some((1, 4)));

@@ -3,8 +3,8 @@
 //! Invariant kept here: a point without regions holds nothing, or everything; of any other is said how much of it cannot be
 //! known.
 
-use super::bottom::BottomRef;
-use super::pages::PageContent;
+use super::bottom::{BottomRef, items_in};
+use super::pages::{Count, PageContent};
 use super::scan::{Page, Scan};
 use crate::error::{Error, Result};
 use crate::format::{CheckpointState, Header, Intent, Point, PointRole, Reasons, State, Uuid};
@@ -152,6 +152,12 @@ pub(crate) fn read_cover(
 /// Those of some points that hold what was written: one that is only the intent is in no answer.
 pub(crate) fn written(points: &[Point]) -> impl Iterator<Item = &Point> {
     points.iter().filter(|point| point.role != PointRole::Intent)
+}
+
+/// Items that the intent of a header covers beside its list, of which `count` are known and `failed` pages of its point are not.
+pub(crate) fn covered_items(header: &Header, count: &Count, failed: u64) -> u64 {
+    let g = &header.geometry;
+    if failed > 0 { g.len() - items_in(g, &header.runs) } else { count.totals(g).1 }
 }
 
 /// Has a header have no intent, and no point that was only that.

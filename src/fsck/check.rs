@@ -226,6 +226,7 @@ fn in_use(file: MapFile<'_>, watch: Option<DirtyMap>) -> Result<Report> {
     let newest = headers::newest(file)?;
     let header = &newest.header;
     let mut info = Info::of_header(header, FileState::Open, &Recovery::default());
+    info.read_intent(file, header)?;
     info.dirty = watch.and_then(|map| {
         let (count, last) = map.tally(0..map.geometry().bits());
         let dirty = (count, map.items_in(count, last));

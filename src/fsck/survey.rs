@@ -137,7 +137,7 @@ fn add_page(stretches: &mut Vec<Range<u64>>, index: u64) {
 pub(crate) struct Covered {
     /// Pages in which it covers anything; where they are very many and apart, also some between.
     pub pages: WordRanges,
-    /// Items that it covers.
+    /// Items that it covers beside the list.
     pub items: u64,
     /// Pages of its point that fail: it covers everything if there are any.
     pub failed: u64,
@@ -149,10 +149,14 @@ impl Covered {
         let (mut pages, mut granules) = (Vec::new(), Count::default());
         let failed = points::read_cover(file, header, &mut |index, words| {
             add_page(&mut pages, index);
-            granules.add(g, index, words, 0);
+            granules.add(g, index, words, named(&header.runs, index));
             Ok(())
         })?;
-        Ok(Covered { pages: WordRanges::from_iter(pages), items: granules.totals(g).1, failed })
+        Ok(Covered {
+            pages: WordRanges::from_iter(pages),
+            items: points::covered_items(header, &granules, failed),
+            failed,
+        })
     }
 }
 

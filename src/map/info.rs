@@ -2,6 +2,8 @@
 
 use super::dirty_map::{DirtyMap, Inner};
 use crate::engine::core::Core;
+use crate::engine::intent::IntentSet;
+use crate::engine::point_set::TRIES;
 use crate::error::{Error, Result};
 use crate::file::bottom::items_in;
 use crate::file::points::{Checkpoint, Committed, NamedPoint, committed, kept, of_header};
@@ -34,7 +36,7 @@ pub struct Stats {
     pub bytes_written: u64,
     /// Times that a `set` found a word not armed, and waited for the update lock to have it armed: mostly for a commit.
     pub slow_sets: u64,
-    /// Items that opening the map made dirty because they were armed.
+    /// Items that opening the map made dirty because they were armed, one by one or by the write intent.
     pub recovered_items: u64,
     /// Pages that opening it found interrupted or damaged, and made dirty.
     pub failed_pages: u64,
@@ -66,13 +68,21 @@ impl DirtyMap {
     pub fn info(&self) -> Result<Info> {
         self.readable()?;
         let open = !matches!(self.inner, Inner::Loaded(_));
-        Ok(Info::of_map(self, &self.header()?, open))
+        let header = self.header()?;
+        let mut info = Info::of_map(self, &header, open);
+        match &self.inner {
+            Inner::Live(live) => info.add_intent(&header, live.core.intent(&header)?.as_deref()),
+            Inner::Watching(watch) => info.read_intent(MapFile::new(&*watch.disk, &self.path), &header)?,
+            // That is in what loading found.
+            Inner::Loaded(_) => {}
+        }
+        Ok(info)
     }
 
     /// Work done since the map was opened, and what opening it found. A map that is open for reading does no work.
     pub fn stats(&self) -> Stats {
         let found = Stats {
-            recovered_items: self.recovery.armed_items,
+            recovered_items: self.recovery.armed_items + self.recovery.intent_items,
             failed_pages: self.recovery.interrupted_pages + self.recovery.damaged_pages,
             damaged_headers: self.recovery.damaged_headers,
             ..Stats::default()
@@ -144,8 +154,10 @@ pub struct Info {
     pub dirt_time: Option<SystemTime>,
     /// Dirty granules and the items in them; not known of a file that somebody else has open.
     pub dirty: Option<(u64, u64)>,
-    /// Items that a crash now would make dirty, or has made, for being armed.
+    /// Items that a crash now would make dirty, or has made, for being armed: word by word, or by the write intent.
     pub armed_items: u64,
+    /// Those of them that only the [write intent](crate::Options::intent_bound) covers.
+    pub intent_items: u64,
     /// Number of the newest commit.
     pub sequence: u64,
     /// When the map was made.
@@ -193,7 +205,8 @@ impl Info {
             reasons: names(reasons),
             dirt_time: time::unless_never(header.dirt_time),
             dirty: None,
-            armed_items: items_in(&header.geometry, &header.runs),
+            armed_items: items_in(&header.geometry, &header.runs) + recovery.intent_items,
+            intent_items: recovery.intent_items,
             sequence: header.sequence,
             created: time::unless_never(header.created),
             last_clean: time::unless_never(header.last_clean),
@@ -210,6 +223,27 @@ impl Info {
             points: kept(header),
             recovery: recovery.clone(),
         }
+    }
+
+    /// Of a map that is open for writing: a crash now would make dirty what the intent covers.
+    fn add_intent(&mut self, header: &Header, intent: Option<&IntentSet>) {
+        self.intent_items = intent.map_or(0, |intent| intent.items_beside(&header.runs));
+        self.armed_items += self.intent_items;
+    }
+
+    /// The same of what others have open, as they may commit meanwhile.
+    pub(crate) fn read_intent(&mut self, file: MapFile<'_>, header: &Header) -> Result<()> {
+        let mut header = header.clone();
+        for _ in 0..TRIES {
+            let intent = IntentSet::read(file, &header)?;
+            let newest = headers::newest(file)?.header;
+            if newest.intent == header.intent {
+                self.add_intent(&header, intent.as_ref());
+                break;
+            }
+            header = newest;
+        }
+        Ok(())
     }
 
     /// Of a map that this process has open. `live`: for writing.
@@ -276,8 +310,11 @@ fn look(path: &Path) -> Result<Info> {
             Ok(info)
         }
         Reading::Locked => {
-            let newest = headers::newest(MapFile::new(&*disk, path))?;
-            Ok(Info::of_header(&newest.header, FileState::Open, &Recovery::default()))
+            let file = MapFile::new(&*disk, path);
+            let header = headers::newest(file)?.header;
+            let mut info = Info::of_header(&header, FileState::Open, &Recovery::default());
+            info.read_intent(file, &header)?;
+            Ok(info)
         }
         Reading::Loaded(loaded) => DirtyMap::loaded(path, *loaded).info(),
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::file::bottom::{BottomRef, Stretches, all_words, is_full, items_in, named, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, writable};
 use crate::file::pages::Count;
-use crate::file::points;
+use crate::file::points::{self, covered_items};
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{self, Durability, Header, Layout, State, VolatileLayout, WordRanges};
 use crate::geometry::{PAGE_BITS, PAGE_WORDS};
@@ -216,7 +216,7 @@ impl Filling<'_, '_> {
         let failed = points::read_cover(file, self.header, &mut |index, page| {
             self.prepare(index)?;
             pages.add(index..index + 1);
-            count.add(geometry, index, page, 0);
+            count.add(geometry, index, page, named(&self.header.runs, index));
             for (w, &word) in format::page_words(geometry, index).zip(page) {
                 if word & !self.view.live()[w as usize].fetch_or(word, SeqCst) != 0 {
                     words.add(w..w + 1);
@@ -224,7 +224,8 @@ impl Filling<'_, '_> {
             }
             Ok(())
         })?;
-        Ok(Covered { pages: pages.runs(), words: words.runs(), items: count.totals(geometry).1, failed })
+        let items = covered_items(self.header, &count, failed);
+        Ok(Covered { pages: pages.runs(), words: words.runs(), items, failed })
     }
 
     /// The page cache is trusted: it says what is dirty, wherever the bottom is behind. Says which pages that may change.

@@ -11,7 +11,7 @@ pub struct Recovery {
     pub unclean: bool,
     /// Items behind the armed words that became dirty because nobody can know whether they were written.
     pub armed_items: u64,
-    /// Items that became dirty, or were, because the write intent covers them.
+    /// Items beside those that became dirty, or were, because the write intent covers them.
     pub intent_items: u64,
     /// Pages whose rewriting was interrupted; each became all dirty.
     pub interrupted_pages: u64,

@@ -6,6 +6,7 @@
 
 use crate::engine::intent::IntentBound;
 use crate::engine::round::Keep;
+use crate::format::WordRanges;
 use crate::sim::*;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
@@ -55,7 +56,8 @@ fn cycles(extents: usize, skewed: bool, bound: IntentBound) -> (Vec<Cycle>, u64)
         let frozen = core.freeze(None, Duration::ZERO).unwrap();
         let header = core.lock().unwrap().refresh_header().unwrap();
         let (listed, frozen_granules) = (header.runs.words() * 64, header.outstanding().unwrap().granules);
-        let intended = core.intent(&header).unwrap().map_or(0, |intent| intent.granules());
+        let intended = core.intent(&header).unwrap().map_or(0, |intent| intent.items_beside(&WordRanges::new()))
+            >> header.geometry.granularity();
         core.commit_checkpoint(&frozen.uuid, false).unwrap();
         let after = count();
         Cycle { arms: after.0 - before.0, syncs: after.1 - before.1, new, listed, intended, frozen: frozen_granules }

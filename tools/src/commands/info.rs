@@ -36,6 +36,7 @@ pub struct Answer {
     #[serde(skip)]
     not_kept_up: bool,
     armed_bytes: u64,
+    intent_bytes: u64,
     checkpoint: Option<Checkpoint>,
     points: Vec<String>,
     levels: [u64; dirtymap::LEVELS],
@@ -129,6 +130,7 @@ impl Answer {
             reason: (!reasons.is_empty()).then(|| reasons.join(", ")),
             not_kept_up: not_kept_up(info),
             armed_bytes: info.armed_items,
+            intent_bytes: info.intent_items,
             checkpoint: (info.checkpoint.as_ref())
                 .map(|c| Checkpoint { state: c.state.name(), uuid: c.uuid.to_string() }),
             points: info.points.iter().map(|point| point.name.clone()).collect(),
@@ -166,10 +168,12 @@ impl Answer {
         line("dirty", dirty(a))?;
         line("state", state(a))?;
         line("verdict", verdict(a))?;
-        line(
-            "armed",
-            format!("{} that a crash of the writer makes dirty, or has made", size::count(a.armed_bytes, "byte")),
-        )?;
+        let by_intent = match a.intent_bytes {
+            0 => String::new(),
+            bytes => format!("; {} of them as the last checkpoint froze them", size::count(bytes, "byte")),
+        };
+        let armed = size::count(a.armed_bytes, "byte");
+        line("armed", format!("{armed} that a crash of the writer makes dirty, or has made{by_intent}"))?;
         line("durability", a.durability.into())?;
         if let Some(c) = &a.checkpoint {
             line("checkpoint", format!("{} {}", c.state, c.uuid))?;
