@@ -199,9 +199,14 @@ fn writing(name: &str, path: &Path, answer: &Answer) {
     same_bits(name, &map, answer);
     assert_eq!(verdict(&map.info().unwrap()), answer.opened, "{name}");
     // Recovery is durable at once: whoever comes after a crash finds the same bits.
-    drop(map);
-    let info = inspect(path).unwrap();
-    assert_eq!(info.state, FileState::Unclean, "{name}");
+    // (That it was open makes an intent count, which said nothing in a map that was closed.)
+    if name == "intent-clean" {
+        map.close().unwrap();
+    } else {
+        drop(map);
+        let info = inspect(path).unwrap();
+        assert_eq!(info.state, FileState::Unclean, "{name}");
+    }
     let map = quiet().open(path).unwrap();
     if !answer.how.contains("page cache") {
         same_bits(name, &map, answer);
@@ -232,7 +237,7 @@ fn every_file_gives_its_answer() {
                 let end = match name.split('-').next() {
                     Some("checkpoint" | "intent") => 0xe_0000,
                     _ if name == "clean-backups" => 0xe_0000,
-                    _ if name == "unclean-long-list" => 0x15_0000,
+                    _ if name == "unclean-long-list" => 0x18_0000,
                     Some("resized") => 0x14_0000,
                     _ => 0xc_0000,
                 };

@@ -291,10 +291,11 @@ class Geometry:
         self.bottom_length = round_up(self.bottom_bytes)
 
     def volatile_length(self):
-        armed = round_up(8 * self.level_words[5])
+        armed = round_up(8 * self.level_words[6])
+        touched = round_up(8 * self.level_words[5])
         upper = round_up(8 * sum(self.level_words[:6]))
         live = round_up(8 * self.level_words[6])
-        return 65536 + 2 * armed + upper + 2 * live
+        return 65536 + armed + touched + upper + 2 * live
 
     def area(self, start, end):
         """`(offset, length)` in items of the bits `start..end`."""
