@@ -343,7 +343,7 @@ impl Core {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::engine::intent::IntentBound;
+    use crate::engine::intent_set::IntentBound;
     use crate::map::DirtyMap;
 
     fn new() -> (tempfile::TempDir, DirtyMap) {

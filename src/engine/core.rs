@@ -4,7 +4,7 @@
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
 use super::changes::SharedChanges;
-use super::intent::{IntentBound, IntentSet};
+use super::intent_set::{IntentBound, IntentSet};
 use super::lately::Lately;
 use super::point_set::Cache;
 use crate::error::{Error, InUse, Result, Unusable};

@@ -4,7 +4,7 @@
 //! disarmed, untouched, snapshotted, and its page and page-table entry were made durable (rule 3).
 
 use super::core::{Core, Locked};
-use super::intent::IntentSet;
+use super::intent_set::IntentSet;
 use super::round::{Keep, Round, Switch};
 use crate::error::Result;
 use crate::file::bottom::{BottomRef, named, pages_of, words_of_pages};

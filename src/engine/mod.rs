@@ -15,6 +15,7 @@ pub(crate) mod flusher;
 pub(crate) mod image;
 pub(crate) mod in_flight;
 pub(crate) mod intent;
+pub(crate) mod intent_set;
 mod lately;
 pub(crate) mod point_set;
 pub(crate) mod points;
@@ -26,4 +27,4 @@ pub(crate) mod set;
 pub(crate) mod space;
 
 pub use in_flight::WriteGuard;
-pub use intent::IntentBound;
+pub use intent_set::IntentBound;

@@ -5,7 +5,7 @@
 
 use super::core::Locked;
 use super::flush::{PageRewrite, join_pages, ones};
-use super::intent::IntentSet;
+use super::intent_set::IntentSet;
 use crate::error::Result;
 use crate::file::bottom::{all_words, named};
 use crate::format::{Header, MAX_LIST, WordRanges};

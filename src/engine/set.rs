@@ -5,7 +5,7 @@
 
 use super::core::{Core, Locked};
 use super::flush::ones;
-use super::intent::IntentSet;
+use super::intent_set::IntentSet;
 use super::round::{Keep, covered};
 use crate::error::Result;
 use crate::format::Durability;

@@ -2,7 +2,7 @@
 
 use super::dirty_map::{DirtyMap, Inner};
 use crate::engine::core::Core;
-use crate::engine::intent::IntentSet;
+use crate::engine::intent_set::IntentSet;
 use crate::engine::point_set::TRIES;
 use crate::error::{Error, Result};
 use crate::file::bottom::items_in;

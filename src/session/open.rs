@@ -9,7 +9,7 @@ use super::page_cache::{saved_live, session_of};
 use super::recovery::Recovery;
 use crate::engine::core::{self, Core, Parts};
 use crate::engine::flush::write_recovered;
-use crate::engine::intent::IntentSet;
+use crate::engine::intent_set::IntentSet;
 use crate::error::Result;
 use crate::file::bottom::{all_words, batches, words_of_pages};
 use crate::file::headers::{self, Copies, LastDurable, Newest, set_exact};

@@ -26,7 +26,7 @@ mod verdicts;
 
 use crate::engine::commit::Failure;
 use crate::engine::core::Core;
-use crate::engine::intent::IntentSet;
+use crate::engine::intent_set::IntentSet;
 use crate::engine::point_set::{Dirt, PointSet, UnionView};
 use crate::engine::{checkpoint, image};
 use crate::file::bottom::{BottomRef, named};

@@ -1,0 +1,157 @@
+//! [`IntentSet`]: what the point holds that a header names as likely to be written next, rounded out to units.
+//!
+//! Invariant kept here: where anything of the point is lost, the intent is everything. Then it covers all, since nobody knows
+//! what it covered, and for the same reason nothing may be armed by it.
+
+use super::point_set::PointSet;
+use crate::error::Result;
+use crate::file::bottom::items_in;
+use crate::format::{Header, Intent, MAX_UNIT, State, Uuid, WordRanges};
+use crate::geometry::Geometry;
+use crate::map_file::MapFile;
+use crate::query::{Search, items_of_granules};
+use std::ops::Range;
+
+/// What a header covers beside its list.
+#[derive(Debug)]
+pub(crate) struct IntentSet {
+    intent: Intent,
+    set: PointSet,
+}
+
+impl IntentSet {
+    /// That of a header; none while it says CLEAN. Cost: as reading the point. Memory: what is dirty in it.
+    pub(crate) fn read(file: MapFile<'_>, header: &Header) -> Result<Option<IntentSet>> {
+        let open = header.intent.zip(header.intent_point()).filter(|_| header.state == State::Open);
+        let Some((intent, point)) = open else { return Ok(None) };
+        let mut set = PointSet::of_points(file, header, std::slice::from_ref(point))?;
+        set.finish();
+        Ok(Some(IntentSet { intent, set }))
+    }
+
+    /// A point that was just written, by the largest unit with which it is at most `limit` granules; none if there is none, or if
+    /// it holds so much that it predicts nothing.
+    pub(super) fn choose(point: Uuid, set: PointSet, limit: u64) -> Option<IntentSet> {
+        let by_unit: [Intent; MAX_UNIT as usize + 1] = std::array::from_fn(|unit| Intent { point, unit: unit as u32 });
+        let mut granules = [0; MAX_UNIT as usize + 1];
+        for (w, word) in words(&set, 0..set.geometry().words()) {
+            let mask = set.geometry().word_mask(w);
+            let rounded = by_unit.iter().map(|intent| u64::from((intent.round(word) & mask).count_ones()));
+            granules.iter_mut().zip(rounded).for_each(|(all, more)| *all += more);
+        }
+        let most = limit.min(set.geometry().bits() / 2);
+        let (&intent, _) = by_unit.iter().zip(granules).rev().find(|&(_, granules)| granules <= most)?;
+        (granules[0] > 0 && set.failed() == 0).then_some(IntentSet { intent, set })
+    }
+
+    /// How a header names it.
+    pub(super) fn named(&self) -> Intent {
+        self.intent
+    }
+
+    /// The granules of a word that it covers.
+    pub(crate) fn word(&self, w: u64) -> u64 {
+        self.rounded(w, self.set.word(w))
+    }
+
+    /// Whether it covers all of a word.
+    pub(crate) fn covers(&self, w: u64) -> bool {
+        self.word(w) == self.geometry().word_mask(w)
+    }
+
+    /// Words of which it covers something, and what, ascending.
+    pub(crate) fn words(&self, within: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
+        words(&self.set, within).map(|(w, word)| (w, self.rounded(w, word)))
+    }
+
+    /// Items that it covers and a list does not name: all others, if nobody knows what it covers.
+    pub(crate) fn items_beside(&self, list: &WordRanges) -> u64 {
+        let g = self.geometry();
+        if self.failed() {
+            return g.len() - items_in(g, list);
+        }
+        let (mut granules, mut last) = (0, false);
+        for (w, word) in self.words(0..g.words()).filter(|(w, _)| !list.contains(*w)) {
+            granules += u64::from(word.count_ones());
+            last |= w == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
+        }
+        items_of_granules(g, granules, last)
+    }
+
+    /// Whether it must end, with everything written: nobody knows what it covers.
+    pub(super) fn in_doubt(&self) -> bool {
+        step!(EndDoubt => self.failed())
+    }
+
+    /// Whether something of the point is lost.
+    pub(crate) fn failed(&self) -> bool {
+        self.set.failed() > 0
+    }
+
+    fn geometry(&self) -> &Geometry {
+        self.set.geometry()
+    }
+
+    fn rounded(&self, w: u64, word: u64) -> u64 {
+        self.intent.round(word) & self.geometry().word_mask(w)
+    }
+}
+
+/// How much the write intent may cover: what a crash may add as dirt beside what is armed word by word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IntentBound {
+    /// Twice what the last checkpoint has frozen.
+    #[default]
+    Twice,
+    /// So many items.
+    Items(u64),
+    /// Nothing.
+    None,
+}
+
+impl IntentBound {
+    /// In granules, for a checkpoint that has frozen so many.
+    pub(super) fn granules(self, geometry: &Geometry, frozen: u64) -> u64 {
+        match self {
+            IntentBound::Twice => frozen.saturating_mul(2),
+            IntentBound::Items(items) => items >> geometry.granularity(),
+            IntentBound::None => 0,
+        }
+    }
+}
+
+fn words(set: &PointSet, within: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let mut at = within.start;
+    std::iter::from_fn(move || {
+        let found = set.next_nonzero_word(at..within.end)?;
+        at = found.0 + 1;
+        Some(found)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_unit_within_the_limit_is_chosen() {
+        let geometry = Geometry::new(1 << 12, 0).unwrap();
+        let chosen = |bits: &[u64], limit| {
+            let mut set = PointSet::empty(&geometry).unwrap();
+            bits.iter().for_each(|&bit| set.add_bits(bit..bit + 1));
+            set.finish();
+            let set = IntentSet::choose(Uuid([1; 16]), set, limit)?;
+            Some((set.named().unit, set.items_beside(&WordRanges::new())))
+        };
+        assert_eq!(chosen(&[0, 1, 130], 64), Some((5, 64)));
+        assert_eq!(chosen(&[0, 1, 130], 6), Some((1, 4)));
+        assert_eq!(chosen(&[0, 1, 130], 3), Some((0, 3)));
+        assert_eq!(chosen(&[0, 1, 130], 2), None);
+        assert_eq!(chosen(&[], 64), None, "nothing predicts nothing");
+        let most: Vec<u64> = (0..1 << 11).collect();
+        assert_eq!(chosen(&most, u64::MAX), Some((6, 1 << 11)));
+        let more: Vec<u64> = (0..(1 << 11) + 1).collect();
+        assert_eq!(chosen(&more, u64::MAX), None, "so much predicts nothing");
+    }
+}
