@@ -201,12 +201,8 @@ impl Core {
         let before = self.lock()?.refresh_header()?;
         let Some(point) = self.may_commit(&before, uuid, keep)? else { return Ok(()) };
         // It was written since the newest name that is kept was frozen, and so since all.
-        let kept = &before.points[..before.points.len() - 1];
-        let newest = step!(JoinOlder => kept.last());
-        debug_assert!(
-            kept.iter().all(|point| point.role == PointRole::Kept),
-            "the intent is what is outstanding, or nothing"
-        );
+        let is_kept = |point: &Point| point.role == PointRole::Kept;
+        let newest = step!(JoinOlder => before.points.iter().rfind(|point| is_kept(point)));
         let joined = newest.map(|newest| space.joined(&before, newest, point)).transpose()?;
         let uuid_of_name = random_uuid().map_err(self.io("get random bytes"))?;
         let lock = self.lock()?;
@@ -215,7 +211,7 @@ impl Core {
             return Ok(());
         }
         header.points.pop();
-        if let (Some(newest), Some(joined)) = (header.points.last_mut(), joined) {
+        if let (Some(newest), Some(joined)) = (header.points.iter_mut().rfind(|point| is_kept(point)), joined) {
             *newest = joined.hand_over();
         }
         if keep {

@@ -79,4 +79,10 @@ pub(super) fn keep_intent(header: &mut Header, before: &[Point]) {
         ..point.clone()
     };
     header.points.extend(before.iter().find(|point| point.uuid == intent.point).map(only));
+    // In the order in which a header has them.
+    header.points.sort_by_key(|point| match point.role {
+        PointRole::Kept => 0,
+        PointRole::Intent => 1,
+        PointRole::Outstanding => 2,
+    });
 }

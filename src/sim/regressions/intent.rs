@@ -119,3 +119,56 @@ pub(crate) fn a_process_knows_when_another_has_switched_the_intent() {
     other.set_bits(64..65).unwrap();
     assert!(dirty(&both(&after_a_cut(&disk)), 64), "lost");
 }
+
+/// Without an intent nothing else keeps the point.
+#[test]
+pub(crate) fn what_was_frozen_is_there_until_the_commit_is_durable() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let (core, _) = opened_with(&disk, &Options { intent_bound: IntentBound::None, ..options() }).unwrap();
+    core.set_bits(0..1).unwrap();
+    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    let (left, looks) = (Arc::downgrade(&disk), Arc::new(Mutex::new(0)));
+    let looked = looks.clone();
+    disk.interlope(Some(Box::new(move || {
+        let loaded = load_in_memory(left.upgrade().unwrap().after_death().file(), None).unwrap();
+        assert_eq!(loaded.recovery.damaged_pages, 0, "its regions were given up");
+        *looked.lock().unwrap() += 1;
+    })));
+    core.commit_checkpoint(&uuid, false).unwrap();
+    disk.interlope(None);
+    assert_eq!(*looks.lock().unwrap(), 2, "to both pairs");
+}
+
+/// And without one a crash in an abort finds the bits in the point, or here.
+#[test]
+pub(crate) fn what_an_abort_puts_back_is_there_before_the_point_goes() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let (core, _) = opened_with(&disk, &Options { intent_bound: IntentBound::None, ..options() }).unwrap();
+    core.set_bits(0..1).unwrap();
+    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    let left = Arc::downgrade(&disk);
+    disk.interlope(Some(Box::new(move || {
+        let loaded = load_in_memory(left.upgrade().unwrap().after_death().file(), None).unwrap();
+        assert!(dirty(&both(&loaded), 0), "lost");
+    })));
+    core.abort(&uuid).unwrap();
+    disk.interlope(None);
+}
+
+/// It was dirty and flushed, and so nothing covers its neighbour before the new intent does.
+#[test]
+pub(crate) fn nothing_is_armed_by_an_intent_before_a_header_names_it() {
+    let (disk, core) = map_that_expects(64);
+    core.set_bits(200..201).unwrap();
+    core.flush().unwrap();
+    let (c, looks) = (Arc::downgrade(&core), Arc::new(Mutex::new(0)));
+    let looked = looks.clone();
+    disk.interlope(Some(Box::new(move || {
+        assert!(!flag(c.upgrade().unwrap().view().armed(), 201), "armed, and covered by no durable header");
+        *looked.lock().unwrap() += 1;
+    })));
+    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    disk.interlope(None);
+    assert!(flag(core.view().armed(), 201) && *looks.lock().unwrap() > 2);
+    core.commit_checkpoint(&uuid, false).unwrap();
+}

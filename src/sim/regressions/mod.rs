@@ -10,6 +10,7 @@ mod open;
 mod set;
 mod share;
 
+use crate::engine::IntentBound;
 use crate::engine::commit::Failure;
 use crate::error::Error;
 use crate::file::pages;
