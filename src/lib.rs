@@ -93,7 +93,7 @@ mod uuid;
 mod watcher;
 
 pub use bitmap::Bitmap;
-pub use engine::{IntentBound, WriteGuard};
+pub use engine::WriteGuard;
 #[doc(inline)]
 pub use error::{Error, Result};
 pub use file::create::NewFile;
@@ -101,7 +101,7 @@ pub use format::Durability;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
 pub use map::{CloseError, DirtyMap, OwnedWriteGuard};
-pub use options::{Access, Options};
+pub use options::{Access, IntentBound, Options};
 pub use progress::{Progress, Step};
 pub use query::{ReadMap, WriteMap};
 pub use uuid::Uuid;

@@ -3,7 +3,6 @@
 //! Invariant kept here: an option that does not apply to an operation has no effect on it.
 
 use crate::error::{Error, Result};
-use crate::engine::IntentBound;
 use crate::format::{Durability, Reasons};
 use crate::geometry::Geometry;
 use crate::image_stamp::ImageStamp;
@@ -45,6 +44,30 @@ pub enum Access {
     Shared,
     /// For reading. Of a map that others have open shared, what they set is seen as it happens.
     ReadOnly,
+}
+
+/// How much the write intent may cover: what a crash may add as dirt beside what is armed word by word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IntentBound {
+    /// Twice what the last checkpoint has frozen.
+    #[default]
+    Twice,
+    /// So many items.
+    Items(u64),
+    /// Nothing.
+    None,
+}
+
+impl IntentBound {
+    /// In granules, for a checkpoint that has frozen so many.
+    pub(crate) fn granules(self, geometry: &Geometry, frozen: u64) -> u64 {
+        match self {
+            IntentBound::Twice => frozen.saturating_mul(2),
+            IntentBound::Items(items) => items >> geometry.granularity(),
+            IntentBound::None => 0,
+        }
+    }
 }
 
 /// How to create or open a map. All settings have defaults; see each method.

@@ -339,8 +339,8 @@ impl Core {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::engine::intent_set::IntentBound;
     use crate::map::DirtyMap;
+    use crate::options::IntentBound;
 
     fn new() -> (tempfile::TempDir, DirtyMap) {
         let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@
 //! in arming, resetting, flushing and committing; the kernel lets go for a holder that dies.
 
 use super::changes::SharedChanges;
-use super::intent_set::{IntentBound, IntentSet};
+use super::intent_set::IntentSet;
 use super::lately::Lately;
 use super::point_set::Cache;
 use crate::error::{Error, InUse, Result, Unusable};
@@ -13,6 +13,7 @@ use crate::file::locks::{Deadline, POLITE, take, wait_for};
 use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
+use crate::options::IntentBound;
 use crate::progress::Step;
 use crate::shm::runtime;
 use crate::shm::space::Allocated;

@@ -5,7 +5,7 @@
 
 use super::core::{Core, Locked};
 use super::intent_set::IntentSet;
-use super::round::{Keep, Round, Switch};
+use super::round::{Keep, PageRewrite, Round, Switch, join_pages, ones};
 use crate::error::Result;
 use crate::file::bottom::{BottomRef, named, pages_of, words_of_pages};
 use crate::file::pages::{self, PageContent};
@@ -25,9 +25,6 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 const RESET_RUNS: usize = 1024;
 /// Most pages of a flush that are written with one sync: 32 MiB of them.
 const FLUSH_PAGES: usize = 65536;
-
-/// A page and the words of it that are written anew from the live level.
-pub(super) type PageRewrite = (u64, u64);
 
 impl Core {
     /// Makes the durable bottom what the live level is. See [`DirtyMap::flush`](crate::DirtyMap::flush).
@@ -424,17 +421,6 @@ fn touch_none(view: &ShmView, handled: &[PageRewrite]) {
     handled.iter().for_each(|&(page, words)| _ = Shared(view.unflushed()).and(page as usize, !words));
 }
 
-/// Several runs may lie in one page.
-pub(super) fn join_pages(rewrites: &mut Vec<PageRewrite>) {
-    rewrites.dedup_by(|next, kept| {
-        let same = next.0 == kept.0;
-        if same {
-            kept.1 |= next.1;
-        }
-        same
-    });
-}
-
 /// Makes `words` fit beside `list` in a list of at most `max_bytes`: word by word if possible, else whole pages (which are
 /// rewritten anyway), else only the first of those.
 fn fit(words: WordRanges, list: &WordRanges, max_bytes: usize, geometry: &Geometry) -> (WordRanges, bool) {
@@ -452,15 +438,6 @@ fn fit(words: WordRanges, list: &WordRanges, max_bytes: usize, geometry: &Geomet
     }
     let room = max_bytes.saturating_sub(list.encoded_len()) / MAX_RUN;
     (WordRanges::from_iter(paged.iter().take(room).map(|r| r.range())), true)
-}
-
-/// The positions of the bits that are set.
-pub(crate) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
-    std::iter::from_fn(move || {
-        let i = mask.trailing_zeros();
-        mask &= mask.wrapping_sub(1);
-        (i < 64).then_some(u64::from(i))
-    })
 }
 
 /// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.

@@ -97,30 +97,6 @@ impl IntentSet {
     }
 }
 
-/// How much the write intent may cover: what a crash may add as dirt beside what is armed word by word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum IntentBound {
-    /// Twice what the last checkpoint has frozen.
-    #[default]
-    Twice,
-    /// So many items.
-    Items(u64),
-    /// Nothing.
-    None,
-}
-
-impl IntentBound {
-    /// In granules, for a checkpoint that has frozen so many.
-    pub(super) fn granules(self, geometry: &Geometry, frozen: u64) -> u64 {
-        match self {
-            IntentBound::Twice => frozen.saturating_mul(2),
-            IntentBound::Items(items) => items >> geometry.granularity(),
-            IntentBound::None => 0,
-        }
-    }
-}
-
 fn words(set: &PointSet, within: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
     let mut at = within.start;
     std::iter::from_fn(move || {

@@ -27,4 +27,3 @@ pub(crate) mod set;
 pub(crate) mod space;
 
 pub use in_flight::WriteGuard;
-pub use intent_set::IntentBound;

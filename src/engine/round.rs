@@ -4,7 +4,6 @@
 //! who died or failed (rule 5).
 
 use super::core::Locked;
-use super::flush::{PageRewrite, join_pages, ones};
 use super::intent_set::IntentSet;
 use crate::error::Result;
 use crate::file::bottom::{all_words, named};
@@ -13,6 +12,9 @@ use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+
+/// A page and the words of it that are written anew from the live level.
+pub(super) type PageRewrite = (u64, u64);
 
 /// What a flush leaves on the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,4 +178,24 @@ impl Locked<'_> {
             Shared(self.core.view.armed()).or(w as usize, covered(list, intent, w));
         }
     }
+}
+
+/// Several runs may lie in one page.
+pub(super) fn join_pages(rewrites: &mut Vec<PageRewrite>) {
+    rewrites.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 |= next.1;
+        }
+        same
+    });
+}
+
+/// The positions of the bits that are set.
+pub(crate) fn ones(mut mask: u64) -> impl Iterator<Item = u64> {
+    std::iter::from_fn(move || {
+        let i = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (i < 64).then_some(u64::from(i))
+    })
 }

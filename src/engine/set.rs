@@ -4,9 +4,8 @@
 //! *w* is durable (rule 1), and a setter looks at it again after its store (rule 2).
 
 use super::core::{Core, Locked};
-use super::flush::ones;
 use super::intent_set::IntentSet;
-use super::round::{Keep, covered};
+use super::round::{Keep, covered, ones};
 use crate::error::Result;
 use crate::format::Durability;
 use crate::format::{Header, MAX_LIST, WordRanges};

@@ -4,9 +4,9 @@
 //! which are anywhere; five flushes and a checkpoint make a cycle. All is as on an image of 1 TiB with working sets and cycles
 //! of 16 times the size.
 
-use crate::engine::intent_set::IntentBound;
 use crate::engine::round::Keep;
 use crate::format::WordRanges;
+use crate::options::IntentBound;
 use crate::sim::*;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;

@@ -8,7 +8,6 @@
 //!
 //!     RUSTFLAGS='--cfg loom' cargo test --release --lib --target-dir target/loom threads:: -- --nocapture
 
-use crate::engine::IntentBound;
 use crate::engine::core::{Core, Parts};
 use crate::file::bottom::BottomRef;
 use crate::file::create;
@@ -16,6 +15,7 @@ use crate::file::headers::{self, LastDurable};
 use crate::file::scan::Scan;
 use crate::format::{Durability, State, Uuid, WordRanges};
 use crate::geometry::Geometry;
+use crate::options::IntentBound;
 use crate::options::Options;
 use crate::shm::runtime;
 use crate::shm::space::{self, Allocated};

@@ -9,7 +9,9 @@ use dirtymap::format::{
 pub fn add(file: &mut Vec<u8>, words: &[u64], unit: u32) -> bool {
     let copy = |i: usize| Header::parse(file.get(copy_offset(i) as usize..).unwrap_or_default()).ok();
     let copies: Vec<Option<Header>> = (0..COPIES).map(copy).collect();
-    let fit = |h: &Header| h.durability == Durability::PowerLoss && h.points.len() < format::MAX_POINTS;
+    // Where one has an intent already, that will do.
+    let fit =
+        |h: &Header| h.durability == Durability::PowerLoss && h.intent.is_none() && h.points.len() < format::MAX_POINTS;
     let Some(geometry) = copies.iter().flatten().max_by_key(|h| h.sequence).filter(|h| fit(h)).map(|h| h.geometry)
     else {
         return false;

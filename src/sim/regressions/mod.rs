@@ -10,7 +10,6 @@ mod open;
 mod set;
 mod share;
 
-use crate::engine::IntentBound;
 use crate::engine::commit::Failure;
 use crate::error::Error;
 use crate::file::pages;
@@ -18,6 +17,7 @@ use crate::format::Durability;
 use crate::format::{ALIGN, Reasons, Stamp, StampKind};
 use crate::image_stamp::ImageStamp;
 use crate::options::Access;
+use crate::options::IntentBound;
 use crate::session::join::join;
 use crate::session::load::{Loaded, load_in_memory};
 use crate::session::locks;
