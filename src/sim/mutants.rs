@@ -193,7 +193,7 @@ fn suite(step: Mutant) -> Suite {
         Mutant::ResizeKeepsSlots => Test(regressions::a_new_length_does_not_forget_writes_of_the_dead),
         Mutant::SyncThenName => Test(regressions::a_new_file_is_all_there_when_it_gets_its_name),
         Mutant::RepairBothPairs => Test(repairs::both_pairs_doubt_what_is_repaired),
-        Mutant::DoubtThenRepair => Repairs(6),
+        Mutant::DoubtThenRepair => Repairs(25),
         Mutant::DoubtThenUndo => Repairs(44),
         Mutant::SyncRepairedLength => Repairs(1357),
         Mutant::SyncUndoneLength => Repairs(4),

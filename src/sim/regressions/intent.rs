@@ -146,6 +146,7 @@ pub(crate) fn what_an_abort_puts_back_is_there_before_the_point_goes() {
     let (core, _) = opened_with(&disk, &Options { intent_bound: IntentBound::None, ..options() }).unwrap();
     core.set_bits(0..1).unwrap();
     let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    core.flush().unwrap();
     let left = Arc::downgrade(&disk);
     disk.interlope(Some(Box::new(move || {
         let loaded = load_in_memory(left.upgrade().unwrap().after_death().file(), None).unwrap();
@@ -167,8 +168,7 @@ pub(crate) fn nothing_is_armed_by_an_intent_before_a_header_names_it() {
         assert!(!flag(c.upgrade().unwrap().view().armed(), 201), "armed, and covered by no durable header");
         *looked.lock().unwrap() += 1;
     })));
-    let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;
+    core.freeze_begin(None).unwrap();
     disk.interlope(None);
     assert!(flag(core.view().armed(), 201) && *looks.lock().unwrap() > 2);
-    core.commit_checkpoint(&uuid, false).unwrap();
 }
