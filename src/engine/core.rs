@@ -64,7 +64,7 @@ pub(crate) struct Core {
     /// Held while that is odd.
     pub(super) quiet: Mutex<()>,
     pub(super) counters: Counters,
-    born: fork::Generation,
+    pub(super) born: fork::Generation,
     state: Mutex<Update>,
     /// Words that threads of this process wait to have armed.
     pub(super) waiting: Mutex<Vec<Range<u64>>>,

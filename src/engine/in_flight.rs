@@ -62,12 +62,18 @@ impl<C: Deref<Target = Core>> Drop for InFlight<C> {
 }
 
 impl<C: Deref<Target = Core> + Clone> InFlight<C> {
-    fn begin(core: C, ranges: &[Range<u64>], begun: Option<&Arc<AtomicU64>>) -> Result<InFlight<C>> {
+    pub(super) fn begin(core: C, ranges: &[Range<u64>], begun: Option<&Arc<AtomicU64>>) -> Result<InFlight<C>> {
         let register = || InFlight::register(core.clone(), begun.cloned());
         // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
         let write = step!(RegisterThenSet => Some(register()));
         core.set_ranges(ranges)?;
         Ok(write.unwrap_or_else(register))
+    }
+
+    /// The same without waiting; `None` where something has to be armed.
+    pub(crate) fn try_begin(core: C, ranges: &[Range<u64>]) -> Option<InFlight<C>> {
+        let write = InFlight::register(core, None);
+        write.core.try_set_ranges(ranges).then_some(write)
     }
 
     fn register(core: C, begun: Option<Arc<AtomicU64>>) -> InFlight<C> {

@@ -2,6 +2,7 @@
 //!
 //! Invariant kept here: no other folder touches the fields of [`Core`](core::Core).
 
+pub(crate) mod background;
 pub(crate) mod backup;
 pub(crate) mod bulk;
 pub(crate) mod changes;
@@ -11,7 +12,6 @@ pub(crate) mod commit;
 pub(crate) mod core;
 pub(crate) mod dirt_reasons;
 pub(crate) mod flush;
-pub(crate) mod flusher;
 pub(crate) mod image;
 pub(crate) mod in_flight;
 pub(crate) mod intent;

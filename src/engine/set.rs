@@ -75,9 +75,7 @@ impl Core {
         }
         let mut changed = 0;
         for some in ranges.chunks(ANNOUNCED) {
-            let cold = |bits: &Range<u64>| Some(self.first_not_durable(bits.clone())?..bits.end.div_ceil(64));
-            let cold: Vec<Range<u64>> = some.iter().filter_map(cold).collect();
-            self.announcing(&cold, || {
+            self.announcing(&self.cold(some), || {
                 for bits in some {
                     changed += self.set_bits(bits.clone())?;
                 }
@@ -85,6 +83,34 @@ impl Core {
             })?;
         }
         Ok(changed)
+    }
+
+    /// The words of some ranges from the first on that has bits which are not set and durable.
+    fn cold(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let cold = |bits: &Range<u64>| Some(self.first_not_durable(bits.clone())?..bits.end.div_ceil(64));
+        ranges.iter().filter_map(cold).collect()
+    }
+
+    /// Has whoever arms next arm what these ranges need as well.
+    pub(super) fn announce(&self, ranges: &[Range<u64>]) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extend(self.cold(ranges).into_iter().take(ANNOUNCED));
+    }
+
+    /// Marks several ranges of bits if that needs no arming. Otherwise some of them may be marked: nothing is owed for those.
+    pub(super) fn try_set_ranges(&self, ranges: &[Range<u64>]) -> bool {
+        let durable = self.view.durable();
+        ranges.iter().all(|bits| {
+            let mut new = 0;
+            let done = words_of(bits.clone()).all(|(w, mask)| {
+                durable[w as usize].load(SeqCst) & mask == mask
+                    || self.view.armed()[w as usize].load(SeqCst) & mask == mask && self.set_armed(w, mask, &mut new)
+            });
+            if new != 0 {
+                self.changes.mark(bits.clone());
+            }
+            done
+        })
     }
 
     /// Sets what lies in some words, which are announced as if threads waited for them: the first one that is not armed has
@@ -138,33 +164,37 @@ impl Core {
     /// [mark](super::changes). `end` is the word behind the last one that the caller will need.
     #[inline]
     pub(super) fn set_word(&self, w: u64, mask: u64, end: u64, changed: &mut u64) -> Result<()> {
-        let armed = self.view.armed();
-        let mut levels = self.view.levels();
         loop {
-            if armed[w as usize].load(SeqCst) & mask != mask
+            if self.view.armed()[w as usize].load(SeqCst) & mask != mask
                 && let Err(e) = self.arm(w..end, mask)
             {
                 return step!(ReturnArmError => Err(e));
             }
-            sync_point!(SeenArmed);
-            twin!(StoreThenMark => {
-                self.view.mark_unflushed(w);
-                sync_point!(Touched);
-            });
-            let old = self.view.live()[w as usize].fetch_or(mask, SeqCst);
-            *changed |= mask & !old;
-            sync_point!(Stored);
-            if old & mask != mask || step!(SummariseAlways => true) {
-                levels.summarise(w);
-            }
-            step!(StoreThenMark => step!(MarkUnflushed => self.view.mark_unflushed(w)));
-            sync_point!(Touched);
-            // A flush may have taken the word off the list between the look at armed and the store. If it is
-            // still armed now, that flush is yet to come, and will find the word touched.
-            if !step!(RecheckArmed => armed[w as usize].load(SeqCst) & mask != mask) {
+            if self.set_armed(w, mask, changed) {
                 return Ok(());
             }
         }
+    }
+
+    /// The same of bits that were seen armed; `false` if they are not armed any more, and so nothing covers them.
+    #[inline]
+    fn set_armed(&self, w: u64, mask: u64, changed: &mut u64) -> bool {
+        sync_point!(SeenArmed);
+        twin!(StoreThenMark => {
+            self.view.mark_unflushed(w);
+            sync_point!(Touched);
+        });
+        let old = self.view.live()[w as usize].fetch_or(mask, SeqCst);
+        *changed |= mask & !old;
+        sync_point!(Stored);
+        if old & mask != mask || step!(SummariseAlways => true) {
+            self.view.levels().summarise(w);
+        }
+        step!(StoreThenMark => step!(MarkUnflushed => self.view.mark_unflushed(w)));
+        sync_point!(Touched);
+        // A flush may have taken the word off the list between the look at armed and the store. If it is
+        // still armed now, that flush is yet to come, and will find the word touched.
+        !step!(RecheckArmed => self.view.armed()[w as usize].load(SeqCst) & mask != mask)
     }
 
     /// Makes sure that some bits of the first wanted word are armed, and the others if they have to be listed for that or are not

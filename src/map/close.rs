@@ -148,7 +148,7 @@ impl DirtyMap {
     fn try_close(&mut self, image: Image) -> Result<Option<Gate>> {
         let Inner::Live(live) = &mut self.inner else { return Ok(None) };
         live.usable()?;
-        live.flusher.take();
+        live.background.take();
         // Also where others stay: they would have to flush it, and this keeps nobody from opening and closing.
         let core = &live.core;
         let gate = core.flush().and_then(|()| locks::gate(live.writer_slot.disk(), core.path(), core.lock_timeout()));

@@ -3,8 +3,8 @@
 //! Invariant kept here: coverage. What `set` has returned `Ok` for reads dirty after any crash and any
 //! recovery, until someone resets it. docs/design.md tells why it holds, `testing::Mutant` lists the steps it hangs on.
 
+use crate::engine::background::Background;
 use crate::engine::core::Core;
-use crate::engine::flusher::Flusher;
 use crate::engine::point_set::{Dirt, PointSet};
 use crate::error::{Error, Result, Unusable};
 use crate::file::headers;
@@ -76,11 +76,11 @@ impl Snapshot {
 }
 
 pub(super) struct Live {
-    // Dropped in this order: the flusher ends before the locks go.
-    pub(super) flusher: Option<Flusher>,
+    // Dropped in this order: its thread ends before the locks go.
+    pub(super) background: Option<Background>,
     pub(super) core: Arc<Core>,
     pub(super) writer_slot: WriterSlot,
-    /// How often the flusher flushes.
+    /// How often its thread flushes.
     pub(super) flush_interval: Option<Duration>,
     /// How long a freeze waits for writes under way.
     pub(super) freeze_timeout: Duration,
@@ -222,7 +222,7 @@ impl DirtyMap {
 
     /// Whether a thread of its own flushes it.
     pub(crate) fn flushes(&self) -> bool {
-        self.opened().flusher.is_some()
+        self.opened().background.as_ref().is_some_and(Background::has_thread)
     }
 }
 

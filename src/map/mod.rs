@@ -3,6 +3,7 @@
 //! Invariant kept here: no other folder touches the fields of [`DirtyMap`].
 
 pub(crate) mod backup;
+mod begin;
 mod changes;
 mod checkpoint;
 mod close;
@@ -16,8 +17,8 @@ mod read;
 pub(crate) mod resize;
 mod write;
 
+pub use begin::{BeginWrite, OwnedWriteGuard};
 pub use close::CloseError;
 pub use dirty_map::DirtyMap;
 pub use info::{FileState, Info, Stats, Verdict, inspect};
 pub use load::MapLoading;
-pub use write::OwnedWriteGuard;

@@ -3,8 +3,8 @@
 //! Invariant kept here: every decision about opening is made holding the gate.
 
 use super::dirty_map::{DirtyMap, Inner, Live, Snapshot};
+use crate::engine::background::Background;
 use crate::engine::core::Core;
-use crate::engine::flusher::Flusher;
 use crate::engine::in_flight::outlived;
 use crate::error::{Error, InUse, Refusal, Result};
 use crate::file::create::{self, NewFile};
@@ -51,10 +51,16 @@ fn reading(path: &Path, options: &Options) -> Result<DirtyMap> {
 impl DirtyMap {
     fn live(core: Arc<Core>, writer_slot: WriterSlot, recovery: Recovery, options: &Options) -> DirtyMap {
         let flush_interval = options.flush_interval;
-        let flusher = flush_interval.and_then(|every| Flusher::start(&core, every));
+        let background = Some(Background::new(&core, flush_interval));
         let path = core.path().to_path_buf();
-        let live =
-            Live { flusher, core, writer_slot, flush_interval, freeze_timeout: options.freeze_timeout, broken: None };
+        let live = Live {
+            background,
+            core,
+            writer_slot,
+            flush_interval,
+            freeze_timeout: options.freeze_timeout,
+            broken: None,
+        };
         DirtyMap { inner: Inner::Live(live), path, recovery }
     }
 

@@ -1,8 +1,8 @@
 //! Changing the length of a map, alone.
 
 use super::dirty_map::{DirtyMap, Inner, Live};
+use crate::engine::background::Background;
 use crate::engine::commit::Failure;
-use crate::engine::flusher::Flusher;
 use crate::error::{Error, InUse, Result, Unusable};
 use crate::file::locks::locked;
 use crate::format::SLOTS;
@@ -36,7 +36,7 @@ impl Live {
     /// Has the map flushed again after something that takes one who is alone; not one that is broken.
     pub(super) fn go_on(&mut self) {
         let every = self.flush_interval.filter(|_| self.broken.is_none());
-        self.flusher = every.and_then(|every| Flusher::start(&self.core, every));
+        self.background = Some(Background::new(&self.core, every));
     }
 }
 
@@ -87,7 +87,7 @@ impl DirtyMap {
                     InUse::Shared,
                 ));
             }
-            live.flusher.take();
+            live.background.take();
             let done = live.core.truncate(geometry);
             live.share_again(&gate);
             done

@@ -1,18 +1,18 @@
 //! Setting, resetting and flushing, as the user calls it.
 
-use super::dirty_map::{DirtyMap, Inner};
+use super::dirty_map::DirtyMap;
 use crate::engine::core::Core;
-use crate::engine::in_flight::{InFlight, WriteGuard};
-use crate::error::{Error, Result};
+use crate::engine::in_flight::WriteGuard;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::geometry::Geometry;
 #[cfg(doc)]
 use crate::map::info::Verdict;
 #[cfg(doc)]
 use crate::options::Options;
 use crate::query::{Sealed, WriteMap};
-use std::fmt;
 use std::ops::{Range, RangeBounds};
-use std::sync::Arc;
 
 /// Writing: set before the data is written, reset when it was copied and is durable there.
 ///
@@ -60,44 +60,6 @@ impl DirtyMap {
     pub fn begin_writes(&self, ranges: &[Range<u64>]) -> Result<WriteGuard<'_>> {
         let core = self.core()?;
         core.begin_writes(&all_touched(core.geometry(), ranges)?)
-    }
-
-    /// As [`begin_write`](Self::begin_write), for a write that goes on in another thread or task: what this returns keeps the
-    /// map. A [freeze](Self::freeze) by the thread that began it is not refused: it waits, and so it must be another thread
-    /// that ends the write.
-    ///
-    /// ```
-    /// # use dirtymap::Options;
-    /// # use std::sync::Arc;
-    /// # let dir = tempfile::tempdir()?;
-    /// let map = Arc::new(Options::new().create(dir.path().join("map"), 1 << 40)?);
-    /// let write = map.begin_write_owned(4096..8192)?;
-    /// let writer = std::thread::spawn(move || {
-    ///     // ... writes bytes 4096..8192 of the image.
-    ///     drop(write);
-    /// });
-    /// let frozen = map.freeze(None)?; // waits for it
-    /// # writer.join().unwrap();
-    /// # map.abort_checkpoint(frozen.uuid)?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`begin_write`](Self::begin_write).
-    pub fn begin_write_owned(self: &Arc<Self>, range: impl RangeBounds<u64>) -> Result<OwnedWriteGuard> {
-        self.begin_writes_owned(&[self.geometry().range(range)])
-    }
-
-    /// The same for several ranges, as [`begin_writes`](Self::begin_writes): what a queue of requests holds is begun by one
-    /// call, in any thread.
-    ///
-    /// # Errors
-    /// As [`begin_write`](Self::begin_write): then none of the data may be written.
-    pub fn begin_writes_owned(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<OwnedWriteGuard> {
-        let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
-        live.usable()?;
-        let write = live.core.begin_writes_owned(&all_touched(live.core.geometry(), ranges)?)?;
-        Ok(OwnedWriteGuard { _write: write, map: self.clone() })
     }
 
     /// Marks every granule that `range` touches; returns how many were clean. When it has returned `Ok`, no crash takes that
@@ -223,30 +185,8 @@ fn touched(g: &Geometry, range: impl RangeBounds<u64>) -> Result<Range<u64>> {
     Ok(g.touched(&range))
 }
 
-fn all_touched(g: &Geometry, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>> {
+pub(super) fn all_touched(g: &Geometry, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>> {
     ranges.iter().map(|range| touched(g, range.clone())).collect()
-}
-
-/// A data write under way that keeps its map, from [`begin_write_owned`](DirtyMap::begin_write_owned) until this is dropped,
-/// by whichever thread or task. A map cannot be closed before: whoever closes it takes it out of its `Arc`.
-#[must_use = "the write counts as ended when this is dropped"]
-pub struct OwnedWriteGuard {
-    // Dropped in this order: the map may go with the last write.
-    _write: InFlight<Arc<Core>>,
-    map: Arc<DirtyMap>,
-}
-
-impl OwnedWriteGuard {
-    /// The map that is written.
-    pub fn map(&self) -> &Arc<DirtyMap> {
-        &self.map
-    }
-}
-
-impl fmt::Debug for OwnedWriteGuard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnedWriteGuard").field("map", &self.map).finish_non_exhaustive()
-    }
 }
 
 /// The methods of the map.

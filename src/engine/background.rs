@@ -1,0 +1,173 @@
+//! The thread of a map: it flushes now and then, and begins writes for callers that must not wait.
+//!
+//! Invariant kept here: the thread has the map only as long as its [`Background`] is there, which waits for the thread when it is
+//! dropped: before the locks of the map go.
+
+use super::core::Core;
+use super::in_flight::InFlight;
+use super::round::Keep;
+use crate::error::Result;
+use crate::sys::fork;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long the thread waits for the update lock to flush: it comes again, and whoever drops the map waits for it.
+const FLUSHER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Shortest time between two flushes of the thread: setters must get a chance.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// The thread of a map, once there is one.
+pub(crate) struct Background {
+    orders: Arc<Orders>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// How often it flushes.
+    every: Option<Duration>,
+    born: fork::Generation,
+}
+
+/// What the thread is to do.
+#[derive(Default)]
+struct Orders {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stop: bool,
+    requests: Vec<Arc<Request>>,
+}
+
+/// A write that the thread is to begin.
+pub(crate) struct Request {
+    ranges: Vec<Range<u64>>,
+    outcome: Mutex<Outcome>,
+}
+
+enum Outcome {
+    /// Whom to wake.
+    Waiting(Waker),
+    Begun(Result<InFlight<Arc<Core>>>),
+    Taken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Background {
+    /// Starts the thread if it is to flush.
+    pub(crate) fn new(core: &Arc<Core>, every: Option<Duration>) -> Background {
+        let born = core.born;
+        let background = Background { orders: Arc::default(), thread: Mutex::default(), every, born };
+        if every.is_some() {
+            // Without a thread there is only more dirt after a crash.
+            let _ = background.start(core);
+        }
+        background
+    }
+
+    /// Starts the thread, unless it is there.
+    fn start(&self, core: &Arc<Core>) -> io::Result<()> {
+        let mut thread = lock(&self.thread);
+        if thread.is_none() {
+            let (orders, core, every) = (self.orders.clone(), Arc::downgrade(core), self.every);
+            let named = std::thread::Builder::new().name("dirtymap".into());
+            *thread = Some(named.spawn(move || orders.carry_out(&core, every))?);
+        }
+        Ok(())
+    }
+
+    /// Has the thread begin a write of these bits, and then wake `waker`.
+    pub(crate) fn request(&self, core: &Arc<Core>, ranges: Vec<Range<u64>>, waker: &Waker) -> Result<Arc<Request>> {
+        self.start(core).map_err(core.io("start a thread"))?;
+        // From here on, whoever arms next arms these as well.
+        core.announce(&ranges);
+        let request = Arc::new(Request { ranges, outcome: Mutex::new(Outcome::Waiting(waker.clone())) });
+        lock(&self.orders.state).requests.push(request.clone());
+        self.orders.changed.notify_one();
+        Ok(request)
+    }
+
+    /// Whether there is a thread.
+    #[cfg(test)]
+    pub(crate) fn has_thread(&self) -> bool {
+        lock(&self.thread).is_some()
+    }
+}
+
+impl Orders {
+    fn carry_out(&self, core: &Weak<Core>, every: Option<Duration>) {
+        let pause = every.map(|every| every.max(SHORTEST));
+        let mut due = pause.map(|pause| Instant::now() + pause);
+        loop {
+            let requests = {
+                let idle = |state: &mut State| !state.stop && state.requests.is_empty();
+                let left = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
+                let waited = self.changed.wait_timeout_while(lock(&self.state), left, idle);
+                let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if state.stop {
+                    return;
+                }
+                std::mem::take(&mut state.requests)
+            };
+            let Some(core) = core.upgrade() else { return };
+            requests.iter().for_each(|request| request.begin(&core));
+            if due.is_some_and(|due| due <= Instant::now()) {
+                // An error stays in the map (rule 7): the next flush or the close meets it.
+                let lock = core.lock_within(FLUSHER_PATIENCE.min(core.lock_timeout));
+                let _ = lock.and_then(|mut lock| lock.flush_to(Keep::Hot, None));
+                due = pause.map(|pause| Instant::now() + pause);
+            }
+        }
+    }
+}
+
+impl Request {
+    fn begin(self: &Arc<Self>, core: &Arc<Core>) {
+        if Arc::strong_count(self) == 1 {
+            return; // Whoever wanted it has gone.
+        }
+        let begun = Outcome::Begun(InFlight::begin(core.clone(), &self.ranges, None));
+        if let Outcome::Waiting(waker) = std::mem::replace(&mut *lock(&self.outcome), begun) {
+            waker.wake();
+        }
+    }
+
+    /// The write, once it has begun; until then, `waker` is woken in place of the last one. At most once ready.
+    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<InFlight<Arc<Core>>>> {
+        let mut outcome = lock(&self.outcome);
+        match &mut *outcome {
+            Outcome::Waiting(known) => {
+                known.clone_from(waker);
+                Poll::Pending
+            }
+            Outcome::Begun(_) => match std::mem::replace(&mut *outcome, Outcome::Taken) {
+                Outcome::Begun(begun) => Poll::Ready(begun),
+                Outcome::Waiting(_) | Outcome::Taken => Poll::Pending,
+            },
+            Outcome::Taken => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let Some(thread) = lock(&self.thread).take() else { return };
+        if !self.born.is_current() {
+            // The thread is the parent's. Letting go of its handle would detach it by an id that a thread of this
+            // process may have by now.
+            std::mem::forget(thread);
+            return;
+        }
+        lock(&self.orders.state).stop = true;
+        self.orders.changed.notify_all();
+        // It does not panic; and if it did, there would be nothing left to do.
+        let _ = thread.join();
+    }
+}

@@ -1,0 +1,299 @@
+//! Writes that go on elsewhere: guards that keep their map, and beginnings that no thread waits for.
+
+use super::dirty_map::{DirtyMap, Inner, Live};
+use super::write::all_touched;
+use crate::engine::background::Request;
+use crate::engine::core::Core;
+use crate::engine::in_flight::InFlight;
+use crate::error::{Error, Result};
+use std::fmt;
+use std::future::Future;
+use std::ops::{Range, RangeBounds};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+impl DirtyMap {
+    /// As [`begin_write`](Self::begin_write), for a write that goes on in another thread or task: what this returns keeps the
+    /// map. A [freeze](Self::freeze) by the thread that began it is not refused: it waits, and so it must be another thread
+    /// that ends the write.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # use std::sync::Arc;
+    /// # let dir = tempfile::tempdir()?;
+    /// let map = Arc::new(Options::new().create(dir.path().join("map"), 1 << 40)?);
+    /// let write = map.begin_write_owned(4096..8192)?;
+    /// let writer = std::thread::spawn(move || {
+    ///     // ... writes bytes 4096..8192 of the image.
+    ///     drop(write);
+    /// });
+    /// let frozen = map.freeze(None)?; // waits for it
+    /// # writer.join().unwrap();
+    /// # map.abort_checkpoint(frozen.uuid)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`begin_write`](Self::begin_write).
+    pub fn begin_write_owned(self: &Arc<Self>, range: impl RangeBounds<u64>) -> Result<OwnedWriteGuard> {
+        self.begin_writes_owned(&[self.geometry().range(range)])
+    }
+
+    /// The same for several ranges, as [`begin_writes`](Self::begin_writes): what a queue of requests holds is begun by one
+    /// call, in any thread.
+    ///
+    /// # Errors
+    /// As [`begin_write`](Self::begin_write): then none of the data may be written.
+    pub fn begin_writes_owned(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<OwnedWriteGuard> {
+        let live = self.writable()?;
+        let write = live.core.begin_writes_owned(&all_touched(live.core.geometry(), ranges)?)?;
+        Ok(OwnedWriteGuard { _write: write, map: self.clone() })
+    }
+
+    /// As [`begin_writes_owned`](Self::begin_writes_owned), for an event loop: never waits. What this returns is a future that
+    /// needs no runtime: any executor, or a [`Wake`](std::task::Wake) that calls back or writes to an eventfd. Where nothing
+    /// has to be armed, its first poll is ready, at the cost of `begin_writes_owned`. Otherwise a thread of the map begins the write and wakes the
+    /// task; it arms all that waits together, so that a hundred requests in flight cost a few commits. Dropping the future
+    /// gives the write up; some of its granules may be marked then.
+    ///
+    /// The thread is the one that [flushes](crate::Options::flush_interval); without one, the first call that needs it
+    /// starts it. It ends with the map. Calls of [`Options::progress`](crate::Options::progress) come from it too.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # use std::future::Future;
+    /// # use std::pin::pin;
+    /// # use std::sync::Arc;
+    /// # use std::task::{Context, Poll, Wake};
+    /// # let dir = tempfile::tempdir()?;
+    /// struct Unpark(std::thread::Thread);
+    /// impl Wake for Unpark {
+    ///     fn wake(self: Arc<Self>) {
+    ///         self.0.unpark();
+    ///     }
+    /// }
+    /// let map = Arc::new(Options::new().create(dir.path().join("map"), 1 << 40)?);
+    /// let mut begin = pin!(map.begin_writes_async(&[4096..8192, 1 << 30..(1 << 30) + 4096]));
+    /// let waker = Arc::new(Unpark(std::thread::current())).into();
+    /// let write = loop {
+    ///     match begin.as_mut().poll(&mut Context::from_waker(&waker)) {
+    ///         Poll::Ready(begun) => break begun?,
+    ///         Poll::Pending => std::thread::park(), // an event loop does other work
+    ///     }
+    /// };
+    /// // ... writes the image.
+    /// drop(write);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The output is an error where [`begin_writes_owned`](Self::begin_writes_owned) returns one, or if the thread cannot be started
+    /// ([`Error::Io`]): then none of the data may be written.
+    pub fn begin_writes_async(self: &Arc<Self>, ranges: &[Range<u64>]) -> BeginWrite {
+        BeginWrite { map: self.clone(), state: State::New(all_touched(self.geometry(), ranges)) }
+    }
+
+    fn writable(&self) -> Result<&Live> {
+        let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
+        live.usable()?;
+        Ok(live)
+    }
+}
+
+/// A data write under way that keeps its map, from [`begin_write_owned`](DirtyMap::begin_write_owned) until this is dropped,
+/// by whichever thread or task. A map cannot be closed before: whoever closes it takes it out of its `Arc`.
+#[must_use = "the write counts as ended when this is dropped"]
+pub struct OwnedWriteGuard {
+    // Dropped in this order: the map may go with the last write.
+    _write: InFlight<Arc<Core>>,
+    map: Arc<DirtyMap>,
+}
+
+impl OwnedWriteGuard {
+    /// The map that is written.
+    pub fn map(&self) -> &Arc<DirtyMap> {
+        &self.map
+    }
+}
+
+impl fmt::Debug for OwnedWriteGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedWriteGuard").field("map", &self.map).finish_non_exhaustive()
+    }
+}
+
+/// A write that is about to begin, from [`begin_writes_async`](DirtyMap::begin_writes_async).
+#[must_use = "a write begins when this is polled"]
+pub struct BeginWrite {
+    map: Arc<DirtyMap>,
+    state: State,
+}
+
+enum State {
+    /// The bits.
+    New(Result<Vec<Range<u64>>>),
+    Waiting(Arc<Request>),
+    Over,
+}
+
+impl Future for BeginWrite {
+    type Output = Result<OwnedWriteGuard>;
+
+    /// Pending for ever once it was ready.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let begun = match std::mem::replace(&mut self.state, State::Over) {
+            State::New(bits) => match bits.and_then(|bits| self.begin(bits, context.waker())) {
+                Ok(Started::Begun(write)) => Ok(write),
+                Ok(Started::Requested(request)) => {
+                    self.state = State::Waiting(request);
+                    return Poll::Pending;
+                }
+                Err(e) => Err(e),
+            },
+            State::Waiting(request) => match (self.map.writable(), request.poll(context.waker())) {
+                // In a forked child no thread would come back to it.
+                (Err(e), _) => Err(e),
+                (Ok(_), Poll::Ready(begun)) => begun,
+                (Ok(_), Poll::Pending) => {
+                    self.state = State::Waiting(request);
+                    return Poll::Pending;
+                }
+            },
+            State::Over => return Poll::Pending,
+        };
+        Poll::Ready(begun.map(|write| OwnedWriteGuard { _write: write, map: self.map.clone() }))
+    }
+}
+
+enum Started {
+    Begun(InFlight<Arc<Core>>),
+    Requested(Arc<Request>),
+}
+
+impl BeginWrite {
+    fn begin(&self, bits: Vec<Range<u64>>, waker: &Waker) -> Result<Started> {
+        let live = self.map.writable()?;
+        if let Some(write) = InFlight::try_begin(live.core.clone(), &bits) {
+            return Ok(Started::Begun(write));
+        }
+        // It is there but for a map that is being closed.
+        let background = live.background.as_ref().ok_or(Error::ReadOnly)?;
+        background.request(&live.core, bits, waker).map(Started::Requested)
+    }
+}
+
+impl fmt::Debug for BeginWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeginWrite").field("map", &self.map).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::task::Wake;
+    use std::thread::Thread;
+
+    /// Counts how often tasks were woken, and ends the pause of the thread that made it.
+    struct Woken(AtomicUsize, Thread);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+            self.1.unpark();
+        }
+    }
+
+    fn woken() -> (Arc<Woken>, Waker) {
+        let woken = Arc::new(Woken(AtomicUsize::new(0), std::thread::current()));
+        (woken.clone(), woken.into())
+    }
+
+    fn poll(begin: &mut BeginWrite, waker: &Waker) -> Poll<Result<OwnedWriteGuard>> {
+        Pin::new(begin).poll(&mut Context::from_waker(waker))
+    }
+
+    fn ready(begin: &mut BeginWrite, waker: &Waker) -> Result<OwnedWriteGuard> {
+        loop {
+            match poll(begin, waker) {
+                Poll::Ready(begun) => return begun,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+
+    fn new_map() -> (tempfile::TempDir, Arc<DirtyMap>) {
+        let dir = tempfile::tempdir().unwrap();
+        let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 40).unwrap();
+        (dir, Arc::new(map))
+    }
+
+    fn places() -> impl Iterator<Item = Range<u64>> {
+        (0..128).map(|i| i << 32..(i << 32) + 4096)
+    }
+
+    #[test]
+    fn many_writes_that_one_thread_begins_cost_one_commit_and_no_wait() {
+        let (_dir, map) = new_map();
+        let (count, waker) = woken();
+        let mut begins: Vec<BeginWrite> = places().map(|place| map.begin_writes_async(&[place])).collect();
+        // With the lock held nothing can be armed; a poll that waited would not come back.
+        let lock = map.engine().lock().unwrap();
+        assert!(begins.iter_mut().all(|begin| poll(begin, &waker).is_pending()));
+        drop(lock);
+        let writes: Vec<_> = begins.iter_mut().map(|begin| ready(begin, &waker).unwrap()).collect();
+        assert_eq!((map.stats().arms, map.count()), (1, 128));
+        assert!(count.0.load(SeqCst) <= 128);
+        drop((begins, writes));
+        // What is armed, and what is durable, needs neither thread nor lock.
+        let lock = map.engine().lock().unwrap();
+        let hot: Vec<_> = places().collect();
+        assert!(matches!(poll(&mut map.begin_writes_async(&hot), &waker), Poll::Ready(Ok(_))));
+        drop(lock);
+        map.flush().unwrap();
+        assert!(matches!(poll(&mut map.begin_writes_async(&hot), &waker), Poll::Ready(Ok(_))));
+        assert_eq!(map.stats().arms, 1);
+    }
+
+    #[test]
+    fn a_freeze_waits_for_a_write_that_was_begun_without_waiting() {
+        let (dir, map) = new_map();
+        drop(map);
+        let options = Options::new().flush_interval(None).freeze_timeout(std::time::Duration::ZERO);
+        let map = Arc::new(options.open(dir.path().join("map")).unwrap());
+        let (_, waker) = woken();
+        let write = ready(&mut map.begin_writes_async(&[0..1]), &waker).unwrap();
+        assert!(matches!(map.freeze(None), Err(Error::Busy { writes: 1, .. })));
+        drop(write);
+        let point = map.freeze(None).unwrap();
+        map.commit_checkpoint(point.uuid, false).unwrap();
+    }
+
+    #[test]
+    fn a_beginning_that_is_dropped_keeps_nothing() {
+        let (_dir, map) = new_map();
+        let (_, waker) = woken();
+        let lock = map.engine().lock().unwrap();
+        let mut begin = map.begin_writes_async(&[0..1]);
+        assert!(poll(&mut begin, &waker).is_pending());
+        drop(begin);
+        drop(lock);
+        // The thread still has the request, or has begun the write: closing waits for it, and nothing is in flight then.
+        Arc::into_inner(map).unwrap().close().unwrap();
+    }
+
+    #[test]
+    fn a_beginning_says_what_is_wrong() {
+        let (dir, map) = new_map();
+        let (_, waker) = woken();
+        let outside = 1 << 40..(1 << 40) + 1;
+        assert!(matches!(ready(&mut map.begin_writes_async(&[0..1, outside]), &waker), Err(Error::OutOfRange { .. })));
+        assert_eq!(map.count(), 0);
+        drop(map);
+        let reader = Arc::new(Options::new().read_only(true).open(dir.path().join("map")).unwrap());
+        assert!(matches!(ready(&mut reader.begin_writes_async(&[0..1]), &waker), Err(Error::ReadOnly)));
+    }
+}
