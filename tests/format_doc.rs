@@ -43,8 +43,8 @@ fn every_field_is_where_format_md_says() {
     same("## Header copy", fields::header::ALL, format::FIXED_BYTES);
     same("### Stamp", fields::stamp::ALL, 128);
     same("### Point", fields::point::ALL, 256);
-    same("### Runtime page", fields::runtime::ALL, 20480);
-    same("### Slot", fields::slot::ALL, 64);
+    same("### Runtime page", fields::runtime::ALL, 53248);
+    same("### Slot", fields::slot::ALL, 192);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn types_have_the_sizes_of_their_fields() {
                 "u64" | "i64" => "8",
                 "7 u64" => "56",
                 "stamp" => "128",
-                "256 slots" => "16384",
+                "256 slots" => "49152",
                 "bytes" | "UTF-8" => row[1],
                 other => panic!("{heading}: unknown type {other:?} of {}", row[3]),
             };

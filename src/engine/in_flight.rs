@@ -8,21 +8,25 @@ use super::core::Core;
 use crate::error::{Error, Refusal, Result};
 use crate::format::{CheckpointState, SLOTS, Uuid};
 use crate::progress::Step;
-use crate::shm::runtime;
+use crate::shm::runtime::{self, Word};
 use crate::shm::view::ShmView;
 use std::cell::RefCell;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 /// `flags` of a slot: writes of this process may arrive after its death.
 const OUTLIVE: u64 = 1;
 
+static NEXT_LANE: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
     /// How many brackets this thread has begun that have not ended, by [`Core::id`].
     static BEGUN: RefCell<Vec<(u64, Arc<AtomicU64>)>> = const { RefCell::new(Vec::new()) };
+    /// In which of the counts of a slot this thread counts: threads that follow each other use others.
+    static LANE: usize = NEXT_LANE.fetch_add(1, Relaxed) % 3;
 }
 
 /// Whether a slot says that there are writes under way which may arrive although the process is dead. Nobody else may take
@@ -31,7 +35,7 @@ pub(crate) fn outlived(view: &ShmView, slot: u64) -> bool {
     let rt = view.runtime();
     let flags = rt[runtime::slot_flags(slot)].load(SeqCst);
     step!(KeepOutlivedSlot => flags & OUTLIVE != 0)
-        && (0..2).any(|parity| rt[runtime::in_flight(slot, parity)].load(SeqCst) != 0)
+        && (0..2).flat_map(|parity| runtime::in_flight(slot, parity)).any(|count| rt[count].load(SeqCst) != 0)
 }
 
 /// A data write under way, of one range or several, from [`DirtyMap::begin_write`](crate::DirtyMap::begin_write) until this is
@@ -44,7 +48,8 @@ pub struct WriteGuard<'a> {
 /// What registers a write until it is dropped.
 pub(crate) struct InFlight<C: Deref<Target = Core>> {
     core: C,
-    parity: u64,
+    /// Where it is counted.
+    count: Word,
     /// Those that the thread has begun which has to end them.
     begun: Option<Arc<AtomicU64>>,
 }
@@ -56,7 +61,7 @@ impl<C: Deref<Target = Core>> Drop for InFlight<C> {
         }
         // In a forked child the memory is not there, and the write is the parent's.
         if self.core.usable().is_ok() {
-            self.core.view.runtime()[runtime::in_flight(self.core.slot, self.parity)].fetch_sub(1, SeqCst);
+            self.core.view.runtime()[self.count].fetch_sub(1, SeqCst);
         }
     }
 }
@@ -83,8 +88,9 @@ impl<C: Deref<Target = Core> + Clone> InFlight<C> {
         let rt = core.view.runtime();
         // By the time that it is counted the epoch may be another one: any of the two counts will do.
         let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
-        rt[runtime::in_flight(core.slot, parity)].fetch_add(1, SeqCst);
-        InFlight { core, parity, begun }
+        let count = runtime::in_flight(core.slot, parity)[LANE.with(|lane| *lane)];
+        rt[count].fetch_add(1, SeqCst);
+        InFlight { core, count, begun }
     }
 }
 
@@ -198,7 +204,8 @@ impl Core {
         let rt = self.view.runtime();
         let mut writes = 0u64;
         for slot in 0..SLOTS {
-            let count = rt[runtime::in_flight(slot, parity)].load(SeqCst);
+            let counts = runtime::in_flight(slot, parity).map(|count| rt[count].load(SeqCst));
+            let count = counts.into_iter().fold(0, u64::saturating_add);
             if count == 0 {
                 continue;
             }

@@ -144,7 +144,7 @@ table! {
 
 table! {
     /// The used part of the runtime page of a volatile region.
-    runtime: 20480;
+    runtime: 53248;
     NONCE "nonce" 16;
     PUBLISHED "published" 8;
     DEGRADED "degraded" 8;
@@ -163,11 +163,17 @@ table! {
 
 table! {
     /// What a process that has the map open tells the others, in the runtime page.
-    slot: 64;
+    slot: 192;
     EVEN "even" 8;
     ODD "odd" 8;
     FLAGS "flags" 8;
     RESERVED "reserved" 40;
+    EVEN_1 "even_1" 8;
+    ODD_1 "odd_1" 8;
+    RESERVED_1 "reserved" 48;
+    EVEN_2 "even_2" 8;
+    ODD_2 "odd_2" 8;
+    RESERVED_2 "reserved" 48;
 }
 
 // Fixed for all time, also in later versions of the format: what tells one from the other.

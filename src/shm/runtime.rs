@@ -59,9 +59,11 @@ pub(crate) fn slot(slot: u64) -> impl Iterator<Item = Word> {
     Word::slot(slot).map(Word)
 }
 
-/// Where a slot counts the writes under way that registered in an epoch of this parity.
-pub(crate) fn in_flight(slot: u64, parity: u64) -> Word {
-    Word::in_slot(slot, if parity.is_multiple_of(2) { slot::EVEN } else { slot::ODD })
+/// Where a slot counts the writes under way that registered in an epoch of this parity: in one of these, by the thread.
+pub(crate) fn in_flight(slot: u64, parity: u64) -> [Word; 3] {
+    let even = parity.is_multiple_of(2);
+    let fields = if even { [slot::EVEN, slot::EVEN_1, slot::EVEN_2] } else { [slot::ODD, slot::ODD_1, slot::ODD_2] };
+    fields.map(|field| Word::in_slot(slot, field))
 }
 
 /// The flags of a slot.
