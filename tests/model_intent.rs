@@ -339,7 +339,8 @@ impl Word {
         n = Word { pc, op, next, by: 0, snapshot: 0, redo: false, header: Header::default(), unsure: false, ..n };
         for region in 1..=2 {
             let named = n.headers().any(|h| h.intent == region || h.point == region);
-            if !named && !(n.task == Task::Written && n.slot == region) {
+            let written = n.task == Task::Written && n.slot == region;
+            if !named && !written {
                 n = n.region_is(region, 0);
             }
         }
@@ -451,7 +452,7 @@ impl Intent {
     /// Takes the lock and adopts: what can be read is committed again if a commit was begun that is not known to be durable.
     fn lock(&self, s: &Word, op: Op, by: u8, who: &'static str, to: &mut Steps<Word>) {
         let mut n = Word { op, by, ..s.at(HolderPc::Decide) };
-        if n.begun && op != Op::Reset && !(self.is(Variant::ForgetAttempt) && !n.read) {
+        if n.begun && op != Op::Reset && (n.read || !self.is(Variant::ForgetAttempt)) {
             (n.header, n.next, n.pc) = (n.readable(), HolderPc::Decide, HolderPc::SyncHeader);
         }
         to.add(who, LOCKS[op as usize], n);
