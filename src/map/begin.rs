@@ -197,6 +197,8 @@ mod tests {
     use std::task::Wake;
     use std::thread::Thread;
 
+    const FIRST: Range<u64> = 0..1;
+
     /// Counts how often tasks were woken, and ends the pause of the thread that made it.
     struct Woken(AtomicUsize, Thread);
 
@@ -265,7 +267,7 @@ mod tests {
         let options = Options::new().flush_interval(None).freeze_timeout(std::time::Duration::ZERO);
         let map = Arc::new(options.open(dir.path().join("map")).unwrap());
         let (_, waker) = woken();
-        let write = ready(&mut map.begin_writes_async(&[0..1]), &waker).unwrap();
+        let write = ready(&mut map.begin_writes_async(&[FIRST]), &waker).unwrap();
         assert!(matches!(map.freeze(None), Err(Error::Busy { writes: 1, .. })));
         drop(write);
         let point = map.freeze(None).unwrap();
@@ -277,7 +279,7 @@ mod tests {
         let (_dir, map) = new_map();
         let (_, waker) = woken();
         let lock = map.engine().lock().unwrap();
-        let mut begin = map.begin_writes_async(&[0..1]);
+        let mut begin = map.begin_writes_async(&[FIRST]);
         assert!(poll(&mut begin, &waker).is_pending());
         drop(begin);
         drop(lock);
@@ -294,6 +296,6 @@ mod tests {
         assert_eq!(map.count(), 0);
         drop(map);
         let reader = Arc::new(Options::new().read_only(true).open(dir.path().join("map")).unwrap());
-        assert!(matches!(ready(&mut reader.begin_writes_async(&[0..1]), &waker), Err(Error::ReadOnly)));
+        assert!(matches!(ready(&mut reader.begin_writes_async(&[FIRST]), &waker), Err(Error::ReadOnly)));
     }
 }
