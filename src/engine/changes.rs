@@ -26,11 +26,18 @@ impl SharedChanges {
 
     /// Whoever attaches marks and then reads the map either sees a change, or is seen by the one who made it: he
     /// changed the bits first and looks here then. That takes sequential consistency, which costs a load no more.
-    #[inline]
+    #[inline(always)]
     fn mark_by(&self, mark: impl FnOnce(&mut Changes)) {
-        if self.attached.load(SeqCst)
-            && let Some(changes) = &mut *self.lock()
-        {
+        if self.wanted() {
+            self.mark_attached(mark);
+        }
+    }
+
+    /// Out of line: where no marks are attached, a set is a few instructions.
+    #[cold]
+    #[inline(never)]
+    fn mark_attached(&self, mark: impl FnOnce(&mut Changes)) {
+        if let Some(changes) = &mut *self.lock() {
             mark(changes);
         }
     }
@@ -42,7 +49,7 @@ impl SharedChanges {
     }
 
     /// Bits of the range have changed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn mark(&self, bits: Range<u64>) {
         self.mark_by(|changes| changes.mark(bits));
     }

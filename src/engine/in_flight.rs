@@ -10,7 +10,7 @@ use crate::format::{CheckpointState, SLOTS, Uuid};
 use crate::progress::Step;
 use crate::shm::runtime::{self, Word};
 use crate::shm::view::ShmView;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -25,8 +25,18 @@ static NEXT_LANE: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
     /// How many brackets this thread has begun that have not ended, by [`Core::id`].
     static BEGUN: RefCell<Vec<(u64, Arc<AtomicU64>)>> = const { RefCell::new(Vec::new()) };
-    /// In which of the counts of a slot this thread counts: threads that follow each other use others.
-    static LANE: usize = NEXT_LANE.fetch_add(1, Relaxed) % 3;
+    /// In which of the counts of a slot this thread counts, once it has.
+    static LANE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Threads that begin their first write one after the other count in different places.
+#[inline]
+fn lane() -> usize {
+    LANE.get().unwrap_or_else(|| {
+        let lane = NEXT_LANE.fetch_add(1, Relaxed) % 3;
+        LANE.set(Some(lane));
+        lane
+    })
 }
 
 /// Whether a slot says that there are writes under way which may arrive although the process is dead. Nobody else may take
@@ -67,8 +77,9 @@ impl<C: Deref<Target = Core>> Drop for InFlight<C> {
 }
 
 impl<C: Deref<Target = Core> + Clone> InFlight<C> {
-    pub(super) fn begin(core: C, ranges: &[Range<u64>], begun: Option<&Arc<AtomicU64>>) -> Result<InFlight<C>> {
-        let register = || InFlight::register(core.clone(), begun.cloned());
+    #[inline]
+    pub(super) fn begin(core: C, ranges: &[Range<u64>], mut begun: Option<Arc<AtomicU64>>) -> Result<InFlight<C>> {
+        let mut register = || InFlight::register(core.clone(), begun.take());
         // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
         let write = step!(RegisterThenSet => Some(register()));
         core.set_ranges(ranges)?;
@@ -81,6 +92,7 @@ impl<C: Deref<Target = Core> + Clone> InFlight<C> {
         write.core.try_set_ranges(ranges).then_some(write)
     }
 
+    #[inline]
     fn register(core: C, begun: Option<Arc<AtomicU64>>) -> InFlight<C> {
         if let Some(begun) = &begun {
             begun.fetch_add(1, SeqCst);
@@ -88,7 +100,7 @@ impl<C: Deref<Target = Core> + Clone> InFlight<C> {
         let rt = core.view.runtime();
         // By the time that it is counted the epoch may be another one: any of the two counts will do.
         let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
-        let count = runtime::in_flight(core.slot, parity)[LANE.with(|lane| *lane)];
+        let count = runtime::in_flight(core.slot, parity)[lane()];
         rt[count].fetch_add(1, SeqCst);
         InFlight { core, count, begun }
     }
@@ -122,8 +134,7 @@ impl Core {
 
     /// The same of several ranges, which are armed together.
     pub(crate) fn begin_writes(&self, ranges: &[Range<u64>]) -> Result<WriteGuard<'_>> {
-        let begun = self.begun_here();
-        Ok(WriteGuard { _write: InFlight::begin(self, ranges, Some(&begun))? })
+        Ok(WriteGuard { _write: InFlight::begin(self, ranges, Some(self.begun_here()))? })
     }
 
     /// The same of a write that another thread may end: a freeze by this one may wait for it.
