@@ -74,7 +74,7 @@ pub(crate) fn who_aborts_late_leaves_the_points_of_others_alone() {
 /// A frozen map, a page of whose point is lost.
 fn frozen_and_damaged() -> (Arc<SimDisk>, Core, format::Point) {
     let disk = SimDisk::new(fresh(), Vec::new());
-    let core = opened(&disk);
+    let core = opened_without_intent(&disk);
     core.set_bits(0..1).unwrap();
     core.freeze(None, Duration::ZERO).unwrap();
     let point = header_on(&disk).points[0].clone();

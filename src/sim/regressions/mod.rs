@@ -47,6 +47,11 @@ fn opened(disk: &SimDisk) -> Core {
     opened_with(disk, &options()).unwrap().0
 }
 
+/// What a point holds counts for nothing else.
+fn opened_without_intent(disk: &SimDisk) -> Core {
+    opened_with(disk, &options().intent_bound(IntentBound::None)).unwrap().0
+}
+
 fn keep(core: &Core, name: &str) {
     let uuid = core.freeze(Some(name), Duration::ZERO).unwrap().uuid;
     core.commit_checkpoint(&uuid, true).unwrap();
@@ -55,7 +60,7 @@ fn keep(core: &Core, name: &str) {
 /// A point is kept, and was frozen before this bit was set, which was backed up since.
 fn map_with_a_point_before(bit: u64) -> (Arc<SimDisk>, Core) {
     let disk = SimDisk::new(fresh(), Vec::new());
-    let core = opened(&disk);
+    let core = opened_without_intent(&disk);
     keep(&core, "a");
     core.set_bits(bit..bit + 1).unwrap();
     let uuid = core.freeze(None, Duration::ZERO).unwrap().uuid;

@@ -12,7 +12,7 @@ pub(crate) fn a_flush_untouches_when_nobody_can_return_any_more() {
     (0..4).for_each(|w| assert_eq!(core.set_bits(w * 64..w * 64 + 64).unwrap(), 64));
     let ahead = |core: &Core| -> Vec<u64> {
         (0..core.geometry().words())
-            .filter(|&w| flag(core.view().armed(), w) && !flag(core.view().unflushed(), w))
+            .filter(|&w| core.view().armed()[w as usize].load(SeqCst) != 0 && !flag(core.view().unflushed(), w))
             .collect()
     };
     assert!(!ahead(&core).is_empty());
