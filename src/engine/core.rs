@@ -213,6 +213,10 @@ impl Core {
             watcher,
         };
         core.stay_off_volatile();
+        if core.in_file {
+            let state = core.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.allocated.prepare(core.file(), &core.view)?;
+        }
         Ok(core)
     }
 

@@ -218,7 +218,7 @@ impl Core {
         let mut ensure = |words: Range<u64>| {
             self.tell(Step::Resizing, words.start.min(self.geometry().words()))?;
             let place = Place { layout: &header.layout, geometry: &header.geometry };
-            if self.in_file { allocated.ensure(file, place, words) } else { Ok(()) }
+            if self.in_file { allocated.ensure(file, place, None, words) } else { Ok(()) }
         };
         ensure(0..1)?; // The runtime page is written in any case.
         let pages = copy(&self.view, &view, &mut ensure, unknown_to_target(old, &header.geometry))?;

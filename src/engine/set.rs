@@ -347,7 +347,7 @@ impl Locked<'_> {
         }
         twin!(AllocateFirst => return Ok(()));
         let place = Place { layout: &core.layout, geometry: core.geometry() };
-        self.state.allocated.ensure(core.file(), place, words)
+        self.state.allocated.ensure(core.file(), place, Some(&core.view), words)
     }
 }
 

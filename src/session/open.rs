@@ -54,7 +54,7 @@ pub(crate) fn open_alone(
     let mut allocated = Allocated::default();
     let geometry = header.geometry;
     let mut allocate = |layout: &Layout, words: Range<u64>| -> Result<()> {
-        if in_file { allocated.ensure(file, Place { layout, geometry: &geometry }, words) } else { Ok(()) }
+        if in_file { allocated.ensure(file, Place { layout, geometry: &geometry }, None, words) } else { Ok(()) }
     };
     // The runtime page is written in any case.
     allocate(&header.layout, 0..1)?;

@@ -144,8 +144,14 @@ pub(crate) struct Allocated(HashSet<u64>);
 
 impl Allocated {
     /// Makes sure that changing some bottom words of a map cannot fail for want of space. Each block is asked for once, and
-    /// those side by side together.
-    pub(crate) fn ensure(&mut self, file: MapFile<'_>, place: Place<'_>, words: Range<u64>) -> Result<()> {
+    /// those side by side together. Without a view, [`prepare`](Self::prepare) comes later.
+    pub(crate) fn ensure(
+        &mut self,
+        file: MapFile<'_>,
+        place: Place<'_>,
+        view: Option<&ShmView>,
+        words: Range<u64>,
+    ) -> Result<()> {
         let Place { layout, geometry } = place;
         let v = VolatileLayout::new(geometry);
         let chunks = words.start / CHUNK_WORDS..words.end.div_ceil(CHUNK_WORDS);
@@ -164,9 +170,28 @@ impl Allocated {
             let space = base + first * ALIGN..base + (first + count) * ALIGN;
             file.disk.allocate(space).map_err(file.io("allocate space for the volatile part"))?;
         }
+        view.map_or(Ok(()), |view| prepare(file, view, &missing))?;
         self.0.extend(missing);
         Ok(())
     }
+
+    /// Has a view that was just filled take stores where space is allocated.
+    pub(crate) fn prepare(&self, file: MapFile<'_>, view: &ShmView) -> Result<()> {
+        let mut blocks: Vec<u64> = self.0.iter().copied().collect();
+        blocks.sort_unstable();
+        prepare(file, view, &blocks)
+    }
+}
+
+/// Allocated space is not enough: a file system that is full may refuse the first store into it, by a signal. (Seen with ext4,
+/// in files of more extents than its inode has room for.)
+fn prepare(file: MapFile<'_>, view: &ShmView, blocks: &[u64]) -> Result<()> {
+    for side_by_side in blocks.chunk_by(|a, b| a + 1 == *b) {
+        let (first, count) = (side_by_side[0], side_by_side.len() as u64);
+        let part = first * ALIGN..(first + count) * ALIGN;
+        view.prepare(part).map_err(file.io("prepare the volatile part for stores"))?;
+    }
+    Ok(())
 }
 
 /// Where a map's regions are.
@@ -227,7 +252,7 @@ mod tests {
         let mut asked = |chunks: Range<u64>| {
             let before = disk.calls(Call::Allocate);
             let words = chunks.start * CHUNK_WORDS..chunks.end * CHUNK_WORDS;
-            allocated.ensure(disk.file(), place, words).unwrap();
+            allocated.ensure(disk.file(), place, None, words).unwrap();
             disk.calls(Call::Allocate) - before
         };
         // Of what is above, 64 chunks have a block in common, which need not begin with the first of them.

@@ -267,6 +267,11 @@ impl ShmView {
         Levels::new(level, self.geometry.bits())
     }
 
+    /// See [`Mapping::prepare`].
+    pub(super) fn prepare(&self, part: Range<u64>) -> std::io::Result<()> {
+        self.mapping.prepare(part)
+    }
+
     /// Keeps it in memory: all of it, also what only others use, or what this process uses.
     pub(crate) fn keep_in_memory(
         &mut self,

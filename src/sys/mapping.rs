@@ -107,6 +107,19 @@ impl Mapping {
         Ok(())
     }
 
+    /// Has the file system prepare for stores into part of the mapping, whose space is allocated: where a file system is full, it
+    /// may lack what it takes to keep account of a first store there, which would end the process. Here that is an error.
+    pub(crate) fn prepare(&self, part: Range<u64>) -> io::Result<()> {
+        let Some(raw) = self.0.raw() else { return Ok(()) };
+        let prepared = raw.advise_range(memmap2::Advice::PopulateWrite, part.start as usize, length(&part)?);
+        match prepared.as_ref().map_err(io::Error::raw_os_error) {
+            Err(Some(libc::EFAULT)) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            // A kernel before 5.14.
+            Err(Some(libc::EINVAL)) => Ok(()),
+            _ => prepared,
+        }
+    }
+
     /// `len` zero bytes that belong to no file; memory is only used where it is written.
     pub(crate) fn anonymous(len: u64) -> io::Result<Mapping> {
         let len = length(&(0..len))?;
