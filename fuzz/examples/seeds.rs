@@ -2,8 +2,8 @@
 
 use dirtymap::Geometry;
 use dirtymap::format::{
-    ALIGN, CheckpointState, Durability, Header, HeaderSelection, Intent, Point, PointRole, Reasons, Reserved, Stamp, StampKind,
-    State, Uuid, WordRanges, page_entry,
+    ALIGN, CheckpointState, Durability, Header, HeaderSelection, Intent, Point, PointRole, Reasons, Reserved, Stamp,
+    StampKind, State, Uuid, WordRanges, page_entry,
 };
 use dirtymap_cli::dump::{self, CopyIs};
 use dirtymap_cli::qcow2::Plan;
