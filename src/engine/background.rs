@@ -49,11 +49,12 @@ pub(crate) struct Request {
     outcome: Mutex<Outcome>,
 }
 
-enum Outcome {
+/// At most one of the two.
+#[derive(Default)]
+struct Outcome {
     /// Whom to wake.
-    Waiting(Waker),
-    Begun(Result<InFlight<Arc<Core>>>),
-    Taken,
+    waiting: Option<Waker>,
+    begun: Option<Result<InFlight<Arc<Core>>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -88,7 +89,8 @@ impl Background {
         self.start(core).map_err(core.io("start a thread"))?;
         // From here on, whoever arms next arms these as well.
         core.announce(&ranges);
-        let request = Arc::new(Request { ranges, outcome: Mutex::new(Outcome::Waiting(waker.clone())) });
+        let request = Arc::new(Request { ranges, outcome: Mutex::default() });
+        lock(&request.outcome).waiting = Some(waker.clone());
         lock(&self.orders.state).requests.push(request.clone());
         self.orders.changed.notify_one();
         Ok(request)
@@ -133,25 +135,24 @@ impl Request {
         if Arc::strong_count(self) == 1 {
             return; // Whoever wanted it has gone.
         }
-        let begun = Outcome::Begun(InFlight::begin(core.clone(), &self.ranges, None));
-        if let Outcome::Waiting(waker) = std::mem::replace(&mut *lock(&self.outcome), begun) {
-            waker.wake();
-        }
+        let begun = InFlight::begin(core.clone(), &self.ranges, None);
+        let waiting = {
+            let mut outcome = lock(&self.outcome);
+            outcome.begun = Some(begun);
+            outcome.waiting.take()
+        };
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// The write, once it has begun; until then, `waker` is woken in place of the last one. At most once ready.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<InFlight<Arc<Core>>>> {
         let mut outcome = lock(&self.outcome);
-        match &mut *outcome {
-            Outcome::Waiting(known) => {
-                known.clone_from(waker);
+        match outcome.begun.take() {
+            Some(begun) => Poll::Ready(begun),
+            None => {
+                outcome.waiting = Some(waker.clone());
                 Poll::Pending
             }
-            Outcome::Begun(_) => match std::mem::replace(&mut *outcome, Outcome::Taken) {
-                Outcome::Begun(begun) => Poll::Ready(begun),
-                Outcome::Waiting(_) | Outcome::Taken => Poll::Pending,
-            },
-            Outcome::Taken => Poll::Pending,
         }
     }
 }

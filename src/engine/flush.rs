@@ -5,7 +5,7 @@
 
 use super::core::{Core, Locked};
 use super::intent_set::IntentSet;
-use super::round::{Keep, PageRewrite, Round, Switch, join_pages, ones};
+use super::round::{Keep, PageRewrite, Round, Switch, join_pages, ones, those};
 use crate::error::Result;
 use crate::file::bottom::{BottomRef, named, pages_of, words_of_pages};
 use crate::file::pages::{self, PageContent};
@@ -212,13 +212,11 @@ impl Locked<'_> {
         let early = step!(DisarmThenUnmark => None, else Some(self.untouch(handled)));
         let mut rewrites: Vec<PageRewrite> = Vec::with_capacity(handled.len());
         for &(page, words) in handled {
-            let unarmed = ones(words).filter(|i| {
-                let w = page * PAGE_WORDS + i;
+            let left = those((page, words), |w| {
                 let keep = step!(DisarmKept => 0, else round.cover_after(w));
                 let cover = round.cover(w);
                 Shared(view.armed()).and(w as usize, keep) & cover != cover
             });
-            let left = unarmed.fold(0, |left, i| left | 1 << i);
             rewrites.push((page, step!(RewriteUnarmed => left)));
         }
         sync_point!(Disarmed);
@@ -334,11 +332,11 @@ impl Locked<'_> {
             if touched == 0 {
                 return;
             }
-            let uncovered = |i: &u64| intent.is_none_or(|intent| intent.word(page * PAGE_WORDS + i) == 0);
+            let uncovered = |w| intent.is_none_or(|intent| intent.word(w) == 0);
             let new = if core.durability == Durability::Process {
                 touched
             } else {
-                ones(touched & !named(list, page)).filter(uncovered).fold(0, |new, i| new | 1 << i)
+                those((page, touched & !named(list, page)), uncovered)
             };
             if new == 0 {
                 return;

@@ -25,7 +25,7 @@ impl Core {
 
     /// Arms what the intent of the header covers that was just committed; its space is allocated.
     pub(super) fn arm_by(&self, intent: Option<Arc<IntentSet>>) {
-        for (w, word) in intent.iter().flat_map(|intent| intent.words(0..self.geometry().words())) {
+        for (w, word) in intent.iter().flat_map(|intent| intent.words()) {
             Shared(self.view.armed()).or(w as usize, word);
         }
         *self.intent.lock().unwrap_or_else(PoisonError::into_inner) = intent;
@@ -38,8 +38,7 @@ impl Core {
         if self.durability == Durability::Process || point.granules == 0 || point.granules > most {
             return Ok(None);
         }
-        let mut set = PointSet::of_points(self.file(), header, std::slice::from_ref(point))?;
-        set.finish();
+        let set = PointSet::of_points(self.file(), header, [point])?;
         Ok(IntentSet::choose(point.uuid, set, limit).map(Arc::new))
     }
 }
@@ -47,8 +46,7 @@ impl Core {
 impl Locked<'_> {
     /// Allocates the volatile space behind what an intent covers.
     pub(super) fn allocate_for(&mut self, intent: &IntentSet) -> Result<()> {
-        let words = intent.words(0..self.core.geometry().words());
-        words.filter(|_| self.core.in_file).try_for_each(|(w, _)| self.allocate(w..w + 1))
+        intent.words().filter(|_| self.core.in_file).try_for_each(|(w, _)| self.allocate(w..w + 1))
     }
 
     /// Arms, in a map that was just opened, what the intent of its header covers.

@@ -6,11 +6,11 @@
 use super::point_set::PointSet;
 use crate::error::Result;
 use crate::file::bottom::items_in;
+use crate::file::pages::Count;
 use crate::format::{Header, Intent, MAX_UNIT, State, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
-use crate::query::{Search, items_of_granules};
-use std::ops::Range;
+use crate::query::{Search, WordsIter};
 
 /// What a header covers beside its list.
 #[derive(Debug)]
@@ -24,9 +24,7 @@ impl IntentSet {
     pub(crate) fn read(file: MapFile<'_>, header: &Header) -> Result<Option<IntentSet>> {
         let open = header.intent.zip(header.intent_point()).filter(|_| header.state == State::Open);
         let Some((intent, point)) = open else { return Ok(None) };
-        let mut set = PointSet::of_points(file, header, std::slice::from_ref(point))?;
-        set.finish();
-        Ok(Some(IntentSet { intent, set }))
+        Ok(Some(IntentSet { intent, set: PointSet::of_points(file, header, [point])? }))
     }
 
     /// A point that was just written, by the largest unit with which it is at most `limit` granules; none if there is none, or if
@@ -34,7 +32,7 @@ impl IntentSet {
     pub(super) fn choose(point: Uuid, set: PointSet, limit: u64) -> Option<IntentSet> {
         let by_unit: [Intent; MAX_UNIT as usize + 1] = std::array::from_fn(|unit| Intent { point, unit: unit as u32 });
         let mut granules = [0; MAX_UNIT as usize + 1];
-        for (w, word) in words(&set, 0..set.geometry().words()) {
+        for (w, word) in WordsIter::over(&set, 0..set.geometry().bits()) {
             let mask = set.geometry().word_mask(w);
             let rounded = by_unit.iter().map(|intent| u64::from((intent.round(word) & mask).count_ones()));
             granules.iter_mut().zip(rounded).for_each(|(all, more)| *all += more);
@@ -60,8 +58,8 @@ impl IntentSet {
     }
 
     /// Words of which it covers something, and what, ascending.
-    pub(crate) fn words(&self, within: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
-        words(&self.set, within).map(|(w, word)| (w, self.rounded(w, word)))
+    pub(crate) fn words(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        WordsIter::over(&self.set, 0..self.geometry().bits()).map(|(w, word)| (w, self.rounded(w, word)))
     }
 
     /// Items that it covers and a list does not name: all others, if nobody knows what it covers.
@@ -70,12 +68,9 @@ impl IntentSet {
         if self.failed() {
             return g.len() - items_in(g, list);
         }
-        let (mut granules, mut last) = (0, false);
-        for (w, word) in self.words(0..g.words()).filter(|(w, _)| !list.contains(*w)) {
-            granules += u64::from(word.count_ones());
-            last |= w == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
-        }
-        items_of_granules(g, granules, last)
+        let mut count = Count::default();
+        self.words().filter(|(w, _)| !list.contains(*w)).for_each(|(w, word)| count.add_word(g, w, word));
+        count.totals(g).1
     }
 
     /// Whether it must end, with everything written: nobody knows what it covers.
@@ -95,15 +90,6 @@ impl IntentSet {
     fn rounded(&self, w: u64, word: u64) -> u64 {
         self.intent.round(word) & self.geometry().word_mask(w)
     }
-}
-
-fn words(set: &PointSet, within: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let mut at = within.start;
-    std::iter::from_fn(move || {
-        let found = set.next_nonzero_word(at..within.end)?;
-        at = found.0 + 1;
-        Some(found)
-    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Invariant kept here: a word that leaves the cover is handled, and so is one that is covered and not armed, which somebody left
 //! who died or failed (rule 5).
 
-use super::core::Locked;
+use super::core::{Core, Locked};
 use super::intent_set::IntentSet;
 use crate::error::Result;
 use crate::file::bottom::{all_words, named};
@@ -65,9 +65,9 @@ impl Round {
     }
 
     /// The pages of which the header covers something, and the words of them.
-    fn pages(&self, words: u64) -> Vec<PageRewrite> {
+    fn pages(&self) -> Vec<PageRewrite> {
         let listed = self.list.iter().flat_map(|run| words_of(run.range()));
-        let intended = self.intent.iter().flat_map(|intent| intent.words(0..words));
+        let intended = self.intent.iter().flat_map(|intent| intent.words());
         let intended = intended.map(|(w, _)| (w / PAGE_WORDS, 1 << (w % PAGE_WORDS)));
         let mut pages: Vec<PageRewrite> = step!(FlushIntended => Some(intended)).into_iter().flatten().collect();
         join_pages(&mut pages);
@@ -123,10 +123,7 @@ impl Locked<'_> {
     /// The words of a list that a flush leaves there: not those that were reset only.
     fn hottest(&mut self, list: &WordRanges, keep: Keep) -> WordRanges {
         let core = self.core;
-        let touched = |(page, words): (u64, u64)| {
-            let touched = words & core.touched_in(page);
-            ones(touched).map(move |i| page * PAGE_WORDS + i)
-        };
+        let touched = |(page, words): PageRewrite| words_of_page((page, words & core.touched_in(page)));
         let (words, timed) = match keep {
             Keep::Nothing => {
                 self.state.lately.forget();
@@ -144,18 +141,17 @@ impl Locked<'_> {
     /// not armed, which somebody left who died or failed.
     pub(super) fn handled(&self, round: &Round) -> Vec<PageRewrite> {
         let (view, kept) = (&self.core.view, &round.kept);
-        let mut pages = round.pages(self.core.geometry().words());
+        let mut pages = round.pages();
         for (page, words) in &mut pages {
             let (listed, stays) = (named(&round.list, *page), named(kept, *page));
             let found = listed & !stays | *words & self.core.touched_in(*page);
-            let more = ones(*words & !found).filter(|i| {
-                let w = *page * PAGE_WORDS + i;
-                let cover = round.cover(w);
-                let leaves = || cover & !round.cover_after(w) != 0;
-                view.armed()[w as usize].load(SeqCst) & cover != cover
-                    || step!(FlushAtSwitch => round.switch.is_some() && leaves())
-            });
-            *words = more.fold(found, |words, i| words | 1 << i);
+            *words = found
+                | those((*page, *words & !found), |w| {
+                    let cover = round.cover(w);
+                    let leaves = || cover & !round.cover_after(w) != 0;
+                    view.armed()[w as usize].load(SeqCst) & cover != cover
+                        || step!(FlushAtSwitch => round.switch.is_some() && leaves())
+                });
         }
         pages.retain(|page| page.1 != 0);
         pages
@@ -165,17 +161,22 @@ impl Locked<'_> {
     pub(super) fn drop_full(&self, handled: &[PageRewrite], list: &mut WordRanges) {
         let view = &self.core.view;
         let full = |&w: &u64| view.durable()[w as usize].load(SeqCst) == view.geometry().word_mask(w);
-        let listed = handled
-            .iter()
-            .flat_map(|&(page, words)| ones(words & named(list, page)).map(move |i| page * PAGE_WORDS + i));
+        let listed = handled.iter().flat_map(|&(page, words)| words_of_page((page, words & named(list, page))));
         let full: WordRanges = listed.filter(full).collect();
         list.subtract(&full);
     }
 
     /// Arms again what the header that was just committed covers of the words that were handled.
     pub(super) fn rearm(&self, handled: &[PageRewrite], list: &WordRanges, intent: Option<&IntentSet>) {
-        for w in handled.iter().flat_map(|&(page, words)| ones(words).map(move |i| page * PAGE_WORDS + i)) {
-            Shared(self.core.view.armed()).or(w as usize, covered(list, intent, w));
+        self.core.arm_covered(handled.iter().copied().flat_map(words_of_page), list, intent);
+    }
+}
+
+impl Core {
+    /// Arms what a durable header covers of some words.
+    pub(super) fn arm_covered(&self, words: impl Iterator<Item = u64>, list: &WordRanges, intent: Option<&IntentSet>) {
+        for w in words {
+            Shared(self.view.armed()).or(w as usize, covered(list, intent, w));
         }
     }
 }
@@ -189,6 +190,16 @@ pub(super) fn join_pages(rewrites: &mut Vec<PageRewrite>) {
         }
         same
     });
+}
+
+/// The words of a page that are meant.
+pub(super) fn words_of_page((page, words): PageRewrite) -> impl Iterator<Item = u64> {
+    ones(words).map(move |i| page * PAGE_WORDS + i)
+}
+
+/// Those words of them that are such.
+pub(super) fn those(of: PageRewrite, such: impl Fn(u64) -> bool) -> u64 {
+    words_of_page(of).filter(|&w| such(w)).fold(0, |those, w| those | 1 << (w % PAGE_WORDS))
 }
 
 /// The positions of the bits that are set.

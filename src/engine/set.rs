@@ -5,7 +5,7 @@
 
 use super::core::{Core, Locked};
 use super::intent_set::IntentSet;
-use super::round::{Keep, covered, ones};
+use super::round::{Keep, covered, those};
 use crate::error::Result;
 use crate::format::Durability;
 use crate::format::{Header, MAX_LIST, WordRanges};
@@ -227,7 +227,8 @@ impl Core {
             lock.allocate(run.range())?;
         }
         let rewrites = self.unfinished_words(&header.runs, intent, &add);
-        twin!(ListThenArm => self.mark_armed(&add, &add, None));
+        let words = || add.iter().flat_map(|run| run.range());
+        twin!(ListThenArm => self.arm_covered(words(), &add, None));
         let mut list = header.runs.clone();
         list.union(&listed);
         if list != header.runs {
@@ -241,16 +242,9 @@ impl Core {
             step!(MarkUnfinished => Shared(self.view.unflushed()).or(i, mask));
         }
         sync_point!(LeftTouched);
-        self.mark_armed(&add, &header.runs, intent);
+        self.arm_covered(words(), &header.runs, intent);
         lock.state.lately.armed(&listed);
         Ok(())
-    }
-
-    /// Arms what a durable header covers of some words.
-    fn mark_armed(&self, words: &WordRanges, list: &WordRanges, intent: Option<&IntentSet>) {
-        for w in words.iter().flat_map(|run| run.range()) {
-            Shared(self.view.armed()).or(w as usize, covered(list, intent, w));
-        }
     }
 
     /// Words that are covered and not armed: left by a flush that died or failed after it had disarmed and
@@ -261,12 +255,9 @@ impl Core {
             return Vec::new(); // A flush of such a map disarms nothing.
         }
         let mut rewrites = Vec::new();
+        let unarmed = |w| covered(list, intent, w) & !self.view.armed()[w as usize].load(SeqCst) != 0;
         for (i, mask) in add.iter().flat_map(|run| words_of(run.range())) {
-            let unarmed = |&k: &u64| {
-                let w = i * PAGE_WORDS + k;
-                covered(list, intent, w) & !self.view.armed()[w as usize].load(SeqCst) != 0
-            };
-            let left = ones(mask).filter(unarmed).fold(0, |left, k| left | 1 << k);
+            let left = those((i, mask), unarmed);
             if left != 0 {
                 rewrites.push((i as usize, left));
             }

@@ -75,11 +75,16 @@ impl Count {
 
     /// Those of a page, except in the words of `besides`.
     pub(crate) fn add(&mut self, g: &Geometry, index: u64, words: &PageContent, besides: u64) {
-        for (i, word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
-            let (at, word) = (index * PAGE_WORDS + i as u64, word & g.word_mask(index * PAGE_WORDS + i as u64));
-            self.granules += u64::from(word.count_ones());
-            self.last |= g.bits() > 0 && at == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
+        for (i, &word) in words.iter().enumerate().filter(|(i, _)| besides & 1 << i == 0) {
+            let w = index * PAGE_WORDS + i as u64;
+            self.add_word(g, w, word & g.word_mask(w));
         }
+    }
+
+    /// Those of a word, which has no stray bits.
+    pub(crate) fn add_word(&mut self, g: &Geometry, w: u64, word: u64) {
+        self.granules += u64::from(word.count_ones());
+        self.last |= g.bits() > 0 && w == (g.bits() - 1) / 64 && word >> ((g.bits() - 1) % 64) & 1 != 0;
     }
 
     /// Granules and items.

@@ -142,44 +142,35 @@ impl Future for BeginWrite {
 
     /// Pending for ever once it was ready.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let begun = match std::mem::replace(&mut self.state, State::Over) {
-            State::New(bits) => match bits.and_then(|bits| self.begin(bits, context.waker())) {
-                Ok(Started::Begun(write)) => Ok(write),
-                Ok(Started::Requested(request)) => {
-                    self.state = State::Waiting(request);
-                    return Poll::Pending;
-                }
-                Err(e) => Err(e),
-            },
-            State::Waiting(request) => match (self.map.writable(), request.poll(context.waker())) {
-                // In a forked child no thread would come back to it.
-                (Err(e), _) => Err(e),
-                (Ok(_), Poll::Ready(begun)) => begun,
-                (Ok(_), Poll::Pending) => {
-                    self.state = State::Waiting(request);
-                    return Poll::Pending;
-                }
-            },
-            State::Over => return Poll::Pending,
-        };
-        Poll::Ready(begun.map(|write| OwnedWriteGuard { _write: write, map: self.map.clone() }))
+        let begun = self.advance(context.waker());
+        begun.map_ok(|write| OwnedWriteGuard { _write: write, map: self.map.clone() })
     }
 }
 
-enum Started {
-    Begun(InFlight<Arc<Core>>),
-    Requested(Arc<Request>),
-}
-
 impl BeginWrite {
-    fn begin(&self, bits: Vec<Range<u64>>, waker: &Waker) -> Result<Started> {
-        let live = self.map.writable()?;
-        if let Some(write) = InFlight::try_begin(live.core.clone(), &bits) {
-            return Ok(Started::Begun(write));
+    fn advance(&mut self, waker: &Waker) -> Poll<Result<InFlight<Arc<Core>>>> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::New(bits) => {
+                let (bits, live) = (bits?, self.map.writable()?);
+                if let Some(write) = InFlight::try_begin(live.core.clone(), &bits) {
+                    return Poll::Ready(Ok(write));
+                }
+                // It is there but for a map that is being closed.
+                let background = live.background.as_ref().ok_or(Error::ReadOnly)?;
+                self.state = State::Waiting(background.request(&live.core, bits, waker)?);
+                Poll::Pending
+            }
+            State::Waiting(request) => {
+                // In a forked child no thread would come back to it.
+                self.map.writable()?;
+                let begun = request.poll(waker);
+                if begun.is_pending() {
+                    self.state = State::Waiting(request);
+                }
+                begun
+            }
+            State::Over => Poll::Pending,
         }
-        // It is there but for a map that is being closed.
-        let background = live.background.as_ref().ok_or(Error::ReadOnly)?;
-        background.request(&live.core, bits, waker).map(Started::Requested)
     }
 }
 
