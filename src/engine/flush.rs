@@ -9,8 +9,9 @@ use super::round::{Keep, PageRewrite, Round, Switch, join_pages, ones, those};
 use crate::error::Result;
 use crate::file::bottom::{BottomRef, named, pages_of, words_of_pages};
 use crate::file::pages::{self, PageContent};
+use crate::file::points::forget_intent;
 use crate::file::reasons::forget;
-use crate::format::{self, Durability, Header, MAX_LIST, MAX_RUN, PointRole, Reasons, WordRanges};
+use crate::format::{self, Durability, Header, MAX_LIST, MAX_RUN, Reasons, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
@@ -102,8 +103,8 @@ impl Locked<'_> {
             (switch.change)(header);
         }
         if let Some(intent) = &round.switch {
+            forget_intent(header);
             header.intent = intent.as_ref().map(|intent| intent.named());
-            header.points.retain(|point| point.role != PointRole::Intent);
         }
         if clears_reasons {
             forget(header);

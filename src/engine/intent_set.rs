@@ -5,8 +5,8 @@
 
 use super::point_set::PointSet;
 use crate::error::Result;
-use crate::file::bottom::items_in;
 use crate::file::pages::Count;
+use crate::file::points::covered_items;
 use crate::format::{Header, Intent, MAX_UNIT, State, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
@@ -64,13 +64,9 @@ impl IntentSet {
 
     /// Items that it covers and a list does not name: all others, if nobody knows what it covers.
     pub(crate) fn items_beside(&self, list: &WordRanges) -> u64 {
-        let g = self.geometry();
-        if self.failed() {
-            return g.len() - items_in(g, list);
-        }
-        let mut count = Count::default();
+        let (g, mut count) = (self.geometry(), Count::default());
         self.words().filter(|(w, _)| !list.contains(*w)).for_each(|(w, word)| count.add_word(g, w, word));
-        count.totals(g).1
+        covered_items(g, list, &count, self.failed())
     }
 
     /// Whether it must end, with everything written: nobody knows what it covers.

@@ -11,6 +11,7 @@ use super::point_set::PointSet;
 use crate::error::{Error, Refusal, Result};
 use crate::file::bottom::{all_words, batches, pages_of, place, words_of_pages};
 use crate::file::create::random_uuid;
+use crate::file::points::forget_intent;
 use crate::format::{
     Durability, Header, Layout, Point, PointRole, RegionName, SLOTS, Uuid, VolatileLayout, WordRanges, bottom_length,
     table_length,
@@ -74,8 +75,7 @@ impl Core {
     fn header_of_length(&self, old: &Header, geometry: Geometry) -> Result<Header> {
         let mut header = old.clone();
         // All of it is written before the commit, and the next freeze predicts anew.
-        header.intent = None;
-        header.points.retain(|point| point.role != PointRole::Intent);
+        forget_intent(&mut header);
         if self.in_file {
             // Who looks at the old volatile part must see that it is not the map any more.
             header.nonce = Uuid(facts::random().map_err(self.io("get random bytes"))?);

@@ -7,7 +7,7 @@ use super::bottom::{BottomRef, items_in};
 use super::pages::{Count, PageContent};
 use super::scan::{Page, Scan};
 use crate::error::{Error, Result};
-use crate::format::{CheckpointState, Header, Intent, Point, PointRole, Reasons, State, Uuid};
+use crate::format::{CheckpointState, Header, Intent, Point, PointRole, Reasons, State, Uuid, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS};
 use crate::image_stamp::ImageStamp;
 use crate::map_file::MapFile;
@@ -154,10 +154,9 @@ pub(crate) fn written(points: &[Point]) -> impl Iterator<Item = &Point> {
     points.iter().filter(|point| point.role != PointRole::Intent)
 }
 
-/// Items that the intent of a header covers beside its list, of which `count` are known and `failed` pages of its point are not.
-pub(crate) fn covered_items(header: &Header, count: &Count, failed: u64) -> u64 {
-    let g = &header.geometry;
-    if failed > 0 { g.len() - items_in(g, &header.runs) } else { count.totals(g).1 }
+/// Items that an intent covers beside a list: those counted, or all others if something of its point is lost.
+pub(crate) fn covered_items(g: &Geometry, list: &WordRanges, count: &Count, lost: bool) -> u64 {
+    if lost { g.len() - items_in(g, list) } else { count.totals(g).1 }
 }
 
 /// Has a header have no intent, and no point that was only that.

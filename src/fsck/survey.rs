@@ -154,7 +154,7 @@ impl Covered {
         })?;
         Ok(Covered {
             pages: WordRanges::from_iter(pages),
-            items: points::covered_items(header, &granules, failed),
+            items: points::covered_items(g, &header.runs, &granules, failed > 0),
             failed,
         })
     }

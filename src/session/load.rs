@@ -224,7 +224,7 @@ impl Filling<'_, '_> {
             }
             Ok(())
         })?;
-        let items = covered_items(self.header, &count, failed);
+        let items = covered_items(geometry, &self.header.runs, &count, failed > 0);
         Ok(Covered { pages: pages.runs(), words: words.runs(), items, failed })
     }
 
