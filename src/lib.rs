@@ -47,9 +47,9 @@
 //! | [`mod@error`] | kinds, codes and causes of errors |
 //! | [`mod@format`] | the bytes of a file, for tools that check them |
 //!
-//! Calls block, for a device sync at most: in an event loop, make those that may (a `set` of what is not armed, `flush`,
-//! `freeze`) in a thread for blocking work; [`DirtyMap::begin_writes_owned`] begins a queue of writes at once and gives a guard
-//! that any task can end. A hook that marks what was written only afterwards, and cannot fail, as `mark_dirty` of `vm-memory`,
+//! Calls block, for a device sync at most. In an event loop, [`DirtyMap::begin_writes_async`] begins writes without that; make
+//! others that may (`flush`, `freeze`) in a thread for blocking work. [`DirtyMap::begin_writes_owned`] begins a queue of writes at
+//! once and gives a guard that any task can end. A hook that marks what was written only afterwards, and cannot fail, as `mark_dirty` of `vm-memory`,
 //! comes too late for this map: what it marks may be lost with the power, though its data is not.
 //!
 //! # Watching it

@@ -33,7 +33,10 @@ impl Core {
 
     /// What a point that was just written predicts.
     pub(super) fn predicted(&self, header: &Header, point: &Point) -> Result<Option<Arc<IntentSet>>> {
-        let limit = self.intent_bound.granules(self.geometry(), point.granules);
+        // What a crash has added is not rounded out once more, or each crash would double it.
+        let crashed = header.dirt_reasons.contains(Reasons::CRASH);
+        let frozen = if crashed { point.granules.div_ceil(2) } else { point.granules };
+        let limit = self.intent_bound.granules(self.geometry(), frozen);
         let most = limit.min(self.geometry().bits() / 2);
         if self.durability == Durability::Process || point.granules == 0 || point.granules > most {
             return Ok(None);

@@ -238,8 +238,8 @@ impl PointSet {
         }
     }
 
-    /// Pages that did not verify, and points of which some were lost, for which everything counts as dirty.
-    pub(crate) fn failed(&self) -> u64 {
+    /// Pages that did not verify, and points of which some were lost: if there are any, everything counts as dirty.
+    pub fn failed(&self) -> u64 {
         self.failed
     }
 

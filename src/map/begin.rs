@@ -123,7 +123,8 @@ impl fmt::Debug for OwnedWriteGuard {
     }
 }
 
-/// A write that is about to begin, from [`begin_writes_async`](DirtyMap::begin_writes_async).
+/// A write that is about to begin, from [`begin_writes_async`](DirtyMap::begin_writes_async). It keeps the map until it is dropped,
+/// also once it was ready.
 #[must_use = "a write begins when this is polled"]
 pub struct BeginWrite {
     map: Arc<DirtyMap>,

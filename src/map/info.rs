@@ -82,7 +82,7 @@ impl DirtyMap {
     /// Work done since the map was opened, and what opening it found. A map that is open for reading does no work.
     pub fn stats(&self) -> Stats {
         let found = Stats {
-            recovered_items: self.recovery.armed_items + self.recovery.intent_items,
+            recovered_items: self.recovery.added_items(),
             failed_pages: self.recovery.interrupted_pages + self.recovery.damaged_pages,
             damaged_headers: self.recovery.damaged_headers,
             ..Stats::default()

@@ -29,6 +29,8 @@ pub struct CountedPoint {
     pub since: (u64, u64),
     /// Written before the next one was frozen; of the newest, until now.
     pub until_next: (u64, u64),
+    /// What was written since is not known, and counts as everything: a page of this point or of a newer one fails.
+    pub damaged: bool,
 }
 
 /// Points: the checkpoints that were [committed](Self::commit_checkpoint) and kept by name. Each name stands for the moment
@@ -108,7 +110,7 @@ impl DirtyMap {
                     true => since,
                     false => PointSet::of_points(file, header, points)?.dirty(),
                 };
-                counted.push(CountedPoint { point, since, until_next });
+                counted.push(CountedPoint { point, since, until_next, damaged: all.failed() > 0 });
                 newer = i;
             }
             counted.reverse();

@@ -39,6 +39,11 @@ impl Recovery {
         self.reasons() != Reasons::NONE
     }
 
+    /// Items that may have become dirty because they were armed, by the list or by the write intent.
+    pub fn added_items(&self) -> u64 {
+        self.armed_items + self.intent_items
+    }
+
     /// Whether something was found that a crash does not explain.
     pub fn damaged(&self) -> bool {
         self.damaged_pages > 0 || self.damaged_headers > 0 || self.lost_granules.is_some() || self.lost_commit

@@ -193,6 +193,9 @@ fn a_command_is_run_with_the_uri() {
     let uri = fs::read_to_string(&out).expect("read");
     assert!(uri.starts_with("nbd+unix:///a%20b?socket=/"), "{uri}");
     run("exit 3").exits(8).says("command");
+    // What the command says is no JSON.
+    let json = dm!("serve", image, "--map", map, "--run", "echo hi", "--output", "json").exits(0).says("hi");
+    assert_eq!(json.json()["read_only"], false);
     // Afterwards the map is closed all the same.
     dm!("check", map).exits(0);
 }

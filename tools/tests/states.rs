@@ -324,3 +324,41 @@ fn what_looks_exits_alike() {
     }
     other.close().expect("close");
 }
+
+/// What a named point holds is read by those that answer by it, and they say what they know.
+#[test]
+fn a_damaged_point_is_told_by_whatever_answers_by_it() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[]);
+    dm!("checkpoint", "freeze", map, "--name", "a").exits(0);
+    dm!("checkpoint", "commit", map, "--keep").exits(0);
+    dm!("set", map, "0", "1").exits(0);
+    dm!("checkpoint", "freeze", map).exits(0);
+    dm!("checkpoint", "commit", map).exits(0);
+    let look = |code| [dm!("map", "--since", "a", map).exits(code), dm!("checkpoint", "list", map).exits(code)];
+    look(0);
+    let bottom = common::header(&map).points[0].bottom_offset as usize;
+    common::patch(&map, |bytes| bytes[bottom] ^= 1);
+    look(4).into_iter().for_each(|ran| _ = ran.says("a point of the map is damaged"));
+    dm!("check", map).exits(4);
+    dm!("repair", map).exits(1);
+    look(0);
+}
+
+/// Whatever made it dirty: the note of the next one that opens it never says less than what was added.
+#[test]
+fn dirt_that_the_write_intent_adds_is_told() {
+    let dir = Dir::new();
+    let (open, map, image) = (dir.path("open"), dir.path("m"), dir.image("image", LEN));
+    let live = Options::new().create(&open, LEN).expect("create");
+    live.set(MIB..2 * MIB).expect("set");
+    let frozen = live.freeze(None).expect("freeze");
+    live.commit_checkpoint(frozen.uuid, false).expect("commit");
+    fs::copy(&open, &map).expect("copy");
+    drop(live);
+    let added = dm!("info", map, "--output", "json").exits(0).json()["dirty_bytes"].as_u64().expect("a number");
+    assert!(added >= MIB);
+    dm!("count", map).exits(0).says(&format!("{added} of them as the last checkpoint froze them"));
+    let backup = dm!("backup", image, dir.path("target"), "--map", map, "--output", "json").exits(0);
+    assert_eq!(backup.json()["bytes_recovered"].as_u64(), Some(added));
+}

@@ -1,5 +1,6 @@
 //! The write intent.
 
+use crate::format::WordRanges;
 use crate::sim::regressions::*;
 
 /// A map whose last checkpoint had a bit. It is durable that it and its neighbour are likely to be set again.
@@ -53,6 +54,21 @@ pub(crate) fn what_is_set_under_an_intent_that_has_ended_is_armed_again() {
     core.set_bits(64..65).unwrap();
     testing::visit(None);
     assert!(dirty(&both(&after_a_cut(&disk)), 64), "lost");
+}
+
+/// What a crash adds is frozen with the next checkpoint: it is not rounded out once more.
+#[test]
+fn crashes_do_not_make_an_intent_grow() {
+    let (disk, core) = map_that_expects(64);
+    drop(core);
+    let sizes: Vec<u64> = (0..5)
+        .map(|_| {
+            let core = opened(&disk);
+            check_in(&core);
+            core.intent(&header_on(&disk)).unwrap().unwrap().items_beside(&WordRanges::new())
+        })
+        .collect();
+    assert_eq!(sizes, [2; 5]);
 }
 
 /// Nothing is armed by it, and it ends.

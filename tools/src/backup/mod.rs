@@ -326,7 +326,7 @@ impl Job<'_> {
         }
         let before = work.before.map_or_else(|| image.glance(), Ok)?;
         let mut outcome = Outcome::new(args, work.len, work.bytes, plan);
-        let recovered = if info.recovery.image_changed.is_some() { work.bytes } else { info.recovery.armed_items };
+        let recovered = if info.recovery.image_changed.is_some() { work.bytes } else { info.recovery.added_items() };
         outcome.bytes_recovered = recovered.min(work.bytes);
         self.copy(work, target, plan, &mut outcome)?;
         target.sync()?;

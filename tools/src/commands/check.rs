@@ -216,8 +216,8 @@ fn told(args: &Check, report: &Report, exit: Exit) -> (&'static str, String) {
         _ => (
             "damage; what failed counts as dirty, so no dirt is missing",
             format!(
-                "take a backup soon, or dirtymap repair {file} --undo UNDO: both mend the map; and look for what damages \
-                 the disk"
+                "dirtymap repair {file} --undo UNDO mends it; so does a backup, but for what is wrong with points; and look \
+                 for what damages the disk"
             ),
         ),
     }

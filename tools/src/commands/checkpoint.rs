@@ -197,7 +197,9 @@ fn status(args: &File, wait: Duration, output: Output) -> Result<Exit> {
 
 fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
     let (map, exit) = open::for_reading(&args.file, wait, output)?;
-    let listed = map.count_points()?.into_iter().map(|counted| {
+    let counted = map.count_points()?;
+    let damaged = counted.iter().any(|point| point.damaged);
+    let listed = counted.into_iter().map(|counted| {
         let CountedPoint { point, since: (since_bits, since_bytes), until_next, .. } = counted;
         let ((until_next_bits, until_next_bytes), uuid) = (until_next, point.uuid.to_string());
         let time = time(point.time);
@@ -208,7 +210,7 @@ fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {
         let (since, next) = (h(p.since_bytes), h(p.until_next_bytes));
         say!(out, "{time}  {since:>10} since, {next:>10} until the next  {}", shown(&p.name))
     })?;
-    Ok(exit)
+    Ok(open::say_points(damaged, exit, output))
 }
 
 fn drop_point(args: &Named, wait: Duration, output: Output) -> Result<Exit> {

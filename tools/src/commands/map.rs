@@ -58,7 +58,7 @@ pub fn run(args: &Map, wait: Duration, output: Output) -> Result<Exit> {
         extents(runs(), output)?
     }
     map.verify_session()?;
-    Ok(exit)
+    Ok(since.map_or(exit, |since| open::say_points(since.failed() > 0, exit, output)))
 }
 
 /// A part of a map whose items are all dirty or all clean.

@@ -197,6 +197,18 @@ pub fn say(recovery: &Recovery, mended: bool, output: Output) -> Exit {
     if recovery.damaged() && !mended { Exit::Damage } else { Exit::Fine }
 }
 
+/// Says so if a point that was asked for is damaged, which the exit code tells as well.
+pub fn say_points(damaged: bool, exit: Exit, output: Output) -> Exit {
+    if !damaged {
+        return exit;
+    }
+    output.note(
+        "a point of the map is damaged: what was written since is not known, and everything counts; `dirtymap check` says \
+         which one, and `dirtymap repair` mends it",
+    );
+    Exit::Damage
+}
+
 fn notes(r: &Recovery, mended: bool) -> Vec<String> {
     let mut notes = Vec::new();
     let done = if mended { "recovered" } else { "recovered in memory, the file is as it was" };
@@ -204,8 +216,14 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
         let added = match r.cache_trusted {
             Some(true) => "no dirt was added, the page cache is as the writer left it".to_string(),
             Some(false) => "the page cache cannot be trusted, so everything counts as dirty".to_string(),
-            None if r.armed_items == 0 => "no dirt was added, as nothing was armed".into(),
-            None => format!("up to {} that were armed count as dirty", size::count(r.armed_items, "byte")),
+            None if r.added_items() == 0 => "no dirt was added, as nothing was armed".into(),
+            None => {
+                let intent = match r.intent_items {
+                    0 => String::new(),
+                    items => format!(", {items} of them as the last checkpoint froze them (write intent)"),
+                };
+                format!("up to {} that were armed count as dirty{intent}", size::count(r.added_items(), "byte"))
+            }
         };
         notes.push(format!("the map was not closed cleanly; {done}: {added}; nothing that was set is lost"));
     }

@@ -137,7 +137,7 @@ fn serve(args: &Serve, tracked: Arc<Tracked>, output: Output) -> Result<dirtymap
         uris.push(format!("nbd://{bound}/{}", encoded(&args.name)));
     }
     let ended = match &args.run {
-        Some(command) => run_command(command, &uris[0]),
+        Some(command) => run_command(command, &uris[0], output),
         None => {
             output.note(format_args!("serving {}", uris.join(" and ")));
             while !signals::requested() {
@@ -151,9 +151,15 @@ fn serve(args: &Serve, tracked: Arc<Tracked>, output: Output) -> Result<dirtymap
 }
 
 /// Runs a command with the URI in its environment, until it ends or a signal comes.
-fn run_command(command: &str, uri: &str) -> Result<()> {
+fn run_command(command: &str, uri: &str, output: Output) -> Result<()> {
     let failed = |e: std::io::Error| Failure::io("sh", &e);
-    let mut child: Child = Command::new("sh").args(["-c", command]).env("uri", uri).spawn().map_err(failed)?;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).env("uri", uri);
+    if output.is_json() {
+        // Standard output is for the one JSON value.
+        shell.stdout(std::io::stderr());
+    }
+    let mut child: Child = shell.spawn().map_err(failed)?;
     loop {
         match child.try_wait().map_err(failed)? {
             Some(status) if status.success() => return Ok(()),
