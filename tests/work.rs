@@ -294,3 +294,19 @@ impl Io {
         }
     }
 }
+
+/// Listed are the words between those that the intent covers, where that is shorter than naming all.
+#[test]
+fn a_range_that_the_write_intent_cuts_into_very_many_runs_is_set() {
+    const WORDS: u64 = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().granularity(0).flush_interval(None).armed_bound(1 << 40);
+    let map = options.create(dir.path().join("map"), WORDS * 64).unwrap();
+    let third: Vec<_> = (0..WORDS).step_by(3).map(|w| w * 64..(w + 1) * 64).collect();
+    map.set_ranges(&third).unwrap();
+    let frozen = map.freeze(None).unwrap();
+    map.commit_checkpoint(frozen.uuid, false).unwrap();
+    assert_eq!(map.info().unwrap().intent_items, WORDS.div_ceil(3) * 64);
+    assert_eq!(map.set(..).unwrap(), WORDS * 64);
+    map.close().unwrap();
+}

@@ -6,10 +6,12 @@
 use super::core::Core;
 use super::in_flight::InFlight;
 use super::round::Keep;
-use crate::error::Result;
-use crate::sys::fork;
+use crate::error::{Error, InUse, Result};
+use crate::file::locks::locked;
+use crate::sys::{Lock, fork};
 use std::io;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
@@ -49,12 +51,13 @@ pub(crate) struct Request {
     outcome: Mutex<Outcome>,
 }
 
-/// At most one of the two.
 #[derive(Default)]
 struct Outcome {
     /// Whom to wake.
     waiting: Option<Waker>,
     begun: Option<Result<InFlight<Arc<Core>>>>,
+    /// Nobody wants it any more.
+    cancelled: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -119,47 +122,84 @@ impl Orders {
                 std::mem::take(&mut state.requests)
             };
             let Some(core) = core.upgrade() else { return };
-            requests.iter().for_each(|request| request.begin(&core));
+            let mut gave_up = false;
+            for request in requests {
+                gave_up = request.begin(&core, gave_up);
+            }
+            // A task that was woken may have dropped the map.
+            if lock(&self.state).stop {
+                return;
+            }
             if due.is_some_and(|due| due <= Instant::now()) {
                 // An error stays in the map (rule 7): the next flush or the close meets it.
-                let lock = core.lock_within(FLUSHER_PATIENCE.min(core.lock_timeout));
-                let _ = lock.and_then(|mut lock| lock.flush_to(Keep::Hot, None));
+                caught(|| {
+                    let lock = core.lock_within(FLUSHER_PATIENCE.min(core.lock_timeout));
+                    _ = lock.and_then(|mut lock| lock.flush_to(Keep::Hot, None));
+                });
                 due = pause.map(|pause| Instant::now() + pause);
             }
         }
     }
 }
 
+/// Does something in which the program may be called back. Its panic does not end the thread, on which others wait.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
 impl Request {
-    fn begin(self: &Arc<Self>, core: &Arc<Core>) {
-        if Arc::strong_count(self) == 1 {
-            return; // Whoever wanted it has gone.
+    /// Begins the write, without waiting if another one of the same time `gave_up` waiting for the lock. Whether one has, then.
+    fn begin(&self, core: &Arc<Core>, gave_up: bool) -> bool {
+        if lock(&self.outcome).cancelled {
+            return gave_up;
         }
-        let begun = InFlight::begin(core.clone(), &self.ranges, None);
+        let begun = if gave_up {
+            let locked = || locked(core.file(), Lock::Update, InUse::Update);
+            InFlight::try_begin(core.clone(), &self.ranges).ok_or_else(locked)
+        } else {
+            let begun = caught(|| InFlight::begin(core.clone(), &self.ranges, None));
+            begun.unwrap_or_else(|| {
+                Err(core.io("begin a write")(io::Error::other("a callback of the program panicked")))
+            })
+        };
+        let gave_up = gave_up || matches!(begun, Err(Error::Locked { .. }));
         let waiting = {
             let mut outcome = lock(&self.outcome);
+            if outcome.cancelled {
+                return gave_up;
+            }
             outcome.begun = Some(begun);
             outcome.waiting.take()
         };
-        waiting.into_iter().for_each(Waker::wake);
+        // Not with the lock: a task may be polled by this call.
+        waiting.and_then(|waker| caught(|| waker.wake()));
+        gave_up
     }
 
     /// The write, once it has begun; until then, `waker` is woken in place of the last one. At most once ready.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<InFlight<Arc<Core>>>> {
         let mut outcome = lock(&self.outcome);
-        match outcome.begun.take() {
-            Some(begun) => Poll::Ready(begun),
-            None => {
-                outcome.waiting = Some(waker.clone());
-                Poll::Pending
-            }
+        if let Some(begun) = outcome.begun.take() {
+            return Poll::Ready(begun);
         }
+        let before = outcome.waiting.replace(waker.clone());
+        drop(outcome);
+        drop(before);
+        Poll::Pending
+    }
+
+    /// Gives the write up: from here on nothing of it is in flight, or it ends as soon as it has begun.
+    pub(crate) fn cancel(&self) {
+        let cancelled = Outcome { cancelled: true, ..Outcome::default() };
+        drop(std::mem::replace(&mut *lock(&self.outcome), cancelled));
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        let Some(thread) = lock(&self.thread).take() else { return };
+        // Without its lock, which a thread of the parent may have had when this child was forked.
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
         if !self.born.is_current() {
             // The thread is the parent's. Letting go of its handle would detach it by an id that a thread of this
             // process may have by now.
@@ -168,6 +208,9 @@ impl Drop for Background {
         }
         lock(&self.orders.state).stop = true;
         self.orders.changed.notify_all();
+        if thread.thread().id() == std::thread::current().id() {
+            return; // A task that it has woken has dropped the map: it touches nothing of it any more.
+        }
         // It does not panic; and if it did, there would be nothing left to do.
         let _ = thread.join();
     }

@@ -21,6 +21,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Most ranges announced at once. What a list has room for is more.
 pub(super) const ANNOUNCED: usize = 128;
+/// Most ranges of requests that wait for whoever arms next.
+const MOST_WAITING: usize = 8 * ANNOUNCED;
 /// Words of a long range that are armed together, and flushed together when there is no room for more: 8 MiB of the bottom.
 const PIECE_WORDS: u64 = 1 << 20;
 
@@ -94,7 +96,9 @@ impl Core {
     /// Has whoever arms next arm what these ranges need as well.
     pub(super) fn announce(&self, ranges: &[Range<u64>]) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.extend(self.cold(ranges).into_iter().take(ANNOUNCED));
+        // Of requests that were given up something may be left until the next arming: a hint, which is not to grow.
+        let room = MOST_WAITING.saturating_sub(waiting.len());
+        waiting.extend(self.cold(ranges).into_iter().take(room));
     }
 
     /// Marks several ranges of bits if that needs no arming. Otherwise some of them may be marked: nothing is owed for those.
@@ -218,7 +222,11 @@ impl Core {
             return Ok(()); // Somebody armed it for us while we waited.
         }
         let add = self.select(&mut lock, &header, &wanted);
-        let listed = unlisted(&add, intent, (wanted.start, mask & !cover));
+        let mut listed = unlisted(&add, intent, (wanted.start, mask & !cover));
+        if listed.encoded_len() > MAX_LIST / 4 {
+            // The intent cuts it into too many runs. Naming what is covered as well only adds dirt.
+            listed = add.clone();
+        }
         if !self.fits(&header.runs, &listed) {
             // Leaves room for what was chosen, or an empty list.
             header = lock.flush_to(Keep::Room(listed.words()), None)?;

@@ -6,6 +6,7 @@
 use super::survey::{self, Covered, Survey, point_survey};
 use crate::error::{Result, counted};
 use crate::file::bottom::{BottomRef, all_words, pages_of, words_of_pages};
+use crate::file::create::random_uuid;
 use crate::file::headers::{self, Copies, Newest, damaged_copies, set_exact, writable};
 use crate::file::pages::Count;
 use crate::file::points::forget_intent;
@@ -203,6 +204,10 @@ fn decide(file: MapFile<'_>, found: &Found) -> Result<Decision> {
     for &place in &found.damaged_points {
         let point = &mut mended.points[place];
         *point = Point { reasons: point.reasons | Reasons::REPAIR, ..point.holding_everything(g) };
+        if point.role == PointRole::Kept {
+            // It holds something else than before.
+            point.uuid = random_uuid().map_err(file.io("get random bytes"))?;
+        }
     }
     // What it covers of a map that was not closed stays named until it is in the bottom, or everything is listed.
     if header.state == State::Clean || found.covered.failed > 0 {

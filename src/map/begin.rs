@@ -175,6 +175,14 @@ impl BeginWrite {
     }
 }
 
+impl Drop for BeginWrite {
+    fn drop(&mut self) {
+        if let State::Waiting(request) = &self.state {
+            request.cancel();
+        }
+    }
+}
+
 impl fmt::Debug for BeginWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BeginWrite").field("map", &self.map).finish_non_exhaustive()
@@ -186,6 +194,7 @@ mod tests {
     use super::*;
     use crate::options::Options;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::{Mutex, mpsc};
     use std::task::Wake;
     use std::thread::Thread;
 
@@ -277,6 +286,90 @@ mod tests {
         drop(lock);
         // The thread still has the request, or has begun the write: closing waits for it, and nothing is in flight then.
         Arc::into_inner(map).unwrap().close().unwrap();
+    }
+
+    /// A task in a place of its own, which its waker polls or drops.
+    struct Task {
+        begin: Mutex<Option<BeginWrite>>,
+        polls: bool,
+        done: mpsc::Sender<()>,
+    }
+
+    impl Task {
+        fn poll(self: &Arc<Self>) {
+            let mut begin = self.begin.lock().unwrap();
+            let Some(task) = begin.as_mut() else { return };
+            if poll(task, &self.clone().into()).is_ready() {
+                *begin = None;
+                self.done.send(()).unwrap();
+            }
+        }
+    }
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            if self.polls {
+                self.poll();
+            } else {
+                drop(self.begin.lock().unwrap().take());
+                self.done.send(()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_waker_may_poll_or_drop_the_task_and_with_it_the_map() {
+        for polls in [true, false] {
+            let (dir, map) = new_map();
+            let (done, is_done) = mpsc::channel();
+            let begin = Mutex::new(Some(map.begin_writes_async(&[FIRST])));
+            let task = Arc::new(Task { begin, polls, done });
+            // From here on only the task has it.
+            drop(map);
+            task.poll();
+            drop(task);
+            is_done.recv().unwrap();
+            // The thread may still be about to end.
+            let options = Options::new().flush_interval(None).wait(std::time::Duration::from_secs(60));
+            let map = options.open(dir.path().join("map")).unwrap();
+            assert!(map.recovery().unclean && map.get(0).unwrap());
+        }
+    }
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("not the thread's business");
+        }
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_no_other_task_waiting() {
+        let (_dir, map) = new_map();
+        let lock = map.engine().lock().unwrap();
+        let mut first = map.begin_writes_async(&[FIRST]);
+        assert!(poll(&mut first, &Arc::new(Panics).into()).is_pending());
+        drop(lock);
+        let (_, waker) = woken();
+        let other = 1 << 39..(1 << 39) + 1;
+        drop(ready(&mut map.begin_writes_async(&[other]), &waker).unwrap());
+        drop(ready(&mut first, &waker).unwrap());
+    }
+
+    #[test]
+    fn those_that_wait_for_one_lock_give_up_together() {
+        let (dir, map) = new_map();
+        drop(map);
+        let shared = Options::new().access(crate::Access::Shared).flush_interval(None);
+        let holder = shared.open(dir.path().join("map")).unwrap();
+        let map = Arc::new(shared.lock_timeout(std::time::Duration::ZERO).open(dir.path().join("map")).unwrap());
+        let lock = holder.engine().lock().unwrap();
+        let (_, waker) = woken();
+        let mut begins: Vec<BeginWrite> = places().map(|place| map.begin_writes_async(&[place])).collect();
+        assert!(begins.iter_mut().all(|begin| matches!(ready(begin, &waker), Err(Error::Locked { .. }))));
+        drop(lock);
+        assert!(ready(&mut map.begin_writes_async(&[FIRST]), &waker).is_ok());
     }
 
     #[test]

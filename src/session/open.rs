@@ -124,6 +124,7 @@ fn log_recovery(_path: &Path, _header: &Header, _recovery: &Recovery) {
             "recovered",
             path = %_path.display(),
             armed_items = _recovery.armed_items,
+            intent_items = _recovery.intent_items,
             interrupted_pages = _recovery.interrupted_pages,
             damaged_pages = _recovery.damaged_pages,
             damaged_headers = _recovery.damaged_headers,

@@ -249,3 +249,24 @@ fn qemu_sees_what_is_dirty() {
     assert_eq!(areas(&map), [MIB..MIB + GRANULE, 2 * MIB..2 * MIB + GRANULE]);
     assert_eq!(fs::read(image).expect("read")[MIB as usize..][..GRANULE as usize], [7; GRANULE as usize]);
 }
+
+/// What is not there is no hole, and a map is not closed for an image that is another one by now.
+#[test]
+fn an_image_that_is_cut_off_meanwhile_is_no_longer_read_nor_recorded() {
+    let dir = Dir::new();
+    let (image, map) = tracked(&dir);
+    let server = Server::start(&dir, &[]);
+    let mut client = server.client();
+    let end = SIZE - MIB;
+    client.read(end, MIB as u32, 0).expect("read");
+    fs::File::options().write(true).open(&image).expect("open").set_len(SIZE / 2).expect("cut");
+    client.read(end, MIB as u32, 0).expect_err("there is nothing");
+    client.read(0, MIB as u32, 0).expect("read");
+    drop(client);
+    server.stop().exits(8).says("its size was changed");
+    fs::File::options().write(true).open(&image).expect("open").set_len(SIZE).expect("grow");
+    // It is as long as it was, and not what it was.
+    dm!("info", map, "--image", image).exits(1);
+    dm!("serve", image, "--map", map, "--run", "true").exits(0).says("everything counts as dirty");
+    assert_eq!(areas(&map), [0..SIZE]);
+}

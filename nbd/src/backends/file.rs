@@ -52,7 +52,12 @@ impl FileBackend {
     fn data(&self, at: u64, end: u64) -> Option<Range<u64>> {
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
             Ok(start) if start < end => start,
-            Ok(_) | Err(Os::NXIO) => return None,
+            Ok(_) => return None,
+            Err(Os::NXIO) => {
+                // What is behind the end by now is no hole: reading it is to fail.
+                let length = rustix::fs::seek(&self.file, SeekFrom::End(0)).unwrap_or(0);
+                return (length < end).then(|| length.max(at)..end);
+            }
             Err(_) => return Some(at..end),
         };
         let stop = rustix::fs::seek(&self.file, SeekFrom::Hole(start)).unwrap_or(end);

@@ -274,7 +274,7 @@ pub struct Write {
 #[derive(Args, Debug)]
 #[command(after_help = help!("  dirtymap serve disk.raw --map disk.map --socket /run/disk.sock\n  dirtymap serve disk.raw --map disk.map --run 'nbdcopy new.raw $uri'"))]
 pub struct Serve {
-    /// The image or block device to serve
+    /// The image or block device to serve; whatever else writes to it meanwhile has to go by the same map
     #[arg(value_parser = file())]
     pub image: PathBuf,
     /// Its map

@@ -51,9 +51,8 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
     open::cost(&map, output);
     // Also after a failure: what was written is set, and the map says so best when it is closed.
     let syncing = progress::busy("syncing");
-    let synced = image.sync();
+    let closed = open::close_with(map, &image);
     syncing.finish_and_clear();
-    let closed = synced.and_then(|()| Ok(map.close_with_image(&image.stamp_now()?)?));
     if let Err(failure) = copied.and(closed) {
         let range = args.at..args.at + written;
         let done = if written == 0 {

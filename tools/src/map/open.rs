@@ -3,7 +3,7 @@
 //! Invariant kept here: what can be refused is refused before the file is opened for writing, so that a refused
 //! command leaves it byte for byte as it was.
 
-use crate::exit::{Exit, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::files::Image;
 use crate::size;
 use crate::terminal::output::Output;
@@ -141,6 +141,20 @@ pub fn close(map: DirtyMap, output: Output) -> Result<()> {
     let closed = map.close();
     progress::clear();
     Ok(closed?)
+}
+
+/// Closes a map by which an image was written, with the image as it is now. If that has not its length any more, the map does
+/// not know it as its own: the next one that opens it with the image takes everything for dirty.
+pub fn close_with(map: DirtyMap, image: &Image) -> Result<()> {
+    image.sync()?;
+    let stamp = image.stamp_now()?;
+    if stamp.size() != image.size() {
+        map.close()?;
+        let (name, was, is) = (image.path.display(), image.size(), stamp.size());
+        let message = format!("{name}: its size was changed from {was} to {is} bytes while it was written");
+        return Err(Failure::new("image-changed", message).and("everything in it counts as dirty"));
+    }
+    Ok(map.close_with_image(&stamp)?)
 }
 
 /// For `-v`: what the work on a map took so far.

@@ -62,7 +62,7 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
     open::cost(&map, output);
     // Also after a failure.
-    let closed = if args.read_only { Ok(map.close()?) } else { close(map, &image) };
+    let closed = if args.read_only { Ok(map.close()?) } else { open::close_with(map, &image) };
     let drained = served?;
     closed?;
     let answer = Answer {
@@ -106,11 +106,6 @@ fn open_map(args: &Serve, image: &Image, wait: Duration, output: Output) -> Resu
     let (map, _) = open::for_writing_of(&args.map, With::Anybody, image, wait, output, acceptable)?;
     map.bind_image(&image.stamp)?;
     Ok(map)
-}
-
-fn close(map: DirtyMap, image: &Image) -> Result<()> {
-    image.sync()?;
-    Ok(map.close_with_image(&image.stamp_now()?)?)
 }
 
 /// Serves until a signal comes or the command of `--run` has ended.
