@@ -116,7 +116,7 @@ pub trait Backend: Send + Sync {
 }
 
 /// Collects extents: joins neighbours of one state, and takes no more than a reply may have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Extents {
     list: Vec<Extent>,
     /// Bytes until it is enough.

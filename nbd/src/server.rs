@@ -121,14 +121,7 @@ impl Server {
     /// Listens on a new socket at `path`, with the permissions that the umask leaves. A socket there that no server listens
     /// on any more is replaced; it is removed at the end.
     pub fn listen_unix(&mut self, path: &Path) -> io::Result<()> {
-        let bound = UnixListener::bind(path).or_else(|e| {
-            if e.kind() == io::ErrorKind::AddrInUse && is_left_over(path) {
-                std::fs::remove_file(path)?;
-                return UnixListener::bind(path);
-            }
-            Err(e)
-        })?;
-        self.listen(bound.into(), Some(path.to_owned()), accept_unix)
+        self.listen(bind_unix(path)?.into(), Some(path.to_owned()), accept_unix)
     }
 
     /// Listens on a unix socket that is there already, as from a service manager.
@@ -205,6 +198,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
     }
+}
+
+/// Makes a socket at `path`, with the permissions that the umask leaves. One that no server listens on any more is replaced.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    UnixListener::bind(path).or_else(|e| {
+        if e.kind() == io::ErrorKind::AddrInUse && is_left_over(path) {
+            std::fs::remove_file(path)?;
+            return UnixListener::bind(path);
+        }
+        Err(e)
+    })
 }
 
 /// A socket that no server listens on. A connection to a file that is no socket is refused as well.

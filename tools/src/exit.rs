@@ -5,6 +5,8 @@
 use crate::time::time;
 use dirtymap::{CloseError, Error, error::Corruption};
 use dirtymap_cli::shown::shown;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -48,7 +50,7 @@ impl From<Exit> for ExitCode {
 #[derive(Debug)]
 pub struct Failure {
     /// Short, stable, machine-readable.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// What was found, where, what was expected and what to do.
     pub message: String,
     /// The code to exit with.
@@ -61,17 +63,17 @@ pub type Result<T> = std::result::Result<T, Failure>;
 impl Failure {
     /// An operational error.
     pub fn new(kind: &'static str, message: impl Into<String>) -> Failure {
-        Failure { kind, message: message.into(), exit: Exit::Operational }
+        Failure { kind: kind.into(), message: message.into(), exit: Exit::Operational }
     }
 
     /// Arguments that are wrong whatever the file.
     pub fn usage(message: impl Into<String>) -> Failure {
-        Failure { kind: "usage", message: message.into(), exit: Exit::Usage }
+        Failure { kind: "usage".into(), message: message.into(), exit: Exit::Usage }
     }
 
     /// Stopped by a signal.
     pub fn interrupted(message: impl Into<String>) -> Failure {
-        Failure { kind: "interrupted", message: message.into(), exit: Exit::Interrupted }
+        Failure { kind: "interrupted".into(), message: message.into(), exit: Exit::Interrupted }
     }
 
     /// What the system said about `what`, which is a file and what was done with it.
@@ -107,6 +109,32 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+/// The JSON of a failure.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    error: ErrorFields,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ErrorFields {
+    kind: Cow<'static, str>,
+    message: String,
+    exit: u8,
+}
+
+impl From<Failure> for ErrorAnswer {
+    fn from(Failure { kind, message, exit }: Failure) -> ErrorAnswer {
+        ErrorAnswer { error: ErrorFields { kind, message, exit: exit.code() } }
+    }
+}
+
+impl From<ErrorAnswer> for Failure {
+    /// What another process failed with. Who reads it has answered nothing either: whatever the code, it is an error.
+    fn from(ErrorAnswer { error }: ErrorAnswer) -> Failure {
+        Failure { kind: error.kind, message: error.message, exit: Exit::Operational }
     }
 }
 
@@ -169,6 +197,6 @@ impl From<Error> for Failure {
             _ => e.to_string(),
         };
         let exit = if matches!(e, Error::Interrupted { .. }) { Exit::Interrupted } else { Exit::Operational };
-        Failure { kind: e.kind(), message, exit }
+        Failure { kind: e.kind().into(), message, exit }
     }
 }

@@ -6,6 +6,7 @@
 //! ```text
 //! commands   one file per command: what it asks, does and answers
 //! backup     the engine of `backup`, which the demo uses as well
+//! control    the control socket of `serve`, both ends
 //! map        maps as commands use them: opened, loaded, as raw bits, beside their image
 //! files      images, targets, new files, standard input
 //! terminal   answers, notes, progress, signals: output > progress > signals
@@ -19,6 +20,7 @@
 mod backup;
 mod cli;
 mod commands;
+mod control;
 mod exit;
 mod files;
 mod map;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers, from the top down, and what stands alone at the bottom.
-const LAYERS: [&str; 8] = ["commands", "backup", "map", "files", "terminal", "cli", "exit", "picture"];
+const LAYERS: [&str; 9] = ["commands", "backup", "control", "map", "files", "terminal", "cli", "exit", "picture"];
 const BOTTOM: [&str; 3] = ["rng", "size", "time"];
 
 fn rank(module: &str) -> usize {

@@ -4,15 +4,15 @@
 
 mod common;
 
-use common::{Dir, GRANULE, MIB, Ran, areas, dirtymap, pattern, skipped, untouched};
+use common::serving::{DIRTY, Server, dirty};
+use common::{Dir, GRANULE, MIB, areas, pattern, skipped, untouched};
 use dirtymap_nbd::client::{Client, ConnectOptions};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 const SIZE: u64 = 8 * MIB;
-const DIRTY: &str = "qemu:dirty-bitmap:dirty";
 
 /// An image with a map that is all clean.
 fn tracked(dir: &Dir) -> (PathBuf, PathBuf) {
@@ -20,60 +20,6 @@ fn tracked(dir: &Dir) -> (PathBuf, PathBuf) {
     dm!("create", map, "--image", image).exits(0);
     dm!("reset", map, "--all").exits(0);
     (image, map)
-}
-
-/// A server that runs, and its socket.
-struct Server {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Server {
-    fn start(dir: &Dir, more: &[&str]) -> Server {
-        let socket = dir.path("socket");
-        let mut command = dirtymap();
-        command.arg("serve").arg(dir.path("disk.raw")).arg("--map").arg(dir.path("disk.map"));
-        command.arg("--socket").arg(&socket).args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("run dirtymap");
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(child.try_wait().expect("wait").is_none(), "the server does not run");
-            std::thread::yield_now();
-        }
-        Server { child, socket }
-    }
-
-    fn uri(&self) -> String {
-        format!("nbd+unix:///?socket={}", self.socket.display())
-    }
-
-    fn client(&self) -> Client {
-        let options = ConnectOptions { contexts: vec![DIRTY.into()], ..ConnectOptions::default() };
-        Client::connect(&self.uri().parse().expect("a URI"), &options).expect("connect")
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("signal");
-    }
-
-    fn stop(self) -> Ran {
-        self.signal(Signal::TERM);
-        let ran = self.child.wait_with_output().expect("wait").into();
-        assert!(!self.socket.exists(), "the socket is still there");
-        ran
-    }
-}
-
-/// What the server calls dirty, as ranges.
-fn dirty(client: &mut Client) -> Vec<std::ops::Range<u64>> {
-    let mut at = 0;
-    let mut found = Vec::new();
-    for extent in &client.block_status(0, SIZE, 0).expect("states")[0].1 {
-        if extent.flags == 1 {
-            found.push(at..at + extent.length);
-        }
-        at += extent.length;
-    }
-    found
 }
 
 #[test]

@@ -383,7 +383,7 @@ impl Job<'_> {
              dirty now, and the next backup copies it; find out which before relying on older backups",
             pair.target.path.display()
         );
-        Err(Failure { kind: "audit-missed", message, exit: Exit::Damage })
+        Err(Failure { kind: "audit-missed".into(), message, exit: Exit::Damage })
     }
 
     /// Whether the image was written meanwhile, and so whether the backup is of one moment.

@@ -275,19 +275,22 @@ pub struct Write {
 #[command(after_help = help!("  dirtymap serve disk.raw --map disk.map --socket /run/disk.sock\n  dirtymap serve disk.raw --map disk.map --run 'nbdcopy new.raw $uri'"))]
 pub struct Serve {
     /// The image or block device to serve; whatever else writes to it meanwhile has to go by the same map
-    #[arg(value_parser = file())]
-    pub image: PathBuf,
+    #[arg(value_parser = file(), requires = "map", required_unless_present = "disk")]
+    pub image: Option<PathBuf>,
     /// Its map
-    #[arg(value_parser = file(), long, value_name = "FILE")]
-    pub map: PathBuf,
+    #[arg(value_parser = file(), long, value_name = "FILE", requires = "image")]
+    pub map: Option<PathBuf>,
+    /// Serve a disk by this name as well, or instead of IMAGE; may be given again
+    #[arg(long, value_name = "NAME=IMAGE,map=FILE", value_parser = disk)]
+    pub disk: Vec<DiskArg>,
     /// Make the map, all dirty, if there is none
     #[arg(long, conflicts_with = "read_only")]
     pub create: bool,
     /// Take the image for raw whatever it starts with, if its map was not made with `--image`
     #[arg(long)]
     pub raw: bool,
-    /// Name of the export; clients that name none get it as well
-    #[arg(long, value_name = "EXPORT", default_value = "")]
+    /// Name of IMAGE's export; clients that name none get it as well
+    #[arg(long, value_name = "EXPORT", default_value = "", requires = "image")]
     pub name: String,
     /// Listen on a unix socket, made here and removed at the end; this, --listen or --run has to be given
     #[arg(value_parser = file(), long, value_name = "PATH")]
@@ -301,12 +304,35 @@ pub struct Serve {
     /// Run a command with $uri set, and stop when it ends; without --socket and --listen on a socket of its own
     #[arg(long, value_name = "COMMAND")]
     pub run: Option<String>,
+    /// Answer on a unix socket what is asked of the server, metrics too
+    #[arg(value_parser = file(), long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Refuse all writes
     #[arg(long)]
     pub read_only: bool,
     /// Requests of one connection that are handled at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
+}
+
+/// A disk to serve.
+#[derive(Clone, Debug)]
+pub struct DiskArg {
+    /// Of its export.
+    pub name: String,
+    pub image: PathBuf,
+    pub map: PathBuf,
+}
+
+/// Reads `NAME=IMAGE,map=FILE`. A name has no `=`, the file of a map no `,map=`.
+fn disk(text: &str) -> Result<DiskArg, String> {
+    let parts = text.split_once('=').and_then(|(name, rest)| Some((name, rest.rsplit_once(",map=")?)));
+    match parts {
+        Some((name, (image, map))) if !image.is_empty() && !map.is_empty() => {
+            Ok(DiskArg { name: name.into(), image: image.into(), map: map.into() })
+        }
+        _ => Err("expected NAME=IMAGE,map=FILE".into()),
+    }
 }
 
 #[derive(Args, Debug)]

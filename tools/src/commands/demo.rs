@@ -126,7 +126,7 @@ fn compare(place: &Place, when: &str) -> Result<()> {
 /// What must never happen.
 fn differs(when: &str, what: String) -> Failure {
     let message = format!("after {when} image and backup are not identical: {what}; --dir keeps the files");
-    Failure { kind: "difference", message, exit: Exit::Damage }
+    Failure { kind: "difference".into(), message, exit: Exit::Damage }
 }
 
 fn fresh_seed() -> u64 {

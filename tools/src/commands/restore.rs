@@ -35,7 +35,7 @@ pub fn run(args: &Restore, output: Output) -> Result<Exit> {
     let (text, head) = if name == Path::new("-") {
         spool(name)?
     } else {
-        let text = Image::open(name, false).map_err(|e| match e.kind {
+        let text = Image::open(name, false).map_err(|e| match &*e.kind {
             "not-an-image" => e.and("a dump that comes from elsewhere is read from standard input (-)"),
             _ => e,
         })?;

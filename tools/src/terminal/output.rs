@@ -8,7 +8,7 @@
 use super::progress;
 use super::text::tell;
 use crate::cli::Format;
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{ErrorAnswer, Exit, Failure, Result};
 use dirtymap_cli::shown::{acts, shown};
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
@@ -148,23 +148,10 @@ impl Output {
             &if *exit == Exit::Usage { lines.collect::<Vec<_>>().join("\n") } else { shown(message).to_string() };
         let _ = tell(&format!("dirtymap: {message}"));
         if self.is_json() && !BEGUN.load(Ordering::SeqCst) {
-            let error = ErrorAnswer { error: ErrorFields { kind, message, exit: exit.code() } };
+            let error = ErrorAnswer::from(Failure { kind: kind.clone(), message: message.clone(), exit: *exit });
             let _ = self.answer(&error, |_, _| Ok(()));
         }
     }
-}
-
-/// The JSON of a failure.
-#[derive(Serialize)]
-struct ErrorAnswer<'a> {
-    error: ErrorFields<'a>,
-}
-
-#[derive(Serialize)]
-struct ErrorFields<'a> {
-    kind: &'a str,
-    message: &'a str,
-    exit: u8,
 }
 
 /// JSON text in which nothing acts on a terminal.

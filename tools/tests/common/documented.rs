@@ -7,7 +7,7 @@ const DOCS: &str = include_str!("../../../docs/cli.md");
 
 /// The fields that a section documents, and their types.
 fn documented(section: &str) -> BTreeMap<String, String> {
-    let heading = format!("## {section}\n");
+    let heading = format!("\n## {section}\n").replace("## # ", "### ");
     let text = DOCS.split_once(&heading).unwrap_or_else(|| panic!("no section {section}")).1;
     let text = text.split("\n#").next().expect("a first part");
     let rows = text.lines().filter(|line| line.starts_with("| `"));

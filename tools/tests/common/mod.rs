@@ -4,6 +4,7 @@
 
 pub mod documented;
 pub mod promises;
+pub mod serving;
 
 use dirtymap::format::{self, COPIES, COPY_BYTES, Header};
 use dirtymap::{DirtyMap, Options};

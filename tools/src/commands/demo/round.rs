@@ -45,7 +45,7 @@ pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Roun
     let report = check(&place.map, |_, _| {})?;
     if let Some(f) = report.findings.iter().find(|f| f.severity == Severity::Damage) {
         let message = format!("round {number}: {}: found {}, expected {}", f.place, f.found, f.expected);
-        return Err(Failure { kind: "damage", message, exit: Exit::Damage });
+        return Err(Failure { kind: "damage".into(), message, exit: Exit::Damage });
     }
     let started = Instant::now();
     let map = Options::new().read_only(true).open(&place.map)?;
@@ -56,7 +56,7 @@ pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Roun
         if !map.all(range.clone())? {
             let at = map.next_clean(range.clone())?.unwrap_or(range.start);
             let message = format!("round {number}: byte {at} was written and is clean after the kill; a bit was lost");
-            return Err(Failure { kind: "lost-dirt", message, exit: Exit::Damage });
+            return Err(Failure { kind: "lost-dirt".into(), message, exit: Exit::Damage });
         }
     }
     let dirty_bytes = map.dirty_len();

@@ -1,38 +1,38 @@
-//! `dirtymap serve`: an image for NBD clients, their writes tracked.
+//! `dirtymap serve`: images for NBD clients, their writes tracked.
 //!
-//! Invariant kept here: however it ends in order, requests under way are answered, the image is synced, and then the map is
-//! closed with the image as it is.
+//! Invariant kept here: however it ends in order, requests under way are answered, the images are synced, and then the maps
+//! are closed with the images as they are.
 
+mod counters;
+mod disk;
+mod export;
+mod metrics;
+mod served;
 mod tracked;
 
-use crate::cli::Serve;
+use crate::cli::{DiskArg, Serve};
+use crate::control::Listener;
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{self, Image};
-use crate::map::open::{self, With};
-use crate::map::relation;
+use crate::files;
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use crate::terminal::text::say;
-use dirtymap::{DirtyMap, Options, info::Info};
-use dirtymap_nbd::{FileBackend, FixedExports, Limits, Server, ServerOptions};
+use dirtymap_nbd::{Limits, Server, ServerOptions};
+use disk::{Disk, DiskAnswer};
 use serde::Serialize;
+use served::Served;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
-use tracked::Tracked;
 
 #[derive(Serialize)]
 struct Answer {
-    image: String,
-    map: String,
-    export: String,
     read_only: bool,
     connections_finished: usize,
     connections_cut: usize,
-    dirty_bits: u64,
-    dirty_bytes: u64,
+    disks: Vec<DiskAnswer>,
 }
 
 /// How often it looks whether it is to stop.
@@ -44,83 +44,59 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
     if args.socket.is_none() && args.listen.is_none() && args.run.is_none() {
         return Err(Failure::usage("give --socket, --listen or --run: where to serve"));
     }
-    let image = Image::open(&args.image, !args.read_only)?;
-    files::distinct(&[("image", &args.image), ("map", &args.map)])?;
-    if args.create && !args.map.exists() {
-        create(&image, args)?;
+    let first = args.image.iter().zip(&args.map);
+    let first = first.map(|(image, map)| DiskArg { name: args.name.clone(), image: image.clone(), map: map.clone() });
+    let disks: Vec<DiskArg> = first.chain(args.disk.iter().cloned()).collect();
+    for (i, disk) in disks.iter().enumerate() {
+        if disks[..i].iter().any(|other| other.name == disk.name) {
+            return Err(Failure::usage(format!("the name {:?} is given twice", disk.name)));
+        }
     }
-    let map = open_map(args, &image, wait, output)?;
-    let backend =
-        || -> std::io::Result<FileBackend> { FileBackend::from_file(image.file.try_clone()?, !args.read_only) };
-    let backend = backend().map_err(|e| Failure::io(args.image.display(), &e))?;
-    let tracked = Arc::new(Tracked { image: backend, map });
-    let served = serve(args, Arc::clone(&tracked), output);
+    let roles = disks.iter().flat_map(|disk| [("image", &*disk.image), ("map", &*disk.map)]);
+    files::distinct(&roles.collect::<Vec<_>>())?;
+    let disks = disks.iter().map(|disk| Disk::open(disk, args, wait, output)).collect::<Result<_>>()?;
+    let served = Arc::new(Served::new(disks, args.read_only));
+    let drained = serve(args, &served, output);
     // No thread of the server is left that could have it.
-    let Some(Tracked { map, .. }) = Arc::into_inner(tracked) else {
-        return Err(Failure::new("internal", "the export is still in use"));
-    };
-    let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());
-    open::cost(&map, output);
+    let served = Arc::into_inner(served).ok_or_else(|| Failure::new("internal", "an export is still in use"))?;
     // Also after a failure.
-    let closed = if args.read_only { Ok(map.close()?) } else { open::close_with(map, &image) };
-    let drained = served?;
-    closed?;
+    let closed = served.close(output);
+    let (drained, disks) = (drained?, closed?);
     let answer = Answer {
-        image: args.image.display().to_string(),
-        map: args.map.display().to_string(),
-        export: args.name.clone(),
         read_only: args.read_only,
         connections_finished: drained.finished,
         connections_cut: drained.cut,
-        dirty_bits,
-        dirty_bytes,
+        disks,
     };
-    output.answer(&answer, |out, a| say!(out, "stopped; now {} are dirty", size::human(a.dirty_bytes)))?;
+    output.answer(&answer, |out, a| {
+        let dirty = a.disks.iter().map(|disk| disk.dirty_bytes).sum();
+        say!(out, "stopped; now {} are dirty", size::human(dirty))
+    })?;
     Ok(Exit::Fine)
 }
 
-/// Makes the map as `create --image` does: all dirty, bound to the image.
-fn create(image: &Image, args: &Serve) -> Result<()> {
-    if !args.raw {
-        image.is_raw()?;
-    }
-    image.sync()?;
-    let options = Options::new().dirty(true).flush_interval(None).image(image.stamp_now()?).like(&image.file);
-    Ok(options.create_closed(&args.map, image.size())?)
-}
-
-fn open_map(args: &Serve, image: &Image, wait: Duration, output: Output) -> Result<DirtyMap> {
-    let acceptable = |info: &Info| {
-        relation::fits(info, &args.map, image)?;
-        relation::belongs(info, &args.map, image, &relation::another(&args.map, image))?;
-        // Who made the map for the image was asked.
-        if info.image.is_none() && !args.raw {
-            image.is_raw()?;
-        }
-        Ok(())
-    };
-    if args.read_only {
-        acceptable(&dirtymap::info::inspect(&args.map)?)?;
-        return Ok(open::for_reading(&args.map, wait, output)?.0);
-    }
-    let (map, _) = open::for_writing_of(&args.map, With::Anybody, image, wait, output, acceptable)?;
-    map.bind_image(&image.stamp)?;
-    Ok(map)
-}
-
 /// Serves until a signal comes or the command of `--run` has ended.
-fn serve(args: &Serve, tracked: Arc<Tracked>, output: Output) -> Result<dirtymap_nbd::Drained> {
-    let exports = FixedExports::new().with(args.name.as_str(), tracked);
+fn serve(args: &Serve, served: &Arc<Served>, output: Output) -> Result<dirtymap_nbd::Drained> {
     let limits = Limits { threads: args.threads.into(), ..Limits::default() };
     let options = ServerOptions { limits, allow_plain_tcp: args.allow_plain_tcp, ..ServerOptions::default() };
-    let mut server = Server::new(Arc::new(exports), options);
+    let mut server = Server::new(Arc::clone(served) as _, options);
+    let control = args.control.as_ref().map(|path| Listener::new(path, Arc::clone(served) as _)).transpose()?;
+    let ended = listen_and_wait(args, served, &mut server, output);
+    // Before the exports go, which its answers are about.
+    control.into_iter().for_each(Listener::stop);
+    let drained = server.shutdown(DRAIN);
+    ended.map(|()| drained)
+}
+
+fn listen_and_wait(args: &Serve, served: &Served, server: &mut Server, output: Output) -> Result<()> {
     // A socket that nobody else knows of, for the command alone.
     let private = tempfile::tempdir().map_err(|e| Failure::io("a directory for the socket", &e))?;
+    let name = served.default_name();
     let mut uris = Vec::new();
     let socket = args.socket.clone().or_else(|| args.listen.is_none().then(|| private.path().join("socket")));
     if let Some(socket) = socket {
         server.listen_unix(&socket).map_err(|e| Failure::io(format_args!("{}: listen", socket.display()), &e))?;
-        uris.push(unix_uri(&args.name, &socket));
+        uris.push(unix_uri(name, &socket));
     }
     if let Some(address) = args.listen {
         let bound = server.listen_tcp(address);
@@ -129,22 +105,17 @@ fn serve(args: &Serve, tracked: Arc<Tracked>, output: Output) -> Result<dirtymap
             let failure = Failure::io(format_args!("{address}: listen"), &e);
             if e.kind() == std::io::ErrorKind::PermissionDenied { failure.and(advice) } else { failure }
         })?;
-        uris.push(format!("nbd://{bound}/{}", encoded(&args.name)));
+        uris.push(format!("nbd://{bound}/{}", encoded(name)));
     }
-    let ended = match &args.run {
-        Some(command) => run_command(command, &uris[0], output),
-        None => {
-            output.note(format_args!("serving {}", uris.join(" and ")));
-            while !signals::requested() {
-                std::thread::sleep(LOOK);
-            }
-            Ok(())
-        }
-    };
-    let drained = server.shutdown(DRAIN);
-    ended.map(|()| drained)
+    if let Some(command) = &args.run {
+        return run_command(command, &uris[0], output);
+    }
+    output.note(format_args!("serving {}", uris.join(" and ")));
+    while !signals::requested() {
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
-
 /// Runs a command with the URI in its environment, until it ends or a signal comes.
 fn run_command(command: &str, uri: &str, output: Output) -> Result<()> {
     let failed = |e: std::io::Error| Failure::io("sh", &e);

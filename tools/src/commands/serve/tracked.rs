@@ -1,86 +1,57 @@
-//! An image as an export whose writes are tracked.
+//! An image whose writes are tracked.
 //!
 //! Invariant kept here: no byte of the image changes before its range is set, in a bracket that a freeze waits for. A range
 //! that cannot be set is not written, and the client gets the error.
 
+use super::counters::Counters;
 use dirtymap::DirtyMap;
-use dirtymap_nbd::codec::values::allocation;
-use dirtymap_nbd::{Backend, Extents, Failure, Features, FileBackend, Zeroes};
+use dirtymap_nbd::{Backend, Failure, FileBackend, Zeroes};
 use std::io;
 use std::ops::Range;
-
-/// What QEMU's clients look for.
-const DIRTY: &str = "qemu:dirty-bitmap:dirty";
+use std::sync::atomic::AtomicUsize;
 
 /// An image with its map. A map that is open for reading goes with an image that is, too.
 pub struct Tracked {
     pub image: FileBackend,
     pub map: DirtyMap,
+    pub counters: Counters,
+    /// NBD connections that use it.
+    pub connections: AtomicUsize,
 }
 
 impl Tracked {
+    pub fn new(image: FileBackend, map: DirtyMap) -> Tracked {
+        Tracked { image, map, counters: Counters::default(), connections: AtomicUsize::new(0) }
+    }
+
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
+        self.counters.read.count(into.len() as u64, || self.image.read(offset, into))
+    }
+
+    pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Failure> {
+        let length = data.len() as u64;
+        let write = || self.change(offset..offset + length, || self.image.write(offset, data, fua));
+        self.counters.write.count(length, write)
+    }
+
+    pub fn flush(&self) -> Result<(), Failure> {
+        self.counters.flush.count(0, || self.image.flush())
+    }
+
+    pub fn trim(&self, offset: u64, length: u64, fua: bool) -> Result<(), Failure> {
+        let trim = || self.change(offset..offset + length, || self.image.trim(offset, length, fua));
+        self.counters.trim.count(length, trim)
+    }
+
+    pub fn write_zeroes(&self, offset: u64, length: u64, how: Zeroes) -> Result<(), Failure> {
+        let zero = || self.change(offset..offset + length, || self.image.write_zeroes(offset, length, how));
+        self.counters.zero.count(length, zero)
+    }
+
     /// Has a change done in a bracket.
     fn change(&self, range: Range<u64>, change: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let _write = self.map.begin_write(range).map_err(io::Error::from)?;
         change()
-    }
-}
-
-impl Backend for Tracked {
-    fn size(&self) -> u64 {
-        self.image.size()
-    }
-
-    fn features(&self) -> Features {
-        self.image.features()
-    }
-
-    fn contexts(&self) -> Vec<String> {
-        vec![allocation::NAME.into(), DIRTY.into()]
-    }
-
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
-        self.image.read(offset, into)
-    }
-
-    fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        self.image.holes(range)
-    }
-
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Failure> {
-        self.change(offset..offset + data.len() as u64, || self.image.write(offset, data, fua))
-    }
-
-    fn flush(&self) -> Result<(), Failure> {
-        self.image.flush()
-    }
-
-    fn trim(&self, offset: u64, length: u64, fua: bool) -> Result<(), Failure> {
-        self.change(offset..offset + length, || self.image.trim(offset, length, fua))
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64, how: Zeroes) -> Result<(), Failure> {
-        self.change(offset..offset + length, || self.image.write_zeroes(offset, length, how))
-    }
-
-    fn cache(&self, offset: u64, length: u64) -> Result<(), Failure> {
-        self.image.cache(offset, length)
-    }
-
-    fn block_status(&self, context: usize, offset: u64, length: u64, extents: &mut Extents) -> Result<(), Failure> {
-        if context == 0 {
-            return self.image.block_status(0, offset, length, extents);
-        }
-        let end = offset + length;
-        let mut at = offset;
-        for dirty in self.map.extents(offset..end).map_err(io::Error::from)? {
-            if !extents.push(dirty.start - at, 0) || !extents.push(dirty.end - dirty.start, 1) {
-                return Ok(());
-            }
-            at = dirty.end;
-        }
-        extents.push(end - at, 0);
-        Ok(())
     }
 }
 
@@ -96,10 +67,10 @@ mod tests {
         std::fs::write(&image, [7; 1 << 16]).expect("write");
         Options::new().create_closed(&map, 1 << 16).expect("create");
         // The image takes writes, the map does not.
-        let tracked = Tracked {
-            image: FileBackend::open(&image, true).expect("open"),
-            map: Options::new().read_only(true).open(&map).expect("open"),
-        };
+        let tracked = Tracked::new(
+            FileBackend::open(&image, true).expect("open"),
+            Options::new().read_only(true).open(&map).expect("open"),
+        );
         let failures = [
             tracked.write(0, &[1; 512], false),
             tracked.trim(0, 4096, false),
@@ -109,5 +80,7 @@ mod tests {
             assert_eq!(failure.expect_err("refused").errno, dirtymap_nbd::Errno::Perm);
         }
         assert_eq!(std::fs::read(&image).expect("read"), [7; 1 << 16]);
+        let requests = tracked.counters.now();
+        assert_eq!((requests.write.requests, requests.write.failed, requests.write.bytes), (1, 1, 0));
     }
 }

@@ -1,0 +1,133 @@
+//! A disk that is served: an image and its map.
+//!
+//! Invariant kept here: a map is only used with an image that it may belong to, and closed with the image as it is then.
+
+use super::tracked::Tracked;
+use crate::cli::{DiskArg, Serve};
+use crate::control::DiskStatus;
+use crate::exit::{Failure, Result};
+use crate::files::Image;
+use crate::map::open::{self, With};
+use crate::map::relation;
+use crate::terminal::output::Output;
+use dirtymap::{DirtyMap, Options, info::Info};
+use dirtymap_nbd::{Backend, FileBackend};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// A disk that is served.
+pub struct Disk {
+    /// Of its export.
+    pub name: String,
+    image: Image,
+    map_path: PathBuf,
+    read_only: bool,
+    pub tracked: Arc<Tracked>,
+}
+
+/// What is said of a disk at the end.
+#[derive(Serialize)]
+pub struct DiskAnswer {
+    export: String,
+    image: String,
+    map: String,
+    dirty_bits: u64,
+    pub dirty_bytes: u64,
+}
+
+impl Disk {
+    /// Opens a disk, and makes its map if that is asked for.
+    pub fn open(disk: &DiskArg, args: &Serve, wait: Duration, output: Output) -> Result<Disk> {
+        let image = Image::open(&disk.image, !args.read_only)?;
+        if args.create && !disk.map.exists() {
+            create(&image, disk, args)?;
+        }
+        let map = open_map(disk, args, &image, wait, output)?;
+        let backend = image.file.try_clone().and_then(|file| FileBackend::from_file(file, !args.read_only));
+        let backend = backend.map_err(|e| Failure::io(disk.image.display(), &e))?;
+        Ok(Disk {
+            name: disk.name.clone(),
+            image,
+            map_path: disk.map.clone(),
+            read_only: args.read_only,
+            tracked: Arc::new(Tracked::new(backend, map)),
+        })
+    }
+
+    pub fn status(&self) -> Result<DiskStatus> {
+        let map = &self.tracked.map;
+        let (info, stats) = (map.info()?, map.stats());
+        Ok(DiskStatus {
+            export: self.name.clone(),
+            image: self.image.path.display().to_string(),
+            map: self.map_path.display().to_string(),
+            size: self.tracked.image.size(),
+            connections: self.tracked.connections.load(Relaxed),
+            granule_bytes: map.granule_bytes(),
+            dirty_bytes: map.dirty_len(),
+            armed_bytes: info.armed_items,
+            intent_bytes: info.intent_items,
+            checkpoint: info.checkpoint.map(|checkpoint| checkpoint.state.name().into()),
+            points: info.points.into_iter().map(|point| point.name).collect(),
+            arms: stats.arms,
+            syncs: stats.syncs,
+            flushes: stats.flushes,
+            map_bytes_written: stats.bytes_written,
+            waits: stats.slow_sets,
+            requests: self.tracked.counters.now(),
+        })
+    }
+
+    /// Closes the map with the image as it is now. Nobody else may have the disk any more.
+    pub fn close(self, output: Output) -> Result<DiskAnswer> {
+        let Some(Tracked { map, .. }) = Arc::into_inner(self.tracked) else {
+            return Err(Failure::new("internal", "the export is still in use"));
+        };
+        let answer = DiskAnswer {
+            export: self.name,
+            image: self.image.path.display().to_string(),
+            map: self.map_path.display().to_string(),
+            dirty_bits: map.count(),
+            dirty_bytes: map.dirty_len(),
+        };
+        open::cost(&map, output);
+        if self.read_only {
+            map.close()?
+        } else {
+            open::close_with(map, &self.image)?
+        }
+        Ok(answer)
+    }
+}
+
+/// Makes the map as `create --image` does: all dirty, bound to the image.
+fn create(image: &Image, disk: &DiskArg, args: &Serve) -> Result<()> {
+    if !args.raw {
+        image.is_raw()?;
+    }
+    image.sync()?;
+    let options = Options::new().dirty(true).flush_interval(None).image(image.stamp_now()?).like(&image.file);
+    Ok(options.create_closed(&disk.map, image.size())?)
+}
+
+fn open_map(disk: &DiskArg, args: &Serve, image: &Image, wait: Duration, output: Output) -> Result<DirtyMap> {
+    let acceptable = |info: &Info| {
+        relation::fits(info, &disk.map, image)?;
+        relation::belongs(info, &disk.map, image, &relation::another(&disk.map, image))?;
+        // Who made the map for the image was asked.
+        if info.image.is_none() && !args.raw {
+            image.is_raw()?;
+        }
+        Ok(())
+    };
+    if args.read_only {
+        acceptable(&dirtymap::info::inspect(&disk.map)?)?;
+        return Ok(open::for_reading(&disk.map, wait, output)?.0);
+    }
+    let (map, _) = open::for_writing_of(&disk.map, With::Anybody, image, wait, output, acceptable)?;
+    map.bind_image(&image.stamp)?;
+    Ok(map)
+}

@@ -1,0 +1,166 @@
+//! The server's side of the control socket: connections, lines, HTTP.
+//!
+//! Invariant kept here: after [`Listener::stop`] no thread of it is left.
+
+use super::{LONGEST_REQUEST, Request};
+use crate::exit::{ErrorAnswer, Failure, Result};
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Who knows the answers. Called by several threads at once.
+pub trait Answers: Send + Sync {
+    /// Answers a request: with an object that has no field `error`.
+    fn answer(&self, request: Request) -> Result<Value>;
+
+    /// The metrics as Prometheus reads them.
+    fn metrics(&self) -> String;
+}
+
+/// Connections at once; further ones are closed.
+const CONNECTIONS: usize = 16;
+/// How long a client may take over one line, or to take one.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A control socket that is listened on.
+pub struct Listener {
+    socket: Arc<UnixListener>,
+    /// To be removed.
+    path: PathBuf,
+    accepting: JoinHandle<()>,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    stopping: bool,
+    connections: Vec<(Arc<UnixStream>, JoinHandle<()>)>,
+}
+
+impl Listener {
+    /// Listens on a new socket. One that nobody listens on any more is replaced.
+    pub fn new(path: &Path, answers: Arc<dyn Answers>) -> Result<Listener> {
+        let failed = |e: io::Error| Failure::io(format_args!("{}: listen", path.display()), &e);
+        let socket = Arc::new(dirtymap_nbd::bind_unix(path).map_err(failed)?);
+        let open = Arc::new(Mutex::new(Open::default()));
+        let (listens, kept) = (Arc::clone(&socket), Arc::clone(&open));
+        let accepting = thread::Builder::new().name("control".into());
+        let accepting = accepting.spawn(move || accept(&listens, &kept, &answers)).map_err(failed)?;
+        Ok(Listener { socket, path: path.to_path_buf(), accepting, open })
+    }
+
+    /// Answers what was asked, and no more.
+    pub fn stop(self) {
+        let mut open = lock(&self.open);
+        open.stopping = true;
+        let connections = std::mem::take(&mut open.connections);
+        drop(open);
+        // Wakes the thread that accepts.
+        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        let _ = self.accepting.join();
+        let _ = std::fs::remove_file(&self.path);
+        for (stream, _) in &connections {
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+        for (_, thread) in connections {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(open: &Mutex<Open>) -> std::sync::MutexGuard<'_, Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn accept(socket: &UnixListener, open: &Mutex<Open>, answers: &Arc<dyn Answers>) {
+    loop {
+        let accepted = socket.accept();
+        let mut open = lock(open);
+        if open.stopping {
+            return;
+        }
+        open.connections.retain(|(_, thread)| !thread.is_finished());
+        match accepted {
+            Ok((stream, _)) if open.connections.len() < CONNECTIONS => {
+                let stream = Arc::new(stream);
+                let (serves, answers) = (Arc::clone(&stream), Arc::clone(answers));
+                let thread = thread::Builder::new().name("control".into());
+                let thread = thread.spawn(move || {
+                    // A client that goes, or says nothing for long, ends its connection.
+                    let _ = serve(&serves, &*answers);
+                    let _ = serves.shutdown(Shutdown::Both);
+                });
+                open.connections.extend(thread.map(|thread| (stream, thread)));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                // Too many files are open, which passes.
+                drop(open);
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// Answers the lines of one client.
+fn serve(stream: &UnixStream, answers: &dyn Answers) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (mut reader, mut writer) = (BufReader::new(stream), stream);
+    while let Some(line) = line(&mut reader)? {
+        if let Some(request) = line.strip_prefix("GET ") {
+            return writer.write_all(http(request, &mut reader, answers)?.as_bytes());
+        }
+        let answer = serde_json::from_str(&line)
+            .map_err(|e| Failure::usage(format!("no request: {e}")))
+            .and_then(|request| answers.answer(request));
+        let mut text = match answer {
+            Ok(value) => value.to_string(),
+            Err(failure) => serde_json::to_string(&ErrorAnswer::from(failure))?,
+        };
+        text.push('\n');
+        writer.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// A line without its end; none at the end, and where there is only part of one.
+fn line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    reader.take(LONGEST_REQUEST).read_until(b'\n', &mut line)?;
+    if line.pop() != Some(b'\n') {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    // What is no text is no request either.
+    Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+}
+
+/// The answer to an HTTP request that begins `GET `, whose header lines are read and mean nothing.
+fn http(request: &str, reader: &mut impl BufRead, answers: &dyn Answers) -> io::Result<String> {
+    // A bare `GET /metrics` has no header.
+    if request.contains(" HTTP/") {
+        let mut left = 100;
+        while line(reader)?.is_some_and(|line| !line.is_empty()) {
+            left -= 1;
+            if left == 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+    }
+    let (status, body) = match request.split(' ').next() {
+        Some("/metrics") => ("200 OK", answers.metrics()),
+        _ => ("404 Not Found", "only /metrics is here\n".into()),
+    };
+    let length = body.len();
+    Ok(format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    ))
+}

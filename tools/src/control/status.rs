@@ -1,0 +1,134 @@
+//! What a server says of itself: the answer to `status`; docs/cli.md describes the fields.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    /// Seconds since it began to serve.
+    pub uptime: f64,
+    pub read_only: bool,
+    pub disks: Vec<DiskStatus>,
+}
+
+/// One of its disks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    pub export: String,
+    pub image: String,
+    pub map: String,
+    /// NBD connections that use it.
+    pub connections: usize,
+    pub size: u64,
+    pub granule_bytes: u64,
+    pub dirty_bytes: u64,
+    pub armed_bytes: u64,
+    pub intent_bytes: u64,
+    /// The state of the outstanding checkpoint, if there is one.
+    pub checkpoint: Option<String>,
+    /// Names that are kept.
+    pub points: Vec<String>,
+    pub arms: u64,
+    pub syncs: u64,
+    pub flushes: u64,
+    pub map_bytes_written: u64,
+    pub waits: u64,
+    pub requests: Requests,
+}
+
+/// Requests that reached the disk, by kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Requests {
+    pub read: RequestStatus,
+    pub write: RequestStatus,
+    pub flush: RequestStatus,
+    pub trim: RequestStatus,
+    pub zero: RequestStatus,
+}
+
+impl Requests {
+    /// Each kind with its name.
+    pub fn each(&self) -> [(&'static str, &RequestStatus); 5] {
+        let Requests { read, write, flush, trim, zero } = self;
+        [("read", read), ("write", write), ("flush", flush), ("trim", trim), ("zero", zero)]
+    }
+}
+
+/// Requests of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RequestStatus {
+    pub requests: u64,
+    pub failed: u64,
+    pub bytes: u64,
+    pub latency: Latency,
+}
+
+/// How long requests took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// All together, in seconds.
+    pub sum: f64,
+    /// Requests that took at most [`Latency::bound`] of the place, and longer than that of the place before; in the last
+    /// place those that took longer than all bounds.
+    pub counts: Vec<u64>,
+}
+
+impl Latency {
+    /// Places with a bound.
+    pub const BOUNDS: usize = 20;
+
+    /// The upper bound of a place: 16 µs, and twice as long from place to place, up to 8.4 seconds.
+    pub fn bound(place: usize) -> Duration {
+        Duration::from_micros(16 << place)
+    }
+
+    /// The place of a time.
+    pub fn place(took: Duration) -> usize {
+        (0..Self::BOUNDS).find(|place| took <= Self::bound(*place)).unwrap_or(Self::BOUNDS)
+    }
+
+    /// A bound that this part of the requests took no longer than; none if there were none, or they took longer than all
+    /// bounds.
+    pub fn quantile(&self, part: f64) -> Option<Duration> {
+        let all: u64 = self.counts.iter().sum();
+        let wanted = (all as f64 * part).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let place = self.counts.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        })?;
+        (place < Self::BOUNDS).then(|| Self::bound(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_time_has_its_place() {
+        for place in 0..Latency::BOUNDS {
+            let bound = Latency::bound(place);
+            assert_eq!(Latency::place(bound), place);
+            assert_eq!(Latency::place(bound + Duration::from_nanos(1)), place + 1);
+        }
+        assert_eq!(Latency::place(Duration::ZERO), 0);
+        assert_eq!(Latency::place(Duration::MAX), Latency::BOUNDS);
+    }
+
+    #[test]
+    fn a_quantile_is_the_bound_of_its_place() {
+        let mut counts = vec![0; Latency::BOUNDS + 1];
+        assert_eq!(Latency { sum: 0.0, counts: counts.clone() }.quantile(0.5), None);
+        (counts[0], counts[3]) = (99, 1);
+        let latency = Latency { sum: 0.0, counts: counts.clone() };
+        assert_eq!(latency.quantile(0.5), Some(Latency::bound(0)));
+        assert_eq!(latency.quantile(0.99), Some(Latency::bound(0)));
+        assert_eq!(latency.quantile(0.999), Some(Latency::bound(3)));
+        counts[Latency::BOUNDS] = 1000;
+        assert_eq!(Latency { sum: 0.0, counts }.quantile(0.5), None);
+    }
+}
