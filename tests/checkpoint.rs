@@ -680,3 +680,54 @@ fn info_says_what_a_crash_would_add_by_the_intent() {
     map.close().unwrap();
     assert_eq!(items(&inspect(&path).unwrap()), (0, 0), "a map that was closed has nothing armed");
 }
+
+#[test]
+fn the_freeze_of_a_snapshot_calls_back_between_the_wait_for_writes_and_frozen() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let map = options().freeze_timeout(Duration::from_secs(60)).create(&path, LEN).unwrap();
+    map.set(granule(1)).unwrap();
+    let write = map.begin_write(granule(2)).unwrap();
+    let ended = AtomicBool::new(false);
+    let frozen = std::thread::scope(|scope| {
+        let freezer = scope.spawn(|| {
+            map.freeze_snapshot(Some("now"), |uuid| {
+                assert!(ended.load(SeqCst), "a write is not over");
+                let found = map.checkpoint()?.unwrap();
+                assert_eq!((found.uuid, found.state, found.snapshot), (uuid, CheckpointState::Freezing, true));
+                assert!(!map.any_since_freeze()?, "what was frozen is reset");
+                map.set(granule(2)).map(drop)
+            })
+        });
+        while map.checkpoint().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        ended.store(true, SeqCst);
+        drop(write);
+        freezer.join().unwrap().unwrap()
+    });
+    assert!(frozen.snapshot);
+    assert_eq!(of(&map.frozen(frozen.uuid).unwrap()), [1, 2]);
+    // It says so to whoever comes later, and what was marked meanwhile outlives the commit.
+    map.close().unwrap();
+    assert!(inspect(&path).unwrap().checkpoint.unwrap().snapshot);
+    let map = options().open(&path).unwrap();
+    map.commit_checkpoint(frozen.uuid, true).unwrap();
+    assert_eq!(dirty(&map), [2]);
+    assert_eq!(map.since("now").unwrap().count(), 1);
+}
+
+#[test]
+fn the_freeze_of_a_snapshot_fails_if_what_it_calls_back_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, map) = new(dir.path());
+    map.set(granule(1)).unwrap();
+    let failed = map.freeze_snapshot(None, |_| Err(Error::ReadOnly)).unwrap_err();
+    assert_eq!(failed.kind(), Error::ReadOnly.kind());
+    assert_eq!(map.checkpoint().unwrap(), None);
+    assert_eq!(dirty(&map), [1]);
+    // As it is with any other, somebody may abort it meanwhile.
+    let failed = map.freeze_snapshot(None, |uuid| map.abort_checkpoint(uuid)).unwrap_err();
+    assert_eq!(failed.kind(), "no-checkpoint");
+    assert_eq!(dirty(&map), [1]);
+}

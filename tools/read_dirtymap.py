@@ -65,7 +65,7 @@ STATES = {CLEAN: "clean", OPEN: "open"}
 DURABILITIES = {1: "power-loss", 2: "process"}
 NORMAL, FREEZING, FROZEN, ABORTING = range(4)
 CHECKPOINTS = {NORMAL: "normal", FREEZING: "freezing", FROZEN: "frozen", ABORTING: "aborting"}
-OUTSTANDING, KEPT, INTENT_ONLY = 1, 2, 4
+OUTSTANDING, KEPT, INTENT_ONLY, SNAPSHOT = 1, 2, 4, 9
 RECORDED, RECORDED_EXACT = 1, 3
 REGULAR_FILE, BLOCK_DEVICE = 1, 2
 
@@ -373,6 +373,9 @@ class Point:
         self.raw_name = raw[64:128]
         self.name = None
 
+    def is_outstanding(self):
+        return self.flags in (OUTSTANDING, SNAPSHOT)
+
     def has_regions(self):
         return self.table_offset != 0 or self.bottom_offset != 0
 
@@ -429,7 +432,7 @@ def check_points(header, geometry):
         field = f"points[{i}]"
         if point.uuid == NIL:
             raise impossible(field, "uuid is zeros")
-        if point.flags not in (OUTSTANDING, KEPT, INTENT_ONLY):
+        if point.flags not in (OUTSTANDING, SNAPSHOT, KEPT, INTENT_ONLY):
             raise impossible(field, f"flags {point.flags}")
         point.name = check_text(field + " name", point.raw_name, point.name_length, MAX_POINT_NAME)
         if point.flags == KEPT and not point.name:
@@ -441,9 +444,9 @@ def check_points(header, geometry):
                 raise impossible(field, "uuid of another point")
             if point.name and other.name == point.name:
                 raise impossible(field, "name of another point")
-        if point.flags == OUTSTANDING and i != header.point_count - 1:
+        if point.is_outstanding() and i != header.point_count - 1:
             raise impossible(field, "outstanding, and not the last")
-        if point.flags != OUTSTANDING and header.points and header.points[-1].flags == INTENT_ONLY:
+        if not point.is_outstanding() and header.points and header.points[-1].flags == INTENT_ONLY:
             raise impossible(field, "behind one that is only the intent, and not outstanding")
         nothing = point.flags == KEPT and point.granules == 0
         if not point.has_regions() and not nothing and point.granules != geometry.bits:
@@ -455,7 +458,7 @@ def check_points(header, geometry):
 def check_checkpoint(header):
     if header.checkpoint_state not in CHECKPOINTS:
         raise impossible("checkpoint_state", str(header.checkpoint_state))
-    last = header.points[-1] if header.points and header.points[-1].flags == OUTSTANDING else None
+    last = header.points[-1] if header.points and header.points[-1].is_outstanding() else None
     if header.checkpoint_state == NORMAL:
         if last is not None:
             raise impossible("checkpoint_state", "normal with an outstanding point")

@@ -33,7 +33,7 @@ const MOMENT: usize = 2;
 impl Core {
     /// Whether a checkpoint with this name may be begun.
     fn may_freeze(&self, header: &Header, name: Option<&str>) -> Result<()> {
-        if let Some(Checkpoint { uuid, state, name, time }) = of_header(header) {
+        if let Some(Checkpoint { uuid, state, name, time, .. }) = of_header(header) {
             let (path, uuid, name) = (self.path.clone(), uuid, name.unwrap_or_default());
             return Err(Error::Outstanding { path, state: state.name(), uuid, name, time });
         }
@@ -61,11 +61,23 @@ impl Core {
     }
 
     pub(crate) fn freeze(&self, name: Option<&str>, patience: Duration) -> Result<Checkpoint> {
+        self.freeze_as(name, PointRole::Outstanding, patience, |_| Ok(()))
+    }
+
+    /// `settle` runs between the wait for writes and FROZEN; if it fails, so does the freeze.
+    pub(crate) fn freeze_as(
+        &self,
+        name: Option<&str>,
+        role: PointRole,
+        patience: Duration,
+        settle: impl FnOnce(Uuid) -> Result<()>,
+    ) -> Result<Checkpoint> {
         self.not_in_own_bracket()?;
-        let point = self.freeze_begin(name)?;
+        let point = self.freeze_begin_as(name, role)?;
         let done = self
             .freeze_reset(&point)
             .and_then(|()| self.drain(&point.uuid, patience))
+            .and_then(|()| settle(point.uuid))
             .and_then(|()| self.freeze_end(&point.uuid));
         done.map_err(|e| match self.abort(&point.uuid) {
             Ok(()) | Err(Error::NoCheckpoint { .. }) => e,
@@ -84,13 +96,18 @@ impl Core {
         Ok((header, seen))
     }
 
-    /// Writes what is dirty here to a new point, and commits FREEZING.
+    #[cfg(test)]
     pub(crate) fn freeze_begin(&self, name: Option<&str>) -> Result<Point> {
+        self.freeze_begin_as(name, PointRole::Outstanding)
+    }
+
+    /// Writes what is dirty here to a new point, and commits FREEZING.
+    pub(crate) fn freeze_begin_as(&self, name: Option<&str>, role: PointRole) -> Result<Point> {
         let space = self.space()?;
         let (header, seen) = self.can_freeze(name)?;
         let before = header.dirt_reasons;
         let mut new = space.select(&header)?;
-        new.point.name = name.unwrap_or_default().into();
+        (new.point.name, new.point.role) = (name.unwrap_or_default().into(), role);
         sync_point!(Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
         let current = self.current();

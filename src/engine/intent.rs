@@ -84,6 +84,6 @@ pub(super) fn keep_intent(header: &mut Header, before: &[Point]) {
     header.points.sort_by_key(|point| match point.role {
         PointRole::Kept => 0,
         PointRole::Intent => 1,
-        PointRole::Outstanding => 2,
+        PointRole::Outstanding | PointRole::Snapshot => 2,
     });
 }

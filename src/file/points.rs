@@ -27,13 +27,16 @@ pub struct Checkpoint {
     pub name: Option<String>,
     /// When it was frozen.
     pub time: SystemTime,
+    /// It is of a [snapshot](crate::DirtyMap::freeze_snapshot).
+    pub snapshot: bool,
 }
 
 /// The outstanding checkpoint of a header.
 pub(crate) fn of_header(header: &Header) -> Option<Checkpoint> {
     let point = header.outstanding()?;
     let name = Some(point.name.clone()).filter(|name| !name.is_empty());
-    Some(Checkpoint { uuid: point.uuid, state: header.checkpoint_state, name, time: time::at(point.time, 0) })
+    let (state, time) = (header.checkpoint_state, time::at(point.time, 0));
+    Some(Checkpoint { uuid: point.uuid, state, name, time, snapshot: point.role == PointRole::Snapshot })
 }
 
 /// A checkpoint that was committed.

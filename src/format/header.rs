@@ -4,7 +4,7 @@
 
 use super::fields::{header as h, point_at};
 use super::layout::Layout;
-use super::point::{Intent, Point, PointRole};
+use super::point::{Intent, Point};
 use super::runs::WordRanges;
 use super::sizes::{HEADER_REGION, KNOWN_RO_COMPATIBLE, MAX_SEQUENCE, VOLATILE_LAYOUT};
 use super::stamp::Stamp;
@@ -229,7 +229,7 @@ impl Header {
 
     /// The outstanding checkpoint.
     pub fn outstanding(&self) -> Option<&Point> {
-        self.points.last().filter(|point| point.role == PointRole::Outstanding)
+        self.points.last().filter(|point| point.role.is_outstanding())
     }
 
     /// The point that the intent names, whatever the state is.

@@ -842,7 +842,8 @@ pub(super) fn headers() -> impl Strategy<Value = Header> {
         header.label = label.chars().take(60).collect();
         let outstanding = usize::from(checkpoint != 0);
         for i in 0..kept + outstanding {
-            let role = if i < kept { PointRole::Kept } else { PointRole::Outstanding };
+            let outstanding = if flags[2] & 8 == 0 { PointRole::Outstanding } else { PointRole::Snapshot };
+            let role = if i < kept { PointRole::Kept } else { outstanding };
             let at = header.file_length() + if gaps { ALIGN } else { 0 };
             let everything = ints[7] >> i & 7 == 1;
             let empty = everything || role == PointRole::Kept && ints[7] >> i & 3 == 0;

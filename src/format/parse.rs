@@ -9,7 +9,7 @@ use super::header::{Header, HeaderReserved, RegionName};
 use super::layout::{Layout, VolatileLayout, bottom_length, region, table_length};
 use super::list::BadRun;
 use super::page::is_zeros;
-use super::point::{INTENT_ONLY, Intent, KEPT, OUTSTANDING, Point, PointRole};
+use super::point::{INTENT_ONLY, Intent, KEPT, OUTSTANDING, Point, PointRole, SNAPSHOT};
 use super::problem::{HeaderProblem, ProblemClass, impossible, impossible_in, problem};
 use super::runs::WordRanges;
 use super::sizes::{
@@ -361,11 +361,11 @@ impl<'a> Checked<'a> {
             if !point.name.is_empty() && points.iter().any(|other| other.name == point.name) {
                 return fail(p::NAME, &format_args!("{:?}", point.name), "a name that no other point has");
             }
-            if point.role == PointRole::Outstanding && i + 1 != count {
-                return fail(p::FLAGS, &OUTSTANDING, "the outstanding checkpoint as the last point");
+            if point.role.is_outstanding() && i + 1 != count {
+                return fail(p::FLAGS, &point.role.flags(), "the outstanding checkpoint as the last point");
             }
             let behind_intent = points.last().is_some_and(|last| last.role == PointRole::Intent);
-            if behind_intent && point.role != PointRole::Outstanding {
+            if behind_intent && !point.role.is_outstanding() {
                 return fail(p::FLAGS, &point.role.flags(), "1 (outstanding) behind a point that is only the intent");
             }
             points.push(point);
@@ -381,6 +381,7 @@ impl<'a> Checked<'a> {
         }
         let role = match u32_at(b, at + p::FLAGS.offset) {
             OUTSTANDING => PointRole::Outstanding,
+            SNAPSHOT => PointRole::Snapshot,
             KEPT => PointRole::Kept,
             INTENT_ONLY => PointRole::Intent,
             found => {
@@ -388,7 +389,7 @@ impl<'a> Checked<'a> {
                     i,
                     p::FLAGS,
                     found,
-                    "1 (outstanding), 2 (kept by name) or 4 (only the intent)",
+                    "1 (outstanding), 9 (a snapshot's), 2 (kept by name) or 4 (only the intent)",
                 ));
             }
         };
@@ -435,7 +436,7 @@ impl<'a> Checked<'a> {
             found => return Err(impossible(h::CHECKPOINT_STATE, found, "0 to 3")),
         };
         let uuid = self.uuid(h::CHECKPOINT_UUID);
-        let outstanding = points.last().filter(|point| point.role == PointRole::Outstanding);
+        let outstanding = points.last().filter(|point| point.role.is_outstanding());
         match (state, outstanding) {
             (CheckpointState::Normal, Some(point)) => {
                 let found = format_args!("NORMAL with outstanding point {}", point.uuid);

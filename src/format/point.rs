@@ -15,12 +15,17 @@ pub(super) const OUTSTANDING: u32 = 1;
 pub(super) const KEPT: u32 = 2;
 /// The flags of a point that is only the intent.
 pub(super) const INTENT_ONLY: u32 = 4;
+/// The flags of a point that is outstanding, of a snapshot.
+pub(super) const SNAPSHOT: u32 = OUTSTANDING | 8;
 
 /// What a point is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PointRole {
     /// It is the outstanding checkpoint.
     Outstanding,
+    /// It is the outstanding checkpoint, of a snapshot: a program keeps what is overwritten since. Where that is gone, so is
+    /// what was frozen, and the program that finds it so aborts the checkpoint.
+    Snapshot,
     /// Its checkpoint was committed, and it is kept by its name.
     Kept,
     /// It is only what the header's intent names. It has no name, and comes behind all that are kept.
@@ -48,9 +53,15 @@ impl Intent {
 }
 
 impl PointRole {
+    /// Whether the point is that of the outstanding checkpoint.
+    pub fn is_outstanding(self) -> bool {
+        matches!(self, PointRole::Outstanding | PointRole::Snapshot)
+    }
+
     pub(super) fn flags(self) -> u32 {
         match self {
             PointRole::Outstanding => OUTSTANDING,
+            PointRole::Snapshot => SNAPSHOT,
             PointRole::Kept => KEPT,
             PointRole::Intent => INTENT_ONLY,
         }

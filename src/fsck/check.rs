@@ -9,7 +9,7 @@ use crate::file::bottom::BottomRef;
 use crate::file::headers::{self, damaged_copies, writable};
 use crate::file::pages::Count;
 use crate::file::scan::Scan;
-use crate::format::{Header, Point, PointRole, State};
+use crate::format::{Header, Point, State};
 use crate::map::{DirtyMap, FileState, Info};
 use crate::map_file::MapFile;
 use crate::query::{ReadMap, Search};
@@ -214,7 +214,7 @@ fn points(
                 found.failures() + u64::from(lost.is_some())
             }
         };
-        if point.role == PointRole::Outstanding {
+        if point.role.is_outstanding() {
             frozen_failed = failed;
         }
     }

@@ -243,17 +243,19 @@ pub(crate) fn pages(bottom: &BottomRef, survey: &Survey) -> impl Iterator<Item =
 fn point_means(header: &Header, place: usize) -> (String, String, bool) {
     let point = &header.points[place];
     let covers = covering(header).is_some_and(|(_, covering)| covering.uuid == point.uuid);
-    let all_dirty = covers || point.role == PointRole::Outstanding;
+    let all_dirty = covers || point.role.is_outstanding();
     let consequence = match point.role {
         _ if all_dirty => "everything counts as dirty".into(),
-        PointRole::Outstanding | PointRole::Intent => "nothing: it would count only after a crash".into(),
+        PointRole::Outstanding | PointRole::Snapshot | PointRole::Intent => {
+            "nothing: it would count only after a crash".into()
+        }
         PointRole::Kept => format!(
             "everything counts as dirty since {:?} and since older points; what is dirty now is not touched by it",
             point.name
         ),
     };
     let repair = match point.role {
-        PointRole::Outstanding => "have the point hold everything: it is frozen still",
+        PointRole::Outstanding | PointRole::Snapshot => "have the point hold everything: it is frozen still",
         PointRole::Kept => "have the point hold everything",
         PointRole::Intent => "forget the point: it was only the intent",
     };

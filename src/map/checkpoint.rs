@@ -6,7 +6,7 @@ use crate::bitmap::Bitmap;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::points::{Checkpoint, Committed, committed, no_checkpoint, of_header};
-use crate::format::{CheckpointState, Header, Uuid};
+use crate::format::{CheckpointState, Header, PointRole, Uuid};
 use crate::query::{ReadMap, Search};
 use std::sync::Arc;
 
@@ -54,6 +54,39 @@ impl DirtyMap {
     pub fn freeze(&self, name: Option<&str>) -> Result<Checkpoint> {
         let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
         self.core()?.freeze(name, live.freeze_timeout)
+    }
+
+    /// As [`freeze`](Self::freeze), for a program that copies old data before each of its writes, so that the image can be
+    /// read as it was frozen: a *snapshot*. Until it returns nobody knows what will be frozen, so the program copies what any
+    /// write overwrites, from before the call.
+    ///
+    /// `settle` runs once all has ended that is waited for, and before anything is frozen. It is given the identity of the
+    /// checkpoint, and marks here, by [`set`](Self::set), what was copied meanwhile: that may have been marked before the
+    /// freeze reset it, and was written after what is frozen. If it fails, so does the freeze.
+    ///
+    /// The checkpoint [says](Checkpoint::snapshot) that it is a snapshot's. What was overwritten is in no map: where the
+    /// program's copies are lost, as in a power cut, the image is no longer what was frozen. The next one of its kind aborts
+    /// the checkpoint then, and everything is dirty again. For any other program it is a checkpoint as others.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # let dir = tempfile::tempdir()?;
+    /// let map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+    /// map.set(0..1)?;
+    /// // From here on each write copies old data first.
+    /// let copied = [1 << 20..(1 << 20) + 4096];
+    /// let frozen = map.freeze_snapshot(None, |_uuid| copied.iter().try_for_each(|range| map.set(range.clone())))?;
+    /// assert!(frozen.snapshot && map.frozen(frozen.uuid)?.into_iter().eq([0..65536]));
+    /// map.commit_checkpoint(frozen.uuid, false)?;
+    /// assert!(map.into_iter().eq([1 << 20..(1 << 20) + 65536]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze), and what `settle` returns.
+    pub fn freeze_snapshot(&self, name: Option<&str>, settle: impl FnOnce(Uuid) -> Result<()>) -> Result<Checkpoint> {
+        let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
+        self.core()?.freeze_as(name, PointRole::Snapshot, live.freeze_timeout, settle)
     }
 
     /// Whether [`freeze`](Self::freeze) with this name would be refused at once: for who has something to do before it that

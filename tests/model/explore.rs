@@ -2,7 +2,7 @@
 //! counterexample found is a shortest one.
 //!
 //! A model says which states it starts in, which steps leave a state and what must be true in each.
-//! States are kept packed in a `u64` or `u128` each, with the index of their predecessor (about 20 or 30 bytes a
+//! States are kept packed in 64, 128 or 192 bits each, with the index of their predecessor (about 20, 30 or 40 bytes a
 //! state, all told). Step labels are not stored: a trace finds them again by repeating the steps along the path.
 
 use std::fmt::Write as _;
@@ -76,6 +76,34 @@ key!(u64, |key: u64| {
     (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24
 });
 key!(u128, |key: u128| (key as u64 ^ ((key >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(29)).hash());
+
+/// For states that do not fit in 128 bits.
+impl Key for [u64; 3] {
+    const BITS: u32 = 192;
+
+    #[inline]
+    fn with(mut self, at: u32, value: u8) -> Self {
+        let (word, bit) = ((at / 64) as usize, at % 64);
+        self[word] |= u64::from(value) << bit;
+        if bit > 56 && word < 2 {
+            self[word + 1] |= u64::from(value) >> (64 - bit);
+        }
+        self
+    }
+
+    #[inline]
+    fn take(&mut self, bits: u32) -> u8 {
+        let value = self[0] & ((1 << bits) - 1);
+        let [low, middle, high] = *self;
+        *self = [low >> bits | middle << (64 - bits), middle >> bits | high << (64 - bits), high >> bits];
+        value as u8
+    }
+
+    fn hash(self) -> u64 {
+        let high = self[2].wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(31);
+        (u128::from(self[0]) | u128::from(self[1] ^ high) << 64).hash()
+    }
+}
 
 /// A plain struct that fits in a `Key`. `fields` names every field with its width, for both directions.
 pub trait State: Copy + Default {

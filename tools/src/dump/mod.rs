@@ -256,6 +256,7 @@ pub fn copies(copies: &[Result<Header, HeaderProblem>; COPIES], choice: &HeaderS
 pub fn role(role: PointRole) -> &'static str {
     match role {
         PointRole::Outstanding => "outstanding",
+        PointRole::Snapshot => "snapshot",
         PointRole::Kept => "kept",
         PointRole::Intent => "intent",
     }
