@@ -3,4 +3,5 @@
 pub mod bits;
 pub mod dump;
 pub mod qcow2;
+pub mod set_json;
 pub mod shown;

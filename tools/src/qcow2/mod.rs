@@ -1,9 +1,11 @@
-//! Persistent bitmaps in qcow2 files, by the published specification (QEMU's docs/interop/qcow2).
+//! Persistent bitmaps in qcow2 files, by the published specification (QEMU's docs/interop/qcow2); and in [`data`] the disk
+//! itself.
 //!
 //! Invariants kept here: whatever the bytes, reading ends in bits or an error, and takes memory for the bitmap
 //! directory (below 70 MiB, of bytes that are there) and one piece of bits. What the specification calls
 //! inconsistent is never taken for bits.
 
+pub mod data;
 mod parse;
 pub mod spec;
 mod write;
@@ -129,7 +131,7 @@ impl fmt::Display for Error {
             Error::Unsupported(what) => f.write_str(what),
             Error::Corrupt { place, found, expected } => write!(
                 f,
-                "{place}: found {found}, expected {expected}; the file breaks the qcow2 specification, and this bitmap \
+                "{place}: found {found}, expected {expected}; the file breaks the qcow2 specification, and what it holds \
                  cannot be relied upon: take a full backup"
             ),
             Error::NoSuchBitmap { name, there } => {

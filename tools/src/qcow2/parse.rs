@@ -68,7 +68,7 @@ impl Entry {
 }
 
 /// Reads bytes after checking that they are there, so that none are allocated for what is not.
-fn read<S: ReadAt>(source: &S, place: &str, range: Range<u64>) -> Result<Vec<u8>> {
+pub(super) fn read<S: ReadAt>(source: &S, place: &str, range: Range<u64>) -> Result<Vec<u8>> {
     let size = source.size();
     if range.start > range.end || range.end > size {
         let found = format!("it at bytes {} to {}", range.start, range.end);
@@ -81,8 +81,17 @@ fn read<S: ReadAt>(source: &S, place: &str, range: Range<u64>) -> Result<Vec<u8>
     }
 }
 
+/// Refuses an offset at which no cluster begins.
+pub(super) fn aligned(place: &str, offset: u64, cluster: u64) -> Result<()> {
+    if offset.is_multiple_of(cluster) && offset != 0 {
+        return Ok(());
+    }
+    let expected = format!("a multiple of the cluster size {cluster}, not 0");
+    Err(Error::corrupt(place, format!("offset {offset:#x}"), expected))
+}
+
 /// `offset` and the end of `bytes` from there on.
-fn span(place: &str, offset: u64, bytes: u64) -> Result<Range<u64>> {
+pub(super) fn span(place: &str, offset: u64, bytes: u64) -> Result<Range<u64>> {
     let end = offset.checked_add(bytes);
     end.map(|end| offset..end).ok_or_else(|| Error::corrupt(place, format!("offset {offset:#x}"), "it inside the file"))
 }
@@ -144,11 +153,7 @@ impl<S: ReadAt> Image<S> {
     }
 
     fn aligned(&self, place: &str, offset: u64) -> Result<()> {
-        if offset.is_multiple_of(self.cluster()) && offset != 0 {
-            return Ok(());
-        }
-        let expected = format!("a multiple of the cluster size {}, not 0", self.cluster());
-        Err(Error::corrupt(place, format!("offset {offset:#x}"), expected))
+        aligned(place, offset, self.cluster())
     }
 
     fn find_directory(&self, mut area: &[u8]) -> Result<Option<Directory>> {
@@ -319,7 +324,7 @@ impl<S: ReadAt> Image<S> {
 }
 
 /// Refuses what an implementation must not open, and what says that nothing can be relied upon.
-fn check_features(incompatible: u64) -> Result<()> {
+pub(super) fn check_features(incompatible: u64) -> Result<()> {
     let unknown = incompatible & !spec::INCOMPATIBLE_KNOWN;
     if unknown != 0 {
         let message = format!("the image has incompatible features {unknown:#x}, which are not known here");

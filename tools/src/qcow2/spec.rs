@@ -14,12 +14,15 @@ pub const HEADER_BYTES: usize = 104;
 pub mod header {
     pub const VERSION: usize = 4;
     pub const BACKING_FILE_OFFSET: usize = 8;
+    pub const BACKING_FILE_BYTES: usize = 16;
     pub const CLUSTER_BITS: usize = 20;
     pub const SIZE: usize = 24;
+    pub const CRYPT_METHOD: usize = 32;
     pub const L1_ENTRIES: usize = 36;
     pub const L1_OFFSET: usize = 40;
     pub const REFCOUNT_TABLE_OFFSET: usize = 48;
     pub const REFCOUNT_TABLE_CLUSTERS: usize = 56;
+    pub const SNAPSHOTS: usize = 60;
     pub const INCOMPATIBLE: usize = 72;
     pub const AUTOCLEAR: usize = 88;
     pub const REFCOUNT_ORDER: usize = 96;
@@ -42,6 +45,8 @@ pub const MAX_CLUSTER_BITS: u32 = 21;
 pub const EXTENSION_END: u32 = 0;
 /// Type of the bitmaps extension.
 pub const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+/// Type of the extension that names the backing file's format.
+pub const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Bytes of type and length before the data of an extension.
 pub const EXTENSION_HEAD: usize = 8;
 /// Extensions and directory entries are padded to multiples of this.
@@ -55,6 +60,21 @@ pub mod extension {
     pub const DIRECTORY_OFFSET: usize = 16;
     pub const BYTES: usize = 24;
 }
+
+/// QEMU's limit on the bytes of a backing file's name.
+pub const MAX_BACKING_NAME: usize = 1023;
+/// Of an entry of an L1 or L2 table: the offset of a cluster.
+pub const MAPPING_OFFSET: u64 = TABLE_OFFSET;
+/// Of an entry of an L1 or L2 table: the cluster has one reference, and may be written in place.
+pub const MAPPING_COPIED: u64 = 1 << 63;
+/// Of an entry of an L2 table: the cluster is compressed.
+pub const MAPPING_COMPRESSED: u64 = 1 << 62;
+/// Of an entry of an L2 table: the cluster reads as zeros.
+pub const MAPPING_ZEROS: u64 = 1;
+/// Bits of a refcount, as log2: QEMU's default, and the one that is written here.
+pub const REFCOUNT_ORDER: u32 = 4;
+/// And its bytes.
+pub const REFCOUNT_BYTES: u64 = 2;
 
 /// QEMU's limit on bitmaps per image.
 pub const MAX_BITMAPS: u32 = 65535;

@@ -9,9 +9,6 @@ use super::{Error, Result};
 use dirtymap::Geometry;
 use std::ops::Range;
 
-/// log2 of the bits of a refcount: QEMU's default, 16 bits.
-const REFCOUNT_ORDER: u32 = 4;
-const REFCOUNT_BYTES: u64 = 2;
 const REFCOUNT_TABLE: u64 = 1;
 const REFCOUNT_BLOCK: u64 = 2;
 const L1_TABLE: u64 = 3;
@@ -89,7 +86,7 @@ impl Plan {
         let data = table + (table_entries * spec::TABLE_ENTRY).div_ceil(cluster);
         let plan =
             Plan { name: name.into(), geometry, cluster_bits, l1_entries, directory, table, data, table_entries };
-        if (data + table_entries) * REFCOUNT_BYTES > cluster {
+        if (data + table_entries) * spec::REFCOUNT_BYTES > cluster {
             return unsupported(format!(
                 "one refcount block of {cluster} bytes does not count {} clusters",
                 data + table_entries
@@ -191,7 +188,7 @@ impl Plan {
         put(&mut bytes, header::REFCOUNT_TABLE_OFFSET, &(REFCOUNT_TABLE * self.cluster()).to_be_bytes());
         put(&mut bytes, header::REFCOUNT_TABLE_CLUSTERS, &1u32.to_be_bytes());
         put(&mut bytes, header::AUTOCLEAR, &spec::AUTOCLEAR_BITMAPS.to_be_bytes());
-        put(&mut bytes, header::REFCOUNT_ORDER, &REFCOUNT_ORDER.to_be_bytes());
+        put(&mut bytes, header::REFCOUNT_ORDER, &spec::REFCOUNT_ORDER.to_be_bytes());
         put(&mut bytes, header::HEADER_LENGTH, &(spec::HEADER_BYTES as u32).to_be_bytes());
         bytes.extend(spec::EXTENSION_BITMAPS.to_be_bytes());
         bytes.extend((extension::BYTES as u32).to_be_bytes());
@@ -207,7 +204,7 @@ impl Plan {
 }
 
 /// Entries of the L1 table of a disk of `len` bytes: each for a cluster of 8-byte entries, each of those for a cluster.
-fn l1_entries(len: u64, cluster_bits: u32) -> u64 {
+pub(super) fn l1_entries(len: u64, cluster_bits: u32) -> u64 {
     len.div_ceil(1 << (2 * cluster_bits - spec::TABLE_ENTRY.ilog2()))
 }
 
@@ -216,7 +213,7 @@ fn directory_bytes(name: &[u8]) -> usize {
     (entry::BYTES + name.len()).next_multiple_of(spec::PADDING)
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
