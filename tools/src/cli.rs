@@ -111,7 +111,10 @@ pub enum Command {
     Create(Create),
     /// Show what is in a map and how far it can be relied upon
     Info(Info),
-    /// Mark the granules that a range of bytes touches as dirty
+    /// Mark a range of bytes as dirty; or look after a set of backups
+    ///
+    /// Every granule that the range touches becomes dirty. What list, info, verify and prune do is about the folders that `backup
+    /// --set` makes.
     Set(Set),
     /// Mark granules as clean, once their data is durable elsewhere
     ///
@@ -161,7 +164,7 @@ pub enum Command {
     Import(Import),
     /// Write everything that is in a map as text
     ///
-    /// Header, armed list, points and dirty areas. A line for each fact, so that two dumps can be compared with `diff`, and `restore` makes a map of one again. Areas
+    /// Header, armed list, points and dirty areas. A line for each fact, so that two dumps can be compared with `diff`, and `undump` makes a map of one again. Areas
     /// that are dirty only because nobody knows better (after a crash, or damage) are called assumed. docs/cli.md
     /// describes the text.
     #[command(after_help = help!("  dirtymap dump disk.map > disk.dump\n  diff <(dirtymap dump a.map) <(dirtymap dump b.map)"))]
@@ -172,7 +175,7 @@ pub enum Command {
     /// assumed; `hash` of both is the same, unless a checkpoint is outstanding: what that had frozen is just dirty in the new
     /// one. It is another map, with an identity of its own, and belongs to no image: untracked changes of the image are not
     /// noticed. Text and JSON will both do. The dump is read whole and checked before anything is made.
-    Restore(Restore),
+    Undump(Undump),
     /// Give a map another length, as its image gets one
     ///
     /// New granules are clean, but dirty if the last backup's target reaches behind the old end. Granules past the new end are forgotten. A crash leaves the old length or the new one.
@@ -201,6 +204,11 @@ pub enum Command {
     /// The image must be idle, or written only by programs that announce each write (`dirtymap write`, `begin_write`): then
     /// the copy is not of one moment. For one moment, freeze, take a snapshot, and back that up with --frozen.
     Backup(Backup),
+    /// Restore an image from a backup set
+    ///
+    /// Every member that is read is proved first, by its SHA-256; what was written is read back and compared. Without this program:
+    /// `qemu-img convert -O raw DIR/NUMBER.qcow2 OUT`.
+    Restore(Restore),
     /// Freeze what is dirty under live writers; keep points by name
     Checkpoint(Checkpoint),
     /// Make a map of a bitmap in a qcow2 image

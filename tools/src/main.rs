@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! commands   one file per command: what it asks, does and answers
-//! backup     the engine of `backup`, which the demo uses as well
+//! backup     the engine of `backup`, which the demo uses as well; restoring and pruning go by parts of it
+//! sets       folders of backups: what is in them, and whether it is what it was
 //! control    the control socket of `serve`, both ends
 //! map        maps as commands use them: opened, loaded, as raw bits, beside their image
 //! files      images, targets, new files, standard input
@@ -14,7 +15,7 @@
 //! exit       how it ended
 //! picture    maps as drawings
 //! rng | size | time
-//! lib.rs     useful without the command: dump, qcow2 > bits, shown
+//! lib.rs     useful without the command: dump, qcow2 > bits, set_json, shown
 //! ```
 
 mod backup;
@@ -26,6 +27,7 @@ mod files;
 mod map;
 mod picture;
 mod rng;
+mod sets;
 mod size;
 mod terminal;
 mod time;

@@ -55,11 +55,20 @@ pub struct Member {
     pub data: u64,
     pub zeros: u64,
     pub image: String,
-    /// Identity of the map, of the checkpoint, and the name by which the map keeps what was written since.
+    /// Identity of the map and of the checkpoint, and the point by which the map keeps what was written since.
     pub map: String,
     pub checkpoint: String,
-    pub point: Option<String>,
+    pub point: Option<Point>,
     pub content: Content,
+}
+
+/// By what a map's point is known again, together with its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    pub name: String,
+    /// Length of the file that the map has recorded with it.
+    pub bytes: u64,
 }
 
 /// A file as it was when it was complete.
@@ -226,7 +235,7 @@ impl Member {
         let named = |name: &String| (1..=MAX_NAME).contains(&name.len());
         expect(self.name.as_ref().is_none_or(named), "a name of 1 to 64 bytes")?;
         expect(self.name.as_ref().is_none_or(|name| number_of(name).is_none()), "a name that is no number")?;
-        expect(self.point.as_ref().is_none_or(named), "a point's name of 1 to 64 bytes")?;
+        expect(self.point.as_ref().is_none_or(|point| named(&point.name)), "a point's name of 1 to 64 bytes")?;
         expect(self.time.parse::<jiff::Timestamp>().is_ok(), "a time as RFC 3339 has it")?;
         expect(i64::try_from(self.size).is_ok(), "a size that a file can have")?;
         self.content.check()
@@ -284,7 +293,7 @@ mod tests {
             image: "disk.raw".into(),
             map: "map".into(),
             checkpoint: "checkpoint".into(),
-            point: Some("point".into()),
+            point: Some(Point { name: "point".into(), bytes: 1 << 19 }),
             content: Content {
                 bytes: 1 << 19,
                 sha256: "0123456789abcdef".repeat(4),
@@ -305,18 +314,20 @@ mod tests {
     fn what_is_written_is_read_back() {
         assert_eq!(Set::parse(&set().to_bytes()), Ok(set()));
         let files = |index| set().chain(index).iter().map(|member| member.file.clone()).collect::<Vec<_>>();
-        assert_eq!((files(1), files(2), files(3)), (
-            vec![file_name(1), file_name(2)],
-            vec![file_name(5)],
-            vec![file_name(5), file_name(6)],
-        ));
-        assert!(member(2, None).is_called("monday") && member(2, None).is_called("2") && member(2, None).is_called("0002"));
+        assert_eq!(
+            (files(1), files(2), files(3)),
+            (vec![file_name(1), file_name(2)], vec![file_name(5)], vec![file_name(5), file_name(6)],)
+        );
+        assert!(
+            member(2, None).is_called("monday") && member(2, None).is_called("2") && member(2, None).is_called("0002")
+        );
         assert!(!member(2, None).is_called("12") && !member(12, None).is_called("monday"));
     }
 
     #[test]
     fn what_could_be_no_set_s_is_refused() {
-        let bad: [(&str, fn(&mut Set)); 21] = [
+        type Change = fn(&mut Set);
+        let bad: [(&str, Change); 21] = [
             ("format", |set| set.format = 2),
             ("id", |set| set.id = "../../..".into()),
             ("a path", |set| set.members[0].file = "../0001.qcow2".into()),

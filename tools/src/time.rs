@@ -2,6 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// What stands for a time that no clock could tell.
+pub const EPOCH: &str = "1970-01-01T00:00:00Z";
+
 /// A time as RFC 3339 in UTC, in whole seconds; `None` for "never", and for what no calendar has.
 pub fn time(at: impl Into<Option<SystemTime>>) -> Option<String> {
     let seconds = match at.into()?.duration_since(UNIX_EPOCH) {
@@ -14,4 +17,10 @@ pub fn time(at: impl Into<Option<SystemTime>>) -> Option<String> {
         }
     };
     (seconds != 0).then(|| jiff::Timestamp::from_second(seconds).ok()).flatten().map(|t| t.to_string())
+}
+
+/// A time as people write it: RFC 3339, in whatever zone.
+pub fn parse(text: &str) -> Result<SystemTime, String> {
+    let found = text.parse::<jiff::Timestamp>().map_err(|e| format!("{e}; expected a time as 2026-11-29T10:00:00Z"))?;
+    Ok(found.into())
 }

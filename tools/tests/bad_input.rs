@@ -485,7 +485,7 @@ fn a_link_that_leads_nowhere_is_called_that() {
     says(dm!("export-qcow2", map, link, "--bitmap", "b"));
     says(dm!("show", map, "--svg", link));
     says(dm!("import", map, link));
-    says(dm!("restore", link, dir.path("new")));
+    says(dm!("undump", link, dir.path("new")));
     says(dm!("merge", map, link));
     says(dm!("write", link, "--map", map, "--at", "0"));
     says(dm!("backup", dir.image("image", MIB), link, "--map", map));

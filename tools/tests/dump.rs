@@ -1,4 +1,4 @@
-//! What `dump` writes is what readers answer with, and `restore` makes an equal map of it; of anything else it makes
+//! What `dump` writes is what readers answer with, and `undump` makes an equal map of it; of anything else it makes
 //! nothing.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
@@ -69,7 +69,7 @@ fn goes_round(dir: &Dir, map: &Path) {
     // From JSON, then from text.
     for dump in [said_json, text] {
         let _ = fs::remove_file(&new);
-        dm!("restore", dump, new).exits(0);
+        dm!("undump", dump, new).exits(0);
         let (a, b) = (inspect(map).expect("inspect"), inspect(&new).expect("inspect"));
         assert_eq!((a.geometry, a.durability, &a.label), (b.geometry, b.durability, &b.label));
         assert_ne!(a.uuid, b.uuid);
@@ -183,7 +183,7 @@ fn an_image_is_not_restored_and_that_is_said() {
     goes_round(&dir, &map);
     let text = dm!("dump", map).exits(0).out;
     let new = dir.path("from stdin");
-    let ran = run_with(["restore", "-", new.to_str().expect("text")], text.as_bytes()).exits(0);
+    let ran = run_with(["undump", "-", new.to_str().expect("text")], text.as_bytes()).exits(0);
     ran.says("belonged to an image");
     assert_eq!(areas(&new), [0..MIB]);
 }
@@ -195,10 +195,10 @@ fn a_text_that_will_not_do_makes_nothing() {
     let (text, new) = (dir.path("text"), dir.path("new"));
     let refused = |bad: &[u8], says: &str| {
         fs::write(&text, bad).expect("write");
-        let json = untouched(&new, || dm!("restore", text, new, "--output", "json").exits(8)).json();
+        let json = untouched(&new, || dm!("undump", text, new, "--output", "json").exits(8)).json();
         assert_eq!(json["error"]["kind"], "bad-dump");
-        untouched(&new, || dm!("restore", text, new).exits(8).says(says).says("no map was made"));
-        let ran = untouched(&new, || run_with(["restore", "-", new.to_str().expect("text")], bad));
+        untouched(&new, || dm!("undump", text, new).exits(8).says(says).says("no map was made"));
+        let ran = untouched(&new, || run_with(["undump", "-", new.to_str().expect("text")], bad));
         ran.exits(8).says("standard input: line").says(says);
         assert!(!new.exists());
     };
@@ -213,13 +213,13 @@ fn a_text_that_will_not_do_makes_nothing() {
     refused(b"{\n", "line 2");
 
     let map = dir.map("another", LEN, &[]);
-    untouched(&new, || dm!("restore", map, new).exits(8).says("no dump of a map"));
-    dm!("restore", dir.path("nothing"), new).exits(8).says("No such file");
+    untouched(&new, || dm!("undump", map, new).exits(8).says("no dump of a map"));
+    dm!("undump", dir.path("nothing"), new).exits(8).says("No such file");
     fs::write(&text, &good).expect("write");
-    untouched(&map, || dm!("restore", text, map).exits(8).says("exists"));
-    untouched(&text, || dm!("restore", text, text).exits(8).says("exists"));
+    untouched(&map, || dm!("undump", text, map).exits(8).says("exists"));
+    untouched(&text, || dm!("undump", text, text).exits(8).says("exists"));
     assert!(!new.exists());
-    dm!("restore", text, new).exits(0);
+    dm!("undump", text, new).exits(0);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_sparse_map_of_2_41_granules_goes_round_in_little_space() {
     }
     made.close().expect("close");
     fs::write(&text, dm!("dump", map).exits(0).out).expect("write");
-    dm!("restore", text, new).exits(0);
+    dm!("undump", text, new).exits(0);
     assert_eq!(areas(&new), areas(&map));
     assert_eq!(areas(&new).len(), 4);
     dm!("diff", map, new).exits(0);

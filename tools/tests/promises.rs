@@ -19,7 +19,9 @@ fn commands(prefix: &[&str]) -> BTreeSet<String> {
     for name in listed(&help) {
         let words = [prefix, &[name.as_str()]].concat();
         let inside = commands(&words);
-        if inside.is_empty() {
+        // What has arguments of its own is a command beside those in it.
+        let own = common::run(words.iter().chain(&["--help"])).exits(0).out.contains("\nArguments:\n");
+        if inside.is_empty() || own {
             found.insert(words.join(" "));
         }
         found.extend(inside);
@@ -125,13 +127,21 @@ fn what_people_read_fits_80_columns() {
         "backup disk.raw new.raw --map disk.map --since monday",
         "backup disk.raw new.raw --map disk.map --frozen",
         "backup disk.bits new.raw --map disk.map",
+        "backup disk.bits --set backups --map disk.map",
+        "backup disk.raw --set backups --map disk.map --name 0001",
+        "restore backups@monday new.raw",
+        "restore backups new.raw --until 1999-12-31T00:00:00Z",
+        "restore backups new.raw --until yesterday",
+        "restore disk.raw new.raw",
+        "set verify disk.raw",
+        "set list disk.map 0",
         "checkpoint commit disk.map",
         "checkpoint freeze frozen.map",
         "checkpoint abort frozen.map --name monday",
         "import-qcow2 disk.qcow2 new.map --bitmap c",
         "import-qcow2 disk.qcow2 new.map --bitmap b",
         "import disk.map disk.raw",
-        "restore disk.raw new.map",
+        "undump disk.raw new.map",
         // With notes.
         "count unclean.map",
         "info unclean.map",
@@ -153,7 +163,7 @@ fn standard_input_and_output_are_taken_where_they_make_sense_only() {
         "show disk.map --svg -",
         "export disk.map -",
         "import disk.map -",
-        "restore - new.map",
+        "undump - new.map",
         "import-qcow2 - --bitmap b new.map --disabled take",
         "export-qcow2 disk.map - --bitmap b",
     ];
@@ -352,6 +362,6 @@ fn a_new_map_is_for_the_users_of_its_image_and_else_for_its_owner() {
     dm!("create", at("alone"), "--size", "1M").exits(0);
     assert_eq!(mode("alone"), 0o600);
     fs::write(at("dump"), dm!("dump", at("map")).exits(0).out).expect("write");
-    dm!("restore", at("dump"), at("restored")).exits(0);
+    dm!("undump", at("dump"), at("restored")).exits(0);
     assert_eq!(mode("restored"), 0o600);
 }

@@ -229,7 +229,7 @@ fn what_is_scattered_is_armed_together() {
     // So it is for new maps.
     let (dump, new) = (dir.path("dump"), dir.path("new"));
     fs::write(&dump, dm!("dump", map).exits(0).out).expect("write");
-    let restored = writes(dm!("restore", dump, new, "-v").exits(0));
+    let restored = writes(dm!("undump", dump, new, "-v").exits(0));
     assert!((1..200).contains(&restored), "{restored}");
     dm!("diff", map, new).exits(0);
     assert_eq!(dm!("count", other, "--output", "json").exits(0).json()["dirty_bits"], 1024);

@@ -5,7 +5,7 @@
 
 use super::INTERRUPTED;
 use crate::exit::Result;
-use crate::files::{self, Image};
+use crate::files::{self, Content};
 use crate::terminal::signals;
 use dirtymap::DirtyMap;
 use indicatif::ProgressBar;
@@ -22,8 +22,8 @@ pub struct Equal {
 
 /// An image and its backup.
 pub struct Pair<'a> {
-    pub image: &'a Image,
-    pub target: &'a Image,
+    pub image: &'a dyn Content,
+    pub target: &'a dyn Content,
     /// Where writers may go on: what they have set since the freeze is for the next backup.
     pub map: Option<&'a DirtyMap>,
 }
@@ -49,8 +49,8 @@ impl Pair<'_> {
 
 /// The first offset in `range` at which two files differ. Where both have a hole nothing is read.
 pub fn compare(
-    one: &Image,
-    other: &Image,
+    one: &dyn Content,
+    other: &dyn Content,
     range: Range<u64>,
     bar: &ProgressBar,
     equal: &mut Equal,
@@ -59,7 +59,7 @@ pub fn compare(
     let mut at = range.start;
     while at < range.end {
         signals::check(INTERRUPTED)?;
-        let (a, b) = (one.next_data(at..range.end), other.next_data(at..range.end));
+        let (a, b) = (one.next_data(at..range.end)?, other.next_data(at..range.end)?);
         let Some(start) = a.iter().chain(&b).map(|data| data.start).min() else { break };
         // Up to the end of whichever part of data comes first; a hole of the other one reads as zeros.
         let end = a.iter().chain(&b).filter(|data| data.start == start).map(|data| data.end).min();
@@ -88,7 +88,7 @@ pub fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::PIECE;
+    use crate::files::{Image, PIECE};
     use std::fs;
 
     /// A file of zeros, as a hole where there are holes, but for one byte in the third piece.

@@ -4,7 +4,7 @@
 
 use super::INTERRUPTED;
 use crate::exit::Result;
-use crate::files::{self, Image};
+use crate::files::{self, Content, Image};
 use crate::terminal::signals;
 use indicatif::ProgressBar;
 use std::ops::Range;
@@ -14,12 +14,14 @@ use std::ops::Range;
 pub struct Copied {
     /// Bytes of data.
     pub data: u64,
+    /// Bytes of data that the target had already, where it keeps that apart.
+    pub equal: u64,
     /// Bytes that are holes of the image, or zeros of one whose holes do not count; zeros in the target now.
     pub holes: u64,
 }
 
 /// Copies an area. `blank`: the target reads as zeros there.
-pub fn copy(image: &Image, target: &Image, area: Range<u64>, blank: bool, bar: &ProgressBar) -> Result<Copied> {
+pub fn copy(image: &dyn Content, target: &Image, area: Range<u64>, blank: bool, bar: &ProgressBar) -> Result<Copied> {
     let mut buffer = vec![0; files::PIECE as usize];
     let mut copied = Copied::default();
     let hole = |range: Range<u64>| -> Result<u64> {
@@ -32,14 +34,14 @@ pub fn copy(image: &Image, target: &Image, area: Range<u64>, blank: bool, bar: &
     let mut at = area.start;
     while at < area.end {
         signals::check(INTERRUPTED)?;
-        let data = image.next_data(at..area.end).unwrap_or(area.end..area.end);
+        let data = image.next_data(at..area.end)?.unwrap_or(area.end..area.end);
         copied.holes += hole(at..data.start)?;
         for piece in files::pieces(data.clone()) {
             signals::check(INTERRUPTED)?;
             let bytes = &mut buffer[..(piece.end - piece.start) as usize];
             image.read(bytes, piece.start)?;
             // Where the image cannot say what is a hole, the backup would have none.
-            if !image.knows_holes && bytes.iter().all(|byte| *byte == 0) {
+            if !image.knows_holes() && bytes.iter().all(|byte| *byte == 0) {
                 copied.holes += hole(piece)?;
                 continue;
             }

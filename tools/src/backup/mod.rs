@@ -1,10 +1,6 @@
-//! The engine of `backup`: claim, freeze, prove, copy, verify, audit, commit.
+//! The engine of `backup`: claim, freeze, prove, copy, verify, audit, commit; whatever the target is.
 //!
-//! Invariant kept here: the last completed target equals the image wherever the map says clean. So
-//! - nothing is written to a target before it is proved to be what the plan takes it for: by its stamp, or by comparing all that will
-//!   not be copied;
-//! - the target that a backup has begun is recorded beside the last completed one, which stays the map's own until the commit
-//!   names the new one in its place: a backup that fails or is killed spoils no other target;
+//! Invariant kept here: the last completed target has what the image has wherever the map says clean. So
 //! - what was frozen is forgotten after the target is synced and what was copied reads back equal, or was set again;
 //! - the image is synced after the freeze, which has waited for writes under way, and before it is read;
 //! - what the map records of the image is from before the first byte was copied;
@@ -13,29 +9,36 @@
 
 mod audit;
 pub mod compare;
-mod copy;
+pub mod copy;
+mod member;
+mod mirror;
 mod outcome;
 mod plan;
+pub mod prune;
+mod set;
+#[cfg(test)]
+mod set_tests;
+mod target;
 
 pub use outcome::Outcome;
 
 use crate::cli::Backup;
 use crate::exit::{Exit, Failure, Result};
-use crate::files::storage;
-use crate::files::{self, Image};
+use crate::files::{self, Content, Image};
 use crate::map::open::{self, With};
-use crate::map::points::keep_last;
 use crate::map::relation;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
 use dirtymap::{Comparison, DirtyMap, ImageStamp, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
-use plan::{Plan, plan};
+use mirror::Mirror;
+use set::SetTarget;
 use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
+use target::{Base, Target};
 
 const INTERRUPTED: &str = "the backup is not complete";
 
@@ -45,32 +48,42 @@ const UNNAMED: &str = "dirtymap backup";
 /// Makes a backup.
 pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome> {
     let image = Image::open(&args.image, false)?;
-    files::distinct(&[("image", &args.image), ("map", &args.map), ("target", &args.target)])?;
+    files::distinct(&[("image", &args.image), ("map", &args.map)])?;
     // Before the stamp is taken: writing back what was written through a mapping may change the time.
     image.sync()?;
-    let target = Image::open_target(&args.target)?;
-    if let Some(target) = &target {
-        storage::apart(&image, target)?;
+    match (&args.target, &args.set) {
+        (Some(path), _) => back_up_to(&mut Mirror::open(args, path, &image)?, args, &image, wait, output),
+        (None, Some(folder)) => back_up_to(&mut SetTarget::open(args, folder, wait)?, args, &image, wait, output),
+        (None, None) => Err(Failure::usage("give a TARGET, or a folder for a set (--set DIR)")),
     }
+}
+
+fn back_up_to(
+    target: &mut dyn Target,
+    args: &Backup,
+    image: &Image,
+    wait: Duration,
+    output: Output,
+) -> Result<Outcome> {
     let acceptable = |info: &Info| {
-        relation::fits(info, &args.map, &image)?;
+        relation::fits(info, &args.map, image)?;
         // Whoever made the map for the image was asked.
         if info.image.is_none() && !args.raw {
             image.is_raw()?;
         }
         if !args.frozen && !args.force {
-            relation::belongs(info, &args.map, &image, OTHER_IMAGE)?;
+            relation::belongs(info, &args.map, image, OTHER_IMAGE)?;
         }
-        plan(args, info, target.as_ref(), image.size()).map(drop)
+        target.acceptable(info, image.size())
     };
     let (map, stamp) = if args.frozen {
         // A snapshot is not the image that the map belongs to, and tells nothing of that.
         let map = open::for_writing(&args.map, With::Anybody, wait, output, acceptable)?;
         (map, image.stamp)
     } else {
-        open::for_writing_of(&args.map, With::Anybody, &image, wait, output, acceptable)?
+        open::for_writing_of(&args.map, With::Anybody, image, wait, output, acceptable)?
     };
-    let job = Job { args, image: &image, map: &map, stamp, output };
+    let job = Job { args, image, map: &map, stamp, output };
     match job.run(target) {
         Ok(outcome) => {
             open::cost(&map, output);
@@ -142,33 +155,32 @@ impl Work {
 }
 
 impl Job<'_> {
-    fn run(&self, target: Option<Image>) -> Result<Outcome> {
+    fn run(&self, target: &mut dyn Target) -> Result<Outcome> {
         let Job { args, image, map, .. } = *self;
         map.claim_backup()?;
-        self.prepare()?;
-        // Again, now that nobody else makes a backup by this map.
-        let target = match target {
-            Some(target) => Some(target.refreshed()?),
-            None => Image::open_target(&args.target)?,
-        };
-        let info = map.info()?;
-        let plan = plan(args, &info, target.as_ref(), map.len())?;
-        self.say_what_is_not_known(target.as_ref());
-        image.sync()?;
-        // A name that cannot be had costs nothing.
-        let target = target.map_or_else(|| Image::create(&args.target, image), Ok)?;
-        if !plan.is_full() && target.size() < map.len() {
-            // The image has grown since. What the target lacks is copied, whatever it holds.
-            map.set(target.size()..map.len())?;
-            map.flush()?;
+        if let Some(outcome) = target.settle(self)? {
+            return Ok(outcome);
         }
-        let work = self.freeze(plan)?;
+        self.prepare(target)?;
+        let info = map.info()?;
+        if image.stamp.is_block_device() {
+            self.output.note(image.untraceable());
+        }
+        image.sync()?;
+        let base = target.prepare(self, &info)?;
+        let work = self.freeze(target, base)?;
         let uuid = work.checkpoint.uuid;
-        let done = self.compare_clean(&work, &target, plan, &info).and_then(|compared| {
-            let outcome = self.copy_and_commit(&work, &target, plan, &info)?;
-            Ok(Outcome { bytes_compared: compared, dropped: self.drop_oldest(), ..outcome })
+        let done = self.prove(target, &work, &info).and_then(|compared| {
+            let mut outcome = self.copy_and_commit(&work, target, &info)?;
+            outcome.bytes_compared = compared;
+            target.committed(self, &mut outcome);
+            Ok(outcome)
         });
         done.map_err(|failure| {
+            if target.is_published() {
+                return failure.and("the backup is whole all the same; the next one tells the map of it");
+            }
+            target.abandon();
             if args.frozen {
                 return failure
                     .and(format_args!("checkpoint {uuid} stays frozen, for another try or `checkpoint abort`"));
@@ -180,18 +192,9 @@ impl Job<'_> {
         })
     }
 
-    /// Drops the oldest names beyond those that are to be kept. The backup is complete already.
-    fn drop_oldest(&self) -> Vec<String> {
-        let dropped = self.args.keep_last.map(|most| keep_last(self.map, most));
-        dropped.unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|e| {
-            self.output.note(format_args!("{e}; the oldest names may still be there"));
-            Vec::new()
-        })
-    }
-
     /// Puts back what a backup of this name has left that died, and refuses what a freeze would: while nothing is
     /// changed. The map is claimed.
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&self, target: &dyn Target) -> Result<()> {
         let Job { args, map, .. } = *self;
         let path = args.map.display();
         if let Some(name) = &args.since
@@ -207,7 +210,7 @@ impl Job<'_> {
             };
         }
         if let Some(stale) = outstanding {
-            if stale.name.as_deref() != Some(self.name()) {
+            if !target.has_left(&stale) {
                 let name = stale.name.map_or("without a name".into(), |name| format!("named {name:?}"));
                 let message = format!(
                     "{path}: checkpoint {} {name} is {}; if a backup that was killed has left it, put it back (dirtymap \
@@ -223,41 +226,23 @@ impl Job<'_> {
             let why = format!("{UNNAMED:?} is what a backup without a name is called; choose another name");
             return Err(Failure::new("refused", format!("{path}: {why}")));
         }
-        Ok(map.can_freeze(Some(self.name()))?)
-    }
-
-    /// The name that is frozen with.
-    fn name(&self) -> &str {
-        self.args.name.as_deref().unwrap_or(UNNAMED)
-    }
-
-    /// What the backup cannot promise because the system does not tell.
-    fn say_what_is_not_known(&self, target: Option<&Image>) {
-        if self.image.stamp.is_block_device() {
-            self.output.note(self.image.untraceable());
-        }
-        if let Some(target) = target
-            && let Some(names) = target.names().filter(|names| *names > 1)
-        {
-            let path = target.path.display();
-            self.output.note(format_args!("{path} has {names} names (hard links): this backup changes all of them"));
-        }
+        Ok(map.can_freeze(Some(target.point()))?)
     }
 
     /// Freezes what is dirty, and gives what is to be copied.
-    fn freeze(&self, plan: Plan) -> Result<Work> {
+    fn freeze(&self, target: &dyn Target, base: Base) -> Result<Work> {
         let Job { args, map, .. } = *self;
         let checkpoint = match map.checkpoint()?.filter(|_| args.frozen) {
             Some(frozen) => frozen,
-            None => map.freeze(Some(self.name()))?,
+            None => map.freeze(Some(target.point()))?,
         };
         let before = args.frozen.then(|| self.image.glance()).transpose()?;
-        let bits = match (plan.is_full(), &args.since) {
-            (true, _) => Ok(None),
+        let bits = match base {
+            Base::Everything => Ok(None),
             // And what was set since: of that, some was written before the snapshot was taken.
-            (false, None) if args.frozen => map.frozen_set(checkpoint.uuid).and_then(|_| map.dirty_set()).map(Some),
-            (false, None) => map.frozen_set(checkpoint.uuid).map(Some),
-            (false, Some(since)) => map.since_set(since).map(Some),
+            Base::Last if args.frozen => map.frozen_set(checkpoint.uuid).and_then(|_| map.dirty_set()).map(Some),
+            Base::Last => map.frozen_set(checkpoint.uuid).map(Some),
+            Base::Since(since) => map.since_set(&since).map(Some),
         };
         match bits {
             Ok(bits) => {
@@ -276,77 +261,44 @@ impl Job<'_> {
     }
 
     /// An image and a target, of which a snapshot is written by nobody: it differs where the target is not its copy.
-    fn pair<'t>(&'t self, target: &'t Image, info: &Info) -> Pair<'t> {
+    fn pair<'t>(&'t self, target: &'t dyn Content, info: &Info) -> Pair<'t> {
         let of_image = |recorded: &ImageStamp| !matches!(self.stamp.compare(recorded), Comparison::Another(_));
         let live = !self.args.frozen || info.image.as_ref().is_none_or(of_image);
         Pair { image: self.image, target, map: live.then_some(self.map) }
     }
 
-    /// Compares what will not be copied, where nothing else proves that the target has it; says how much. Nothing is written before.
-    fn compare_clean(&self, work: &Work, target: &Image, plan: Plan, info: &Info) -> Result<u64> {
-        // Every write that the frozen bits stand for has ended by now.
+    /// Every write that the frozen bits stand for has ended by now.
+    fn prove(&self, target: &mut dyn Target, work: &Work, info: &Info) -> Result<u64> {
         self.image.sync()?;
-        let Plan::Incremental { compare: true, stranger } = plan else { return Ok(0) };
-        let name = target.path.display();
-        let others = || work.others(target.size().min(work.len));
-        let bytes = others().map(|area| area.end - area.start).sum();
-        if stranger && bytes == 0 && work.len > 0 && !self.args.force && !target.is_blank() {
-            let message = format!(
-                "{name} is not the recorded backup, and as everything is to be copied, nothing of it can be compared; \
-                 overwrite it with --force"
-            );
-            return Err(Failure::new("wrong-target", message));
-        }
-        let bar = progress::bytes("comparing", bytes);
-        let pair = self.pair(target, info);
-        let found = others().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
-        bar.finish_and_clear();
-        let Some(offset) = found.transpose()? else { return Ok(bytes) };
-        let why = match &self.args.since {
-            Some(since) => format!("{since:?}: {name} was not complete then, or something else has changed it"),
-            None => format!("the last backup: something else has changed {name}, or the image without telling the map"),
-        };
-        let message = format!(
-            "{name} differs from the image at {offset}, which by the map was not written since {why}; {name} was not \
-             touched; copy everything ({})",
-            if self.args.since.is_some() { "without --since, to a new name or with --force" } else { "--full" }
-        );
-        Err(Failure::new("target-changed", message))
+        target.prove(self, work, info)
     }
 
     /// From the first byte that is written to the target to the moment from which on what was frozen is forgotten.
-    fn copy_and_commit(&self, work: &Work, target: &Image, plan: Plan, info: &Info) -> Result<Outcome> {
+    fn copy_and_commit(&self, work: &Work, target: &mut dyn Target, info: &Info) -> Result<Outcome> {
         let Job { args, image, map, .. } = *self;
-        // Before its size changes as well, or the next backup takes it for something else.
-        map.begin_backup(&target.glance()?)?;
-        if !target.stamp.is_block_device() && (plan.is_full() || target.size() != work.len) {
-            target.file.set_len(work.len).map_err(|e| target.failed("set its size", &e))?;
-            target.sync()?;
-            files::sync_directory_of(&args.target)?;
-        }
+        target.begin(self, work)?;
         let before = work.before.map_or_else(|| image.glance(), Ok)?;
-        let mut outcome = Outcome::new(args, work.len, work.bytes, plan);
+        let mut outcome = Outcome::new(args, work.len, work.bytes, target.describe());
         let recovered = if info.recovery.image_changed.is_some() { work.bytes } else { info.recovery.added_items() };
         outcome.bytes_recovered = recovered.min(work.bytes);
-        self.copy(work, target, plan, &mut outcome)?;
-        target.sync()?;
-        target.forget_cache();
-        let pair = self.pair(target, info);
-        self.verify(work, &pair, &mut outcome)?;
-        self.audit(work, &pair, plan, &mut outcome)?;
+        self.copy(work, target, &mut outcome)?;
+        target.complete()?;
+        self.verify(work, target, info, &mut outcome)?;
+        self.audit(work, target, info, &mut outcome)?;
         self.look_back(&before, &mut outcome)?;
         if info.image.is_none() && !args.frozen {
             map.bind_image(&self.stamp)?;
         }
+        let stamp = target.publish(self, work, &mut outcome)?;
         let keep = work.checkpoint.name.as_deref().is_some_and(|name| name != UNNAMED);
-        map.commit_backup(work.checkpoint.uuid, keep, &target.stamp_now()?, outcome.granules_audited)?;
+        map.commit_backup(work.checkpoint.uuid, keep, &stamp, outcome.granules_audited)?;
         Ok(outcome)
     }
 
-    fn copy(&self, work: &Work, target: &Image, plan: Plan, outcome: &mut Outcome) -> Result<()> {
+    fn copy(&self, work: &Work, target: &mut dyn Target, outcome: &mut Outcome) -> Result<()> {
         let bar = progress::bytes("copying", work.bytes);
         for area in work.extents() {
-            let copied = copy::copy(self.image, target, area, plan == Plan::New, &bar)?;
+            let copied = target.copy(self, area, &bar)?;
             outcome.areas += 1;
             outcome.bytes_copied += copied.data;
             outcome.bytes_holes += copied.holes;
@@ -355,9 +307,9 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn verify(&self, work: &Work, pair: &Pair<'_>, outcome: &mut Outcome) -> Result<()> {
+    fn verify(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
         let bar = progress::bytes("verifying", work.bytes);
-        let mut equal = Equal::default();
+        let (mut equal, pair) = (Equal::default(), self.pair(target.content()?, info));
         let found = work.extents().find_map(|area| pair.differs(area, &bar, &mut equal).transpose()).transpose();
         bar.finish_and_clear();
         (outcome.bytes_verified, outcome.bytes_verified_holes) = (equal.read, equal.holes);
@@ -365,15 +317,14 @@ impl Job<'_> {
         let message = format!(
             "{} differs from the image at {offset} although it was just copied: something writes to the image that does \
              not say so in the map, or a disk fails",
-            pair.target.path.display()
+            outcome.target
         );
         Err(Failure::new("verify-failed", message))
     }
 
-    fn audit(&self, work: &Work, pair: &Pair<'_>, plan: Plan, outcome: &mut Outcome) -> Result<()> {
-        // Where all clean granules were compared before, some of them need not be again.
-        let (Some(bits), Plan::Incremental { compare: false, .. }) = (&work.bits, plan) else { return Ok(()) };
-        let audited = audit::audit(pair, &**bits, self.args.audit)?;
+    fn audit(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
+        let (Some(bits), true) = (&work.bits, target.to_audit()) else { return Ok(()) };
+        let audited = audit::audit(&self.pair(target.content()?, info), &**bits, self.args.audit)?;
         outcome.granules_audited = audited.granules;
         let Some(offset) = audited.missed else { return Ok(()) };
         self.map.record_miss(audited.granules)?;
@@ -381,7 +332,7 @@ impl Job<'_> {
             "{} differs from the image at {offset}, in a granule that the map calls clean: something has written to the \
              image without telling the map, or a disk or its file system has changed the one or the other; everything is \
              dirty now, and the next backup copies it; find out which before relying on older backups",
-            pair.target.path.display()
+            outcome.target
         );
         Err(Failure { kind: "audit-missed".into(), message, exit: Exit::Damage })
     }

@@ -1,6 +1,6 @@
 //! What a backup did, for people and programs.
 
-use super::plan::Plan;
+use super::target::Described;
 use crate::cli::Backup;
 use crate::size;
 use crate::terminal::text::say;
@@ -43,18 +43,40 @@ pub struct Outcome {
     pub one_moment: Option<bool>,
     /// Names that were dropped, the oldest first.
     pub dropped: Vec<String>,
+    /// The member of a set that it made.
+    pub member: Option<MemberOutcome>,
+}
+
+/// What a backup to a set says beside.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberOutcome {
+    pub set: String,
+    pub number: String,
+    pub name: Option<String>,
+    /// Why it rests upon no other one.
+    pub why_full: Option<String>,
+    pub consistency: &'static str,
+    /// Length of its file.
+    pub bytes: u64,
+    /// Bytes that were dirty, and are not in it because the one below has the same.
+    pub bytes_equal: u64,
+    /// It had been complete before, and this run only told the map.
+    pub settled: bool,
+    /// Numbers of the members that were pruned, the oldest first.
+    pub pruned: Vec<String>,
 }
 
 impl Outcome {
     /// A backup that has done nothing yet. `bytes`: what it will copy.
-    pub(super) fn new(args: &Backup, size: u64, bytes: u64, plan: Plan) -> Outcome {
+    pub(super) fn new(args: &Backup, size: u64, bytes: u64, described: Described) -> Outcome {
+        let Described { target, full, new } = described;
         Outcome {
             image: args.image.display().to_string(),
-            target: args.target.display().to_string(),
+            target,
             map: args.map.display().to_string(),
             size,
-            full: plan.is_full() || (bytes == size && size > 0),
-            new_target: plan == Plan::New,
+            full: full || (bytes == size && size > 0),
+            new_target: new,
             frozen: args.frozen,
             areas: 0,
             bytes_copied: 0,
@@ -68,6 +90,7 @@ impl Outcome {
             image_changed: false,
             one_moment: None,
             dropped: Vec::new(),
+            member: None,
         }
     }
 
@@ -76,10 +99,17 @@ impl Outcome {
         let kind = if o.full { "full" } else { "incremental" };
         let h = size::human;
         say!(out, "{kind} backup of {} to {} is complete and verified", shown(&o.image), shown(&o.target))?;
+        if let Some(why) = o.member.as_ref().and_then(|member| member.why_full.as_ref()) {
+            say!(out, "full because {}", shown(why))?;
+        }
         let areas = size::count(o.areas, "area");
         say!(out, "copied   {:>12} bytes ({}) in {areas}", o.bytes_copied, h(o.bytes_copied))?;
         if o.bytes_holes > 0 {
             say!(out, "holes    {:>12} bytes ({}), zeros in both", o.bytes_holes, h(o.bytes_holes))?;
+        }
+        if let Some(member) = o.member.as_ref().filter(|member| member.bytes_equal > 0) {
+            let equal = member.bytes_equal;
+            say!(out, "equal    {equal:>12} bytes ({}), written and as before", h(equal))?;
         }
         say!(out, "skipped  {:>12} bytes ({}), clean", o.bytes_skipped, h(o.bytes_skipped))?;
         say!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))?;
@@ -92,6 +122,9 @@ impl Outcome {
         }
         if o.granules_audited > 0 {
             say!(out, "audited  {:>12} clean granules, equal in both", o.granules_audited)?;
+        }
+        if let Some(pruned) = o.member.as_ref().map(|member| &member.pruned).filter(|pruned| !pruned.is_empty()) {
+            say!(out, "pruned   {}", pruned.join(", "))?;
         }
         o.dropped.iter().try_for_each(|name| say!(out, "dropped  {name:?}"))?;
         match o.one_moment {

@@ -7,6 +7,7 @@ use crate::cli::Backup;
 use crate::exit::{Failure, Result};
 use crate::files::Image;
 use dirtymap::{Comparison, ImageStamp, info::Info};
+use std::path::Path;
 
 /// What to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ impl Plan {
 }
 
 /// Decides, or refuses. `size`: that of the image.
-pub fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
-    let name = args.target.display();
+pub fn plan(args: &Backup, path: &Path, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
+    let name = path.display();
     if let Some(target) = target
         && target.stamp.is_block_device()
         && target.size() < size
@@ -41,7 +42,7 @@ pub fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Re
         return Err(Failure::new("size-differs", message));
     }
     if let Some(since) = &args.since {
-        return plan_since(args, info, target, size, since);
+        return plan_since(path, info, target, size, since);
     }
     let Some(target) = target else { return Ok(Plan::New) };
     let begun = info.begun.as_ref().is_some_and(|begun| is_it(target, begun));
@@ -74,8 +75,8 @@ pub fn plan(args: &Backup, info: &Info, target: Option<&Image>, size: u64) -> Re
 }
 
 /// A target that was complete when a point was frozen: any copy of it will do, as all that is not copied is compared.
-fn plan_since(args: &Backup, info: &Info, target: Option<&Image>, size: u64, since: &str) -> Result<Plan> {
-    let name = args.target.display();
+fn plan_since(path: &Path, info: &Info, target: Option<&Image>, size: u64, since: &str) -> Result<Plan> {
+    let name = path.display();
     let Some(target) = target else {
         let message = format!("{name}: not found; --since needs the backup that was complete at {since:?}");
         return Err(Failure::new("not-found", message));

@@ -22,11 +22,13 @@ mod resize;
 mod restore;
 mod serve;
 mod set;
+mod sets;
 mod show;
+mod undump;
 mod write;
 
 use crate::cli::{Cli, Command};
-use crate::exit::{Exit, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::terminal::output::Output;
 use std::time::Duration;
 
@@ -37,7 +39,11 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
     match &cli.command {
         Command::Create(args) => create::run(args, output),
         Command::Info(args) => info::run(args, output),
-        Command::Set(args) => set::set(args, wait, output),
+        Command::Set(args) => match (&args.action, &args.range) {
+            (Some(action), _) => sets::run(action, wait, output),
+            (None, Some(range)) => set::set(range, wait, output),
+            (None, None) => Err(Failure::usage("give a map, an offset and a length")),
+        },
         Command::Reset(args) => set::reset(args, wait, output),
         Command::Checkpoint(args) => checkpoint::run(args, wait, output),
         Command::Map(args) => map::run(args, wait, output),
@@ -50,7 +56,8 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Export(args) => export::run(args, wait, output),
         Command::Import(args) => import::run(args, wait, output),
         Command::Dump(args) => dump::run(args, wait, output),
-        Command::Restore(args) => restore::run(args, output),
+        Command::Restore(args) => restore::run(args, wait, output),
+        Command::Undump(args) => undump::run(args, output),
         Command::Resize(args) => resize::run(args, wait, output),
         Command::Repair(args) => repair::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),

@@ -1,134 +1,212 @@
-//! `dirtymap restore`: a new map of what `dump` wrote, text or JSON.
+//! `dirtymap restore`: an image as a member of a backup set has it.
 //!
-//! Invariant kept here: all of the dump is read and found right before anything is made of it, and the map appears
-//! when all of it is durable.
+//! Invariants kept here: every file that is read was proved before by its bytes; what was written is read back and compared. A new
+//! image appears when it is complete. Of the tracked image only what differs is written, and nothing before the map knows it.
 
+use crate::backup::compare::{Equal, compare};
+use crate::backup::copy::copy;
 use crate::cli::Restore;
 use crate::exit::{Exit, Failure, Result};
-use crate::files::publish;
-use crate::files::stdin;
-use crate::files::{Image, PIECE};
-use crate::map::load::{Loader, Made, New};
+use crate::files::{self, Content, Image, publish};
+use crate::map::open::{self, With};
+use crate::map::relation;
+use crate::sets::{Asked, Folder, Layered, find};
 use crate::size;
 use crate::terminal::output::Output;
-use crate::terminal::progress;
-use crate::terminal::signals;
 use crate::terminal::text::say;
-use dirtymap::Options;
-use dirtymap_cli::dump::{self, Area, Failed, Head};
+use crate::terminal::{progress, signals};
+use dirtymap::{DirtyMap, NewFile, info::Info};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
-use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
+/// The JSON of `restore`; docs/cli.md describes it.
 #[derive(Serialize)]
 struct Answer {
-    dump: String,
-    #[serde(flatten)]
-    made: Made,
-    assumed_bytes: u64,
+    set: String,
+    member: String,
+    name: Option<String>,
+    time: String,
+    consistency: &'static str,
+    out: String,
+    size: u64,
+    /// Bytes of data that were written, and bytes that were made zeros or left so.
+    bytes_written: u64,
+    bytes_zeros: u64,
+    /// Bytes that were read back and are equal, and bytes that need no reading because both call them holes.
+    bytes_verified: u64,
+    bytes_verified_holes: u64,
 }
 
-pub fn run(args: &Restore, output: Output) -> Result<Exit> {
-    publish::vacant(&args.file)?;
-    let name = &args.dump;
-    let (text, head) = if name == Path::new("-") {
-        spool(name)?
-    } else {
-        let text = Image::open(name, false).map_err(|e| match &*e.kind {
-            "not-an-image" => e.and("a dump that comes from elsewhere is read from standard input (-)"),
-            _ => e,
-        })?;
-        let head = parse(&text, "checking", |_| Ok(()))?;
-        (text, head)
+/// What a restore that is stopped leaves.
+const STOPPED: &str = "the restore is not complete";
+
+pub fn run(args: &Restore, wait: Duration, output: Output) -> Result<Exit> {
+    let Asked { folder, member } = Asked::parse(&args.from);
+    if member.is_some() && args.until.is_some() {
+        return Err(Failure::usage("a member and --until both say what to restore; give one of them"));
+    }
+    let device = args.out.metadata().is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
+    if args.map.is_none() && !device {
+        publish::vacant(&args.out)?;
+    }
+    if device && args.map.is_none() && !args.force {
+        let message = format!("{}: is a block device; to overwrite it, say so (--force)", args.out.display());
+        return Err(Failure::new("exists", message));
+    }
+    let folder = Folder::open(&folder, wait)?;
+    let index = find(&folder, member.as_deref(), args.until.as_deref())?;
+    let disk = folder.prove(index, true)?;
+    let member = folder.set.members[index].clone();
+    let mut answer = Answer {
+        set: folder.path.display().to_string(),
+        member: member.number().into(),
+        name: member.name.clone(),
+        time: member.time.clone(),
+        consistency: member.consistency.name(),
+        out: args.out.display().to_string(),
+        size: member.size,
+        bytes_written: 0,
+        bytes_zeros: 0,
+        bytes_verified: 0,
+        bytes_verified_holes: 0,
     };
-    let options = Options::new().granularity(head.geometry.granularity()).durability(head.durability);
-    let new = New::create(&args.file, options.label(&head.label), head.geometry.len())?;
-    let mut assumed_bytes = 0;
-    let mut loader = Loader::new(&new.map)?;
-    let again = parse(&text, "restoring", |area| {
-        assumed_bytes += if area.assumed { area.items.end - area.items.start } else { 0 };
-        loader.add(head.geometry.touched(&area.items))
-    })?;
-    if again != head {
-        let message = format!("{}: was changed while it was read; no map was made", name.display());
-        return Err(Failure::new("dump-changed", message));
+    // All files are open: what is removed from the set is read to its end all the same.
+    drop(folder);
+    match &args.map {
+        Some(map) => onto_tracked(args, map, &disk, wait, output, &mut answer)?,
+        None if device => {
+            let Some(out) = Image::open_target(&args.out)? else { return Err(gone(&args.out)) };
+            let (has, needs) = (out.size(), disk.len());
+            if has < needs {
+                let message = format!("{} has {has} bytes, too few for an image of {needs}", args.out.display());
+                return Err(Failure::new("size-differs", message));
+            }
+            write(&disk, &out, false, &mut answer)?;
+        }
+        None => {
+            let new = NewFile::beside(&args.out)?;
+            let file = new.file().try_clone().map_err(|e| Failure::io(args.out.display(), &e))?;
+            file.set_len(disk.len())
+                .map_err(|e| Failure::io(format_args!("{}: set its size", args.out.display()), &e))?;
+            write(&disk, &Image::of(file, &args.out)?, true, &mut answer)?;
+            new.publish()?;
+        }
     }
-    loader.finish()?;
-    let answer = Answer { dump: name.display().to_string(), made: new.publish(output)?, assumed_bytes };
-    if head.had_image {
-        output.note("the map belonged to an image; the new one belongs to none, and notices no untracked change of it");
-    }
-    output.answer(&answer, |out, Answer { made: m, .. }| {
-        let (size, granule, dirty) = (size::human(m.size), size::human(m.granule_bytes), size::human(m.dirty_bytes));
-        let (bits, granules) = (size::count(m.bits, "bit"), size::count(m.dirty_bits, "granule"));
-        say!(out, "created {} for {size}, {bits} of {granule}; {dirty} in {granules} are dirty", shown(&m.file))
-    })?;
+    output.answer(&answer, human)?;
     Ok(Exit::Fine)
 }
 
-/// Reads all of a dump that is in a file.
-fn parse(text: &Image, what: &'static str, each: impl FnMut(Area) -> Result<()>) -> Result<Head> {
-    let bar = progress::bytes(what, text.size());
-    let mut at = 0;
-    let head = read(&text.path, each, |buffer| {
-        signals::check("no map was made")?;
-        let length = (buffer.len() as u64).min(text.size() - at) as usize;
-        let piece = &mut buffer[..length];
-        text.read(piece, at)?;
-        at += piece.len() as u64;
-        bar.set_position(at);
-        Ok(piece.len())
-    });
+fn gone(path: &Path) -> Failure {
+    Failure::new("not-found", format!("{}: not found", path.display()))
+}
+
+/// Writes all of the disk, and reads it back.
+fn write(disk: &Layered, out: &Image, blank: bool, answer: &mut Answer) -> Result<()> {
+    let bar = progress::bytes("restoring", disk.len());
+    let copied = copy(disk, out, 0..disk.len(), blank, &bar)?;
     bar.finish_and_clear();
-    head
+    (answer.bytes_written, answer.bytes_zeros) = (copied.data, copied.holes);
+    verify(disk, out, answer)
 }
 
-/// Standard input in a temporary file, checked as it comes.
-fn spool(name: &Path) -> Result<(Image, Head)> {
-    let io = |e: &io::Error| Failure::io("keep standard input in a temporary file", e);
-    let mut file = tempfile::tempfile().map_err(|e| io(&e))?;
-    let head = read(
-        name,
-        |_| Ok(()),
-        |buffer| {
-            let piece = &*stdin::fill(buffer)?;
-            file.write_all(piece).map_err(|e| io(&e))?;
-            Ok(piece.len())
-        },
-    )?;
-    Ok((Image::of(file, name)?, head))
+/// Compares all of what was restored with the disk, as it is on the device.
+fn verify(disk: &Layered, out: &Image, answer: &mut Answer) -> Result<()> {
+    out.sync()?;
+    out.forget_cache();
+    let bar = progress::bytes("verifying", disk.len());
+    let mut equal = Equal::default();
+    let found = compare(disk, out, 0..disk.len(), &bar, &mut equal)?;
+    bar.finish_and_clear();
+    (answer.bytes_verified, answer.bytes_verified_holes) = (equal.read, equal.holes);
+    let Some(offset) = found else { return Ok(()) };
+    let message = format!(
+        "{} differs from the backup at {offset} although it was just restored: something writes to it, or a disk fails",
+        out.path.display()
+    );
+    Err(Failure::new("verify-failed", message))
 }
 
-/// Reads all of a dump, in pieces that `fill` gets.
-fn read(
-    name: &Path,
-    each: impl FnMut(Area) -> Result<()>,
-    fill: impl FnMut(&mut [u8]) -> Result<usize>,
-) -> Result<Head> {
-    let mut pieces = Pieces { fill, failure: None };
-    let read = dump::read(BufReader::with_capacity(PIECE as usize, &mut pieces), each);
-    read.map_err(|failed| match (failed, pieces.failure) {
-        (_, Some(failure)) | (Failed::Taker(failure), _) => failure,
-        (Failed::Io(e), _) => Failure::io(name.display(), &e),
-        (Failed::Wrong(e), _) => {
-            let name = if name == Path::new("-") { "standard input".into() } else { name.display().to_string() };
-            Failure::new("bad-dump", format!("{name}: {e}; no map was made"))
+/// Brings the tracked image back: set first, then write, as every writer does.
+fn onto_tracked(
+    args: &Restore,
+    map_path: &Path,
+    disk: &Layered,
+    wait: Duration,
+    output: Output,
+    answer: &mut Answer,
+) -> Result<()> {
+    let image = Image::open(&args.out, true)?;
+    files::distinct(&[("image", &args.out), ("map", map_path)])?;
+    let acceptable = |info: &Info| {
+        relation::fits(info, map_path, &image)?;
+        if disk.len() != image.size() {
+            let message = format!(
+                "{} has {} bytes, and the member {}; give the image and its map that length first (dirtymap resize), or \
+                 restore to a new file",
+                args.out.display(),
+                image.size(),
+                disk.len()
+            );
+            return Err(Failure::new("size-differs", message));
         }
-    })
-}
-
-/// What `fill` gets, as a reader; why it failed is kept aside.
-struct Pieces<F> {
-    fill: F,
-    failure: Option<Failure>,
-}
-
-impl<F: FnMut(&mut [u8]) -> Result<usize>> Read for Pieces<F> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (self.fill)(buffer).map_err(|failure| {
-            self.failure = Some(failure);
-            io::ErrorKind::Other.into()
-        })
+        relation::belongs(info, map_path, &image, "or restore to a new file")
+    };
+    let (map, _) = open::for_writing_of(map_path, With::Anybody, &image, wait, output, acceptable)?;
+    let done = bring_back(disk, &image, &map, answer).and_then(|()| verify(disk, &image, answer));
+    if let Err(failure) = done {
+        // Whatever was written is dirty, and stays so.
+        let _ = open::close_with(map, &image);
+        return Err(failure.and("what was written counts as dirty; restore again"));
     }
+    open::cost(&map, output);
+    open::close_with(map, &image)
+}
+
+/// Writes what differs.
+fn bring_back(disk: &Layered, image: &Image, map: &DirtyMap, answer: &mut Answer) -> Result<()> {
+    let bar = progress::bytes("restoring", disk.len());
+    let mut bytes = vec![0; files::PIECE as usize];
+    let mut at = 0;
+    while let Some(offset) = compare(disk, image, at..disk.len(), &bar, &mut Equal::default())? {
+        signals::check(STOPPED)?;
+        // Of what differs there may be more beside it: up to the end of a granule, or of a piece of a large one.
+        let granule = map.geometry().granule().clamp(4096, files::PIECE);
+        let start = offset / granule * granule;
+        let piece = start..(start + granule).min(disk.len());
+        let bytes = &mut bytes[..(piece.end - piece.start) as usize];
+        disk.read(bytes, piece.start)?;
+        let write = map.begin_write(piece.clone())?;
+        if bytes.iter().all(|byte| *byte == 0) {
+            image.zero(piece.clone())?;
+            answer.bytes_zeros += bytes.len() as u64;
+        } else {
+            image.write(bytes, piece.start)?;
+            answer.bytes_written += bytes.len() as u64;
+        }
+        drop(write);
+        at = piece.end;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn human(out: &mut dyn std::io::Write, a: &Answer) -> std::io::Result<()> {
+    let h = size::human;
+    let member = a.name.as_ref().map_or_else(|| a.member.clone(), |name| format!("{} ({name:?})", a.member));
+    say!(out, "restored member {} of {}, as of {}, to {}", shown(&member), shown(&a.set), a.time, shown(&a.out))?;
+    say!(out, "written  {:>12} bytes ({})", a.bytes_written, h(a.bytes_written))?;
+    say!(out, "verified {:>12} bytes ({}), read back and equal", a.bytes_verified, h(a.bytes_verified))?;
+    if a.bytes_verified_holes > 0 {
+        let holes = a.bytes_verified_holes;
+        say!(out, "         {holes:>12} bytes ({}), holes of both, not read", h(holes))?;
+    }
+    let good = match a.consistency {
+        "app" => "it is as programs left it that had been told to finish",
+        "crash" => "it is as a power cut would have left it: file systems in it are recovered when they are mounted",
+        "none" => "it is not of one moment: something wrote to the image meanwhile",
+        _ => "it is of one moment only if nothing wrote to the image meanwhile",
+    };
+    say!(out, "{good}")
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: a range that will be refused is refused before the map is opened for writing.
 
-use crate::cli::{Reset, Set};
+use crate::cli::{Reset, SetRange};
 use crate::exit::{Exit, Failure, Result};
 use crate::map::open::{self, With};
 use crate::size;
@@ -24,7 +24,7 @@ struct Answer {
     dirty_bytes: u64,
 }
 
-pub fn set(args: &Set, wait: Duration, output: Output) -> Result<Exit> {
+pub fn set(args: &SetRange, wait: Duration, output: Output) -> Result<Exit> {
     let range = range(args.offset, args.length)?;
     let acceptable = |info: &Info| Ok(info.geometry.check(&range)?);
     let map = open::for_writing(&args.file, With::Anybody, wait, output, acceptable)?;

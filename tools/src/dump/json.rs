@@ -1,6 +1,6 @@
 //! The JSON form of a map, read: the fields that make a map, and areas as they come.
 //!
-//! Invariant kept here: an area is handed out only when everything that it rests on was found right. What `restore` has no
+//! Invariant kept here: an area is handed out only when everything that it rests on was found right. What `undump` has no
 //! use for is only seen to be JSON.
 
 use super::line::shown;

@@ -1,4 +1,4 @@
-//! The text form of a map: a line per fact, for people, `diff` and `restore`; and reading the JSON form. docs/cli.md, in
+//! The text form of a map: a line per fact, for people, `diff` and `undump`; and reading the JSON form. docs/cli.md, in
 //! code.
 //!
 //! Invariants kept here: everything is a pure function of its arguments. Nothing panics whatever the text is, memory is

@@ -229,7 +229,7 @@ fn a_damaged_text_is_an_error_or_a_map() {
     assert!(taken > 0);
 }
 
-/// Reads JSON, or text, as `restore` does.
+/// Reads JSON, or text, as `undump` does.
 fn parse_json(json: &str) -> Result<(Head, Vec<Area>), Error> {
     let mut areas = Vec::new();
     let head = read(io::BufReader::with_capacity(3, json.as_bytes()), |area| {

@@ -103,16 +103,7 @@ impl Image {
     /// if that has the same owner and group.
     pub fn create(path: &Path, like: &Image) -> Result<Image> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
-        let made = file.and_then(|file| {
-            let (new, old) = (file.metadata()?, like.file.metadata()?);
-            // As the library's rule for maps, but a target stays with the user who makes it: nothing is given away. The mode of
-            // a file with an access list says more than its group may do.
-            let listed = rustix::fs::fgetxattr(&like.file, "system.posix_acl_access", &mut [0u8; 0][..]).is_ok();
-            if old.is_file() && !listed && (new.uid(), new.gid()) == (old.uid(), old.gid()) {
-                file.set_permissions(Permissions::from_mode(old.mode() & 0o666 | 0o600))?;
-            }
-            Ok(file)
-        });
+        let made = file.and_then(|file| permit_like(&file, &like.file).map(|()| file));
         Image::of(made.map_err(|e| Failure::io(format_args!("{}: create", path.display()), &e))?, path)
     }
 
@@ -248,6 +239,18 @@ pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         at = end;
         (!piece.is_empty()).then_some(piece)
     })
+}
+
+/// Lets those use a new file who may use the file that it will hold the content of, if that has the same owner and group; else its
+/// owner alone.
+pub fn permit_like(file: &File, like: &File) -> io::Result<()> {
+    let (new, old) = (file.metadata()?, like.metadata()?);
+    // As the library's rule for maps, but a target stays with the user who makes it: nothing is given away. The mode of
+    // a file with an access list says more than its group may do.
+    let listed = rustix::fs::fgetxattr(like, "system.posix_acl_access", &mut [0u8; 0][..]).is_ok();
+    let shared = old.is_file() && !listed && (new.uid(), new.gid()) == (old.uid(), old.gid());
+    let mode = if shared { old.mode() & 0o666 | 0o600 } else { 0o600 };
+    file.set_permissions(Permissions::from_mode(mode))
 }
 
 /// Whether the file is on a file system that is known to answer for its own holes: no other machine, and no program, does.

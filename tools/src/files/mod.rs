@@ -1,8 +1,10 @@
 //! Files beside the map: images and targets, what they lie on, new files, and standard input.
 
+mod content;
 mod image;
 pub mod publish;
 pub mod stdin;
 pub mod storage;
 
-pub use image::{Image, PIECE, distinct, pieces, same, sync_directory_of};
+pub use content::Content;
+pub use image::{Image, PIECE, distinct, permit_like, pieces, same, sync_directory_of};

@@ -58,7 +58,7 @@ const fn makes(command: &'static str, line: &'static str, file: &'static str, se
 }
 
 /// The table.
-pub const PROMISES: [Promise; 39] = [
+pub const PROMISES: [Promise; 45] = [
     makes("create", "new.map --image disk.raw", "new.map", "info"),
     reads("info", "disk.map", 0, "info"),
     changes("set", "disk.map 0 1", &["disk.map"], "set"),
@@ -76,7 +76,7 @@ pub const PROMISES: [Promise; 39] = [
     makes("export", "disk.map new.bits", "new.bits", "export"),
     changes("import", "disk.map disk.bits", &["disk.map"], "import"),
     reads("dump", "disk.map", 0, "dump"),
-    makes("restore", "disk.dump new.map", "new.map", "restore"),
+    makes("undump", "disk.dump new.map", "new.map", "undump"),
     changes("resize", "disk.map 2M", &["disk.map"], "resize"),
     reads("repair", "disk.map", 0, "repair"),
     reads("repair", "unclean.map --dry-run", 1, "repair"),
@@ -90,6 +90,12 @@ pub const PROMISES: [Promise; 39] = [
     changes("write", "disk.raw --map disk.map --at 64K", &["disk.raw", "disk.map"], "write"),
     changes("serve", "disk.raw --map disk.map --run true", &["disk.map"], "serve"),
     Promise { changes: &["disk.map"], ..makes("backup", "disk.raw new.raw --map disk.map", "new.raw", "backup") },
+    Promise { changes: &["disk.map"], ..makes("backup", "disk.raw --set new.set --map disk.map", "new.set", "backup") },
+    makes("restore", "backups new.raw", "new.raw", "restore"),
+    reads("set list", "backups", 0, "set list"),
+    reads("set info", "backups", 0, "set info"),
+    reads("set verify", "backups", 0, "set verify"),
+    changes("set prune", "backups --keep 1", &["backups"], "set prune"),
     changes("checkpoint freeze", "disk.map --name x", &["disk.map"], "checkpoint freeze"),
     changes("checkpoint commit", "frozen.map", &["frozen.map"], "checkpoint commit, checkpoint abort"),
     changes("checkpoint abort", "frozen.map", &["frozen.map"], "checkpoint commit, checkpoint abort"),
@@ -139,9 +145,17 @@ impl World {
         let world = World { dir, before: BTreeMap::new() };
         fs::write(world.path("disk.dump"), world.run("dump disk.map".split(' '), Stdio::piped()).exits(0).out)
             .expect("write");
-        for line in ["export disk.map disk.bits", "export-qcow2 disk.map disk.qcow2 --bitmap b"] {
+        for line in [
+            "export disk.map disk.bits",
+            "export-qcow2 disk.map disk.qcow2 --bitmap b",
+            "create set.map --image disk.raw",
+            "backup disk.raw --set backups --map set.map",
+            "set set.map 0 1",
+            "backup disk.raw --set backups --map set.map --store-equal",
+        ] {
             world.run(line.split(' '), Stdio::piped()).exits(0);
         }
+        fs::remove_file(world.path("set.map")).expect("remove");
         world.run("repair mended.map --undo mended.undo".split(' '), Stdio::piped()).exits(1);
         assert!([image, disk, mended].iter().all(|file| file.exists()));
         world
@@ -152,7 +166,16 @@ impl World {
         let dir = Dir::new();
         for entry in fs::read_dir(self.dir.path("")).expect("read the directory") {
             let from = entry.expect("an entry").path();
-            dir.copy(&from, from.file_name().and_then(OsStr::to_str).expect("text"));
+            let name = from.file_name().and_then(OsStr::to_str).expect("text");
+            if !from.is_dir() {
+                dir.copy(&from, name);
+                continue;
+            }
+            fs::create_dir(dir.path(name)).expect("make the directory");
+            for entry in fs::read_dir(&from).expect("read the directory") {
+                let file = entry.expect("an entry").path();
+                dir.copy(&file, &format!("{name}/{}", file.file_name().and_then(OsStr::to_str).expect("text")));
+            }
         }
         let mut world = World { dir, before: BTreeMap::new() };
         world.before = world.look();

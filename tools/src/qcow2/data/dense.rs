@@ -30,7 +30,11 @@ pub fn check<S: ReadAt>(disk: &Disk<S>, mut each: impl FnMut(u64) -> Result<()>)
         if found == next * cluster {
             return Ok(());
         }
-        Err(Error::corrupt(place, format!("offset {found:#x}"), format!("{:#x}, where the next cluster is", next * cluster)))
+        Err(Error::corrupt(
+            place,
+            format!("offset {found:#x}"),
+            format!("{:#x}, where the next cluster is", next * cluster),
+        ))
     };
     at_home("L1 table".into(), disk.l1.start, 1)?;
     let mut next = 1 + (l1_entries * spec::TABLE_ENTRY).div_ceil(cluster);
@@ -53,7 +57,11 @@ pub fn check<S: ReadAt>(disk: &Disk<S>, mut each: impl FnMut(u64) -> Result<()>)
             }
             let behind = c >= disk.size().div_ceil(cluster);
             if behind && disk.mapping(l2, c)? != Extent::Absent {
-                return Err(Error::corrupt(format!("cluster {c} of the disk"), "something", "nothing: the disk ends before"));
+                return Err(Error::corrupt(
+                    format!("cluster {c} of the disk"),
+                    "something",
+                    "nothing: the disk ends before",
+                ));
             }
         }
         at_home(format!("L2 table {index}"), l2, next)?;

@@ -142,7 +142,11 @@ fn a_backing_file_is_named_and_a_chain_without_it_refused() {
     let (base, top) = (file(CLUSTER, None, &[]), file(CLUSTER, Some(b"0001.qcow2"), &[]));
     assert_eq!(Disk::open(&top[..]).expect("opens").backing(), Some(&b"0001.qcow2"[..]));
     assert_eq!(Disk::open(&base[..]).expect("opens").backing(), None);
-    assert!(chain(&[top.clone()]).is_err() && chain(&[base.clone(), base.clone()]).is_err() && chain(&[base, top]).is_ok());
+    assert!(
+        chain(std::slice::from_ref(&top)).is_err()
+            && chain(&[base.clone(), base.clone()]).is_err()
+            && chain(&[base, top]).is_ok()
+    );
 }
 
 /// Changes bytes of a file.

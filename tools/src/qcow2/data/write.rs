@@ -163,7 +163,7 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
             self.turn_to(cluster, n)?;
             (self.write)(now, self.next * size)?;
             for i in 0..n {
-                self.map(cluster + i, (self.next + i) * size | spec::MAPPING_COPIED);
+                self.map(cluster + i, ((self.next + i) * size) | spec::MAPPING_COPIED);
             }
             self.next += n;
             (cluster, bytes) = (cluster + n, later);
@@ -214,11 +214,7 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
         }
         let offset = self.next * self.shape.cluster();
         (self.write)(&self.l2, offset)?;
-        put(
-            &mut self.l1,
-            (self.l2_index * spec::TABLE_ENTRY) as usize,
-            &(offset | spec::MAPPING_COPIED).to_be_bytes(),
-        );
+        put(&mut self.l1, (self.l2_index * spec::TABLE_ENTRY) as usize, &(offset | spec::MAPPING_COPIED).to_be_bytes());
         self.l2.fill(0);
         self.l2_used = false;
         self.next += 1;

@@ -1,0 +1,191 @@
+//! Writing a member of a set: what a disk has, and the chain below does not.
+//!
+//! Invariant kept here: after it every cluster that an area touches reads, through the file and what it rests upon, as it was read
+//! from the source: stored, or as zeros, or left out because what is below has the same.
+
+use super::INTERRUPTED;
+use super::copy::Copied;
+use crate::exit::{Failure, Result};
+use crate::files::{Content, PIECE};
+use crate::terminal::signals;
+use dirtymap_cli::qcow2::data::{Shape, Writer};
+use indicatif::ProgressBar;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+type Write = Box<dyn FnMut(&[u8], u64) -> Result<()>>;
+
+/// A member's file that is being written.
+pub struct MemberWriter {
+    writer: Writer<Write>,
+    file: File,
+    path: PathBuf,
+    /// Bytes of the disk; the file may have some more, which are zeros.
+    len: u64,
+    /// Up to here everything is decided.
+    done: u64,
+    buffers: (Vec<u8>, Vec<u8>),
+    /// Bytes of clusters that are in the file, and that read as zeros by it.
+    pub data: u64,
+    pub zeros: u64,
+}
+
+/// What becomes of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stored,
+    Zeros,
+    Nothing,
+}
+
+impl MemberWriter {
+    /// Begins a file for a disk of `len` bytes. `path`: what it will be called.
+    pub fn new(file: &File, path: &Path, len: u64, cluster_bits: u32, backing: Option<&str>) -> Result<MemberWriter> {
+        let shape = Shape::new(len, cluster_bits, backing.map(str::as_bytes));
+        let shape = shape.map_err(|e| crate::sets::failed(&path.display().to_string(), &e))?;
+        let failed = |what: &str, e: &std::io::Error| Failure::io(format_args!("{}: {what}", path.display()), e);
+        let file = file.try_clone().map_err(|e| failed("open", &e))?;
+        let out = file.try_clone().map_err(|e| failed("open", &e))?;
+        let name = path.to_path_buf();
+        let write: Write = Box::new(move |bytes, offset| {
+            let what = || format!("{}: write {} bytes at {offset}", name.display(), bytes.len());
+            out.write_all_at(bytes, offset).map_err(|e| Failure::io(what(), &e))
+        });
+        let room = PIECE.max(shape.cluster()) as usize;
+        Ok(MemberWriter {
+            writer: Writer::new(shape, write),
+            file,
+            path: path.into(),
+            len,
+            done: 0,
+            buffers: (vec![0; room], vec![0; room]),
+            data: 0,
+            zeros: 0,
+        })
+    }
+
+    /// Bytes of the disk.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn cluster(&self) -> u64 {
+        self.writer.shape().cluster()
+    }
+
+    /// Takes over an area of `source`, rounded to whole clusters; areas ascend. `below`: what the file rests upon. `equal`: store
+    /// also what that has already.
+    pub fn copy(
+        &mut self,
+        source: &dyn Content,
+        below: Option<&dyn Content>,
+        area: Range<u64>,
+        equal: bool,
+        bar: &ProgressBar,
+    ) -> Result<Copied> {
+        let cluster = self.cluster();
+        let mut at = (area.start / cluster * cluster).max(self.done);
+        let end = area.end.div_ceil(cluster).saturating_mul(cluster).min(self.len);
+        let mut copied = Copied::default();
+        while at < end {
+            signals::check(INTERRUPTED)?;
+            // What the source has nothing for, up to a whole cluster.
+            let data = source.next_data(at..end)?.map_or(end, |data| data.start / cluster * cluster).max(at);
+            self.hole(below, at..data, &mut copied)?;
+            let room = self.buffers.0.len() as u64;
+            let piece = data..((data / room + 1) * room).min(end);
+            bar.inc(piece.end - at);
+            at = piece.end;
+            if !piece.is_empty() {
+                self.piece(source, below, piece, equal, &mut copied)?;
+            }
+        }
+        self.done = self.done.max(end);
+        Ok(copied)
+    }
+
+    /// An area that is zeros: it needs an entry only where something is below.
+    fn hole(&mut self, below: Option<&dyn Content>, area: Range<u64>, copied: &mut Copied) -> Result<()> {
+        let cluster = self.cluster();
+        copied.holes += area.end - area.start;
+        let Some(below) = below else { return Ok(()) };
+        let mut at = area.start;
+        while let Some(data) = below.next_data(at..area.end)? {
+            let clusters = data.start / cluster..data.end.div_ceil(cluster);
+            self.writer.zeros(clusters.start, clusters.end - clusters.start)?;
+            self.zeros += (clusters.end - clusters.start) * cluster;
+            at = clusters.end * cluster;
+        }
+        Ok(())
+    }
+
+    /// A piece that is read, from the start of a cluster on.
+    fn piece(
+        &mut self,
+        source: &dyn Content,
+        below: Option<&dyn Content>,
+        piece: Range<u64>,
+        equal: bool,
+        copied: &mut Copied,
+    ) -> Result<()> {
+        let cluster = self.cluster() as usize;
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let length = (piece.end - piece.start) as usize;
+        let (bytes, old) = (&mut buffers.0[..length], &mut buffers.1[..length]);
+        source.read(bytes, piece.start)?;
+        let below = match below {
+            Some(below) if below.next_data(piece.clone())?.is_some() => {
+                below.read(old, piece.start)?;
+                true
+            }
+            _ => false,
+        };
+        let fate = |new: &[u8], old: &[u8]| match (is_zero(new), below) {
+            (true, true) if !is_zero(old) => Fate::Zeros,
+            (true, _) => Fate::Nothing,
+            (false, true) if !equal && new == old => Fate::Nothing,
+            (false, _) => Fate::Stored,
+        };
+        let fates: Vec<Fate> =
+            bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| fate(new, old)).collect();
+        let mut index = 0;
+        for run in fates.chunk_by(|a, b| a == b) {
+            let range = index * cluster..((index + run.len()) * cluster).min(length);
+            let first = piece.start / cluster as u64 + index as u64;
+            let whole = (run.len() * cluster) as u64;
+            match run[0] {
+                Fate::Stored => {
+                    self.writer.data(first, &bytes[range.clone()])?;
+                    self.data += whole;
+                    copied.data += range.len() as u64;
+                }
+                Fate::Zeros => {
+                    self.writer.zeros(first, run.len() as u64)?;
+                    self.zeros += whole;
+                    copied.holes += range.len() as u64;
+                }
+                Fate::Nothing if is_zero(&bytes[range.clone()]) => copied.holes += range.len() as u64,
+                Fate::Nothing => copied.equal += range.len() as u64,
+            }
+            index += run.len();
+        }
+        self.buffers = buffers;
+        Ok(())
+    }
+
+    /// Writes the tables, and makes everything durable. From here on it is read from the device.
+    pub fn finish(self) -> Result<()> {
+        let failed = |what: &str, e: &std::io::Error| Failure::io(format_args!("{}: {what}", self.path.display()), e);
+        let length = self.writer.finish()?;
+        self.file.set_len(length).map_err(|e| failed("set its size", &e))?;
+        self.file.sync_all().map_err(|e| failed("sync", &e))?;
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}

@@ -1,0 +1,184 @@
+//! A target that is a copy of the image: a file or a block device that is brought up to date.
+//!
+//! Invariants kept here: nothing is written to a target before it is proved to be what the plan takes it for: by its stamp, or by
+//! comparing all that will not be copied; and the one that a backup has begun is recorded beside the last completed one.
+
+use super::compare::Equal;
+use super::copy::{self, Copied};
+use super::plan::{Plan, plan};
+use super::target::{Base, Described, Target};
+use super::{Job, Outcome, UNNAMED, Work};
+use crate::cli::Backup;
+use crate::exit::{Failure, Result};
+use crate::files::{self, Content, Image, storage};
+use crate::map::points::keep_last;
+use crate::terminal::progress;
+use dirtymap::{ImageStamp, checkpoint::Checkpoint, info::Info};
+use indicatif::ProgressBar;
+use std::ops::Range;
+use std::path::Path;
+
+/// A mirror.
+pub struct Mirror<'a> {
+    args: &'a Backup,
+    path: &'a Path,
+    /// None until it is made.
+    target: Option<Image>,
+    plan: Plan,
+}
+
+impl<'a> Mirror<'a> {
+    /// What is at the target's name.
+    pub fn open(args: &'a Backup, path: &'a Path, image: &Image) -> Result<Mirror<'a>> {
+        files::distinct(&[("image", &args.image), ("map", &args.map), ("target", path)])?;
+        let target = Image::open_target(path)?;
+        if let Some(target) = &target {
+            storage::apart(image, target)?;
+        }
+        Ok(Mirror { args, path, target, plan: Plan::New })
+    }
+
+    fn target(&self) -> Result<&Image> {
+        self.target.as_ref().ok_or_else(|| Failure::new("not-found", format!("{}: not found", self.path.display())))
+    }
+
+    /// What the backup cannot promise because the system does not tell.
+    fn say_what_is_not_known(&self, job: &Job<'_>) {
+        if let Some(target) = &self.target
+            && let Some(names) = target.names().filter(|names| *names > 1)
+        {
+            let path = target.path.display();
+            job.output.note(format_args!("{path} has {names} names (hard links): this backup changes all of them"));
+        }
+    }
+
+    /// Drops the oldest names beyond those that are to be kept.
+    fn drop_oldest(&self, job: &Job<'_>) -> Vec<String> {
+        let dropped = self.args.keep_last.map(|most| keep_last(job.map, most));
+        dropped.unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|e| {
+            job.output.note(format_args!("{e}; the oldest names may still be there"));
+            Vec::new()
+        })
+    }
+}
+
+impl Target for Mirror<'_> {
+    fn acceptable(&self, info: &Info, size: u64) -> Result<()> {
+        plan(self.args, self.path, info, self.target.as_ref(), size).map(drop)
+    }
+
+    fn settle(&mut self, _: &Job<'_>) -> Result<Option<Outcome>> {
+        Ok(None)
+    }
+
+    fn point(&self) -> &str {
+        self.args.name.as_deref().unwrap_or(UNNAMED)
+    }
+
+    fn has_left(&self, stale: &Checkpoint) -> bool {
+        stale.name.as_deref() == Some(self.point())
+    }
+
+    fn prepare(&mut self, job: &Job<'_>, info: &Info) -> Result<Base> {
+        // Again, now that nobody else makes a backup by this map.
+        self.target = match self.target.take() {
+            Some(target) => Some(target.refreshed()?),
+            None => Image::open_target(self.path)?,
+        };
+        self.plan = plan(self.args, self.path, info, self.target.as_ref(), job.map.len())?;
+        self.say_what_is_not_known(job);
+        // A name that cannot be had costs nothing.
+        let target = self.target.take().map_or_else(|| Image::create(self.path, job.image), Ok)?;
+        if !self.plan.is_full() && target.size() < job.map.len() {
+            // The image has grown since. What the target lacks is copied, whatever it holds.
+            job.map.set(target.size()..job.map.len())?;
+            job.map.flush()?;
+        }
+        self.target = Some(target);
+        Ok(match (&self.args.since, self.plan.is_full()) {
+            (_, true) => Base::Everything,
+            (None, false) => Base::Last,
+            (Some(since), false) => Base::Since(since.clone()),
+        })
+    }
+
+    fn prove(&mut self, job: &Job<'_>, work: &Work, info: &Info) -> Result<u64> {
+        let Plan::Incremental { compare: true, stranger } = self.plan else { return Ok(0) };
+        let target = self.target()?;
+        let name = target.path.display();
+        let others = || work.others(target.size().min(work.len));
+        let bytes = others().map(|area| area.end - area.start).sum();
+        if stranger && bytes == 0 && work.len > 0 && !self.args.force && !target.is_blank() {
+            let message = format!(
+                "{name} is not the recorded backup, and as everything is to be copied, nothing of it can be compared; \
+                 overwrite it with --force"
+            );
+            return Err(Failure::new("wrong-target", message));
+        }
+        let bar = progress::bytes("comparing", bytes);
+        let pair = job.pair(target, info);
+        let found = others().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
+        bar.finish_and_clear();
+        let Some(offset) = found.transpose()? else { return Ok(bytes) };
+        let why = match &self.args.since {
+            Some(since) => format!("{since:?}: {name} was not complete then, or something else has changed it"),
+            None => format!("the last backup: something else has changed {name}, or the image without telling the map"),
+        };
+        let message = format!(
+            "{name} differs from the image at {offset}, which by the map was not written since {why}; {name} was not \
+             touched; copy everything ({})",
+            if self.args.since.is_some() { "without --since, to a new name or with --force" } else { "--full" }
+        );
+        Err(Failure::new("target-changed", message))
+    }
+
+    fn begin(&mut self, job: &Job<'_>, work: &Work) -> Result<()> {
+        let target = self.target()?;
+        // Before its size changes as well, or the next backup takes it for something else.
+        job.map.begin_backup(&target.glance()?)?;
+        if !target.stamp.is_block_device() && (self.plan.is_full() || target.size() != work.len) {
+            target.file.set_len(work.len).map_err(|e| target.failed("set its size", &e))?;
+            target.sync()?;
+            files::sync_directory_of(self.path)?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
+        copy::copy(job.image, self.target()?, area, self.plan == Plan::New, bar)
+    }
+
+    fn complete(&mut self) -> Result<()> {
+        let target = self.target()?;
+        target.sync()?;
+        target.forget_cache();
+        Ok(())
+    }
+
+    fn content(&self) -> Result<&dyn Content> {
+        self.target().map(|target| target as &dyn Content)
+    }
+
+    fn to_audit(&self) -> bool {
+        // Where all clean granules were compared before, some of them need not be again.
+        matches!(self.plan, Plan::Incremental { compare: false, .. })
+    }
+
+    fn publish(&mut self, _: &Job<'_>, _: &Work, _: &mut Outcome) -> Result<ImageStamp> {
+        self.target()?.stamp_now()
+    }
+
+    fn is_published(&self) -> bool {
+        false
+    }
+
+    fn committed(&mut self, job: &Job<'_>, outcome: &mut Outcome) {
+        outcome.dropped = self.drop_oldest(job);
+    }
+
+    fn abandon(&mut self) {}
+
+    fn describe(&self) -> Described {
+        Described { target: self.path.display().to_string(), full: self.plan.is_full(), new: self.plan == Plan::New }
+    }
+}

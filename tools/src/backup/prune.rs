@@ -1,0 +1,86 @@
+//! Pruning a set: the members that are kept no longer are merged into the oldest that is.
+//!
+//! Invariant kept here: every member that is kept can be restored at any moment, with this program and with QEMU. Its new file is
+//! complete, verified and durable before it takes the name of the old one, in one rename; what is removed has been in no chain
+//! since then.
+
+use super::compare::{Equal, compare};
+use super::member::MemberWriter;
+use crate::exit::{Failure, Result};
+use crate::files::{Content, permit_like};
+use crate::sets::{Folder, Layered, Stored, damaged, failed, hash, seen, step};
+use crate::terminal::progress;
+use dirtymap::NewFile;
+use dirtymap_cli::qcow2::data::Disk;
+use dirtymap_cli::set_json::{Content as Recorded, Merging, merged_name};
+use std::io;
+
+/// What was pruned.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Numbers, the oldest first.
+    pub members: Vec<String>,
+    /// Bytes of data of the file that was written anew; 0 if none had to be.
+    pub bytes_written: u64,
+}
+
+/// Keeps the newest `keep` members. The folder is had alone.
+pub fn prune(folder: &mut Folder, keep: u64) -> Result<Pruned> {
+    folder.settle()?;
+    let beyond = folder.set.members.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
+    let mut pruned = Pruned::default();
+    if beyond == 0 {
+        return Ok(pruned);
+    }
+    pruned.members = folder.set.members[..beyond].iter().map(|member| member.number().to_string()).collect();
+    if folder.set.members[beyond].backing.is_some() {
+        pruned.bytes_written = merge(folder, beyond)?;
+        folder.finish_merge()?;
+    } else {
+        let older = folder.set.members.drain(..beyond).map(|member| member.file);
+        folder.set.leftover.extend(older);
+        folder.save()?;
+    }
+    step("pruned");
+    folder.remove_leftover()?;
+    Ok(pruned)
+}
+
+/// Writes a file for a member that rests upon no other, and has `set.json` say that it will take the place of the old one.
+fn merge(folder: &mut Folder, index: usize) -> Result<u64> {
+    let member = folder.set.members[index].clone();
+    let path = folder.at(&merged_name(&member.file));
+    let io = |e: &io::Error| Failure::io(path.display(), e);
+    let old = folder.prove(index, true)?;
+    let like = Stored::open(&folder.at(&member.file))?;
+    let bits =
+        Disk::open(Stored::open(&folder.at(&member.file))?).map_err(|e| failed(&member.file, &e))?.cluster().ilog2();
+    let new = NewFile::beside(&path)?;
+    permit_like(new.file(), &like.file).map_err(|e| io(&e))?;
+    let mut writer = MemberWriter::new(new.file(), &path, member.size, bits, None)?;
+    let bar = progress::bytes("merging", member.size);
+    writer.copy(&old, None, 0..member.size, false, &bar)?;
+    bar.finish_and_clear();
+    let data = writer.data;
+    writer.finish()?;
+    let stored = || new.file().try_clone().and_then(Stored::of).map_err(|e| io(&e));
+    let vanished = || Failure::new("not-an-image", format!("{}: is no regular file", path.display()));
+    let name = path.display().to_string();
+    let disk = Disk::open(stored()?.ok_or_else(vanished)?).map_err(|e| failed(&name, &e))?;
+    let merged = Layered::new(vec![disk], member.size, name.clone())?;
+    let bar = progress::bytes("verifying", member.size);
+    let found = compare(&old, &merged, 0..old.len(), &bar, &mut Equal::default())?;
+    bar.finish_and_clear();
+    if let Some(offset) = found {
+        return Err(damaged(format!("{name} differs from member {} at {offset}; nothing was pruned", member.number())));
+    }
+    let stored = stored()?.ok_or_else(vanished)?;
+    let sha256 = hash(&stored, &path, "hashing")?;
+    new.publish()?;
+    step("merge named");
+    let content = Recorded { bytes: stored.bytes, sha256, seen: seen(&stored.file).map_err(|e| io(&e))? };
+    folder.set.merging = Some(Merging { file: member.file, data, content });
+    folder.save()?;
+    step("merge listed");
+    Ok(data)
+}

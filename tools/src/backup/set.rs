@@ -1,0 +1,383 @@
+//! A target that is the next member of a set.
+//!
+//! Invariants kept here:
+//! - a member rests upon the one before it only if that is proved to be what it was, and the map has kept what was written since;
+//! - `set.json` names what is begun before anything is frozen, and the member before the checkpoint is committed: so whatever a
+//!   kill leaves, the next backup knows whether to commit or to abort;
+//! - the map keeps the point of the newest member, and drops those of the others after that one is committed.
+
+use super::copy::Copied;
+use super::member::MemberWriter;
+use super::outcome::MemberOutcome;
+use super::prune;
+use super::target::{Base, Described, Target};
+use super::{Job, Outcome, Work};
+use crate::cli::{self, Backup};
+use crate::exit::{Failure, Result};
+use crate::files::{Content, permit_like};
+use crate::sets::{Folder, Layered, Stored, failed, hash, seen, step};
+use crate::time::{self, time};
+use dirtymap::format::CheckpointState;
+use dirtymap::{ImageStamp, NewFile, checkpoint::Checkpoint, info::Info};
+use dirtymap_cli::qcow2::data::Disk;
+use dirtymap_cli::set_json::{self, Begun, Consistency, Content as Recorded, Member};
+use indicatif::ProgressBar;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// log2 of the bytes of a cluster: those of a granule, but no fewer than a sector of most disks and no more than QEMU's default.
+const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 12..=16;
+
+/// The next member of a set.
+pub struct SetTarget<'a> {
+    args: &'a Backup,
+    folder: Folder,
+    file: String,
+    /// What is frozen with, unless a checkpoint was frozen before.
+    point: String,
+    why_full: Option<String>,
+    /// What it rests upon; with itself, once it is complete.
+    disk: Option<Layered>,
+    new: Option<NewFile>,
+    writer: Option<MemberWriter>,
+    /// Bytes that are stored, and that are zeros by an entry.
+    stored: (u64, u64),
+    equal: u64,
+    published: bool,
+}
+
+impl<'a> SetTarget<'a> {
+    /// Opens the set, or makes its folder.
+    pub fn open(args: &'a Backup, path: &Path, wait: Duration) -> Result<SetTarget<'a>> {
+        if let Some(name) = &args.name {
+            usable(name)?;
+        }
+        let folder = Folder::open_or_new(path, wait)?;
+        if let Some(name) = &args.name
+            && let Some(member) = folder.set.members.iter().find(|member| member.is_called(name))
+        {
+            let message = format!("{}: member {} is named {name:?} already", path.display(), member.number());
+            return Err(Failure::new("exists", message));
+        }
+        let mut target = SetTarget {
+            args,
+            folder,
+            file: String::new(),
+            point: String::new(),
+            why_full: None,
+            disk: None,
+            new: None,
+            writer: None,
+            stored: (0, 0),
+            equal: 0,
+            published: false,
+        };
+        target.choose_file()?;
+        Ok(target)
+    }
+
+    /// The next member's file, and the point that goes with it.
+    fn choose_file(&mut self) -> Result<()> {
+        self.file = self.folder.next_file()?;
+        let number = self.file.trim_end_matches(".qcow2");
+        self.point = self.args.name.clone().unwrap_or_else(|| format!("{number}-{}", self.folder.set.id));
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.at(&self.file)
+    }
+
+    /// What the next member may rest upon, and since which point the map knows what was written; or why not.
+    fn rests_upon(&self, job: &Job<'_>, info: &Info) -> Result<std::result::Result<(Layered, String), String>> {
+        let Some(last) = self.folder.set.members.len().checked_sub(1) else {
+            return Ok(Err("it is the first one".into()));
+        };
+        let member = &self.folder.set.members[last];
+        let number = member.number();
+        if self.args.full {
+            return Ok(Err("it was asked for (--full)".into()));
+        }
+        if member.map != info.uuid.to_string() {
+            return Ok(Err(format!("{number} was made by another map")));
+        }
+        let Some(set_json::Point { name, bytes }) = &member.point else {
+            return Ok(Err(format!("the map kept nothing for {number}, whose checkpoint was frozen without a name")));
+        };
+        // Of another backup's point of this name the target would be another one.
+        let is = |target: &ImageStamp| target.size() == *bytes;
+        let known = info.points.iter().find(|point| point.name == *name && point.target.as_ref().is_some_and(is));
+        if known.is_none_or(|point| time(point.time).as_ref() != Some(&member.time)) {
+            return Ok(Err(format!("the map does not know any more what was written since {number} (point {name:?})")));
+        }
+        if self.folder.set.chain(last).len() >= set_json::MAX_CHAIN {
+            return Ok(Err(format!("{} members rest upon one another already", set_json::MAX_CHAIN)));
+        }
+        match self.folder.prove(last, false) {
+            Ok(disk) => Ok(Ok((disk, name.clone()))),
+            Err(failure) if failure.kind == "interrupted" => Err(failure),
+            Err(failure) => {
+                job.output.note(format_args!("{failure}; nothing can rest upon it; the others: dirtymap set verify"));
+                Ok(Err(format!("what it would rest upon is damaged: {failure}")))
+            }
+        }
+    }
+
+    /// The newest member was complete, and nothing but the map did not know it yet.
+    fn commit_whole(&mut self, job: &Job<'_>) -> Result<bool> {
+        let outstanding = job.map.checkpoint()?.filter(|found| found.state == CheckpointState::Frozen);
+        let newest = self.folder.set.members.last();
+        let (Some(found), Some(newest)) = (outstanding, newest) else { return Ok(false) };
+        if found.uuid.to_string() != newest.checkpoint {
+            return Ok(false);
+        }
+        let path = self.folder.at(&newest.file);
+        let stamp = ImageStamp::of(&Stored::open(&path)?.file).map_err(|e| Failure::io(path.display(), &e))?;
+        job.map.commit_backup(found.uuid, found.name.is_some(), &stamp, 0)?;
+        let number = newest.number();
+        job.output.note(format_args!("member {number} was complete when its backup was ended; the map knows it now"));
+        // It may have been merged since.
+        if let Some(point) = self.folder.set.members.last_mut().and_then(|newest| newest.point.as_mut())
+            && point.bytes != stamp.size()
+        {
+            point.bytes = stamp.size();
+            self.folder.save()?;
+        }
+        Ok(true)
+    }
+
+    /// Drops the points of all members but the newest. Best effort: the next backup tries again.
+    fn drop_points(&self, job: &Job<'_>) {
+        let Some((_, older)) = self.folder.set.members.split_last() else { return };
+        let Ok(points) = job.map.points() else { return };
+        for member in older {
+            let Some(set_json::Point { name, .. }) = &member.point else { continue };
+            if points.iter().any(|point| point.name == *name && time(point.time).as_ref() == Some(&member.time))
+                && let Err(e) = job.map.drop_point(name)
+            {
+                job.output.note(format_args!("{e}; the point {name:?} of member {} is still there", member.number()));
+            }
+        }
+    }
+
+    fn outcome(&self, member: &Member, settled: bool) -> MemberOutcome {
+        MemberOutcome {
+            set: self.folder.path.display().to_string(),
+            number: member.number().into(),
+            name: member.name.clone(),
+            why_full: member.why_full.clone(),
+            consistency: member.consistency.name(),
+            bytes: member.content.bytes,
+            bytes_equal: self.equal,
+            settled,
+            pruned: Vec::new(),
+        }
+    }
+
+    /// What the member can be called good for.
+    fn consistency(&self, one_moment: Option<bool>) -> Consistency {
+        match (self.args.consistency, one_moment) {
+            (_, Some(false)) => Consistency::None,
+            (Some(cli::Consistency::App), _) => Consistency::App,
+            (Some(cli::Consistency::Crash), _) | (None, Some(true)) => Consistency::Crash,
+            (None, None) => Consistency::Unknown,
+        }
+    }
+}
+
+impl Target for SetTarget<'_> {
+    fn acceptable(&self, _: &Info, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn settle(&mut self, job: &Job<'_>) -> Result<Option<Outcome>> {
+        let whole = self.commit_whole(job)?;
+        if let Some(begun) = &self.folder.set.begun
+            && begun.map == job.map.info()?.uuid.to_string()
+            && let Some(left) = job.map.checkpoint()?.filter(|left| begun.point.is_some() && left.name == begun.point)
+        {
+            job.map.abort_checkpoint(left.uuid)?;
+        }
+        self.folder.settle()?;
+        self.drop_points(job);
+        self.choose_file()?;
+        let newest = self.folder.set.members.last().filter(|_| whole && self.args.frozen);
+        let Some(newest) = newest else { return Ok(None) };
+        let described = Described {
+            target: self.folder.at(&newest.file).display().to_string(),
+            full: newest.backing.is_none(),
+            new: true,
+        };
+        let outcome = Outcome::new(self.args, newest.size, 0, described);
+        Ok(Some(Outcome { member: Some(self.outcome(newest, true)), ..outcome }))
+    }
+
+    fn point(&self) -> &str {
+        &self.point
+    }
+
+    fn has_left(&self, _: &Checkpoint) -> bool {
+        false
+    }
+
+    fn prepare(&mut self, job: &Job<'_>, info: &Info) -> Result<Base> {
+        let base = match self.rests_upon(job, info)? {
+            Ok((disk, point)) => {
+                self.disk = Some(disk);
+                Base::Since(point)
+            }
+            Err(why) => {
+                self.why_full = Some(why);
+                Base::Everything
+            }
+        };
+        let path = self.path();
+        let new = NewFile::beside(&path)?;
+        permit_like(new.file(), &job.image.file).map_err(|e| Failure::io(path.display(), &e))?;
+        self.new = Some(new);
+        let point = (!self.args.frozen).then(|| self.point.clone());
+        self.folder.set.begun = Some(Begun { file: self.file.clone(), point, map: info.uuid.to_string() });
+        self.folder.save()?;
+        step("begun");
+        Ok(base)
+    }
+
+    fn prove(&mut self, _: &Job<'_>, _: &Work, _: &Info) -> Result<u64> {
+        step("frozen");
+        Ok(0)
+    }
+
+    fn begin(&mut self, job: &Job<'_>, work: &Work) -> Result<()> {
+        let Some(new) = &self.new else { return Err(out_of_order()) };
+        let bits = job.map.geometry().granularity().clamp(*CLUSTER_BITS.start(), *CLUSTER_BITS.end());
+        let below = self.folder.set.members.last().filter(|_| self.disk.is_some());
+        let below = below.map(|member| member.file.as_str());
+        self.writer = Some(MemberWriter::new(new.file(), &self.path(), work.len, bits, below)?);
+        Ok(())
+    }
+
+    fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
+        let Some(writer) = &mut self.writer else { return Err(out_of_order()) };
+        let below = self.disk.as_ref().map(|disk| disk as &dyn Content);
+        let copied = writer.copy(job.image, below, area, self.args.store_equal, bar)?;
+        self.equal += copied.equal;
+        Ok(copied)
+    }
+
+    fn complete(&mut self) -> Result<()> {
+        let (Some(writer), Some(new)) = (self.writer.take(), &self.new) else { return Err(out_of_order()) };
+        let (path, len) = (self.path(), writer.len());
+        let name = path.display().to_string();
+        self.stored = (writer.data, writer.zeros);
+        writer.finish()?;
+        step("written");
+        let file = new.file().try_clone().and_then(Stored::of).map_err(|e| Failure::io(&name, &e))?;
+        let disk = Disk::open(file.ok_or_else(out_of_order)?).map_err(|e| failed(&name, &e))?;
+        self.disk = Some(match self.disk.take() {
+            Some(below) => below.with(disk, len, name)?,
+            None => Layered::new(vec![disk], len, name)?,
+        });
+        Ok(())
+    }
+
+    fn content(&self) -> Result<&dyn Content> {
+        self.disk.as_ref().map(|disk| disk as &dyn Content).ok_or_else(out_of_order)
+    }
+
+    fn to_audit(&self) -> bool {
+        self.why_full.is_none()
+    }
+
+    fn publish(&mut self, job: &Job<'_>, work: &Work, outcome: &mut Outcome) -> Result<ImageStamp> {
+        let path = self.path();
+        let io = |e: &std::io::Error| Failure::io(path.display(), e);
+        let new = self.new.take().ok_or_else(out_of_order)?;
+        let stored = new.file().try_clone().and_then(Stored::of).map_err(|e| io(&e))?.ok_or_else(out_of_order)?;
+        let sha256 = hash(&stored, &path, "hashing")?;
+        new.publish()?;
+        step("named");
+        // Waits until a later write would change what is seen of it.
+        let stamp = ImageStamp::of(&stored.file).map_err(|e| io(&e))?;
+        let content = Recorded { bytes: stored.bytes, sha256, seen: seen(&stored.file).map_err(|e| io(&e))? };
+        let below = self.folder.set.members.last().filter(|_| self.why_full.is_none());
+        let member = Member {
+            file: self.file.clone(),
+            name: self
+                .args
+                .name
+                .clone()
+                .or_else(|| work.checkpoint.name.clone().filter(|name| self.may_be_named(name))),
+            backing: below.map(|member| member.file.clone()),
+            why_full: self.why_full.clone(),
+            time: time(work.checkpoint.time).unwrap_or_else(|| time::EPOCH.into()),
+            consistency: self.consistency(outcome.one_moment),
+            size: work.len,
+            data: self.stored.0,
+            zeros: self.stored.1,
+            image: std::path::absolute(&job.image.path)
+                .map_or_else(|_| outcome.image.clone(), |p| p.display().to_string()),
+            map: job.map.info()?.uuid.to_string(),
+            checkpoint: work.checkpoint.uuid.to_string(),
+            point: work.checkpoint.name.clone().map(|name| set_json::Point { name, bytes: content.bytes }),
+            content,
+        };
+        outcome.full = member.backing.is_none();
+        outcome.member = Some(self.outcome(&member, false));
+        let before = self.folder.set.clone();
+        self.folder.set.begun = None;
+        self.folder.set.members.push(member);
+        if let Err(failure) = self.folder.save() {
+            self.folder.set = before;
+            return Err(failure);
+        }
+        self.published = true;
+        step("listed");
+        Ok(stamp)
+    }
+
+    fn is_published(&self) -> bool {
+        self.published
+    }
+
+    fn committed(&mut self, job: &Job<'_>, outcome: &mut Outcome) {
+        step("committed");
+        self.drop_points(job);
+        let Some(keep) = self.args.keep else { return };
+        match prune::prune(&mut self.folder, keep) {
+            Ok(pruned) => outcome.member.iter_mut().for_each(|member| member.pruned.clone_from(&pruned.members)),
+            Err(failure) => job.output.note(format_args!("{failure}; the set is whole, and was not pruned")),
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.new = None;
+        let _ = self.folder.settle();
+    }
+
+    fn describe(&self) -> Described {
+        Described { target: self.path().display().to_string(), full: self.why_full.is_some(), new: true }
+    }
+}
+
+impl SetTarget<'_> {
+    /// Whether the name of a checkpoint that was frozen before can be a member's as well.
+    fn may_be_named(&self, name: &str) -> bool {
+        self.args.frozen && usable(name).is_ok() && !self.folder.set.members.iter().any(|member| member.is_called(name))
+    }
+}
+
+/// Refuses a name that a member cannot have.
+fn usable(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > set_json::MAX_NAME || set_json::number_of(name).is_some() {
+        let most = set_json::MAX_NAME;
+        let message = format!("{name:?} cannot be a member's name: that has 1 to {most} bytes, and is no number");
+        return Err(Failure::new("refused", message));
+    }
+    Ok(())
+}
+
+/// The engine asks in its order.
+fn out_of_order() -> Failure {
+    Failure::new("refused", "the member is not being written")
+}

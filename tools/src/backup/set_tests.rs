@@ -1,0 +1,266 @@
+//! Kills at every step of a backup to a set: what is there then is looked at, and gone on from.
+//!
+//! A kill is a copy of the folder and of the map while the step is under way: just what a killed process leaves.
+
+use super::prune::prune;
+use super::{Outcome, back_up};
+use crate::cli::{Backup, Format};
+use crate::exit::Result;
+use crate::files::Content;
+use crate::sets::{AT_STEP, Folder};
+use crate::terminal::output::Output;
+use dirtymap::{DirtyMap, Options};
+use std::cell::RefCell;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const GRANULE: u64 = 65536;
+/// Not whole granules, nor sectors.
+const SIZE: u64 = 20 * GRANULE + 777;
+
+/// An image with its map and its set, and what the image was like at each backup.
+struct World {
+    dir: TempDir,
+    map: PathBuf,
+    set: PathBuf,
+    references: Rc<RefCell<Vec<Vec<u8>>>>,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bytes: Vec<u8> = (0..SIZE).map(|i| (i / 1000) as u8).collect();
+        fs::write(dir.path().join("image"), bytes).expect("write");
+        let (map, set) = (dir.path().join("map"), dir.path().join("set"));
+        let stamp = dirtymap::ImageStamp::of_path(&dir.path().join("image")).expect("a stamp");
+        Options::new().image(stamp).dirty(true).create(&map, SIZE).expect("create").close().expect("close");
+        World { dir, map, set, references: Rc::default() }
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    /// What a kill has left, beside the same image.
+    fn left(&self, map: PathBuf, set: PathBuf) -> World {
+        // Of the directory only the image is used.
+        let dir = tempfile::tempdir_in(self.dir.path()).expect("a directory");
+        World { dir, map, set, references: self.references.clone() }
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let map = DirtyMap::open(&self.map).expect("open");
+        map.set(at..at + bytes.len() as u64).expect("set");
+        let image = fs::File::options().write(true).open(self.image()).expect("open");
+        image.write_all_at(bytes, at).expect("write");
+        image.sync_all().expect("sync");
+        map.close_with_image(&dirtymap::ImageStamp::of(&image).expect("a stamp")).expect("close");
+    }
+
+    fn args(&self, image: &Path) -> Backup {
+        Backup {
+            image: image.into(),
+            target: None,
+            set: Some(self.set.clone()),
+            keep: None,
+            consistency: None,
+            store_equal: false,
+            map: self.map.clone(),
+            full: false,
+            force: false,
+            name: None,
+            keep_last: None,
+            since: None,
+            frozen: false,
+            raw: false,
+            audit: None,
+        }
+    }
+
+    fn back_up(&self, args: &Backup) -> Result<Outcome> {
+        back_up(args, Duration::ZERO, Output::new(Format::Human, 0).without_notes())
+    }
+
+    /// Backs up the image as it is, and remembers that.
+    fn keep(&self, change: impl FnOnce(&mut Backup)) -> Outcome {
+        let mut args = self.args(&self.image());
+        change(&mut args);
+        self.references.borrow_mut().push(fs::read(self.image()).expect("read"));
+        self.back_up(&args).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Every member that `set.json` has is as the image was then; says how many there are.
+    fn check_members(&self) -> usize {
+        let Ok(folder) = Folder::open(&self.set, Duration::ZERO) else {
+            assert!(fs::read_dir(&self.set).expect("read").count() <= 1, "members without set.json");
+            return 0;
+        };
+        for (index, member) in folder.set.members.iter().enumerate() {
+            let disk = folder.prove(index, true).unwrap_or_else(|e| panic!("{e}"));
+            let mut bytes = vec![0; disk.len() as usize];
+            disk.read(&mut bytes, 0).unwrap_or_else(|e| panic!("{e}"));
+            let number: usize = member.number().parse().expect("a number");
+            assert!(bytes == self.references.borrow()[number - 1], "member {number} is another one");
+        }
+        folder.set.members.len()
+    }
+
+    /// Nothing is left to be settled, in the folder or in the map.
+    fn check_settled(&self) {
+        let folder = Folder::open(&self.set, Duration::ZERO).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!folder.is_unsettled());
+        let mut there: Vec<String> = fs::read_dir(&self.set)
+            .expect("read")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+            .collect();
+        there.sort();
+        let mut expected: Vec<String> = folder.set.members.iter().map(|member| member.file.clone()).collect();
+        expected.push("set.json".into());
+        assert_eq!(there, expected);
+        let map = Options::new().read_only(true).open(&self.map).expect("open");
+        let points = map.points().expect("points");
+        let newest = folder.set.members.last().and_then(|member| member.point.as_ref()).map(|point| point.name.clone());
+        assert_eq!(points.into_iter().map(|point| Some(point.name)).collect::<Vec<_>>(), [newest]);
+        assert!(map.checkpoint().expect("a header").is_none());
+    }
+
+    /// What is there at each step of `work`: the step's name, and a copy.
+    fn at_each_step(&self, work: impl FnOnce()) -> Vec<(&'static str, World)> {
+        let found: Rc<RefCell<Vec<(&'static str, PathBuf)>>> = Rc::default();
+        let (steps, map, set) = (found.clone(), self.map.clone(), self.set.clone());
+        let base = self.dir.path().to_path_buf();
+        let copy = move |step: &'static str| {
+            let to = base.join(format!("left-{}-{}", base.read_dir().expect("read").count(), step.replace(' ', "-")));
+            fs::create_dir_all(to.join("set")).expect("make");
+            fs::copy(&map, to.join("map")).expect("copy");
+            for entry in fs::read_dir(&set).expect("read") {
+                let entry = entry.expect("an entry");
+                fs::copy(entry.path(), to.join("set").join(entry.file_name())).expect("copy");
+            }
+            steps.borrow_mut().push((step, to));
+        };
+        AT_STEP.set(Some(Box::new(copy)));
+        work();
+        AT_STEP.set(None);
+        let found = found.take();
+        found.into_iter().map(|(step, at)| (step, self.left(at.join("map"), at.join("set")))).collect()
+    }
+}
+
+/// The next backup after a kill: it succeeds, and leaves nothing. Says whether it was full.
+fn go_on(world: &World, left: &World, step: &str) -> bool {
+    let before = left.check_members();
+    assert!(before <= world.references.borrow().len(), "{step}");
+    let outcome = left.back_up(&left.args(&world.image())).unwrap_or_else(|e| panic!("after {step}: {e}"));
+    // Whatever number it got, it is of the image as it is.
+    let mut references = world.references.borrow_mut();
+    let known = references.len();
+    let number: usize = outcome.member.as_ref().expect("a member").number.parse().expect("a number");
+    let now = fs::read(world.image()).expect("read");
+    references.resize(known.max(number), now);
+    drop(references);
+    left.check_members();
+    left.check_settled();
+    assert!(Options::new().read_only(true).open(&left.map).expect("open").is_empty(), "after {step}");
+    world.references.borrow_mut().truncate(known);
+    outcome.full
+}
+
+const STEPS: [&str; 6] = ["begun", "frozen", "written", "named", "listed", "committed"];
+
+fn names(left: &[(&'static str, World)]) -> Vec<&'static str> {
+    left.iter().map(|(step, _)| *step).filter(|step| *step != "removed").collect()
+}
+
+#[test]
+fn a_first_backup_that_is_killed_at_any_step_is_made_up_for() {
+    let world = World::new();
+    let left = world.at_each_step(|| _ = world.keep(|_| ()));
+    assert_eq!(names(&left), STEPS);
+    for (step, left) in &left {
+        let listed = ["listed", "committed"].contains(step);
+        assert_eq!(left.check_members(), usize::from(listed), "{step}");
+        assert_eq!(go_on(&world, left, step), !listed, "{step}: a whole member is one to go on from");
+    }
+    world.check_settled();
+}
+
+#[test]
+fn a_later_backup_that_is_killed_at_any_step_is_made_up_for_without_a_full_one() {
+    let world = World::new();
+    world.keep(|_| ());
+    world.write(3 * GRANULE + 5, b"something");
+    world.write(SIZE - 1, b"!");
+    world.keep(|args| args.name = Some("monday".into()));
+    world.write(7 * GRANULE, &[9; 70_000]);
+    world.write(3 * GRANULE, &[0; GRANULE as usize]);
+    let left = world.at_each_step(|| _ = world.keep(|_| ()));
+    assert_eq!(names(&left), STEPS);
+    for (step, left) in &left {
+        let listed = ["listed", "committed"].contains(step);
+        assert_eq!(left.check_members(), if listed { 3 } else { 2 }, "{step}");
+        assert!(!go_on(&world, left, step), "{step}: everything is known that was written since");
+    }
+    world.check_settled();
+}
+
+#[test]
+fn a_prune_that_is_killed_at_any_step_leaves_every_member_that_is_kept() {
+    let world = World::new();
+    for round in 0..4u8 {
+        world.write(u64::from(round) * GRANULE, &[round; 5000]);
+        world.keep(|_| ());
+    }
+    let left = world.at_each_step(|| {
+        let mut folder = Folder::open_to_change(&world.set, Duration::ZERO).expect("open");
+        let pruned = prune(&mut folder, 2).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(pruned.members, ["0001", "0002"]);
+    });
+    assert_eq!(names(&left), ["merge named", "merge listed", "merged", "pruned"]);
+    assert_eq!(world.check_members(), 2);
+    for (step, left) in &left {
+        assert!(left.check_members() >= 2, "{step}");
+        let mut folder = Folder::open_to_change(&left.set, Duration::ZERO).expect("open");
+        prune(&mut folder, 2).unwrap_or_else(|e| panic!("{step}: {e}"));
+        drop(folder);
+        assert_eq!(left.check_members(), 2, "{step}");
+        left.check_settled();
+        // And a backup goes on from there, incrementally, also where that is what settles it.
+        assert!(!go_on(&world, left, step), "{step}");
+    }
+    for (step, left) in world.at_each_step(|| _ = world.keep(|args| args.keep = Some(1))) {
+        left.check_members();
+        assert!(!go_on(&world, &left, step), "{step}");
+    }
+    assert_eq!(world.check_members(), 1);
+    world.check_settled();
+}
+
+#[test]
+fn a_backup_of_a_snapshot_that_is_killed_is_made_again_by_the_same_command() {
+    let world = World::new();
+    world.keep(|_| ());
+    world.write(GRANULE, b"before");
+    let map = DirtyMap::open(&world.map).expect("open");
+    map.freeze(Some("friday")).expect("freeze");
+    let stamp = dirtymap::ImageStamp::of_path(&world.image()).expect("a stamp");
+    map.close_with_image(&stamp).expect("close");
+    let snapshot = world.dir.path().join("snapshot");
+    fs::copy(world.image(), &snapshot).expect("copy");
+    world.references.borrow_mut().push(fs::read(&snapshot).expect("read"));
+    let frozen = |world: &World| Backup { frozen: true, ..world.args(&snapshot) };
+    let left = world.at_each_step(|| _ = world.back_up(&frozen(&world)).unwrap_or_else(|e| panic!("{e}")));
+    assert_eq!(names(&left), STEPS);
+    for (step, left) in left.iter().filter(|(step, _)| *step != "committed") {
+        let outcome = left.back_up(&frozen(left)).unwrap_or_else(|e| panic!("after {step}: {e}"));
+        let member = outcome.member.expect("a member");
+        assert_eq!((member.number.as_str(), member.name.as_deref(), outcome.full), ("0002", Some("friday"), false));
+        assert_eq!(member.settled, *step == "listed");
+        assert_eq!(left.check_members(), 2, "{step}");
+        left.check_settled();
+    }
+}

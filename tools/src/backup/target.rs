@@ -1,0 +1,67 @@
+//! Where a backup goes: what the engine asks of it, in this order.
+
+use super::copy::Copied;
+use super::{Job, Outcome, Work};
+use crate::exit::Result;
+use crate::files::Content;
+use dirtymap::{ImageStamp, checkpoint::Checkpoint, info::Info};
+use indicatif::ProgressBar;
+use std::ops::Range;
+
+/// What has to be copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Everything: nothing is known of what the target has.
+    Everything,
+    /// What was frozen: the target is the map's last.
+    Last,
+    /// What was written since the point of this name.
+    Since(String),
+}
+
+/// What an outcome says of a target.
+#[derive(Clone, Debug)]
+pub struct Described {
+    pub target: String,
+    /// Whether everything is copied to it.
+    pub full: bool,
+    /// Whether it was not there before.
+    pub new: bool,
+}
+
+/// The target of a backup.
+pub trait Target {
+    /// Refuses what can be no target by what the map says. Asked before the map is opened for writing.
+    fn acceptable(&self, info: &Info, size: u64) -> Result<()>;
+    /// Settles what a backup has left that was killed, of which the map knows as well. The map is claimed. If that is all that
+    /// was asked for, how that backup ended.
+    fn settle(&mut self, job: &Job<'_>) -> Result<Option<Outcome>>;
+    /// The name to freeze with.
+    fn point(&self) -> &str;
+    /// Whether a checkpoint that is outstanding was left by a backup to this target that was killed.
+    fn has_left(&self, stale: &Checkpoint) -> bool;
+    /// Looks at what is there, decides what to copy, and makes sure that it can be written. Nothing is overwritten.
+    fn prepare(&mut self, job: &Job<'_>, info: &Info) -> Result<Base>;
+    /// Proves that it has what will not be copied, where nothing else does; says how many bytes were compared.
+    fn prove(&mut self, job: &Job<'_>, work: &Work, info: &Info) -> Result<u64>;
+    /// From here on it is written.
+    fn begin(&mut self, job: &Job<'_>, work: &Work) -> Result<()>;
+    /// Copies one area of the work. Areas ascend.
+    fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied>;
+    /// Makes everything durable that was copied, and has it read from the device from here on.
+    fn complete(&mut self) -> Result<()>;
+    /// What it holds, to be read back.
+    fn content(&self) -> Result<&dyn Content>;
+    /// Whether some of what was not copied is to be compared.
+    fn to_audit(&self) -> bool;
+    /// It is verified: makes it a backup that can be relied upon. What the map is to know of it.
+    fn publish(&mut self, job: &Job<'_>, work: &Work, outcome: &mut Outcome) -> Result<ImageStamp>;
+    /// Whether it is a backup whatever happens to the map: then the checkpoint must not be put back.
+    fn is_published(&self) -> bool;
+    /// The checkpoint is committed. Best effort: the backup is complete.
+    fn committed(&mut self, job: &Job<'_>, outcome: &mut Outcome);
+    /// The backup has failed. Best effort: the next one settles what is left.
+    fn abandon(&mut self);
+    /// What the outcome says of it.
+    fn describe(&self) -> Described;
+}

@@ -1,0 +1,93 @@
+//! Members as files that are open, and the disk that a chain of them is.
+
+use crate::exit::{Failure, Result};
+use crate::files::Content;
+use dirtymap_cli::qcow2::data::{Chain, Disk};
+use dirtymap_cli::qcow2::{self, ReadAt};
+use rustix::fs::OFlags;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// A file of a set, open for reading.
+#[derive(Debug)]
+pub struct Stored {
+    pub file: File,
+    pub bytes: u64,
+}
+
+impl Stored {
+    /// Opens a regular file, and nothing that a link leads to.
+    pub fn open(path: &Path) -> Result<Stored> {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = file.map_err(|e| Failure::io(format_args!("{}: open", path.display()), &e))?;
+        let stored = Stored::of(file).map_err(|e| Failure::io(path.display(), &e))?;
+        stored.ok_or_else(|| Failure::new("not-an-image", format!("{}: is no regular file", path.display())))
+    }
+
+    /// Of a file that is open; `None` if it is no regular one.
+    pub fn of(file: File) -> io::Result<Option<Stored>> {
+        let m = file.metadata()?;
+        Ok(m.is_file().then(|| Stored { bytes: m.len(), file }))
+    }
+}
+
+impl ReadAt for Stored {
+    fn size(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+/// The disk that a member is, with all that it rests upon.
+#[derive(Debug)]
+pub struct Layered {
+    chain: Chain<Stored>,
+    /// The image's bytes; the disk in the file may have some more, up to a whole sector.
+    len: u64,
+    /// What messages call it.
+    name: String,
+}
+
+impl Layered {
+    /// `disks`: the lowest first.
+    pub fn new(disks: Vec<Disk<Stored>>, len: u64, name: String) -> Result<Layered> {
+        let chain = Chain::new(disks).map_err(|e| failed(&name, &e))?;
+        Ok(Layered { chain, len, name })
+    }
+
+    /// The same with another file on top.
+    pub fn with(self, disk: Disk<Stored>, len: u64, name: String) -> Result<Layered> {
+        let chain = self.chain.with(disk).map_err(|e| failed(&name, &e))?;
+        Ok(Layered { chain, len, name })
+    }
+}
+
+/// What a qcow2 file that cannot be read makes of a command.
+pub fn failed(name: &str, e: &qcow2::Error) -> Failure {
+    Failure::new(e.kind(), format!("{name}: {e}"))
+}
+
+impl Content for Layered {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.chain.read(buffer, offset).map_err(|e| failed(&self.name, &e))
+    }
+
+    fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+        self.chain.next_data(range).map_err(|e| failed(&self.name, &e))
+    }
+
+    fn knows_holes(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,281 @@
+//! A backup set: a folder of qcow2 images, and `set.json`, which says what they are.
+//!
+//! Invariants kept here:
+//! - who changes a set has it alone, and `set.json` is replaced as a whole: it says at any moment what is true, or what is to be
+//!   settled;
+//! - a file is removed, or replaced by another name's, only if `set.json` says that it is no member any more, or that it will be
+//!   replaced by just that content;
+//! - only names that `set.json` may have are opened, in this folder, and never through a link.
+
+mod chain;
+mod find;
+mod proof;
+
+pub use chain::{Layered, Stored, failed};
+pub use find::{Asked, find};
+pub use proof::{hash, seen, verify_file};
+
+use crate::exit::{Failure, Result};
+use crate::terminal::signals;
+use dirtymap_cli::set_json::{self, Merging, Set};
+use rustix::fs::{FlockOperation, OFlags};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The name of the file that says what the others are.
+pub const FILE: &str = "set.json";
+/// What it is written to before it gets its name.
+const TEMPORARY: &str = ".set.json.tmp";
+
+/// A set that is open.
+#[derive(Debug)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub set: Set,
+    /// Locked while it is open.
+    directory: File,
+}
+
+impl Folder {
+    /// Opens a set to look at it. Nobody changes it meanwhile; let go of it as soon as the files are open.
+    pub fn open(path: &Path, wait: Duration) -> Result<Folder> {
+        let mut folder = Folder::open_locked(path, FlockOperation::NonBlockingLockShared, wait)?;
+        folder.adopt_merged();
+        Ok(folder)
+    }
+
+    /// Opens a set to change it, alone.
+    pub fn open_to_change(path: &Path, wait: Duration) -> Result<Folder> {
+        Folder::open_locked(path, FlockOperation::NonBlockingLockExclusive, wait)
+    }
+
+    fn open_locked(path: &Path, operation: FlockOperation, wait: Duration) -> Result<Folder> {
+        let directory = File::open(path).map_err(|e| Failure::open(path, &e))?;
+        lock(&directory, path, operation, wait)?;
+        let set = read(path)?.ok_or_else(|| {
+            let message = format!("{}: is no backup set: there is no {FILE} in it", path.display());
+            Failure::new("not-a-set", message)
+        })?;
+        Ok(Folder { path: path.into(), set, directory })
+    }
+
+    /// The same, of a set that may not be there yet: then it has no member, and nothing is written.
+    pub fn open_or_new(path: &Path, wait: Duration) -> Result<Folder> {
+        match fs::create_dir(path) {
+            Ok(()) => crate::files::sync_directory_of(path)?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Failure::io(format_args!("{}: make the folder", path.display()), &e)),
+        }
+        let directory = File::open(path).map_err(|e| Failure::open(path, &e))?;
+        lock(&directory, path, FlockOperation::NonBlockingLockExclusive, wait)?;
+        let set = match read(path)? {
+            Some(set) => set,
+            None => {
+                refuse_members(path)?;
+                Set::new(format!("{:08x}", random()))
+            }
+        };
+        Ok(Folder { path: path.into(), set, directory })
+    }
+
+    /// Where a file of the set is.
+    pub fn at(&self, file: &str) -> PathBuf {
+        self.path.join(file)
+    }
+
+    /// Replaces `set.json` by what is known now, durably.
+    pub fn save(&self) -> Result<()> {
+        let (temporary, path) = (self.at(TEMPORARY), self.at(FILE));
+        let flags = OFlags::NOFOLLOW.bits() as i32;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(&temporary);
+        let saved = file.and_then(|mut file| {
+            file.write_all(&self.set.to_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            self.directory.sync_all()
+        });
+        saved.map_err(|e| Failure::io(format_args!("{}: write", path.display()), &e))
+    }
+
+    /// Settles what a command has left that was killed: a member that was not finished, a file that takes another one's place,
+    /// files that belong to no member. What the map knows of a backup is for the caller to settle before.
+    pub fn settle(&mut self) -> Result<()> {
+        self.finish_merge()?;
+        // A prune that was killed before `set.json` said so has left one that takes no one's place.
+        for member in &self.set.members {
+            remove(&self.at(&set_json::merged_name(&member.file)))?;
+        }
+        if let Some(begun) = self.set.begun.take() {
+            self.set.leftover.push(begun.file);
+        }
+        self.remove_leftover()
+    }
+
+    /// The new file of a member has been written, and `set.json` says so: gives it the member's name.
+    pub fn finish_merge(&mut self) -> Result<()> {
+        let Some(merging) = self.set.merging.take() else { return Ok(()) };
+        let (new, path) = (self.at(&set_json::merged_name(&merging.file)), self.at(&merging.file));
+        match fs::rename(&new, &path).and_then(|()| self.directory.sync_all()) {
+            // It has the name already.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => done.map_err(|e| Failure::io(format_args!("{}: rename", new.display()), &e))?,
+        }
+        step("merged");
+        let stored = Stored::open(&path)?;
+        let mut content = merging.content.clone();
+        content.seen = seen(&stored.file).map_err(|e| Failure::io(path.display(), &e))?;
+        let older = self.take_over(&Merging { content, ..merging });
+        self.set.leftover.extend(older);
+        self.save()
+    }
+
+    /// Has a member's new file stand for it: it rests upon no other one. Gives the files of those before it, which are no members
+    /// any more.
+    fn take_over(&mut self, merging: &Merging) -> Vec<String> {
+        let Some(index) = self.set.members.iter().position(|member| member.file == merging.file) else {
+            return Vec::new();
+        };
+        let older = self.set.members.drain(..index).map(|member| member.file).collect();
+        let member = &mut self.set.members[0];
+        (member.backing, member.data, member.zeros) = (None, merging.data, 0);
+        member.content = merging.content.clone();
+        older
+    }
+
+    /// Whether a command was killed while it changed the set.
+    pub fn is_unsettled(&self) -> bool {
+        self.set.begun.is_some() || self.set.merging.is_some() || !self.set.leftover.is_empty()
+    }
+
+    /// In memory only: has the file of a merge that was killed stand for its member, if it has the name already.
+    fn adopt_merged(&mut self) {
+        let merging = self.set.merging.clone();
+        let named = |merging: &Merging| self.at(&set_json::merged_name(&merging.file)).symlink_metadata().is_err();
+        if let Some(merging) = merging.filter(named) {
+            self.take_over(&merging);
+        }
+    }
+
+    /// Removes the files that belong to no member any more.
+    pub fn remove_leftover(&mut self) -> Result<()> {
+        for file in &self.set.leftover {
+            remove(&self.at(file))?;
+        }
+        step("removed");
+        if !std::mem::take(&mut self.set.leftover).is_empty() {
+            self.directory.sync_all().map_err(|e| Failure::io(format_args!("{}: sync", self.path.display()), &e))?;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The name of the next member's file: a number that no member had and under which there is nothing.
+    pub fn next_file(&self) -> Result<String> {
+        let last = self.set.members.last().and_then(|member| set_json::number(&member.file)).unwrap_or(0);
+        let mut free = (last.saturating_add(1)..u32::MAX).map(set_json::file_name);
+        let vacant = |file: &String| self.at(file).symlink_metadata().is_err();
+        if self.set.members.len() >= set_json::MAX_MEMBERS {
+            let message = format!("{} has as many members as a set can have; prune it", self.path.display());
+            return Err(Failure::new("refused", message));
+        }
+        free.find(vacant).ok_or_else(|| Failure::new("refused", "no number is left for another member"))
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::io(format_args!("{}: remove", path.display()), &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the lock.
+fn lock(directory: &File, path: &Path, operation: FlockOperation, wait: Duration) -> Result<()> {
+    let deadline = Instant::now() + wait;
+    loop {
+        match rustix::fs::flock(directory, operation) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                signals::check("nothing was changed")?;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let message = format!("{}: another program uses the set; wait for it (--wait SECS)", path.display());
+                return Err(Failure::new("locked", message));
+            }
+            Err(e) => return Err(Failure::io(format_args!("{}: lock", path.display()), &e.into())),
+        }
+    }
+}
+
+/// What `set.json` says; `None` if there is none.
+fn read(folder: &Path) -> Result<Option<Set>> {
+    let path = folder.join(FILE);
+    let io = |e: &io::Error| Failure::io(format_args!("{}: read", path.display()), e);
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io(&e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(set_json::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| io(&e))?;
+    if bytes.len() as u64 > set_json::MAX_BYTES {
+        let message = format!("{}: has more than {} bytes", path.display(), set_json::MAX_BYTES);
+        return Err(damaged(message));
+    }
+    Set::parse(&bytes).map(Some).map_err(|e| {
+        damaged(format!(
+            "{}: {e}; the images can be restored without it (qemu-img convert); for new backups give another folder",
+            path.display()
+        ))
+    })
+}
+
+/// The failure of a set that is not as it should be.
+pub fn damaged(message: String) -> Failure {
+    Failure { kind: "set-damaged".into(), message, exit: crate::exit::Exit::Damage }
+}
+
+/// Refuses a folder with members of which nothing says what they are.
+fn refuse_members(path: &Path) -> Result<()> {
+    let entries = fs::read_dir(path).map_err(|e| Failure::io(path.display(), &e))?;
+    let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let Some(member) = names.find(|name| set_json::number(name).is_some()) else { return Ok(()) };
+    let message = format!(
+        "{}: has {member} and no {FILE}; give the folder of a set, or an empty one for a new set",
+        path.display()
+    );
+    Err(Failure::new("not-a-set", message))
+}
+
+/// A number that no other set has.
+fn random() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() as u32
+}
+
+/// What a test does at each step.
+#[cfg(test)]
+pub type AtStep = Option<Box<dyn FnMut(&'static str)>>;
+
+#[cfg(test)]
+thread_local! {
+    pub static AT_STEP: std::cell::RefCell<AtStep> = const { std::cell::RefCell::new(None) };
+}
+
+/// A place at which a kill leaves something to settle. Tests look at what is there.
+pub fn step(_name: &'static str) {
+    #[cfg(test)]
+    AT_STEP.with_borrow_mut(|at| {
+        if let Some(at) = at {
+            at(_name);
+        }
+    });
+}

@@ -1,0 +1,133 @@
+//! Whether the files of a set are what `set.json` says.
+//!
+//! Invariant kept here: a file is called right without reading it only if the system says that nothing has written to it since it
+//! was complete; otherwise by all of its bytes.
+
+use super::chain::{Layered, Stored, failed};
+use super::{Folder, damaged};
+use crate::exit::{Failure, Result};
+use crate::files::PIECE;
+use crate::terminal::progress;
+use crate::terminal::signals;
+use dirtymap_cli::qcow2::data::{Counted, Disk, Shape, check};
+use dirtymap_cli::set_json::{Content, Member, Seen};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+/// What a command that only reads says when it is stopped.
+const STOPPED: &str = "not everything was read";
+
+/// What the system says of a file.
+pub fn seen(file: &File) -> io::Result<Seen> {
+    let m = file.metadata()?;
+    Ok(Seen { inode: m.ino(), modified: (m.mtime(), m.mtime_nsec()), changed: (m.ctime(), m.ctime_nsec()) })
+}
+
+/// The SHA-256 of all bytes of a file.
+pub fn hash(stored: &Stored, path: &Path, what: &'static str) -> Result<String> {
+    let bar = progress::bytes(what, stored.bytes);
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; PIECE as usize];
+    let mut at = 0;
+    while at < stored.bytes {
+        signals::check(STOPPED)?;
+        let piece = &mut buffer[..(stored.bytes - at).min(PIECE) as usize];
+        let read = stored.file.read_exact_at(piece, at);
+        read.map_err(|e| Failure::io(format_args!("{}: read", path.display()), &e))?;
+        hash.update(&*piece);
+        at += piece.len() as u64;
+        bar.inc(piece.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Folder {
+    /// The disk that a member is, from files that are proved to be what they were: by the system, or else by their bytes; or with
+    /// `read`, by their bytes in any case.
+    pub fn prove(&self, index: usize, read: bool) -> Result<Layered> {
+        let chain = self.set.chain(index);
+        let mut disks = Vec::with_capacity(chain.len());
+        for member in chain {
+            let path = self.at(&member.file);
+            let stored = Stored::open(&path)?;
+            let now = seen(&stored.file).map_err(|e| Failure::io(path.display(), &e))?;
+            let Content { bytes, sha256, seen: then } = &member.content;
+            if stored.bytes != *bytes {
+                let message =
+                    format!("{}: has {} bytes, and had {bytes} when it was complete", path.display(), stored.bytes);
+                return Err(damaged(message));
+            }
+            if read || now != *then {
+                let found = hash(&stored, &path, "checking")?;
+                if found != *sha256 {
+                    let message =
+                        format!("{}: SHA-256 is {found}, and was {sha256} when it was complete", path.display());
+                    return Err(damaged(message));
+                }
+            }
+            disks.push(self.open_disk(stored, &path, member)?);
+        }
+        self.layered(disks, index)
+    }
+
+    /// The disk that a member is, by its files as they are: whoever writes them out again reads them whole.
+    fn layered(&self, disks: Vec<Disk<Stored>>, index: usize) -> Result<Layered> {
+        let member = &self.set.members[index];
+        Layered::new(disks, member.size, self.at(&member.file).display().to_string())
+    }
+
+    /// The disk in a file, if it is of the right length and rests upon what it should.
+    fn open_disk(&self, stored: Stored, path: &Path, member: &Member) -> Result<Disk<Stored>> {
+        let name = path.display().to_string();
+        let disk = Disk::open(stored).map_err(|e| failed(&name, &e))?;
+        let expected = Shape::new(member.size, disk.cluster().ilog2(), None).map_err(|e| failed(&name, &e))?.len();
+        if disk.size() != expected {
+            let message = format!("{name}: is a disk of {} bytes, expected {expected}", disk.size());
+            return Err(damaged(message));
+        }
+        let backing = disk.backing().map(String::from_utf8_lossy);
+        if backing.as_deref() != member.backing.as_deref() {
+            let said = |name: Option<&str>| name.map_or("no file".into(), |name| format!("{name:?}"));
+            let (found, expected) = (said(backing.as_deref()), said(member.backing.as_deref()));
+            let message = format!("{name}: rests upon {found} by its header, expected {expected}");
+            return Err(damaged(message));
+        }
+        Ok(disk)
+    }
+}
+
+/// Everything that can be said of one member's file alone: length, bytes, every reference in it.
+pub fn verify_file(folder: &Folder, member: &Member, stored: Stored) -> Result<()> {
+    let path = folder.at(&member.file);
+    let (is, was) = (stored.bytes, member.content.bytes);
+    if is != was {
+        return Err(damaged(format!("{}: has {is} bytes, and had {was} when it was complete", path.display())));
+    }
+    let found = hash(&stored, &path, "reading")?;
+    if found != member.content.sha256 {
+        let was = &member.content.sha256;
+        return Err(damaged(format!("{}: SHA-256 is {found}, and was {was} when it was complete", path.display())));
+    }
+    let disk = folder.open_disk(stored, &path, member)?;
+    let name = path.display().to_string();
+    let mut interrupted = Ok(());
+    let counted = check(&disk, |_| {
+        interrupted = signals::check(STOPPED);
+        Ok(())
+    });
+    interrupted?;
+    let Counted { data, zeros } = counted.map_err(|e| damaged(format!("{name}: {e}")))?;
+    let (data, zeros) = (data * disk.cluster(), zeros * disk.cluster());
+    if (data, zeros) != (member.data, member.zeros) {
+        let message = format!(
+            "{name}: holds {data} bytes of data and {zeros} of zeros, expected {} and {}",
+            member.data, member.zeros
+        );
+        return Err(damaged(message));
+    }
+    Ok(())
+}

@@ -1,0 +1,589 @@
+//! Backup sets: every member is the image as it was, for this command and for QEMU's tools.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::{Cleanup, Dir, GRANULE, KIB, MIB, Ran, Set, areas, is_root, pattern, skipped, system};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SIZE: u64 = 4 * MIB + 12345;
+
+impl Set {
+    fn folder(&self) -> PathBuf {
+        self.dir.path("backups")
+    }
+
+    fn member(&self, number: u32) -> PathBuf {
+        self.folder().join(format!("{number:04}.qcow2"))
+    }
+
+    fn to_set(&self, more: &[&str]) -> Ran {
+        let mut args: Vec<&OsStr> = vec![OsStr::new("backup"), self.image.as_os_str(), OsStr::new("--set")];
+        let folder = self.folder();
+        args.extend([folder.as_os_str(), OsStr::new("--map"), self.map.as_os_str()]);
+        args.extend(more.iter().map(OsStr::new));
+        common::run(args)
+    }
+
+    /// Backs up to the set, and keeps a copy of the image beside.
+    fn keep(&self, number: u32, more: &[&str]) -> serde_json::Value {
+        let told = self.to_set(&[more, &["--output", "json"]].concat()).exits(0).json();
+        assert_eq!(told["member"]["number"], format!("{number:04}"));
+        self.dir.copy(&self.image, &format!("reference-{number}"));
+        told
+    }
+
+    /// Restores a member; asserts that it is the image as it was.
+    #[track_caller]
+    fn assert_restores(&self, number: u32) {
+        let (out, from) = (self.dir.path("restored.raw"), format!("{}@{number}", self.folder().display()));
+        dm!("restore", from, out).exits(0);
+        let reference = self.dir.path(&format!("reference-{number}"));
+        assert!(fs::read(&out).expect("read") == fs::read(reference).expect("read"), "member {number} is another one");
+        fs::remove_file(out).expect("remove");
+    }
+}
+
+fn qemu_img() -> bool {
+    system("qemu-img", &[OsStr::new("--version")])
+}
+
+/// Runs qemu-img; what it says, and whether it succeeded.
+fn qemu(args: &[&OsStr]) -> (bool, String) {
+    let ran = Command::new("qemu-img").args(args).output().expect("run qemu-img");
+    (ran.status.success(), String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into())
+}
+
+/// Asserts that QEMU finds nothing wrong with a member, and reads from it what the image was.
+#[track_caller]
+fn assert_qemu_agrees(member: &Path, reference: &Path) {
+    let (fine, said) =
+        qemu(&["check", "-f", "qcow2"].map(OsStr::new).iter().copied().chain([member.as_os_str()]).collect::<Vec<_>>());
+    assert!(fine && said.contains("No errors"), "{}: {said}", member.display());
+    let out = member.with_extension("converted");
+    let words = ["convert", "-f", "qcow2", "-O", "raw"].map(OsStr::new);
+    let (fine, said) = qemu(&words.iter().copied().chain([member.as_os_str(), out.as_os_str()]).collect::<Vec<_>>());
+    assert!(fine, "{said}");
+    // QEMU's disks have whole sectors.
+    let mut expected = fs::read(reference).expect("read");
+    expected.resize(expected.len().next_multiple_of(512), 0);
+    assert!(fs::read(&out).expect("read") == expected, "{} is another one for QEMU", member.display());
+    fs::remove_file(out).expect("remove");
+}
+
+#[test]
+fn every_member_is_the_image_as_it_was_for_this_command_and_for_qemu() {
+    for granule in ["512", "4K", "64K", "1M"] {
+        for size in [0, 1, 512, 65536, SIZE] {
+            let dir = Dir::new();
+            let (image, map, target) = (dir.image("disk.raw", size), dir.path("disk.map"), dir.path("unused"));
+            dm!("create", map, "--image", image, "-g", granule).exits(0);
+            let set = Set { dir, image, map, target };
+            assert_eq!(set.keep(1, &[])["full"], true);
+            for number in 2..5 {
+                if size > 0 {
+                    set.write(size * u64::from(number) / 7, &pattern((size / 9).clamp(1, 100 * KIB), number.into()));
+                    set.write(size - 1, &[number as u8]);
+                }
+                assert_eq!(set.keep(number, &[])["full"], false, "granules of {granule}, {size} bytes");
+            }
+            for number in 1..5 {
+                set.assert_restores(number);
+                if qemu_img() {
+                    assert_qemu_agrees(&set.member(number), &set.dir.path(&format!("reference-{number}")));
+                }
+            }
+            dm!("set", "verify", set.folder(), "--against", set.image).exits(0);
+        }
+    }
+    if !qemu_img() {
+        skipped("members as QEMU reads them: no qemu-img");
+    }
+}
+
+#[test]
+fn a_member_names_the_one_below_it_and_qemu_finds_it_wherever_the_folder_is() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    set.write(MIB, b"two");
+    set.keep(2, &["--name", "monday", "--consistency", "app"]);
+    let moved = set.dir.path("moved");
+    fs::rename(set.folder(), &moved).expect("move");
+    assert!(dm!("set", "list", moved).exits(0).out.contains("app      monday\n"));
+    if !qemu_img() {
+        return skipped("a chain as QEMU shows it: no qemu-img");
+    }
+    let member = moved.join("0002.qcow2");
+    let (fine, said) = qemu(
+        &["info", "--backing-chain"].map(OsStr::new).iter().copied().chain([member.as_os_str()]).collect::<Vec<_>>(),
+    );
+    assert!(fine && said.contains("backing file: 0001.qcow2") && said.contains("backing file format: qcow2"), "{said}");
+    assert_qemu_agrees(&member, &set.dir.path("reference-2"));
+}
+
+#[test]
+fn zeros_take_no_room_and_neither_does_what_was_written_as_it_was() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    let same = fs::read(&set.image).expect("read")[MIB as usize..2 * MIB as usize].to_vec();
+    set.write(MIB, &same);
+    set.write(3 * MIB, &[0; 2 * GRANULE as usize]);
+    let second = set.keep(2, &[]);
+    assert_eq!(second["member"]["bytes_equal"], MIB);
+    assert_eq!((second["bytes_copied"].as_u64(), second["bytes_holes"].as_u64()), (Some(0), Some(2 * GRANULE)));
+    assert_eq!(second["bytes_verified"], MIB + 2 * GRANULE);
+    set.assert_restores(2);
+    // Told to, it is stored. Zeros over zeros are not, in any case.
+    set.write(MIB, &same);
+    set.write(3 * MIB, &[0; GRANULE as usize]);
+    let third = set.keep(3, &["--store-equal"]);
+    assert_eq!((third["bytes_copied"].as_u64(), third["member"]["bytes_equal"].as_u64()), (Some(MIB), Some(0)));
+    assert!(fs::metadata(set.member(3)).expect("stat").len() > MIB);
+    let listed = dm!("set", "info", set.folder(), "--output", "json").exits(0).json();
+    let held = |i: usize, what: &str| listed["members"][i][what].as_u64().expect("a number");
+    assert_eq!((held(1, "bytes_data"), held(1, "bytes_zeros")), (0, 2 * GRANULE));
+    assert_eq!((held(2, "bytes_data"), held(2, "bytes_zeros")), (MIB, 0));
+    set.assert_restores(3);
+}
+
+#[test]
+fn an_image_that_is_cut_and_grown_is_in_each_member_as_long_as_it_was() {
+    let set = Set::of_image(SIZE);
+    let resize = |size: u64| {
+        if size < fs::metadata(&set.image).expect("stat").len() {
+            fs::File::options().write(true).open(&set.image).expect("open").set_len(size).expect("cut");
+            dm!("resize", set.map, size.to_string()).exits(0);
+        } else {
+            dm!("resize", set.map, size.to_string(), "--image", set.image).exits(0);
+        }
+    };
+    set.keep(1, &[]);
+    resize(MIB);
+    assert_eq!(set.keep(2, &[])["full"], false);
+    resize(SIZE + MIB);
+    set.write(2 * MIB, b"behind what was the end");
+    assert_eq!(set.keep(3, &[])["full"], false);
+    // Cut and grown again between two backups: what is there now is zeros, and the member below has data there.
+    resize(MIB + 5);
+    resize(SIZE);
+    assert_eq!(set.keep(4, &[])["full"], false);
+    for number in 1..5 {
+        set.assert_restores(number);
+        if qemu_img() {
+            assert_qemu_agrees(&set.member(number), &set.dir.path(&format!("reference-{number}")));
+        }
+    }
+}
+
+#[test]
+fn other_backups_in_between_take_nothing_from_a_set() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    set.write(0, b"for both");
+    dm!("backup", set.image, set.target, "--map", set.map).exits(0);
+    let other = set.dir.path("other");
+    set.write(MIB, b"for all");
+    dm!("backup", set.image, "--set", other, "--map", set.map).exits(0);
+    let second = set.keep(2, &[]);
+    assert_eq!((second["full"].as_bool(), second["areas"].as_u64()), (Some(false), Some(2)));
+    set.assert_restores(2);
+    set.write(2 * MIB, b"more");
+    let told = dm!("backup", set.image, "--set", other, "--map", set.map, "--output", "json").exits(0).json();
+    assert_eq!(told["full"], false);
+    dm!("set", "verify", other, "--against", set.image).exits(0);
+    // The map keeps one point for each set.
+    let points = dm!("checkpoint", "list", set.map, "--output", "json").exits(0).json();
+    assert_eq!(points.as_array().map(Vec::len), Some(2), "{points}");
+}
+
+/// What makes a chain impossible makes the next member full, says why, and leaves the others.
+#[test]
+fn a_chain_that_is_impossible_is_begun_anew_and_says_why() {
+    let after = |change: &dyn Fn(&Set), why: &str| {
+        let set = Set::of_image(SIZE);
+        set.keep(1, &[]);
+        set.write(MIB, b"two");
+        set.keep(2, &[]);
+        change(&set);
+        set.write(2 * MIB, b"three");
+        let told = set.to_set(&["--output", "json"]).exits(0).json();
+        assert_eq!((told["full"].as_bool(), told["member"]["number"].as_str()), (Some(true), Some("0003")), "{why}");
+        let said = told["member"]["why_full"].as_str().expect("a reason");
+        assert!(said.contains(why), "{said}");
+        set.dir.copy(&set.image, "reference-3");
+        set.assert_restores(3);
+        // And goes on from there.
+        set.write(3 * MIB, b"four");
+        assert_eq!(set.keep(4, &[])["full"], false);
+        set.assert_restores(4);
+        set
+    };
+    let patch = |number: u32, change: fn(&mut Vec<u8>)| move |set: &Set| common::patch(&set.member(number), change);
+    let set = after(&|set| fs::remove_file(set.member(2)).expect("remove"), "No such file");
+    set.assert_restores(1);
+    after(&patch(2, |bytes| bytes.truncate(bytes.len() - 1)), "had");
+    let set = after(&patch(1, |bytes| bytes[400_000] ^= 1), "SHA-256");
+    dm!("set", "verify", set.folder()).exits(4);
+    after(
+        &|set| {
+            let points = dm!("checkpoint", "list", set.map, "--output", "json").exits(0).json();
+            dm!("checkpoint", "drop", set.map, "--name", points[0]["name"].as_str().expect("a name")).exits(0);
+        },
+        "does not know any more",
+    );
+    after(
+        &|set| {
+            fs::remove_file(&set.map).expect("remove");
+            dm!("create", set.map, "--image", set.image).exits(0);
+        },
+        "another map",
+    );
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    assert_eq!(set.keep(2, &["--full"])["member"]["why_full"], "it was asked for (--full)");
+    set.assert_restores(2);
+}
+
+/// Copied with other times and inodes, it is proved by its bytes.
+#[test]
+fn a_set_that_was_copied_goes_on() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    set.write(MIB, b"two");
+    let copy = set.dir.path("copy");
+    assert!(system("cp", &[OsStr::new("-r"), set.folder().as_os_str(), copy.as_os_str()]));
+    fs::remove_dir_all(set.folder()).expect("remove");
+    fs::rename(copy, set.folder()).expect("move");
+    assert_eq!(set.keep(2, &[])["full"], false);
+    set.assert_restores(2);
+}
+
+#[test]
+fn verify_finds_every_damage_and_says_what_it_spoils() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    for number in 2..4 {
+        set.write(u64::from(number) * MIB, &pattern(70_000, number.into()));
+        set.keep(number, &[]);
+    }
+    let verify = || dm!("set", "verify", set.folder(), "--output", "json");
+    assert_eq!(verify().exits(0).json()["members"], 3);
+    let good = fs::read(set.member(2)).expect("read");
+    // Any byte of it.
+    for at in (0..good.len()).step_by(good.len() / 11) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(set.member(2), bad).expect("write");
+        let found = verify().exits(4).json();
+        assert_eq!(found["findings"][0]["number"], "0002", "byte {at}");
+        assert_eq!(found["findings"][0]["spoils"], serde_json::json!(["0002", "0003"]));
+        assert_eq!(found["members"], 2);
+        // Nothing is restored of it, and what rests on nothing of it is.
+        let out = set.dir.path("new");
+        dm!("restore", set.folder(), out).exits(4).says("0002.qcow2");
+        assert!(!out.exists());
+        set.assert_restores(1);
+    }
+    fs::write(set.member(2), &good).expect("write");
+    verify().exits(0);
+    fs::remove_file(set.member(3)).expect("remove");
+    assert_eq!(verify().exits(4).json()["findings"][0]["spoils"], serde_json::json!(["0003"]));
+}
+
+/// With the right SHA-256 it is the structure that tells.
+#[test]
+fn verify_looks_at_every_reference_and_at_what_set_json_says() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    let json = set.folder().join("set.json");
+    let said = fs::read_to_string(&json).expect("read");
+    let sha256 = |path: &Path| {
+        use sha2::Digest;
+        sha2::Sha256::digest(fs::read(path).expect("read")).iter().map(|b| format!("{b:02x}")).collect::<String>()
+    };
+    let was = sha256(&set.member(1));
+    let good = fs::read(set.member(1)).expect("read");
+    for (at, value) in [(24, 1 << 20), (65536, 0), (8, 300)] {
+        let mut bad = good.clone();
+        bad[at..at + 8].copy_from_slice(&u64::to_be_bytes(value));
+        fs::write(set.member(1), bad).expect("write");
+        fs::write(&json, said.replace(&was, &sha256(&set.member(1)))).expect("write");
+        dm!("set", "verify", set.folder()).exits(4);
+    }
+    fs::write(set.member(1), good).expect("write");
+    let replaced = said.replace(&format!("\"size\": {SIZE}"), "\"size\": 4096");
+    assert_ne!(replaced, said);
+    for bad in [replaced, said.replace("\"zeros\": 0", "\"zeros\": 65536")] {
+        fs::write(&json, bad).expect("write");
+        dm!("set", "verify", set.folder()).exits(4);
+    }
+}
+
+#[test]
+fn a_set_from_elsewhere_leads_nowhere_and_names_nothing_outside() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    set.write(0, b"x");
+    set.keep(2, &[]);
+    let (json, out) = (set.folder().join("set.json"), set.dir.path("new"));
+    let said = fs::read_to_string(&json).expect("read");
+    for (from, to) in [
+        ("\"0001.qcow2\"", "\"../disk.raw\""),
+        ("\"0001.qcow2\"", "\"/etc/passwd\""),
+        ("\"backing\": \"0001.qcow2\"", "\"backing\": \"0002.qcow2\""),
+        ("\"format\": 1", "\"format\": 2"),
+    ] {
+        fs::write(&json, said.replace(from, to)).expect("write");
+        for line in [&["set", "list"][..], &["set", "verify"], &["restore"]] {
+            let mut args: Vec<&OsStr> = line.iter().map(OsStr::new).collect();
+            let folder = set.folder();
+            args.push(folder.as_os_str());
+            if line == ["restore"] {
+                args.push(out.as_os_str());
+            }
+            common::run(args).exits(4).says("set.json");
+        }
+        // Nor is a backup made of it.
+        set.to_set(&[]).exits(4);
+    }
+    fs::write(&json, &said).expect("write");
+    // The header names what it likes: it is not opened.
+    let good = fs::read(set.member(2)).expect("read");
+    let at = good.windows(10).position(|bytes| bytes == b"0001.qcow2").expect("a name");
+    common::patch(&set.member(2), |bytes| bytes[at..at + 10].copy_from_slice(b"../../../x"));
+    dm!("set", "verify", set.folder()).exits(4);
+    // A link in place of a member is none, whatever it leads to.
+    fs::write(set.member(2), &good).expect("write");
+    let kept = set.dir.path("kept.qcow2");
+    fs::rename(set.member(1), &kept).expect("move");
+    std::os::unix::fs::symlink(&kept, set.member(1)).expect("link");
+    dm!("set", "verify", set.folder()).exits(4);
+    dm!("restore", set.folder(), out).exits(8).says("0001.qcow2");
+    assert!(!out.exists());
+    // Nor is one in place of set.json.
+    fs::rename(&json, set.dir.path("elsewhere.json")).expect("move");
+    std::os::unix::fs::symlink(set.dir.path("elsewhere.json"), &json).expect("link");
+    dm!("set", "list", set.folder()).exits(8).says("set.json");
+}
+
+#[test]
+fn an_older_member_is_found_by_name_number_and_time() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &["--name", "first"]);
+    set.write(0, b"second");
+    let (folder, out) = (set.folder(), set.dir.path("new"));
+    // Times are whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    set.keep(2, &[]);
+    let listed = dm!("set", "list", folder, "--output", "json").exits(0).json();
+    let times = [0, 1].map(|i| listed[i]["time"].as_str().expect("a time").to_string());
+    let restored = |from: String, more: &[&str]| {
+        let mut args = vec!["restore".to_string(), from, out.display().to_string()];
+        args.extend(more.iter().map(ToString::to_string));
+        args.extend(["--output", "json"].map(Into::into));
+        let told = common::run(args).exits(0).json();
+        fs::remove_file(&out).expect("remove");
+        told["member"].as_str().expect("a number").to_string()
+    };
+    let at = |member: &str| format!("{}@{member}", folder.display());
+    let plain = folder.display().to_string();
+    assert_eq!(restored(at("first"), &[]), "0001");
+    assert_eq!(restored(at("2"), &[]), "0002");
+    assert_eq!(restored(at("0001"), &[]), "0001");
+    assert_eq!(restored(plain.clone(), &[]), "0002");
+    assert_eq!(restored(plain.clone(), &["--until", &times[0]]), "0001");
+    assert_eq!(restored(plain.clone(), &["--until", &times[1]]), "0002");
+    let ran = dm!("restore", at("third"), out).exits(8).says("first, 0002");
+    assert!(ran.out.is_empty());
+    dm!("restore", plain, out, "--until", "1999-12-31T23:59:59+01:00").exits(8).says(&times[0]);
+    dm!("restore", plain, out, "--until", "tomorrow").exits(16);
+    dm!("restore", at("first"), out, "--until", times[1]).exits(16);
+    set.to_set(&["--name", "first"]).exits(8).says("0001 is named");
+    set.to_set(&["--name", "17"]).exits(8).says("no number");
+}
+
+#[test]
+fn restoring_overwrites_nothing_and_leaves_nothing_when_it_fails() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    let out = set.dir.path("there");
+    fs::write(&out, b"precious").expect("write");
+    dm!("restore", set.folder(), out).exits(8).says("exists");
+    dm!("restore", set.folder(), out, "--force").exits(8);
+    assert_eq!(fs::read(&out).expect("read"), b"precious");
+    dm!("restore", set.dir.path("nowhere"), set.dir.path("new")).exits(8);
+    let empty = set.dir.path("empty");
+    fs::create_dir(&empty).expect("make");
+    dm!("restore", empty, set.dir.path("new")).exits(8).says("no backup set");
+    assert!(!set.dir.path("new").exists());
+}
+
+#[test]
+fn a_restored_image_is_as_sparse_as_it_was() {
+    let dir = Dir::new();
+    let (image, map, target) = (dir.path("disk.raw"), dir.path("disk.map"), dir.path("unused"));
+    let file = fs::File::create(&image).expect("create");
+    file.set_len(256 * MIB).expect("set size");
+    file.write_all_at(&pattern(MIB, 1), 100 * MIB).expect("write");
+    dm!("create", map, "--image", image).exits(0);
+    let set = Set { dir, image, map, target };
+    set.keep(1, &[]);
+    assert!(fs::metadata(set.member(1)).expect("stat").len() < 2 * MIB);
+    let out = set.dir.path("new");
+    dm!("restore", set.folder(), out).exits(0);
+    assert!(fs::metadata(&out).expect("stat").blocks() * 512 < 8 * MIB);
+    assert!(fs::read(&out).expect("read") == fs::read(&set.image).expect("read"));
+}
+
+#[test]
+fn the_tracked_image_is_brought_back_by_what_differs_and_the_map_goes_on() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    set.write(MIB, b"a mistake");
+    set.write(SIZE - 3, b"one");
+    set.keep(2, &[]);
+    set.write(2 * MIB, b"another mistake");
+    let from = format!("{}@1", set.folder().display());
+    let told = dm!("restore", from, set.image, "--map", set.map, "--output", "json").exits(0).json();
+    let tail = SIZE % GRANULE;
+    assert_eq!(told["bytes_written"], 2 * GRANULE + tail);
+    assert!(fs::read(&set.image).expect("read") == fs::read(set.dir.path("reference-1")).expect("read"));
+    let last = SIZE / GRANULE * GRANULE;
+    assert_eq!(areas(&set.map), [MIB..MIB + GRANULE, 2 * MIB..2 * MIB + GRANULE, last..SIZE]);
+    // The next member has it again, and only what differs from the last one.
+    let third = set.keep(3, &[]);
+    assert_eq!((third["full"].as_bool(), third["bytes_copied"].as_u64()), (Some(false), Some(GRANULE + tail)));
+    set.assert_restores(3);
+    dm!("set", "verify", set.folder(), "--against", set.image).exits(0);
+    // Of another length or another image it is none.
+    dm!("resize", set.map, (SIZE + MIB).to_string(), "--image", set.image).exits(0);
+    dm!("restore", from, set.image, "--map", set.map).exits(8).says("length");
+    let other = set.dir.image("other.raw", SIZE + MIB);
+    dm!("restore", from, other, "--map", set.map).exits(8);
+}
+
+#[test]
+fn what_an_image_is_now_is_compared_and_the_first_difference_told() {
+    let set = Set::of_image(SIZE);
+    set.keep(1, &[]);
+    let against = || dm!("set", "verify", set.folder(), "--against", set.image, "--output", "json");
+    assert_eq!(against().exits(0).json()["against"]["differs_at"], serde_json::Value::Null);
+    set.write(MIB + 7, b"\xff\xff\xff");
+    assert_eq!(against().exits(1).json()["against"]["differs_at"], MIB + 7);
+}
+
+#[test]
+fn a_pruned_set_has_what_it_is_told_to_keep() {
+    let set = Set::of_image(SIZE);
+    for number in 1..6 {
+        set.write(u64::from(number) * 300_000, &pattern(200_000, number.into()));
+        set.keep(number, &[]);
+    }
+    let prune = |keep: &str| dm!("set", "prune", set.folder(), "--keep", keep, "--output", "json").exits(0).json();
+    assert_eq!(prune("9")["pruned"], serde_json::json!([]));
+    assert_eq!(prune("3")["pruned"], serde_json::json!(["0001", "0002"]));
+    for number in 3..6 {
+        set.assert_restores(number);
+        if qemu_img() {
+            assert_qemu_agrees(&set.member(number), &set.dir.path(&format!("reference-{number}")));
+        }
+    }
+    assert!(!set.member(1).exists() && !set.member(2).exists());
+    dm!("set", "verify", set.folder()).exits(0);
+    // A backup goes on, and prunes itself.
+    set.write(0, b"six");
+    let sixth = set.keep(6, &["--keep", "2"]);
+    assert_eq!(
+        (sixth["full"].as_bool(), &sixth["member"]["pruned"]),
+        (Some(false), &serde_json::json!(["0003", "0004"]))
+    );
+    // A full one that is kept needs no merging.
+    set.keep(7, &["--full"]);
+    assert_eq!(prune("1")["bytes_written"], 0);
+    set.assert_restores(7);
+    set.write(0, b"eight");
+    assert_eq!(set.keep(8, &["--keep", "1"])["full"], false);
+    set.assert_restores(8);
+    set.write(0, b"nine");
+    assert_eq!(set.keep(9, &[])["full"], false, "what was merged is known all the same");
+    set.assert_restores(9);
+}
+
+#[test]
+fn a_set_is_had_by_one_at_a_time_and_by_the_users_of_its_image() {
+    let set = Set::of_image(MIB);
+    fs::set_permissions(&set.image, fs::Permissions::from_mode(0o640)).expect("set the mode");
+    set.keep(1, &[]);
+    assert_eq!(fs::metadata(set.member(1)).expect("stat").mode() & 0o777, 0o640);
+    let folder = fs::File::open(set.folder()).expect("open");
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    for ran in [
+        set.to_set(&[]),
+        dm!("set", "list", set.folder()),
+        dm!("restore", set.folder(), set.dir.path("new")),
+        dm!("set", "prune", set.folder(), "--keep", "1"),
+    ] {
+        ran.exits(8).says("--wait");
+    }
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockShared).expect("lock");
+    dm!("set", "list", set.folder()).exits(0);
+    dm!("set", "prune", set.folder(), "--keep", "1").exits(8).says("--wait");
+}
+
+#[test]
+fn a_folder_with_members_and_no_set_json_is_refused() {
+    let set = Set::of_image(MIB);
+    set.keep(1, &[]);
+    fs::remove_file(set.folder().join("set.json")).expect("remove");
+    set.to_set(&[]).exits(8).says("0001.qcow2 and no set.json");
+    dm!("set", "verify", set.folder()).exits(8).says("no backup set");
+    // Under a number that something else has, there is no member.
+    let other = Set::of_image(MIB);
+    other.keep(1, &[]);
+    fs::write(other.member(2), b"somebody's").expect("write");
+    other.keep(3, &[]);
+    assert_eq!(fs::read(other.member(2)).expect("read"), b"somebody's");
+}
+
+/// A loop device over a file.
+fn loop_device(file: &Path) -> Option<(PathBuf, Cleanup)> {
+    let made = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+    let device = String::from_utf8(made.stdout).ok()?.trim().to_string();
+    let detach = Cleanup::new("losetup", &["-d", &device].map(OsStr::new));
+    made.status.success().then_some((PathBuf::from(device), detach))
+}
+
+#[test]
+fn a_block_device_is_backed_up_and_restored_to_when_told() {
+    let dir = Dir::new();
+    let (under_image, under_out) = (dir.image("a", 8 * MIB), dir.path("b"));
+    fs::write(&under_out, pattern(9 * MIB, 77)).expect("write");
+    let loops = is_root() && system("losetup", &[OsStr::new("--version")]);
+    let (Some((image, _a)), Some((out, _b))) =
+        (loops.then(|| loop_device(&under_image)).flatten(), loops.then(|| loop_device(&under_out)).flatten())
+    else {
+        return skipped("block devices: needs root and loop devices");
+    };
+    let map = dir.path("m");
+    dm!("create", map, "--image", image).exits(0);
+    let folder = dir.path("backups");
+    dm!("backup", image, "--set", folder, "--map", map).exits(0);
+    common::run_with(
+        ["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", "1M"],
+        &[0; 200_000],
+    )
+    .exits(0);
+    let told = dm!("backup", image, "--set", folder, "--map", map, "--output", "json").exits(0).json();
+    assert_eq!(told["full"], false);
+    dm!("restore", folder, out).exits(8).says("--force");
+    dm!("restore", folder, out, "--force").exits(0);
+    let (image, out) = (fs::read(&image).expect("read"), fs::read(&out).expect("read"));
+    assert!(out[..image.len()] == image[..]);
+    // What is behind is as it was.
+    assert!(out[image.len()..] == pattern(9 * MIB, 77)[image.len()..]);
+}
