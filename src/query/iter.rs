@@ -1,6 +1,6 @@
 //! Iterators over dirty granules, dirty areas and nonzero words.
 //!
-//! Invariant kept here: an iterator only moves forward, so nothing is yielded twice, whatever
+//! Invariant kept here: each end of an iterator only moves towards the other, so nothing is yielded twice, whatever
 //! happens to the bits meanwhile. What is remembered of bits not yet yielded is at most what
 //! [`Granules::peek`] or [`Extents::peek`] has shown, unless the map cannot change
 //! ([`Search::is_stable`]). An exhausted iterator stays exhausted.
@@ -16,7 +16,7 @@ use std::ops::Range;
 /// A run of so many bits may be much longer: where it ends is looked for without the summaries.
 const LONG: u64 = 32 * WORD_BITS;
 
-/// The first item of each dirty granule, ascending.
+/// The first item of each dirty granule, ascending; by `rev` descending.
 ///
 /// Started from the middle of a dirty granule, it yields that granule first, by its first item, which is then below
 /// the start of the range asked for. Cost: O(levels) from one to the next.
@@ -26,14 +26,14 @@ const LONG: u64 = 32 * WORD_BITS;
 ///
 /// Made by [`Bitmap::granules`](crate::Bitmap::granules) and [`DirtyMap::granules`](crate::DirtyMap::granules).
 pub struct Granules<'a, S> {
-    map: &'a S,
+    pub(super) map: &'a S,
     /// Bits not yet yielded, and perhaps some of word `index` that were. When `seen` is not zero, none below its first
     /// is dirty.
-    bits: Range<u64>,
+    pub(super) bits: Range<u64>,
     /// Set bits of word `index`, all inside `bits`, that will be yielded next: for a stable map all that are
     /// left in that word, else at most one, which has been peeked at.
-    seen: u64,
-    index: u64,
+    pub(super) seen: u64,
+    pub(super) index: u64,
     /// For a stable map: what is behind word `index`.
     walk: Walk,
 }
@@ -47,7 +47,7 @@ impl<'a, S: Search> Granules<'a, S> {
 
     /// The next dirty bit, without advancing.
     #[inline(always)]
-    fn peek_bit(&mut self) -> Option<u64> {
+    pub(super) fn peek_bit(&mut self) -> Option<u64> {
         if self.seen == 0 {
             self.search()?;
         }
@@ -73,7 +73,7 @@ impl<'a, S: Search> Granules<'a, S> {
 
     /// The first item of a granule that there is; `item_of` would also answer for the end, at some cost.
     #[inline]
-    fn item(&self, bit: u64) -> u64 {
+    pub(super) fn item(&self, bit: u64) -> u64 {
         bit << self.map.geometry().granularity()
     }
 
@@ -138,7 +138,7 @@ impl<S: Search> Iterator for Granules<'_, S> {
     }
 }
 
-/// The dirty areas of a range, ascending, as ranges of items clamped to the range asked for.
+/// The dirty areas of a range, ascending (by `rev` descending), as ranges of items clamped to the range asked for.
 ///
 /// Cost: O(levels) from one to the next, and one step per 64 granules of a long one. On a map that
 /// changes meanwhile the same holds as for [`Granules`], item by item; an area that grew after it was yielded may be
@@ -146,14 +146,14 @@ impl<S: Search> Iterator for Granules<'_, S> {
 ///
 /// Made by [`Bitmap::extents`](crate::Bitmap::extents) and [`DirtyMap::extents`](crate::DirtyMap::extents).
 pub struct Extents<'a, S> {
-    map: &'a S,
+    pub(super) map: &'a S,
     /// Items not yet yielded.
-    items: Range<u64>,
+    pub(super) items: Range<u64>,
     /// An area that has been peeked at.
-    seen: Option<Range<u64>>,
+    pub(super) seen: Option<Range<u64>>,
     /// For a stable map: the dirt of word `index` behind the last area, and what is behind that word.
-    rest: u64,
-    index: u64,
+    pub(super) rest: u64,
+    pub(super) index: u64,
     walk: Walk,
 }
 
@@ -308,11 +308,11 @@ impl<S: Search> Iterator for Extents<'_, S> {
 ///
 /// Made by [`Bitmap::words`](crate::Bitmap::words) and [`DirtyMap::words`](crate::DirtyMap::words).
 pub struct WordsIter<'a, S> {
-    map: &'a S,
+    pub(super) map: &'a S,
     /// Bits not yet yielded.
-    bits: Range<u64>,
+    pub(super) bits: Range<u64>,
     /// What has been peeked at.
-    seen: Option<(u64, u64)>,
+    pub(super) seen: Option<(u64, u64)>,
     /// For a stable map: where it is.
     walk: Walk,
 }

@@ -1,5 +1,6 @@
 //! Reading any kind of map in items.
 
+mod back;
 mod cursor;
 mod iter;
 mod read;

@@ -176,6 +176,46 @@ fn the_last_granule_is_counted_and_measured_by_the_same_look() {
     }
 }
 
+/// What an iterator yields, in order, taken from either end as the bits of `ends` tell.
+fn both_ends<I: DoubleEndedIterator>(mut it: I, mut ends: u64) -> Vec<I::Item> {
+    let (mut front, mut back) = (Vec::new(), Vec::new());
+    loop {
+        let from_front = ends & 1 != 0;
+        ends = ends.rotate_right(1);
+        let Some(item) = (if from_front { it.next() } else { it.next_back() }) else { break };
+        if from_front { &mut front } else { &mut back }.push(item);
+    }
+    assert!(it.next().is_none() && it.next_back().is_none());
+    front.into_iter().chain(back.into_iter().rev()).collect()
+}
+
+#[test]
+fn what_one_end_has_peeked_at_the_other_yields_last() {
+    let map = Live::new(200, 0);
+    [3, 4, 70, 71].into_iter().for_each(|b| map.put(b, true));
+    let (mut granules, mut extents) = (map.granules(all(&map)).unwrap(), map.extents(all(&map)).unwrap());
+    let mut words = map.words(all(&map)).unwrap();
+    assert_eq!((granules.peek(), extents.peek(), words.peek()), (Some(3), Some(3..5), Some((0, 0b11000))));
+    [3, 4, 71].into_iter().for_each(|b| map.put(b, false));
+    let back = (granules.next_back(), extents.next_back(), words.next_back());
+    assert_eq!(back, (Some(70), Some(70..71), Some((1, 64))));
+    let back = (granules.next_back(), extents.next_back(), words.next_back());
+    assert_eq!(back, (Some(3), Some(3..5), Some((0, 0b11000))));
+    assert_eq!((granules.next(), extents.next(), words.next()), (None, None, None));
+}
+
+#[test]
+fn from_the_end_a_large_map_takes_few_looks() {
+    let mut map = Bitmap::new(1 << 36, 0).unwrap();
+    map.set(5..6).unwrap();
+    map.set(1 << 30..(1 << 30) + (1 << 20)).unwrap();
+    let (looks, found) = counted(|| map.extents(..).unwrap().rev().collect::<Vec<_>>());
+    assert!(found == [1 << 30..(1 << 30) + (1 << 20), 5..6] && looks < 3 << 14, "{looks} words for {found:?}");
+    map.reset((1 << 30) + 1..1 << 31).unwrap();
+    let (looks, found) = counted(|| map.granules(..).unwrap().rev().collect::<Vec<_>>());
+    assert!(found == [1 << 30, 5] && looks < 2000, "{looks} words for {found:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -186,7 +226,7 @@ proptest! {
         bits in 1..300u64,
         start in prop::collection::vec(any::<u64>(), 0..100),
         plan in prop::collection::vec((0..60u32, any::<u64>(), any::<bool>()), 0..60),
-        kind in 0..9,
+        kind in 0..12, ends in any::<u64>(),
     ) {
         let map = Live::new(bits, 2);
         start.iter().for_each(|b| map.put(b % bits, true));
@@ -202,6 +242,15 @@ proptest! {
                 let mut it = map.granules(0..len).unwrap();
                 std::iter::from_fn(|| { let p = it.peek(); assert_eq!(p, it.next()); p }).map(|i| i / 4).collect()
             }
+            9 => both_ends(map.granules(0..len).unwrap(), ends).into_iter().map(|i| i / 4).collect(),
+            10 => both_ends(map.extents(0..len).unwrap(), ends).into_iter().flat_map(|a| {
+                assert!(a.start < a.end && a.end <= len);
+                a.start / 4..a.end / 4
+            }).collect(),
+            11 => both_ends(map.words(0..len).unwrap(), ends).into_iter().flat_map(|(i, w)| {
+                assert!(w != 0 && w & !mask_in(i, &(0..bits)) == 0);
+                (0..64).filter(move |b| w >> b & 1 != 0).map(move |b| i * 64 + b)
+            }).collect(),
             8 => {
                 let mut seen = Vec::new();
                 map.granules(0..len).unwrap().for_each(|i| seen.push(i / 4));
@@ -242,7 +291,7 @@ proptest! {
         bits in prop_oneof![1..20_000u64, 250_000..300_000u64, Just(1 << 30)], granularity in 0..4u32,
         dirt in prop::collection::vec((any::<u64>(), prop_oneof![1..3u64, 1..200u64, 1..9000u64]), 0..12),
         from in any::<u64>(), to in any::<u64>(), whole in any::<bool>(),
-        steps in prop::collection::vec((0..5u8, any::<u64>()), 0..40),
+        steps in prop::collection::vec((0..7u8, any::<u64>()), 0..40),
     ) {
         let mut map = Bitmap::new((bits << granularity) - (1 << granularity >> 1), granularity).unwrap();
         let g = *map.geometry();
@@ -297,6 +346,11 @@ proptest! {
                     areas_left.drain(..areas_left.len().min(1));
                     words_left.drain(..words_left.len().min(1));
                 }
+                4 | 5 => {
+                    prop_assert_eq!(granules.next_back(), left.pop().map(|bit| g.item_of(bit)));
+                    prop_assert_eq!(extents.next_back(), areas_left.pop());
+                    prop_assert_eq!(words.next_back(), words_left.pop());
+                }
                 _ => {
                     // To somewhere near the dirt, mostly.
                     let near = left.get((n % 300) as usize).map_or(n, |&bit| g.item_of(bit).saturating_add(n % 7));
@@ -318,6 +372,9 @@ proptest! {
         let mut folded = Vec::new();
         extents.clone().for_each(|area| folded.push(area));
         prop_assert_eq!(&folded, &areas_left);
+        prop_assert!(granules.clone().rev().eq(items(&left).into_iter().rev()));
+        prop_assert!(extents.clone().rev().eq(areas_left.iter().cloned().rev()));
+        prop_assert!(words.clone().rev().eq(words_left.iter().copied().rev()));
         prop_assert!(granules.eq(items(&left)));
         prop_assert!(extents.eq(areas_left));
         prop_assert!(words.eq(words_left));
