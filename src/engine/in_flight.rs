@@ -13,8 +13,8 @@ use crate::shm::view::ShmView;
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 /// `flags` of a slot: writes of this process may arrive after its death.
@@ -23,8 +23,8 @@ const OUTLIVE: u64 = 1;
 static NEXT_LANE: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// How many brackets this thread has begun that have not ended, by [`Core::id`].
-    static BEGUN: RefCell<Vec<(u64, Arc<AtomicU64>)>> = const { RefCell::new(Vec::new()) };
+    /// What each bracket holds that this thread has begun and that has not ended, by [`Core::id`].
+    static BEGUN: RefCell<Vec<(u64, Arc<()>)>> = const { RefCell::new(Vec::new()) };
     /// In which of the counts of a slot this thread counts, once it has.
     static LANE: Cell<Option<usize>> = const { Cell::new(None) };
 }
@@ -60,15 +60,12 @@ pub(crate) struct InFlight<C: Deref<Target = Core>> {
     core: C,
     /// Where it is counted.
     count: Word,
-    /// Those that the thread has begun which has to end them.
-    begun: Option<Arc<AtomicU64>>,
+    /// What tells the thread that has begun it, if that has to end it.
+    _begun: Option<Arc<()>>,
 }
 
 impl<C: Deref<Target = Core>> Drop for InFlight<C> {
     fn drop(&mut self) {
-        if let Some(begun) = &self.begun {
-            begun.fetch_sub(1, SeqCst);
-        }
         // In a forked child the memory is not there, and the write is the parent's.
         if self.core.usable().is_ok() {
             self.core.view.runtime()[self.count].fetch_sub(1, SeqCst);
@@ -78,7 +75,7 @@ impl<C: Deref<Target = Core>> Drop for InFlight<C> {
 
 impl<C: Deref<Target = Core> + Clone> InFlight<C> {
     #[inline]
-    pub(super) fn begin(core: C, ranges: &[Range<u64>], mut begun: Option<Arc<AtomicU64>>) -> Result<InFlight<C>> {
+    pub(super) fn begin(core: C, ranges: &[Range<u64>], mut begun: Option<Arc<()>>) -> Result<InFlight<C>> {
         let mut register = || InFlight::register(core.clone(), begun.take());
         // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
         let write = step!(RegisterThenSet => Some(register()));
@@ -93,16 +90,13 @@ impl<C: Deref<Target = Core> + Clone> InFlight<C> {
     }
 
     #[inline]
-    fn register(core: C, begun: Option<Arc<AtomicU64>>) -> InFlight<C> {
-        if let Some(begun) = &begun {
-            begun.fetch_add(1, SeqCst);
-        }
+    fn register(core: C, begun: Option<Arc<()>>) -> InFlight<C> {
         let rt = core.view.runtime();
         // By the time that it is counted the epoch may be another one: any of the two counts will do.
         let parity = rt[runtime::EPOCH].load(SeqCst) % 2;
         let count = runtime::in_flight(core.slot, parity)[lane()];
         rt[count].fetch_add(1, SeqCst);
-        InFlight { core, count, begun }
+        InFlight { core, count, _begun: begun }
     }
 }
 
@@ -113,7 +107,8 @@ impl std::fmt::Debug for WriteGuard<'_> {
 }
 
 impl Core {
-    fn begun_here(&self) -> Arc<AtomicU64> {
+    #[inline]
+    fn begun_here(&self) -> Arc<()> {
         let key = self.id;
         BEGUN.with_borrow_mut(|all| {
             if let Some((_, begun)) = all.iter().find(|(map, _)| *map == key) {
@@ -121,7 +116,7 @@ impl Core {
             }
             // Nobody holds a bracket of those with no other owner.
             all.retain(|(_, begun)| Arc::strong_count(begun) > 1);
-            let begun = Arc::new(AtomicU64::new(0));
+            let begun = Arc::new(());
             all.push((key, begun.clone()));
             begun
         })
@@ -152,7 +147,8 @@ impl Core {
 
     /// A freeze by a thread that is inside a bracket would wait for itself.
     pub(super) fn not_in_own_bracket(&self) -> Result<()> {
-        if self.begun_here().load(SeqCst) == 0 {
+        // The thread's own, and the one asked with.
+        if Arc::strong_count(&self.begun_here()) == 2 {
             return Ok(());
         }
         Err(self.file().refused(Refusal::WithinWrite))
