@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::{Durability, Reasons};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, WORD_BITS};
 use crate::image_stamp::ImageStamp;
 use crate::progress::Progress;
 use crate::sys::Permit;
@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(crate) const DEFAULT_GRANULARITY: u32 = 16;
 /// Most dirt that the armed list may name unless told otherwise: a sixteenth of the map, and at least 1 GiB of a disk image.
 const ARMED_PART: u64 = 16;
-const LEAST_ARMED_BOUND: u64 = 1 << 30;
+const LEAST_ARMED_BOUND: u64 = 32 << 30;
 /// Most items that are armed ahead of a sequential writer: 128 MiB of a disk image, and at most a quarter of the bound.
 const AHEAD: u64 = 128 << 20;
 /// How often the flusher thread flushes unless told otherwise.
@@ -50,9 +50,11 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IntentBound {
-    /// Twice what the last checkpoint has frozen.
+    /// Up to four times what the last checkpoint has frozen. What is beyond twice counts toward
+    /// [`armed_bound`](Options::armed_bound) and takes at most half of it: so a crash adds at most that bound and twice what
+    /// was frozen.
     #[default]
-    Twice,
+    Proportional,
     /// So many items.
     Items(u64),
     /// Nothing.
@@ -60,10 +62,13 @@ pub enum IntentBound {
 }
 
 impl IntentBound {
-    /// In granules, for a checkpoint that has frozen so many.
-    pub(crate) fn granules(self, geometry: &Geometry, frozen: u64) -> u64 {
+    /// In granules, for a checkpoint that has frozen so many, beside a list of so many words.
+    pub(crate) fn granules(self, geometry: &Geometry, frozen: u64, armed_bound: u64) -> u64 {
         match self {
-            IntentBound::Twice => frozen.saturating_mul(2),
+            IntentBound::Proportional => {
+                let twice = frozen.saturating_mul(2);
+                twice.saturating_add(twice.min(armed_bound.saturating_mul(WORD_BITS / 2)))
+            }
             IntentBound::Items(items) => items >> geometry.granularity(),
             IntentBound::None => 0,
         }
@@ -231,7 +236,7 @@ impl Options {
     }
 
     /// Most items that a crash may add as dirt for words that were armed one by one: by default a sixteenth of the map (64 GiB
-    /// of an image of 1 TiB), and at least 2^30 (1 GiB). Only a writer all over the image gets there; what is not written
+    /// of an image of 1 TiB), and at least 2^35 (32 GiB). Only a writer all over the image gets there; what is not written
     /// any more is taken off within minutes ([`flush_interval`](Self::flush_interval)). At least one word (64 granules)
     /// is always armed. A larger bound means fewer syncs for such writers. No effect on [`Durability::Process`]. For opening and creating.
     pub fn armed_bound(mut self, items: u64) -> Options {
@@ -239,7 +244,7 @@ impl Options {
         self
     }
 
-    /// How much of what the last checkpoint has frozen counts as armed, rounded out: twice as much as was frozen by default. What
+    /// How much of what the last checkpoint has frozen counts as armed, rounded out: in proportion to it by default. What
     /// is written in one cycle is likely to be written in the next: then no set of it waits for a sync. A crash makes it
     /// dirty, beside what is armed word by word ([`armed_bound`](Self::armed_bound)). For checkpoints that this process
     /// freezes. No effect on [`Durability::Process`]. For opening and creating.

@@ -660,23 +660,23 @@ fn info_says_what_a_crash_would_add_by_the_intent() {
     let frozen = map.freeze(None).unwrap();
     map.commit_checkpoint(frozen.uuid, false).unwrap();
     let items = |info: &Info| (info.armed_items, info.intent_items);
-    // Two granules were frozen; twice as much is two units of two.
+    // Two granules were frozen: two units of four, which is four times as much.
     let granules = |armed: u64, intent: u64| (armed << 16, intent << 16);
-    assert_eq!(items(&map.info().unwrap()), granules(4, 4));
+    assert_eq!(items(&map.info().unwrap()), granules(8, 8));
     // What it covers is armed; another granule of its word arms that word, in which it covers nothing beside it then.
     let before = map.stats().arms;
     map.set(0..2 << 16).unwrap();
-    assert_eq!((map.stats().arms, items(&map.info().unwrap())), (before, granules(4, 4)));
+    assert_eq!((map.stats().arms, items(&map.info().unwrap())), (before, granules(8, 8)));
     map.set(5 << 16..6 << 16).unwrap();
-    assert_eq!(items(&map.info().unwrap()), granules(66, 2));
-    assert_eq!(items(&inspect(&path).unwrap()), granules(66, 2));
-    assert_eq!(items(&check(&path, |_, _| ()).unwrap().info), granules(66, 2));
+    assert_eq!(items(&map.info().unwrap()), granules(68, 4));
+    assert_eq!(items(&inspect(&path).unwrap()), granules(68, 4));
+    assert_eq!(items(&check(&path, |_, _| ()).unwrap().info), granules(68, 4));
     drop(map);
     // At rest, and opened: that is what a crash has added, or confirmed.
-    assert_eq!(items(&inspect(&path).unwrap()), granules(66, 2));
-    assert_eq!(items(&check(&path, |_, _| ()).unwrap().info), granules(66, 2));
+    assert_eq!(items(&inspect(&path).unwrap()), granules(68, 4));
+    assert_eq!(items(&check(&path, |_, _| ()).unwrap().info), granules(68, 4));
     let map = Options::new().flush_interval(None).open(&path).unwrap();
-    assert_eq!((map.count(), map.stats().recovered_items), (66, 66 << 16));
+    assert_eq!((map.count(), map.stats().recovered_items), (68, 68 << 16));
     map.close().unwrap();
     assert_eq!(items(&inspect(&path).unwrap()), (0, 0), "a map that was closed has nothing armed");
 }

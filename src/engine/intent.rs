@@ -9,6 +9,7 @@ use super::round::Keep;
 use crate::error::Result;
 use crate::format::{Durability, Header, Point, PointRole, Reasons};
 use crate::hierarchy::{Shared, WordsMut};
+use crate::options::IntentBound;
 use std::sync::{Arc, PoisonError};
 
 impl Core {
@@ -33,16 +34,29 @@ impl Core {
 
     /// What a point that was just written predicts.
     pub(super) fn predicted(&self, header: &Header, point: &Point) -> Result<Option<Arc<IntentSet>>> {
-        // What a crash has added is not rounded out once more, or each crash would double it.
-        let crashed = header.dirt_reasons.contains(Reasons::CRASH);
-        let frozen = if crashed { point.granules.div_ceil(2) } else { point.granules };
-        let limit = self.intent_bound.granules(self.geometry(), frozen);
-        let most = limit.min(self.geometry().bits() / 2);
-        if self.durability == Durability::Process || point.granules == 0 || point.granules > most {
+        let mut limit = self.intent_bound.granules(self.geometry(), point.granules, self.armed_bound);
+        if header.dirt_reasons.contains(Reasons::CRASH) {
+            // What a crash has added is not rounded out once more, or each crash would multiply it.
+            limit = limit.min(point.granules);
+        }
+        let everything = point.granules == self.geometry().bits();
+        // A first full backup, and one after a doubt, say nothing of what is written.
+        let unwritten = everything && (header.committed_uuid.is_nil() || !Reasons::CRASH.contains(header.dirt_reasons));
+        if self.durability == Durability::Process || point.granules == 0 || point.granules > limit || unwritten {
             return Ok(None);
         }
         let set = PointSet::of_points(self.file(), header, [point])?;
         Ok(IntentSet::choose(point.uuid, set, limit).map(Arc::new))
+    }
+
+    /// Most words on the list beside an intent.
+    pub(super) fn list_bound(&self, intent: Option<&IntentSet>) -> u64 {
+        match intent {
+            Some(intent) if self.intent_bound == IntentBound::Proportional => {
+                self.armed_bound.saturating_sub(intent.beyond_twice()).max(1)
+            }
+            _ => self.armed_bound,
+        }
     }
 }
 

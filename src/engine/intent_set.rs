@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::file::pages::Count;
 use crate::file::points::covered_items;
 use crate::format::{Header, Intent, MAX_UNIT, State, Uuid, WordRanges};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, WORD_BITS};
 use crate::map_file::MapFile;
 use crate::query::{Search, WordsIter};
 
@@ -17,6 +17,8 @@ use crate::query::{Search, WordsIter};
 pub(crate) struct IntentSet {
     intent: Intent,
     set: PointSet,
+    /// Granules that it covers beyond twice those that the point holds.
+    beyond: u64,
 }
 
 impl IntentSet {
@@ -24,11 +26,13 @@ impl IntentSet {
     pub(crate) fn read(file: MapFile<'_>, header: &Header) -> Result<Option<IntentSet>> {
         let open = header.intent.zip(header.intent_point()).filter(|_| header.state == State::Open);
         let Some((intent, point)) = open else { return Ok(None) };
-        Ok(Some(IntentSet { intent, set: PointSet::of_points(file, header, [point])? }))
+        let mut read = IntentSet { intent, set: PointSet::of_points(file, header, [point])?, beyond: 0 };
+        let covered: u64 = read.words().map(|(_, word)| u64::from(word.count_ones())).sum();
+        read.beyond = covered.saturating_sub(point.granules.saturating_mul(2));
+        Ok(Some(read))
     }
 
-    /// A point that was just written, by the largest unit with which it is at most `limit` granules; none if there is none, or if
-    /// it holds so much that it predicts nothing.
+    /// A point that was just written, by the largest unit with which it is at most `limit` granules; none if there is none.
     pub(super) fn choose(point: Uuid, set: PointSet, limit: u64) -> Option<IntentSet> {
         let by_unit: [Intent; MAX_UNIT as usize + 1] = std::array::from_fn(|unit| Intent { point, unit: unit as u32 });
         let mut granules = [0; MAX_UNIT as usize + 1];
@@ -37,9 +41,9 @@ impl IntentSet {
             let rounded = by_unit.iter().map(|intent| u64::from((intent.round(word) & mask).count_ones()));
             granules.iter_mut().zip(rounded).for_each(|(all, more)| *all += more);
         }
-        let most = limit.min(set.geometry().bits() / 2);
-        let (&intent, _) = by_unit.iter().zip(granules).rev().find(|&(_, granules)| granules <= most)?;
-        (granules[0] > 0 && set.failed() == 0).then_some(IntentSet { intent, set })
+        let (&intent, covered) = by_unit.iter().zip(granules).rev().find(|&(_, granules)| granules <= limit)?;
+        let beyond = covered.saturating_sub(2 * granules[0]);
+        (granules[0] > 0 && set.failed() == 0).then_some(IntentSet { intent, set, beyond })
     }
 
     /// How a header names it.
@@ -67,6 +71,11 @@ impl IntentSet {
         let (g, mut count) = (self.geometry(), Count::default());
         self.words().filter(|(w, _)| !list.contains(*w)).for_each(|(w, word)| count.add_word(g, w, word));
         covered_items(g, list, &count, self.failed())
+    }
+
+    /// Words that the list has to spare for it, where it is to cover twice as much as the point holds.
+    pub(super) fn beyond_twice(&self) -> u64 {
+        self.beyond.div_ceil(WORD_BITS)
     }
 
     /// Whether it must end, with everything written: nobody knows what it covers.
@@ -107,9 +116,7 @@ mod tests {
         assert_eq!(chosen(&[0, 1, 130], 3), Some((0, 3)));
         assert_eq!(chosen(&[0, 1, 130], 2), None);
         assert_eq!(chosen(&[], 64), None, "nothing predicts nothing");
-        let most: Vec<u64> = (0..1 << 11).collect();
-        assert_eq!(chosen(&most, u64::MAX), Some((6, 1 << 11)));
-        let more: Vec<u64> = (0..(1 << 11) + 1).collect();
-        assert_eq!(chosen(&more, u64::MAX), None, "so much predicts nothing");
+        let all: Vec<u64> = (0..1 << 12).collect();
+        assert_eq!(chosen(&all, u64::MAX), Some((6, 1 << 12)));
     }
 }

@@ -103,8 +103,8 @@ impl Locked<'_> {
             self.allocate(0..core.geometry().words())?;
         }
         twin!(WriteThenForgetResets => self.forget_resets());
-        let kept = if ended { WordRanges::new() } else { self.hottest(&header.runs, keep) };
-        let mut list = header.runs.clone();
+        let before = header.runs.clone();
+        let mut list = before.clone();
         list.union(&also);
         if step!(ListReset => list != header.runs) {
             header.runs = list.clone();
@@ -117,11 +117,13 @@ impl Locked<'_> {
         if let Some(Some(next)) = &switch {
             self.allocate_for(next)?;
         }
+        let bound = core.list_bound(switch.as_ref().unwrap_or(&intent).as_deref());
+        let kept = if ended { WordRanges::new() } else { self.hottest(&before, keep, bound) };
         Ok(Round { list, intent: intent.filter(|_| !ended), kept, switch, more })
     }
 
     /// The words of a list that a flush leaves there: not those that were reset only.
-    fn hottest(&mut self, list: &WordRanges, keep: Keep) -> WordRanges {
+    fn hottest(&mut self, list: &WordRanges, keep: Keep, bound: u64) -> WordRanges {
         let core = self.core;
         let touched = |(page, words): PageRewrite| words_of_page((page, words & core.touched_in(page)));
         let (words, timed) = match keep {
@@ -129,8 +131,8 @@ impl Locked<'_> {
                 self.state.lately.forget();
                 return WordRanges::new();
             }
-            Keep::Hot => (core.armed_bound, true),
-            Keep::Room(more) => ((core.armed_bound / 4 * 3).min(core.armed_bound.saturating_sub(more)), false),
+            Keep::Hot => (bound, true),
+            Keep::Room(more) => ((bound / 4 * 3).min(bound.saturating_sub(more)), false),
         };
         let touched = list.iter().flat_map(|run| words_of(run.range())).flat_map(touched).collect();
         self.state.lately.touched(touched, list, timed);

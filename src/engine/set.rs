@@ -221,13 +221,14 @@ impl Core {
         if self.view.armed()[wanted.start as usize].load(SeqCst) & cover & mask == mask {
             return Ok(()); // Somebody armed it for us while we waited.
         }
-        let add = self.select(&mut lock, &header, &wanted);
+        let bound = self.list_bound(intent);
+        let add = self.select(&mut lock, &header, &wanted, bound);
         let mut listed = unlisted(&add, intent, (wanted.start, mask & !cover));
         if listed.encoded_len() > MAX_LIST / 4 {
             // The intent cuts it into too many runs. Naming what is covered as well only adds dirt.
             listed = add.clone();
         }
-        if !self.fits(&header.runs, &listed) {
+        if !self.fits(&header.runs, &listed, bound) {
             // Leaves room for what was chosen, or an empty list.
             header = lock.flush_to(Keep::Room(listed.words()), None)?;
         }
@@ -273,19 +274,19 @@ impl Core {
         rewrites
     }
 
-    fn fits(&self, list: &WordRanges, add: &WordRanges) -> bool {
+    fn fits(&self, list: &WordRanges, add: &WordRanges, bound: u64) -> bool {
         if self.durability == Durability::Process {
             return true;
         }
         let mut all = list.clone();
         all.union(add);
         // A quarter of the room is left to flushes, which list what was reset and not set.
-        all.encoded_len() <= MAX_LIST / 4 * 3 && !step!(BoundList => all.words() > self.armed_bound)
+        all.encoded_len() <= MAX_LIST / 4 * 3 && !step!(BoundList => all.words() > bound)
     }
 
     /// What to arm: the caller's words, those that other threads of this process wait for, and words ahead of a
     /// writer that goes through the map in order; within the bound.
-    fn select(&self, lock: &mut Locked<'_>, header: &Header, wanted: &Range<u64>) -> WordRanges {
+    fn select(&self, lock: &mut Locked<'_>, header: &Header, wanted: &Range<u64>, bound: u64) -> WordRanges {
         let words = self.geometry().words();
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if self.durability == Durability::Process {
@@ -294,7 +295,7 @@ impl Core {
             return WordRanges::one(chunks.start * CHUNK_WORDS..(chunks.end * CHUNK_WORDS).min(words));
         }
         let own = wanted.start..wanted.end.min(words);
-        let room = self.armed_bound.max(own.end - own.start);
+        let room = bound.max(own.end - own.start);
         let ahead = lock.ahead_of(&own).min(self.ahead_bound);
         let mut add = WordRanges::one(own.clone());
         for range in waiting.iter().filter(|r| *r != wanted) {

@@ -21,7 +21,7 @@ use std::io::Cursor;
 struct Counts {
     map: Option<Vec<bool>>,
     /// How much of each point, by its identity; all of it where a page of it fails.
-    points: Vec<(format::Uuid, u64)>,
+    points: Vec<(String, u64)>,
 }
 
 fn point_counts(disk: &SimDisk, header: &Header, point: &Point) -> u64 {
@@ -44,7 +44,12 @@ fn counts(content: &Image) -> Counts {
     let header = &loaded.header;
     // A point that is only the intent goes when it has been made dirty.
     let points = header.points.iter().filter(|point| point.role != PointRole::Intent);
-    let points = points.map(|point| (point.uuid, point_counts(&disk, header, point))).collect();
+    let points = points.map(|point| {
+        // A kept one that repair mends has another identity from then on.
+        let key = if point.role == PointRole::Kept { point.name.clone() } else { point.uuid.to_string() };
+        (key, point_counts(&disk, header, point))
+    });
+    let points = points.collect();
     Counts { map: Some(map), points }
 }
 

@@ -184,10 +184,11 @@ pub(super) fn a_freezer_wakes_up_in_the_freeze_of_another() -> Verdict {
     check_crash(&disk.device(), &truth, None)
 }
 
-/// The space of a point that was given up is used for another one, which has fewer pages. The power went before the old
-/// ones were gone.
+/// The space of a point that was given up, when the next one became the intent, is used for another one, which has fewer
+/// pages. The power went before the old ones were gone.
 pub(super) fn old_pages_of_a_point_come_back() -> Verdict {
-    let before = run(&[Op::Set(0..9000), Op::Freeze(None), Op::Commit, Op::Flush], fresh(), Vec::new(), None)?;
+    let cycle = |bits| [Op::Set(bits), Op::Freeze(None), Op::Commit, Op::Flush];
+    let before = run(&[cycle(0..9000), cycle(9000..9001)].concat(), fresh(), Vec::new(), None)?;
     let disk = SimDisk::new(before.disk.device(), Vec::new());
     let mut core = None;
     for op in [Op::Set(0..1), Op::Freeze(None)] {

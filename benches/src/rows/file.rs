@@ -8,7 +8,7 @@ use crate::harness::{Contender, Kind, Measured, measure, timed};
 use crate::inputs::{Rng, positions};
 use crate::mounted::{Mounted, make, sh};
 use crate::peers::{Bits, OK, Plain};
-use dirtymap::{DirtyMap, Options};
+use dirtymap::{DirtyMap, IntentBound, Options};
 use fixedbitset::FixedBitSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -220,6 +220,45 @@ fn open(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
         out.push(measure(row, scale.rounds, contenders));
         std::fs::remove_file(&path).expect("remove it");
     }
+    crashed_with_an_intent(scale, dir, out);
+}
+
+/// The same with all dirt in the write intent, against a map that has none.
+fn crashed_with_an_intent(scale: &Scale, dir: &Path, out: &mut Vec<Measured>) {
+    if !scale.wants("open, crashed, with an intent") {
+        return;
+    }
+    let bits = scale.bits;
+    let mut at = positions(bits, (bits / 4096 / 100) as usize);
+    at.sort_unstable();
+    at.dedup_by_key(|bit| *bit / 4096);
+    let item = |bit: &u64| bit * GRANULE..bit * GRANULE + 1;
+    let crash = |map: DirtyMap| {
+        map.reset(at[0] * GRANULE..(at[0] + 1) * GRANULE).and_then(|_| map.flush()).expect("flush");
+        map.set(item(&at[0])).expect("set");
+    };
+    let bounds = [("dirtymap", Kind::Ours, IntentBound::default()), ("without", Kind::ByHand, IntentBound::None)];
+    let contenders = bounds.map(|(name, kind, bound)| {
+        let (path, at) = (dir.join(format!("crashed {name}")), &at);
+        let create = || options().armed_bound(1 << 62).intent_bound(bound).create(&path, bits * GRANULE);
+        let map = create().expect("create a map");
+        at.iter().for_each(|bit| _ = map.set(item(bit)).expect("set"));
+        let frozen = map.freeze(None).expect("freeze");
+        map.commit_checkpoint(frozen.uuid, false).expect("commit");
+        at.iter().for_each(|bit| _ = map.set(item(bit)).expect("set"));
+        map.flush().expect("flush");
+        crash(map);
+        Contender::new(name, kind, move || {
+            let (took, map) = timed(|| options().intent_bound(bound).open(&path).expect("open"));
+            assert_eq!(map.recovery().intent_items > 0, bound != IntentBound::None, "what crashed");
+            let found = at.iter().filter(|bit| map.any(item(bit)).expect(OK)).count() as u64;
+            crash(map);
+            (took, found)
+        })
+    });
+    let state = format!("2^{} bits, one bit in each of 1 % of the pages, all frozen and set again", bits.ilog2());
+    let row = row("open, crashed, with an intent", state, at.len() as u64, "page").at_most(1.2, "without");
+    out.push(measure(row, scale.rounds, contenders.into()));
 }
 
 /// Random 64 KiB writes to an image, with and without a map.

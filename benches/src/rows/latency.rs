@@ -32,10 +32,20 @@ pub struct Latency {
 const NAME: &str = "latency of set";
 const GRANULE: u64 = 1 << 16;
 const BITS: u64 = 1 << 20;
-/// Where new bits are set: 1 GiB, as much as is armed at most by default.
+/// Where new bits are set: 1 GiB.
 const NEW: u64 = 1 << 14;
 /// The flusher's own bits, at the end of the map, so that every flush has something to write.
 const OWN: u64 = 1 << 12;
+
+/// What the bits are that are set.
+#[derive(Clone, Copy, PartialEq)]
+enum Work {
+    Durable,
+    /// Reset by the flusher, and so neither set nor armed.
+    Reset,
+    /// Reset by the flusher, and armed by the write intent.
+    Intended,
+}
 
 /// Counts by size, 16 steps to each doubling.
 pub struct Histogram {
@@ -141,35 +151,35 @@ pub fn rows(scale: &Scale, dir: &Path) -> Vec<Latency> {
     }
     let time = Duration::from_millis(if scale.rounds < 11 { 300 } else { 3000 });
     let options = || Options::new().flush_interval(None);
+    let shared = || options().access(Access::Shared);
+    let process = options().durability(Durability::Process);
+    let (durable, disarmed) =
+        ("2^20 bits, set and flushed, at random", "2^14 bits at random, reset and disarmed by every flush");
+    let intended = "2^14 bits at random, reset by every flush; a checkpoint has frozen them";
     let rows = [
         ("anonymous memory: fetch_or", "2^20 bits, at random", None),
-        ("DirtyMap::set, alone", "2^20 bits, set and flushed, at random", Some((options(), false))),
-        (
-            "DirtyMap::set, shared",
-            "2^20 bits, set and flushed, at random",
-            Some((options().access(Access::Shared), false)),
-        ),
-        ("DirtyMap::set, alone", "2^14 bits at random, reset and disarmed by every flush", Some((options(), true))),
-        (
-            "DirtyMap::set, shared",
-            "2^14 bits at random, reset and disarmed by every flush",
-            Some((options().access(Access::Shared), true)),
-        ),
-        (
-            "DirtyMap::set, `Process`",
-            "2^14 bits at random, reset by every flush",
-            Some((options().durability(Durability::Process), true)),
-        ),
+        ("DirtyMap::set, alone", durable, Some((options(), Work::Durable))),
+        ("DirtyMap::set, shared", durable, Some((shared(), Work::Durable))),
+        ("DirtyMap::set, alone", disarmed, Some((options(), Work::Reset))),
+        ("DirtyMap::set, shared", disarmed, Some((shared(), Work::Reset))),
+        ("DirtyMap::set, alone, second cycle", intended, Some((options(), Work::Intended))),
+        ("DirtyMap::set, shared, second cycle", intended, Some((shared(), Work::Intended))),
+        ("DirtyMap::set, `Process`", "2^14 bits at random, reset by every flush", Some((process, Work::Reset))),
     ];
     for (what, state, map) in rows {
         eprintln!("{NAME}: {what} ({state})");
         let path = dir.join("latency");
-        let (options, new) = map.clone().unwrap_or((options(), false));
+        let (options, work) = map.clone().unwrap_or((options(), Work::Durable));
         let create = || options.create(&path, BITS * GRANULE);
         let map_of_this = create().expect("create a map");
+        if work == Work::Intended {
+            map_of_this.set(0..NEW * GRANULE).expect("set");
+            let frozen = map_of_this.freeze(None).expect("freeze");
+            map_of_this.commit_checkpoint(frozen.uuid, false).expect("commit");
+        }
         map_of_this.set_all().and_then(|_| map_of_this.flush()).expect("flush");
         let memory: Vec<_> = (0..BITS / 64).map(|_| AtomicU64::new(u64::MAX)).collect();
-        let (bits, reset) = if new { (NEW, NEW) } else { (BITS - OWN, 0) };
+        let (bits, reset) = if work == Work::Durable { (BITS - OWN, 0) } else { (NEW, NEW) };
         let mut rng = Rng(11);
         let before = map_of_this.stats();
         let (histogram, fsyncs) = under_load(dir, time, &map_of_this, reset, || {

@@ -64,15 +64,34 @@ pub fn child(path: &str, first: u64, n: u64) {
         }
         let start = Duration::from_nanos(start.parse().expect("a time"));
         // Awake in good time: on a busy machine a sleep takes some milliseconds longer.
-        sleep(start.saturating_sub(clock(Monotonic) + LEAD / 2));
-        let late = clock(Monotonic) > start;
-        while clock(Monotonic) < start {
-            spin_loop();
-        }
+        let wait = || {
+            sleep(start.saturating_sub(clock(Monotonic) + LEAD / 2));
+            let late = clock(Monotonic) > start;
+            while clock(Monotonic) < start {
+                spin_loop();
+            }
+            late
+        };
+        let bracket = |i: u64| drop(map.begin_write(write(scattered(i))).expect("begin a write"));
+        let late = if work == "brackets" {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    let late = wait();
+                    (n..2 * n).for_each(bracket);
+                    late
+                });
+                let late = wait();
+                (0..n).for_each(bracket);
+                late | other.join().expect("no thread panics")
+            })
+        } else {
+            wait()
+        };
         match work {
+            "brackets" => (),
             "set" => (0..n).for_each(|i| _ = map.set(write(scattered(i))).expect("set")),
             "own" => (0..n).for_each(|i| _ = own.set(write(scattered(i))).expect("set")),
-            "bracket" => (0..n).for_each(|i| drop(map.begin_write(write(scattered(i))).expect("begin a write"))),
+            "bracket" => (0..n).for_each(bracket),
             "arm" => (0..n).for_each(|i| _ = map.set(write(i)).expect("set")),
             _ => (0..n).for_each(|i| {
                 let (word, mask) = (scattered(i) as usize / 64, 1 << (scattered(i) % 64));
@@ -119,13 +138,18 @@ impl Bench {
         }
     }
 
-    /// Lets the first few processes work: the time until the last one is done.
+    /// Lets the first few processes work, or as many threads of the first: the time until the last one is done.
     fn run(&mut self, work: &str, count: usize) -> f64 {
         let mut lead = LEAD;
+        let (work, processes) = match (work, count) {
+            ("threads", 1) => ("bracket", 1),
+            ("threads", _) => ("brackets", 1),
+            _ => (work, count),
+        };
         loop {
             self.prepare(work);
             let start = (clock(Monotonic) + lead).as_nanos();
-            let working = &mut self.processes[..count];
+            let working = &mut self.processes[..processes];
             for process in &mut *working {
                 writeln!(process.input.as_mut().expect("piped"), "{work} {start}").expect("it listens");
             }
@@ -162,16 +186,21 @@ impl Bench {
         }
         let [one, two, plain_one, plain_two] = fastest;
         let (times, limit) = (2.0 * one / two, 2.0 * plain_one / plain_two);
-        let least = (work == "set").then_some(1.8);
+        let least = match work {
+            "set" | "threads" => Some(1.8),
+            "arm" => Some(1.7),
+            _ => None,
+        };
         Scaled { what, state, ns: one / self.n as f64, times, in_rounds: median(in_rounds), limit, least }
     }
 }
 
 pub fn rows(scale: &Scale, dir: &Path) -> Vec<Scaled> {
-    const ROWS: [(&str, &str, &str); 4] = [
+    const ROWS: [(&str, &str, &str); 5] = [
         ("two processes: set", "set", "bits, half of them set, all armed; random order"),
         ("two processes: set, a map each", "own", "bits, half of them set, all armed; random order"),
         ("two processes: begin_write", "bracket", "bits, half of them set, all armed; random order"),
+        ("two threads: begin_write", "threads", "bits, half of them set by each, all armed; random order"),
         ("two processes: set, arming", "arm", "bits, the first half set, nothing armed; front to back"),
     ];
     let wanted: Vec<_> = ROWS.into_iter().filter(|row| scale.wants(row.0)).collect();

@@ -68,7 +68,32 @@ fn crashes_do_not_make_an_intent_grow() {
             core.intent(&header_on(&disk)).unwrap().unwrap().items_beside(&WordRanges::new())
         })
         .collect();
-    assert_eq!(sizes, [2; 5]);
+    assert_eq!(sizes, [4; 5]);
+}
+
+/// A checkpoint of everything that was written is an intent; a first one is not, nor one after a doubt.
+#[test]
+fn what_a_doubt_has_made_dirty_predicts_nothing() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    let intended = |reason: Reasons| {
+        core.add_dirt(reason, || core.set_bits(0..BITS)).unwrap();
+        check_in(&core);
+        core.intent(&header_on(&disk)).unwrap().map(|intent| intent.items_beside(&WordRanges::new()))
+    };
+    assert_eq!(intended(Reasons::NONE), None, "a first full backup");
+    assert_eq!(intended(Reasons::NONE), Some(BITS));
+    assert_eq!(intended(Reasons::IMAGE_CHANGED), None);
+    assert_eq!(intended(Reasons::CRASH), Some(BITS));
+}
+
+#[test]
+fn an_intent_may_be_bounded_in_items() {
+    let geometry = Geometry::new(1 << 40, 16).unwrap();
+    let granules = |bound: IntentBound, armed_bound| bound.granules(&geometry, 1000, armed_bound);
+    assert_eq!(granules(IntentBound::Items(10 << 16), 64), 10);
+    assert_eq!(granules(IntentBound::None, 64), 0);
+    assert_eq!([granules(IntentBound::Proportional, 1), granules(IntentBound::Proportional, 1000)], [2032, 4000]);
 }
 
 /// Nothing is armed by it, and it ends.
