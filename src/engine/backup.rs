@@ -8,7 +8,7 @@ use crate::file::locks::locked;
 use crate::file::reasons::forget;
 use crate::format::{Header, Stamp};
 use crate::sys::Lock;
-use crate::sys::facts;
+use crate::sys::os;
 
 /// A backup that is complete.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ impl Completed {
     pub(crate) fn record(&self, header: &mut Header) {
         header.target = Some(self.target);
         header.begun = None;
-        header.backup_time = facts::now();
+        header.backup_time = os::now();
         count_audit(header, self.audited, 0);
     }
 }
@@ -31,7 +31,7 @@ pub(crate) fn count_audit(header: &mut Header, audited: u64, missed: u64) {
     if audited > 0 {
         header.audited = header.audited.saturating_add(audited);
         header.audit_missed = header.audit_missed.saturating_add(missed);
-        header.audit_time = facts::now();
+        header.audit_time = os::now();
     }
 }
 

@@ -19,7 +19,7 @@ use crate::file::reasons::forget;
 use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
 use crate::progress::Step;
 use crate::query::WordsIter;
-use crate::sys::facts;
+use crate::sys::os;
 use crate::trace::event;
 use std::time::Duration;
 
@@ -240,7 +240,7 @@ impl Core {
         header.checkpoint_state = CheckpointState::Normal;
         header.checkpoint_uuid = Uuid::NIL;
         header.committed_uuid = *uuid;
-        header.committed_time = facts::now();
+        header.committed_time = os::now();
         if let Some(backup) = backup {
             backup.record(&mut header);
         }

@@ -10,7 +10,7 @@ use crate::file::headers::set_exact;
 use crate::format::Durability;
 use crate::format::{Session, State, Uuid, WordRanges};
 use crate::shm::runtime;
-use crate::sys::facts;
+use crate::sys::os;
 use crate::trace::event;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -39,7 +39,7 @@ impl Core {
         header.runs = WordRanges::new();
         header.state = State::Clean;
         header.nonce = Uuid::NIL;
-        header.last_clean = facts::now();
+        header.last_clean = os::now();
         header.session.flags &= !(Session::OUTLIVE | Session::OUTLIVED);
         header.clean_dirty_bits = step!(CountAtClose => dirty_bits);
         match image {

@@ -54,7 +54,7 @@ impl Locked<'_> {
     /// The newest valid header of the file, made durable if its writer died or failed before it was (rule 5).
     pub(crate) fn refresh_header(&self) -> Result<Header> {
         let core = self.core;
-        let headers::Newest { mut header, rivals, .. } = headers::newest(core.file())?;
+        let headers::Newest { mut header, conflicting, .. } = headers::newest(core.file())?;
         let known = core.last_durable();
         if step!(RefuseOlder => header.sequence < known.sequence) {
             let found = format!("sequence number {} as the newest", header.sequence);
@@ -75,7 +75,7 @@ impl Locked<'_> {
         // although it cannot be read back now. Nothing may rest on an older header until it is overwritten.
         let begun = core.view.runtime()[runtime::ATTEMPTED].load(SeqCst);
         let last = header.sequence.max(step!(RememberAttempt => begun));
-        if step!(DoubtNewest => rivals || last != known.sequence) {
+        if step!(DoubtNewest => conflicting || last != known.sequence) {
             self.commit(&mut header)?;
         }
         step!(PublishRefreshed => core.say_checkpoint(header.checkpoint_state));

@@ -21,7 +21,7 @@ use crate::progress::Step;
 use crate::shm::runtime;
 use crate::shm::space::{self, Allocated, CHUNK_WORDS, Place};
 use crate::shm::view::ShmView;
-use crate::sys::facts;
+use crate::sys::os;
 use crate::trace::event;
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -78,7 +78,7 @@ impl Core {
         forget_intent(&mut header);
         if self.in_file {
             // Who looks at the old volatile part must see that it is not the map any more.
-            header.nonce = Uuid(facts::random().map_err(self.io("get random bytes"))?);
+            header.nonce = Uuid(os::random().map_err(self.io("get random bytes"))?);
         }
         self.move_to(&mut header, geometry)?;
         header.clean_dirty_bits = header.clean_dirty_bits.min(geometry.bits());

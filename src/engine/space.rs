@@ -96,7 +96,7 @@ impl RegionAllocator<'_> {
         let mut taken = header.regions().into_iter().map(|(_, range)| range).collect();
         let point = Point {
             uuid: create::random_uuid().map_err(self.core.io("get random bytes"))?,
-            time: crate::sys::facts::now(),
+            time: crate::sys::os::now(),
             role: PointRole::Outstanding,
             name: String::new(),
             table_offset: place(&mut taken, table_length(&header.geometry)).start,

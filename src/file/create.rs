@@ -13,7 +13,7 @@ use crate::map_file::MapFile;
 use crate::options::Options;
 use crate::progress::Step;
 use crate::query::Search;
-use crate::sys::{FileDisk, Permit, WriteSegment, create, facts, fs};
+use crate::sys::{FileDisk, Permit, WriteSegment, create, fs, os};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ impl NewFile {
         let new = NewFile::at(path, permit)?;
         let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
         if fs::kind(new.file()).map_err(io("look at the file system"))? == fs::FsKind::Btrfs {
-            facts::set_nocow(new.file()).map_err(io("switch copy-on-write off (needed on btrfs)"))?;
+            os::set_nocow(new.file()).map_err(io("switch copy-on-write off (needed on btrfs)"))?;
         }
         Ok(new)
     }
@@ -113,7 +113,7 @@ fn write_parts(
     let mut header = Header::new(random_uuid().map_err(&io)?, geometry, options.durability);
     file.disk.extend(header.file_length()).map_err(&io)?;
     header.label.clone_from(&options.label);
-    header.created = facts::now();
+    header.created = os::now();
     if !options.added.is_empty() {
         (header.dirt_reasons, header.dirt_time) = (options.added, header.created);
     }
@@ -142,7 +142,7 @@ fn write_parts(
 
 /// A random identity, marked as such (RFC 9562, version 4).
 pub(crate) fn random_uuid() -> std::io::Result<Uuid> {
-    let mut bytes: [u8; 16] = facts::random()?;
+    let mut bytes: [u8; 16] = os::random()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(Uuid(bytes))

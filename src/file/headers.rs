@@ -75,7 +75,7 @@ pub(crate) struct Newest {
     /// The pair that holds it.
     pub pair: usize,
     /// Another commit with the same sequence number is there as well: write it anew before anything else.
-    pub rivals: bool,
+    pub conflicting: bool,
     /// A commit that was durable is lost, and with it what it listed: see [`lost_commit`].
     pub lost_commit: bool,
 }
@@ -106,7 +106,7 @@ pub(crate) fn choose_also_cut_off(file: MapFile<'_>, copies: &Copies) -> Result<
                 .map_err(file.io("identify the file"))?,
             header: Header { runs: choice.armed.clone(), ..choice.header.clone() },
             pair: format::pair_of(choice.copy),
-            rivals: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Conflicting { .. })),
+            conflicting: choice.disagreements.iter().any(|d| matches!(d, Disagreement::Conflicting { .. })),
         }),
         Err(none) => Err(no_header(file, &none, len)),
     };
@@ -233,12 +233,12 @@ pub(crate) fn damaged_copies(copies: &Copies, newest: &Newest) -> Vec<usize> {
     let bad = |copy: &usize| match &copies[*copy] {
         Err(_) => true,
         Ok(header) => {
-            header.uuid != newest.header.uuid || !twin_agrees(copies, *copy) || is_rival(copies, newest, header)
+            header.uuid != newest.header.uuid || !twin_agrees(copies, *copy) || is_conflicting(copies, newest, header)
         }
     };
     let bad: Vec<usize> = (0..COPIES).filter(bad).collect();
     let one_pair = bad.iter().all(|&c| pair_of(c) == pair_of(bad[0]));
-    if newest.header.state == State::Open && one_pair && !newest.rivals && !newest.lost_commit
+    if newest.header.state == State::Open && one_pair && !newest.conflicting && !newest.lost_commit
         || was_closing(copies, newest, &bad)
     {
         Vec::new()
@@ -263,7 +263,7 @@ fn twin_agrees(copies: &Copies, copy: usize) -> bool {
 }
 
 /// Whether `header` has the newest sequence number and is not what the first copy with it says.
-pub(crate) fn is_rival(copies: &Copies, newest: &Newest, header: &Header) -> bool {
+pub(crate) fn is_conflicting(copies: &Copies, newest: &Newest, header: &Header) -> bool {
     let same = |h: &&Header| h.uuid == newest.header.uuid && h.sequence == newest.header.sequence;
     same(&header) && copies.iter().flatten().find(same) != Some(header)
 }

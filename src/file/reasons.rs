@@ -1,7 +1,7 @@
 //! Why there is dirt that no caller has set, as the header records it.
 
 use crate::format::{Header, Reasons, State};
-use crate::sys::facts;
+use crate::sys::os;
 
 /// Why there is dirt that was not set, here or in the outstanding point.
 pub(crate) fn reasons(header: &Header) -> Reasons {
@@ -13,7 +13,7 @@ pub(crate) fn reasons(header: &Header) -> Reasons {
 pub(crate) fn remember(header: &mut Header, reasons: Reasons) {
     if !reasons.is_empty() {
         header.dirt_reasons |= reasons;
-        header.dirt_time = facts::now();
+        header.dirt_time = os::now();
     }
 }
 

@@ -146,11 +146,11 @@ pub fn select(copies: &[Result<Header, HeaderProblem>; COPIES]) -> Result<Header
     }
 }
 
-/// Adds to `armed` what a rival of the header calls for.
-fn join(armed: &mut WordRanges, header: &Header, rival: &Header) {
-    let as_rival = Header { runs: rival.runs.clone(), ..header.clone() };
-    if as_rival == *rival {
-        armed.union(&rival.runs);
+/// Adds to `armed` what a conflicting copy calls for.
+fn join(armed: &mut WordRanges, header: &Header, other: &Header) {
+    let as_other = Header { runs: other.runs.clone(), ..header.clone() };
+    if as_other == *other {
+        armed.union(&other.runs);
     } else {
         armed.insert(0..header.geometry.words());
     }
@@ -314,29 +314,29 @@ pub(super) mod tests {
     }
 
     #[test]
-    pub(crate) fn rivals_that_differ_in_their_lists_arm_both() {
-        let mut rival = with(9).unwrap();
-        rival.runs = [3..4, 100..110].into_iter().collect();
-        let copies = [with(8), with(9), with(8), Ok(rival.clone())];
+    pub(crate) fn conflicting_copies_that_differ_in_their_lists_arm_both() {
+        let mut other = with(9).unwrap();
+        other.runs = [3..4, 100..110].into_iter().collect();
+        let copies = [with(8), with(9), with(8), Ok(other.clone())];
         let choice = chosen(&copies, 1, 9);
         assert_eq!(choice.disagreements, [Disagreement::Conflicting { copy: 3, sequence: 9 }]);
         let mut both = rich().runs;
-        both.union(&rival.runs);
+        both.union(&other.runs);
         assert_eq!(choice.armed, both);
     }
 
     #[test]
-    fn rivals_that_differ_in_more_arm_everything() {
+    fn conflicting_copies_that_differ_in_more_arm_everything() {
         let differences: [fn(&mut Header); 3] = [
-            |rival| rival.dirt_time += 1,
-            |rival| rival.intent = None,
-            |rival| rival.intent = rival.intent.map(|intent| Intent { unit: 5, ..intent }),
+            |other| other.dirt_time += 1,
+            |other| other.intent = None,
+            |other| other.intent = other.intent.map(|intent| Intent { unit: 5, ..intent }),
         ];
         for differ in differences {
-            let mut rival = with(9).unwrap();
-            differ(&mut rival);
-            rival.runs = WordRanges::new();
-            let copies = [with(9), torn(), Ok(rival), with(9)];
+            let mut other = with(9).unwrap();
+            differ(&mut other);
+            other.runs = WordRanges::new();
+            let copies = [with(9), torn(), Ok(other), with(9)];
             let choice = chosen(&copies, 0, 9);
             assert_eq!(choice.disagreements, [Disagreement::Conflicting { copy: 2, sequence: 9 }]);
             assert_eq!(choice.armed, WordRanges::one(0..choice.header.geometry.words()));

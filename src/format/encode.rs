@@ -8,7 +8,7 @@ use super::fields::{Field, header as h, point as p, point_at};
 use super::header::Header;
 use super::layout::Layout;
 use super::point::Point;
-use super::problem::{HeaderProblem, impossible};
+use super::problem::{HeaderProblem, invalid};
 use super::sizes::{MAGIC, MAX_LABEL, MAX_LIST, MAX_POINT_NAME, MAX_POINTS, VERSION};
 use crate::geometry::LEVELS;
 
@@ -118,16 +118,12 @@ impl Header {
     /// What cannot even be put into bytes.
     fn fits(&self) -> Result<(), HeaderProblem> {
         let limit = |field: Field, found: usize, max: usize| {
-            if found <= max { Ok(()) } else { Err(impossible(field, found, format_args!("at most {max}"))) }
+            if found <= max { Ok(()) } else { Err(invalid(field, found, format_args!("at most {max}"))) }
         };
         limit(h::USED, self.runs.encoded_len(), MAX_LIST)?;
         let (words, end) = (self.geometry.words(), self.runs.as_slice().last().map_or(0, |run| run.end()));
         if end > words {
-            return Err(impossible(
-                h::RUN_COUNT,
-                format_args!("words up to {end}"),
-                format_args!("words below {words}"),
-            ));
+            return Err(invalid(h::RUN_COUNT, format_args!("words up to {end}"), format_args!("words below {words}")));
         }
         limit(h::POINT_COUNT, self.points.len(), MAX_POINTS)?;
         limit(h::LABEL_LENGTH, self.label.len(), MAX_LABEL)?;

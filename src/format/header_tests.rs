@@ -112,7 +112,7 @@ fn after_in(header: &Header, edit: impl FnOnce(&mut [u8])) -> Result<Header, Hea
     Header::parse(&bytes)
 }
 
-/// The edit is refused, as impossible, for the field at this place, and the offset lies in it.
+/// The edit is refused, as invalid, for the field at this place, and the offset lies in it.
 #[track_caller]
 fn refused(place: &str, at: std::ops::Range<usize>, edit: impl FnOnce(&mut [u8])) -> HeaderProblem {
     let problem = after(edit).expect_err(place);

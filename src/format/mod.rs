@@ -29,7 +29,7 @@ mod header_tests;
 
 #[cfg(test)]
 pub(crate) use choice::tests::{
-    between_two_maps_with_equally_many_copies_nobody_can_tell, rivals_that_differ_in_their_lists_arm_both,
+    between_two_maps_with_equally_many_copies_nobody_can_tell, conflicting_copies_that_differ_in_their_lists_arm_both,
     what_a_newer_version_committed_is_not_passed_over,
 };
 pub use choice::{Disagreement, HeaderSelection, NoHeader, select};

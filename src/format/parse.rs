@@ -10,7 +10,7 @@ use super::layout::{Layout, VolatileLayout, bottom_length, region, table_length}
 use super::list::BadRun;
 use super::page::is_zeros;
 use super::point::{INTENT_ONLY, Intent, KEPT, OUTSTANDING, Point, PointRole, SNAPSHOT};
-use super::problem::{HeaderProblem, ProblemClass, impossible, impossible_in, problem};
+use super::problem::{HeaderProblem, ProblemClass, invalid, invalid_in, problem};
 use super::runs::WordRanges;
 use super::sizes::{
     ALIGN, COPY_BYTES, FIXED_BYTES, KNOWN_INCOMPATIBLE, MAGIC, MAX_FILE_LENGTH, MAX_LIST, MAX_POINTS, MAX_SEQUENCE,
@@ -80,7 +80,7 @@ impl<'a> Checked<'a> {
         let identity = (actual == Some(crc)).then_some((uuid, sequence));
         let known = |problem: HeaderProblem| HeaderProblem { identity, ..problem };
         if version < VERSION && identity.is_some() {
-            return Err(known(impossible(h::FORMAT_VERSION, version, VERSION)));
+            return Err(known(invalid(h::FORMAT_VERSION, version, VERSION)));
         }
         if version > VERSION {
             return fail(ProblemClass::Version, h::FORMAT_VERSION, &version, &VERSION).map_err(known);
@@ -154,8 +154,7 @@ impl<'a> Checked<'a> {
             audited: self.u64(h::AUDITED),
             audit_missed: self.u64(h::AUDIT_MISSED),
             audit_time: self.i64(h::AUDIT_TIME),
-            label: text(b, h::LABEL_LENGTH, h::LABEL, 0)
-                .map_err(|(field, found, want)| impossible(field, found, want))?,
+            label: text(b, h::LABEL_LENGTH, h::LABEL, 0).map_err(|(field, found, want)| invalid(field, found, want))?,
             points,
             intent,
             runs: self.runs(&geometry, counts)?,
@@ -170,10 +169,10 @@ impl<'a> Checked<'a> {
 
     fn identity(&self) -> Result<(), HeaderProblem> {
         if self.uuid.is_nil() {
-            return Err(impossible(h::UUID, "zeros", "an identity"));
+            return Err(invalid(h::UUID, "zeros", "an identity"));
         }
         if !(1..=MAX_SEQUENCE).contains(&self.sequence) {
-            return Err(impossible(h::SEQUENCE, self.sequence, format_args!("1 to {MAX_SEQUENCE}")));
+            return Err(invalid(h::SEQUENCE, self.sequence, format_args!("1 to {MAX_SEQUENCE}")));
         }
         Ok(())
     }
@@ -184,11 +183,11 @@ impl<'a> Checked<'a> {
         let state = match self.u32(h::STATE) {
             1 => State::Clean,
             2 => State::Open,
-            found => return Err(impossible(h::STATE, found, "1 (CLEAN) or 2 (OPEN)")),
+            found => return Err(invalid(h::STATE, found, "1 (CLEAN) or 2 (OPEN)")),
         };
         match (state, nonce.is_nil()) {
-            (State::Clean, false) => Err(impossible(h::NONCE, nonce, "zeros in state CLEAN")),
-            (State::Open, true) => Err(impossible(h::NONCE, "zeros", "a session in state OPEN")),
+            (State::Clean, false) => Err(invalid(h::NONCE, nonce, "zeros in state CLEAN")),
+            (State::Open, true) => Err(invalid(h::NONCE, "zeros", "a session in state OPEN")),
             _ => Ok((state, nonce)),
         }
     }
@@ -197,14 +196,14 @@ impl<'a> Checked<'a> {
         Ok(match self.u32(h::DURABILITY) {
             1 => Durability::PowerLoss,
             2 => Durability::Process,
-            found => return Err(impossible(h::DURABILITY, found, "1 (PowerLoss) or 2 (Process)")),
+            found => return Err(invalid(h::DURABILITY, found, "1 (PowerLoss) or 2 (Process)")),
         })
     }
 
     fn clean_dirty_bits(&self, geometry: &Geometry) -> Result<u64, HeaderProblem> {
         let found = self.u64(h::CLEAN_DIRTY_BITS);
         if found > geometry.bits() {
-            return Err(impossible(h::CLEAN_DIRTY_BITS, found, format_args!("at most {} bits", geometry.bits())));
+            return Err(invalid(h::CLEAN_DIRTY_BITS, found, format_args!("at most {} bits", geometry.bits())));
         }
         Ok(found)
     }
@@ -250,21 +249,21 @@ impl<'a> Checked<'a> {
     fn geometry(&self) -> Result<Geometry, HeaderProblem> {
         let (len, granularity) = (self.u64(h::LEN), self.u32(h::GRANULARITY));
         let geometry = Geometry::new(len, granularity).map_err(|error| match error {
-            crate::Error::Geometry { why, .. } => impossible(
+            crate::Error::Geometry { why, .. } => invalid(
                 h::LEN,
                 format_args!("{len} with granularity {granularity}"),
                 format_args!("a possible map: {why}"),
             ),
-            other => impossible(h::LEN, len, other),
+            other => invalid(h::LEN, len, other),
         })?;
         let levels = self.u32(h::LEVEL_COUNT);
         if levels as usize != LEVELS {
-            return Err(impossible(h::LEVEL_COUNT, levels, LEVELS));
+            return Err(invalid(h::LEVEL_COUNT, levels, LEVELS));
         }
         let expected = geometry.level_words();
         let found: [u64; LEVELS] = std::array::from_fn(|k| u64_at(self.bytes, h::LEVEL_WORDS.offset + 8 * k));
         if found != expected {
-            return Err(impossible(h::LEVEL_WORDS, format_args!("{found:?}"), format_args!("{expected:?}")));
+            return Err(invalid(h::LEVEL_WORDS, format_args!("{found:?}"), format_args!("{expected:?}")));
         }
         Ok(geometry)
     }
@@ -274,7 +273,7 @@ impl<'a> Checked<'a> {
         let part = |offset: Field, length: Field, expected: Option<u64>| {
             let found = self.u64(length);
             match expected {
-                Some(expected) if expected != found => Err(impossible(length, found, expected)),
+                Some(expected) if expected != found => Err(invalid(length, found, expected)),
                 _ => Ok(region(self.u64(offset), found)),
             }
         };
@@ -282,7 +281,7 @@ impl<'a> Checked<'a> {
         let volatile = (volatile_layout == VOLATILE_LAYOUT).then(|| VolatileLayout::new(geometry).length);
         if volatile.is_none() && !self.u64(h::VOLATILE_LENGTH).is_multiple_of(ALIGN) {
             let found = self.u64(h::VOLATILE_LENGTH);
-            return Err(impossible(h::VOLATILE_LENGTH, found, format_args!("a multiple of {ALIGN}")));
+            return Err(invalid(h::VOLATILE_LENGTH, found, format_args!("a multiple of {ALIGN}")));
         }
         Ok(Layout {
             table: part(h::TABLE_OFFSET, h::TABLE_LENGTH, Some(table_length(geometry)))?,
@@ -295,12 +294,12 @@ impl<'a> Checked<'a> {
     fn regions(&self, header: &Header) -> Result<(), HeaderProblem> {
         let fail = |name: RegionName, found: &dyn fmt::Display, expected: &dyn fmt::Display| {
             Err(match name {
-                RegionName::Headers => impossible(h::MAGIC, found, expected),
-                RegionName::Table => impossible(h::TABLE_OFFSET, found, expected),
-                RegionName::Bottom => impossible(h::BOTTOM_OFFSET, found, expected),
-                RegionName::Volatile => impossible(h::VOLATILE_OFFSET, found, expected),
-                RegionName::PointTable(i) => impossible_in(i, p::TABLE_OFFSET, found, expected),
-                RegionName::PointBottom(i) => impossible_in(i, p::BOTTOM_OFFSET, found, expected),
+                RegionName::Headers => invalid(h::MAGIC, found, expected),
+                RegionName::Table => invalid(h::TABLE_OFFSET, found, expected),
+                RegionName::Bottom => invalid(h::BOTTOM_OFFSET, found, expected),
+                RegionName::Volatile => invalid(h::VOLATILE_OFFSET, found, expected),
+                RegionName::PointTable(i) => invalid_in(i, p::TABLE_OFFSET, found, expected),
+                RegionName::PointBottom(i) => invalid_in(i, p::BOTTOM_OFFSET, found, expected),
             })
         };
         let mut all = header.regions();
@@ -328,7 +327,7 @@ impl<'a> Checked<'a> {
         let found = self.u64(h::FILE_LENGTH);
         let expected = header.file_length();
         if found != expected {
-            return Err(impossible(h::FILE_LENGTH, found, format_args!("{expected}, the end of the last region")));
+            return Err(invalid(h::FILE_LENGTH, found, format_args!("{expected}, the end of the last region")));
         }
         Ok(())
     }
@@ -337,15 +336,15 @@ impl<'a> Checked<'a> {
     fn counts(&self) -> Result<(usize, usize), HeaderProblem> {
         let (points, runs) = (self.u32(h::POINT_COUNT) as usize, self.u32(h::RUN_COUNT) as usize);
         if points > MAX_POINTS {
-            return Err(impossible(h::POINT_COUNT, points, format_args!("at most {MAX_POINTS}")));
+            return Err(invalid(h::POINT_COUNT, points, format_args!("at most {MAX_POINTS}")));
         }
         if runs > MAX_LIST {
-            return Err(impossible(h::RUN_COUNT, runs, format_args!("at most {MAX_LIST}")));
+            return Err(invalid(h::RUN_COUNT, runs, format_args!("at most {MAX_LIST}")));
         }
         let (used, least) = (self.bytes.len(), point_at(points));
         if !(least..=least + MAX_LIST).contains(&used) {
             let expected = format_args!("{least} to {} with {points} points", least + MAX_LIST);
-            return Err(impossible(h::USED, used, expected));
+            return Err(invalid(h::USED, used, expected));
         }
         Ok((points, runs))
     }
@@ -354,7 +353,7 @@ impl<'a> Checked<'a> {
         let mut points: Vec<Point> = Vec::with_capacity(count);
         for i in 0..count {
             let point = self.point(geometry, i)?;
-            let fail = |field, found: &dyn fmt::Display, expected| Err(impossible_in(i, field, found, expected));
+            let fail = |field, found: &dyn fmt::Display, expected| Err(invalid_in(i, field, found, expected));
             if points.iter().any(|other| other.uuid == point.uuid) {
                 return fail(p::UUID, &point.uuid, "an identity that no other point has");
             }
@@ -377,7 +376,7 @@ impl<'a> Checked<'a> {
         let (b, at) = (self.bytes, point_at(i));
         let uuid = Uuid(array_at(b, at + p::UUID.offset));
         if uuid.is_nil() {
-            return Err(impossible_in(i, p::UUID, "zeros", "an identity"));
+            return Err(invalid_in(i, p::UUID, "zeros", "an identity"));
         }
         let role = match u32_at(b, at + p::FLAGS.offset) {
             OUTSTANDING => PointRole::Outstanding,
@@ -385,7 +384,7 @@ impl<'a> Checked<'a> {
             KEPT => PointRole::Kept,
             INTENT_ONLY => PointRole::Intent,
             found => {
-                return Err(impossible_in(
+                return Err(invalid_in(
                     i,
                     p::FLAGS,
                     found,
@@ -394,12 +393,12 @@ impl<'a> Checked<'a> {
             }
         };
         let name = text(b, p::NAME_LENGTH, p::NAME, at)
-            .map_err(|(field, found, expected)| impossible_in(i, field, found, expected))?;
+            .map_err(|(field, found, expected)| invalid_in(i, field, found, expected))?;
         if name.is_empty() && role == PointRole::Kept {
-            return Err(impossible_in(i, p::NAME_LENGTH, 0, "a name for a point that is kept by name"));
+            return Err(invalid_in(i, p::NAME_LENGTH, 0, "a name for a point that is kept by name"));
         }
         if !name.is_empty() && role == PointRole::Intent {
-            return Err(impossible_in(i, p::NAME_LENGTH, name.len(), "no name for a point that is only the intent"));
+            return Err(invalid_in(i, p::NAME_LENGTH, name.len(), "no name for a point that is only the intent"));
         }
         let target = Stamp::parse(b, at + p::TARGET.offset).map_err(|(inner, found, expected)| {
             let place = format!("points[{i}].target.{}", inner.name);
@@ -421,7 +420,7 @@ impl<'a> Checked<'a> {
         if !point.has_regions() && !nothing && point.granules != geometry.bits() {
             let none = if role == PointRole::Kept { "0 or " } else { "" };
             let expected = format_args!("{none}all {} bits in a point without regions", geometry.bits());
-            return Err(impossible_in(i, p::GRANULES, point.granules, expected));
+            return Err(invalid_in(i, p::GRANULES, point.granules, expected));
         }
         Ok(point)
     }
@@ -433,25 +432,25 @@ impl<'a> Checked<'a> {
             1 => CheckpointState::Freezing,
             2 => CheckpointState::Frozen,
             3 => CheckpointState::Aborting,
-            found => return Err(impossible(h::CHECKPOINT_STATE, found, "0 to 3")),
+            found => return Err(invalid(h::CHECKPOINT_STATE, found, "0 to 3")),
         };
         let uuid = self.uuid(h::CHECKPOINT_UUID);
         let outstanding = points.last().filter(|point| point.role.is_outstanding());
         match (state, outstanding) {
             (CheckpointState::Normal, Some(point)) => {
                 let found = format_args!("NORMAL with outstanding point {}", point.uuid);
-                Err(impossible(h::CHECKPOINT_STATE, found, "another state, or no such point"))
+                Err(invalid(h::CHECKPOINT_STATE, found, "another state, or no such point"))
             }
             (CheckpointState::Normal, None) if !uuid.is_nil() => {
-                Err(impossible(h::CHECKPOINT_UUID, uuid, "zeros in state NORMAL"))
+                Err(invalid(h::CHECKPOINT_UUID, uuid, "zeros in state NORMAL"))
             }
             (CheckpointState::Normal, None) => Ok(state),
             (_, None) => {
                 let found = format_args!("{state:?} with no outstanding point");
-                Err(impossible(h::CHECKPOINT_STATE, found, "state NORMAL, or such a point"))
+                Err(invalid(h::CHECKPOINT_STATE, found, "state NORMAL, or such a point"))
             }
             (_, Some(point)) if point.uuid != uuid => {
-                Err(impossible(h::CHECKPOINT_UUID, uuid, format_args!("{}, the outstanding point's", point.uuid)))
+                Err(invalid(h::CHECKPOINT_UUID, uuid, format_args!("{}, the outstanding point's", point.uuid)))
             }
             (_, Some(_)) => Ok(state),
         }
@@ -461,20 +460,20 @@ impl<'a> Checked<'a> {
     fn intent(&self, durability: Durability, points: &[Point]) -> Result<Option<Intent>, HeaderProblem> {
         let (uuid, unit) = (self.uuid(h::INTENT), self.u32(h::INTENT_UNIT));
         if unit > if uuid.is_nil() { 0 } else { MAX_UNIT } {
-            return Err(impossible(h::INTENT_UNIT, unit, format_args!("at most {MAX_UNIT}, and 0 without an intent")));
+            return Err(invalid(h::INTENT_UNIT, unit, format_args!("at most {MAX_UNIT}, and 0 without an intent")));
         }
         if let Some(i) = points.iter().position(|point| point.role == PointRole::Intent && point.uuid != uuid) {
-            return Err(impossible_in(i, p::FLAGS, INTENT_ONLY, "the point that the intent names, or another role"));
+            return Err(invalid_in(i, p::FLAGS, INTENT_ONLY, "the point that the intent names, or another role"));
         }
         if uuid.is_nil() {
             return Ok(None);
         }
         if durability == Durability::Process {
-            return Err(impossible(h::INTENT, uuid, "zeros in a Process map"));
+            return Err(invalid(h::INTENT, uuid, "zeros in a Process map"));
         }
         match points.iter().any(|point| point.uuid == uuid && point.has_regions()) {
             true => Ok(Some(Intent { point: uuid, unit })),
-            false => Err(impossible(h::INTENT, uuid, "a point that has regions")),
+            false => Err(invalid(h::INTENT, uuid, "a point that has regions")),
         }
     }
 
@@ -488,7 +487,7 @@ impl<'a> Checked<'a> {
         })?;
         if end != bytes.len() {
             let expected = format_args!("{}, the end of {count} runs", start + end);
-            return Err(impossible(h::USED, self.bytes.len(), expected));
+            return Err(invalid(h::USED, self.bytes.len(), expected));
         }
         Ok(runs)
     }

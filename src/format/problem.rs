@@ -59,12 +59,12 @@ impl fmt::Display for HeaderProblem {
 impl std::error::Error for HeaderProblem {}
 
 /// A field of the header that breaks a rule.
-pub(super) fn impossible(field: Field, found: impl fmt::Display, expected: impl fmt::Display) -> HeaderProblem {
+pub(super) fn invalid(field: Field, found: impl fmt::Display, expected: impl fmt::Display) -> HeaderProblem {
     problem(ProblemClass::Invalid, field.name.into(), field.offset, found, expected)
 }
 
 /// A field of a point that breaks a rule.
-pub(super) fn impossible_in(
+pub(super) fn invalid_in(
     i: usize,
     field: Field,
     found: impl fmt::Display,

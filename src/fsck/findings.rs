@@ -6,7 +6,7 @@
 use super::survey::{Group, Survey};
 use crate::error::counted;
 use crate::file::bottom::{BottomRef, items_in};
-use crate::file::headers::{Copies, Newest, is_rival, spoilt};
+use crate::file::headers::{Copies, Newest, is_conflicting, spoilt};
 use crate::file::points::covering;
 use crate::file::reasons::left_on_list;
 use crate::file::scan::PageFault;
@@ -51,11 +51,11 @@ pub struct Finding {
 pub(crate) fn header_copies(copies: &Copies, newest: &Newest, damaged: &[usize]) -> Vec<Finding> {
     let finding = |&copy: &usize| {
         let start = copy_offset(copy);
-        let rival = copies[copy].as_ref().is_ok_and(|h| is_rival(copies, newest, h));
+        let conflicting = copies[copy].as_ref().is_ok_and(|h| is_conflicting(copies, newest, h));
         let found = match &copies[copy] {
             Err(problem) => problem.to_string(),
             Ok(h) if h.uuid != newest.header.uuid => format!("a header of another map, {}", h.uuid),
-            Ok(h) if rival => format!("another commit with the newest number, {}", h.sequence),
+            Ok(h) if conflicting => format!("another commit with the newest number, {}", h.sequence),
             Ok(h) => format!("commit {}, unlike its twin", h.sequence),
         };
         Finding {
@@ -67,7 +67,7 @@ pub(crate) fn header_copies(copies: &Copies, newest: &Newest, damaged: &[usize])
                 "everything counts as dirty: no copy of this pair is valid, and the power has not gone since the map was \
                  opened, so that a newer commit may be lost"
                     .into()
-            } else if rival {
+            } else if conflicting {
                 "what either commit calls armed counts as dirty".into()
             } else {
                 "nothing: another copy is good; opening the map for writing renews all copies".into()

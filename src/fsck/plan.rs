@@ -19,7 +19,7 @@ use crate::geometry::PAGE_BYTES;
 use crate::map_file::MapFile;
 use crate::session::page_cache;
 use crate::session::recovery::Recovery;
-use crate::sys::facts;
+use crate::sys::os;
 use std::ops::Range;
 
 /// Pages that are written also where the file holds nothing: 8 MiB of them.
@@ -320,7 +320,7 @@ fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<
     words.fit(MAX_LIST);
     let mut doubt = Vec::new();
     if !decision.pages.is_empty() || !found.damaged_points.is_empty() || found.cut_off {
-        next.nonce = Uuid(facts::random().map_err(file.io("get random bytes"))?);
+        next.nonce = Uuid(os::random().map_err(file.io("get random bytes"))?);
         next.state = State::Open;
         next.runs = words.clone();
         doubt.extend([commit(&mut next), commit(&mut next)]);
@@ -331,7 +331,7 @@ fn commit(file: MapFile<'_>, found: &Found, decision: &Decision) -> Result<(Vec<
     next.state = State::Clean;
     next.runs = if decision.stays { words } else { WordRanges::new() };
     next.clean_dirty_bits = decision.dirty.0;
-    next.last_clean = facts::now();
+    next.last_clean = os::now();
     let closed = vec![commit(&mut next), commit(&mut next)];
     Ok((doubt, closed))
 }

@@ -14,7 +14,7 @@ use crate::file::headers::{self, Copies};
 use crate::format::codec::crc32;
 use crate::format::{COPY_BYTES, HEADER_REGION, Header, State, copy_offset};
 use crate::map_file::MapFile;
-use crate::sys::{Storage, WriteSegment, facts};
+use crate::sys::{Storage, WriteSegment, os};
 use std::io::{self, BufReader, Read, Seek};
 use std::ops::Range;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub(crate) fn save(file: MapFile<'_>, to: &Path, kept: &Kept<'_>) -> Result<()> 
 
 /// Puts back what the undo file `from` keeps.
 pub(crate) fn put_back(file: MapFile<'_>, from: &Path) -> Result<UndoReport> {
-    let kept = facts::open(from, false);
+    let kept = os::open(from, false);
     let kept = kept.map_err(|source| Error::Io { op: "open", path: from.to_path_buf(), source })?;
     put_back_from(file, &mut BufReader::with_capacity(1 << 16, kept), from)
 }

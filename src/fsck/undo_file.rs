@@ -6,7 +6,7 @@ use super::plan::Kept;
 use crate::file::headers;
 use crate::format::codec::{array_at, crc32, put, put_u32, put_u64, u32_at, u64_at};
 use crate::format::{MAX_FILE_LENGTH, Uuid};
-use crate::sys::{Storage, facts};
+use crate::sys::{Storage, os};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
@@ -78,7 +78,7 @@ pub(crate) fn write(disk: &dyn Storage, kept: &Kept<'_>, to: &mut (impl Write + 
     put(&mut first, 0, &UNDO_MAGIC);
     put_u32(&mut first, head::VERSION, UNDO_VERSION);
     put(&mut first, head::UUID, &kept.uuid.0);
-    put(&mut first, head::NONCE, &facts::random::<16>()?);
+    put(&mut first, head::NONCE, &os::random::<16>()?);
     put_u64(&mut first, head::LENGTH, kept.length);
     put_u64(&mut first, head::RECORDS, records);
     put_u32(&mut first, head::HEADER_COUNT, kept.headers.len() as u32);

@@ -7,7 +7,7 @@ pub(crate) mod settle;
 
 use crate::error::{Error, Result};
 use crate::format::{Reserved, Stamp, StampKind, Uuid};
-use crate::sys::{facts, image};
+use crate::sys::{image, os};
 use crate::time;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -62,7 +62,7 @@ impl ImageStamp {
     pub fn of_path(path: &Path) -> Result<ImageStamp> {
         let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
         // A FIFO is refused, not waited for.
-        let file = facts::open_unblocked(path).map_err(io("open the image"))?;
+        let file = os::open_unblocked(path).map_err(io("open the image"))?;
         ImageStamp::of(&file).map_err(io("look at the image"))
     }
 

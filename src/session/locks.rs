@@ -7,7 +7,7 @@ use crate::file::locks::{Deadline, locked, take};
 use crate::format::SLOTS;
 use crate::map_file::MapFile;
 use crate::options::{Access, Options};
-use crate::sys::{FileDisk, Lock, Storage, facts, fork, fs};
+use crate::sys::{FileDisk, Lock, Storage, fork, fs, os};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,9 +80,9 @@ pub(crate) struct Attached {
 /// Opens the file, and says what is wrong with it as a file.
 pub(crate) fn open_file(path: &Path, write: bool) -> Result<FileDisk> {
     let io = |op| move |source| Error::Io { op, path: path.to_path_buf(), source };
-    let file = facts::open(path, write).map_err(io("open"))?;
+    let file = os::open(path, write).map_err(io("open"))?;
     if write && fs::kind(&file).map_err(io("look at the file system"))? == fs::FsKind::Btrfs {
-        let nocow = facts::is_nocow(&file).map_err(io("look at the file's flags"))?;
+        let nocow = os::is_nocow(&file).map_err(io("look at the file's flags"))?;
         if !nocow {
             return Err(Error::Refused { path: path.to_path_buf(), why: Refusal::CopyOnWrite });
         }

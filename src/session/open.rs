@@ -21,7 +21,7 @@ use crate::options::{Access, Options};
 use crate::progress::Step;
 use crate::shm::runtime;
 use crate::shm::space::{self, Allocated, Place};
-use crate::sys::{Storage, facts};
+use crate::sys::{Storage, os};
 use crate::trace::event;
 use crate::watcher::Watcher;
 use std::ops::Range;
@@ -40,7 +40,7 @@ pub(crate) fn open_alone(
     let (copies, newest, recovery) = header_of(file, true)?;
     let Newest { header, pair, .. } = newest.clone();
     let image_before = header.image;
-    let nonce = Uuid(facts::random().map_err(file.io("get random bytes"))?);
+    let nonce = Uuid(os::random().map_err(file.io("get random bytes"))?);
     let shared = options.access == Access::Shared;
     let in_file = core::in_file(&header, shared);
     if in_file {
@@ -166,7 +166,7 @@ fn commit_open(
         forget_intent(header);
     }
     twin!(OpenNamesIntent => forget_intent(header));
-    header.last_open = facts::now();
+    header.last_open = os::now();
     set_exact(header, false);
     let all = if header.durability == Durability::Process { all_words(&geometry) } else { WordRanges::new() };
 

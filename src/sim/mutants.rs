@@ -42,7 +42,7 @@ fn suite(step: Mutant) -> Suite {
         Mutant::DoubtNewest => Seed(19, Plain),
         Mutant::RememberAttempt => Schedules,
         Mutant::RefuseOlder => Schedules,
-        Mutant::UniteConflicting => Test(format::rivals_that_differ_in_their_lists_arm_both),
+        Mutant::UniteConflicting => Test(format::conflicting_copies_that_differ_in_their_lists_arm_both),
         Mutant::RewriteUnarmed => Seed(2, Plain),
         Mutant::MarkUnfinished => Seed(2, Plain),
         Mutant::KeepFlushError => Seed(2, Plain),

@@ -4,8 +4,8 @@
 //! with wider permissions than were asked for. A creator that is killed leaves nothing; where the file system has no files
 //! without a name, it leaves one with a temporary name, which the next creator in that directory removes.
 
-use super::facts;
 use super::lock::{Lock, lock_now};
+use super::os;
 use super::permit::{PRIVATE, Permit};
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
@@ -33,7 +33,7 @@ impl NewFile {
     /// An empty file that is to be at `path`, where there must be nothing.
     pub(crate) fn at(path: &Path, permit: Permit) -> io::Result<NewFile> {
         path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        if facts::exists(path) {
+        if os::exists(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let mode = if permit == Permit::Umask { 0o666 } else { PRIVATE };
@@ -112,7 +112,7 @@ fn named(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
     tidy(directory_of(path));
     for _ in 0..16 {
         // Not made of the name, which may be as long as names can be.
-        let name = path.with_file_name(format!("{first}{:016x}{last}", u64::from_le_bytes(facts::random()?)));
+        let name = path.with_file_name(format!("{first}{:016x}{last}", u64::from_le_bytes(os::random()?)));
         match OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&name) {
             // Another creator may have taken it for one that was left, just before it was locked.
             Ok(file) if lock_now(&file, Lock::Creator)? && file.metadata()?.nlink() > 0 => return Ok((file, name)),

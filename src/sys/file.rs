@@ -3,11 +3,11 @@
 //! Invariant kept here: `write_durable` returns `Ok` only after the kernel said that exactly the
 //! named ranges are on the device; it never pushes the mapped (volatile) part of the file.
 
-use super::facts::{self, Identity};
 use super::fs::{self, FsKind};
 use super::holder;
 use super::lock::{Lock, fcntl_lock, lock_byte, taken};
 use super::mapping::{Guarded, Mapping, ReadMapping};
+use super::os::{self, Identity};
 use super::permit::Permit;
 use super::storage::{Storage, WriteSegment};
 use crate::error::Holder;
@@ -268,7 +268,7 @@ impl Storage for FileDisk {
     }
 
     fn identity(&self) -> io::Result<Identity> {
-        facts::identity(&self.file)
+        os::identity(&self.file)
     }
 }
 

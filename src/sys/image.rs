@@ -2,8 +2,8 @@
 //!
 //! Invariant kept here: a fact that cannot be had is zero or empty, which means "unknown"; it is never guessed.
 
-use super::facts;
 use super::fs::{self, FsKind};
+use super::os;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
@@ -42,7 +42,7 @@ pub(crate) struct ImageFacts {
 /// Facts about a disk image: a regular file or a block device.
 pub(crate) fn image(file: &File) -> io::Result<ImageFacts> {
     let m = file.metadata()?;
-    let boot_id = facts::boot_id();
+    let boot_id = os::boot_id();
     if m.file_type().is_block_device() {
         let mut end = file;
         let at = end.stream_position()?;
@@ -77,7 +77,7 @@ pub(crate) fn image(file: &File) -> io::Result<ImageFacts> {
         changed: (m.ctime(), nanos(m.ctime_nsec())),
         inode: m.ino(),
         device: m.dev(),
-        birth: facts::mount_and_birth(file).1,
+        birth: os::mount_and_birth(file).1,
         filesystem: filesystem(file),
         known_by: known_by(m.dev()),
         disk_sequence: 0,
@@ -197,7 +197,7 @@ fn backing(path: &Path) -> String {
     let system = filesystem(&file);
     // Where nothing is known of the file system, its number stands for it.
     let device = if system == [0; 16] { m.dev() } else { 0 };
-    format!("{:?} {} {} {}", system, device, m.ino(), facts::mount_and_birth(&file).1)
+    format!("{:?} {} {} {}", system, device, m.ino(), os::mount_and_birth(&file).1)
 }
 
 /// A short text that a file of sysfs holds.

@@ -3,9 +3,9 @@
 //! Invariant kept here: there is no way to write a durable byte but [`Storage::write_durable`], and
 //! what it wrote counts only after it returned `Ok`.
 
-use super::facts::Identity;
 use super::lock::Lock;
 use super::mapping::Mapping;
+use super::os::Identity;
 use super::permit::Permit;
 use crate::error::Holder;
 use std::io;

@@ -1,4 +1,4 @@
-//! Facts about files, file systems and the machine.
+//! What the operating system tells of files and of the machine.
 //!
 //! Invariant kept here: a fact that cannot be had is an error or says "unknown"; it is never guessed.
 
