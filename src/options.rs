@@ -18,8 +18,8 @@ pub(crate) const DEFAULT_GRANULARITY: u32 = 16;
 /// Most dirt that the armed list may name unless told otherwise: a sixteenth of the map, and at least 1 GiB of a disk image.
 const ARMED_PART: u64 = 16;
 const LEAST_ARMED_BOUND: u64 = 32 << 30;
-/// Most items that are armed ahead of a sequential writer: 128 MiB of a disk image, and at most a quarter of the bound.
-const AHEAD: u64 = 128 << 20;
+/// Most items that are armed ahead of a sequential writer: 512 MiB of a disk image, and at most a quarter of the bound.
+const AHEAD: u64 = 512 << 20;
 /// How often the flusher thread flushes unless told otherwise.
 const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a freeze waits for writes under way unless told otherwise.

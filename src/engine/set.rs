@@ -321,13 +321,13 @@ fn unlisted(words: &WordRanges, intent: Option<&IntentSet>, (first, lacks): (u64
 }
 
 impl Locked<'_> {
-    /// How many words to arm ahead: none for a writer seen for the first time, and twice as many each time it
+    /// How many words to arm ahead: none for a writer seen for the first time, and four times as many each time it
     /// needs the word behind what was armed for it last.
     fn ahead_of(&mut self, own: &Range<u64>) -> u64 {
         let bound = self.core.ahead_bound;
         let known = self.state.streams.iter().position(|&(next, _)| next == own.start && next != 0);
         let (slot, ahead) = match known {
-            Some(i) => (i, (self.state.streams[i].1 * 2).clamp(1, bound.max(1))),
+            Some(i) => (i, (self.state.streams[i].1 * 4).clamp(1, bound.max(1))),
             None => {
                 let i = self.state.next_stream;
                 self.state.next_stream = (i + 1) % self.state.streams.len();

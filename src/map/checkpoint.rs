@@ -75,7 +75,7 @@ impl DirtyMap {
     /// map.set(0..1)?;
     /// // From here on each write copies old data first.
     /// let copied = [1 << 20..(1 << 20) + 4096];
-    /// let frozen = map.freeze_snapshot(None, |_uuid| copied.iter().try_for_each(|range| map.set(range.clone())))?;
+    /// let frozen = map.freeze_snapshot(None, |_uuid| copied.iter().try_for_each(|range| map.set(range.clone()).map(drop)))?;
     /// assert!(frozen.snapshot && map.frozen(frozen.uuid)?.into_iter().eq([0..65536]));
     /// map.commit_checkpoint(frozen.uuid, false)?;
     /// assert!(map.into_iter().eq([1 << 20..(1 << 20) + 65536]));
