@@ -164,7 +164,9 @@ fn a_shutdown_answers_what_is_under_way() {
     probe.gate.open();
     assert_eq!(client.receive().expect("answered").done.expect("read").len(), 512);
     assert!(client.receive().is_err(), "closed afterwards");
-    assert_eq!(stopping.join().expect("no panic"), Drained { finished: 1, cut: 0 });
+    // Those of the loop that came in before it stopped are finished as well.
+    let drained = stopping.join().expect("no panic");
+    assert!(drained.finished >= 1 && drained.cut == 0, "{drained:?}");
 }
 
 #[test]
