@@ -17,7 +17,7 @@ mod report;
 mod rows;
 
 use report::Found;
-use rows::{Scale, file, latency, memory, processes, scale, steps, writes};
+use rows::{Scale, arms, file, latency, memory, processes, scale, steps, writes};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -63,11 +63,13 @@ fn main() -> ExitCode {
     }
     found.scaled = processes::rows(&scale, scratch.path());
     found.latencies = latency::rows(&scale, device.path());
+    found.arms = arms::rows(&scale, device.path());
     found.written = writes::rows(&scale, device.path());
     found.panels = scale::rows(&scale, scratch.path());
     let tables = [
         ("main", report::table(&found)),
         ("latency", report::latencies(&found.latencies)),
+        ("arms", report::arms(&found.arms)),
         ("writes", report::written(&found.written)),
         ("scale", report::panels(&found.panels)),
     ];

@@ -1,6 +1,7 @@
 //! The results as Markdown tables and as JSON.
 
 use crate::harness::{Against, Kind, Measured};
+use crate::rows::arms::Arm;
 use crate::rows::file::Counted;
 use crate::rows::latency::Latency;
 use crate::rows::processes::Scaled;
@@ -112,6 +113,16 @@ pub fn latencies(latencies: &[Latency]) -> String {
     out
 }
 
+/// A table of its own: one arm, beside other ways to write two blocks durably.
+pub fn arms(rows: &[Arm]) -> String {
+    let Some(first) = rows.first() else { return String::new() };
+    let mut out = format!("| on {} | median | as a multiple of ours |\n| --- | --- | --- |\n", first.file_system);
+    for Arm { what, ns, times, .. } in rows {
+        let _ = writeln!(out, "| {what} | {} | {times:.2} |", time(*ns));
+    }
+    out
+}
+
 /// A table of its own: writes to a disk, with a map and without.
 pub fn written(rows: &[Written]) -> String {
     let Some(first) = rows.first() else { return String::new() };
@@ -147,12 +158,13 @@ pub struct Found {
     pub counted: Vec<Counted>,
     pub scaled: Vec<Scaled>,
     pub latencies: Vec<Latency>,
+    pub arms: Vec<Arm>,
     pub written: Vec<Written>,
     pub panels: Vec<Panel>,
 }
 
 pub fn json(found: &Found) -> String {
-    let Found { measured, counted, scaled, latencies, written, panels } = found;
+    let Found { measured, counted, scaled, latencies, arms, written, panels } = found;
     let mut lines = Vec::new();
     for measured in measured {
         let row = &measured.row;
@@ -192,6 +204,11 @@ pub fn json(found: &Found) -> String {
                 r#""p50_ns": {}, "p99_ns": {}, "p999_ns": {}, "worst_ns": {}, "slow_sets": {}, "flushes": {}, "fsyncs": {}}}"#
             ),
             l.what, l.state, l.file_system, l.operations, l.p50, l.p99, l.p999, l.worst, l.slow, l.flushes, l.fsyncs
+        ));
+    }
+    for Arm { what, file_system, ns, times } in arms {
+        lines.push(format!(
+            r#"  {{"operation": "one arm", "state": "{what}", "file_system": "{file_system}", "ns": {ns:.0}, "is_times_ours": {times:.4}}}"#
         ));
     }
     for w in written {

@@ -1,5 +1,6 @@
 //! The rows of the table.
 
+pub mod arms;
 pub mod file;
 pub mod latency;
 pub mod memory;

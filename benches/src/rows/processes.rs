@@ -77,7 +77,9 @@ pub fn child(path: &str, first: u64, n: u64) {
             std::thread::scope(|scope| {
                 let other = scope.spawn(|| {
                     let late = wait();
-                    (n..2 * n).for_each(bracket);
+                    // In the range of the other process, which waits.
+                    let bracket = |i| drop(map.begin_write(write(2 * n + scattered(i))).expect("begin a write"));
+                    (0..n).for_each(bracket);
                     late
                 });
                 let late = wait();
@@ -200,7 +202,7 @@ pub fn rows(scale: &Scale, dir: &Path) -> Vec<Scaled> {
         ("two processes: set", "set", "bits, half of them set, all armed; random order"),
         ("two processes: set, a map each", "own", "bits, half of them set, all armed; random order"),
         ("two processes: begin_write", "bracket", "bits, half of them set, all armed; random order"),
-        ("two threads: begin_write", "threads", "bits, half of them set by each, all armed; random order"),
+        ("two threads: begin_write", "threads", "bits, half of them set, all armed; random order"),
         ("two processes: set, arming", "arm", "bits, the first half set, nothing armed; front to back"),
     ];
     let wanted: Vec<_> = ROWS.into_iter().filter(|row| scale.wants(row.0)).collect();
