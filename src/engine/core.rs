@@ -295,7 +295,13 @@ impl Core {
     /// Whether this process may use the map: not after a fork.
     #[inline]
     pub(crate) fn usable(&self) -> Result<()> {
-        if self.born.is_current() { Ok(()) } else { Err(Error::Unusable { why: Unusable::Forked }) }
+        if self.is_usable() { Ok(()) } else { Err(Error::Unusable { why: Unusable::Forked }) }
+    }
+
+    /// The same as a plain answer.
+    #[inline]
+    pub(crate) fn is_usable(&self) -> bool {
+        self.born.is_current()
     }
 
     pub(crate) fn io(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {

@@ -1,6 +1,6 @@
 //! Setting, resetting and flushing, as the user calls it.
 
-use super::dirty_map::DirtyMap;
+use super::dirty_map::{DirtyMap, Inner};
 use crate::engine::core::Core;
 use crate::engine::in_flight::WriteGuard;
 #[cfg(doc)]
@@ -82,6 +82,17 @@ impl DirtyMap {
             Some(bit) => core.set_bit(bit),
             None => core.set_range(range),
         }
+    }
+
+    /// Whether [`set`](Self::set) of a range has nothing to do, as one look tells: a single granule that is dirty and flushed. For
+    /// bindings whose calls are to cost no more than that look; "no" says nothing.
+    #[doc(hidden)]
+    #[inline]
+    pub fn is_set_at_a_look(&self, range: &Range<u64>) -> bool {
+        let Inner::Live(live) = &self.inner else { return false };
+        let durable = |bit| live.core.is_durable(bit);
+        // Without an error, which would have to be dropped, this needs no frame.
+        live.core.is_usable() && live.broken.is_none() && live.core.geometry().only_bit(range).is_some_and(durable)
     }
 
     /// As [`set`](Self::set) of each range, in order. Words that are not armed are armed together: as many as the

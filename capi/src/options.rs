@@ -1,0 +1,186 @@
+//! How to create and open maps.
+//!
+//! Invariant kept here: nothing of ours runs unless it is asked for: options of C begin without a thread.
+
+use crate::failure::{Failure, Result};
+use crate::ffi::{Callback, Opaque, Out, ProgressFn, Text, call, with_file};
+use crate::layout::Progress;
+use dirtymap::format::Reasons;
+use dirtymap::{Access, Durability, ImageStamp, IntentBound, Options, Step};
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+type Handle = Opaque<Options>;
+
+/// Those of C, before anything is asked for.
+pub(crate) fn defaults() -> Options {
+    Options::new().flush_interval(None)
+}
+
+/// Those that were given; null is the defaults.
+pub(crate) fn given(options: Handle) -> Result<Options> {
+    if options.is_null() { Ok(defaults()) } else { Ok(options.get("options")?.clone()) }
+}
+
+/// Has the options be others.
+fn with(options: Handle, change: impl FnOnce(Options) -> Result<Options>) -> c_int {
+    call(|| {
+        let options = options.get_mut("options")?;
+        *options = change(options.clone())?;
+        Ok(())
+    })
+}
+
+/// The stamp of a file that the caller has open.
+pub(crate) fn stamp(fd: c_int) -> Result<ImageStamp> {
+    let failed = |source: io::Error| {
+        let path = PathBuf::from(format!("descriptor {fd}"));
+        Failure::Library(dirtymap::Error::Io { op: "look at the image", path, source })
+    };
+    with_file(fd, ImageStamp::of)?.map_err(failed)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_new(options: Out<Option<NonNull<Options>>>) -> c_int {
+    call(|| {
+        options.wanted("the place for options")?.put_box(defaults());
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_free(options: Handle) {
+    drop(options.take());
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_granule(options: Handle, items: u64) -> c_int {
+    with(options, |options| Ok(options.granule_bytes(items)?))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_label(options: Handle, label: Text) -> c_int {
+    with(options, |options| Ok(options.label(label.get("label")?)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_durability(options: Handle, durability: u32) -> c_int {
+    with(options, |options| {
+        let durability = match durability {
+            1 => Durability::PowerLoss,
+            2 => Durability::Process,
+            _ => return Err(Failure::Argument("no such durability")),
+        };
+        Ok(options.durability(durability))
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_dirty(options: Handle, dirty: bool) -> c_int {
+    with(options, |options| Ok(options.dirty(dirty)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_added_dirt(options: Handle, reasons: u32) -> c_int {
+    with(options, |options| Ok(options.added_dirt(Reasons(reasons))))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_image(options: Handle, fd: c_int) -> c_int {
+    with(options, |options| Ok(options.image(stamp(fd)?)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_like(options: Handle, fd: c_int) -> c_int {
+    with(options, |options| with_file(fd, |file| options.like(file)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_access(options: Handle, access: u32) -> c_int {
+    with(options, |options| {
+        let access = match access {
+            0 => Access::Exclusive,
+            1 => Access::Shared,
+            2 => Access::ReadOnly,
+            _ => return Err(Failure::Argument("no such access")),
+        };
+        Ok(options.access(access))
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_armed_bound(options: Handle, items: u64) -> c_int {
+    with(options, |options| Ok(options.armed_bound(items)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_intent_bound(options: Handle, items: u64) -> c_int {
+    let bound = match items {
+        0 => IntentBound::None,
+        crate::read::NONE => IntentBound::Twice,
+        _ => IntentBound::Items(items),
+    };
+    with(options, |options| Ok(options.intent_bound(bound)))
+}
+
+fn milliseconds(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_flush_interval(options: Handle, ms: u64) -> c_int {
+    let interval = (ms > 0).then(|| milliseconds(ms));
+    with(options, |options| Ok(options.flush_interval(interval)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_wait(options: Handle, ms: u64) -> c_int {
+    with(options, |options| Ok(options.wait(milliseconds(ms))))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_freeze_timeout(options: Handle, ms: u64) -> c_int {
+    with(options, |options| Ok(options.freeze_timeout(milliseconds(ms))))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_lock_timeout(options: Handle, ms: u64) -> c_int {
+    with(options, |options| Ok(options.lock_timeout(milliseconds(ms))))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_writes_outlive(options: Handle, outlive: bool) -> c_int {
+    with(options, |options| Ok(options.writes_outlive(outlive)))
+}
+
+/// The number of a step in the header; 0 is one that this version has no number for.
+fn number(step: Step) -> u32 {
+    match step {
+        Step::Creating => 1,
+        Step::Opening => 2,
+        Step::Recovering => 3,
+        Step::Setting => 4,
+        Step::Resetting => 5,
+        Step::Freezing => 6,
+        Step::Waiting => 7,
+        Step::PuttingBack => 8,
+        Step::Flushing => 9,
+        Step::Resizing => 10,
+        _ => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_progress(options: Handle, told: ProgressFn, opaque: *mut c_void) -> c_int {
+    let callback = Callback::new(told, opaque);
+    with(options, |options| {
+        Ok(options.progress(move |now| {
+            let progress = Progress { step: number(now.step), reserved: 0, done: now.done, total: now.total };
+            if callback.tell(&progress) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }))
+    })
+}

@@ -1,0 +1,135 @@
+/* Wrong arguments, forks, events: what a careless caller meets. */
+#include "check.h"
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *dir;
+
+static void null_is_an_error_and_never_a_crash(void) {
+    dirtymap_t *map;
+    uint64_t n;
+    bool yes;
+    struct dirtymap_info info;
+    FAILS(dirtymap_set(NULL, 0, 1, &n), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_count(NULL, &n), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_open(NULL, NULL, &map), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_open("nowhere", NULL, NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_new(1, 1, NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_close(NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_truncate(NULL, 1), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_end_write(NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_queue_new(NULL, NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_options_granule(NULL, 1), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_inspect(NULL, &info, sizeof info), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_report_item(NULL, 0, NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_publish(NULL), DIRTYMAP_E_NULL);
+    CHECK(dirtymap_len(NULL) == 0 && dirtymap_granule(NULL) == 0 && dirtymap_queue_fd(NULL) == -1);
+    CHECK(dirtymap_cursor_position(NULL) == DIRTYMAP_NONE);
+    dirtymap_cursor_init(NULL, 0, 1);
+    dirtymap_cursor_advance(NULL, 1);
+    dirtymap_free(NULL);
+    dirtymap_discard(NULL);
+    OK(dirtymap_new(100, 1, &map));
+    FAILS(dirtymap_merge(map, NULL, &n), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_copy(map, NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_set_ranges(map, NULL, 2, &n), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_cursor_next(map, NULL, &n), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_serialize_part(map, 0, 64, NULL, 8), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_load_part(map, 0, 64, NULL, 8, NULL), DIRTYMAP_E_NULL);
+    /* Answers that are not wanted. */
+    OK(dirtymap_set_ranges(map, NULL, 0, NULL));
+    OK(dirtymap_set(map, 0, 1, NULL));
+    OK(dirtymap_count(map, NULL));
+    OK(dirtymap_run(map, 0, 1, &yes, NULL));
+    dirtymap_free(map);
+}
+
+static void codes_have_names(void) {
+    CHECK(strcmp(dirtymap_error_kind(0), "ok") == 0 && strcmp(dirtymap_error_kind(27), "refused") == 0);
+    CHECK(strcmp(dirtymap_error_kind(100), "null") == 0 && strcmp(dirtymap_error_kind(109), "again") == 0);
+    CHECK(strcmp(dirtymap_error_kind(99), "unknown") == 0 && strcmp(dirtymap_error_kind(-1), "unknown") == 0);
+    CHECK(strcmp(dirtymap_error_kind(110), "unknown") == 0 && strcmp(dirtymap_version(), "0.1.0") == 0);
+}
+
+static void a_forked_child_opens_its_own(void) {
+    const char *path = in(dir, "forked");
+    dirtymap_t *map = created(path, GIB);
+    dirtymap_write_t write;
+    OK(dirtymap_set(map, 0, 1, NULL));
+    OK(dirtymap_flush(map));
+    OK(dirtymap_begin_write(map, MIB, 1, &write));
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        uint64_t n;
+        bool yes;
+        dirtymap_cursor_t cursor;
+        dirtymap_cursor_init(&cursor, 0, DIRTYMAP_NONE);
+        /* Also what one look would answer in the parent, and what the library answers without an error. */
+        FAILS(dirtymap_set(map, 0, 1, &n), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_get(map, 0, &yes), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_count(map, &n), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_is_empty(map, &yes), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_cursor_next(map, &cursor, &n), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_sha256(map, (uint8_t[32]){0}), DIRTYMAP_E_UNUSABLE);
+        CHECK(dirtymap_error_cause() == 1);
+        dirtymap_free(map);
+        OK(dirtymap_end_write(&write));
+        dirtymap_t *own;
+        FAILS(dirtymap_open(path, NULL, &own), DIRTYMAP_E_LOCKED);
+        own = created(in(dir, "of the child"), GIB);
+        OK(dirtymap_close(own));
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    OK(dirtymap_set(map, 2 * MIB, 1, NULL));
+    CHECK(counted(map) == 3);
+    OK(dirtymap_end_write(&write));
+    OK(dirtymap_close(map));
+}
+
+struct heard {
+    int opened, closed, flushed;
+    char text[256];
+};
+
+static void hear(const struct dirtymap_event *event, void *opaque) {
+    struct heard *heard = opaque;
+    heard->opened += strcmp(event->name, "opened") == 0;
+    heard->closed += strcmp(event->name, "closed") == 0;
+    heard->flushed += strcmp(event->name, "flushed") == 0;
+    snprintf(heard->text, sizeof heard->text, "%s", event->text);
+}
+
+static void events(void) {
+    struct heard heard = {0};
+    dirtymap_t *map;
+    FAILS(dirtymap_events(9, hear, &heard), DIRTYMAP_E_ARGUMENT);
+    OK(dirtymap_events(DIRTYMAP_EVENTS, hear, &heard));
+    OK(dirtymap_create(in(dir, "events"), GIB, NULL, &map));
+    OK(dirtymap_set(map, 0, 1, NULL));
+    OK(dirtymap_flush(map));
+    CHECK(heard.opened == 1 && heard.flushed == 0);
+    OK(dirtymap_events(DIRTYMAP_DEBUG, hear, &heard));
+    OK(dirtymap_set(map, MIB, 1, NULL));
+    OK(dirtymap_flush(map));
+    CHECK(heard.flushed == 1);
+    OK(dirtymap_close(map));
+    CHECK(heard.closed == 1 && strstr(heard.text, "path=") && strstr(heard.text, "events"));
+    OK(dirtymap_events(DIRTYMAP_SILENT, NULL, NULL));
+    OK(dirtymap_open(in(dir, "events"), NULL, &map));
+    OK(dirtymap_close(map));
+    CHECK(heard.opened == 1);
+}
+
+int main(int argc, char **argv) {
+    (void)argc;
+    dir = argv[1];
+    null_is_an_error_and_never_a_crash();
+    codes_have_names();
+    a_forked_child_opens_its_own();
+    events();
+    return 0;
+}
