@@ -224,7 +224,7 @@ DIRTYMAP_CHECKED int dirtymap_options_like(dirtymap_options_t *options, int fd);
 DIRTYMAP_CHECKED int dirtymap_options_access(dirtymap_options_t *options, uint32_t access);
 
 /* Most items that a crash may make dirty because they were armed: a sixteenth of the map by default, at least
- * 1 GiB. */
+ * 32 GiB. */
 DIRTYMAP_CHECKED int dirtymap_options_armed_bound(dirtymap_options_t *options, uint64_t items);
 
 /* How many items of what the last checkpoint has frozen stay armed: DIRTYMAP_NONE, twice what was frozen, by
