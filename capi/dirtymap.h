@@ -227,8 +227,8 @@ DIRTYMAP_CHECKED int dirtymap_options_access(dirtymap_options_t *options, uint32
  * 32 GiB. */
 DIRTYMAP_CHECKED int dirtymap_options_armed_bound(dirtymap_options_t *options, uint64_t items);
 
-/* How many items of what the last checkpoint has frozen stay armed: DIRTYMAP_NONE, twice what was frozen, by
- * default; 0 for none. */
+/* How many items of what the last checkpoint has frozen stay armed. DIRTYMAP_NONE, the default: up to four times
+ * what was frozen. 0: none. */
 DIRTYMAP_CHECKED int dirtymap_options_intent_bound(dirtymap_options_t *options, uint64_t items);
 
 /* How often a thread of the map flushes it. 0, the default: there is no thread, and the caller flushes now and

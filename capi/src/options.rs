@@ -121,7 +121,7 @@ extern "C" fn dirtymap_options_armed_bound(options: Handle, items: u64) -> c_int
 extern "C" fn dirtymap_options_intent_bound(options: Handle, items: u64) -> c_int {
     let bound = match items {
         0 => IntentBound::None,
-        crate::read::NONE => IntentBound::Twice,
+        crate::read::NONE => IntentBound::Proportional,
         _ => IntentBound::Items(items),
     };
     with(options, |options| Ok(options.intent_bound(bound)))
