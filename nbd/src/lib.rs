@@ -36,6 +36,6 @@ mod stream;
 pub use backend::{Backend, Exports, Extents, Features, FixedExports, Listed, Zeroes};
 pub use backends::{FileBackend, MemoryBackend};
 pub use failure::{Errno, Failure};
-pub use server::{Drained, Server, ServerOptions, bind_unix};
+pub use server::{Drained, OnEnd, Server, ServerOptions, bind_unix};
 pub use session::{End, Limits, SessionError, serve};
 pub use stream::Stream;

@@ -6,7 +6,7 @@
 use crate::backend::Exports;
 use crate::session::{End, Limits, SessionError, serve};
 use crate::stream::Stream;
-use rustix::net::Shutdown;
+use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
@@ -76,7 +76,8 @@ struct State {
 }
 
 struct Listening {
-    socket: Arc<OwnedFd>,
+    /// Closing it ends the thread. The socket itself is left as it is: others may have it, too.
+    wake: UnixStream,
     thread: JoinHandle<()>,
     path: Option<PathBuf>,
 }
@@ -124,29 +125,43 @@ impl Server {
         self.listen(bind_unix(path)?.into(), Some(path.to_owned()), accept_unix)
     }
 
-    /// Listens on a unix socket that is there already, as from a service manager.
+    /// Listens on a unix socket that is there already, as from a service manager. It is left as it is at the end: clients
+    /// that connect then wait for whoever listens next.
     pub fn adopt_unix(&mut self, listener: UnixListener) -> io::Result<()> {
         self.listen(listener.into(), None, accept_unix)
+    }
+
+    /// The same of a TCP socket. Returns its address.
+    pub fn adopt_tcp(&mut self, listener: TcpListener) -> io::Result<SocketAddr> {
+        let address = listener.local_addr()?;
+        self.may_listen(address)?;
+        self.listen(listener.into(), None, accept_tcp)?;
+        Ok(address)
     }
 
     /// Listens on an address; of port 0, on any free port. Returns the address. Others than loopback have to be
     /// [allowed](ServerOptions::allow_plain_tcp).
     pub fn listen_tcp(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        if !address.ip().is_loopback() && !self.shared.options.allow_plain_tcp {
-            let why = "TCP without encryption is allowed on loopback addresses only";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        self.may_listen(address)?;
+        self.adopt_tcp(TcpListener::bind(address)?)
+    }
+
+    fn may_listen(&self, address: SocketAddr) -> io::Result<()> {
+        if address.ip().is_loopback() || self.shared.options.allow_plain_tcp {
+            return Ok(());
         }
-        let bound = TcpListener::bind(address)?;
-        let address = bound.local_addr()?;
-        self.listen(bound.into(), None, accept_tcp)?;
-        Ok(address)
+        let why = "TCP without encryption is allowed on loopback addresses only";
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 
     fn listen(&mut self, socket: OwnedFd, path: Option<PathBuf>, accept: Accept) -> io::Result<()> {
-        let socket = Arc::new(socket);
-        let (shared, listens) = (Arc::clone(&self.shared), Arc::clone(&socket));
-        let thread = thread::Builder::new().name("nbd-listen".into()).spawn(move || shared.accept(&listens, accept))?;
-        self.listeners.push(Listening { socket, thread, path });
+        // Who is there according to `poll` may have gone again.
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let (wake, woken) = UnixStream::pair()?;
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name("nbd-listen".into());
+        let thread = thread.spawn(move || shared.accept(&socket, &woken, accept))?;
+        self.listeners.push(Listening { wake, thread, path });
         Ok(())
     }
 
@@ -165,8 +180,7 @@ impl Server {
         drop(state);
         self.shared.changed.notify_all();
         for listening in self.listeners.drain(..) {
-            // Wakes the thread that accepts.
-            let _ = rustix::net::shutdown(&listening.socket, Shutdown::Both);
+            drop(listening.wake);
             let _ = listening.thread.join();
             if let Some(path) = listening.path {
                 let _ = std::fs::remove_file(path);
@@ -238,7 +252,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn accept(self: &Arc<Self>, listener: &OwnedFd, accept: Accept) {
+    fn accept(self: &Arc<Self>, listener: &OwnedFd, woken: &UnixStream, accept: Accept) {
         loop {
             let mut state = self.state();
             while state.open.len() >= self.options.connections && !state.stopping {
@@ -248,11 +262,14 @@ impl Shared {
                 return;
             }
             drop(state);
+            // An interruption is no reason to do anything else.
+            let _ = poll(&mut [PollFd::new(listener, PollFlags::IN), PollFd::new(woken, PollFlags::IN)], None);
             match accept(listener) {
                 Ok(stream) => self.admit(stream),
-                // A client that has gone again; or too many files are open, which passes.
-                Err(_) if !self.state().stopping => thread::sleep(Duration::from_millis(10)),
-                Err(_) => return,
+                // It was not that one that woke the thread, or the client has gone again.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                // Too many files are open, which passes.
+                Err(_) => thread::sleep(Duration::from_millis(10)),
             }
         }
     }

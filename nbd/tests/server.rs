@@ -99,6 +99,32 @@ fn a_listener_from_elsewhere_is_adopted() {
     assert!(socket.exists(), "the socket is its owner's");
 }
 
+/// As with a service manager that keeps the socket while a server is started anew.
+#[test]
+fn who_connects_to_an_adopted_socket_while_nobody_serves_is_served_by_the_next_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).expect("bind");
+    for round in 1..4u8 {
+        let early = UnixStream::connect(&socket).expect("connect");
+        let mut server = Server::new(
+            Arc::new(FixedExports::new().with("", Arc::new(MemoryBackend::from_bytes(vec![round; 512])))),
+            ServerOptions::default(),
+        );
+        server.adopt_unix(listener.try_clone().expect("clone")).expect("adopt");
+        let mut magic = [0; 8];
+        (&early).read_exact(&mut magic).expect("it is greeted");
+        assert_eq!(connect(&uri(&socket, "")).read(0, 512, 0).expect("read"), [round; 512]);
+        server.shutdown(LONG);
+        assert!(socket.exists());
+    }
+    let address = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let mut server = Server::new(Arc::new(FixedExports::new()), ServerOptions::default());
+    assert!(server.adopt_tcp(address).is_ok());
+    let everywhere = std::net::TcpListener::bind("0.0.0.0:0").expect("bind");
+    assert!(server.adopt_tcp(everywhere).is_err());
+}
+
 #[test]
 fn connections_see_each_others_writes() {
     let (server, _dir, socket) = serving(one(Arc::new(Probe::new(64 * KIB))), ServerOptions::default());

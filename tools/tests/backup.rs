@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{Cleanup, Dir, GRANULE, MIB, Set, areas, is_root, pattern, skipped, system, untouched};
+use common::{Dir, GRANULE, MIB, Set, areas, loop_device, pattern, skipped, untouched};
 use dirtymap::{ImageStamp, Options};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -344,23 +344,12 @@ fn an_empty_image() {
     set.assert_equal();
 }
 
-/// A loop device over a file.
-fn loop_device(file: &Path) -> Option<(PathBuf, Cleanup)> {
-    let made = std::process::Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
-    let device = String::from_utf8(made.stdout).ok()?.trim().to_string();
-    let detach = Cleanup::new("losetup", &["-d", &device].map(OsStr::new));
-    made.status.success().then_some((PathBuf::from(device), detach))
-}
-
 #[test]
 fn block_devices_as_image_and_as_target() {
     let dir = Dir::new();
     let (under_image, under_target) = (dir.image("a", 8 * MIB), dir.path("b"));
     fs::write(&under_target, pattern(16 * MIB, 77)).expect("write");
-    let loops = is_root() && system("losetup", &[OsStr::new("--version")]);
-    let (Some((image, _a)), Some((target, _b))) =
-        (loops.then(|| loop_device(&under_image)).flatten(), loops.then(|| loop_device(&under_target)).flatten())
-    else {
+    let (Some((image, _a)), Some((target, _b))) = (loop_device(&under_image), loop_device(&under_target)) else {
         return skipped("block devices: needs root and loop devices");
     };
     let map = dir.path("m");

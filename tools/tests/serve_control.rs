@@ -127,8 +127,8 @@ fn a_control_socket_is_taken_over_from_the_dead_and_from_nobody_else() {
     let (server, control) = controlled(&dir, &[]);
     let text = control.display().to_string();
     let line = |socket: &str| {
-        let (image, map) = (dir.path("disk.raw"), dir.path("disk.map"));
-        dm!("serve", image, "--map", map, "--read-only", "--socket", dir.path(socket), "--control", text)
+        let (image, map) = (dir.image("other.raw", MIB), dir.path("other.map"));
+        dm!("serve", image, "--map", map, "--create", "--socket", dir.path(socket), "--control", text)
     };
     // It is in use; and a file that is no socket is nobody's.
     line("other").exits(8).says("control");

@@ -370,7 +370,7 @@ pub struct Serve {
     /// Name of IMAGE's export; clients that name none get it as well
     #[arg(long, value_name = "EXPORT", default_value = "", requires = "image")]
     pub name: String,
-    /// Listen on a unix socket, made here and removed at the end; this, --listen or --run has to be given
+    /// Listen on a unix socket, made here and removed at the end; this, --listen, --run or a socket of a service manager's has to be there
     #[arg(value_parser = file(), long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Listen on a TCP address, as 127.0.0.1:10809
@@ -385,6 +385,9 @@ pub struct Serve {
     /// Answer on a unix socket what is asked of the server, metrics too
     #[arg(value_parser = file(), long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+    /// Keep the process's number in a file, from when it serves until it ends
+    #[arg(value_parser = file(), long, value_name = "PATH")]
+    pub pid_file: Option<PathBuf>,
     /// Refuse all writes
     #[arg(long)]
     pub read_only: bool,

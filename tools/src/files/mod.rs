@@ -2,6 +2,7 @@
 
 mod content;
 mod image;
+mod locks;
 pub mod publish;
 pub mod stdin;
 pub mod storage;

@@ -249,6 +249,14 @@ pub fn system(program: &str, args: &[&OsStr]) -> bool {
     Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 
+/// A loop device over a file; none where there can be none.
+pub fn loop_device(file: &Path) -> Option<(PathBuf, Cleanup)> {
+    let made = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+    let device = String::from_utf8(made.stdout).ok()?.trim().to_string();
+    let detach = Cleanup::new("losetup", &["-d", &device].map(OsStr::new));
+    made.status.success().then_some((PathBuf::from(device), detach))
+}
+
 /// An image with its map, and where a backup of it goes.
 pub struct Set {
     pub dir: Dir,

@@ -77,10 +77,32 @@ impl Server {
     }
 
     pub fn stop(self) -> Ran {
-        self.signal(Signal::TERM);
-        let ran = self.child.wait_with_output().expect("wait").into();
-        assert!(!self.socket.exists(), "the socket is still there");
+        let socket = self.socket.clone();
+        let ran = self.end();
+        assert!(!socket.exists(), "the socket is still there");
         ran
+    }
+
+    /// Has it end in order.
+    pub fn end(self) -> Ran {
+        self.signal(Signal::TERM);
+        self.finish()
+    }
+
+    /// Waits until it has ended.
+    pub fn finish(mut self) -> Ran {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.child.stdout.take().expect("piped").read_to_string(&mut out).expect("text");
+        self.child.stderr.take().expect("piped").read_to_string(&mut err).expect("text");
+        Ran { code: self.child.wait().expect("wait").code().unwrap_or(-1), out, err }
+    }
+}
+
+/// Whatever a test has failed with, no server is left.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

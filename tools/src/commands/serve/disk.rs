@@ -20,8 +20,6 @@ use std::time::Duration;
 
 /// A disk that is served.
 pub struct Disk {
-    /// Of its export.
-    pub name: String,
     image: Image,
     map_path: PathBuf,
     read_only: bool,
@@ -41,7 +39,7 @@ pub struct DiskAnswer {
 impl Disk {
     /// Opens a disk, and makes its map if that is asked for.
     pub fn open(disk: &DiskArg, args: &Serve, wait: Duration, output: Output) -> Result<Disk> {
-        let image = Image::open(&disk.image, !args.read_only)?;
+        let image = Image::open_locked(&disk.image, !args.read_only)?;
         if args.create && !disk.map.exists() {
             create(&image, disk, args)?;
         }
@@ -49,19 +47,23 @@ impl Disk {
         let backend = image.file.try_clone().and_then(|file| FileBackend::from_file(file, !args.read_only));
         let backend = backend.map_err(|e| Failure::io(disk.image.display(), &e))?;
         Ok(Disk {
-            name: disk.name.clone(),
             image,
             map_path: disk.map.clone(),
             read_only: args.read_only,
-            tracked: Arc::new(Tracked::new(backend, map)),
+            tracked: Arc::new(Tracked::new(disk.name.clone(), backend, map, output)),
         })
+    }
+
+    /// Of its export.
+    pub fn name(&self) -> &str {
+        &self.tracked.name
     }
 
     pub fn status(&self) -> Result<DiskStatus> {
         let map = &self.tracked.map;
         let (info, stats) = (map.info()?, map.stats());
         Ok(DiskStatus {
-            export: self.name.clone(),
+            export: self.name().into(),
             image: self.image.path.display().to_string(),
             map: self.map_path.display().to_string(),
             size: self.tracked.image.size(),
@@ -83,11 +85,11 @@ impl Disk {
 
     /// Closes the map with the image as it is now. Nobody else may have the disk any more.
     pub fn close(self, output: Output) -> Result<DiskAnswer> {
-        let Some(Tracked { map, .. }) = Arc::into_inner(self.tracked) else {
+        let Some(Tracked { name, map, .. }) = Arc::into_inner(self.tracked) else {
             return Err(Failure::new("internal", "the export is still in use"));
         };
         let answer = DiskAnswer {
-            export: self.name,
+            export: name,
             image: self.image.path.display().to_string(),
             map: self.map_path.display().to_string(),
             dirty_bits: map.count(),

@@ -6,6 +6,7 @@
 mod counters;
 mod disk;
 mod export;
+mod manager;
 mod metrics;
 mod served;
 mod tracked;
@@ -18,14 +19,18 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use crate::terminal::text::say;
-use dirtymap_nbd::{Limits, Server, ServerOptions};
+use dirtymap_nbd::{Limits, OnEnd, Server, ServerOptions};
 use disk::{Disk, DiskAnswer};
+use manager::{PidFile, Socket};
 use serde::Serialize;
 use served::Served;
+use std::io;
+use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 
 #[derive(Serialize)]
 struct Answer {
@@ -41,7 +46,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
-    if args.socket.is_none() && args.listen.is_none() && args.run.is_none() {
+    let passed = manager::sockets()?;
+    if args.socket.is_none() && args.listen.is_none() && args.run.is_none() && passed.is_empty() {
         return Err(Failure::usage("give --socket, --listen or --run: where to serve"));
     }
     let first = args.image.iter().zip(&args.map);
@@ -56,7 +62,7 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
     files::distinct(&roles.collect::<Vec<_>>())?;
     let disks = disks.iter().map(|disk| Disk::open(disk, args, wait, output)).collect::<Result<_>>()?;
     let served = Arc::new(Served::new(disks, args.read_only));
-    let drained = serve(args, &served, output);
+    let drained = serve(args, &served, passed, output);
     // No thread of the server is left that could have it.
     let served = Arc::into_inner(served).ok_or_else(|| Failure::new("internal", "an export is still in use"))?;
     // Also after a failure.
@@ -76,49 +82,92 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
 }
 
 /// Serves until a signal comes or the command of `--run` has ended.
-fn serve(args: &Serve, served: &Arc<Served>, output: Output) -> Result<dirtymap_nbd::Drained> {
+fn serve(args: &Serve, served: &Arc<Served>, passed: Vec<Socket>, output: Output) -> Result<dirtymap_nbd::Drained> {
     let limits = Limits { threads: args.threads.into(), ..Limits::default() };
-    let options = ServerOptions { limits, allow_plain_tcp: args.allow_plain_tcp, ..ServerOptions::default() };
+    let on_end: OnEnd = Arc::new(move |end| match end {
+        Ok(_) => output.detail(|| "a client has gone"),
+        Err(e) => output.note(format_args!("a client was cut off: {e}")),
+    });
+    let options = ServerOptions {
+        limits,
+        allow_plain_tcp: args.allow_plain_tcp,
+        on_end: Some(on_end),
+        ..ServerOptions::default()
+    };
     let mut server = Server::new(Arc::clone(served) as _, options);
     let control = args.control.as_ref().map(|path| Listener::new(path, Arc::clone(served) as _)).transpose()?;
-    let ended = listen_and_wait(args, served, &mut server, output);
+    let listening = listen(args, served.default_name(), &mut server, passed);
+    let ended = listening.and_then(|listening| wait(args, &listening, output));
+    // There is nobody to tell, or it does not matter any more.
+    let _ = manager::tell("STOPPING=1");
     // Before the exports go, which its answers are about.
     control.into_iter().for_each(Listener::stop);
     let drained = server.shutdown(DRAIN);
     ended.map(|()| drained)
 }
 
-fn listen_and_wait(args: &Serve, served: &Served, server: &mut Server, output: Output) -> Result<()> {
-    // A socket that nobody else knows of, for the command alone.
-    let private = tempfile::tempdir().map_err(|e| Failure::io("a directory for the socket", &e))?;
-    let name = served.default_name();
+/// Where it listens.
+struct Listening {
+    uris: Vec<String>,
+    /// Of a socket that nobody else knows of, for the command of `--run` alone.
+    _private: Option<TempDir>,
+}
+
+fn listen(args: &Serve, name: &str, server: &mut Server, passed: Vec<Socket>) -> Result<Listening> {
     let mut uris = Vec::new();
-    let socket = args.socket.clone().or_else(|| args.listen.is_none().then(|| private.path().join("socket")));
-    if let Some(socket) = socket {
-        server.listen_unix(&socket).map_err(|e| Failure::io(format_args!("{}: listen", socket.display()), &e))?;
-        uris.push(unix_uri(name, &socket));
+    let unix_failed = |path: &Path, e: io::Error| Failure::io(format_args!("{}: listen", path.display()), &e);
+    let tcp_failed = |e: io::Error| {
+        let advice = "a unix socket and ssh keep others out; --allow-plain-tcp lets them in";
+        let failure = Failure::io("listen on TCP", &e);
+        if e.kind() == io::ErrorKind::PermissionDenied { failure.and(advice) } else { failure }
+    };
+    let tcp_uri = |address| format!("nbd://{address}/{}", encoded(name));
+    for socket in passed {
+        match socket {
+            Socket::Unix(socket) => {
+                let address = socket.local_addr().ok();
+                let path = address.as_ref().and_then(SocketAddr::as_pathname).unwrap_or(Path::new("?"));
+                server.adopt_unix(socket).map_err(|e| unix_failed(path, e))?;
+                uris.push(unix_uri(name, path));
+            }
+            Socket::Tcp(socket) => uris.push(tcp_uri(server.adopt_tcp(socket).map_err(tcp_failed)?)),
+        }
+    }
+    if let Some(socket) = &args.socket {
+        server.listen_unix(socket).map_err(|e| unix_failed(socket, e))?;
+        uris.push(unix_uri(name, socket));
     }
     if let Some(address) = args.listen {
-        let bound = server.listen_tcp(address);
-        let bound = bound.map_err(|e| {
-            let advice = "a unix socket and ssh keep others out; --allow-plain-tcp lets them in";
-            let failure = Failure::io(format_args!("{address}: listen"), &e);
-            if e.kind() == std::io::ErrorKind::PermissionDenied { failure.and(advice) } else { failure }
-        })?;
-        uris.push(format!("nbd://{bound}/{}", encoded(name)));
+        uris.push(tcp_uri(server.listen_tcp(address).map_err(tcp_failed)?));
     }
+    let mut private = None;
+    if uris.is_empty() {
+        let made = tempfile::tempdir().map_err(|e| Failure::io("a directory for the socket", &e))?;
+        let socket = private.insert(made).path().join("socket");
+        server.listen_unix(&socket).map_err(|e| unix_failed(&socket, e))?;
+        uris.push(unix_uri(name, &socket));
+    }
+    Ok(Listening { uris, _private: private })
+}
+
+/// Waits until it is to stop, and tells everybody that it serves before that.
+fn wait(args: &Serve, listening: &Listening, output: Output) -> Result<()> {
+    let _pid_file = args.pid_file.as_deref().map(PidFile::write).transpose()?;
+    manager::tell(&format!("READY=1\nSTATUS=serving {}", listening.uris.join(" and ")))?;
     if let Some(command) = &args.run {
-        return run_command(command, &uris[0], output);
+        return run_command(command, &listening.uris[0], output);
     }
-    output.note(format_args!("serving {}", uris.join(" and ")));
+    output.note(format_args!("serving {}", listening.uris.join(" and ")));
     while !signals::requested() {
         std::thread::sleep(LOOK);
     }
+    output.note("stopping: requests under way are answered");
     Ok(())
 }
+
 /// Runs a command with the URI in its environment, until it ends or a signal comes.
 fn run_command(command: &str, uri: &str, output: Output) -> Result<()> {
-    let failed = |e: std::io::Error| Failure::io("sh", &e);
+    let failed = |e: io::Error| Failure::io("sh", &e);
     let mut shell = Command::new("sh");
     shell.args(["-c", command]).env("uri", uri);
     if output.is_json() {

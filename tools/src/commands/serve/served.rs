@@ -25,7 +25,7 @@ impl Served {
 
     /// The name of the default export.
     pub fn default_name(&self) -> &str {
-        self.disks.first().map_or("", |disk| &disk.name)
+        self.disks.first().map_or("", Disk::name)
     }
 
     pub fn status(&self) -> Result<Status> {
@@ -47,13 +47,13 @@ impl Served {
 
 impl Exports for Served {
     fn list(&self) -> Vec<Listed> {
-        self.disks.iter().map(|disk| Listed { name: disk.name.clone(), description: String::new() }).collect()
+        self.disks.iter().map(|disk| Listed { name: disk.name().into(), description: String::new() }).collect()
     }
 
     fn open(&self, name: &str) -> Option<(String, Arc<dyn Backend>)> {
-        let named = self.disks.iter().find(|disk| disk.name == name);
+        let named = self.disks.iter().find(|disk| disk.name() == name);
         let disk = named.or_else(|| self.disks.first().filter(|_| name.is_empty()))?;
-        Some((disk.name.clone(), Arc::new(Export::new(Arc::clone(&disk.tracked)))))
+        Some((disk.name().into(), Arc::new(Export::new(Arc::clone(&disk.tracked)))))
     }
 }
 

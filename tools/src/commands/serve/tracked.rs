@@ -4,24 +4,31 @@
 //! that cannot be set is not written, and the client gets the error.
 
 use super::counters::Counters;
+use crate::terminal::output::Output;
 use dirtymap::DirtyMap;
 use dirtymap_nbd::{Backend, Failure, FileBackend, Zeroes};
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 /// An image with its map. A map that is open for reading goes with an image that is, too.
 pub struct Tracked {
+    /// Of its export.
+    pub name: String,
     pub image: FileBackend,
     pub map: DirtyMap,
     pub counters: Counters,
     /// NBD connections that use it.
     pub connections: AtomicUsize,
+    /// The last change failed.
+    failing: AtomicBool,
+    output: Output,
 }
 
 impl Tracked {
-    pub fn new(image: FileBackend, map: DirtyMap) -> Tracked {
-        Tracked { image, map, counters: Counters::default(), connections: AtomicUsize::new(0) }
+    pub fn new(name: String, image: FileBackend, map: DirtyMap, output: Output) -> Tracked {
+        let (counters, connections, failing) = Default::default();
+        Tracked { name, image, map, counters, connections, failing, output }
     }
 
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
@@ -48,10 +55,19 @@ impl Tracked {
         self.counters.zero.count(length, zero)
     }
 
-    /// Has a change done in a bracket.
+    /// Has a change done in a bracket. Of failures one after the other the first one is told here: the client is told of each.
     fn change(&self, range: Range<u64>, change: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-        let _write = self.map.begin_write(range).map_err(io::Error::from)?;
-        change()
+        let (start, end) = (range.start, range.end);
+        let set = self.map.begin_write(range).map_err(|e| Failure::from(io::Error::from(e)));
+        let done = set.and_then(|_write| change());
+        if done.is_err() != self.failing.load(Relaxed) && done.is_err() != self.failing.swap(done.is_err(), Relaxed) {
+            let name = &self.name;
+            match &done {
+                Ok(()) => self.output.note(format_args!("{name:?}: writes succeed again")),
+                Err(e) => self.output.note(format_args!("{name:?}: a write of bytes {start} to {end} failed: {e}")),
+            }
+        }
+        done
     }
 }
 
@@ -68,8 +84,10 @@ mod tests {
         Options::new().create_closed(&map, 1 << 16).expect("create");
         // The image takes writes, the map does not.
         let tracked = Tracked::new(
+            "".into(),
             FileBackend::open(&image, true).expect("open"),
             Options::new().read_only(true).open(&map).expect("open"),
+            Output::new(crate::cli::Format::Human, 0).silent(),
         );
         let failures = [
             tracked.write(0, &[1; 512], false),
