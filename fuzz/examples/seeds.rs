@@ -7,6 +7,8 @@ use dirtymap::format::{
 };
 use dirtymap_cli::dump::{self, CopyIs};
 use dirtymap_cli::qcow2::Plan;
+use dirtymap_cli::qcow2::data::{Shape, Writer};
+use dirtymap_cli::set_json::{self, Begun, Consistency, Content, Member, Merging, Seen, Set, file_name};
 use std::{convert::Infallible, fs, io, path::Path};
 
 fn header(len: u64, granularity: u32) -> Header {
@@ -320,6 +322,74 @@ fn conversations() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
+/// A file of a set with 512-byte clusters: which are data, and which are zeros.
+fn member(clusters: u64, backing: Option<&str>, data: &[u64], zeros: &[u64]) -> Vec<u8> {
+    let shape = Shape::new(clusters * 512, 9, backing.map(str::as_bytes)).expect("a small disk");
+    let mut bytes: Vec<u8> = Vec::new();
+    let write = |piece: &[u8], offset: u64| {
+        let end = offset as usize + piece.len();
+        bytes.resize(bytes.len().max(end), 0);
+        bytes[offset as usize..end].copy_from_slice(piece);
+        Ok::<(), Infallible>(())
+    };
+    let mut writer = Writer::new(shape, write);
+    for cluster in 0..clusters {
+        let Ok(()) = match (data.contains(&cluster), zeros.contains(&cluster)) {
+            (true, _) => writer.data(cluster, &[cluster as u8 + 1; 512]),
+            (false, true) => writer.zeros(cluster, 1),
+            _ => Ok(()),
+        };
+    }
+    let Ok(length) = writer.finish();
+    bytes.resize(length as usize, 0);
+    bytes
+}
+
+/// The length of the first file, and both.
+fn members() -> Vec<(&'static str, Vec<u8>)> {
+    let pair = |first: Vec<u8>, second: Vec<u8>| [&(first.len() as u16).to_le_bytes()[..], &first, &second].concat();
+    vec![
+        ("empty", pair(member(0, None, &[], &[]), Vec::new())),
+        ("full", pair(member(70, None, &[0, 1, 2, 69], &[]), Vec::new())),
+        ("chain", pair(member(70, None, &[1, 2], &[]), member(70, Some("0001.qcow2"), &[2, 3], &[1, 64]))),
+        ("grown", pair(member(3, None, &[1, 2], &[]), member(130, Some("0001.qcow2"), &[129], &[]))),
+        ("cut", pair(member(130, None, &[1, 129], &[]), member(2, Some("0001.qcow2"), &[], &[0]))),
+    ]
+}
+
+fn sets() -> Vec<(&'static str, Set)> {
+    let content = |bytes: u64| Content {
+        bytes,
+        sha256: "0123456789abcdef".repeat(4),
+        seen: Seen { inode: 1, modified: (2, 3), changed: (4, 5) },
+    };
+    let one = |number: u32, backing: Option<u32>| Member {
+        file: file_name(number),
+        name: (number == 2).then(|| "monday".into()),
+        backing: backing.map(file_name),
+        why_full: backing.is_none().then(|| "it is the first one".into()),
+        time: "2026-11-29T10:00:00Z".into(),
+        consistency: Consistency::Crash,
+        size: 1 << 20,
+        data: 65536,
+        zeros: 0,
+        image: "disk.raw".into(),
+        map: "00000000-0000-0000-0000-000000000001".into(),
+        checkpoint: "00000000-0000-0000-0000-000000000002".into(),
+        point: Some(set_json::Point { name: "0001-0123abcd".into(), bytes: 1 << 19 }),
+        content: content(1 << 19),
+    };
+    let empty = Set::new("0123abcd".into());
+    let chain = Set { members: vec![one(1, None), one(2, Some(1)), one(5, None)], ..empty.clone() };
+    let unsettled = Set {
+        begun: Some(Begun { file: file_name(6), point: None, map: "x".into() }),
+        merging: Some(Merging { file: file_name(2), data: 1, content: content(9) }),
+        leftover: vec![file_name(4)],
+        ..chain.clone()
+    };
+    vec![("empty", empty), ("chain", chain), ("unsettled", unsettled)]
+}
+
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let write = |target: &str, name: &str, bytes: &[u8]| {
@@ -337,6 +407,12 @@ fn main() -> io::Result<()> {
     }
     for (name, bytes) in images() {
         write("qcow2", name, &bytes)?;
+    }
+    for (name, bytes) in members() {
+        write("member", name, &bytes)?;
+    }
+    for (name, set) in sets() {
+        write("set_json", name, &set.to_bytes())?;
     }
     for (name, bytes) in files() {
         write("open", &name, &bytes)?;

@@ -10,23 +10,27 @@ mod file;
 pub mod header;
 mod input;
 pub mod map_ops;
+pub mod member;
 pub mod nbd;
 pub mod open;
 pub mod page_table;
 pub mod qcow2;
+pub mod set_json;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("bitmap_ops", bitmap_ops::run),
     ("check_repair", check_repair::run),
     ("dump", dump::run),
     ("header", header::run),
     ("map_ops", map_ops::run),
+    ("member", member::run),
     ("nbd", nbd::run),
     ("open", open::run),
     ("page_table", page_table::run),
     ("qcow2", qcow2::run),
+    ("set_json", set_json::run),
 ];

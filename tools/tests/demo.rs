@@ -24,6 +24,10 @@ fn on_a_copy_of_an_image() {
     }
     assert!(fs::read(&image).expect("read") == before, "the user's image was changed");
     assert!(fs::read(place.join("image.raw")).expect("read") == fs::read(place.join("backup.raw")).expect("read"));
+    assert_eq!(answer["members"], 2);
+    let read = |name: &str| fs::read(place.join(name)).expect("read");
+    assert!(read("restored.raw") == before && read("first.raw") == before);
+    dm!("set", "verify", place.join("backups"), "--against", place.join("image.raw")).exits(0);
     // It does not write over what is there.
     dm!("demo", image, "--dir", place).exits(8).says("exists already");
 }
@@ -39,6 +43,7 @@ fn without_arguments_it_makes_an_image_and_leaves_nothing() {
         .into();
     let out = ran.exits(0).out;
     assert!(out.contains("256 MiB") && out.contains("round 1") && out.contains("identical after each"), "{out}");
+    assert!(out.contains("a set kept 2 backups beside; the first one, restored, is what the image was then"), "{out}");
     assert_eq!(fs::read_dir(dir.path("")).expect("read").count(), 0);
 }
 

@@ -4,6 +4,7 @@
 //! Invariant kept here: nothing is taken on trust. What the writer reported as written must be dirty after the kill,
 //! and image and backup are compared byte for byte, also where the map says clean.
 
+mod history;
 mod image;
 mod report;
 mod round;
@@ -39,7 +40,7 @@ pub fn run(args: &Demo, output: Output) -> Result<Exit> {
     let done = show(args, &place, output);
     if args.keep || args.dir.is_some() {
         let dir = place.keep();
-        output.note(format_args!("image, map and backup are in {}", dir.display()));
+        output.note(format_args!("image, map and backups are in {}", dir.display()));
     }
     let answer = done?;
     output.answer(&answer, report::ending)?;
@@ -60,7 +61,8 @@ impl Place {
             }
         };
         let [image, map, target] = ["image.raw", "image.map", "backup.raw"].map(|name| dir.join(name));
-        for path in [&image, &map, &target] {
+        let backups = dir.join(history::SET);
+        for path in [&image, &map, &target, &backups] {
             if path.symlink_metadata().is_ok() {
                 let message = format!("{}: exists already; give the demo a directory of its own", path.display());
                 return Err(Failure::new("exists", message));
@@ -95,6 +97,7 @@ fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
     image.sync()?;
     let options = Options::new().granularity(GRANULARITY).label("demo").dirty(true).image(image.stamp_now()?);
     options.create(&place.map, image.size())?.close()?;
+    history::begin(place, output)?;
     let first = round::back_up(place, output)?;
     compare(place, "the first, full backup")?;
     report::announce(output, |out| report::full(out, &first));
@@ -107,13 +110,19 @@ fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
         report::announce(output, |out| report::round(out, &round));
         answer.rounds.push(round);
     }
+    answer.members = history::end(place, output)?;
     answer.identical = true;
     Ok(answer)
 }
 
 /// Compares all of the image and the backup, byte for byte.
 fn compare(place: &Place, when: &str) -> Result<()> {
-    let (image, target) = (Image::open(&place.image, false)?, Image::open(&place.target, false)?);
+    compare_files(&place.image, &place.target, &format!("{when} image and backup"))
+}
+
+/// Compares all of two files.
+fn compare_files(one: &Path, other: &Path, when: &str) -> Result<()> {
+    let (image, target) = (Image::open(one, false)?, Image::open(other, false)?);
     if image.size() != target.size() {
         return Err(differs(when, format!("sizes differ: {} and {}", image.size(), target.size())));
     }
@@ -125,7 +134,7 @@ fn compare(place: &Place, when: &str) -> Result<()> {
 
 /// What must never happen.
 fn differs(when: &str, what: String) -> Failure {
-    let message = format!("after {when} image and backup are not identical: {what}; --dir keeps the files");
+    let message = format!("after {when} are not identical: {what}; --dir keeps the files");
     Failure { kind: "difference".into(), message, exit: Exit::Damage }
 }
 

@@ -16,6 +16,7 @@ use crate::terminal::output::Output;
 use crate::terminal::text::say;
 use crate::terminal::{progress, signals};
 use dirtymap::{DirtyMap, NewFile, info::Info};
+use dirtymap_cli::set_json::Member;
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::path::Path;
@@ -39,6 +40,24 @@ struct Answer {
     bytes_verified_holes: u64,
 }
 
+impl Answer {
+    fn new(folder: &Folder, member: &Member, out: &Path) -> Answer {
+        Answer {
+            set: folder.path.display().to_string(),
+            member: member.number().into(),
+            name: member.name.clone(),
+            time: member.time.clone(),
+            consistency: member.consistency.name(),
+            out: out.display().to_string(),
+            size: member.size,
+            bytes_written: 0,
+            bytes_zeros: 0,
+            bytes_verified: 0,
+            bytes_verified_holes: 0,
+        }
+    }
+}
+
 /// What a restore that is stopped leaves.
 const STOPPED: &str = "the restore is not complete";
 
@@ -58,20 +77,7 @@ pub fn run(args: &Restore, wait: Duration, output: Output) -> Result<Exit> {
     let folder = Folder::open(&folder, wait)?;
     let index = find(&folder, member.as_deref(), args.until.as_deref())?;
     let disk = folder.prove(index, true)?;
-    let member = folder.set.members[index].clone();
-    let mut answer = Answer {
-        set: folder.path.display().to_string(),
-        member: member.number().into(),
-        name: member.name.clone(),
-        time: member.time.clone(),
-        consistency: member.consistency.name(),
-        out: args.out.display().to_string(),
-        size: member.size,
-        bytes_written: 0,
-        bytes_zeros: 0,
-        bytes_verified: 0,
-        bytes_verified_holes: 0,
-    };
+    let mut answer = Answer::new(&folder, &folder.set.members[index], &args.out);
     // All files are open: what is removed from the set is read to its end all the same.
     drop(folder);
     match &args.map {
@@ -85,14 +91,7 @@ pub fn run(args: &Restore, wait: Duration, output: Output) -> Result<Exit> {
             }
             write(&disk, &out, false, &mut answer)?;
         }
-        None => {
-            let new = NewFile::beside(&args.out)?;
-            let file = new.file().try_clone().map_err(|e| Failure::io(args.out.display(), &e))?;
-            file.set_len(disk.len())
-                .map_err(|e| Failure::io(format_args!("{}: set its size", args.out.display()), &e))?;
-            write(&disk, &Image::of(file, &args.out)?, true, &mut answer)?;
-            new.publish()?;
-        }
+        None => to_new(&disk, &args.out, &mut answer)?,
     }
     output.answer(&answer, human)?;
     Ok(Exit::Fine)
@@ -100,6 +99,21 @@ pub fn run(args: &Restore, wait: Duration, output: Output) -> Result<Exit> {
 
 fn gone(path: &Path) -> Failure {
     Failure::new("not-found", format!("{}: not found", path.display()))
+}
+
+/// Restores a member to a new file; for the demo.
+pub fn member_to_new(folder: &Folder, index: usize, out: &Path) -> Result<()> {
+    let mut answer = Answer::new(folder, &folder.set.members[index], out);
+    to_new(&folder.prove(index, true)?, out, &mut answer)
+}
+
+/// Makes a file of the disk, which has its name when it is complete and verified.
+fn to_new(disk: &Layered, path: &Path, answer: &mut Answer) -> Result<()> {
+    let new = NewFile::beside(path)?;
+    let file = new.file().try_clone().map_err(|e| Failure::io(path.display(), &e))?;
+    file.set_len(disk.len()).map_err(|e| Failure::io(format_args!("{}: set its size", path.display()), &e))?;
+    write(disk, &Image::of(file, path)?, true, answer)?;
+    Ok(new.publish()?)
 }
 
 /// Writes all of the disk, and reads it back.

@@ -20,7 +20,10 @@ pub struct Answer {
     seed: u64,
     pub first: Option<Outcome>,
     pub rounds: Vec<Round>,
-    /// Image and backup were equal, byte for byte, after every backup.
+    /// Members of the set that was kept beside.
+    pub members: u64,
+    /// Image and backup were equal, byte for byte, after every backup, and the first member of the set, restored, is what the image
+    /// was then.
     pub identical: bool,
 }
 
@@ -34,6 +37,7 @@ impl Answer {
             seed,
             first: None,
             rounds: Vec::new(),
+            members: 0,
             identical: false,
         }
     }
@@ -83,6 +87,11 @@ pub fn ending(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
         human(copied),
         human(full),
         human(over)
+    )?;
+    say!(
+        out,
+        "a set kept {} beside; the first one, restored, is what the image was then: identical",
+        count(a.members, "backup")
     )
 }
 
