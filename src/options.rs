@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Items per granule of a new map unless told otherwise: 2^16, 64 KiB for a disk image.
 pub(crate) const DEFAULT_GRANULARITY: u32 = 16;
-/// Most dirt that the armed list may name unless told otherwise: a sixteenth of the map, and at least 1 GiB of a disk image.
+/// Most dirt that the armed list may name unless told otherwise: a sixteenth of the map, and at least 32 GiB of a disk image.
 const ARMED_PART: u64 = 16;
 const LEAST_ARMED_BOUND: u64 = 32 << 30;
 /// Most items that are armed ahead of a sequential writer: 512 MiB of a disk image, and at most a quarter of the bound.
@@ -50,9 +50,9 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IntentBound {
-    /// Up to four times what the last checkpoint has frozen. What is beyond twice counts toward
-    /// [`armed_bound`](Options::armed_bound) and takes at most half of it: so a crash adds at most that bound and twice what
-    /// was frozen.
+    /// Up to four times what the last checkpoint has frozen; just that, if a crash had added to it. What is beyond twice counts
+    /// toward [`armed_bound`](Options::armed_bound) and takes at most half of it: so both together are at most that bound and
+    /// twice what was frozen, as long as all who open the map have the same bounds.
     #[default]
     Proportional,
     /// So many items.
@@ -61,16 +61,48 @@ pub enum IntentBound {
     None,
 }
 
-impl IntentBound {
-    /// In granules, for a checkpoint that has frozen so many, beside a list of so many words.
-    pub(crate) fn granules(self, geometry: &Geometry, frozen: u64, armed_bound: u64) -> u64 {
-        match self {
+/// How much is armed at most, in a map of one length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Words on the list.
+    pub armed: u64,
+    /// Words that are armed ahead of a sequential writer.
+    pub ahead: u64,
+    pub intent: IntentBound,
+    /// What was asked for, in items.
+    asked: Option<u64>,
+}
+
+impl Bounds {
+    pub(crate) fn new(asked: Option<u64>, intent: IntentBound, geometry: &Geometry) -> Bounds {
+        let words = |items: u64| items >> geometry.granularity() >> 6;
+        let armed = words(asked.unwrap_or((geometry.len() / ARMED_PART).max(LEAST_ARMED_BOUND))).max(1);
+        Bounds { armed, ahead: words(AHEAD).min(armed / 4), intent, asked }
+    }
+
+    /// The same of another length.
+    pub(crate) fn of_length(&self, geometry: &Geometry) -> Bounds {
+        Bounds::new(self.asked, self.intent, geometry)
+    }
+
+    /// Granules that the intent may cover, of a checkpoint that has frozen so many.
+    pub(crate) fn intended(&self, geometry: &Geometry, frozen: u64) -> u64 {
+        match self.intent {
             IntentBound::Proportional => {
                 let twice = frozen.saturating_mul(2);
-                twice.saturating_add(twice.min(armed_bound.saturating_mul(WORD_BITS / 2)))
+                twice.saturating_add(twice.min((self.armed / 2).saturating_mul(WORD_BITS)))
             }
             IntentBound::Items(items) => items >> geometry.granularity(),
             IntentBound::None => 0,
+        }
+    }
+
+    /// Words on the list beside an intent that covers so many words beyond twice what was frozen. Half of them stay: it may have
+    /// been chosen by other bounds.
+    pub(crate) fn beside(&self, beyond: u64) -> u64 {
+        match self.intent {
+            IntentBound::Items(_) => self.armed,
+            _ => self.armed.saturating_sub(beyond.min(self.armed / 2)),
         }
     }
 }
@@ -323,14 +355,7 @@ impl Options {
         self
     }
 
-    /// The bound in words.
-    pub(crate) fn armed_words(&self, geometry: &Geometry) -> u64 {
-        let bound = self.armed_bound.unwrap_or((geometry.len() / ARMED_PART).max(LEAST_ARMED_BOUND));
-        (bound >> geometry.granularity() >> 6).max(1)
-    }
-
-    /// The bound on arming ahead, in words.
-    pub(crate) fn ahead_words(&self, geometry: &Geometry) -> u64 {
-        (AHEAD >> geometry.granularity() >> 6).min(self.armed_words(geometry) / 4)
+    pub(crate) fn bounds(&self, geometry: &Geometry) -> Bounds {
+        Bounds::new(self.armed_bound, self.intent_bound, geometry)
     }
 }

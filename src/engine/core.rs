@@ -13,7 +13,7 @@ use crate::file::locks::{Deadline, POLITE, take, wait_for};
 use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
-use crate::options::IntentBound;
+use crate::options::Bounds;
 use crate::progress::Step;
 use crate::shm::runtime;
 use crate::shm::space::Allocated;
@@ -51,12 +51,8 @@ pub(crate) struct Core {
     pub(super) shared: bool,
     /// How long to wait for locks.
     pub(super) lock_timeout: Duration,
-    /// Most words that the list may name, unless it lists all.
-    pub(super) armed_bound: u64,
-    /// Most words that are armed ahead of a sequential writer.
-    pub(super) ahead_bound: u64,
-    /// How much the intent may cover.
-    pub(super) intent_bound: IntentBound,
+    /// How much is armed at most. The list of a `Process` map names all.
+    pub(super) bounds: Bounds,
     /// The intent of the header, as far as somebody has read it.
     pub(super) intent: std::sync::Mutex<Option<Arc<IntentSet>>>,
     /// Odd while summaries are being cleared; readers look again. Only in a map that is opened alone.
@@ -144,9 +140,7 @@ pub(crate) struct Parts {
     pub slot: u64,
     pub shared: bool,
     pub lock_timeout: Duration,
-    pub armed_bound: u64,
-    pub ahead_bound: u64,
-    pub intent_bound: IntentBound,
+    pub bounds: Bounds,
     pub allocated: Allocated,
     pub image_before: Option<Stamp>,
     pub watcher: Watcher,
@@ -177,7 +171,7 @@ impl Core {
 impl Core {
     pub(crate) fn new(parts: Parts, header: &Header) -> Result<Core> {
         let Parts { disk, path, view, nonce, slot, shared, lock_timeout, .. } = parts;
-        let Parts { armed_bound, ahead_bound, intent_bound, allocated, image_before, watcher, .. } = parts;
+        let Parts { bounds, allocated, image_before, watcher, .. } = parts;
         let born = fork::generation().map_err(MapFile::new(&*disk, &path).io("prepare for forks"))?;
         let core = Core {
             disk,
@@ -192,9 +186,7 @@ impl Core {
             in_file: in_file(header, shared),
             shared,
             lock_timeout,
-            armed_bound,
-            ahead_bound,
-            intent_bound,
+            bounds,
             intent: std::sync::Mutex::default(),
             seqlock: sync::AtomicU64::new(0),
             quiet: Mutex::default(),

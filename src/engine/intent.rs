@@ -9,7 +9,7 @@ use super::round::Keep;
 use crate::error::Result;
 use crate::format::{Durability, Header, Point, PointRole, Reasons};
 use crate::hierarchy::{Shared, WordsMut};
-use crate::options::IntentBound;
+use crate::shm::space::CHUNK_WORDS;
 use std::sync::{Arc, PoisonError};
 
 impl Core {
@@ -34,14 +34,14 @@ impl Core {
 
     /// What a point that was just written predicts.
     pub(super) fn predicted(&self, header: &Header, point: &Point) -> Result<Option<Arc<IntentSet>>> {
-        let mut limit = self.intent_bound.granules(self.geometry(), point.granules, self.armed_bound);
+        let mut limit = self.bounds.intended(self.geometry(), point.granules);
         if header.dirt_reasons.contains(Reasons::CRASH) {
             // What a crash has added is not rounded out once more, or each crash would multiply it.
             limit = limit.min(point.granules);
         }
-        let everything = point.granules == self.geometry().bits();
+        let most = point.granules > self.geometry().bits() / 2;
         // A first full backup, and one after a doubt, say nothing of what is written.
-        let unwritten = everything && (header.committed_uuid.is_nil() || !Reasons::CRASH.contains(header.dirt_reasons));
+        let unwritten = most && (header.committed_uuid.is_nil() || !Reasons::CRASH.contains(header.dirt_reasons));
         if self.durability == Durability::Process || point.granules == 0 || point.granules > limit || unwritten {
             return Ok(None);
         }
@@ -51,19 +51,24 @@ impl Core {
 
     /// Most words on the list beside an intent.
     pub(super) fn list_bound(&self, intent: Option<&IntentSet>) -> u64 {
-        match intent {
-            Some(intent) if self.intent_bound == IntentBound::Proportional => {
-                self.armed_bound.saturating_sub(intent.beyond_twice()).max(1)
-            }
-            _ => self.armed_bound,
-        }
+        step!(SpareList => self.bounds.beside(intent.map_or(0, IntentSet::beyond_twice)), else self.bounds.armed)
     }
 }
 
 impl Locked<'_> {
     /// Allocates the volatile space behind what an intent covers.
     pub(super) fn allocate_for(&mut self, intent: &IntentSet) -> Result<()> {
-        intent.words().filter(|_| self.core.in_file).try_for_each(|(w, _)| self.allocate(w..w + 1))
+        if !self.core.in_file {
+            return Ok(());
+        }
+        let (mut next, words) = (0, self.core.geometry().words());
+        intent.words().try_for_each(|(w, _)| {
+            if w < next {
+                return Ok(());
+            }
+            next = (w / CHUNK_WORDS + 1) * CHUNK_WORDS;
+            self.allocate(w..next.min(words))
+        })
     }
 
     /// Arms, in a map that was just opened, what the intent of its header covers.

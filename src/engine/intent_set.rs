@@ -27,6 +27,9 @@ impl IntentSet {
         let open = header.intent.zip(header.intent_point()).filter(|_| header.state == State::Open);
         let Some((intent, point)) = open else { return Ok(None) };
         let mut read = IntentSet { intent, set: PointSet::of_points(file, header, [point])?, beyond: 0 };
+        if read.failed() {
+            return Ok(Some(read)); // It is everything, and ends.
+        }
         let covered: u64 = read.words().map(|(_, word)| u64::from(word.count_ones())).sum();
         read.beyond = covered.saturating_sub(point.granules.saturating_mul(2));
         Ok(Some(read))
@@ -69,7 +72,9 @@ impl IntentSet {
     /// Items that it covers and a list does not name: all others, if nobody knows what it covers.
     pub(crate) fn items_beside(&self, list: &WordRanges) -> u64 {
         let (g, mut count) = (self.geometry(), Count::default());
-        self.words().filter(|(w, _)| !list.contains(*w)).for_each(|(w, word)| count.add_word(g, w, word));
+        if !self.failed() {
+            self.words().filter(|(w, _)| !list.contains(*w)).for_each(|(w, word)| count.add_word(g, w, word));
+        }
         covered_items(g, list, &count, self.failed())
     }
 

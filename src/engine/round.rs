@@ -66,12 +66,15 @@ impl Round {
 
     /// The pages of which the header covers something, and the words of them.
     fn pages(&self) -> Vec<PageRewrite> {
-        let listed = self.list.iter().flat_map(|run| words_of(run.range()));
-        let intended = self.intent.iter().flat_map(|intent| intent.words());
-        let intended = intended.map(|(w, _)| (w / PAGE_WORDS, 1 << (w % PAGE_WORDS)));
-        let mut pages: Vec<PageRewrite> = step!(FlushIntended => Some(intended)).into_iter().flatten().collect();
-        join_pages(&mut pages);
-        pages.extend(listed);
+        let mut pages: Vec<PageRewrite> = Vec::new();
+        let intended = step!(FlushIntended => self.intent.as_deref());
+        for (w, _) in intended.into_iter().flat_map(|intent| intent.words()) {
+            match pages.last_mut() {
+                Some(last) if last.0 == w / PAGE_WORDS => last.1 |= 1 << (w % PAGE_WORDS),
+                _ => pages.push((w / PAGE_WORDS, 1 << (w % PAGE_WORDS))),
+            }
+        }
+        pages.extend(self.list.iter().flat_map(|run| words_of(run.range())));
         pages.sort_unstable_by_key(|page| page.0);
         join_pages(&mut pages);
         pages

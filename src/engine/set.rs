@@ -296,7 +296,7 @@ impl Core {
         }
         let own = wanted.start..wanted.end.min(words);
         let room = bound.max(own.end - own.start);
-        let ahead = lock.ahead_of(&own).min(self.ahead_bound);
+        let ahead = lock.ahead_of(&own).min(self.bounds.ahead);
         let mut add = WordRanges::one(own.clone());
         for range in waiting.iter().filter(|r| *r != wanted) {
             let mut more = add.clone();
@@ -324,7 +324,7 @@ impl Locked<'_> {
     /// How many words to arm ahead: none for a writer seen for the first time, and four times as many each time it
     /// needs the word behind what was armed for it last.
     fn ahead_of(&mut self, own: &Range<u64>) -> u64 {
-        let bound = self.core.ahead_bound;
+        let bound = self.core.bounds.ahead;
         let known = self.state.streams.iter().position(|&(next, _)| next == own.start && next != 0);
         let (slot, ahead) = match known {
             Some(i) => (i, (self.state.streams[i].1 * 4).clamp(1, bound.max(1))),

@@ -45,8 +45,8 @@ impl DirtyMap {
     /// held for moments only.
     ///
     /// # Errors
-    /// [`Error::Outstanding`] when a checkpoint is; [`Error::Refused`] for a name that cannot be or is taken, when there are 64
-    /// points, inside a bracket that this thread has begun, or when a process died whose writes may arrive later;
+    /// [`Error::Outstanding`] when a checkpoint is; [`Error::Refused`] for a name that cannot be or is taken, when 63 points are
+    /// kept, inside a bracket that this thread has begun, or when a process died whose writes may arrive later;
     /// [`Error::Busy`] when a write did not end [in time](crate::Options::freeze_timeout); [`Error::NoCheckpoint`] when
     /// somebody aborted it meanwhile; [`Error::Interrupted`]; [`Error::Io`], [`Error::ReadOnly`]. After an error nothing has
     /// changed; if that failed as well, or would have taken long after an interrupt, the checkpoint is outstanding, and can be

@@ -38,7 +38,7 @@ use std::time::Duration;
 /// return an error "dirty". A child that lives on keeps the locks of a parent that was killed.
 ///
 /// **Space**: 1 bit of disk per granule, in pages of 4096 granules that are not all clean: 2 MiB per TiB of image at
-/// 64 KiB granularity. While open, about 3 bits of memory per granule there; a [`Durability::Process`] map maps them from
+/// 64 KiB granularity. While open, about 3 bits of memory per granule there, and 1 more where the last checkpoint froze something; a [`Durability::Process`] map maps them from
 /// the file, which takes as much disk.
 ///
 /// Dropping a map without [closing](Self::close) it loses nothing, but the next open recovers.

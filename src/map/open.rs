@@ -137,7 +137,7 @@ impl Options {
 
     /// Opens the map at `path`, [alone or not](Self::access), after recovering it if need be. Cost: reading the allocated
     /// part of the bottom level, and a few syncs; to join others, neither. Memory: for reading, what goes with the pages that are
-    /// neither clean nor full; for writing, 3 bits for each granule of pages that are not clean. For writing, what counts as dirty for
+    /// neither clean nor full; for writing, 3 bits for each granule of pages that are not clean, and 1 more where the last checkpoint froze some of a page. For writing, what counts as dirty for
     /// want of knowledge is written: of a file that says so of a whole large map, that is all of its bottom level.
     ///
     /// # Errors

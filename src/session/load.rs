@@ -112,6 +112,7 @@ pub(super) fn load(
         filling.fill(&std::mem::take(&mut assumed))?;
     }
     whole.union(&assumed);
+    whole.union(&covered.whole);
     if !writing {
         assumed.union(&covered.words);
     }
@@ -145,6 +146,8 @@ struct Covered {
     pages: WordRanges,
     /// Words of which it covers more than is known to be dirty.
     words: WordRanges,
+    /// Words of pages that it covers whole, which were not stored: in a map that is only read.
+    whole: WordRanges,
     items: u64,
     /// Pages of its point that fail: it covers everything if there are any.
     failed: u64,
@@ -211,12 +214,18 @@ impl Filling<'_, '_> {
     /// Adds what the intent covers.
     fn cover(&mut self, file: MapFile<'_>) -> Result<Covered> {
         let geometry = &self.header.geometry;
-        let (mut pages, mut words) = (Stretches::default(), Stretches::default());
+        let (mut pages, mut words, mut whole) = (Stretches::default(), Stretches::default(), Stretches::default());
         let mut count = Count::default();
         let failed = points::read_cover(file, self.header, &mut |index, page| {
-            self.prepare(index)?;
             pages.add(index..index + 1);
             count.add(geometry, index, page, named(&self.header.runs, index));
+            let all = format::page_words(geometry, index);
+            if self.allocate.is_none() && all.clone().zip(page).all(|(w, &word)| word == geometry.word_mask(w)) {
+                whole.add(all.clone());
+                words.add(all);
+                return Ok(());
+            }
+            self.prepare(index)?;
             for (w, &word) in format::page_words(geometry, index).zip(page) {
                 if word & !self.view.live()[w as usize].fetch_or(word, SeqCst) != 0 {
                     words.add(w..w + 1);
@@ -225,7 +234,7 @@ impl Filling<'_, '_> {
             Ok(())
         })?;
         let items = covered_items(geometry, &self.header.runs, &count, failed > 0);
-        Ok(Covered { pages: pages.runs(), words: words.runs(), items, failed })
+        Ok(Covered { pages: pages.runs(), words: words.runs(), whole: whole.runs(), items, failed })
     }
 
     /// The page cache is trusted: it says what is dirty, wherever the bottom is behind. Says which pages that may change.

@@ -98,6 +98,7 @@ fn suite(step: Mutant) -> Suite {
         Mutant::RecordFailureInHeader => Test(regressions::the_header_knows_of_a_failed_write_as_well),
         Mutant::AttemptThenWrite => Schedules,
         Mutant::WriteThenKnow => Seed(1, Plain),
+        Mutant::SpareList => Test(regressions::the_list_spares_what_an_intent_covers_beyond_twice),
         Mutant::BoundList => Test(regressions::the_list_stays_within_its_bound),
         Mutant::AllocateFirst => Test(regressions::space_is_set_aside_before_it_is_stored_into),
         Mutant::FlushInRounds => Test(regressions::a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs),

@@ -188,7 +188,7 @@ pub(super) fn a_freezer_wakes_up_in_the_freeze_of_another() -> Verdict {
 /// pages. The power went before the old ones were gone.
 pub(super) fn old_pages_of_a_point_come_back() -> Verdict {
     let cycle = |bits| [Op::Set(bits), Op::Freeze(None), Op::Commit, Op::Flush];
-    let before = run(&[cycle(0..9000), cycle(9000..9001)].concat(), fresh(), Vec::new(), None)?;
+    let before = run(&[cycle(0..6000), cycle(9000..9001)].concat(), fresh(), Vec::new(), None)?;
     let disk = SimDisk::new(before.disk.device(), Vec::new());
     let mut core = None;
     for op in [Op::Set(0..1), Op::Freeze(None)] {

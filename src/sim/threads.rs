@@ -15,8 +15,8 @@ use crate::file::headers::{self, LastDurable};
 use crate::file::scan::Scan;
 use crate::format::{Durability, State, Uuid, WordRanges};
 use crate::geometry::Geometry;
-use crate::options::IntentBound;
 use crate::options::Options;
+use crate::options::{Bounds, IntentBound};
 use crate::shm::runtime;
 use crate::shm::space::{self, Allocated};
 use crate::sim::content::{Fault, Image, Pick};
@@ -214,9 +214,11 @@ impl World {
             slot: 0,
             shared: scenario.shared,
             lock_timeout: std::time::Duration::from_secs(3600),
-            armed_bound: scenario.armed_bound,
-            ahead_bound: 1,
-            intent_bound: IntentBound::None,
+            bounds: Bounds {
+                armed: scenario.armed_bound,
+                ahead: 1,
+                ..Bounds::new(None, IntentBound::None, &newest.header.geometry)
+            },
             allocated: Allocated::default(),
             image_before: None,
             watcher: crate::watcher::Watcher::default(),

@@ -163,6 +163,8 @@ mutants! {
     WriteThenKnow,
     /// The list names more than the bound.
     BoundList,
+    /// What an intent covers beyond twice what was frozen leaves the list no less room.
+    SpareList,
     /// The space of the volatile part is not set aside before it is stored into.
     AllocateFirst,
     /// A flush for which the list has not room is over after one round.

@@ -90,10 +90,46 @@ fn what_a_doubt_has_made_dirty_predicts_nothing() {
 #[test]
 fn an_intent_may_be_bounded_in_items() {
     let geometry = Geometry::new(1 << 40, 16).unwrap();
-    let granules = |bound: IntentBound, armed_bound| bound.granules(&geometry, 1000, armed_bound);
+    let bounds = |intent, words: u64| Bounds::new(Some(words << 22), intent, &geometry);
+    let granules = |intent, words| bounds(intent, words).intended(&geometry, 1000);
     assert_eq!(granules(IntentBound::Items(10 << 16), 64), 10);
     assert_eq!(granules(IntentBound::None, 64), 0);
-    assert_eq!([granules(IntentBound::Proportional, 1), granules(IntentBound::Proportional, 1000)], [2032, 4000]);
+    assert_eq!([1, 2, 3, 1000].map(|words| granules(IntentBound::Proportional, words)), [2000, 2064, 2064, 4000]);
+    // What was frozen by other bounds leaves half of the list.
+    assert_eq!([0, 3, 10, u64::MAX].map(|beyond| bounds(IntentBound::Proportional, 10).beside(beyond)), [10, 7, 5, 5]);
+    assert_eq!(bounds(IntentBound::Proportional, 1).beside(1), 1);
+}
+
+/// So a crash adds no more than the armed bound and twice what was frozen.
+#[test]
+pub(crate) fn the_list_spares_what_an_intent_covers_beyond_twice() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let (core, _) = opened_with(&disk, &options().armed_bound(8 * 64)).unwrap();
+    (0..128).for_each(|i| _ = core.set_bits(i * 4..i * 4 + 1).unwrap());
+    check_in(&core);
+    let covered = core.intent(&header_on(&disk)).unwrap().unwrap().items_beside(&WordRanges::new());
+    assert_eq!(covered, 512, "units of four");
+    let listed = (20..60).map(|w| {
+        core.set_bits(w * 64..w * 64 + 1).unwrap();
+        header_on(&disk).runs.words()
+    });
+    let most = listed.max().unwrap();
+    assert!(most > 2 && most * 64 + covered <= 8 * 64 + 2 * 128, "{most} words are listed");
+}
+
+/// A page that is covered whole takes no memory of a reader.
+#[test]
+fn a_reader_keeps_full_pages_of_an_intent_as_runs() {
+    let disk = SimDisk::new(fresh(), Vec::new());
+    let core = opened(&disk);
+    (0..2).for_each(|_| {
+        core.set_bits(0..BITS).unwrap();
+        check_in(&core);
+    });
+    drop(core);
+    let loaded = after_a_cut(&disk);
+    assert!(all_of(&both(&loaded)).into_iter().all(|dirty| dirty));
+    assert_eq!((loaded.view.live()[0].load(SeqCst), loaded.whole.contains(0)), (0, true));
 }
 
 /// Nothing is armed by it, and it ends.

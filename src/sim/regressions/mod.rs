@@ -17,7 +17,7 @@ use crate::format::Durability;
 use crate::format::{ALIGN, Reasons, Stamp, StampKind};
 use crate::image_stamp::ImageStamp;
 use crate::options::Access;
-use crate::options::IntentBound;
+use crate::options::{Bounds, IntentBound};
 use crate::session::join::join;
 use crate::session::load::{Loaded, load_in_memory};
 use crate::session::locks;
