@@ -190,6 +190,11 @@ pub enum Command {
     /// when something was corrected, with 8 when no header copy is good: then there is nothing to go by. With --undo every
     /// byte that is changed is kept, and --undo-from puts it back.
     Repair(Repair),
+    /// Show how a map, or the disks of a server, become dirty, as it happens
+    ///
+    /// On a terminal a picture: where and how fast dirt grows, what is armed, and of a server (by its control socket) requests
+    /// and how long they take. q ends it. Elsewhere a line each second. It only looks, and keeps nobody from the map.
+    Watch(Watch),
     /// Write standard input into an image: set first, then write
     Write(Write),
     /// Serve an image to NBD clients, and track what they write

@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A name of a file that is read or written where and as often as needed, which standard input and output cannot be.
 fn file() -> impl TypedValueParser<Value = PathBuf> {
@@ -394,6 +395,31 @@ pub struct Serve {
     /// Requests of one connection that are handled at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap watch disk.map\n  dirtymap watch /run/dirtymap/vm.control"))]
+pub struct Watch {
+    /// The map, or the control socket of `serve`
+    #[arg(value_parser = file(), value_name = "FILE|CONTROL")]
+    pub place: PathBuf,
+    /// Seconds from one look to the next
+    #[arg(long, value_name = "SECS", default_value_t = 1.0, value_parser = seconds)]
+    pub interval: f64,
+    /// End after so many looks, and print lines also on a terminal
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+impl Watch {
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs_f64(self.interval)
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.05..=86400.0).contains(seconds));
+    seconds.ok_or_else(|| "expected seconds, from 0.05 to 86400".into())
 }
 
 /// A disk to serve.

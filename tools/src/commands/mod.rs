@@ -25,6 +25,7 @@ mod set;
 mod sets;
 mod show;
 mod undump;
+mod watch;
 mod write;
 
 use crate::cli::{Cli, Command};
@@ -60,6 +61,7 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Undump(args) => undump::run(args, output),
         Command::Resize(args) => resize::run(args, wait, output),
         Command::Repair(args) => repair::run(args, wait, output),
+        Command::Watch(args) => watch::run(args, wait, output),
         Command::Write(args) => write::run(args, wait, output),
         Command::Serve(args) => serve::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),

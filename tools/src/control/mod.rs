@@ -3,13 +3,11 @@
 //! Invariant kept here: a request is answered once, with the answer or with `error`, as `--output json` has it; no client can
 //! make the server keep more than a line, nor more than a few threads.
 
-#![allow(dead_code, reason = "who asks comes with the next commands")]
-
 mod listener;
 mod status;
 
 pub use listener::{Answers, Listener};
-pub use status::{DiskStatus, Latency, RequestStatus, Requests, Status};
+pub use status::{DiskStatus, Latency, RequestStatus, Requests, Status, areas};
 
 use crate::exit::{ErrorAnswer, Failure, Result};
 use serde::de::DeserializeOwned;

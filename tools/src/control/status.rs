@@ -1,5 +1,6 @@
 //! What a server says of itself: the answer to `status`; docs/cli.md describes the fields.
 
+use dirtymap::DirtyMap;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub struct Status {
 }
 
 /// One of its disks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DiskStatus {
     pub export: String,
     pub image: String,
@@ -25,6 +26,8 @@ pub struct DiskStatus {
     pub size: u64,
     pub granule_bytes: u64,
     pub dirty_bytes: u64,
+    /// See [`areas`].
+    pub areas: Vec<u64>,
     pub armed_bytes: u64,
     pub intent_bytes: u64,
     /// The state of the outstanding checkpoint, if there is one.
@@ -37,6 +40,18 @@ pub struct DiskStatus {
     pub map_bytes_written: u64,
     pub waits: u64,
     pub requests: Requests,
+}
+
+/// Where a map is dirty: bytes in dirty granules, of 64 parts of equal length; of fewer where there are fewer granules.
+pub fn areas(map: &DirtyMap) -> dirtymap::Result<Vec<u64>> {
+    let (bits, granule, len) = (map.geometry().bits(), map.granule_bytes(), map.len());
+    let parts = bits.min(64);
+    let start = |part: u64| (u128::from(bits) * u128::from(part) / u128::from(parts)) as u64;
+    let of = |part: u64| {
+        let bytes = start(part) * granule..start(part + 1).saturating_mul(granule).min(len);
+        Ok((map.count_range(bytes.clone())?.saturating_mul(granule)).min(bytes.end - bytes.start))
+    };
+    (0..parts).map(of).collect()
 }
 
 /// Requests that reached the disk, by kind.

@@ -58,7 +58,7 @@ const fn makes(command: &'static str, line: &'static str, file: &'static str, se
 }
 
 /// The table.
-pub const PROMISES: [Promise; 45] = [
+pub const PROMISES: [Promise; 46] = [
     makes("create", "new.map --image disk.raw", "new.map", "info"),
     reads("info", "disk.map", 0, "info"),
     changes("set", "disk.map 0 1", &["disk.map"], "set"),
@@ -88,6 +88,7 @@ pub const PROMISES: [Promise; 45] = [
     },
     changes("repair", "mended.map --undo-from mended.undo", &["mended.map"], "repair --undo-from"),
     changes("write", "disk.raw --map disk.map --at 64K", &["disk.raw", "disk.map"], "write"),
+    reads("watch", "disk.map --count 1", 0, "watch"),
     changes("serve", "disk.raw --map disk.map --run true", &["disk.map"], "serve"),
     Promise { changes: &["disk.map"], ..makes("backup", "disk.raw new.raw --map disk.map", "new.raw", "backup") },
     Promise { changes: &["disk.map"], ..makes("backup", "disk.raw --set new.set --map disk.map", "new.set", "backup") },

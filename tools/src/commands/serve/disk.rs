@@ -4,7 +4,7 @@
 
 use super::tracked::Tracked;
 use crate::cli::{DiskArg, Serve};
-use crate::control::DiskStatus;
+use crate::control::{DiskStatus, areas};
 use crate::exit::{Failure, Result};
 use crate::files::Image;
 use crate::map::open::{self, With};
@@ -70,6 +70,7 @@ impl Disk {
             connections: self.tracked.connections.load(Relaxed),
             granule_bytes: map.granule_bytes(),
             dirty_bytes: map.dirty_len(),
+            areas: areas(map)?,
             armed_bytes: info.armed_items,
             intent_bytes: info.intent_items,
             checkpoint: info.checkpoint.map(|checkpoint| checkpoint.state.name().into()),
