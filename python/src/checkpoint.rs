@@ -1,0 +1,142 @@
+//! `Checkpoint` and `Write`, as context managers.
+//!
+//! Invariant kept here: a checkpoint that is left without a commit is aborted, and a write that is left has ended: a mistake of the
+//! program never forgets dirt.
+
+use crate::arguments::{stamp, uuid};
+use crate::error::Result;
+use crate::map::{DirtySet, Map, new_set, over};
+use dirtymap::{OwnedWriteGuard, Uuid};
+use pyo3::prelude::*;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// What a freeze has put aside: the work list of a backup. Leaving its block without a commit aborts it: what was frozen is dirty as
+/// before.
+#[pyclass(frozen, module = "dirtymap")]
+pub struct Checkpoint {
+    map: Py<Map>,
+    identity: Uuid,
+    name: Option<String>,
+    over: Mutex<bool>,
+}
+
+impl Checkpoint {
+    pub(crate) fn new(map: Py<Map>, identity: Uuid, name: Option<String>) -> Checkpoint {
+        Checkpoint { map, identity, name, over: Mutex::new(false) }
+    }
+
+    fn is_over(&self) -> bool {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+}
+
+#[pymethods]
+impl Checkpoint {
+    /// Its identity.
+    #[getter]
+    fn uuid(&self) -> String {
+        self.identity.to_string()
+    }
+
+    /// The name that it was frozen with.
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// What it has frozen.
+    fn frozen(&self, py: Python<'_>) -> Result<Py<DirtySet>> {
+        let set = py.detach(|| Ok::<_, crate::error::Failure>(self.map.get().file()?.frozen_set(self.identity)?))?;
+        Ok(new_set(py, set)?)
+    }
+
+    /// The backup is complete and its copy durable: what was frozen is clean now, unless it was set again. keep: as a point, by its
+    /// name. target: the copy, to be known again by the map.
+    #[pyo3(signature = (*, keep=false, target=None, audited=0))]
+    fn commit(&self, py: Python<'_>, keep: bool, target: Option<Bound<'_, PyAny>>, audited: u64) -> Result<()> {
+        let target = target.map(|target| stamp(py, &target)).transpose()?;
+        py.detach(|| {
+            let map = self.map.get().file()?;
+            match target {
+                Some(target) => map.commit_backup(self.identity, keep, &target, audited)?,
+                None => map.commit_checkpoint(self.identity, keep)?,
+            }
+            self.end();
+            Ok(())
+        })
+    }
+
+    /// The backup has failed: what was frozen is dirty as before.
+    fn abort(&self, py: Python<'_>) -> Result<()> {
+        let done = py.detach(|| {
+            self.map.get().file()?.abort_checkpoint(self.identity)?;
+            self.end();
+            Ok(())
+        });
+        self.map.get().told(done)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) -> Result<bool> {
+        if !self.is_over() {
+            self.abort(py)?;
+        }
+        Ok(false)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Checkpoint {}>", self.identity)
+    }
+}
+
+/// The identity of a checkpoint that is given as text.
+pub(crate) fn identity(text: &str) -> Result<Uuid> {
+    uuid(text)
+}
+
+/// A data write: it begins with its block, when the ranges are marked, and ends with it. A freeze waits for it.
+#[pyclass(frozen, module = "dirtymap")]
+pub struct Write {
+    map: Py<Map>,
+    ranges: Vec<Range<u64>>,
+    guard: Mutex<Option<OwnedWriteGuard>>,
+}
+
+impl Write {
+    pub(crate) fn new(map: Py<Map>, ranges: Vec<Range<u64>>) -> Write {
+        Write { map, ranges, guard: Mutex::new(None) }
+    }
+}
+
+#[pymethods]
+impl Write {
+    fn __enter__(slf: Bound<'_, Self>) -> Result<Py<Write>> {
+        let write = slf.get();
+        let map = write.map.get();
+        let done = slf.py().detach(|| {
+            let mut guard = write.guard.lock().unwrap_or_else(PoisonError::into_inner);
+            if guard.is_some() {
+                return Err(over("beginning of this write").into());
+            }
+            *guard = Some(map.file()?.begin_writes_owned(&write.ranges)?);
+            Ok(())
+        });
+        map.told(done)?;
+        Ok(slf.unbind())
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, pyo3::types::PyTuple>) -> bool {
+        drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
+        false
+    }
+}

@@ -1,0 +1,319 @@
+//! `DirtyMap`: a map in a file.
+//!
+//! Invariant kept here: after an error of a close the map is open as before.
+
+use crate::arguments::stamp;
+use crate::checkpoint::{Checkpoint, Write, identity};
+use crate::error::{Failure, Result};
+use crate::info::{of_counted, of_info, of_points, of_recovery, of_stats};
+use crate::map::{DirtySet, Kind, Map, new_set};
+use crate::options::{Given, New, Raised, seconds};
+use dirtymap::{Comparison, ImageStamp, Options};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A map in a file: which parts of a disk image were written, surviving any crash. Threads may share it, and processes that open it
+/// with access="shared"; a forked child opens its own.
+#[pyclass(frozen, extends = Map, module = "dirtymap")]
+pub struct DirtyMap;
+
+fn new(py: Python<'_>, map: dirtymap::DirtyMap, raised: Raised) -> PyResult<Py<DirtyMap>> {
+    let kind = Kind::File(Mutex::new(Some(Arc::new(map))), raised);
+    Py::new(py, PyClassInitializer::from(Map { kind }).add_subclass(DirtyMap))
+}
+
+/// Makes or opens a map; what a progress function has raised meanwhile counts more than the error that came of it.
+fn opened(
+    py: Python<'_>,
+    raised: Raised,
+    open: impl FnOnce() -> dirtymap::Result<dirtymap::DirtyMap> + Send,
+) -> Result<Py<DirtyMap>> {
+    match py.detach(open) {
+        Ok(map) => Ok(new(py, map, raised)?),
+        Err(error) => {
+            let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+            Err(raised.map_or(error.into(), Failure::from))
+        }
+    }
+}
+
+/// Closes the map and has none then; if that fails, it is there as before.
+fn close(map: &Map, now: Option<&ImageStamp>) -> Result<()> {
+    let Kind::File(place, _) = &map.kind else { return Ok(()) };
+    let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(held) = place.take() else { return Ok(()) };
+    let alone = Arc::try_unwrap(held).map_err(|held| {
+        *place = Some(held);
+        Failure::InUse
+    })?;
+    let closed = match now {
+        Some(now) => alone.close_with_image(now),
+        None => alone.close(),
+    };
+    closed.map_err(|failed| {
+        let failure = Failure::said(failed.error());
+        *place = Some(Arc::new(failed.into_map()));
+        failure
+    })
+}
+
+fn ranges(given: Vec<(u64, u64)>) -> Vec<Range<u64>> {
+    given.into_iter().map(|(start, stop)| start..stop).collect()
+}
+
+impl DirtyMap {
+    /// Asks the map in the file something without the interpreter's lock.
+    fn ask<R: Send>(
+        slf: &Bound<'_, Self>,
+        f: impl FnOnce(&dirtymap::DirtyMap) -> dirtymap::Result<R> + Send,
+    ) -> Result<R> {
+        let map = slf.as_super().get();
+        map.told(slf.py().detach(|| Ok(f(&*map.file()?)?)))
+    }
+}
+
+#[pymethods]
+impl DirtyMap {
+    /// Makes a map of so many items in a new file, and opens it.
+    #[staticmethod]
+    #[pyo3(signature = (path, length, *, granule=65536, label="", durability="power-loss", dirty=false, like=None,
+        access="exclusive", image=None, armed_bound=None, intent_bound=None, flush_interval=30.0, freeze_timeout=60.0,
+        lock_timeout=30.0, writes_outlive=false, progress=None))]
+    #[allow(clippy::too_many_arguments, reason = "keywords, all with defaults")]
+    fn create<'py>(
+        py: Python<'py>,
+        path: PathBuf,
+        length: u64,
+        granule: u64,
+        label: &str,
+        durability: &str,
+        dirty: bool,
+        like: Option<Bound<'py, PyAny>>,
+        access: &str,
+        image: Option<Bound<'py, PyAny>>,
+        armed_bound: Option<u64>,
+        intent_bound: Option<u64>,
+        flush_interval: f64,
+        freeze_timeout: f64,
+        lock_timeout: f64,
+        writes_outlive: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<Py<DirtyMap>> {
+        let given = Given {
+            access,
+            image,
+            armed_bound,
+            intent_bound,
+            flush_interval,
+            freeze_timeout,
+            lock_timeout,
+            writes_outlive,
+            progress,
+        };
+        let (options, raised) = given.options(py)?;
+        let options = New { granule, label, durability, dirty, like }.add_to(options)?;
+        opened(py, raised, || options.create(path, length))
+    }
+
+    /// Opens the map in a file, after recovering it if need be. wait: seconds for those who have it.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, access="exclusive", image=None, armed_bound=None, intent_bound=None, flush_interval=30.0,
+        wait=0.0, freeze_timeout=60.0, lock_timeout=30.0, writes_outlive=false, progress=None))]
+    #[allow(clippy::too_many_arguments, reason = "keywords, all with defaults")]
+    fn open<'py>(
+        py: Python<'py>,
+        path: PathBuf,
+        access: &str,
+        image: Option<Bound<'py, PyAny>>,
+        armed_bound: Option<u64>,
+        intent_bound: Option<u64>,
+        flush_interval: f64,
+        wait: f64,
+        freeze_timeout: f64,
+        lock_timeout: f64,
+        writes_outlive: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<Py<DirtyMap>> {
+        let given = Given {
+            access,
+            image,
+            armed_bound,
+            intent_bound,
+            flush_interval,
+            freeze_timeout,
+            lock_timeout,
+            writes_outlive,
+            progress,
+        };
+        let (options, raised) = given.options(py)?;
+        let options: Options = options.wait(seconds(wait)?);
+        opened(py, raised, || options.open(path))
+    }
+
+    /// Flushes the map and leaves its file clean; image: the image that it belongs to, as it is now, after fsync. Closing twice is no
+    /// error.
+    #[pyo3(signature = (*, image=None))]
+    fn close(slf: &Bound<'_, Self>, image: Option<Bound<'_, PyAny>>) -> Result<()> {
+        let now = image.map(|image| stamp(slf.py(), &image)).transpose()?;
+        let map = slf.as_super().get();
+        slf.py().detach(|| close(map, now.as_ref()))
+    }
+
+    /// Whether it was closed.
+    #[getter]
+    fn closed(slf: &Bound<'_, Self>) -> bool {
+        slf.as_super().get().file().is_err()
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// Closes it. If the block has raised, an error of closing is not told: the next open recovers the map.
+    #[pyo3(signature = (*exception))]
+    fn __exit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> Result<bool> {
+        let map = slf.as_super().get();
+        let closed = slf.py().detach(|| close(map, None));
+        if exception.get_item(0).is_ok_and(|kind| kind.is_none()) {
+            closed?;
+        }
+        Ok(false)
+    }
+
+    /// The file.
+    #[getter]
+    fn path(slf: &Bound<'_, Self>) -> Result<PathBuf> {
+        DirtyMap::ask(slf, |map| Ok(map.path().to_path_buf()))
+    }
+
+    /// Makes resets durable, and what is set exact after a crash.
+    fn flush(slf: &Bound<'_, Self>) -> Result<()> {
+        DirtyMap::ask(slf, dirtymap::DirtyMap::flush)
+    }
+
+    /// A data write of a range, as a block: it marks the range first, and a freeze waits for its end.
+    fn write(slf: &Bound<'_, Self>, start: u64, stop: u64) -> Write {
+        Write::new(slf.as_super().clone().unbind(), self::ranges(vec![(start, stop)]))
+    }
+
+    /// The same of several ranges, which cost one sync together.
+    fn writes(slf: &Bound<'_, Self>, ranges: Vec<(u64, u64)>) -> Write {
+        Write::new(slf.as_super().clone().unbind(), self::ranges(ranges))
+    }
+
+    /// Moves what is dirty to a checkpoint, and waits for the writes that had begun: then a backup may read the image, after fsync.
+    #[pyo3(signature = (name=None))]
+    fn freeze(slf: &Bound<'_, Self>, name: Option<String>) -> Result<Checkpoint> {
+        let frozen = DirtyMap::ask(slf, |map| map.freeze(name.as_deref()))?;
+        Ok(Checkpoint::new(slf.as_super().clone().unbind(), frozen.uuid, frozen.name))
+    }
+
+    /// The outstanding checkpoint, which may be of a backup that died: to be committed or aborted.
+    fn checkpoint(slf: &Bound<'_, Self>) -> Result<Option<Checkpoint>> {
+        let found = DirtyMap::ask(slf, dirtymap::DirtyMap::checkpoint)?;
+        Ok(found.map(|found| Checkpoint::new(slf.as_super().clone().unbind(), found.uuid, found.name)))
+    }
+
+    /// Puts back what a checkpoint has frozen, given by its identity.
+    fn abort(slf: &Bound<'_, Self>, uuid: &str) -> Result<()> {
+        let uuid = identity(uuid)?;
+        DirtyMap::ask(slf, |map| map.abort_checkpoint(uuid))
+    }
+
+    /// Whether a granule was set since the outstanding checkpoint was frozen.
+    fn get_since_freeze(slf: &Bound<'_, Self>, item: u64) -> Result<bool> {
+        DirtyMap::ask(slf, |map| map.get_since_freeze(item))
+    }
+
+    /// The points that are kept, oldest first; counted: with what was written since each.
+    #[pyo3(signature = (*, counted=false))]
+    fn points<'py>(slf: &Bound<'py, Self>, counted: bool) -> Result<Vec<Bound<'py, PyDict>>> {
+        if counted {
+            return of_counted(slf.py(), &DirtyMap::ask(slf, dirtymap::DirtyMap::count_points)?);
+        }
+        of_points(slf.py(), &DirtyMap::ask(slf, dirtymap::DirtyMap::points)?)
+    }
+
+    /// What was written since a point was frozen.
+    fn since(slf: &Bound<'_, Self>, name: &str) -> Result<Py<DirtySet>> {
+        Ok(new_set(slf.py(), DirtyMap::ask(slf, |map| map.since_set(name))?)?)
+    }
+
+    /// What was written from one point until another, a newer one, was frozen.
+    fn between(slf: &Bound<'_, Self>, older: &str, newer: &str) -> Result<Py<DirtySet>> {
+        Ok(new_set(slf.py(), DirtyMap::ask(slf, |map| map.between_set(older, newer))?)?)
+    }
+
+    /// Everything that is dirty now.
+    fn dirty_set(slf: &Bound<'_, Self>) -> Result<Py<DirtySet>> {
+        Ok(new_set(slf.py(), DirtyMap::ask(slf, dirtymap::DirtyMap::dirty_set)?)?)
+    }
+
+    /// Forgets a point; what others say stays the same.
+    fn drop_point(slf: &Bound<'_, Self>, name: &str) -> Result<()> {
+        DirtyMap::ask(slf, |map| map.drop_point(name))
+    }
+
+    /// Claims the map for a backup until it is closed.
+    fn claim_backup(slf: &Bound<'_, Self>) -> Result<()> {
+        DirtyMap::ask(slf, dirtymap::DirtyMap::claim_backup)
+    }
+
+    /// Records that a backup is about to write a target.
+    fn begin_backup(slf: &Bound<'_, Self>, target: Bound<'_, PyAny>) -> Result<()> {
+        let target = stamp(slf.py(), &target)?;
+        DirtyMap::ask(slf, |map| map.begin_backup(&target))
+    }
+
+    /// For a backup without a checkpoint, which has reset what it copied: records its target.
+    fn complete_backup(slf: &Bound<'_, Self>, target: Bound<'_, PyAny>) -> Result<()> {
+        let target = stamp(slf.py(), &target)?;
+        DirtyMap::ask(slf, |map| map.complete_backup(&target))
+    }
+
+    /// Has a map that belongs to no image belong to this one.
+    fn bind_image(slf: &Bound<'_, Self>, image: Bound<'_, PyAny>) -> Result<()> {
+        let image = stamp(slf.py(), &image)?;
+        DirtyMap::ask(slf, |map| map.bind_image(&image))
+    }
+
+    /// Whether a file is the "image", the "target" of the last backup or the one that was "begun": "not-recorded", "same", "unproven",
+    /// "changed" or "another".
+    fn compare(slf: &Bound<'_, Self>, recorded: &str, file: Bound<'_, PyAny>) -> Result<&'static str> {
+        let now = stamp(slf.py(), &file)?;
+        let info = DirtyMap::ask(slf, dirtymap::DirtyMap::info)?;
+        let recorded = match recorded {
+            "image" => info.image,
+            "target" => info.target,
+            "begun" => info.begun,
+            _ => return Err(PyValueError::new_err("a map records \"image\", \"target\" and \"begun\"").into()),
+        };
+        Ok(match recorded.map(|recorded| now.compare(&recorded)) {
+            None => "not-recorded",
+            Some(Comparison::Same) => "same",
+            Some(Comparison::Unproven(_)) => "unproven",
+            Some(Comparison::Changed(_)) => "changed",
+            Some(Comparison::Another(_)) => "another",
+        })
+    }
+
+    /// What is known of the map and its file.
+    fn info<'py>(slf: &Bound<'py, Self>) -> Result<Bound<'py, PyDict>> {
+        of_info(slf.py(), &DirtyMap::ask(slf, dirtymap::DirtyMap::info)?)
+    }
+
+    /// What opening found, and mended.
+    #[getter]
+    fn recovery<'py>(slf: &Bound<'py, Self>) -> Result<Bound<'py, PyDict>> {
+        of_recovery(slf.py(), &DirtyMap::ask(slf, |map| Ok(map.recovery().clone()))?)
+    }
+
+    /// What the map has done since it was opened.
+    fn stats<'py>(slf: &Bound<'py, Self>) -> Result<Bound<'py, PyDict>> {
+        of_stats(slf.py(), &DirtyMap::ask(slf, |map| Ok(map.stats()))?)
+    }
+}

@@ -1,0 +1,469 @@
+//! `Map`: what maps of every kind can do.
+//!
+//! Invariant kept here: locks are taken without the interpreter's lock, and those of two maps in the order of their addresses.
+
+use crate::arguments::{Key, clamped};
+use crate::error::{Failure, Result};
+use crate::options::Raised;
+use dirtymap::checkpoint::PointSet;
+use dirtymap::iter::Cursor;
+use dirtymap::{Bitmap, DirtyMap, Error, Geometry, ReadMap};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyMemoryView};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// What a map is.
+pub(crate) enum Kind {
+    /// In a file; none once it was closed.
+    File(Mutex<Option<Arc<DirtyMap>>>, Raised),
+    Memory(RwLock<Bitmap>),
+    Set(Arc<PointSet>),
+}
+
+/// A map: reading, changing and combining it, whatever kind it is.
+#[pyclass(frozen, subclass, module = "dirtymap")]
+pub struct Map {
+    pub(crate) kind: Kind,
+}
+
+/// What is dirty at one moment, as a checkpoint or a point has it: it can be read, and never changes.
+#[pyclass(frozen, extends = Map, module = "dirtymap")]
+pub struct DirtySet;
+
+pub(crate) fn new_set(py: Python<'_>, set: Arc<PointSet>) -> PyResult<Py<DirtySet>> {
+    Py::new(py, PyClassInitializer::from(Map { kind: Kind::Set(set) }).add_subclass(DirtySet))
+}
+
+fn shape(map: &(impl ReadMap + ?Sized)) -> Geometry {
+    *map.geometry()
+}
+
+pub(crate) fn read_lock(map: &RwLock<Bitmap>) -> RwLockReadGuard<'_, Bitmap> {
+    map.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn write_lock(map: &RwLock<Bitmap>) -> RwLockWriteGuard<'_, Bitmap> {
+    map.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A map that is held for as long as it is used.
+pub(crate) enum Held<'a> {
+    File(Arc<DirtyMap>),
+    Memory(RwLockReadGuard<'a, Bitmap>),
+    Set(&'a PointSet),
+}
+
+impl Held<'_> {
+    fn get(&self) -> &dyn ReadMap {
+        match self {
+            Held::File(map) => &**map,
+            Held::Memory(map) => &**map,
+            Held::Set(set) => *set,
+        }
+    }
+
+    /// Whether answers can be relied on; asked after what cannot say so itself.
+    fn verified(&self) -> Result<()> {
+        match self {
+            Held::File(map) => Ok(map.verify_session()?),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Runs an expression with a held map as what it is.
+macro_rules! with {
+    ($held:expr, $map:ident => $run:expr) => {
+        match $held {
+            Held::File(map) => {
+                let $map: &DirtyMap = map;
+                $run
+            }
+            Held::Memory(map) => {
+                let $map: &Bitmap = map;
+                $run
+            }
+            Held::Set(map) => {
+                let $map: &PointSet = map;
+                $run
+            }
+        }
+    };
+}
+
+impl Map {
+    pub(crate) fn file(&self) -> Result<Arc<DirtyMap>> {
+        match &self.kind {
+            Kind::File(map, _) => map.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Failure::Closed),
+            _ => Err(PyTypeError::new_err("it is not a map in a file").into()),
+        }
+    }
+
+    pub(crate) fn held(&self) -> Result<Held<'_>> {
+        Ok(match &self.kind {
+            Kind::File(..) => Held::File(self.file()?),
+            Kind::Memory(map) => Held::Memory(read_lock(map)),
+            Kind::Set(set) => Held::Set(set),
+        })
+    }
+
+    /// Asks it something without the interpreter's lock.
+    fn ask<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&dyn ReadMap) -> dirtymap::Result<R> + Send) -> Result<R> {
+        py.detach(|| {
+            let held = self.held()?;
+            held.verified()?;
+            let answer = f(held.get())?;
+            held.verified().map(|()| answer)
+        })
+    }
+
+    /// Changes it without the interpreter's lock.
+    fn change<R: Send>(
+        &self,
+        py: Python<'_>,
+        file: impl FnOnce(&DirtyMap) -> dirtymap::Result<R> + Send,
+        memory: impl FnOnce(&mut Bitmap) -> dirtymap::Result<R> + Send,
+    ) -> Result<R> {
+        let done = py.detach(|| match &self.kind {
+            Kind::File(..) => Ok(file(&*self.file()?)?),
+            Kind::Memory(map) => Ok(memory(&mut write_lock(map))?),
+            Kind::Set(_) => Err(Error::ReadOnly.into()),
+        });
+        self.told(done)
+    }
+
+    /// What a progress function has raised takes the place of the error that came of it.
+    pub(crate) fn told<R>(&self, done: Result<R>) -> Result<R> {
+        let (Kind::File(_, raised), Err(Failure::Library(Error::Interrupted { .. }))) = (&self.kind, &done) else {
+            return done;
+        };
+        let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+        raised.map_or(done, |raised| Err(raised.into()))
+    }
+
+    pub(crate) fn shape(&self, py: Python<'_>) -> Result<Geometry> {
+        py.detach(|| Ok(shape(self.held()?.get())))
+    }
+
+    fn is(&self, other: &Map) -> bool {
+        std::ptr::eq(self, other)
+    }
+
+    /// Changes it by another one.
+    fn combine<R: Send>(
+        &self,
+        py: Python<'_>,
+        other: &Map,
+        file: impl FnOnce(&DirtyMap, &Held<'_>) -> dirtymap::Result<R> + Send,
+        memory: impl FnOnce(&mut Bitmap, &Held<'_>) -> dirtymap::Result<R> + Send,
+    ) -> Result<R> {
+        let done = py.detach(|| match &self.kind {
+            Kind::File(..) => Ok(file(&*self.file()?, &other.held()?)?),
+            Kind::Memory(map) => {
+                // Two threads that take the same two maps in different orders would wait for each other.
+                if std::ptr::from_ref(self) < std::ptr::from_ref(other) {
+                    let mut map = write_lock(map);
+                    Ok(memory(&mut map, &other.held()?)?)
+                } else {
+                    let other = other.held()?;
+                    Ok(memory(&mut write_lock(map), &other)?)
+                }
+            }
+            Kind::Set(_) => Err(Error::ReadOnly.into()),
+        });
+        self.told(done)
+    }
+
+    /// A copy in memory.
+    pub(crate) fn copied(&self, py: Python<'_>) -> Result<Bitmap> {
+        py.detach(|| {
+            let held = self.held()?;
+            let shape = shape(held.get());
+            let mut copy = Bitmap::new(shape.len(), shape.granularity())?;
+            with!(&held, map => copy.merge(map)?);
+            Ok(copy)
+        })
+    }
+
+    /// All dirty extents of a range.
+    fn listed(&self, py: Python<'_>, range: Range<u64>) -> Result<Vec<(u64, u64)>> {
+        self.ask(py, |map| {
+            let mut cursor = Cursor::new(range);
+            Ok(std::iter::from_fn(|| cursor.next_extent(map)).map(|found| (found.start, found.end)).collect())
+        })
+    }
+}
+
+#[pymethods]
+impl Map {
+    /// Length in items: bytes, for a disk image.
+    fn __len__(&self, py: Python<'_>) -> Result<usize> {
+        Ok(self.shape(py)?.len() as usize)
+    }
+
+    /// Items behind each bit.
+    #[getter]
+    fn granule(&self, py: Python<'_>) -> Result<u64> {
+        Ok(self.shape(py)?.granule())
+    }
+
+    /// Whether an item is dirty; or for a slice, the dirty extents in it, as a list of (start, stop).
+    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> Result<Bound<'py, PyAny>> {
+        let shape = self.shape(py)?;
+        Ok(match Key::of(key, shape.len())? {
+            Key::Item(item) => self
+                .ask(py, |map| map.get(item))?
+                .into_pyobject(py)
+                .map(|b| b.to_owned().into_any())
+                .map_err(PyErr::from)?,
+            Key::Range(range) => self.listed(py, clamped(&shape, range.start, Some(range.end)))?.into_pyobject(py)?,
+        })
+    }
+
+    /// True marks the granules of an item or a slice, False clears them; a slice that is cleared has whole granules.
+    fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, dirty: bool) -> Result<()> {
+        let range = Key::of(key, self.shape(py)?.len())?.range();
+        if dirty { self.set(py, range.start, range.end) } else { self.reset(py, range.start, range.end) }.map(drop)
+    }
+
+    /// The dirty extents of the whole map, as (start, stop).
+    fn __iter__(slf: Bound<'_, Self>) -> Extents {
+        Extents { map: slf.unbind(), cursor: Mutex::new(Cursor::new(0..u64::MAX)) }
+    }
+
+    /// Marks every granule that the range touches; how many were clean. Do not write the data after an error.
+    fn set(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
+        self.change(py, |map| map.set(start..stop), |map| map.set(start..stop))
+    }
+
+    /// Marks several ranges, which cost one sync together; how many granules were clean.
+    fn set_ranges(&self, py: Python<'_>, ranges: Vec<(u64, u64)>) -> Result<u64> {
+        let ranges: Vec<Range<u64>> = ranges.into_iter().map(|(start, stop)| start..stop).collect();
+        let memory = |map: &mut Bitmap| {
+            ranges.iter().try_for_each(|range| map.geometry().check(range))?;
+            ranges.iter().map(|range| map.set(range.clone())).sum()
+        };
+        self.change(py, |map| map.set_ranges(&ranges), memory)
+    }
+
+    /// Marks everything; how many granules were clean.
+    fn set_all(&self, py: Python<'_>) -> Result<u64> {
+        self.change(py, DirtyMap::set_all, |map| Ok(map.set_all()))
+    }
+
+    /// Clears whole granules, whose copy is durable; how many were dirty.
+    fn reset(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
+        self.change(py, |map| map.reset(start..stop), |map| map.reset(start..stop))
+    }
+
+    /// Clears the granules that lie wholly in the range; how many were dirty.
+    fn reset_within(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
+        self.change(py, |map| map.reset_within(start..stop), |map| map.reset_within(start..stop))
+    }
+
+    /// Clears every granule that the range touches. Loses dirt beside the range, in the granules at its ends.
+    fn reset_covering(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
+        self.change(py, |map| map.reset_covering(start..stop), |map| map.reset_covering(start..stop))
+    }
+
+    /// Clears everything; how many granules were dirty.
+    fn reset_all(&self, py: Python<'_>) -> Result<u64> {
+        self.change(py, DirtyMap::reset_all, |map| Ok(map.reset_all()))
+    }
+
+    /// Changes the length. New granules are clean; bits past the end are forgotten.
+    fn truncate(&self, py: Python<'_>, len: u64) -> Result<()> {
+        let done = py.detach(|| match &self.kind {
+            Kind::File(map, _) => {
+                let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+                let map = map.as_mut().ok_or(Failure::Closed)?;
+                Ok(Arc::get_mut(map).ok_or(Failure::InUse)?.truncate(len)?)
+            }
+            Kind::Memory(map) => Ok(write_lock(map).truncate(len).map(drop)?),
+            Kind::Set(_) => Err(Error::ReadOnly.into()),
+        });
+        self.told(done)
+    }
+
+    /// How many granules of a range are dirty.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn count(&self, py: Python<'_>, start: u64, stop: Option<u64>) -> Result<u64> {
+        self.ask(py, |map| map.count_range(clamped(map.geometry(), start, stop)))
+    }
+
+    /// How many items are dirty.
+    #[getter]
+    fn dirty_len(&self, py: Python<'_>) -> Result<u64> {
+        self.ask(py, |map| Ok(map.dirty_len()))
+    }
+
+    /// Whether any item of a range is dirty.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn any(&self, py: Python<'_>, start: u64, stop: Option<u64>) -> Result<bool> {
+        self.ask(py, |map| map.any(clamped(map.geometry(), start, stop)))
+    }
+
+    /// Whether all items of a range are dirty.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn all(&self, py: Python<'_>, start: u64, stop: Option<u64>) -> Result<bool> {
+        self.ask(py, |map| map.all(clamped(map.geometry(), start, stop)))
+    }
+
+    /// The first dirty item of a range.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn next_dirty(&self, py: Python<'_>, start: u64, stop: Option<u64>) -> Result<Option<u64>> {
+        self.ask(py, |map| map.next_dirty(clamped(map.geometry(), start, stop)))
+    }
+
+    /// The first clean item of a range.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn next_clean(&self, py: Python<'_>, start: u64, stop: Option<u64>) -> Result<Option<u64>> {
+        self.ask(py, |map| map.next_clean(clamped(map.geometry(), start, stop)))
+    }
+
+    /// The dirty extents of a range, as an iterator over (start, stop). The map may change meanwhile.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn extents(slf: Bound<'_, Self>, start: u64, stop: Option<u64>) -> Extents {
+        let stop = stop.unwrap_or(u64::MAX);
+        Extents { map: slf.unbind(), cursor: Mutex::new(Cursor::new(start..stop)) }
+    }
+
+    /// The dirty extents of a range as memory: n rows of start and stop, unsigned numbers of 64 bits. numpy.asarray() takes them
+    /// without a copy.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn extents_buffer<'py>(&self, py: Python<'py>, start: u64, stop: Option<u64>) -> Result<Bound<'py, PyAny>> {
+        let extents = self.listed(py, clamped(&self.shape(py)?, start, stop))?;
+        let rows = extents.len();
+        let fill = |bytes: &mut [u8]| {
+            let numbers = extents.iter().flat_map(|(start, stop)| [start, stop]);
+            bytes.chunks_exact_mut(8).zip(numbers).for_each(|(to, number)| to.copy_from_slice(&number.to_ne_bytes()));
+            Ok(())
+        };
+        let bytes = PyBytes::new_with(py, rows * 16, fill)?;
+        let view = PyMemoryView::from(&bytes)?;
+        // Python makes no view of no rows.
+        if rows == 0 {
+            return Ok(view.call_method1("cast", ("Q",))?);
+        }
+        Ok(view.call_method1("cast", ("Q", (rows, 2)))?)
+    }
+
+    /// SHA-256 of the bits.
+    fn sha256<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>> {
+        let hash = py.detach(|| {
+            let held = self.held()?;
+            held.verified()?;
+            // Of a map in a file, that of what is dirty here, without an outstanding checkpoint.
+            let hash = with!(&held, map => map.sha256());
+            held.verified().map(|()| hash)
+        })?;
+        Ok(PyBytes::new(py, &hash))
+    }
+
+    /// A range as bytes, whole words of 64 granules: what load() takes.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn serialize<'py>(&self, py: Python<'py>, start: u64, stop: Option<u64>) -> Result<Bound<'py, PyBytes>> {
+        let bytes = self.ask(py, |map| {
+            let range = start..stop.unwrap_or(map.geometry().len());
+            let mut bytes = vec![0; map.serialized_size(range.clone())? as usize];
+            map.serialize_part(range, &mut bytes)?;
+            Ok(bytes)
+        })?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Replaces a range by bytes of serialize(); how many granules changed.
+    #[pyo3(signature = (data, start=0, stop=None))]
+    fn load(&self, py: Python<'_>, data: Vec<u8>, start: u64, stop: Option<u64>) -> Result<u64> {
+        let range = start..stop.map_or_else(|| self.shape(py).map(|shape| shape.len()), Ok)?;
+        self.change(py, |map| map.load_part(range.clone(), &data), |map| map.load_part(range.clone(), &data))
+    }
+
+    /// Marks what is dirty in another map of the same length; how many granules were clean.
+    fn merge(&self, py: Python<'_>, other: &Map) -> Result<u64> {
+        if self.is(other) {
+            return self.change(py, |_| Ok(0), |_| Ok(0));
+        }
+        self.combine(
+            py,
+            other,
+            |map, other| with!(other, o => map.merge(o)),
+            |map, other| with!(other, o => map.merge(o)),
+        )
+    }
+
+    /// Clears what is dirty in another map of the same length and granule; how many granules were dirty.
+    fn subtract(&self, py: Python<'_>, other: &Map) -> Result<u64> {
+        if self.is(other) {
+            return self.reset_all(py);
+        }
+        self.combine(
+            py,
+            other,
+            |map, other| with!(other, o => map.subtract(o)),
+            |map, other| with!(other, o => map.subtract(o)),
+        )
+    }
+
+    /// Clears what is clean in another map of the same length and granule; how many granules were dirty.
+    fn intersect(&self, py: Python<'_>, other: &Map) -> Result<u64> {
+        if self.is(other) {
+            return self.change(py, |_| Ok(0), |_| Ok(0));
+        }
+        self.combine(
+            py,
+            other,
+            |map, other| with!(other, o => map.intersect(o)),
+            |map, other| with!(other, o => map.intersect(o)),
+        )
+    }
+
+    /// Attaches a change bitmap with a bit for each chunk of 2**chunk granules.
+    fn attach_changes(&self, py: Python<'_>, chunk: u32) -> Result<()> {
+        self.change(py, |map| map.attach_changes(chunk), |map| map.attach_changes(chunk))
+    }
+
+    /// What has changed since this was last asked; None if no change bitmap is attached.
+    fn take_changes(&self, py: Python<'_>) -> Result<Option<Py<crate::memory::Bitmap>>> {
+        let taken = self.change(py, DirtyMap::take_changes, Bitmap::take_changes)?;
+        Ok(taken.map(|taken| crate::memory::new(py, taken)).transpose()?)
+    }
+
+    fn __repr__(slf: Bound<'_, Self>) -> Result<String> {
+        let name = slf.get_type().name()?;
+        let shape = match slf.get().shape(slf.py()) {
+            Ok(shape) => shape,
+            Err(Failure::Closed) => return Ok(format!("<{name}, closed>")),
+            Err(other) => return Err(other),
+        };
+        Ok(format!("<{name} of {} items in granules of {}>", shape.len(), shape.granule()))
+    }
+}
+
+/// The dirty extents of a map, as (start, stop).
+#[pyclass(frozen, module = "dirtymap")]
+pub struct Extents {
+    map: Py<Map>,
+    cursor: Mutex<Cursor>,
+}
+
+#[pymethods]
+impl Extents {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> Result<Option<(u64, u64)>> {
+        self.map.get().ask(py, |map| {
+            let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(cursor.next_extent(map).map(|found| (found.start, found.end)))
+        })
+    }
+}
+
+/// The message for a second use of what is over.
+pub(crate) fn over(what: &str) -> PyErr {
+    PyValueError::new_err(format!("the {what} is over"))
+}
