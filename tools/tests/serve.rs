@@ -216,3 +216,39 @@ fn an_image_that_is_cut_off_meanwhile_is_no_longer_read_nor_recorded() {
     dm!("serve", image, "--map", map, "--run", "true").exits(0).says("everything counts as dirty");
     assert_eq!(areas(&map), [0..SIZE]);
 }
+
+/// Reads that nobody takes the answers of: each connection holds what its limit says, and no more.
+#[test]
+fn memory_goes_with_connections_and_not_with_their_requests() {
+    const LONGEST: u64 = 32 * MIB;
+    const CONNECTIONS: usize = 3;
+    let dir = Dir::new();
+    // No holes, which would be sent as such.
+    fs::write(dir.path("disk.raw"), vec![7; LONGEST as usize]).expect("write");
+    let server = Server::start(&dir, &["--create", "--threads", "16"]);
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("read");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its most").trim();
+        line.trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    };
+    let before = resident();
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| server.client()).collect();
+    for client in &mut clients {
+        for _ in 0..12 {
+            client.submit(0, 0, 0, LONGEST, &[]).expect("submit");
+        }
+    }
+    // When one of them is answered, all have been begun that could be.
+    for client in &mut clients {
+        assert_eq!(client.receive().expect("an answer").done.expect("read").len() as u64, LONGEST);
+    }
+    let most = resident() - before;
+    let bound = CONNECTIONS as u64 * 64 * MIB + 16 * MIB;
+    assert!((LONGEST..=bound).contains(&most), "{most} bytes for {CONNECTIONS} connections");
+    for mut client in clients {
+        for _ in 1..12 {
+            client.receive().expect("an answer").done.expect("read");
+        }
+    }
+    server.stop().exits(0);
+}
