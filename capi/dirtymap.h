@@ -10,6 +10,15 @@
  *     if (dirtymap_close(map) != 0)
  *         errx(1, "%s", dirtymap_error_message());
  *
+ * A tracker calls dirtymap_set() before each write, or dirtymap_begin_write() before and dirtymap_end_write()
+ * after it, so that a backup can run meanwhile. It makes the map with dirtymap_create(), all dirty, and opens
+ * it afterwards; DIRTYMAP_E_NOT_FOUND says that there is none.
+ *
+ * A backup calls dirtymap_freeze(), syncs the image, copies what dirtymap_frozen() has, syncs the copy, and
+ * calls dirtymap_commit(); if anything fails, dirtymap_abort(). It copies everything (dirtymap_set_all(),
+ * before the freeze) if the target is not what the last backup wrote, which dirtymap_commit_backup() records
+ * and dirtymap_compare() tells.
+ *
  * Errors. A function that returns int returns 0, or a positive code (enum dirtymap_error) that never changes
  * its meaning. Then dirtymap_error_message() says for this thread what was found and what to do. After an
  * error nothing has changed, and no answer was written, unless the function says otherwise.
@@ -22,14 +31,15 @@
  * Threads. A map in a file may be used by any number of threads at once, but for what is marked "alone": no
  * other call with the same handle may run meanwhile. A map in memory (dirtymap_new, and whatever is a copy)
  * is like any variable: many may read it, or one may change it. A set (dirtymap_frozen, dirtymap_since)
- * never changes. Queues and reports: see there. Other processes may share a map: DIRTYMAP_SHARED.
+ * never changes. Queues and reports: see there. Other processes may share a map: DIRTYMAP_SHARED. What is
+ * below of writes under way, checkpoints, backups and of what is known of a map is of maps in files.
  *
  * Forks. A child must not use a map that it has inherited: every call returns DIRTYMAP_E_UNUSABLE, and
  * dirtymap_free() only frees its memory. It opens its own. A child that goes on without exec keeps the locks
  * of a parent that has died.
  *
  * What runs on its own: nothing. No thread, unless a flush interval is asked for or a queue has something to
- * wait for; no signal handler and no atexit. Signals in between cost nothing: calls go on.
+ * wait for; no signal handler and no atexit. A call that a signal interrupts goes on.
  *
  * A bug in the library that would end the process becomes DIRTYMAP_E_PANIC instead. The handle is of no use
  * afterwards (DIRTYMAP_E_POISONED) but to be freed; nothing that was acknowledged is lost, and the map can be

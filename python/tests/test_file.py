@@ -207,21 +207,23 @@ def test_files_and_memory_combine(path: Path) -> None:
         assert len(map) == 65536 and map[:] == [(0, 65536)]
 
 
-def test_threads_merge_in_any_order(path: Path) -> None:
-    a, b = Bitmap(1 << 20, granule=1), Bitmap(1 << 20, granule=1)
-    a.set(0, 1000)
-    b.set(5000, 6000)
+def test_threads_merge_in_any_order() -> None:
+    a, b = Bitmap(1 << 22, granule=1), Bitmap(1 << 22, granule=1)
+    a.set_ranges([(i, i + 1) for i in range(0, 1 << 22, 512)])
+    b.set_ranges([(i, i + 2) for i in range(1, 1 << 22, 512)])
 
     def merge(x: Bitmap, y: Bitmap) -> None:
-        for _ in range(200):
+        for _ in range(600):
             x.merge(y)
 
-    threads = [threading.Thread(target=merge, args=pair) for pair in ((a, b), (b, a))]
+    # Each takes a lock of both. If they took them in their own order, one would soon wait for the other, and it for the one.
+    threads = [threading.Thread(target=merge, args=pair, daemon=True) for pair in ((a, b), (b, a))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    assert a.count() == b.count() == 2000
+        thread.join(60)
+        assert not thread.is_alive()
+    assert a.count() == b.count() == 3 << 13
 
 
 def test_a_forked_child_cannot_use_it(path: Path) -> None:

@@ -1,5 +1,7 @@
-/* Wrong arguments, forks, events: what a careless caller meets. */
+/* Wrong arguments, forks, signals, events: what a careless caller meets. */
 #include "check.h"
+#include <signal.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -90,6 +92,34 @@ static void a_forked_child_opens_its_own(void) {
     OK(dirtymap_close(map));
 }
 
+static volatile sig_atomic_t ticks;
+
+static void tick(int signal) {
+    (void)signal;
+    ticks++;
+}
+
+static void a_call_that_a_signal_interrupts_goes_on(void) {
+    struct sigaction action = {.sa_handler = tick}, before;
+    const struct itimerval often = {{0, 5000}, {0, 5000}}, never = {{0, 0}, {0, 0}};
+    dirtymap_t *map;
+    CHECK(sigaction(SIGALRM, &action, &before) == 0 && setitimer(ITIMER_REAL, &often, NULL) == 0);
+    for (int round = 0; round < 3 || ticks < 20; round++) {
+        dirtymap_uuid_t uuid;
+        char name[32];
+        snprintf(name, sizeof name, "interrupted %d", round);
+        map = created(in(dir, name), GIB);
+        for (uint64_t at = 0; at < GIB; at += 64 * MIB)
+            OK(dirtymap_set(map, at, 1, NULL));
+        OK(dirtymap_freeze(map, NULL, &uuid));
+        OK(dirtymap_commit(map, &uuid, false));
+        OK(dirtymap_close(map));
+        OK(dirtymap_open(in(dir, name), NULL, &map));
+        OK(dirtymap_close(map));
+    }
+    CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0 && sigaction(SIGALRM, &before, NULL) == 0);
+}
+
 struct heard {
     int opened, closed, flushed;
     char text[256];
@@ -130,6 +160,7 @@ int main(int argc, char **argv) {
     null_is_an_error_and_never_a_crash();
     codes_have_names();
     a_forked_child_opens_its_own();
+    a_call_that_a_signal_interrupts_goes_on();
     events();
     return 0;
 }
