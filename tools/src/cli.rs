@@ -19,8 +19,10 @@ macro_rules! help {
 }
 
 mod args;
+mod snapshot;
 
 pub use args::*;
+pub use snapshot::*;
 
 /// What `--help` says after the example, and `-h` does not.
 const MORE_HELP: &str = "\n
@@ -201,7 +203,7 @@ pub enum Command {
     ///
     /// Each write, trim and zeroing is set in the map before it reaches the image; one that cannot be set fails. QEMU, nbdcopy
     /// and the kernel's client see what is dirty as the context qemu:dirty-bitmap:dirty. Ends at SIGTERM or Ctrl-C: requests
-    /// under way are answered, the image is synced, the map is closed. A kill -9 loses no dirt.
+    /// under way are answered, the image is synced, the map is closed. A kill -9 loses no dirt, and no live snapshot.
     Serve(Serve),
     /// Copy what is dirty to a backup, verify, and only then reset
     ///
@@ -216,6 +218,10 @@ pub enum Command {
     Restore(Restore),
     /// Freeze what is dirty under live writers; keep points by name
     Checkpoint(Checkpoint),
+    /// Make and end live snapshots of the disks of a running server
+    ///
+    /// While there is one, each disk is served a second time, as NAME@SNAPSHOT, as it was at that moment.
+    Snapshot(Snapshot),
     /// Make a map of a bitmap in a qcow2 image
     ImportQcow2(ImportQcow2),
     /// Write a small qcow2 image that carries a map as a bitmap

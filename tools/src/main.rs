@@ -9,6 +9,7 @@
 //! sets       folders of backups: what is in them, and whether it is what it was
 //! control    the control socket of `serve`, both ends
 //! map        maps as commands use them: opened, loaded, as raw bits, beside their image
+//! snapshot   live snapshots: copies before writes, and what is left of them by a server that dies
 //! files      images, targets, new files, standard input
 //! terminal   answers, notes, progress, signals: output > progress > signals
 //! cli        what can be typed
@@ -29,6 +30,7 @@ mod picture;
 mod rng;
 mod sets;
 mod size;
+mod snapshot;
 mod terminal;
 mod time;
 

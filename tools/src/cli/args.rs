@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A name of a file that is read or written where and as often as needed, which standard input and output cannot be.
-fn file() -> impl TypedValueParser<Value = PathBuf> {
+pub(super) fn file() -> impl TypedValueParser<Value = PathBuf> {
     const STANDARD: &str = "neither standard input nor output will do here; for a file of this name write ./-";
     PathBufValueParser::new().try_map(|path| if path == Path::new("-") { Err(STANDARD) } else { Ok(path) })
 }
@@ -389,6 +389,12 @@ pub struct Serve {
     /// Keep the process's number in a file, from when it serves until it ends
     #[arg(value_parser = file(), long, value_name = "PATH")]
     pub pid_file: Option<PathBuf>,
+    /// Where live snapshots keep what is overwritten; without it, in the directory of the first map
+    #[arg(value_parser = file(), long, value_name = "DIR", requires = "control")]
+    pub scratch: Option<PathBuf>,
+    /// Most bytes of that for each disk; when it is full, the snapshot ends, and writes go on
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "control")]
+    pub scratch_limit: Option<u64>,
     /// Refuse all writes
     #[arg(long)]
     pub read_only: bool,

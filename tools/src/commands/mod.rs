@@ -24,6 +24,7 @@ mod serve;
 mod set;
 mod sets;
 mod show;
+mod snapshot;
 mod undump;
 mod watch;
 mod write;
@@ -65,6 +66,7 @@ pub fn run(cli: &Cli, output: Output) -> Result<Exit> {
         Command::Write(args) => write::run(args, wait, output),
         Command::Serve(args) => serve::run(args, wait, output),
         Command::Backup(args) => backup::run(args, wait, output),
+        Command::Snapshot(args) => snapshot::run(args, output),
         Command::ImportQcow2(args) => import_qcow2::run(args, output),
         Command::ExportQcow2(args) => export_qcow2::run(args, wait, output),
         Command::Completions(args) => completions::completions(args, output),

@@ -23,6 +23,27 @@ use std::path::Path;
 pub enum Request {
     /// What is served, and how it goes: a [`Status`].
     Status {},
+    /// Makes a snapshot of all disks.
+    SnapshotCreate {
+        name: Option<String>,
+        /// Everything can be read, not only what is dirty.
+        #[serde(default)]
+        whole: bool,
+        /// Programs in the guest were made ready for it.
+        #[serde(default)]
+        app: bool,
+    },
+    /// The snapshots that are there, as a list.
+    SnapshotList {},
+    /// What was frozen is backed up.
+    SnapshotCommit {
+        name: Option<String>,
+        /// Keep the name in the maps.
+        #[serde(default)]
+        keep: bool,
+    },
+    /// Gives it up: what was frozen is dirty again.
+    SnapshotAbort { name: Option<String> },
 }
 
 /// Longest line of a request, in bytes.

@@ -12,6 +12,8 @@ pub struct Status {
     /// Seconds since it began to serve.
     pub uptime: f64,
     pub read_only: bool,
+    /// The name of the live snapshot, if there is one.
+    pub snapshot: Option<String>,
     pub disks: Vec<DiskStatus>,
 }
 
@@ -39,6 +41,8 @@ pub struct DiskStatus {
     pub flushes: u64,
     pub map_bytes_written: u64,
     pub waits: u64,
+    /// Bytes that the live snapshot keeps of the disk.
+    pub scratch_bytes: u64,
     pub requests: Requests,
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each story uses a part of it")]
 
 pub mod documented;
+pub mod live;
 pub mod promises;
 pub mod serving;
 

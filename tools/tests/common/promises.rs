@@ -3,10 +3,12 @@
 
 #![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
 
+use super::live::{Place, Server};
 use super::{Dir, MIB, Ran, dirtymap, pattern};
 use dirtymap::Options;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -58,7 +60,7 @@ const fn makes(command: &'static str, line: &'static str, file: &'static str, se
 }
 
 /// The table.
-pub const PROMISES: [Promise; 46] = [
+pub const PROMISES: [Promise; 50] = [
     makes("create", "new.map --image disk.raw", "new.map", "info"),
     reads("info", "disk.map", 0, "info"),
     changes("set", "disk.map 0 1", &["disk.map"], "set"),
@@ -104,6 +106,10 @@ pub const PROMISES: [Promise; 46] = [
     reads("checkpoint list", "frozen.map", 0, "checkpoint list"),
     changes("checkpoint drop", "frozen.map --name monday", &["frozen.map"], "checkpoint drop"),
     makes("checkpoint export", "frozen.map new.map --since monday", "new.map", "checkpoint export"),
+    changes("snapshot create", "--server control", &["control"], "snapshot create, snapshot commit, snapshot abort"),
+    reads("snapshot list", "--server control", 0, "snapshot list"),
+    changes("snapshot commit", "--server control", &["control"], "snapshot create, snapshot commit, snapshot abort"),
+    changes("snapshot abort", "--server control", &["control"], "snapshot create, snapshot commit, snapshot abort"),
     makes("import-qcow2", "disk.qcow2 --bitmap b new.map --disabled take", "new.map", "import-qcow2"),
     makes("export-qcow2", "disk.map new.qcow2 --bitmap b", "new.qcow2", "export-qcow2"),
     reads("completions", "bash", 0, "completions"),
@@ -125,6 +131,9 @@ struct Seen {
 pub struct World {
     dir: Dir,
     before: BTreeMap<PathBuf, Seen>,
+    /// Of which the word `control` is the control socket.
+    server: OnceCell<Place>,
+    running: OnceCell<Server>,
 }
 
 impl World {
@@ -143,7 +152,7 @@ impl World {
         frozen.set(1..2).expect("set");
         frozen.freeze(Some("tuesday")).expect("freeze");
         frozen.close().expect("close");
-        let world = World { dir, before: BTreeMap::new() };
+        let world = World::of(dir);
         fs::write(world.path("disk.dump"), world.run("dump disk.map".split(' '), Stdio::piped()).exits(0).out)
             .expect("write");
         for line in [
@@ -162,6 +171,23 @@ impl World {
         world
     }
 
+    fn of(dir: Dir) -> World {
+        World { dir, before: BTreeMap::new(), server: OnceCell::new(), running: OnceCell::new() }
+    }
+
+    /// The control socket of a server, which has a snapshot but for who makes one.
+    fn control(&self, makes: bool) -> PathBuf {
+        let place = self.server.get_or_init(Place::new);
+        self.running.get_or_init(|| {
+            let server = place.start(&[]).expect("a server");
+            if !makes {
+                place.snapshot(&["create"]).exits(0);
+            }
+            server
+        });
+        place.control()
+    }
+
     /// The same files once more.
     pub fn again(&self) -> World {
         let dir = Dir::new();
@@ -178,7 +204,7 @@ impl World {
                 dir.copy(&file, &format!("{name}/{}", file.file_name().and_then(OsStr::to_str).expect("text")));
             }
         }
-        let mut world = World { dir, before: BTreeMap::new() };
+        let mut world = World::of(dir);
         world.before = world.look();
         world
     }
@@ -222,7 +248,16 @@ impl World {
     /// The command, to be run among the files, with something for its standard input.
     pub fn command(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = dirtymap();
-        command.args(words).current_dir(self.dir.path("")).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let words: Vec<OsString> = words.into_iter().map(|word| word.as_ref().to_os_string()).collect();
+        let makes = words.iter().any(|word| word == "create");
+        for word in words {
+            if word == "control" {
+                command.arg(self.control(makes))
+            } else {
+                command.arg(word)
+            };
+        }
+        command.current_dir(self.dir.path("")).stdin(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 

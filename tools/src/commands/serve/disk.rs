@@ -9,6 +9,7 @@ use crate::exit::{Failure, Result};
 use crate::files::Image;
 use crate::map::open::{self, With};
 use crate::map::relation;
+use crate::snapshot::Snapshots;
 use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Options, info::Info};
 use dirtymap_nbd::{Backend, FileBackend};
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 /// A disk that is served.
 pub struct Disk {
-    image: Image,
+    pub image: Image,
     map_path: PathBuf,
     read_only: bool,
     pub tracked: Arc<Tracked>,
@@ -38,7 +39,14 @@ pub struct DiskAnswer {
 
 impl Disk {
     /// Opens a disk, and makes its map if that is asked for.
-    pub fn open(disk: &DiskArg, args: &Serve, wait: Duration, output: Output) -> Result<Disk> {
+    pub fn open(
+        disk: &DiskArg,
+        place: usize,
+        snapshots: &Arc<Snapshots>,
+        args: &Serve,
+        wait: Duration,
+        output: Output,
+    ) -> Result<Disk> {
         let image = Image::open_locked(&disk.image, !args.read_only)?;
         if args.create && !disk.map.exists() {
             create(&image, disk, args)?;
@@ -50,7 +58,7 @@ impl Disk {
             image,
             map_path: disk.map.clone(),
             read_only: args.read_only,
-            tracked: Arc::new(Tracked::new(disk.name.clone(), backend, map, output)),
+            tracked: Arc::new(Tracked::new(disk.name.clone(), backend, map, Arc::clone(snapshots), place, output)),
         })
     }
 
@@ -59,7 +67,7 @@ impl Disk {
         &self.tracked.name
     }
 
-    pub fn status(&self) -> Result<DiskStatus> {
+    pub fn status(&self, scratch_bytes: u64) -> Result<DiskStatus> {
         let map = &self.tracked.map;
         let (info, stats) = (map.info()?, map.stats());
         Ok(DiskStatus {
@@ -80,6 +88,7 @@ impl Disk {
             flushes: stats.flushes,
             map_bytes_written: stats.bytes_written,
             waits: stats.slow_sets,
+            scratch_bytes,
             requests: self.tracked.counters.now(),
         })
     }

@@ -9,7 +9,7 @@ pub fn text(status: &Status) -> String {
     text.family("dirtymap_uptime_seconds", "gauge", "Time since the server began to serve.");
     text.sample("", &[], status.uptime);
     type Figure = (&'static str, &'static str, &'static str, fn(&DiskStatus) -> u64);
-    const FIGURES: [Figure; 10] = [
+    const FIGURES: [Figure; 11] = [
         ("dirtymap_connections", "gauge", "NBD connections that use the disk.", |disk| disk.connections as u64),
         ("dirtymap_size_bytes", "gauge", "Bytes of the disk.", |disk| disk.size),
         ("dirtymap_dirty_bytes", "gauge", "Bytes that are dirty.", |disk| disk.dirty_bytes),
@@ -22,6 +22,7 @@ pub fn text(status: &Status) -> String {
             disk.map_bytes_written
         }),
         ("dirtymap_waits_total", "counter", "Writes that waited for arming.", |disk| disk.waits),
+        ("dirtymap_scratch_bytes", "gauge", "Bytes that the live snapshot keeps.", |disk| disk.scratch_bytes),
     ];
     for (name, kind, help, value) in FIGURES {
         text.family(name, kind, help);

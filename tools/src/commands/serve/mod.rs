@@ -6,6 +6,7 @@
 mod counters;
 mod disk;
 mod export;
+mod frozen_export;
 mod manager;
 mod metrics;
 mod served;
@@ -16,6 +17,7 @@ use crate::control::Listener;
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::size;
+use crate::snapshot::Snapshots;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use crate::terminal::text::say;
@@ -60,8 +62,13 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
     }
     let roles = disks.iter().flat_map(|disk| [("image", &*disk.image), ("map", &*disk.map)]);
     files::distinct(&roles.collect::<Vec<_>>())?;
-    let disks = disks.iter().map(|disk| Disk::open(disk, args, wait, output)).collect::<Result<_>>()?;
-    let served = Arc::new(Served::new(disks, args.read_only));
+    let snapshots = Arc::new(snapshots(args, &disks));
+    let open = |(place, disk)| Disk::open(disk, place, &snapshots, args, wait, output);
+    let opened = disks.iter().enumerate().map(open).collect::<Result<_>>()?;
+    let served = Arc::new(Served::new(opened, args.read_only, snapshots));
+    if let Some(said) = served.take_over()? {
+        output.note(said);
+    }
     let drained = serve(args, &served, passed, output);
     // No thread of the server is left that could have it.
     let served = Arc::into_inner(served).ok_or_else(|| Failure::new("internal", "an export is still in use"))?;
@@ -79,6 +86,14 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
         say!(out, "stopped; now {} are dirty", size::human(dirty))
     })?;
     Ok(Exit::Fine)
+}
+
+/// Snapshots have their files beside the first map, unless it is said where.
+fn snapshots(args: &Serve, disks: &[DiskArg]) -> Snapshots {
+    let beside = || disks.first().and_then(|disk| disk.map.parent()).map(Path::to_path_buf).unwrap_or_default();
+    let dir = args.scratch.clone().unwrap_or_else(beside);
+    let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
+    if args.read_only { Snapshots::default() } else { Snapshots::new(dir, args.scratch_limit) }
 }
 
 /// Serves until a signal comes or the command of `--run` has ended.

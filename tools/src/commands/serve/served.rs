@@ -2,25 +2,40 @@
 
 use super::disk::{Disk, DiskAnswer};
 use super::export::Export;
+use super::frozen_export::FrozenExport;
 use super::metrics;
 use crate::control::{Answers, Request, Status};
 use crate::exit::{Failure, Result};
+use crate::snapshot::{SnapshotList, Snapshots, Source, Wish};
 use crate::terminal::output::Output;
 use dirtymap_nbd::{Backend, Exports, Listed};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Of a snapshot that is given no name.
+const DEFAULT_NAME: &str = "snapshot";
+
 /// Everything that is served.
 pub struct Served {
     disks: Vec<Disk>,
     read_only: bool,
     since: Instant,
+    snapshots: Arc<Snapshots>,
 }
 
 impl Served {
-    pub fn new(disks: Vec<Disk>, read_only: bool) -> Served {
-        Served { disks, read_only, since: Instant::now() }
+    pub fn new(disks: Vec<Disk>, read_only: bool, snapshots: Arc<Snapshots>) -> Served {
+        Served { disks, read_only, since: Instant::now(), snapshots }
+    }
+
+    fn sources(&self) -> Vec<Source<'_>> {
+        self.disks.iter().map(|disk| Source { map: &disk.tracked.map, image: &disk.image.file }).collect()
+    }
+
+    /// Goes on with the snapshot of a server that is gone; what was done about it, for people.
+    pub fn take_over(&self) -> Result<Option<String>> {
+        if self.read_only { Ok(None) } else { self.snapshots.take_over(&self.sources()) }
     }
 
     /// The name of the default export.
@@ -29,30 +44,52 @@ impl Served {
     }
 
     pub fn status(&self) -> Result<Status> {
+        let snapshot = self.snapshots.snapshot();
+        let scratch = |place: usize| snapshot.as_ref().map_or(0, |snapshot| snapshot.disks[place].used());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime: self.since.elapsed().as_secs_f64(),
             read_only: self.read_only,
-            disks: self.disks.iter().map(Disk::status).collect::<Result<_>>()?,
+            snapshot: snapshot.as_ref().map(|snapshot| snapshot.name.clone()),
+            disks: (0..).zip(&self.disks).map(|(place, disk)| disk.status(scratch(place))).collect::<Result<_>>()?,
         })
     }
 
     /// Closes all maps; what one fails with is told when all were tried.
     pub fn close(self, output: Output) -> Result<Vec<DiskAnswer>> {
+        let stopped = self.snapshots.stop(&self.sources());
         let closed: Vec<_> = self.disks.into_iter().map(|disk| disk.close(output)).collect();
-        closed.into_iter().collect()
+        stopped.and_then(|()| closed.into_iter().collect())
+    }
+}
+
+impl Served {
+    /// The export of a disk as the snapshot has it: `EXPORT@NAME`.
+    fn open_frozen(&self, export: &str) -> Option<(String, Arc<dyn Backend>)> {
+        let (name, of) = export.rsplit_once('@')?;
+        let snapshot = self.snapshots.snapshot().filter(|snapshot| snapshot.name == of)?;
+        let place = self.disks.iter().position(|disk| disk.name() == name)?;
+        let tracked = Arc::clone(&self.disks[place].tracked);
+        Some((export.into(), Arc::new(FrozenExport::new(tracked, snapshot, place))))
     }
 }
 
 impl Exports for Served {
     fn list(&self) -> Vec<Listed> {
-        self.disks.iter().map(|disk| Listed { name: disk.name().into(), description: String::new() }).collect()
+        let disks = self.disks.iter().map(|disk| (disk.name().to_string(), String::new()));
+        let snapshot = self.snapshots.snapshot();
+        let frozen = snapshot.iter().flat_map(|snapshot| {
+            self.disks.iter().map(|disk| (format!("{}@{}", disk.name(), snapshot.name), "a snapshot".into()))
+        });
+        disks.chain(frozen).map(|(name, description)| Listed { name, description }).collect()
     }
 
     fn open(&self, name: &str) -> Option<(String, Arc<dyn Backend>)> {
         let named = self.disks.iter().find(|disk| disk.name() == name);
-        let disk = named.or_else(|| self.disks.first().filter(|_| name.is_empty()))?;
+        let Some(disk) = named.or_else(|| self.disks.first().filter(|_| name.is_empty())) else {
+            return self.open_frozen(name);
+        };
         Some((disk.name().into(), Arc::new(Export::new(Arc::clone(&disk.tracked)))))
     }
 }
@@ -61,6 +98,20 @@ impl Answers for Served {
     fn answer(&self, request: Request) -> Result<Value> {
         let value = match request {
             Request::Status {} => serde_json::to_value(self.status()?),
+            Request::SnapshotCreate { name, whole, app } => {
+                let wish = Wish { name: name.as_deref().unwrap_or(DEFAULT_NAME), whole, app };
+                serde_json::to_value(self.snapshots.create(&self.sources(), &wish)?.status())
+            }
+            Request::SnapshotList {} => {
+                let snapshots = self.snapshots.snapshot().iter().map(|snapshot| snapshot.status()).collect();
+                serde_json::to_value(SnapshotList { snapshots })
+            }
+            Request::SnapshotCommit { name, keep } => {
+                serde_json::to_value(self.snapshots.commit(&self.sources(), name.as_deref(), keep)?.status())
+            }
+            Request::SnapshotAbort { name } => {
+                serde_json::to_value(self.snapshots.abort(&self.sources(), name.as_deref())?.status())
+            }
         };
         value.map_err(|e| Failure::new("internal", e.to_string()))
     }

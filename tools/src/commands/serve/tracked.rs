@@ -1,14 +1,16 @@
 //! An image whose writes are tracked.
 //!
-//! Invariant kept here: no byte of the image changes before its range is set, in a bracket that a freeze waits for. A range
-//! that cannot be set is not written, and the client gets the error.
+//! Invariant kept here: no byte of the image changes before its range is set, in a bracket that a freeze waits for, and then
+//! copied if a snapshot needs it. A range that cannot be set is not written, and the client gets the error.
 
 use super::counters::Counters;
+use crate::snapshot::{self, Rule, Snapshots, Step, keeps};
 use crate::terminal::output::Output;
 use dirtymap::DirtyMap;
 use dirtymap_nbd::{Backend, Failure, FileBackend, Zeroes};
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 /// An image with its map. A map that is open for reading goes with an image that is, too.
@@ -23,12 +25,22 @@ pub struct Tracked {
     /// The last change failed.
     failing: AtomicBool,
     output: Output,
+    /// Of the server, and the place of this disk among its disks.
+    snapshots: Arc<Snapshots>,
+    place: usize,
 }
 
 impl Tracked {
-    pub fn new(name: String, image: FileBackend, map: DirtyMap, output: Output) -> Tracked {
+    pub fn new(
+        name: String,
+        image: FileBackend,
+        map: DirtyMap,
+        snapshots: Arc<Snapshots>,
+        place: usize,
+        output: Output,
+    ) -> Tracked {
         let (counters, connections, failing) = Default::default();
-        Tracked { name, image, map, counters, connections, failing, output }
+        Tracked { name, image, map, counters, connections, failing, output, snapshots, place }
     }
 
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
@@ -37,35 +49,65 @@ impl Tracked {
 
     pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Failure> {
         let length = data.len() as u64;
-        let write = || self.change(offset..offset + length, || self.image.write(offset, data, fua));
+        let write = || self.change(offset..offset + length, fua, || self.image.write(offset, data, fua));
         self.counters.write.count(length, write)
     }
 
     pub fn flush(&self) -> Result<(), Failure> {
-        self.counters.flush.count(0, || self.image.flush())
+        self.counters.flush.count(0, || self.synced(true, self.image.flush()))
     }
 
     pub fn trim(&self, offset: u64, length: u64, fua: bool) -> Result<(), Failure> {
-        let trim = || self.change(offset..offset + length, || self.image.trim(offset, length, fua));
+        let trim = || self.change(offset..offset + length, fua, || self.image.trim(offset, length, fua));
         self.counters.trim.count(length, trim)
     }
 
     pub fn write_zeroes(&self, offset: u64, length: u64, how: Zeroes) -> Result<(), Failure> {
-        let zero = || self.change(offset..offset + length, || self.image.write_zeroes(offset, length, how));
+        let zero = || self.change(offset..offset + length, how.fua, || self.image.write_zeroes(offset, length, how));
         self.counters.zero.count(length, zero)
     }
 
-    /// Has a change done in a bracket. Of failures one after the other the first one is told here: the client is told of each.
-    fn change(&self, range: Range<u64>, change: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    /// Has a change done, which may sync. Of failures one after the other the first one is told here: the client is told of
+    /// each.
+    fn change(
+        &self,
+        range: Range<u64>,
+        syncs: bool,
+        change: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let (start, end) = (range.start, range.end);
-        let set = self.map.begin_write(range).map_err(|e| Failure::from(io::Error::from(e)));
-        let done = set.and_then(|_write| change());
+        let done = self.in_bracket(range, syncs, change);
         if done.is_err() != self.failing.load(Relaxed) && done.is_err() != self.failing.swap(done.is_err(), Relaxed) {
             let name = &self.name;
             match &done {
                 Ok(()) => self.output.note(format_args!("{name:?}: writes succeed again")),
                 Err(e) => self.output.note(format_args!("{name:?}: a write of bytes {start} to {end} failed: {e}")),
             }
+        }
+        done
+    }
+
+    /// Has a change done in a bracket, and in the era of a snapshot.
+    fn in_bracket(
+        &self,
+        range: Range<u64>,
+        syncs: bool,
+        change: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let early = (!keeps(Rule::RegisterThenLook)).then(|| self.snapshots.enter());
+        snapshot::at(Step::Came);
+        let _write = self.map.begin_write(range.clone()).map_err(io::Error::from)?;
+        snapshot::at(Step::Marked);
+        // Left before the bracket ends.
+        let writer = early.unwrap_or_else(|| self.snapshots.enter());
+        writer.copy(self.place, range, &self.map)?;
+        self.synced(syncs, change())
+    }
+
+    /// What a sync failed to write the kernel tells once: so a snapshot must know, too.
+    fn synced(&self, syncs: bool, done: Result<(), Failure>) -> Result<(), Failure> {
+        if syncs && done.is_err() {
+            self.snapshots.sync_failed(self.place, &self.map);
         }
         done
     }
@@ -87,6 +129,8 @@ mod tests {
             "".into(),
             FileBackend::open(&image, true).expect("open"),
             Options::new().read_only(true).open(&map).expect("open"),
+            Arc::default(),
+            0,
             Output::new(crate::cli::Format::Human, 0).silent(),
         );
         let failures = [

@@ -1,0 +1,97 @@
+//! `dirtymap snapshot`: live snapshots of a running server.
+//!
+//! Invariant kept here: a post-hook runs whenever the pre-hook has, and after the snapshot was made or not.
+
+use crate::cli::{CommitSnapshot, Consistency, CreateSnapshot, EndSnapshot, Snapshot, SnapshotAction};
+use crate::control::{Client, Request};
+use crate::exit::{Exit, Failure, Result};
+use crate::size;
+use crate::snapshot::{Progress, SnapshotList, SnapshotStatus};
+use crate::terminal::output::Output;
+use crate::terminal::text::say;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+pub fn run(args: &Snapshot, output: Output) -> Result<Exit> {
+    match &args.action {
+        SnapshotAction::Create(args) => create(args, output),
+        SnapshotAction::List(args) => list(&args.server, output),
+        SnapshotAction::Commit(args) => commit(args, output),
+        SnapshotAction::Abort(args) => abort(args, output),
+    }
+}
+
+fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
+    let mut server = Client::connect(&args.served.server)?;
+    let request = Request::SnapshotCreate {
+        name: args.name.clone(),
+        whole: args.whole,
+        app: args.consistency == Consistency::App,
+    };
+    let made = match &args.pre_hook {
+        Some(command) => hook(command, "pre-hook"),
+        None => Ok(()),
+    };
+    let made = made.and_then(|()| server.ask::<SnapshotStatus>(&request));
+    let after = args.post_hook.as_ref().map_or(Ok(()), |command| hook(command, "post-hook"));
+    let made = match (made, after) {
+        (Ok(made), Ok(())) => made,
+        (Ok(made), Err(failed)) => return Err(failed.and(format_args!("snapshot {:?} is there", made.name))),
+        (Err(failed), Ok(())) => return Err(failed),
+        (Err(failed), Err(also)) => return Err(failed.and(also)),
+    };
+    output.answer(&made, |out, made| {
+        let frozen = made.disks.iter().map(|disk| disk.frozen_bytes).sum();
+        say!(out, "snapshot {:?} is there; {} are to be copied", made.name, size::human(frozen))
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// Runs a command; what it prints is for people.
+fn hook(command: &str, which: &str) -> Result<()> {
+    let ran = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stdout(std::io::stderr()).status();
+    match ran {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failure::new("hook-failed", format!("the {which} failed: {status}"))),
+        Err(e) => Err(Failure::io(format_args!("the {which}"), &e)),
+    }
+}
+
+fn list(server: &Path, output: Output) -> Result<Exit> {
+    let all: SnapshotList = Client::connect(server)?.ask(&Request::SnapshotList {})?;
+    output.answer(&all, |out, all| {
+        for snapshot in &all.snapshots {
+            let sum = |of: fn(&Progress) -> u64| size::human(snapshot.disks.iter().map(of).sum());
+            let (frozen, done, scratch) =
+                (sum(|disk| disk.frozen_bytes), sum(|disk| disk.done_bytes), sum(|disk| disk.scratch_bytes));
+            let created = snapshot.created.as_deref().unwrap_or("-");
+            say!(
+                out,
+                "{}  {created}  {}  {done} of {frozen} done  {scratch} of scratch",
+                snapshot.name,
+                snapshot.consistency
+            )?;
+            if let Some(why) = &snapshot.broken {
+                say!(out, "  broken: {why}; abort it")?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Exit::Fine)
+}
+
+fn commit(args: &CommitSnapshot, output: Output) -> Result<Exit> {
+    let request = Request::SnapshotCommit { name: args.ends.name.clone(), keep: args.keep };
+    let ended: SnapshotStatus = Client::connect(&args.ends.served.server)?.ask(&request)?;
+    output.answer(&ended, |out, ended| say!(out, "committed; snapshot {:?} is gone", ended.name))?;
+    Ok(Exit::Fine)
+}
+
+fn abort(args: &EndSnapshot, output: Output) -> Result<Exit> {
+    let request = Request::SnapshotAbort { name: args.name.clone() };
+    let ended: SnapshotStatus = Client::connect(&args.served.server)?.ask(&request)?;
+    output.answer(&ended, |out, ended| {
+        say!(out, "aborted; snapshot {:?} is gone, what it had frozen is dirty", ended.name)
+    })?;
+    Ok(Exit::Fine)
+}

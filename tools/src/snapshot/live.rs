@@ -1,0 +1,473 @@
+//! Creating, committing and aborting a snapshot, and taking one over from a server that is dead.
+//!
+//! Invariant kept here: copying is on before a freeze looks at anything, and off after the map has said NORMAL. A snapshot
+//! is served only if every byte of it is known to be as it was frozen; one that is not is aborted.
+
+use super::era::{Entered, Eras};
+use super::format::{Header, Identity, MAX_NAME, State, boot, changed};
+use super::frozen::Frozen;
+use super::scratch::{Scratch, paths, remove};
+use super::shot::Snapshot;
+use super::steps::{Rule, Step, at, keeps};
+use super::trust;
+use crate::exit::{Failure, Result};
+use dirtymap::checkpoint::{Checkpoint, CheckpointState};
+use dirtymap::{DirtyMap, Error, ReadMap, Uuid};
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// The snapshots of a server, of which there is one at a time.
+#[derive(Default)]
+pub struct Snapshots {
+    eras: Eras,
+    /// Where scratch is; none is made without it.
+    scratch: Option<PathBuf>,
+    limit: Option<u64>,
+    /// One is made or ended at a time.
+    control: Mutex<()>,
+}
+
+/// A disk of the server.
+pub struct Source<'a> {
+    pub map: &'a DirtyMap,
+    pub image: &'a File,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Wish<'a> {
+    pub name: &'a str,
+    /// Everything is copied, not only what is dirty.
+    pub whole: bool,
+    pub app: bool,
+}
+
+/// A writer, until this is dropped.
+pub struct Writer(Entered);
+
+impl Writer {
+    /// Before a disk is written: copies what the snapshot needs. The write's own range is registered and marked before.
+    pub fn copy(&self, disk: usize, range: Range<u64>, map: &DirtyMap) -> io::Result<()> {
+        match &self.0.snapshot {
+            Some(snapshot) if !snapshot.ended.load(SeqCst) => {
+                snapshot.disks[disk].copy(range, map, || self.0.wait_for_older())?;
+            }
+            _ => {}
+        }
+        at(Step::Entered);
+        Ok(())
+    }
+}
+
+impl Snapshots {
+    /// Of a server whose scratch is in this directory, and has at most so many bytes for each disk.
+    pub fn new(scratch: PathBuf, limit: Option<u64>) -> Snapshots {
+        Snapshots { scratch: Some(scratch), limit, ..Snapshots::default() }
+    }
+
+    /// Enters the era that is: after the write was registered and marked.
+    pub fn enter(&self) -> Writer {
+        Writer(self.eras.enter())
+    }
+
+    /// The snapshot that is there, served or broken.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.eras.snapshot().filter(|snapshot| snapshot.is_served())
+    }
+
+    /// A sync of an image has failed: what it has of what was written is not known, and the kernel told it once.
+    pub fn sync_failed(&self, disk: usize, map: &DirtyMap) {
+        if let Some(snapshot) = self.eras.snapshot() {
+            let _ = snapshot.disks[disk].break_off("a sync of the image failed".into(), map);
+        }
+    }
+
+    fn control(&self) -> MutexGuard<'_, ()> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir(&self) -> Result<&PathBuf> {
+        self.scratch.as_ref().ok_or_else(|| Failure::new("read-only", "a server that is read-only makes no snapshots"))
+    }
+
+    /// Makes a snapshot of all disks at one moment.
+    pub fn create(&self, disks: &[Source<'_>], wish: &Wish<'_>) -> Result<Arc<Snapshot>> {
+        let _control = self.control();
+        check_name(wish.name)?;
+        if let Some(old) = self.eras.snapshot() {
+            if old.is_served() && old.why_broken().is_none() {
+                let message = format!("snapshot {:?} is there; commit or abort it first", old.name);
+                return Err(Failure::new("snapshot-exists", message));
+            }
+            self.drop_snapshot(disks, &old)?;
+        }
+        for disk in disks {
+            disk.map.can_freeze(Some(wish.name))?;
+            trust::image(disk.image)?;
+        }
+        let snapshot = Arc::new(self.prepare(disks, wish)?);
+        let copy_first = keeps(Rule::CopyBeforeFreeze);
+        if copy_first {
+            self.eras.begin(Some(Arc::clone(&snapshot)));
+        }
+        at(Step::CopyingOn);
+        let frozen = freeze(disks, &snapshot);
+        if !copy_first {
+            self.eras.begin(Some(Arc::clone(&snapshot)));
+        }
+        if let Err(failure) = frozen {
+            return Err(match self.drop_snapshot(disks, &snapshot) {
+                Ok(()) => failure,
+                Err(worse) => failure.and(worse),
+            });
+        }
+        snapshot.served.store(true, SeqCst);
+        Ok(snapshot)
+    }
+
+    /// Makes the files.
+    fn prepare(&self, disks: &[Source<'_>], wish: &Wish<'_>) -> Result<Snapshot> {
+        let dir = self.dir()?;
+        let failed = |e: io::Error| Failure::io(format_args!("{}: make files for the snapshot", dir.display()), &e);
+        let (id, created) = (random_uuid().map_err(failed)?, now());
+        let make = |disk: &Source<'_>| -> Result<Frozen> {
+            let (granule, size) = (disk.map.granule_bytes(), disk.map.len());
+            let header = Header {
+                state: State::Prepared,
+                whole: wish.whole,
+                app: wish.app,
+                id,
+                map: disk.map.info()?.uuid,
+                checkpoint: Uuid::NIL,
+                granule,
+                granules: size.div_ceil(granule),
+                disks: disks.len() as u32,
+                created,
+                boot: boot(),
+                image: Identity::default(),
+                data: Identity::default(),
+                index: Identity::default(),
+                left: 0,
+                name: wish.name.into(),
+            };
+            let scratch = Scratch::create(dir, disk.image, header).map_err(failed)?;
+            scratch.is_trusted()?;
+            let image = disk.image.try_clone().map_err(failed)?;
+            Ok(Frozen::new(scratch, image, size, granule, self.limit))
+        };
+        Ok(Snapshot {
+            id,
+            name: wish.name.into(),
+            whole: wish.whole,
+            app: wish.app,
+            created,
+            disks: disks.iter().map(make).collect::<Result<_>>()?,
+            served: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    fn named(&self, name: Option<&str>) -> Result<Arc<Snapshot>> {
+        let found = self.snapshot().filter(|snapshot| name.is_none_or(|name| snapshot.name == name));
+        found.ok_or_else(|| match name {
+            Some(name) => Failure::new("no-snapshot", format!("there is no snapshot {name:?}")),
+            None => Failure::new("no-snapshot", "there is no snapshot"),
+        })
+    }
+
+    /// The backup of the snapshot is complete and durable. `keep` keeps its name in the maps.
+    pub fn commit(&self, disks: &[Source<'_>], name: Option<&str>, keep: bool) -> Result<Arc<Snapshot>> {
+        let _control = self.control();
+        let snapshot = self.named(name)?;
+        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+            if let Err(e) = frozen.sync_image() {
+                let _ = frozen.break_off(format!("a sync of the image failed: {e}"), disk.map);
+            }
+        }
+        at(Step::ImageSynced);
+        if let Some(why) = snapshot.why_broken() {
+            return Err(Failure::new("snapshot-broken", format!("snapshot {:?} is broken: {why}", snapshot.name)));
+        }
+        if !keeps(Rule::NormalThenOff) {
+            self.end(&snapshot);
+        }
+        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+            let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
+            match disk.map.commit_checkpoint(uuid, keep) {
+                Ok(()) => {}
+                Err(e @ Error::NoCheckpoint { .. }) => {
+                    // Some other program has ended it.
+                    let failure = Failure::from(e);
+                    return Err(match self.drop_snapshot(disks, &snapshot) {
+                        Ok(()) => failure,
+                        Err(worse) => failure.and(worse),
+                    });
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        at(Step::Committed);
+        self.end(&snapshot);
+        remove_files(&snapshot);
+        Ok(snapshot)
+    }
+
+    /// Gives a snapshot up: what was frozen is dirty again.
+    pub fn abort(&self, disks: &[Source<'_>], name: Option<&str>) -> Result<Arc<Snapshot>> {
+        let _control = self.control();
+        let snapshot = self.named(name)?;
+        self.drop_snapshot(disks, &snapshot)?;
+        Ok(snapshot)
+    }
+
+    fn drop_snapshot(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
+        if !keeps(Rule::NormalThenOff) {
+            self.end(snapshot);
+        }
+        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+            if let Some(uuid) = frozen.checkpoint() {
+                abort_checkpoint(disk.map, uuid)?;
+            }
+        }
+        at(Step::Aborted);
+        self.end(snapshot);
+        remove_files(snapshot);
+        Ok(())
+    }
+
+    /// Nothing is copied any more.
+    fn end(&self, snapshot: &Snapshot) {
+        // Readers first: after that writers may write what was not copied.
+        snapshot.ended.store(true, SeqCst);
+        self.eras.begin(None);
+        at(Step::CopyingOff);
+    }
+
+    /// Goes on with the snapshot that a server has left, or drops it. Before any writer comes, and before anything has
+    /// synced the images. Returns what was done about it, for people.
+    pub fn take_over(&self, disks: &[Source<'_>]) -> Result<Option<String>> {
+        let dir = self.dir()?;
+        let outstanding = |disk: &Source<'_>| -> Result<Option<Checkpoint>> {
+            Ok(disk.map.checkpoint()?.filter(|checkpoint| checkpoint.snapshot))
+        };
+        let checkpoints = disks.iter().map(outstanding).collect::<Result<Vec<_>>>()?;
+        let uuids = disks.iter().map(|disk| Ok(disk.map.info()?.uuid)).collect::<Result<Vec<Uuid>>>()?;
+        let why = match self.found(disks, &checkpoints, &uuids) {
+            Ok(snapshot) => {
+                let said = format!("going on with snapshot {:?}", snapshot.name);
+                self.eras.begin(Some(Arc::new(snapshot)));
+                at(Step::TakenOver);
+                return Ok(Some(said));
+            }
+            Err(why) => why,
+        };
+        let mut dropped = false;
+        for ((disk, checkpoint), uuid) in disks.iter().zip(&checkpoints).zip(&uuids) {
+            if let Some(checkpoint) = checkpoint.as_ref().filter(|_| keeps(Rule::AbortOwn)) {
+                abort_checkpoint(disk.map, checkpoint.uuid)?;
+                dropped = true;
+            }
+            at(Step::Aborted);
+            let paths = paths(dir, *uuid);
+            remove(&paths).map_err(|e| Failure::io(format_args!("{}: remove", paths[0].display()), &e))?;
+        }
+        Ok(dropped.then(|| format!("a snapshot was dropped, and what it had frozen is dirty again: {why}")))
+    }
+
+    /// What can be served of what was left; else why not.
+    fn found(
+        &self,
+        disks: &[Source<'_>],
+        checkpoints: &[Option<Checkpoint>],
+        uuids: &[Uuid],
+    ) -> std::result::Result<Snapshot, String> {
+        let dir = self.dir().map_err(|e| e.to_string())?;
+        let mut found = Vec::new();
+        for ((disk, checkpoint), uuid) in disks.iter().zip(checkpoints).zip(uuids) {
+            let checkpoint = checkpoint.as_ref().ok_or("no snapshot is frozen")?;
+            let scratch = Scratch::open(dir, *uuid).ok_or("its files are gone")?;
+            let header = scratch.header();
+            belongs(disk, checkpoint, &header)?;
+            let same = scratch.is_of(disk.image, &header).map_err(|e| e.to_string())?;
+            if !same && keeps(Rule::CompareEvidence) {
+                return Err("the machine was started, or a file system mounted, or a file replaced since".into());
+            }
+            found.push((scratch, header, checkpoint.uuid));
+        }
+        let (id, count) = found.first().map_or((Uuid::NIL, 0), |(_, header, _)| (header.id, header.disks as usize));
+        if found.iter().any(|(_, header, _)| header.id != id) || count != disks.len() {
+            return Err("it was not of the same disks".into());
+        }
+        ask(disks, &found)?;
+        let mut frozen = Vec::new();
+        for ((scratch, header, checkpoint), disk) in found.into_iter().zip(disks) {
+            let entries =
+                scratch.entries().map_err(|e| e.to_string())?.ok_or("an entry of its index makes no sense")?;
+            let image = disk.image.try_clone().map_err(|e| e.to_string())?;
+            let disk_of = Frozen::new(scratch, image, disk.map.len(), header.granule, self.limit).with(&entries);
+            disk_of.set_checkpoint(checkpoint);
+            know(disk.map, &disk_of, header.whole).map_err(|e| e.to_string())?;
+            frozen.push((disk_of, header));
+        }
+        let header = frozen.first().map(|(_, header)| header.clone()).ok_or("there are no disks")?;
+        Ok(Snapshot {
+            id: header.id,
+            name: header.name,
+            whole: header.whole,
+            app: header.app,
+            created: header.created,
+            disks: frozen.into_iter().map(|(frozen, _)| frozen).collect(),
+            served: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// The server stops in good order, and no writer is left: a snapshot stays for the next one.
+    pub fn stop(&self, disks: &[Source<'_>]) -> Result<()> {
+        let _control = self.control();
+        let Some(snapshot) = self.eras.snapshot() else { return Ok(()) };
+        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+            let left = frozen
+                .sync_image()
+                .and_then(|()| stays(disk.image))
+                .and_then(|left| frozen.scratch.update(|header| header.left = left));
+            if let Err(e) = left {
+                let _ = frozen.break_off(e.to_string(), disk.map);
+            }
+        }
+        if !snapshot.is_served() || snapshot.why_broken().is_some() {
+            self.drop_snapshot(disks, &snapshot)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > MAX_NAME || name.contains(['@', '/']) || name.chars().any(char::is_control) {
+        let message = format!("{name:?} is no name for a snapshot: 1 to {MAX_NAME} bytes without '@' and '/'");
+        return Err(Failure::new("bad-name", message));
+    }
+    Ok(())
+}
+
+/// Freezes all maps; copying is on.
+fn freeze(disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
+    for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+        let ready = |uuid: Uuid| {
+            let path = disk.map.path().to_path_buf();
+            let broken = || io::Error::other(frozen.why_broken().unwrap_or_default());
+            if frozen.is_broken() {
+                return Err(Error::Io { op: "copy for a snapshot", path, source: broken() });
+            }
+            let done = frozen.scratch.update(|header| {
+                (header.state, header.checkpoint) = (State::Ready, uuid);
+            });
+            at(Step::ReadyWritten);
+            done.map_err(|source| Error::Io { op: "write the index of a snapshot", path, source })
+        };
+        let settle = |uuid: Uuid| {
+            frozen.set_checkpoint(uuid);
+            at(Step::Drained);
+            if keeps(Rule::MarkAgain) {
+                frozen.mark_again(disk.map)?;
+            }
+            at(Step::MarkedAgain);
+            if keeps(Rule::ReadyThenFrozen) { ready(uuid) } else { Ok(()) }
+        };
+        let checkpoint = disk.map.freeze_snapshot(Some(&snapshot.name), settle)?;
+        at(Step::Frozen);
+        if !keeps(Rule::ReadyThenFrozen) {
+            ready(checkpoint.uuid)?;
+        }
+        know(disk.map, frozen, snapshot.whole)?;
+    }
+    match snapshot.why_broken() {
+        Some(why) => Err(Failure::new("snapshot-broken", format!("the snapshot could not be made: {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// Tells a disk of a snapshot what its checkpoint has frozen.
+fn know(map: &DirtyMap, frozen: &Frozen, whole: bool) -> dirtymap::Result<()> {
+    let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
+    let set = map.frozen_set(uuid)?;
+    frozen.known(set.extents(0..map.len())?, whole);
+    Ok(())
+}
+
+/// Whether the header is that of the checkpoint, and says READY.
+fn belongs(disk: &Source<'_>, checkpoint: &Checkpoint, header: &Header) -> std::result::Result<(), String> {
+    if checkpoint.state != CheckpointState::Frozen {
+        return Err("it was not frozen yet, or being aborted".into());
+    }
+    if header.checkpoint != checkpoint.uuid && keeps(Rule::CompareUuid) {
+        return Err("its files are of another one".into());
+    }
+    match header.state {
+        State::Ready => {}
+        State::Asking if !keeps(Rule::RefuseAsking) => {}
+        State::Broken => return Err("a copy to scratch had failed".into()),
+        State::Asking => return Err("a server died while it asked whether pages were lost".into()),
+        State::Prepared => return Err("its files were not complete".into()),
+    }
+    let granule = disk.map.granule_bytes();
+    if (header.granule, header.granules) != (granule, disk.map.len().div_ceil(granule)) {
+        return Err("it was of another length".into());
+    }
+    Ok(())
+}
+
+/// Asks the kernel about failed write-back of all files. It tells once: so the headers say first that it is being asked.
+fn ask(disks: &[Source<'_>], found: &[(Scratch, Header, Uuid)]) -> std::result::Result<(), String> {
+    let failed = |e: io::Error| format!("not everything that was written is there: {e}");
+    for (scratch, _, _) in found {
+        scratch.update(|header| header.state = State::Asking).map_err(failed)?;
+    }
+    at(Step::AskingWritten);
+    for ((scratch, _, _), disk) in found.iter().zip(disks) {
+        scratch.ask().and_then(|()| disk.image.sync_data()).map_err(failed)?;
+    }
+    at(Step::Asked);
+    for (scratch, _, _) in found {
+        scratch.update(|header| (header.state, header.left) = (State::Ready, 0)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// When the image was changed last, for the next server to compare. Of a block device that is not known.
+fn stays(image: &File) -> io::Result<i64> {
+    if image.metadata()?.file_type().is_block_device() {
+        return Err(io::Error::other("the server was stopped, and what others write to a block device is not known"));
+    }
+    changed(image)
+}
+
+fn abort_checkpoint(map: &DirtyMap, uuid: Uuid) -> Result<()> {
+    match map.abort_checkpoint(uuid) {
+        Ok(()) | Err(Error::NoCheckpoint { .. }) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Without the files nothing is missing; the next snapshot replaces them.
+fn remove_files(snapshot: &Snapshot) {
+    for frozen in &snapshot.disks {
+        let _ = frozen.scratch.remove();
+    }
+}
+
+fn random_uuid() -> io::Result<Uuid> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(Uuid(bytes))
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}

@@ -1,0 +1,28 @@
+//! Live snapshots of images that this process writes: copies before writes, in files that outlive the process.
+//!
+//! docs/snapshot.md has the protocol and its rules; tests/model_snapshot.rs is the model in which they were searched for.
+//!
+//! ```text
+//! live      create, commit, abort, take over
+//! era       which snapshot a writer copies for
+//! shot      a snapshot: one moment of all disks
+//! frozen    one disk of it: copy, read, done
+//! scratch   its two files
+//! format    their bytes
+//! steps     what tests hold, kill at and leave out
+//! trust     where this works
+//! ```
+
+mod era;
+mod format;
+mod frozen;
+mod live;
+mod scratch;
+mod shot;
+mod steps;
+mod trust;
+
+pub use frozen::Progress;
+pub use live::{Snapshots, Source, Wish};
+pub use shot::{Snapshot, SnapshotList, SnapshotStatus};
+pub use steps::{Rule, Step, at, keeps};

@@ -1,0 +1,201 @@
+//! The two files of a snapshot of one disk.
+//!
+//! Invariant kept here: the header in the file is never older than what was done by it: BROKEN is there before anything is
+//! written that was not copied, and once there it stays.
+
+use super::format::{
+    self, ENTRY, Entry, HEADER, Header, Identity, Kind, State, boot, encode_entry, identity, parse_entry,
+};
+use super::steps::{Rule, Step, at, keeps};
+use dirtymap::Uuid;
+use rustix::fs::FallocateFlags;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Entries that are read at once.
+const ENTRIES: usize = 1 << 16;
+
+/// The files of a snapshot of one disk.
+pub struct Scratch {
+    data: File,
+    index: File,
+    paths: [PathBuf; 2],
+    id: Uuid,
+    header: Mutex<Header>,
+}
+
+/// Where the index and the data of a map's snapshot are.
+pub fn paths(dir: &Path, map: Uuid) -> [PathBuf; 2] {
+    ["index", "data"].map(|kind| dir.join(format!("dirtymap-{map}.{kind}")))
+}
+
+/// Removes the files of a map's snapshot, if there are any: first the index, without which the data is nothing.
+pub fn remove(paths: &[PathBuf; 2]) -> io::Result<()> {
+    for (path, step) in paths.iter().zip([Step::IndexRemoved, Step::DataRemoved]) {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => at(step),
+        }
+    }
+    Ok(())
+}
+
+impl Scratch {
+    /// Makes new files, in the place of those that are there. The header says PREPARED.
+    pub fn create(dir: &Path, image: &File, mut header: Header) -> io::Result<Scratch> {
+        let paths = paths(dir, header.map);
+        remove(&paths)?;
+        let create = |path: &PathBuf| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let (index, data) = (create(&paths[0])?, create(&paths[1])?);
+        index.set_len(entry_at(header.granules))?;
+        data.set_len(header.granule.saturating_mul(header.granules))?;
+        (header.image, header.data, header.index) = (identity(image)?, identity(&data)?, identity(&index)?);
+        header.state = State::Prepared;
+        index.write_all_at(&header.encode(), 0)?;
+        at(Step::Prepared);
+        Ok(Scratch { data, index, paths, id: header.id, header: Mutex::new(header) })
+    }
+
+    /// Opens what a server has left; `None` if there is nothing, or nothing that makes sense.
+    pub fn open(dir: &Path, map: Uuid) -> Option<Scratch> {
+        let paths = paths(dir, map);
+        let open = |path: &PathBuf| OpenOptions::new().read(true).write(true).open(path).ok();
+        let (index, data) = (open(&paths[0])?, open(&paths[1])?);
+        let mut bytes = [0; HEADER];
+        index.read_exact_at(&mut bytes, 0).ok()?;
+        let header = Header::parse(&bytes).filter(|header| header.map == map)?;
+        Some(Scratch { data, index, paths, id: header.id, header: Mutex::new(header) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Header> {
+        self.header.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn header(&self) -> Header {
+        self.lock().clone()
+    }
+
+    /// Changes the header, unless it says BROKEN.
+    pub fn update(&self, change: impl FnOnce(&mut Header)) -> io::Result<()> {
+        let mut header = self.lock();
+        if header.state == State::Broken {
+            return Err(io::Error::other("the snapshot is broken"));
+        }
+        let mut new = header.clone();
+        change(&mut new);
+        self.index.write_all_at(&new.encode(), 0)?;
+        *header = new;
+        Ok(())
+    }
+
+    /// Has no server serve this any more: BROKEN in the header, or where that cannot be written, no index.
+    pub fn set_broken(&self) -> io::Result<()> {
+        let mut header = self.lock();
+        header.state = State::Broken;
+        if keeps(Rule::RecordBroken) {
+            let written = self.index.write_all_at(&header.encode(), 0);
+            written.or_else(|_| std::fs::remove_file(&self.paths[0]))?;
+        }
+        at(Step::BrokenWritten);
+        // What is in there is of no use any more, and its space is.
+        let _ = self.data.set_len(0);
+        Ok(())
+    }
+
+    pub fn write_data(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.data.write_all_at(bytes, offset)
+    }
+
+    pub fn read_data(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        self.data.read_exact_at(into, offset)
+    }
+
+    pub fn write_entry(&self, granule: u64, kind: Kind, data_crc: u32) -> io::Result<()> {
+        if keeps(Rule::EntryThenImage) {
+            // Without the last byte, which is written on its own.
+            let entry = encode_entry(self.id, kind, data_crc);
+            self.index.write_all_at(&entry[..format::DONE_AT], entry_at(granule))?;
+        }
+        Ok(())
+    }
+
+    pub fn read_entry(&self, granule: u64) -> io::Result<Option<Entry>> {
+        let mut bytes = [0; ENTRY];
+        self.index.read_exact_at(&mut bytes, entry_at(granule))?;
+        Ok(parse_entry(self.id, &bytes))
+    }
+
+    pub fn write_done(&self, granule: u64) -> io::Result<()> {
+        if keeps(Rule::RecordDone) {
+            self.index.write_all_at(&[1], entry_at(granule) + format::DONE_AT as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Gives space back.
+    pub fn free(&self, offset: u64, length: u64) {
+        // Where that is impossible, it is given back at the end.
+        let _ =
+            rustix::fs::fallocate(&self.data, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length);
+    }
+
+    /// All entries; `None` if one makes no sense.
+    pub fn entries(&self) -> io::Result<Option<Vec<Entry>>> {
+        let granules = self.lock().granules;
+        let mut found = Vec::with_capacity(granules as usize);
+        let mut bytes = vec![0; ENTRIES * ENTRY];
+        while (found.len() as u64) < granules {
+            let first = found.len() as u64;
+            let piece = &mut bytes[..ENTRY * ENTRIES.min((granules - first) as usize)];
+            self.index.read_exact_at(piece, entry_at(first))?;
+            for entry in piece.as_chunks().0 {
+                match parse_entry(self.id, entry) {
+                    Some(entry) => found.push(entry),
+                    None => return Ok(None),
+                }
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Whether these files and the image are those of the header, in the boot of the header: then the page cache has what
+    /// was written to them, but for what the kernel tells of itself.
+    pub fn is_of(&self, image: &File, header: &Header) -> io::Result<bool> {
+        let found = [identity(image)?, identity(&self.data)?, identity(&self.index)?];
+        let known = |identity: &Identity| identity.mount != 0;
+        let same = found == [header.image, header.data, header.index] && found.iter().all(known);
+        let left = header.left == 0 || header.left == format::changed(image)?;
+        Ok(same && left && header.boot == boot() && header.boot != [0; 16])
+    }
+
+    /// Asks the kernel whether it has failed to write pages of the files back. It tells once.
+    pub fn ask(&self) -> io::Result<()> {
+        self.data.sync_data()?;
+        self.index.sync_data()
+    }
+
+    /// Refuses a file system that keeps pages elsewhere.
+    pub fn is_trusted(&self) -> crate::exit::Result<()> {
+        super::trust::scratch(&self.data)
+    }
+
+    /// Removes the files.
+    pub fn remove(&self) -> io::Result<()> {
+        remove(&self.paths)
+    }
+
+    /// Bytes that can still be written where the data is, without what others should have: a part of the file system, as the
+    /// image may need it.
+    pub fn room(&self) -> io::Result<u64> {
+        const RESERVE: u64 = 64;
+        let fs = rustix::fs::fstatvfs(&self.data)?;
+        Ok(fs.f_bavail.saturating_sub(fs.f_blocks / RESERVE).saturating_mul(fs.f_frsize))
+    }
+}
+
+fn entry_at(granule: u64) -> u64 {
+    HEADER as u64 + granule * ENTRY as u64
+}

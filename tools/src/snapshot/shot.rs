@@ -1,0 +1,70 @@
+//! A snapshot: one moment of all disks of a server.
+
+use super::frozen::{Frozen, Progress};
+use crate::time::time;
+use dirtymap::Uuid;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// One moment of all disks of a server.
+pub struct Snapshot {
+    pub id: Uuid,
+    pub name: String,
+    /// Everything can be read, not only what was dirty.
+    pub whole: bool,
+    /// Programs in the guest were ready for it, as its caller says.
+    pub app: bool,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// In the order of the server's.
+    pub disks: Vec<Frozen>,
+    /// It is frozen and may be read.
+    pub served: AtomicBool,
+    /// Nothing is copied any more.
+    pub ended: AtomicBool,
+}
+
+/// What is said of a snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    pub name: String,
+    pub id: String,
+    /// RFC 3339.
+    pub created: Option<String>,
+    /// `crash` or `app`.
+    pub consistency: String,
+    pub whole: bool,
+    /// Why nothing can be read any more.
+    pub broken: Option<String>,
+    /// In the order of the server's disks.
+    pub disks: Vec<Progress>,
+}
+
+/// The snapshots that are there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotList {
+    pub snapshots: Vec<SnapshotStatus>,
+}
+
+impl Snapshot {
+    pub fn is_served(&self) -> bool {
+        self.served.load(SeqCst) && !self.ended.load(SeqCst)
+    }
+
+    pub fn why_broken(&self) -> Option<String> {
+        self.disks.iter().find_map(Frozen::why_broken)
+    }
+
+    pub fn status(&self) -> SnapshotStatus {
+        SnapshotStatus {
+            name: self.name.clone(),
+            id: self.id.to_string(),
+            created: time(UNIX_EPOCH + Duration::from_secs(self.created.max(0) as u64)),
+            consistency: if self.app { "app" } else { "crash" }.into(),
+            whole: self.whole,
+            broken: self.why_broken(),
+            disks: self.disks.iter().map(Frozen::progress).collect(),
+        }
+    }
+}

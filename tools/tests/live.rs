@@ -1,0 +1,259 @@
+//! Live snapshots as an operator and a backup program use them.
+
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one dirty range is what is meant")]
+
+mod common;
+
+use common::live::{Place, SIZE, bytes, to_do, until};
+use common::{Dir, GRANULE, MIB, areas, dirtymap, pattern, skipped};
+use dirtymap_nbd::client::{Client, ConnectOptions, Negotiation};
+use dirtymap_nbd::codec::values::transmission;
+use std::fs;
+use std::process::{Command, Stdio};
+
+fn write(place: &Place, g: u64, seed: u64) -> Vec<u8> {
+    let data = pattern(GRANULE, seed);
+    place.client("").expect("connect").write(g * GRANULE, &data, 0).expect("write");
+    data
+}
+
+#[test]
+fn a_backup_of_a_live_snapshot_is_made_by_commands() {
+    let place = Place::new();
+    let mut backup = fs::read(place.image()).expect("read");
+    let server = place.start(&[]).expect("a server");
+    for round in 0..3 {
+        let frozen = write(&place, 2 + round, 10 + round);
+        let name = format!("round-{round}");
+        let made = place.snapshot(&["create", "--name", &name]).exits(0).json();
+        assert_eq!(
+            (&made["name"], &made["consistency"], &made["whole"]),
+            (&name.as_str().into(), &"crash".into(), &false.into())
+        );
+        // One at a time.
+        assert!(place.snapshot(&["create"]).exits(8).out.contains("snapshot-exists"));
+        let expected = fs::read(place.image()).expect("read");
+        write(&place, 2 + round, 20 + round);
+        let mut client = place.client(&format!("@{name}")).expect("connect");
+        assert_eq!(client.info().flags & transmission::READ_ONLY, 0, "clients would not trim");
+        assert!(client.write(0, &[1; 512], 0).is_err());
+        for g in to_do(&mut client, SIZE).expect("states") {
+            let range = bytes(g);
+            let data = client.read(range.start as u64, range.len() as u32, 0).expect("read");
+            backup[range].copy_from_slice(&data);
+            client.trim(g * GRANULE, GRANULE, 0).expect("trim");
+        }
+        assert!(backup == expected && backup[bytes(2 + round)] == frozen);
+        let listed = place.snapshot(&["list"]).exits(0).json()["snapshots"][0]["disks"][0].clone();
+        assert_eq!((&listed["done_bytes"], &listed["scratch_bytes"]), (&listed["frozen_bytes"], &0.into()));
+        assert!(place.snapshot(&["commit", "--name", "other"]).exits(8).out.contains("no-snapshot"));
+        place.snapshot(&["commit", "--name", &name, "--keep"]).exits(0);
+        // Who still has it open gets nothing any more.
+        assert!(client.read(0, 512, 0).is_err());
+        assert_eq!(place.snapshot(&["list"]).exits(0).json()["snapshots"], serde_json::json!([]));
+        assert_eq!(areas(&place.map()), [(2 + round) * GRANULE..(3 + round) * GRANULE]);
+    }
+    assert!(place.snapshot(&["abort"]).exits(8).out.contains("no-snapshot"));
+    assert!(server.stop());
+    let names = dm!("checkpoint", "list", place.map(), "--output", "json").exits(0).out;
+    assert!((0..3).all(|round| names.contains(&format!("round-{round}"))), "{names}");
+    let files = fs::read_dir(place.dir.path("")).expect("list").map(|e| e.expect("an entry").file_name());
+    assert!(files.into_iter().all(|name| !name.to_string_lossy().starts_with("dirtymap-")), "files are left");
+}
+
+#[test]
+fn holes_of_a_snapshot_are_those_of_the_moment() {
+    let place = Place::of_zeros(SIZE);
+    let _server = place.start(&[]).expect("a server");
+    let data = write(&place, 3, 1);
+    place.snapshot(&["create", "--name", "now", "--whole"]).exits(0);
+    // What was a hole and what was not change places.
+    write(&place, 1, 2);
+    place.client("").expect("connect").write_zeroes(3 * GRANULE, GRANULE, 0).expect("zeroes");
+    let mut client = place.client("@now").expect("connect");
+    let all = client.read(0, SIZE as u32, 0).expect("read");
+    let mut expected = vec![0; SIZE as usize];
+    expected[bytes(3)].copy_from_slice(&data);
+    assert!(all == expected);
+    let uri = format!("nbd+unix:///@now?socket={}", place.dir.path("socket").display());
+    let options = ConnectOptions { contexts: vec!["base:allocation".into()], ..ConnectOptions::default() };
+    let mut client = Client::connect(&uri.parse().expect("a URI"), &options).expect("connect");
+    let extents = &client.block_status(0, SIZE, 0).expect("states")[0].1;
+    let mut at = 0;
+    for extent in extents {
+        let zeros = expected[at as usize..(at + extent.length) as usize].iter().all(|b| *b == 0);
+        assert!(extent.flags == 0 || zeros, "{extent:?} at {at} is called a hole");
+        at += extent.length;
+    }
+    assert!(extents.iter().any(|extent| extent.flags != 0), "{extents:?}");
+}
+
+#[test]
+fn all_disks_of_a_server_are_frozen_at_one_moment() {
+    let dir = Dir::new();
+    let mut command = dirtymap();
+    command.arg("serve").arg("--socket").arg(dir.path("socket")).arg("--control").arg(dir.path("control"));
+    for name in ["a", "b"] {
+        let (image, map) = (dir.image(&format!("{name}.raw"), MIB), dir.path(&format!("{name}.map")));
+        dm!("create", map, "--image", image).exits(0);
+        dm!("reset", map, "--all").exits(0);
+        command.arg("--disk").arg(format!("{name}={},map={}", image.display(), map.display()));
+    }
+    let start = |command: &mut Command| {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run dirtymap");
+        until("a server", || std::os::unix::net::UnixStream::connect(dir.path("socket")).ok());
+        child
+    };
+    let mut server = start(&mut command);
+    let client = |export: &str| {
+        let uri = format!("nbd+unix:///{export}?socket={}", dir.path("socket").display());
+        Client::connect(&uri.parse().expect("a URI"), &ConnectOptions::default()).expect("connect")
+    };
+    // Each write of one disk is followed by one of the other: at no moment is the second one ahead.
+    ["a", "b"].iter().for_each(|disk| client(disk).write(GRANULE, &[0; 8], 0).expect("write"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut a, mut b) = (client("a"), client("b"));
+            for n in 0u64.. {
+                if stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    break;
+                }
+                [&mut a, &mut b].into_iter().for_each(|disk| disk.write(GRANULE, &n.to_le_bytes(), 0).expect("write"));
+            }
+        });
+        for _ in 0..20 {
+            dm!("snapshot", "create", "--whole", "--server", dir.path("control")).exits(0);
+            let number = |export: &str| {
+                let read = client(export).read(GRANULE, 8, 0).expect("read");
+                u64::from_le_bytes(read.try_into().expect("8 bytes"))
+            };
+            let (a, b) = (number("a@snapshot"), number("b@snapshot"));
+            assert!(a == b || a == b + 1, "{a} and {b} are not of one moment");
+            dm!("snapshot", "abort", "--server", dir.path("control")).exits(0);
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    // The next server goes on with both, or with none.
+    dm!("snapshot", "create", "--server", dir.path("control")).exits(0);
+    server.kill().and_then(|()| server.wait()).expect("kill");
+    let mut server = start(&mut command);
+    let socket = std::os::unix::net::UnixStream::connect(dir.path("socket")).expect("connect");
+    let listed = Negotiation::start(Box::new(socket)).and_then(|mut asks| asks.list()).expect("the exports");
+    assert_eq!(
+        listed.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+        ["a", "b", "a@snapshot", "b@snapshot"]
+    );
+    server.kill().and_then(|()| server.wait()).expect("kill");
+    let mut alone = dirtymap();
+    let disk = format!("a={},map={}", dir.path("a.raw").display(), dir.path("a.map").display());
+    alone.arg("serve").arg("--socket").arg(dir.path("socket")).arg("--control").arg(dir.path("control"));
+    let mut server = start(alone.arg("--disk").arg(disk));
+    let listed = dm!("snapshot", "list", "--server", dir.path("control"), "--output", "json").exits(0).json();
+    assert_eq!(listed["snapshots"], serde_json::json!([]), "one disk of two is no moment of the two");
+    server.kill().and_then(|()| server.wait()).expect("kill");
+}
+
+#[test]
+fn hooks_run_around_it() {
+    let place = Place::new();
+    let _server = place.start(&[]).expect("a server");
+    let log = place.dir.path("hooks");
+    let hook = |word: &str| format!("echo {word} >> {}", log.display());
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    let create = |pre: &str, post: &str| {
+        place.snapshot(&["create", "--consistency", "app", "--pre-hook", pre, "--post-hook", post])
+    };
+    let made = create(&hook("freeze"), &hook("thaw")).exits(0).json();
+    assert_eq!((&made["consistency"], said().as_str()), (&"app".into(), "freeze\nthaw\n"));
+    // There is one already: thawed all the same.
+    assert!(create(&hook("freeze"), &hook("thaw")).exits(8).out.contains("snapshot-exists"));
+    assert_eq!(said(), "freeze\nthaw\nfreeze\nthaw\n");
+    place.snapshot(&["abort"]).exits(0);
+    assert!(create("false", &hook("thaw")).exits(8).out.contains("hook-failed"));
+    assert_eq!(place.snapshot(&["list"]).exits(0).json()["snapshots"], serde_json::json!([]));
+    assert!(said().ends_with("thaw\nthaw\n"));
+    let failed = create("true", "false").exits(8).out;
+    assert!(failed.contains("hook-failed") && failed.contains("is there"), "{failed}");
+    place.snapshot(&["abort"]).exits(0);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let place = Place::new();
+    let server = place.start(&[]).expect("a server");
+    for name in ["", "a@b", "a/b", "\n", &"x".repeat(65)] {
+        assert!(place.snapshot(&["create", "--name", name]).exits(8).out.contains("bad-name"), "{name:?}");
+    }
+    // Another program has frozen the map.
+    let uuid = dm!("checkpoint", "freeze", place.map(), "--output", "json").exits(0).json()["uuid"].clone();
+    assert!(place.snapshot(&["create"]).exits(8).out.contains("checkpoint-outstanding"));
+    dm!("checkpoint", "abort", place.map()).exits(0);
+    assert!(uuid.is_string());
+    // Another program ends that of a snapshot: a commit says so, and nothing is forgotten.
+    write(&place, 1, 1);
+    place.snapshot(&["create"]).exits(0);
+    dm!("checkpoint", "abort", place.map()).exits(0);
+    assert!(place.snapshot(&["commit"]).exits(8).out.contains("no-checkpoint"));
+    assert_eq!(areas(&place.map()), [GRANULE..2 * GRANULE]);
+    // A write beside a server that is dead would spoil it.
+    place.snapshot(&["create"]).exits(0);
+    server.kill();
+    let refused = common::run_with(
+        ["write", place.image().to_str().expect("text"), "--map", place.map().to_str().expect("text"), "--at", "0"],
+        b"data",
+    );
+    refused.exits(8).says("live snapshot");
+    dm!("checkpoint", "abort", place.map()).exits(0);
+    dm!("snapshot", "list", "--server", place.control()).exits(8);
+}
+
+#[test]
+fn an_image_that_was_written_beside_a_stopped_server_drops_the_snapshot() {
+    for written in [false, true] {
+        let place = Place::new();
+        let server = place.start(&[]).expect("a server");
+        let old = write(&place, 1, 1);
+        place.snapshot(&["create", "--name", "now"]).exits(0);
+        write(&place, 1, 2);
+        assert!(server.stop());
+        if written {
+            common::patch(&place.image(), |bytes| bytes[5 * GRANULE as usize] ^= 1);
+        }
+        let _server = place.start(&[]).expect("a server");
+        let left = place.client("@now");
+        assert_eq!(left.is_err(), written);
+        if let Ok(mut client) = left {
+            assert!(client.read(GRANULE, GRANULE as u32, 0).expect("read") == old);
+        }
+        assert_eq!(place.outstanding().is_none(), written);
+    }
+}
+
+#[test]
+fn qemus_clients_read_a_snapshot() {
+    if Command::new("qemu-img").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return skipped("qemu-img is not installed");
+    }
+    let place = Place::new();
+    let _server = place.start(&[]).expect("a server");
+    write(&place, 3, 1);
+    let frozen = fs::read(place.image()).expect("read");
+    place.snapshot(&["create", "--whole"]).exits(0);
+    write(&place, 3, 2);
+    write(&place, 5, 3);
+    let uri = format!("nbd+unix:///@snapshot?socket={}", place.dir.path("socket").display());
+    let copy = place.dir.path("copy.raw");
+    let copied = Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "raw", &uri]).arg(&copy).status();
+    assert!(copied.expect("run qemu-img").success());
+    assert!(fs::read(copy).expect("read") == frozen);
+    let json = format!(
+        r#"json:{{"driver":"raw","file":{{"driver":"nbd","export":"@snapshot","server":{{"type":"unix","path":"{}"}},"x-dirty-bitmap":"qemu:dirty-bitmap:frozen"}}}}"#,
+        place.dir.path("socket").display()
+    );
+    let mapped = Command::new("qemu-img").args(["map", "--output=json", &json]).output().expect("run qemu-img");
+    let mapped: serde_json::Value = serde_json::from_slice(&mapped.stdout).expect("JSON");
+    let dirty: Vec<_> = mapped.as_array().expect("a list").iter().filter(|extent| extent["data"] == false).collect();
+    assert_eq!(dirty.len(), 1, "{mapped}");
+    assert_eq!((&dirty[0]["start"], &dirty[0]["length"]), (&(3 * GRANULE).into(), &GRANULE.into()));
+}
