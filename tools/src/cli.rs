@@ -19,9 +19,11 @@ macro_rules! help {
 }
 
 mod args;
+mod backups;
 mod snapshot;
 
 pub use args::*;
+pub use backups::*;
 pub use snapshot::*;
 
 /// What `--help` says after the example, and `-h` does not.

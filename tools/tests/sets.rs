@@ -550,6 +550,24 @@ fn a_folder_with_members_and_no_set_json_is_refused() {
     assert_eq!(fs::read(other.member(2)).expect("read"), b"somebody's");
 }
 
+/// A map that was made for a size notices no write by the image's times.
+#[test]
+fn what_a_map_has_missed_is_found_by_the_audit_and_in_the_next_member() {
+    let dir = Dir::new();
+    let (image, map, target) = (dir.image("disk.raw", SIZE), dir.path("disk.map"), dir.path("unused"));
+    dm!("create", map, "--size", SIZE.to_string(), "--dirty").exits(0);
+    let set = Set { dir, image, map, target };
+    set.keep(1, &[]);
+    common::patch(&set.image, |bytes| bytes[3 * MIB as usize] ^= 1);
+    set.keep(2, &["--audit", "0"]);
+    dm!("set", "verify", set.folder(), "--against", set.image).exits(1);
+    set.to_set(&["--audit", "1G"]).exits(4).says("a granule that the map calls clean");
+    assert_eq!(areas(&set.map), [0..SIZE]);
+    let third = set.keep(3, &[]);
+    assert_eq!((third["full"].as_bool(), third["bytes_copied"].as_u64()), (Some(false), Some(GRANULE)));
+    set.assert_restores(3);
+}
+
 /// A loop device over a file.
 fn loop_device(file: &Path) -> Option<(PathBuf, Cleanup)> {
     let made = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;

@@ -17,7 +17,7 @@ mod plan;
 pub mod prune;
 mod set;
 #[cfg(test)]
-mod set_tests;
+pub mod set_tests;
 mod target;
 
 pub use outcome::Outcome;

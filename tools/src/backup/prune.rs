@@ -68,6 +68,7 @@ fn merge(folder: &mut Folder, index: usize) -> Result<u64> {
     let name = path.display().to_string();
     let disk = Disk::open(stored()?.ok_or_else(vanished)?).map_err(|e| failed(&name, &e))?;
     let merged = Layered::new(vec![disk], member.size, name.clone())?;
+    step("merge written");
     let bar = progress::bytes("verifying", member.size);
     let found = compare(&old, &merged, 0..old.len(), &bar, &mut Equal::default())?;
     bar.finish_and_clear();

@@ -18,20 +18,20 @@ use std::rc::Rc;
 use std::time::Duration;
 use tempfile::TempDir;
 
-const GRANULE: u64 = 65536;
+pub const GRANULE: u64 = 65536;
 /// Not whole granules, nor sectors.
 const SIZE: u64 = 20 * GRANULE + 777;
 
 /// An image with its map and its set, and what the image was like at each backup.
-struct World {
+pub struct World {
     dir: TempDir,
-    map: PathBuf,
-    set: PathBuf,
-    references: Rc<RefCell<Vec<Vec<u8>>>>,
+    pub map: PathBuf,
+    pub set: PathBuf,
+    pub references: Rc<RefCell<Vec<Vec<u8>>>>,
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let dir = tempfile::tempdir().expect("a directory");
         let bytes: Vec<u8> = (0..SIZE).map(|i| (i / 1000) as u8).collect();
         fs::write(dir.path().join("image"), bytes).expect("write");
@@ -41,7 +41,7 @@ impl World {
         World { dir, map, set, references: Rc::default() }
     }
 
-    fn image(&self) -> PathBuf {
+    pub fn image(&self) -> PathBuf {
         self.dir.path().join("image")
     }
 
@@ -52,7 +52,7 @@ impl World {
         World { dir, map, set, references: self.references.clone() }
     }
 
-    fn write(&self, at: u64, bytes: &[u8]) {
+    pub fn write(&self, at: u64, bytes: &[u8]) {
         let map = DirtyMap::open(&self.map).expect("open");
         map.set(at..at + bytes.len() as u64).expect("set");
         let image = fs::File::options().write(true).open(self.image()).expect("open");
@@ -86,7 +86,7 @@ impl World {
     }
 
     /// Backs up the image as it is, and remembers that.
-    fn keep(&self, change: impl FnOnce(&mut Backup)) -> Outcome {
+    pub fn keep(&self, change: impl FnOnce(&mut Backup)) -> Outcome {
         let mut args = self.args(&self.image());
         change(&mut args);
         self.references.borrow_mut().push(fs::read(self.image()).expect("read"));
@@ -220,7 +220,7 @@ fn a_prune_that_is_killed_at_any_step_leaves_every_member_that_is_kept() {
         let pruned = prune(&mut folder, 2).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(pruned.members, ["0001", "0002"]);
     });
-    assert_eq!(names(&left), ["merge named", "merge listed", "merged", "pruned"]);
+    assert_eq!(names(&left), ["merge written", "merge named", "merge listed", "merged", "pruned"]);
     assert_eq!(world.check_members(), 2);
     for (step, left) in &left {
         assert!(left.check_members() >= 2, "{step}");
@@ -263,4 +263,58 @@ fn a_backup_of_a_snapshot_that_is_killed_is_made_again_by_the_same_command() {
         assert_eq!(left.check_members(), 2, "{step}");
         left.check_settled();
     }
+}
+
+/// Changes a byte of a file at a step, behind the back of whatever is at work.
+pub fn spoil(at: &'static str, path: PathBuf, offset: u64) {
+    AT_STEP.set(Some(Box::new(move |step| {
+        if step == at {
+            let file = fs::File::options().read(true).write(true).open(&path).expect("open");
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, offset).expect("read");
+            file.write_all_at(&[byte[0] ^ 1], offset).expect("write");
+        }
+    })));
+}
+
+#[test]
+fn what_does_not_read_back_as_it_was_copied_is_no_member() {
+    let world = World::new();
+    world.keep(|_| ());
+    world.write(2 * GRANULE, b"new");
+    spoil("written", world.image(), 2 * GRANULE + 70);
+    let failure = world.back_up(&world.args(&world.image())).expect_err("the image is another one");
+    AT_STEP.set(None);
+    assert_eq!(failure.kind, "verify-failed");
+    assert_eq!(world.check_members(), 1);
+    let map = Options::new().read_only(true).open(&world.map).expect("open");
+    assert!(map.get(2 * GRANULE).expect("inside") && map.checkpoint().expect("a header").is_none());
+    drop(map);
+    world.keep(|_| ());
+    world.check_members();
+    world.check_settled();
+}
+
+#[test]
+fn what_was_merged_is_compared_before_it_takes_the_place_of_anything() {
+    let world = World::new();
+    for round in 0..3u8 {
+        world.write(u64::from(round) * GRANULE, &[round + 9; 5000]);
+        world.keep(|_| ());
+    }
+    let files =
+        || fs::read_dir(&world.set).expect("read").map(|e| e.expect("an entry").file_name()).collect::<Vec<_>>();
+    let before = files();
+    let first = world.set.join("0001.qcow2");
+    let kept = fs::read(&first).expect("read");
+    // A byte of data that no later member has: the header and a table are in front.
+    spoil("merge written", first.clone(), 12 * GRANULE + 5);
+    let mut folder = Folder::open_to_change(&world.set, Duration::ZERO).expect("open");
+    let failure = prune(&mut folder, 2).expect_err("they differ");
+    AT_STEP.set(None);
+    assert!(failure.kind == "set-damaged" && failure.message.contains("nothing was pruned"), "{failure}");
+    drop(folder);
+    assert_eq!(files(), before);
+    fs::write(first, kept).expect("write");
+    assert_eq!(world.check_members(), 3);
 }

@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Content, Image, publish};
 use crate::map::open::{self, With};
 use crate::map::relation;
-use crate::sets::{Asked, Folder, Layered, find};
+use crate::sets::{Asked, Folder, Layered, find, step};
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::text::say;
@@ -129,6 +129,7 @@ fn write(disk: &Layered, out: &Image, blank: bool, answer: &mut Answer) -> Resul
 fn verify(disk: &Layered, out: &Image, answer: &mut Answer) -> Result<()> {
     out.sync()?;
     out.forget_cache();
+    step("restored");
     let bar = progress::bytes("verifying", disk.len());
     let mut equal = Equal::default();
     let found = compare(disk, out, 0..disk.len(), &bar, &mut equal)?;
@@ -223,4 +224,36 @@ fn human(out: &mut dyn std::io::Write, a: &Answer) -> std::io::Result<()> {
         _ => "it is of one moment only if nothing wrote to the image meanwhile",
     };
     say!(out, "{good}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::set_tests::{GRANULE, World, spoil};
+    use crate::cli::Format;
+    use crate::sets::AT_STEP;
+    use std::fs;
+
+    #[test]
+    fn what_does_not_read_back_as_it_was_restored_is_told() {
+        let world = World::new();
+        world.keep(|_| ());
+        world.write(5 * GRANULE, b"to be taken back");
+        let restore = || {
+            let args = Restore {
+                from: world.set.clone(),
+                out: world.image(),
+                until: None,
+                map: Some(world.map.clone()),
+                force: false,
+            };
+            run(&args, Duration::ZERO, Output::new(Format::Human, 0).without_notes())
+        };
+        spoil("restored", world.image(), 9 * GRANULE);
+        let failure = restore().expect_err("it is another one");
+        AT_STEP.set(None);
+        assert_eq!(failure.kind, "verify-failed");
+        restore().unwrap_or_else(|e| panic!("{e}"));
+        assert!(fs::read(world.image()).expect("read") == world.references.borrow()[0]);
+    }
 }

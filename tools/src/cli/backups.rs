@@ -1,0 +1,160 @@
+//! What the commands for backups and their sets take.
+
+use super::args::file;
+use crate::size;
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = help!("  dirtymap set disk.map 1M 64K     # bytes 1048576 to 1114112\n  dirtymap set list backups        # a set of backups"))]
+pub struct Set {
+    /// What to do with a set of backups
+    #[command(subcommand)]
+    pub action: Option<SetAction>,
+    #[command(flatten)]
+    pub range: Option<SetRange>,
+}
+
+#[derive(Args, Debug)]
+pub struct SetRange {
+    /// The map; one that is called as a command for sets is written ./list
+    #[arg(value_parser = file())]
+    pub file: PathBuf,
+    /// First byte
+    #[arg(value_parser = size::parse)]
+    pub offset: u64,
+    /// Number of bytes
+    #[arg(value_parser = size::parse)]
+    pub length: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SetAction {
+    /// List the members of a backup set
+    #[command(after_help = help!("  dirtymap set list backups"))]
+    List(SetFolder),
+    /// Show what a backup set is, and everything that is known of each member
+    #[command(after_help = help!("  dirtymap set info backups"))]
+    Info(SetFolder),
+    /// Read all of a backup set, and say whether it is what it was
+    ///
+    /// Of each member the length, the SHA-256, every reference and refcount in it, and what it rests upon. Nothing is changed.
+    #[command(after_help = help!("  dirtymap set verify backups\n  dirtymap set verify backups --against disk.raw"))]
+    Verify(SetVerify),
+    /// Keep only the newest members of a backup set
+    ///
+    /// The oldest one that is kept gets a file that rests upon no other, and takes the place of its old one when that is complete
+    /// and verified. Every member that is kept can be restored meanwhile, and after a kill, which the next command settles.
+    #[command(after_help = help!("  dirtymap set prune backups --keep 14"))]
+    Prune(SetPrune),
+}
+
+#[derive(Args, Debug)]
+pub struct SetFolder {
+    /// The folder of the set
+    #[arg(value_parser = file(), value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct SetVerify {
+    /// The folder of the set
+    #[arg(value_parser = file(), value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Compare the newest member with this image or block device as well; exits with 1 if they differ
+    #[arg(value_parser = file(), long, value_name = "IMAGE")]
+    pub against: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct SetPrune {
+    /// The folder of the set
+    #[arg(value_parser = file(), value_name = "DIR")]
+    pub folder: PathBuf,
+    /// How many members to keep
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep: u64,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap restore backups new.raw\n  dirtymap restore backups@monday new.raw\n  dirtymap restore backups new.raw --until 2026-11-29T10:00:00Z\n  dirtymap restore backups@0003 disk.raw --map disk.map"))]
+pub struct Restore {
+    /// The folder of the set, and which member: its name or number; by default the newest
+    #[arg(value_parser = file(), value_name = "DIR[@MEMBER]")]
+    pub from: PathBuf,
+    /// The image to make, which must not exist; a block device with --force; or the tracked image itself with --map
+    #[arg(value_parser = file())]
+    pub out: PathBuf,
+    /// The newest member that is not younger than this: as 2026-11-29T10:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// OUT is the image of this map: write only what differs, and tell the map, which goes on from there
+    #[arg(value_parser = file(), long, value_name = "FILE", conflicts_with = "force")]
+    pub map: Option<PathBuf>,
+    /// OUT is a block device: overwrite all of it
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen\n  dirtymap backup disk.raw --set backups --map disk.map --keep 14"), group = ArgGroup::new("named").args(["name", "frozen"]), group = ArgGroup::new("where").args(["target", "set"]).required(true))]
+pub struct Backup {
+    /// The image or block device to copy from
+    #[arg(value_parser = file())]
+    pub image: PathBuf,
+    /// The backup: made if it is new (or an empty file), else brought up to date
+    #[arg(value_parser = file())]
+    pub target: Option<PathBuf>,
+    /// Make the next member of the backup set in this folder, which is made if it is new: a qcow2 image that rests upon the
+    /// member before it, and holds what was written since
+    #[arg(value_parser = file(), long, value_name = "DIR", conflicts_with_all = ["keep_last", "since"])]
+    pub set: Option<PathBuf>,
+    /// When the member is complete, prune the set: keep this many
+    #[arg(long, value_name = "N", conflicts_with = "target", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep: Option<u64>,
+    /// What a member is good for, as far as you know: `app` if the programs were told to finish first
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "target")]
+    pub consistency: Option<Consistency>,
+    /// Store also what was written and is the same as before
+    #[arg(long, conflicts_with = "target")]
+    pub store_equal: bool,
+    /// The image's map
+    #[arg(value_parser = file(), long, value_name = "FILE")]
+    pub map: PathBuf,
+    /// Copy everything, not only what is dirty
+    #[arg(long)]
+    pub full: bool,
+    /// Overwrite TARGET with a full copy even if it is not what this map's last backup wrote; take IMAGE even if it is not
+    /// the one that the map belongs to
+    #[arg(long)]
+    pub force: bool,
+    /// Keep this name for what TARGET is now: what is written from here on can be had with `--since NAME` later. A map has
+    /// 64 names at most
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// When the backup is complete, drop the oldest names beyond this many
+    #[arg(long, value_name = "N", requires = "named", value_parser = clap::value_parser!(u64).range(1..64))]
+    pub keep_last: Option<u64>,
+    /// Copy everything that was written since the point of this name, to a TARGET that was complete as of NAME
+    #[arg(long, value_name = "NAME", conflicts_with = "full")]
+    pub since: Option<String>,
+    /// Copy and commit the checkpoint that is frozen: IMAGE is a snapshot that was taken since. What was set since is
+    /// copied too, as the snapshot may have it, and stays dirty. The name of the freeze is kept
+    #[arg(long, conflicts_with = "name")]
+    pub frozen: bool,
+    /// Take the image for raw whatever it starts with, if its map was not made with `--image`
+    #[arg(long)]
+    pub raw: bool,
+    /// Compare this much of what is clean as well, at random; 0 for none. By default 64M, and for at most a second
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    pub audit: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Consistency {
+    /// The image as a power cut would leave it
+    Crash,
+    /// As programs leave it that have finished
+    App,
+}
