@@ -550,6 +550,103 @@ fn a_folder_with_members_and_no_set_json_is_refused() {
     assert_eq!(fs::read(other.member(2)).expect("read"), b"somebody's");
 }
 
+/// What a file system tool says of a file; `None` where there is no such tool.
+fn tool(program: &str, args: &[&OsStr]) -> Option<(bool, String)> {
+    let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
+    let found = path.split(':').map(|folder| Path::new(folder).join(program)).find(|file| file.exists())?;
+    let ran = Command::new(found).args(args).output().expect("run it");
+    Some((ran.status.success(), String::from_utf8_lossy(&ran.stdout).into()))
+}
+
+/// A file system with files, changed twice: each member is one without errors, with the files of its time.
+#[test]
+fn a_file_system_comes_back_whole_with_the_files_of_its_time() {
+    let dir = Dir::new();
+    let (tree, image, map) = (dir.path("tree"), dir.path("disk.raw"), dir.path("disk.map"));
+    let make = |round: u64| {
+        fs::create_dir_all(tree.join("mail")).expect("make");
+        for n in 0..20 + round * 10 {
+            fs::write(tree.join(format!("mail/{n}")), pattern(3000 * n + round, n + round)).expect("write");
+        }
+        fs::write(tree.join("round"), format!("round {round}\n")).expect("write");
+        let new = tree.with_extension("raw");
+        let words = ["-q", "-t", "ext4", "-b", "4096", "-U", "clear", "-E", "hash_seed=clear", "-d"].map(OsStr::new);
+        let _ = fs::remove_file(&new);
+        fs::File::create(&new).expect("create").set_len(24 * MIB).expect("set size");
+        let made = tool("mke2fs", &[&words[..], &[tree.as_os_str(), new.as_os_str()]].concat());
+        made.is_some_and(|(made, _)| made).then(|| fs::read(&new).expect("read"))
+    };
+    let Some(first) = make(1) else { return skipped("ext4 in a set: no mke2fs that fills a file system") };
+    fs::write(&image, first).expect("write");
+    dm!("create", map, "--image", image, "-g", "16K").exits(0);
+    let set = Set { target: dir.path("unused"), dir, image, map };
+    set.keep(1, &[]);
+    for round in 2..4 {
+        // As a guest would write it, but for the order: all of it, tracked.
+        set.write(0, &make(round).expect("as before"));
+        let told = set.keep(round as u32, &[]);
+        assert_eq!(told["full"], false);
+        assert!(told["bytes_copied"].as_u64() < Some(8 * MIB), "what is as before is not stored: {told}");
+    }
+    for round in 1..4u64 {
+        let out = set.dir.path("restored.raw");
+        dm!("restore", format!("{}@{round}", set.folder().display()), out).exits(0);
+        let Some((fine, said)) = tool("e2fsck", &["-fn".as_ref(), out.as_os_str()]) else { continue };
+        assert!(fine, "{said}");
+        let cat = ["-R", "cat /round"].map(OsStr::new);
+        let Some((_, said)) = tool("debugfs", &[&cat[..], &[out.as_os_str()]].concat()) else { continue };
+        assert_eq!(said, format!("round {round}\n"));
+        fs::remove_file(out).expect("remove");
+    }
+}
+
+/// Clusters of QEMU's default, larger granules and smaller ones: each byte as QEMU reads it from the newest member.
+#[test]
+fn qemu_reads_through_the_chain_what_was_written() {
+    let qemu_io = |file: &Path, pattern: u8, at: u64, length: u64| {
+        let line = format!("read -P {pattern} {at} {length}");
+        let words = ["-r", "-f", "qcow2", "-c", &line].map(OsStr::new);
+        let ran = Command::new("qemu-io").args(words).arg(file).output().expect("run qemu-io");
+        let said = String::from_utf8_lossy(&ran.stdout).to_string();
+        assert!(
+            ran.status.success() && !said.contains("verification failed") && said.contains("read "),
+            "{line}: {said}"
+        );
+    };
+    if !system("qemu-io", &[OsStr::new("--version")]) || !qemu_img() {
+        return skipped("a chain as QEMU reads it: no qemu-io");
+    }
+    for granule in ["4K", "64K", "2M"] {
+        let dir = Dir::new();
+        let (image, map) = (dir.path("disk.raw"), dir.path("disk.map"));
+        fs::write(&image, vec![1; 8 * MIB as usize]).expect("write");
+        dm!("create", map, "--image", image, "-g", granule).exits(0);
+        let set = Set { target: dir.path("unused"), dir, image, map };
+        set.keep(1, &[]);
+        set.write(MIB, &[2; 3 * MIB as usize]);
+        set.keep(2, &[]);
+        set.write(2 * MIB, &[0; MIB as usize]);
+        set.write(3 * MIB + 512, &[3; 512]);
+        set.keep(3, &[]);
+        for (pattern, at, length) in [
+            (1, 0, MIB),
+            (2, MIB, MIB),
+            (0, 2 * MIB, MIB),
+            (2, 3 * MIB, 512),
+            (3, 3 * MIB + 512, 512),
+            (1, 4 * MIB, 4 * MIB),
+        ] {
+            qemu_io(&set.member(3), pattern, at, length);
+        }
+        qemu_io(&set.member(2), 2, 2 * MIB, MIB);
+        qemu_io(&set.member(1), 1, 0, 8 * MIB);
+        let words = ["compare", "-f", "raw", "-F", "qcow2"].map(OsStr::new);
+        let member = set.member(3);
+        let (same, said) = qemu(&[&words[..], &[set.image.as_os_str(), member.as_os_str()]].concat());
+        assert!(same, "{said}");
+    }
+}
+
 /// A map that was made for a size notices no write by the image's times.
 #[test]
 fn what_a_map_has_missed_is_found_by_the_audit_and_in_the_next_member() {
