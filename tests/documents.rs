@@ -59,8 +59,9 @@ fn no_cell_is_empty() {
 fn its_functions_and_commands_exist() {
     let mut library = String::new();
     sources(&root().join("src"), &mut library);
-    let cli =
-        ["cli.rs", "cli/args.rs", "cli/snapshot.rs"].map(|file| read(&root().join("tools/src").join(file))).concat();
+    let cli = ["cli.rs", "cli/args.rs", "cli/backups.rs", "cli/snapshot.rs"]
+        .map(|file| read(&root().join("tools/src").join(file)))
+        .concat();
     for row in operations().iter().filter(|row| row.len() == 4) {
         let functions: Vec<&str> = quoted(&row[1]).collect();
         for name in &functions {

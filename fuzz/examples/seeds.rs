@@ -374,6 +374,7 @@ fn sets() -> Vec<(&'static str, Set)> {
         data: 65536,
         zeros: 0,
         image: "disk.raw".into(),
+        group: None,
         map: "00000000-0000-0000-0000-000000000001".into(),
         checkpoint: "00000000-0000-0000-0000-000000000002".into(),
         point: Some(set_json::Point { name: "0001-0123abcd".into(), bytes: 1 << 19 }),

@@ -55,6 +55,8 @@ pub struct Member {
     pub data: u64,
     pub zeros: u64,
     pub image: String,
+    /// What this one has in common with members of other sets that were made at the same moment.
+    pub group: Option<String>,
     /// Identity of the map and of the checkpoint, and the point by which the map keeps what was written since.
     pub map: String,
     pub checkpoint: String,
@@ -146,6 +148,12 @@ impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Eight hexadecimal digits, others each time.
+pub fn new_id() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    format!("{:08x}", RandomState::new().build_hasher().finish() as u32)
 }
 
 /// The name of the file of a member.
@@ -291,6 +299,7 @@ mod tests {
             data: 65536,
             zeros: 0,
             image: "disk.raw".into(),
+            group: None,
             map: "map".into(),
             checkpoint: "checkpoint".into(),
             point: Some(Point { name: "point".into(), bytes: 1 << 19 }),

@@ -7,8 +7,7 @@ use super::compare::Equal;
 use super::copy::{self, Copied};
 use super::plan::{Plan, plan};
 use super::target::{Base, Described, Target};
-use super::{Job, Outcome, UNNAMED, Work};
-use crate::cli::Backup;
+use super::{Job, Outcome, UNNAMED, Wanted, Work};
 use crate::exit::{Failure, Result};
 use crate::files::{self, Content, Image, storage};
 use crate::map::points::keep_last;
@@ -20,7 +19,7 @@ use std::path::Path;
 
 /// A mirror.
 pub struct Mirror<'a> {
-    args: &'a Backup,
+    args: &'a Wanted,
     path: &'a Path,
     /// None until it is made.
     target: Option<Image>,
@@ -29,7 +28,7 @@ pub struct Mirror<'a> {
 
 impl<'a> Mirror<'a> {
     /// What is at the target's name.
-    pub fn open(args: &'a Backup, path: &'a Path, image: &Image) -> Result<Mirror<'a>> {
+    pub fn open(args: &'a Wanted, path: &'a Path, image: &Image) -> Result<Mirror<'a>> {
         files::distinct(&[("image", &args.image), ("map", &args.map), ("target", path)])?;
         let target = Image::open_target(path)?;
         if let Some(target) = &target {
@@ -54,7 +53,7 @@ impl<'a> Mirror<'a> {
 
     /// Drops the oldest names beyond those that are to be kept.
     fn drop_oldest(&self, job: &Job<'_>) -> Vec<String> {
-        let dropped = self.args.keep_last.map(|most| keep_last(job.map, most));
+        let dropped = self.args.how.keep_last.map(|most| keep_last(&job.map, most));
         dropped.unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|e| {
             job.output.note(format_args!("{e}; the oldest names may still be there"));
             Vec::new()
@@ -72,7 +71,7 @@ impl Target for Mirror<'_> {
     }
 
     fn point(&self) -> &str {
-        self.args.name.as_deref().unwrap_or(UNNAMED)
+        self.args.how.name.as_deref().unwrap_or(UNNAMED)
     }
 
     fn has_left(&self, stale: &Checkpoint) -> bool {
@@ -88,14 +87,14 @@ impl Target for Mirror<'_> {
         self.plan = plan(self.args, self.path, info, self.target.as_ref(), job.map.len())?;
         self.say_what_is_not_known(job);
         // A name that cannot be had costs nothing.
-        let target = self.target.take().map_or_else(|| Image::create(self.path, job.image), Ok)?;
+        let target = self.target.take().map_or_else(|| Image::create(self.path, &job.image), Ok)?;
         if !self.plan.is_full() && target.size() < job.map.len() {
             // The image has grown since. What the target lacks is copied, whatever it holds.
             job.map.set(target.size()..job.map.len())?;
             job.map.flush()?;
         }
         self.target = Some(target);
-        Ok(match (&self.args.since, self.plan.is_full()) {
+        Ok(match (&self.args.how.since, self.plan.is_full()) {
             (_, true) => Base::Everything,
             (None, false) => Base::Last,
             (Some(since), false) => Base::Since(since.clone()),
@@ -108,7 +107,7 @@ impl Target for Mirror<'_> {
         let name = target.path.display();
         let others = || work.others(target.size().min(work.len));
         let bytes = others().map(|area| area.end - area.start).sum();
-        if stranger && bytes == 0 && work.len > 0 && !self.args.force && !target.is_blank() {
+        if stranger && bytes == 0 && work.len > 0 && !self.args.how.force && !target.is_blank() {
             let message = format!(
                 "{name} is not the recorded backup, and as everything is to be copied, nothing of it can be compared; \
                  overwrite it with --force"
@@ -120,14 +119,14 @@ impl Target for Mirror<'_> {
         let found = others().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
         bar.finish_and_clear();
         let Some(offset) = found.transpose()? else { return Ok(bytes) };
-        let why = match &self.args.since {
+        let why = match &self.args.how.since {
             Some(since) => format!("{since:?}: {name} was not complete then, or something else has changed it"),
             None => format!("the last backup: something else has changed {name}, or the image without telling the map"),
         };
         let message = format!(
             "{name} differs from the image at {offset}, which by the map was not written since {why}; {name} was not \
              touched; copy everything ({})",
-            if self.args.since.is_some() { "without --since, to a new name or with --force" } else { "--full" }
+            if self.args.how.since.is_some() { "without --since, to a new name or with --force" } else { "--full" }
         );
         Err(Failure::new("target-changed", message))
     }
@@ -145,7 +144,7 @@ impl Target for Mirror<'_> {
     }
 
     fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
-        copy::copy(job.image, self.target()?, area, self.plan == Plan::New, bar)
+        copy::copy(&job.image, self.target()?, area, self.plan == Plan::New, bar)
     }
 
     fn complete(&mut self) -> Result<()> {

@@ -19,25 +19,21 @@ mod set;
 #[cfg(test)]
 pub mod set_tests;
 mod target;
+mod together;
 
 pub use outcome::Outcome;
+pub use together::{Wanted, back_up, back_up_all};
 
-use crate::cli::Backup;
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{self, Content, Image};
-use crate::map::open::{self, With};
-use crate::map::relation;
+use crate::files::{Content, Image};
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
 use dirtymap::{Comparison, DirtyMap, ImageStamp, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
-use mirror::Mirror;
-use set::SetTarget;
 use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 use target::{Base, Target};
 
 const INTERRUPTED: &str = "the backup is not complete";
@@ -45,75 +41,11 @@ const INTERRUPTED: &str = "the backup is not complete";
 /// What a backup without a name freezes with, so that the next one knows what one that died has left. It is not kept.
 const UNNAMED: &str = "dirtymap backup";
 
-/// Makes a backup.
-pub fn back_up(args: &Backup, wait: Duration, output: Output) -> Result<Outcome> {
-    let image = Image::open(&args.image, false)?;
-    files::distinct(&[("image", &args.image), ("map", &args.map)])?;
-    // Before the stamp is taken: writing back what was written through a mapping may change the time.
-    image.sync()?;
-    match (&args.target, &args.set) {
-        (Some(path), _) => back_up_to(&mut Mirror::open(args, path, &image)?, args, &image, wait, output),
-        (None, Some(folder)) => back_up_to(&mut SetTarget::open(args, folder, wait)?, args, &image, wait, output),
-        (None, None) => Err(Failure::usage("give a TARGET, or a folder for a set (--set DIR)")),
-    }
-}
-
-fn back_up_to(
-    target: &mut dyn Target,
-    args: &Backup,
-    image: &Image,
-    wait: Duration,
-    output: Output,
-) -> Result<Outcome> {
-    let acceptable = |info: &Info| {
-        relation::fits(info, &args.map, image)?;
-        // Whoever made the map for the image was asked.
-        if info.image.is_none() && !args.raw {
-            image.is_raw()?;
-        }
-        if !args.frozen && !args.force {
-            relation::belongs(info, &args.map, image, OTHER_IMAGE)?;
-        }
-        target.acceptable(info, image.size())
-    };
-    let (map, stamp) = if args.frozen {
-        // A snapshot is not the image that the map belongs to, and tells nothing of that.
-        let map = open::for_writing(&args.map, With::Anybody, wait, output, acceptable)?;
-        (map, image.stamp)
-    } else {
-        open::for_writing_of(&args.map, With::Anybody, image, wait, output, acceptable)?
-    };
-    let job = Job { args, image, map: &map, stamp, output };
-    match job.run(target) {
-        Ok(outcome) => {
-            open::cost(&map, output);
-            if args.frozen || (outcome.image_changed && !map.is_empty()) {
-                // Those who track the image tell what it is like when they are done.
-                map.close()?;
-            } else {
-                map.close_with_image(&stamp)?;
-            }
-            Ok(outcome)
-        }
-        Err(failure) => {
-            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`; if that is
-            // no more, others who track it may have told what it is like since, and this must not take it back.
-            let as_it_was = !args.frozen && image.glance().is_ok_and(|now| now.equals(&stamp));
-            let _ = if as_it_was { map.close_with_image(&stamp) } else { map.close() };
-            Err(failure)
-        }
-    }
-}
-
-/// What to do with an image that is not the map's own.
-const OTHER_IMAGE: &str = "for a snapshot that was taken while a checkpoint was frozen, use --frozen; to take this one for the \
-                           map's image from now on, and copy all of it, use --force";
-
 /// A backup for which the map is open.
 struct Job<'a> {
-    args: &'a Backup,
-    image: &'a Image,
-    map: &'a DirtyMap,
+    args: &'a Wanted,
+    image: Image,
+    map: DirtyMap,
     /// The image when the map was opened.
     stamp: ImageStamp,
     output: Output,
@@ -155,55 +87,18 @@ impl Work {
 }
 
 impl Job<'_> {
-    fn run(&self, target: &mut dyn Target) -> Result<Outcome> {
-        let Job { args, image, map, .. } = *self;
-        map.claim_backup()?;
-        if let Some(outcome) = target.settle(self)? {
-            return Ok(outcome);
-        }
-        self.prepare(target)?;
-        let info = map.info()?;
-        if image.stamp.is_block_device() {
-            self.output.note(image.untraceable());
-        }
-        image.sync()?;
-        let base = target.prepare(self, &info)?;
-        let work = self.freeze(target, base)?;
-        let uuid = work.checkpoint.uuid;
-        let done = self.prove(target, &work, &info).and_then(|compared| {
-            let mut outcome = self.copy_and_commit(&work, target, &info)?;
-            outcome.bytes_compared = compared;
-            target.committed(self, &mut outcome);
-            Ok(outcome)
-        });
-        done.map_err(|failure| {
-            if target.is_published() {
-                return failure.and("the backup is whole all the same; the next one tells the map of it");
-            }
-            target.abandon();
-            if args.frozen {
-                return failure
-                    .and(format_args!("checkpoint {uuid} stays frozen, for another try or `checkpoint abort`"));
-            }
-            match map.abort_checkpoint(uuid) {
-                Ok(()) => failure.and("no bit was reset, so the next backup copies all that this one should have"),
-                Err(e) => failure.and(format_args!("what was frozen could not be put back ({e}), which the next does")),
-            }
-        })
-    }
-
     /// Puts back what a backup of this name has left that died, and refuses what a freeze would: while nothing is
     /// changed. The map is claimed.
     fn prepare(&self, target: &dyn Target) -> Result<()> {
-        let Job { args, map, .. } = *self;
+        let Job { args, map, .. } = self;
         let path = args.map.display();
-        if let Some(name) = &args.since
+        if let Some(name) = &args.how.since
             && !map.points()?.iter().any(|point| point.name == *name)
         {
             map.since_set(name)?; // Says what points there are.
         }
         let outstanding = map.checkpoint()?;
-        if args.frozen {
+        if args.how.frozen {
             return match outstanding {
                 Some(checkpoint) if checkpoint.state == CheckpointState::Frozen => Ok(()),
                 _ => Err(Failure::new("no-checkpoint", format!("{path}: no checkpoint is frozen; {RECIPE}"))),
@@ -222,7 +117,7 @@ impl Job<'_> {
             }
             map.abort_checkpoint(stale.uuid)?;
         }
-        if args.name.as_deref() == Some(UNNAMED) {
+        if args.how.name.as_deref() == Some(UNNAMED) {
             let why = format!("{UNNAMED:?} is what a backup without a name is called; choose another name");
             return Err(Failure::new("refused", format!("{path}: {why}")));
         }
@@ -231,16 +126,16 @@ impl Job<'_> {
 
     /// Freezes what is dirty, and gives what is to be copied.
     fn freeze(&self, target: &dyn Target, base: Base) -> Result<Work> {
-        let Job { args, map, .. } = *self;
-        let checkpoint = match map.checkpoint()?.filter(|_| args.frozen) {
+        let Job { args, map, .. } = self;
+        let checkpoint = match map.checkpoint()?.filter(|_| args.how.frozen) {
             Some(frozen) => frozen,
             None => map.freeze(Some(target.point()))?,
         };
-        let before = args.frozen.then(|| self.image.glance()).transpose()?;
+        let before = args.how.frozen.then(|| self.image.glance()).transpose()?;
         let bits = match base {
             Base::Everything => Ok(None),
             // And what was set since: of that, some was written before the snapshot was taken.
-            Base::Last if args.frozen => map.frozen_set(checkpoint.uuid).and_then(|_| map.dirty_set()).map(Some),
+            Base::Last if args.how.frozen => map.frozen_set(checkpoint.uuid).and_then(|_| map.dirty_set()).map(Some),
             Base::Last => map.frozen_set(checkpoint.uuid).map(Some),
             Base::Since(since) => map.since_set(&since).map(Some),
         };
@@ -252,7 +147,7 @@ impl Job<'_> {
                 Ok(Work { checkpoint, len, bytes, bits, before })
             }
             Err(e) => {
-                if !args.frozen {
+                if !args.how.frozen {
                     map.abort_checkpoint(checkpoint.uuid)?;
                 }
                 Err(e.into())
@@ -263,8 +158,8 @@ impl Job<'_> {
     /// An image and a target, of which a snapshot is written by nobody: it differs where the target is not its copy.
     fn pair<'t>(&'t self, target: &'t dyn Content, info: &Info) -> Pair<'t> {
         let of_image = |recorded: &ImageStamp| !matches!(self.stamp.compare(recorded), Comparison::Another(_));
-        let live = !self.args.frozen || info.image.as_ref().is_none_or(of_image);
-        Pair { image: self.image, target, map: live.then_some(self.map) }
+        let live = !self.args.how.frozen || info.image.as_ref().is_none_or(of_image);
+        Pair { image: &self.image, target, map: live.then_some(&self.map) }
     }
 
     /// Every write that the frozen bits stand for has ended by now.
@@ -273,29 +168,13 @@ impl Job<'_> {
         target.prove(self, work, info)
     }
 
-    /// From the first byte that is written to the target to the moment from which on what was frozen is forgotten.
-    fn copy_and_commit(&self, work: &Work, target: &mut dyn Target, info: &Info) -> Result<Outcome> {
-        let Job { args, image, map, .. } = *self;
+    /// Copies, reads back, and audits.
+    fn copy(&self, work: &Work, target: &mut dyn Target, info: &Info) -> Result<Outcome> {
         target.begin(self, work)?;
-        let before = work.before.map_or_else(|| image.glance(), Ok)?;
-        let mut outcome = Outcome::new(args, work.len, work.bytes, target.describe());
+        let before = work.before.map_or_else(|| self.image.glance(), Ok)?;
+        let mut outcome = Outcome::new(self.args, work.len, work.bytes, target.describe());
         let recovered = if info.recovery.image_changed.is_some() { work.bytes } else { info.recovery.added_items() };
         outcome.bytes_recovered = recovered.min(work.bytes);
-        self.copy(work, target, &mut outcome)?;
-        target.complete()?;
-        self.verify(work, target, info, &mut outcome)?;
-        self.audit(work, target, info, &mut outcome)?;
-        self.look_back(&before, &mut outcome)?;
-        if info.image.is_none() && !args.frozen {
-            map.bind_image(&self.stamp)?;
-        }
-        let stamp = target.publish(self, work, &mut outcome)?;
-        let keep = work.checkpoint.name.as_deref().is_some_and(|name| name != UNNAMED);
-        map.commit_backup(work.checkpoint.uuid, keep, &stamp, outcome.granules_audited)?;
-        Ok(outcome)
-    }
-
-    fn copy(&self, work: &Work, target: &mut dyn Target, outcome: &mut Outcome) -> Result<()> {
         let bar = progress::bytes("copying", work.bytes);
         for area in work.extents() {
             let copied = target.copy(self, area, &bar)?;
@@ -304,7 +183,21 @@ impl Job<'_> {
             outcome.bytes_holes += copied.holes;
         }
         bar.finish_and_clear();
-        Ok(())
+        target.complete()?;
+        self.verify(work, target, info, &mut outcome)?;
+        self.audit(work, target, info, &mut outcome)?;
+        self.look_back(&before, &mut outcome)?;
+        Ok(outcome)
+    }
+
+    /// Has the target be a backup, and the map know it.
+    fn commit(&self, work: &Work, target: &mut dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
+        if info.image.is_none() && !self.args.how.frozen {
+            self.map.bind_image(&self.stamp)?;
+        }
+        let stamp = target.publish(self, work, outcome)?;
+        let keep = work.checkpoint.name.as_deref().is_some_and(|name| name != UNNAMED);
+        Ok(self.map.commit_backup(work.checkpoint.uuid, keep, &stamp, outcome.granules_audited)?)
     }
 
     fn verify(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
@@ -324,7 +217,7 @@ impl Job<'_> {
 
     fn audit(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
         let (Some(bits), true) = (&work.bits, target.to_audit()) else { return Ok(()) };
-        let audited = audit::audit(&self.pair(target.content()?, info), &**bits, self.args.audit)?;
+        let audited = audit::audit(&self.pair(target.content()?, info), &**bits, self.args.how.audit)?;
         outcome.granules_audited = audited.granules;
         let Some(offset) = audited.missed else { return Ok(()) };
         self.map.record_miss(audited.granules)?;
@@ -339,12 +232,12 @@ impl Job<'_> {
 
     /// Whether the image was written meanwhile, and so whether the backup is of one moment.
     fn look_back(&self, before: &ImageStamp, outcome: &mut Outcome) -> Result<()> {
-        let Job { args, image, output, .. } = *self;
+        let Job { args, image, output, .. } = self;
         let now = image.glance()?;
         let set_since = self.map.any_since_freeze()?;
-        outcome.image_changed = !args.frozen && !now.equals(&self.stamp);
+        outcome.image_changed = !args.how.frozen && !now.equals(&self.stamp);
         outcome.one_moment = match before.equals(&now) {
-            _ if set_since && !args.frozen => Some(false),
+            _ if set_since && !args.how.frozen => Some(false),
             false => Some(false),
             true if before.is_exact() => Some(true),
             true => None,

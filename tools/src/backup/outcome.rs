@@ -1,7 +1,7 @@
 //! What a backup did, for people and programs.
 
+use super::Wanted;
 use super::target::Described;
-use crate::cli::Backup;
 use crate::size;
 use crate::terminal::text::say;
 use dirtymap_cli::shown::shown;
@@ -11,6 +11,8 @@ use std::io;
 /// The JSON of `backup`; docs/cli.md describes it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
+    /// What the disk is called among those that were backed up at once.
+    pub disk: Option<String>,
     pub image: String,
     pub target: String,
     pub map: String,
@@ -56,6 +58,8 @@ pub struct MemberOutcome {
     /// Why it rests upon no other one.
     pub why_full: Option<String>,
     pub consistency: &'static str,
+    /// What it has in common with the members that were made with it, of other disks.
+    pub group: Option<String>,
     /// Length of its file.
     pub bytes: u64,
     /// Bytes that were dirty, and are not in it because the one below has the same.
@@ -68,16 +72,17 @@ pub struct MemberOutcome {
 
 impl Outcome {
     /// A backup that has done nothing yet. `bytes`: what it will copy.
-    pub(super) fn new(args: &Backup, size: u64, bytes: u64, described: Described) -> Outcome {
+    pub(super) fn new(args: &Wanted, size: u64, bytes: u64, described: Described) -> Outcome {
         let Described { target, full, new } = described;
         Outcome {
+            disk: args.disk.clone(),
             image: args.image.display().to_string(),
             target,
             map: args.map.display().to_string(),
             size,
             full: full || (bytes == size && size > 0),
             new_target: new,
-            frozen: args.frozen,
+            frozen: args.how.frozen,
             areas: 0,
             bytes_copied: 0,
             bytes_holes: 0,

@@ -3,7 +3,7 @@
 //! Invariant kept here: a target is overwritten without a full copy only if it is the recorded one, and without a comparison only
 //! if its stamp proves that it is as it was recorded.
 
-use crate::cli::Backup;
+use super::Wanted;
 use crate::exit::{Failure, Result};
 use crate::files::Image;
 use dirtymap::{Comparison, ImageStamp, info::Info};
@@ -32,7 +32,7 @@ impl Plan {
 }
 
 /// Decides, or refuses. `size`: that of the image.
-pub fn plan(args: &Backup, path: &Path, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
+pub fn plan(args: &Wanted, path: &Path, info: &Info, target: Option<&Image>, size: u64) -> Result<Plan> {
     let name = path.display();
     if let Some(target) = target
         && target.stamp.is_block_device()
@@ -41,7 +41,7 @@ pub fn plan(args: &Backup, path: &Path, info: &Info, target: Option<&Image>, siz
         let message = format!("{name} has {} bytes, too few for an image of {size}", target.size());
         return Err(Failure::new("size-differs", message));
     }
-    if let Some(since) = &args.since {
+    if let Some(since) = &args.how.since {
         return plan_since(path, info, target, size, since);
     }
     let Some(target) = target else { return Ok(Plan::New) };
@@ -53,7 +53,9 @@ pub fn plan(args: &Backup, path: &Path, info: &Info, target: Option<&Image>, siz
         Some((_, recorded)) if recorded != target.size() && !begun => {
             format!("size was {recorded}, is {}", target.size())
         }
-        Some((compared, _)) if args.full || (args.force && compared != Comparison::Same) => return Ok(Plan::Full),
+        Some((compared, _)) if args.how.full || (args.how.force && compared != Comparison::Same) => {
+            return Ok(Plan::Full);
+        }
         Some((compared, _)) => {
             return Ok(Plan::Incremental { compare: begun || compared != Comparison::Same, stranger: false });
         }
@@ -63,7 +65,7 @@ pub fn plan(args: &Backup, path: &Path, info: &Info, target: Option<&Image>, siz
         return Ok(Plan::New);
     }
     // What an interrupted full backup has left is this map's own.
-    if begun || args.force {
+    if begun || args.how.force {
         return Ok(Plan::Full);
     }
     let message = format!(

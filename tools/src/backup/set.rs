@@ -11,8 +11,8 @@ use super::member::MemberWriter;
 use super::outcome::MemberOutcome;
 use super::prune;
 use super::target::{Base, Described, Target};
-use super::{Job, Outcome, Work};
-use crate::cli::{self, Backup};
+use super::{Job, Outcome, Wanted, Work};
+use crate::cli::Consistency as Told;
 use crate::exit::{Failure, Result};
 use crate::files::{Content, permit_like};
 use crate::sets::{Folder, Layered, Stored, failed, hash, seen, step};
@@ -31,7 +31,7 @@ const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 12..=16;
 
 /// The next member of a set.
 pub struct SetTarget<'a> {
-    args: &'a Backup,
+    args: &'a Wanted,
     folder: Folder,
     file: String,
     /// What is frozen with, unless a checkpoint was frozen before.
@@ -44,17 +44,19 @@ pub struct SetTarget<'a> {
     /// Bytes that are stored, and that are zeros by an entry.
     stored: (u64, u64),
     equal: u64,
+    /// `set.json` names this backup as begun.
+    begun: bool,
     published: bool,
 }
 
 impl<'a> SetTarget<'a> {
     /// Opens the set, or makes its folder.
-    pub fn open(args: &'a Backup, path: &Path, wait: Duration) -> Result<SetTarget<'a>> {
-        if let Some(name) = &args.name {
+    pub fn open(args: &'a Wanted, path: &Path, wait: Duration) -> Result<SetTarget<'a>> {
+        if let Some(name) = &args.how.name {
             usable(name)?;
         }
         let folder = Folder::open_or_new(path, wait)?;
-        if let Some(name) = &args.name
+        if let Some(name) = &args.how.name
             && let Some(member) = folder.set.members.iter().find(|member| member.is_called(name))
         {
             let message = format!("{}: member {} is named {name:?} already", path.display(), member.number());
@@ -71,6 +73,7 @@ impl<'a> SetTarget<'a> {
             writer: None,
             stored: (0, 0),
             equal: 0,
+            begun: false,
             published: false,
         };
         target.choose_file()?;
@@ -81,7 +84,7 @@ impl<'a> SetTarget<'a> {
     fn choose_file(&mut self) -> Result<()> {
         self.file = self.folder.next_file()?;
         let number = self.file.trim_end_matches(".qcow2");
-        self.point = self.args.name.clone().unwrap_or_else(|| format!("{number}-{}", self.folder.set.id));
+        self.point = self.args.how.name.clone().unwrap_or_else(|| format!("{number}-{}", self.folder.set.id));
         Ok(())
     }
 
@@ -96,7 +99,7 @@ impl<'a> SetTarget<'a> {
         };
         let member = &self.folder.set.members[last];
         let number = member.number();
-        if self.args.full {
+        if self.args.how.full {
             return Ok(Err("it was asked for (--full)".into()));
         }
         if member.map != info.uuid.to_string() {
@@ -168,6 +171,7 @@ impl<'a> SetTarget<'a> {
             name: member.name.clone(),
             why_full: member.why_full.clone(),
             consistency: member.consistency.name(),
+            group: member.group.clone(),
             bytes: member.content.bytes,
             bytes_equal: self.equal,
             settled,
@@ -177,10 +181,10 @@ impl<'a> SetTarget<'a> {
 
     /// What the member can be called good for.
     fn consistency(&self, one_moment: Option<bool>) -> Consistency {
-        match (self.args.consistency, one_moment) {
+        match (self.args.how.consistency, one_moment) {
             (_, Some(false)) => Consistency::None,
-            (Some(cli::Consistency::App), _) => Consistency::App,
-            (Some(cli::Consistency::Crash), _) | (None, Some(true)) => Consistency::Crash,
+            (Some(Told::App), _) => Consistency::App,
+            (Some(Told::Crash), _) | (None, Some(true)) => Consistency::Crash,
             (None, None) => Consistency::Unknown,
         }
     }
@@ -202,7 +206,7 @@ impl Target for SetTarget<'_> {
         self.folder.settle()?;
         self.drop_points(job);
         self.choose_file()?;
-        let newest = self.folder.set.members.last().filter(|_| whole && self.args.frozen);
+        let newest = self.folder.set.members.last().filter(|_| whole && self.args.how.frozen);
         let Some(newest) = newest else { return Ok(None) };
         let described = Described {
             target: self.folder.at(&newest.file).display().to_string(),
@@ -236,8 +240,9 @@ impl Target for SetTarget<'_> {
         let new = NewFile::beside(&path)?;
         permit_like(new.file(), &job.image.file).map_err(|e| Failure::io(path.display(), &e))?;
         self.new = Some(new);
-        let point = (!self.args.frozen).then(|| self.point.clone());
+        let point = (!self.args.how.frozen).then(|| self.point.clone());
         self.folder.set.begun = Some(Begun { file: self.file.clone(), point, map: info.uuid.to_string() });
+        self.begun = true;
         self.folder.save()?;
         step("begun");
         Ok(base)
@@ -260,7 +265,7 @@ impl Target for SetTarget<'_> {
     fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
         let Some(writer) = &mut self.writer else { return Err(out_of_order()) };
         let below = self.disk.as_ref().map(|disk| disk as &dyn Content);
-        let copied = writer.copy(job.image, below, area, self.args.store_equal, bar)?;
+        let copied = writer.copy(&job.image, below, area, self.args.how.store_equal, bar)?;
         self.equal += copied.equal;
         Ok(copied)
     }
@@ -305,6 +310,7 @@ impl Target for SetTarget<'_> {
             file: self.file.clone(),
             name: self
                 .args
+                .how
                 .name
                 .clone()
                 .or_else(|| work.checkpoint.name.clone().filter(|name| self.may_be_named(name))),
@@ -312,6 +318,7 @@ impl Target for SetTarget<'_> {
             why_full: self.why_full.clone(),
             time: time(work.checkpoint.time).unwrap_or_else(|| time::EPOCH.into()),
             consistency: self.consistency(outcome.one_moment),
+            group: self.args.group.clone(),
             size: work.len,
             data: self.stored.0,
             zeros: self.stored.1,
@@ -343,7 +350,7 @@ impl Target for SetTarget<'_> {
     fn committed(&mut self, job: &Job<'_>, outcome: &mut Outcome) {
         step("committed");
         self.drop_points(job);
-        let Some(keep) = self.args.keep else { return };
+        let Some(keep) = self.args.how.keep else { return };
         match prune::prune(&mut self.folder, keep) {
             Ok(pruned) => outcome.member.iter_mut().for_each(|member| member.pruned.clone_from(&pruned.members)),
             Err(failure) => job.output.note(format_args!("{failure}; the set is whole, and was not pruned")),
@@ -351,8 +358,11 @@ impl Target for SetTarget<'_> {
     }
 
     fn abandon(&mut self) {
-        self.new = None;
-        let _ = self.folder.settle();
+        // What an earlier one has left, the map has to settle as well: that is for the next backup.
+        if std::mem::take(&mut self.begun) {
+            self.new = None;
+            let _ = self.folder.settle();
+        }
     }
 
     fn describe(&self) -> Described {
@@ -363,7 +373,9 @@ impl Target for SetTarget<'_> {
 impl SetTarget<'_> {
     /// Whether the name of a checkpoint that was frozen before can be a member's as well.
     fn may_be_named(&self, name: &str) -> bool {
-        self.args.frozen && usable(name).is_ok() && !self.folder.set.members.iter().any(|member| member.is_called(name))
+        self.args.how.frozen
+            && usable(name).is_ok()
+            && !self.folder.set.members.iter().any(|member| member.is_called(name))
     }
 }
 

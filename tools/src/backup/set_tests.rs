@@ -3,8 +3,8 @@
 //! A kill is a copy of the folder and of the map while the step is under way: just what a killed process leaves.
 
 use super::prune::prune;
-use super::{Outcome, back_up};
-use crate::cli::{Backup, Format};
+use super::{Outcome, Wanted, back_up};
+use crate::cli::{BackupHow, Format};
 use crate::exit::Result;
 use crate::files::Content;
 use crate::sets::{AT_STEP, Folder};
@@ -61,34 +61,18 @@ impl World {
         map.close_with_image(&dirtymap::ImageStamp::of(&image).expect("a stamp")).expect("close");
     }
 
-    fn args(&self, image: &Path) -> Backup {
-        Backup {
-            image: image.into(),
-            target: None,
-            set: Some(self.set.clone()),
-            keep: None,
-            consistency: None,
-            store_equal: false,
-            map: self.map.clone(),
-            full: false,
-            force: false,
-            name: None,
-            keep_last: None,
-            since: None,
-            frozen: false,
-            raw: false,
-            audit: None,
-        }
+    fn args(&self, image: &Path) -> Wanted {
+        Wanted { image: image.into(), map: self.map.clone(), set: Some(self.set.clone()), ..Wanted::default() }
     }
 
-    fn back_up(&self, args: &Backup) -> Result<Outcome> {
+    fn back_up(&self, args: &Wanted) -> Result<Outcome> {
         back_up(args, Duration::ZERO, Output::new(Format::Human, 0).without_notes())
     }
 
     /// Backs up the image as it is, and remembers that.
-    pub fn keep(&self, change: impl FnOnce(&mut Backup)) -> Outcome {
+    pub fn keep(&self, change: impl FnOnce(&mut BackupHow)) -> Outcome {
         let mut args = self.args(&self.image());
-        change(&mut args);
+        change(&mut args.how);
         self.references.borrow_mut().push(fs::read(self.image()).expect("read"));
         self.back_up(&args).unwrap_or_else(|e| panic!("{e}"))
     }
@@ -252,7 +236,11 @@ fn a_backup_of_a_snapshot_that_is_killed_is_made_again_by_the_same_command() {
     let snapshot = world.dir.path().join("snapshot");
     fs::copy(world.image(), &snapshot).expect("copy");
     world.references.borrow_mut().push(fs::read(&snapshot).expect("read"));
-    let frozen = |world: &World| Backup { frozen: true, ..world.args(&snapshot) };
+    let frozen = |world: &World| {
+        let mut args = world.args(&snapshot);
+        args.how.frozen = true;
+        args
+    };
     let left = world.at_each_step(|| _ = world.back_up(&frozen(&world)).unwrap_or_else(|e| panic!("{e}")));
     assert_eq!(names(&left), STEPS);
     for (step, left) in left.iter().filter(|(step, _)| *step != "committed") {
@@ -293,6 +281,41 @@ fn what_does_not_read_back_as_it_was_copied_is_no_member() {
     world.keep(|_| ());
     world.check_members();
     world.check_settled();
+}
+
+/// One that fails takes the others with it. What an earlier kill has left of one that was not begun stays to be settled.
+#[test]
+fn if_one_of_several_does_not_read_back_none_becomes_a_backup() {
+    let worlds = [World::new(), World::new(), World::new()];
+    for world in &worlds {
+        world.keep(|_| ());
+        world.write(2 * GRANULE, b"new");
+    }
+    let wanted = worlds.each_ref().map(|world| world.args(&world.image()));
+    let back_up = || super::back_up_all(&wanted, Duration::ZERO, Output::new(Format::Human, 0).without_notes());
+    let members = || worlds.each_ref().map(World::check_members);
+    // Each time that one is written, a byte of the second image changes: so it is another one when it is read back.
+    spoil("written", worlds[1].image(), 2 * GRANULE + 70);
+    let failure = back_up().expect_err("the second image is another one");
+    AT_STEP.set(None);
+    assert_eq!((&*failure.kind, members()), ("verify-failed", [1, 1, 1]));
+    for world in &worlds {
+        let map = Options::new().read_only(true).open(&world.map).expect("open");
+        assert!(map.get(2 * GRANULE).expect("inside") && map.checkpoint().expect("a header").is_none());
+        assert!(!Folder::open(&world.set, Duration::ZERO).expect("open").is_unsettled());
+    }
+    // The last was killed when it was frozen; and then the second cannot be frozen.
+    let [first, .., last] = &worlds;
+    let frozen = last.at_each_step(|| _ = last.back_up(&last.args(&last.image())).expect("complete"));
+    let (_, left) = frozen.iter().find(|(step, _)| *step == "frozen").expect("a step");
+    let map = DirtyMap::open(&worlds[1].map).expect("open");
+    map.freeze(Some("friday")).expect("freeze");
+    map.close_with_image(&dirtymap::ImageStamp::of_path(&worlds[1].image()).expect("a stamp")).expect("close");
+    let wanted = [first.args(&first.image()), worlds[1].args(&worlds[1].image()), left.args(&last.image())];
+    let failed = super::back_up_all(&wanted, Duration::ZERO, Output::new(Format::Human, 0).without_notes());
+    assert_eq!(failed.expect_err("outstanding").kind, "checkpoint-outstanding");
+    left.back_up(&left.args(&last.image())).unwrap_or_else(|e| panic!("{e}"));
+    left.check_settled();
 }
 
 #[test]

@@ -336,17 +336,17 @@ fn seconds(text: &str) -> Result<f64, String> {
     seconds.ok_or_else(|| "expected seconds, from 0.05 to 86400".into())
 }
 
-/// A disk to serve.
+/// A disk, its map and what it is called.
 #[derive(Clone, Debug)]
 pub struct DiskArg {
-    /// Of its export.
+    /// Of its export, or of its set.
     pub name: String,
     pub image: PathBuf,
     pub map: PathBuf,
 }
 
 /// Reads `NAME=IMAGE,map=FILE`. A name has no `=`, the file of a map no `,map=`.
-fn disk(text: &str) -> Result<DiskArg, String> {
+pub(super) fn disk(text: &str) -> Result<DiskArg, String> {
     let parts = text.split_once('=').and_then(|(name, rest)| Some((name, rest.rsplit_once(",map=")?)));
     match parts {
         Some((name, (image, map))) if !image.is_empty() && !map.is_empty() => {

@@ -1,6 +1,6 @@
 //! What the commands for backups and their sets take.
 
-use super::args::file;
+use super::args::{DiskArg, disk, file};
 use crate::size;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -98,11 +98,11 @@ pub struct Restore {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen\n  dirtymap backup disk.raw --set backups --map disk.map --keep 14"), group = ArgGroup::new("named").args(["name", "frozen"]), group = ArgGroup::new("where").args(["target", "set"]).required(true))]
+#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen\n  dirtymap backup disk.raw --set backups --map disk.map --keep 14\n  dirtymap backup --set backups --disk root=root.raw,map=root.map --disk data=data.raw,map=data.map"), group = ArgGroup::new("named").args(["name", "frozen"]), group = ArgGroup::new("where").args(["target", "set"]).required(true))]
 pub struct Backup {
     /// The image or block device to copy from
-    #[arg(value_parser = file())]
-    pub image: PathBuf,
+    #[arg(value_parser = file(), required_unless_present = "disk")]
+    pub image: Option<PathBuf>,
     /// The backup: made if it is new (or an empty file), else brought up to date
     #[arg(value_parser = file())]
     pub target: Option<PathBuf>,
@@ -110,6 +110,19 @@ pub struct Backup {
     /// member before it, and holds what was written since
     #[arg(value_parser = file(), long, value_name = "DIR", conflicts_with_all = ["keep_last", "since"])]
     pub set: Option<PathBuf>,
+    /// The image's map
+    #[arg(value_parser = file(), long, value_name = "FILE", required_unless_present = "disk")]
+    pub map: Option<PathBuf>,
+    /// Back up several images at once, each to the set DIR/NAME: all are frozen before any is copied. Once for each
+    #[arg(long, value_name = "NAME=IMAGE,map=FILE", value_parser = disk, conflicts_with_all = ["image", "target", "map"], requires = "set")]
+    pub disk: Vec<DiskArg>,
+    #[command(flatten)]
+    pub how: BackupHow,
+}
+
+/// How a backup is made, whatever of and whereto.
+#[derive(Args, Clone, Debug, Default)]
+pub struct BackupHow {
     /// When the member is complete, prune the set: keep this many
     #[arg(long, value_name = "N", conflicts_with = "target", value_parser = clap::value_parser!(u64).range(1..))]
     pub keep: Option<u64>,
@@ -119,9 +132,6 @@ pub struct Backup {
     /// Store also what was written and is the same as before
     #[arg(long, conflicts_with = "target")]
     pub store_equal: bool,
-    /// The image's map
-    #[arg(value_parser = file(), long, value_name = "FILE")]
-    pub map: PathBuf,
     /// Copy everything, not only what is dirty
     #[arg(long)]
     pub full: bool,

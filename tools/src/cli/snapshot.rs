@@ -1,6 +1,7 @@
 //! What can be typed behind `dirtymap snapshot`.
 
-use super::args::{Consistency, file};
+use super::Consistency;
+use super::args::file;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 

@@ -10,8 +10,9 @@ mod report;
 mod round;
 pub mod writer;
 
+use crate::backup::Wanted;
 use crate::backup::compare::{self, Equal};
-use crate::cli::{self, Demo};
+use crate::cli::Demo;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
 use crate::terminal::output::Output;
@@ -144,23 +145,12 @@ fn fresh_seed() -> u64 {
 }
 
 /// The arguments of the backup that every round takes.
-fn backup_args(place: &Place) -> cli::Backup {
-    cli::Backup {
-        name: None,
-        since: None,
-        keep_last: None,
+fn backup_args(place: &Place) -> Wanted {
+    Wanted {
         image: place.image.clone(),
-        target: Some(place.target.clone()),
-        set: None,
-        keep: None,
-        consistency: None,
-        store_equal: false,
         map: place.map.clone(),
-        full: false,
-        force: false,
-        frozen: false,
-        raw: false,
-        audit: None,
+        target: Some(place.target.clone()),
+        ..Wanted::default()
     }
 }
 

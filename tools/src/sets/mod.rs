@@ -64,18 +64,14 @@ impl Folder {
 
     /// The same, of a set that may not be there yet: then it has no member, and nothing is written.
     pub fn open_or_new(path: &Path, wait: Duration) -> Result<Folder> {
-        match fs::create_dir(path) {
-            Ok(()) => crate::files::sync_directory_of(path)?,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Failure::io(format_args!("{}: make the folder", path.display()), &e)),
-        }
+        make_folder(path)?;
         let directory = File::open(path).map_err(|e| Failure::open(path, &e))?;
         lock(&directory, path, FlockOperation::NonBlockingLockExclusive, wait)?;
         let set = match read(path)? {
             Some(set) => set,
             None => {
                 refuse_members(path)?;
-                Set::new(format!("{:08x}", random()))
+                Set::new(set_json::new_id())
             }
         };
         Ok(Folder { path: path.into(), set, directory })
@@ -185,6 +181,15 @@ impl Folder {
     }
 }
 
+/// Makes a folder, if there is none.
+pub fn make_folder(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => crate::files::sync_directory_of(path),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(Failure::io(format_args!("{}: make the folder", path.display()), &e)),
+    }
+}
+
 /// Removes a file, if it is there.
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
@@ -253,12 +258,6 @@ fn refuse_members(path: &Path) -> Result<()> {
         path.display()
     );
     Err(Failure::new("not-a-set", message))
-}
-
-/// A number that no other set has.
-fn random() -> u32 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish() as u32
 }
 
 /// What a test does at each step.

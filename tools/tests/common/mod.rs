@@ -6,6 +6,7 @@ pub mod documented;
 pub mod live;
 pub mod promises;
 pub mod serving;
+pub mod sets;
 
 use dirtymap::format::{self, COPIES, COPY_BYTES, Header};
 use dirtymap::{DirtyMap, Options};

@@ -5,7 +5,6 @@
 
 use super::{Place, compare_files, copy_file};
 use crate::backup;
-use crate::cli;
 use crate::commands::restore;
 use crate::exit::Result;
 use crate::files::Image;
@@ -21,7 +20,7 @@ pub const SET: &str = "backups";
 
 /// Makes the next member.
 fn keep(place: &Place, output: Output) -> Result<()> {
-    let args = cli::Backup { target: None, set: Some(place.dir().join(SET)), ..super::backup_args(place) };
+    let args = backup::Wanted { target: None, set: Some(place.dir().join(SET)), ..super::backup_args(place) };
     backup::back_up(&args, super::NO_WAIT, output.without_notes()).map(drop)
 }
 
