@@ -30,6 +30,25 @@ fn in_child(child: impl FnOnce()) {
     assert_eq!((waited, status), (pid, 0), "the child failed, see above");
 }
 
+/// What was frozen is a set of its own: the child has a copy of it, as of a `Bitmap`.
+fn a_set_is_the_childs_as_well() {
+    let (_dir, _, map) = new_map(Options::new().flush_interval(None));
+    let granule = |i: u64| i * GRANULE..(i + 1) * GRANULE;
+    [0, 100].iter().for_each(|&i| _ = map.set(granule(i)).unwrap());
+    let checkpoint = map.freeze(None).unwrap();
+    let frozen = map.frozen_set(checkpoint.uuid).unwrap();
+    in_child(|| {
+        // What might come to be where the parent has the set.
+        let _other: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 1 << 20]).collect();
+        let mut cursor = dirtymap::iter::Cursor::new(0..map.len());
+        let found = std::iter::from_fn(|| cursor.next_extent(&*frozen));
+        assert!(found.eq([granule(0), granule(100)]));
+        drop(frozen);
+    });
+    map.commit_checkpoint(checkpoint.uuid, false).unwrap();
+    map.close().unwrap();
+}
+
 fn new_map(options: Options) -> (tempfile::TempDir, PathBuf, DirtyMap) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("map");
@@ -118,6 +137,7 @@ fn a_forked_child_can_do_nothing_with_the_map_and_nothing_to_it() {
         assert_eq!(Options::new().read_only(true).open(&path).unwrap().count(), 3);
     }
     a_map_that_was_loaded_for_reading();
+    a_set_is_the_childs_as_well();
     a_child_that_lives_longer();
 }
 

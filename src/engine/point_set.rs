@@ -126,7 +126,8 @@ impl PointSet {
     /// Nothing yet.
     pub(crate) fn empty(geometry: &Geometry) -> Result<PointSet> {
         let v = VolatileLayout::new(geometry);
-        let mapping = Mapping::anonymous(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
+        // A set belongs to whoever has it: also to a child that goes on with its work list.
+        let mapping = Mapping::copied_by_forks(v.length).map_err(|_| Error::OutOfMemory { bytes: v.length })?;
         let view = Some(ShmView::new(*geometry, &v, mapping)?);
         let (uuid, whole, extents) = (Uuid::NIL, WordRanges::new(), Vec::new());
         Ok(PointSet { uuid, geometry: *geometry, view, whole, extents, failed: 0 })

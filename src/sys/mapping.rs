@@ -1,7 +1,8 @@
 //! Memory shared with a file, seen as atomic words.
 //!
 //! Invariant kept here: mapped memory is only ever accessed as `AtomicU64`, through what keeps the mapping
-//! alive, and memory that cannot be written by nothing but relaxed loads. A mapping is not inherited by a forked child.
+//! alive, and memory that cannot be written by nothing but relaxed loads. A mapping is not inherited by a forked child, but for
+//! [`Mapping::copied_by_forks`].
 
 use std::fs::File;
 use std::io;
@@ -12,18 +13,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::{fork, memory};
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
-/// A mapping that a forked child neither inherits nor unmaps: there, its addresses may be somebody else's.
+/// A mapping that a forked child neither inherits nor unmaps, as there its addresses may be somebody else's; or one that it has a
+/// copy of.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     // `None` only while dropping.
     raw: Option<MmapRaw>,
-    born: fork::Generation,
+    /// Where it is not to be touched in a forked child.
+    born: Option<fork::Generation>,
 }
 
 impl Guarded {
     pub(crate) fn new(raw: MmapRaw) -> io::Result<Guarded> {
         raw.advise(memmap2::Advice::DontFork)?;
-        Ok(Guarded { raw: Some(raw), born: fork::generation()? })
+        Ok(Guarded { raw: Some(raw), born: Some(fork::generation()?) })
     }
 
     /// The mapping; not to be touched in a forked child.
@@ -35,7 +38,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        if !self.born.is_current() {
+        if self.born.as_ref().is_some_and(|born| !born.is_current()) {
             // In a forked child these addresses were never mapped, or belong to somebody else by now.
             std::mem::forget(self.raw.take());
         }
@@ -122,18 +125,27 @@ impl Mapping {
 
     /// `len` zero bytes that belong to no file; memory is only used where it is written.
     pub(crate) fn anonymous(len: u64) -> io::Result<Mapping> {
+        Guarded::new(Self::zeros(len)?).map(Mapping::new)
+    }
+
+    /// The same of which a forked child has a copy of its own: for what no other process changes, and no lock guards.
+    pub(crate) fn copied_by_forks(len: u64) -> io::Result<Mapping> {
+        Ok(Mapping::new(Guarded { raw: Some(Self::zeros(len)?), born: None }))
+    }
+
+    fn zeros(len: u64) -> io::Result<MmapRaw> {
         let len = length(&(0..len))?;
         let map: MmapMut = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
         // Touching one word of a sparse map must not take two megabytes. Best effort: a kernel without huge pages
         // refuses, and does not need it.
         let _ = map.advise(memmap2::Advice::NoHugePage);
-        Guarded::new(MmapRaw::from(map)).map(Mapping::new)
+        Ok(MmapRaw::from(map))
     }
 
-    /// Whether this process made the mapping, and did not inherit it.
+    /// Whether this process made the mapping, and did not inherit it; or may go on with it.
     #[inline]
     pub(crate) fn is_ours(&self) -> bool {
-        self.0.born.is_current()
+        self.0.born.as_ref().is_none_or(|born| born.is_current())
     }
 
     /// The words of a byte range of the mapping. None of them when the range is not wholly inside or not aligned to
