@@ -4,6 +4,7 @@ use super::{Dir, GRANULE, Ran, areas, dirtymap, pattern};
 use dirtymap::checkpoint::CheckpointState;
 use dirtymap::{Uuid, info::inspect};
 use dirtymap_nbd::client::{Client, ConnectOptions};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::PathBuf;
@@ -34,6 +35,18 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < FOR_EVER, "{what}: in vain");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether a server can go on with the snapshot of another one here. Says so if not.
+pub fn takes_over() -> bool {
+    const MOUNT_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let here = fs::File::open(std::env::temp_dir()).expect("open");
+    let found = statx(here, c"", AtFlags::EMPTY_PATH, MOUNT_UNIQUE);
+    let tells = found.is_ok_and(|found| found.stx_mask & MOUNT_UNIQUE.bits() != 0);
+    if !tells {
+        super::skipped("this kernel does not tell mounts apart (Linux 6.8), so no server takes a snapshot over");
+    }
+    tells
 }
 
 /// An image, its map, and where the server listens.
