@@ -1,9 +1,8 @@
 //! Writes that begin without a wait: a queue of those that have to wait for a sync, and a descriptor that says when one is
 //! ready.
 //!
-//! Invariant kept here: who is woken is put among those that are ready before the descriptor is written to, and whoever finds
-//! none ready reads the descriptor before he looks once more. So a write that is ready is never left there with the
-//! descriptor silent.
+//! Invariant kept here: the descriptor is readable exactly as long as the list of those that were woken is not empty. Both are
+//! changed under one lock. So a write that is ready is never left there with the descriptor silent.
 
 use crate::failure::{Failure, Result, keep_panics};
 use crate::ffi::{Array, Kept, Map, Opaque, Out, call};
@@ -15,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_int;
 use std::future::Future;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -36,7 +35,14 @@ struct Waiting {
 
 /// What the thread of the map has as well.
 struct Ready {
-    numbers: Mutex<VecDeque<u64>>,
+    list: Mutex<List>,
+    /// The number of the descriptor, for who polls it.
+    fd: RawFd,
+}
+
+/// Those that were woken, and the descriptor, which nobody touches without the lock.
+struct List {
+    numbers: VecDeque<u64>,
     event: OwnedFd,
 }
 
@@ -52,9 +58,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
-        lock(&self.ready.numbers).push_back(self.number);
+        self.ready.push(self.number);
+    }
+}
+
+impl Ready {
+    fn new() -> rustix::io::Result<Ready> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Ready { fd: event.as_raw_fd(), list: Mutex::new(List { numbers: VecDeque::new(), event }) })
+    }
+
+    fn push(&self, number: u64) {
+        let mut list = lock(&self.list);
+        list.numbers.push_back(number);
         // Fails where it was written to 2^64 - 2 times, and then it speaks already.
-        let _ = rustix::io::write(&self.ready.event, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&list.event, &1u64.to_ne_bytes());
+    }
+
+    fn pop(&self) -> Option<u64> {
+        let mut list = lock(&self.list);
+        let number = list.numbers.pop_front()?;
+        if list.numbers.is_empty() {
+            // Fails if nothing is there.
+            let _ = rustix::io::read(&list.event, &mut [0; 8]);
+        }
+        Some(number)
     }
 }
 
@@ -65,9 +93,7 @@ fn system(op: &'static str, map: &DirtyMap) -> impl FnOnce(rustix::io::Errno) ->
 
 impl Queue {
     fn new(map: &Arc<DirtyMap>) -> Result<Queue> {
-        let event =
-            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("make an eventfd", map))?;
-        let ready = Arc::new(Ready { numbers: Mutex::default(), event });
+        let ready = Arc::new(Ready::new().map_err(system("make an eventfd", map))?);
         Ok(Queue { waiting: Mutex::default(), ready, map: map.clone() })
     }
 
@@ -90,19 +116,10 @@ impl Queue {
         }
     }
 
-    fn pop(&self) -> Option<u64> {
-        lock(&self.ready.numbers).pop_front()
-    }
-
     /// A write that was woken and is not waiting any more.
     fn next(&self) -> Option<(u64, dirtymap::Result<OwnedWriteGuard>)> {
         loop {
-            let number = self.pop().or_else(|| {
-                let mut count = [0; 8];
-                // Fails if nothing is there.
-                let _ = rustix::io::read(&self.ready.event, &mut count);
-                self.pop()
-            })?;
+            let number = self.ready.pop()?;
             let mut waiting = lock(&self.waiting);
             let Some((tag, begin)) = waiting.writes.get_mut(&number) else { continue };
             if let Poll::Ready(begun) = poll(begin, &self.waker(number)) {
@@ -132,7 +149,7 @@ extern "C" fn dirtymap_queue_new(map: Map, queue: Out<Option<std::ptr::NonNull<Q
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_queue_fd(queue: Queues) -> c_int {
-    queue.get("queue").map_or(-1, |queue| queue.ready.event.as_raw_fd())
+    queue.get("queue").map_or(-1, |queue| queue.ready.fd)
 }
 
 #[unsafe(no_mangle)]
@@ -168,4 +185,28 @@ extern "C" fn dirtymap_queue_free(queue: Queues) {
         drop(queue.take());
         Ok(())
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec};
+
+    fn speaks(ready: &Ready) -> bool {
+        let list = lock(&ready.list);
+        let mut fds = [PollFd::new(&list.event, PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    }
+
+    #[test]
+    fn the_descriptor_speaks_as_long_as_something_is_ready() {
+        let ready = Ready::new().unwrap();
+        assert!(!speaks(&ready) && ready.pop().is_none());
+        ready.push(1);
+        ready.push(2);
+        assert_eq!((speaks(&ready), ready.pop()), (true, Some(1)));
+        // One take for each poll is enough.
+        assert_eq!((speaks(&ready), ready.pop()), (true, Some(2)));
+        assert!(!speaks(&ready) && ready.pop().is_none());
+    }
 }

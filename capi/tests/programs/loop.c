@@ -67,6 +67,33 @@ static void many_requests_cost_few_syncs(void) {
     OK(dirtymap_close(map));
 }
 
+static void one_take_for_each_poll_is_enough(void) {
+    dirtymap_t *map = created(in(dir, "one by one"), 1ull << 40);
+    dirtymap_queue_t *queue;
+    dirtymap_write_t write;
+    uint64_t tag;
+    int waiting = 0;
+    OK(dirtymap_queue_new(map, &queue));
+    for (uint64_t i = 0; i < WRITES; i++) {
+        const struct dirtymap_range range = {i << 32, 4096};
+        int code = dirtymap_queue_begin(queue, &range, 1, i, &write);
+        CHECK(code == 0 || code == DIRTYMAP_AGAIN);
+        if (code == 0)
+            OK(dirtymap_end_write(&write));
+        waiting += code != 0;
+    }
+    CHECK(waiting > 0);
+    for (; waiting; waiting--) {
+        wait_for(queue);
+        OK(dirtymap_queue_next(queue, &tag, &write));
+        OK(dirtymap_end_write(&write));
+    }
+    struct pollfd poller = {dirtymap_queue_fd(queue), POLLIN, 0};
+    CHECK(poll(&poller, 1, 0) == 0);
+    dirtymap_queue_free(queue);
+    OK(dirtymap_close(map));
+}
+
 static void what_waits_is_given_up_with_its_queue(void) {
     dirtymap_t *map = created(in(dir, "given up"), 1ull << 40);
     dirtymap_queue_t *queue;
@@ -132,6 +159,7 @@ int main(int argc, char **argv) {
     (void)argc;
     dir = argv[1];
     many_requests_cost_few_syncs();
+    one_take_for_each_poll_is_enough();
     what_waits_is_given_up_with_its_queue();
     threads_share_a_handle();
     return 0;
