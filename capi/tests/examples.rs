@@ -91,6 +91,7 @@ impl Workplace {
         assert_eq!(inspect(self.at("map")).unwrap().state, FileState::Unclean);
         let copied = self.back_up();
         assert!((65536..16 * MIB).contains(&copied), "{copied} bytes");
+        assert_eq!(self.back_up(), 0);
     }
 
     fn dirty(&self) -> u64 {
@@ -113,6 +114,12 @@ fn a_tracker_and_an_incremental_backup() {
     // Written to while nothing tracked it: the map says so, and everything is copied.
     File::options().write(true).open(place.at("image")).unwrap().write_all_at(b"untracked", 5 * MIB).unwrap();
     assert_eq!(place.back_up(), 64 * MIB);
+    // A backup, which did not write the image, does not vouch for it; the next tracker does.
+    assert_eq!(place.back_up(), 64 * MIB);
+    place.track(30 * MIB, b"tracked");
+    assert_eq!(place.back_up(), 64 * MIB);
+    place.track(30 * MIB, b"tracked");
+    assert_eq!(place.back_up(), 65536);
 }
 
 #[test]

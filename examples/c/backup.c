@@ -90,6 +90,7 @@ int main(int argc, char **argv) {
     check(dirtymap_commit_backup(map, &frozen, false, target, 0), "commit_backup");
     printf("copied %" PRIu64 " of %" PRIu64 " bytes\n", copied, dirtymap_len(map));
     dirtymap_free(work);
-    check(dirtymap_close_with_image(map, image), "close");
+    /* Without the image: who writes it says what it is like. */
+    check(dirtymap_close(map), "close");
     return 0;
 }
