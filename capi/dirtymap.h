@@ -4,15 +4,19 @@
  *     dirtymap_t *map;
  *     if (dirtymap_open("disk.map", NULL, &map) != 0)
  *         errx(1, "%s", dirtymap_error_message());
- *     if (dirtymap_set(map, 4096, 4096, NULL) != 0)        // first this; on an error do not write
+ *     dirtymap_write_t write;
+ *     if (dirtymap_begin_write(map, 4096, 4096, &write) != 0)   // first this; on an error do not write
  *         errx(1, "%s", dirtymap_error_message());
- *     pwrite(image, data, 4096, 4096);                     // then that
+ *     ssize_t written = pwrite(image, data, 4096, 4096);        // then that
+ *     dirtymap_end_write(&write);                               // whether it succeeded or not
+ *     if (written != 4096)
+ *         err(1, "pwrite");
  *     if (dirtymap_close(map) != 0)
  *         errx(1, "%s", dirtymap_error_message());
  *
- * A tracker calls dirtymap_set() before each write, or dirtymap_begin_write() before and dirtymap_end_write()
- * after it, so that a backup can run meanwhile. It makes the map with dirtymap_create(), all dirty, and opens
- * it afterwards; DIRTYMAP_E_NOT_FOUND says that there is none.
+ * A tracker calls dirtymap_begin_write() before each write and dirtymap_end_write() after it. A plain
+ * dirtymap_set() instead is right only where no freeze can begin before the write has ended. It makes the map
+ * with dirtymap_create(), all dirty, and opens it afterwards; DIRTYMAP_E_NOT_FOUND says that there is none.
  *
  * A backup calls dirtymap_freeze(), syncs the image, copies what dirtymap_frozen() has, syncs the copy, and
  * calls dirtymap_commit(); if anything fails, dirtymap_abort(). It copies everything (dirtymap_set_all(),
@@ -21,7 +25,8 @@
  *
  * Errors. A function that returns int returns 0, or a positive code (enum dirtymap_error) that never changes
  * its meaning. Then dirtymap_error_message() says for this thread what was found and what to do. After an
- * error nothing has changed, and no answer was written, unless the function says otherwise.
+ * error nothing has changed, and no answer was written, unless the function says otherwise. A place for a
+ * write is zeros then, which are none.
  *
  * Arguments. Positions, lengths and counts are in items: bytes, for a disk image. A range is a start and a
  * count. What reads cuts a range off at the end of the map; what changes the map refuses one that reaches
@@ -31,12 +36,22 @@
  * Threads. A map in a file may be used by any number of threads at once, but for what is marked "alone": no
  * other call with the same handle may run meanwhile. A map in memory (dirtymap_new, and whatever is a copy)
  * is like any variable: many may read it, or one may change it. A set (dirtymap_frozen, dirtymap_since)
- * never changes. Queues and reports: see there. Other processes may share a map: DIRTYMAP_SHARED. What is
+ * never changes, and may outlive its map. Queues and reports: see there. Other processes may share a map: DIRTYMAP_SHARED. What is
  * below of writes under way, checkpoints, backups and of what is known of a map is of maps in files.
  *
- * Forks. A child must not use a map that it has inherited: every call returns DIRTYMAP_E_UNUSABLE, and
- * dirtymap_free() only frees its memory. It opens its own. A child that goes on without exec keeps the locks
- * of a parent that has died.
+ * Forks. A child must not use a map in a file that it has inherited, or a queue: every call returns
+ * DIRTYMAP_E_UNUSABLE. dirtymap_free() only frees memory there, dirtymap_queue_free() forgets the queue and
+ * leaves its descriptor open, dirtymap_end_write() ends nothing and returns 0; length, granule and sets stay
+ * known. It opens its own. A child that goes on without exec keeps the locks of a parent that has died.
+ *
+ * What may wait. For a device sync: whatever makes, opens, changes or closes a map in a file, but for
+ * dirtymap_queue_begin(). For other processes: what takes a lock that they hold, as long as the options say.
+ * For writes: a freeze. For the clock, 25 milliseconds as a rule and 2.5 seconds at most, until the times of a
+ * file that was just written can tell a later write: what looks at an image or a target
+ * (dirtymap_options_image(), dirtymap_close_with_image(), dirtymap_begin_backup(), dirtymap_commit_backup(),
+ * dirtymap_complete_backup(), dirtymap_bind_image(), dirtymap_compare()). For a thread of the map, if it has
+ * one: closing, and whichever call frees the map at last, which may be dirtymap_queue_free() or
+ * dirtymap_end_write().
  *
  * What runs on its own: nothing. No thread, unless a flush interval is asked for or a queue has something to
  * wait for; no signal handler and no atexit. A call that a signal interrupts goes on.
@@ -91,12 +106,14 @@ struct dirtymap_range {
     uint64_t count;
 };
 
-/* A place in a map: plain data without pointers, for the stack. It may be copied and thrown away. */
+/* A place in a map: plain data without pointers, for the stack. It may be copied and thrown away. It begins with
+ * dirtymap_cursor_init(), or as zeros, which are at the end; no other bytes are a cursor. */
 typedef struct dirtymap_cursor {
     uint64_t opaque[8];
 } dirtymap_cursor_t;
 
-/* A data write under way, kept by the caller. It may be moved, but must be ended once only. Zeros are none. */
+/* A data write under way, kept by the caller. It may be moved, but must be ended once only. Zeros are none, and
+ * are what a call leaves that has begun none. Whatever begins a write overwrites what was there. */
 typedef struct dirtymap_write {
     uint64_t opaque[8];
 } dirtymap_write_t;
@@ -196,7 +213,8 @@ struct dirtymap_progress {
 };
 
 /* Told how far long work is, from whichever thread does it. Anything but 0 ends the work with
- * DIRTYMAP_E_INTERRUPTED, and nothing is lost. It must return, and not by longjmp or an exception. */
+ * DIRTYMAP_E_INTERRUPTED, and nothing is lost. It must not call this library, whose locks are held, but for
+ * dirtymap_error_message() and its like; and it must return, and not by longjmp or an exception. */
 typedef int (*dirtymap_progress_fn)(const struct dirtymap_progress *progress, void *opaque);
 
 /* Options with the defaults, to be changed by the functions below. They are not looked at any more once a map
@@ -209,7 +227,7 @@ void dirtymap_options_free(dirtymap_options_t *options);
 /* Items behind each bit, a power of two: 65536 by default. For creating. */
 DIRTYMAP_CHECKED int dirtymap_options_granule(dirtymap_options_t *options, uint64_t items);
 
-/* Text that is kept in the file, at most 252 bytes. For creating. */
+/* Text that is kept in the file, at most 252 bytes: creating refuses a longer one. For creating. */
 DIRTYMAP_CHECKED int dirtymap_options_label(dirtymap_options_t *options, const char *label);
 
 /* What the map survives: DIRTYMAP_POWER_LOSS by default. For creating. */
@@ -300,8 +318,9 @@ DIRTYMAP_CHECKED int dirtymap_close(dirtymap_t *map);
  * the image changed. Alone. */
 DIRTYMAP_CHECKED int dirtymap_close_with_image(dirtymap_t *map, int image);
 
-/* Frees a handle without closing the map, which loses nothing: the next open recovers it. NULL is nothing.
- * Alone. */
+/* Frees a handle without closing the map, which loses nothing: the next open recovers it. As long as a write of
+ * it has not ended, or a queue is not freed, only the handle is gone: the file stays locked, a thread of the map
+ * goes on, and the progress function may still be called. NULL is nothing. Alone. */
 void dirtymap_free(dirtymap_t *map);
 
 /* A copy in memory of any map. */
@@ -313,7 +332,8 @@ uint64_t dirtymap_len(const dirtymap_t *map);
 /* Items behind each bit. 0 for NULL. */
 uint64_t dirtymap_granule(const dirtymap_t *map);
 
-/* Changes the length. New granules are clean; bits past the end are forgotten. The handle stays. A map in a
+/* Changes the length. New granules are clean, unless the target that was recorded is longer than the
+ * map was; bits past the end are forgotten. The handle stays. A map in a
  * file must not be open elsewhere, and no checkpoint outstanding. If writing the header fails, the map is
  * DIRTYMAP_E_UNUSABLE. Alone. */
 DIRTYMAP_CHECKED int dirtymap_truncate(dirtymap_t *map, uint64_t len);
@@ -322,10 +342,12 @@ DIRTYMAP_CHECKED int dirtymap_truncate(dirtymap_t *map, uint64_t len);
 
 /* Marks every granule that the range touches; changed, which may be NULL, is how many were clean. When it has
  * returned 0, no crash takes that back. After an error do not write the data; some granules may be marked.
+ * Right before a data write only where no freeze can begin before the write has ended: a backup would take the
+ * mark and not the data, and the next one would not copy it. Else dirtymap_begin_write().
  * Costs one memory load where everything is marked and flushed, and a device sync where a region turns hot. */
 DIRTYMAP_CHECKED int dirtymap_set(dirtymap_t *map, uint64_t start, uint64_t count, uint64_t *changed);
 
-/* The same for n ranges, which cost one sync together. */
+/* The same for n ranges, which cost one sync together. For data writes beside a backup: dirtymap_begin_writes(). */
 DIRTYMAP_CHECKED int dirtymap_set_ranges(dirtymap_t *map, const struct dirtymap_range *ranges, size_t n,
                                          uint64_t *changed);
 
@@ -382,7 +404,8 @@ DIRTYMAP_CHECKED int dirtymap_queue_begin(dirtymap_queue_t *queue, const struct 
                                           size_t n, uint64_t tag, dirtymap_write_t *write);
 
 /* Takes one that is ready. 0: tag is whose, and the write has begun. DIRTYMAP_AGAIN: none is; poll the
- * descriptor. Any other code: the one of this tag has failed, and its data must not be written. */
+ * descriptor. Any other code: the one of this tag has failed, and its data must not be written; where none was
+ * taken, as with DIRTYMAP_E_NULL and DIRTYMAP_E_PANIC, tag is DIRTYMAP_NONE. */
 DIRTYMAP_CHECKED int dirtymap_queue_next(dirtymap_queue_t *queue, uint64_t *tag, dirtymap_write_t *write);
 
 /* Frees a queue. What still waits there is given up; some of it may be marked. NULL is nothing. Alone. */
@@ -507,7 +530,8 @@ DIRTYMAP_CHECKED int dirtymap_serialization_align(const dirtymap_t *map, uint64_
 DIRTYMAP_CHECKED int dirtymap_serialized_size(const dirtymap_t *map, uint64_t start, uint64_t count,
                                               uint64_t *size);
 
-/* Writes a chunk to a buffer of exactly that size, the same on every system. */
+/* Writes a chunk to a buffer of exactly that size, the same on every system. With DIRTYMAP_E_UNUSABLE what is in
+ * the buffer does not count. */
 DIRTYMAP_CHECKED int dirtymap_serialize_part(const dirtymap_t *map, uint64_t start, uint64_t count,
                                              void *buffer, size_t size);
 
@@ -530,7 +554,8 @@ DIRTYMAP_CHECKED int dirtymap_load_zeroes(dirtymap_t *map, uint64_t start, uint6
 /* Loads a chunk full of dirt. */
 DIRTYMAP_CHECKED int dirtymap_load_ones(dirtymap_t *map, uint64_t start, uint64_t count);
 
-/* Makes what was loaded durable, and the map one that can be read. */
+/* Makes what was loaded durable, and the map one that can be read. After an error it can be read, and what was
+ * loaded is not durable: dirtymap_flush(). */
 DIRTYMAP_CHECKED int dirtymap_load_finish(dirtymap_t *map);
 
 /* ------------------------------------------------------------------------------- what changed of a map */
@@ -838,9 +863,9 @@ DIRTYMAP_CHECKED int dirtymap_undo_repair(const char *path, const char *undo, ui
 DIRTYMAP_CHECKED int dirtymap_report_summary(const dirtymap_report_t *report, struct dirtymap_summary *summary,
                                              size_t size);
 
-/* Item i of a report, from 0 on. */
+/* Item i of a report, from 0 on. size is sizeof *finding. */
 DIRTYMAP_CHECKED int dirtymap_report_item(const dirtymap_report_t *report, uint64_t i,
-                                          struct dirtymap_finding *finding);
+                                          struct dirtymap_finding *finding, size_t size);
 
 /* Frees a report. NULL is nothing. */
 void dirtymap_report_free(dirtymap_report_t *report);

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Identity, uuid};
 use crate::failure::Failure;
-use crate::ffi::{Map, Out};
+use crate::ffi::{Flag, Map, Out};
 use crate::options::stamp;
 use dirtymap::Comparison;
 use std::ffi::c_int;
@@ -18,8 +18,8 @@ extern "C" fn dirtymap_begin_backup(map: Map, target: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_commit_backup(map: Map, identity: Identity, keep: bool, target: c_int, audited: u64) -> c_int {
-    map.call(|map| Ok(map.file()?.commit_backup(uuid(identity)?, keep, &stamp(target)?, audited)?))
+extern "C" fn dirtymap_commit_backup(map: Map, identity: Identity, keep: Flag, target: c_int, audited: u64) -> c_int {
+    map.call(|map| Ok(map.file()?.commit_backup(uuid(identity)?, keep.is_set(), &stamp(target)?, audited)?))
 }
 
 #[unsafe(no_mangle)]

@@ -2,7 +2,7 @@
 
 use crate::combine::NewMap;
 use crate::failure::Result;
-use crate::ffi::{Kept, Map, Out, Struct, Text};
+use crate::ffi::{Flag, Kept, Map, Out, Struct, Text};
 use crate::handle::Kind;
 use crate::layout;
 use dirtymap::Uuid;
@@ -48,8 +48,8 @@ extern "C" fn dirtymap_can_freeze(map: Map, name: Text) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_commit(map: Map, identity: Identity, keep: bool) -> c_int {
-    map.call(|map| Ok(map.file()?.commit_checkpoint(uuid(identity)?, keep)?))
+extern "C" fn dirtymap_commit(map: Map, identity: Identity, keep: Flag) -> c_int {
+    map.call(|map| Ok(map.file()?.commit_checkpoint(uuid(identity)?, keep.is_set())?))
 }
 
 #[unsafe(no_mangle)]
@@ -60,6 +60,7 @@ extern "C" fn dirtymap_abort(map: Map, identity: Identity) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_checkpoint(map: Map, found: Struct<layout::Checkpoint>, size: usize) -> c_int {
     map.call(|map| {
+        map.verified()?;
         let checkpoint = map.file()?.checkpoint()?;
         let answer = layout::Checkpoint {
             state: number(checkpoint.as_ref()),

@@ -15,6 +15,8 @@ pub(crate) type NewMap = Out<Option<NonNull<Handle>>>;
 extern "C" fn dirtymap_can_merge(map: Map, other: Map, can: Out<bool>) -> c_int {
     map.call(|map| {
         let other = other.get()?;
+        map.verified()?;
+        other.verified()?;
         let found = match map.kind() {
             Kind::File(map) => read!(other, o => map.can_merge(o)),
             Kind::Memory(map) => read!(other, o => map.read().can_merge(o)),
@@ -34,7 +36,7 @@ extern "C" fn dirtymap_merge(map: Map, other: Map, changed: Out<u64>) -> c_int {
     let same = map.is(other);
     map.call(|map| {
         // A map with itself: nothing, but for what merging it would say.
-        let new = if same { change!(map, _m => 0) } else { merge(map, other.get()?)? };
+        let new = if same { map.as_it_is()? } else { merge(map, other.get()?)? };
         changed.put(new);
         Ok(())
     })
@@ -56,7 +58,7 @@ extern "C" fn dirtymap_intersect(map: Map, other: Map, changed: Out<u64>) -> c_i
     let same = map.is(other);
     map.call(|map| {
         let other = other.get()?;
-        let gone = if same { change!(map, _m => 0) } else { change!(map, m => read!(other, o => m.intersect(o)?)) };
+        let gone = if same { map.as_it_is()? } else { change!(map, m => read!(other, o => m.intersect(o)?)) };
         changed.put(gone);
         Ok(())
     })
@@ -104,6 +106,11 @@ made_of!(dirtymap_difference, difference);
 made_of!(dirtymap_intersection, intersection);
 
 impl Handle {
+    /// A change that leaves everything as it is, of a map that could be changed.
+    fn as_it_is(&self) -> Result<u64> {
+        Ok(change!(self, m => m.set(0..0)?))
+    }
+
     /// A copy in memory.
     pub(crate) fn copy(&self) -> Result<dirtymap::Bitmap> {
         match self.kind() {

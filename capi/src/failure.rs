@@ -223,7 +223,7 @@ const OWN_KINDS: [&CStr; 10] =
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_error_kind(code: c_int) -> *const c_char {
     let at = |kinds: &[&'static CStr], i: c_int| usize::try_from(i).ok().and_then(|i| kinds.get(i)).copied();
-    at(&KINDS, code).or_else(|| at(&OWN_KINDS, code - 100)).unwrap_or(c"unknown").as_ptr()
+    at(&KINDS, code).or_else(|| at(&OWN_KINDS, code.saturating_sub(100))).unwrap_or(c"unknown").as_ptr()
 }
 
 #[unsafe(no_mangle)]

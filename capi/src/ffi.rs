@@ -194,9 +194,13 @@ impl<T> Out<Option<NonNull<T>>> {
 #[derive(Clone, Copy)]
 pub struct Struct<T>(Out<T>);
 
-impl<T: Default> Struct<T> {
+impl<T> Struct<T> {
     /// Puts as much of it there as the caller knows of; zeros where the caller knows more.
     pub(crate) fn put(self, answer: &T, size: usize) -> Result<()> {
+        if size == 0 {
+            return Err(Failure::Argument("the size of the struct is 0"));
+        }
+        fits(1, size)?;
         let to = self.0.0.ok_or(Failure::Null("the place for the answer"))?.cast::<u8>().as_ptr();
         let known = size.min(size_of::<T>());
         // SAFETY: C has `size` bytes there. All structs that are used here are made of numbers, without gaps between
@@ -214,17 +218,23 @@ impl<T: Default> Struct<T> {
 #[derive(Clone, Copy)]
 pub struct Structs<T>(Out<T>);
 
-impl<T: Default> Structs<T> {
+impl<T> Structs<T> {
     /// Fills as many as there are places.
     pub(crate) fn put(self, answers: &[T], size: usize, places: usize) -> Result<()> {
         for (i, answer) in answers.iter().take(places).enumerate() {
-            let first = self.0.0.ok_or(Failure::Null("the array"))?;
+            let (first, behind) = (self.0.0.ok_or(Failure::Null("the array"))?, fits(i, size)?);
             // SAFETY: C has `places` elements of `size` bytes there, and i is below that number.
-            let place = unsafe { first.cast::<u8>().add(i * size).cast::<T>() };
+            let place = unsafe { first.cast::<u8>().add(behind).cast::<T>() };
             Struct(Out(Some(place))).put(answer, size)?;
         }
         Ok(())
     }
+}
+
+/// Whether memory can hold so many elements of a size; nothing is behind its half.
+fn fits(n: usize, size: usize) -> Result<usize> {
+    let bytes = n.checked_mul(size).filter(|bytes| isize::try_from(*bytes).is_ok());
+    bytes.ok_or(Failure::Argument("no memory is as large"))
 }
 
 /// So many elements that the caller has put somewhere.
@@ -234,6 +244,7 @@ pub struct Array<T>(Option<NonNull<T>>);
 
 impl<T> Array<T> {
     pub(crate) fn get<'a>(self, n: usize, what: &'static str) -> Result<&'a [T]> {
+        fits(n, size_of::<T>())?;
         match self.0 {
             // SAFETY: C has n elements there, all of numbers, and leaves them alone for the time of the call.
             Some(first) => Ok(unsafe { std::slice::from_raw_parts(first.as_ptr(), n) }),
@@ -250,6 +261,7 @@ pub struct Buffer(Option<NonNull<u8>>);
 
 impl Buffer {
     pub(crate) fn get<'a>(self, n: usize) -> Result<&'a mut [u8]> {
+        fits(n, 1)?;
         match self.0 {
             // SAFETY: C has n bytes there. That they may hold nothing yet does not matter to who only writes to them; they are
             // zeroed first all the same, which makes them something that a slice may have.
@@ -286,6 +298,17 @@ impl<T: Copy> Kept<T> {
     #[inline(always)]
     pub(crate) fn put(self, new: T) {
         Out(self.0).put(new);
+    }
+}
+
+/// `bool` of C as an argument: whatever byte a caller passes, all but 0 is true.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Flag(u8);
+
+impl Flag {
+    pub(crate) fn is_set(self) -> bool {
+        self.0 != 0
     }
 }
 
@@ -421,6 +444,12 @@ impl<T> Slot<T> {
 }
 
 impl<T> Kept<Slot<T>> {
+    /// Has it hold none, for a call that may fail.
+    #[inline(always)]
+    pub(crate) fn clear(self) {
+        Out(self.0.map(NonNull::cast::<[u8; crate::layout::OPAQUE]>)).put([0; crate::layout::OPAQUE]);
+    }
+
     pub(crate) fn wanted(self) -> Result<Self> {
         if self.0.is_some() { Ok(self) } else { Err(Failure::Null("write")) }
     }

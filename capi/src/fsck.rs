@@ -1,7 +1,7 @@
 //! Checking a file, repairing it, and taking that back.
 
-use crate::failure::{Failure, Result};
-use crate::ffi::{Callback, Opaque, Out, ProgressFn, Struct, Text, call};
+use crate::failure::{Failure, Result, keep_panics};
+use crate::ffi::{Callback, Flag, Opaque, Out, ProgressFn, Struct, Text, call};
 use crate::layout::{Finding, Progress, Summary};
 use crate::read::NONE;
 use dirtymap::fsck::{self, RepairPlan, Report, Severity};
@@ -109,16 +109,20 @@ fn pages(told: ProgressFn, opaque: *mut c_void) -> impl FnMut(u64, u64) {
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_check(
     path: Text,
-    after_power_loss: bool,
+    after_power_loss: Flag,
     told: ProgressFn,
     opaque: *mut c_void,
     report: NewReport,
 ) -> c_int {
+    keep_panics();
     call(|| {
         let (path, report) = (path.path()?, report.wanted("the place for a report")?);
         let progress = pages(told, opaque);
-        let found =
-            if after_power_loss { fsck::check_after_power_loss(path, progress) } else { fsck::check(path, progress) };
+        let found = if after_power_loss.is_set() {
+            fsck::check_after_power_loss(path, progress)
+        } else {
+            fsck::check(path, progress)
+        };
         report.put_box(of_check(&found?));
         Ok(())
     })
@@ -126,6 +130,7 @@ extern "C" fn dirtymap_check(
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_plan_repair(path: Text, told: ProgressFn, opaque: *mut c_void, report: NewReport) -> c_int {
+    keep_panics();
     call(|| {
         let report = report.wanted("the place for a report")?;
         report.put_box(of_plan(&fsck::plan_repair(path.path()?, pages(told, opaque))?));
@@ -142,6 +147,7 @@ extern "C" fn dirtymap_repair(
     opaque: *mut c_void,
     report: NewReport,
 ) -> c_int {
+    keep_panics();
     call(|| {
         let report = report.wanted("the place for a report")?;
         let wait = Duration::from_millis(wait_ms);
@@ -153,6 +159,7 @@ extern "C" fn dirtymap_repair(
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_undo_repair(path: Text, undo: Text, wait_ms: u64, bytes: Out<u64>) -> c_int {
+    keep_panics();
     call(|| {
         let undone = fsck::undo_repair(path.path()?, undo.path()?, Duration::from_millis(wait_ms))?;
         bytes.put(undone.bytes);
@@ -176,11 +183,8 @@ fn item(report: Reports, i: u64) -> Result<Finding> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_report_item(report: Reports, i: u64, found: Out<Finding>) -> c_int {
-    call(|| {
-        found.put(item(report, i)?);
-        Ok(())
-    })
+extern "C" fn dirtymap_report_item(report: Reports, i: u64, found: Struct<Finding>, size: usize) -> c_int {
+    call(|| found.put(&item(report, i)?, size))
 }
 
 #[unsafe(no_mangle)]

@@ -12,6 +12,7 @@ pub(crate) type Write = Slot<OwnedWriteGuard>;
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_begin_write(map: Map, start: u64, count: u64, write: Kept<Write>) -> c_int {
+    write.clear();
     map.call(|map| {
         let write = write.wanted()?;
         write.fill(map.file()?.begin_write_owned(items(start, count))?);
@@ -21,6 +22,7 @@ extern "C" fn dirtymap_begin_write(map: Map, start: u64, count: u64, write: Kept
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_begin_writes(map: Map, given: Array<Range>, n: usize, write: Kept<Write>) -> c_int {
+    write.clear();
     map.call(|map| {
         let (write, ranges) = (write.wanted()?, ranges(given, n)?);
         write.fill(map.file()?.begin_writes_owned(&ranges)?);

@@ -1,6 +1,7 @@
 //! What is in a map, how it was left, and what it has done.
 
 use crate::checkpoint::{number, seconds};
+use crate::failure::keep_panics;
 use crate::ffi::{Map, Struct, Text, call};
 use crate::layout;
 use crate::read::NONE;
@@ -80,17 +81,22 @@ extern "C" fn dirtymap_info(map: Map, found: Struct<layout::Info>, size: usize) 
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_inspect(path: Text, found: Struct<layout::Info>, size: usize) -> c_int {
+    keep_panics();
     call(|| found.put(&info(&inspect(path.path()?)?), size))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_recovery(map: Map, found: Struct<layout::Recovery>, size: usize) -> c_int {
-    map.call(|map| found.put(&recovery(map.file()?.recovery()), size))
+    map.call(|map| {
+        map.verified()?;
+        found.put(&recovery(map.file()?.recovery()), size)
+    })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_stats(map: Map, found: Struct<layout::Stats>, size: usize) -> c_int {
     map.call(|map| {
+        map.verified()?;
         let stats = map.file()?.stats();
         let answer = layout::Stats {
             arms: stats.arms,

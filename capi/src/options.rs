@@ -2,8 +2,8 @@
 //!
 //! Invariant kept here: nothing of ours runs unless it is asked for: options of C begin without a thread.
 
-use crate::failure::{Failure, Result};
-use crate::ffi::{Callback, Opaque, Out, ProgressFn, Text, call, with_file};
+use crate::failure::{Failure, Result, keep_panics};
+use crate::ffi::{Callback, Flag, Opaque, Out, ProgressFn, Text, call, with_file};
 use crate::layout::Progress;
 use dirtymap::format::Reasons;
 use dirtymap::{Access, Durability, ImageStamp, IntentBound, Options, Step};
@@ -46,6 +46,7 @@ pub(crate) fn stamp(fd: c_int) -> Result<ImageStamp> {
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_options_new(options: Out<Option<NonNull<Options>>>) -> c_int {
+    keep_panics();
     call(|| {
         options.wanted("the place for options")?.put_box(defaults());
         Ok(())
@@ -80,8 +81,8 @@ extern "C" fn dirtymap_options_durability(options: Handle, durability: u32) -> c
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_options_dirty(options: Handle, dirty: bool) -> c_int {
-    with(options, |options| Ok(options.dirty(dirty)))
+extern "C" fn dirtymap_options_dirty(options: Handle, dirty: Flag) -> c_int {
+    with(options, |options| Ok(options.dirty(dirty.is_set())))
 }
 
 #[unsafe(no_mangle)]
@@ -153,8 +154,8 @@ extern "C" fn dirtymap_options_lock_timeout(options: Handle, ms: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_options_writes_outlive(options: Handle, outlive: bool) -> c_int {
-    with(options, |options| Ok(options.writes_outlive(outlive)))
+extern "C" fn dirtymap_options_writes_outlive(options: Handle, outlive: Flag) -> c_int {
+    with(options, |options| Ok(options.writes_outlive(outlive.is_set())))
 }
 
 /// The number of a step in the header; 0 is one that this version has no number for.

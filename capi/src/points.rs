@@ -27,6 +27,7 @@ fn uncounted(point: &NamedPoint) -> Point {
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_points(map: Map, found: Structs<Point>, size: usize, places: usize, n: Out<usize>) -> c_int {
     map.call(|map| {
+        map.verified()?;
         let points: Vec<Point> = map.file()?.points()?.iter().map(uncounted).collect();
         found.put(&points, size, places)?;
         n.put(points.len());

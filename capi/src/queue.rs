@@ -8,6 +8,7 @@ use crate::failure::{Failure, Result, keep_panics};
 use crate::ffi::{Array, Kept, Map, Opaque, Out, call};
 use crate::in_flight::Write;
 use crate::layout::Range;
+use crate::read::NONE;
 use crate::write::ranges;
 use dirtymap::{BeginWrite, DirtyMap, Error, OwnedWriteGuard};
 use rustix::event::{EventfdFlags, eventfd};
@@ -101,6 +102,15 @@ impl Queue {
         Arc::new(Woken { number, ready: self.ready.clone() }).into()
     }
 
+    /// Gives up what waits. In a forked child that is forgotten: its locks may be held by a thread that is not there.
+    fn free(self) {
+        let Queue { waiting, ready, map } = self;
+        match map.verify_session() {
+            Ok(()) => drop(waiting),
+            Err(_) => std::mem::forget((waiting, ready)),
+        }
+    }
+
     /// `None` if it has to wait.
     fn begin(&self, ranges: &[std::ops::Range<u64>], tag: u64) -> Result<Option<OwnedWriteGuard>> {
         let mut begin = self.map.begin_writes_async(ranges);
@@ -160,8 +170,11 @@ extern "C" fn dirtymap_queue_begin(
     tag: u64,
     write: Kept<Write>,
 ) -> c_int {
+    // Before it can be taken by another thread, which may put the write where this caller has it.
+    write.clear();
     call(|| {
         let (queue, write) = (queue.get("queue")?, write.wanted()?);
+        queue.map.verify_session()?;
         let begun = queue.begin(&ranges(given, n)?, tag)?;
         write.fill(begun.ok_or(Failure::Again)?);
         Ok(())
@@ -170,8 +183,11 @@ extern "C" fn dirtymap_queue_begin(
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_queue_next(queue: Queues, tag: Out<u64>, write: Kept<Write>) -> c_int {
+    write.clear();
+    tag.put(NONE);
     call(|| {
         let (queue, write) = (queue.get("queue")?, write.wanted()?);
+        queue.map.verify_session()?;
         let (its_tag, begun) = queue.next().ok_or(Failure::Again)?;
         tag.put(its_tag);
         write.fill(begun?);
@@ -182,7 +198,7 @@ extern "C" fn dirtymap_queue_next(queue: Queues, tag: Out<u64>, write: Kept<Writ
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_queue_free(queue: Queues) {
     call(|| {
-        drop(queue.take());
+        queue.take().into_iter().for_each(|queue| queue.free());
         Ok(())
     });
 }

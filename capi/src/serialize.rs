@@ -14,6 +14,7 @@ use std::sync::Arc;
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_serialization_align(map: Map, align: Out<u64>) -> c_int {
     map.call(|map| {
+        map.verified()?;
         align.put(map.geometry()?.serialization_align()?);
         Ok(())
     })
@@ -22,6 +23,7 @@ extern "C" fn dirtymap_serialization_align(map: Map, align: Out<u64>) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_serialized_size(map: Map, start: u64, count: u64, size: Out<u64>) -> c_int {
     map.call(|map| {
+        map.verified()?;
         size.put(read!(map, m => m.serialized_size(items(start, count))?));
         Ok(())
     })
@@ -30,7 +32,14 @@ extern "C" fn dirtymap_serialized_size(map: Map, start: u64, count: u64, size: O
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_serialize_part(map: Map, start: u64, count: u64, buffer: Buffer, size: usize) -> c_int {
     map.call(|map| {
-        read!(map, m => m.serialize_part(items(start, count), buffer.get(size)?)?);
+        let range = items(start, count);
+        // Asked first: a buffer of another size is left as it is.
+        let expected = read!(map, m => m.serialized_size(range.clone())?);
+        if expected != size as u64 {
+            return Err(dirtymap::Error::ChunkSize { expected, found: size as u64 }.into());
+        }
+        map.verified()?;
+        read!(map, m => m.serialize_part(range, buffer.get(size)?)?);
         Ok(())
     })
 }

@@ -49,11 +49,12 @@ fn in_c(rust: &str) -> String {
         "u64" => "uint64_t",
         "u32" => "uint32_t",
         "usize" => "size_t",
-        "bool" | "ProgressFn" | "EventFn" | "()" => {
+        "Flag" | "bool" | "ProgressFn" | "EventFn" | "()" => {
             return match rust {
                 "ProgressFn" => "dirtymap_progress_fn",
                 "EventFn" => "dirtymap_event_fn",
                 "()" => "void",
+                "Flag" => "bool",
                 other => other,
             }
             .into();
@@ -83,7 +84,6 @@ fn in_c(rust: &str) -> String {
     let inner = |kind: &str| rust.strip_prefix(kind).and_then(|rest| rest.strip_suffix('>'));
     match (inner("Out<"), inner("Struct<").or_else(|| inner("Structs<"))) {
         (_, Some(name)) => format!("dirtymap_{}*", name.trim_start_matches("layout::").to_lowercase()),
-        (Some("Finding"), _) => "dirtymap_finding*".into(),
         (Some(number), _) => format!("{}*", in_c(number)),
         _ => panic!("what is {rust} in the header?"),
     }

@@ -160,14 +160,14 @@ static void check_and_repair(void) {
     OK(dirtymap_check(path, true, NULL, NULL, &report));
     OK(dirtymap_report_summary(report, &summary, sizeof summary));
     CHECK(summary.items == 1 && summary.severity == DIRTYMAP_DAMAGE && summary.length_before == DIRTYMAP_NONE);
-    OK(dirtymap_report_item(report, 0, &finding));
+    OK(dirtymap_report_item(report, 0, &finding, sizeof finding));
     CHECK(finding.severity == DIRTYMAP_DAMAGE && strstr(finding.place, "header copy 0") && finding.consequence[0]);
-    FAILS(dirtymap_report_item(report, 1, &finding), DIRTYMAP_E_ARGUMENT);
+    FAILS(dirtymap_report_item(report, 1, &finding, sizeof finding), DIRTYMAP_E_ARGUMENT);
     dirtymap_report_free(report);
 
     OK(dirtymap_plan_repair(path, NULL, NULL, &report));
     OK(dirtymap_report_summary(report, &summary, sizeof summary));
-    OK(dirtymap_report_item(report, 0, &finding));
+    OK(dirtymap_report_item(report, 0, &finding, sizeof finding));
     CHECK(summary.items > 0 && finding.repair[0] && !finding.place[0] && summary.dirty_granules == 1);
     dirtymap_report_free(report);
     OK(dirtymap_repair(path, undo, 0, NULL, NULL, &report));

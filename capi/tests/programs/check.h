@@ -19,8 +19,16 @@
 /* The call succeeds. */
 #define OK(call) CHECK((call) == DIRTYMAP_OK)
 
-/* The call fails with this code, and says why. */
-#define FAILS(call, code) CHECK((call) == (code) && dirtymap_error_message()[0] != 0)
+/* The call fails with this code, and says why: not what another one has said before it. */
+#define FAILS(call, code)                                                                              \
+    do {                                                                                               \
+        CHECK(dirtymap_publish(NULL) == DIRTYMAP_E_NULL);                                              \
+        CHECK((call) == (code) && dirtymap_error_message()[0] != 0);                                   \
+        CHECK((code) == DIRTYMAP_E_NULL || strcmp(dirtymap_error_message(), NO_FILE) != 0);            \
+    } while (0)
+
+/* What dirtymap_publish(NULL) says. */
+#define NO_FILE "NULL was given for the file"
 
 #define KIB (1ull << 10)
 #define MIB (1ull << 20)

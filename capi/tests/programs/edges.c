@@ -1,5 +1,7 @@
 /* Wrong arguments, forks, signals, events: what a careless caller meets. */
 #include "check.h"
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -23,7 +25,7 @@ static void null_is_an_error_and_never_a_crash(void) {
     FAILS(dirtymap_queue_new(NULL, NULL), DIRTYMAP_E_NULL);
     FAILS(dirtymap_options_granule(NULL, 1), DIRTYMAP_E_NULL);
     FAILS(dirtymap_inspect(NULL, &info, sizeof info), DIRTYMAP_E_NULL);
-    FAILS(dirtymap_report_item(NULL, 0, NULL), DIRTYMAP_E_NULL);
+    FAILS(dirtymap_report_item(NULL, 0, NULL, 8), DIRTYMAP_E_NULL);
     FAILS(dirtymap_publish(NULL), DIRTYMAP_E_NULL);
     CHECK(dirtymap_len(NULL) == 0 && dirtymap_granule(NULL) == 0 && dirtymap_queue_fd(NULL) == -1);
     CHECK(dirtymap_cursor_position(NULL) == DIRTYMAP_NONE);
@@ -50,15 +52,24 @@ static void codes_have_names(void) {
     CHECK(strcmp(dirtymap_error_kind(0), "ok") == 0 && strcmp(dirtymap_error_kind(27), "refused") == 0);
     CHECK(strcmp(dirtymap_error_kind(100), "null") == 0 && strcmp(dirtymap_error_kind(109), "again") == 0);
     CHECK(strcmp(dirtymap_error_kind(99), "unknown") == 0 && strcmp(dirtymap_error_kind(-1), "unknown") == 0);
+    CHECK(strcmp(dirtymap_error_kind(INT_MIN), "unknown") == 0 && strcmp(dirtymap_error_kind(INT_MAX), "unknown") == 0);
     CHECK(strcmp(dirtymap_error_kind(110), "unknown") == 0 && strcmp(dirtymap_version(), "0.1.0") == 0);
 }
 
 static void a_forked_child_opens_its_own(void) {
     const char *path = in(dir, "forked");
     dirtymap_t *map = created(path, GIB);
-    dirtymap_write_t write;
+    dirtymap_t *set;
+    dirtymap_write_t write, other;
+    dirtymap_queue_t *queue;
+    const struct dirtymap_range cold = {512 * MIB, 1};
+    uint64_t tag;
     OK(dirtymap_set(map, 0, 1, NULL));
     OK(dirtymap_flush(map));
+    OK(dirtymap_dirty_set(map, &set));
+    OK(dirtymap_queue_new(map, &queue));
+    int waits = dirtymap_queue_begin(queue, &cold, 1, 7, &other);
+    CHECK(waits == 0 || waits == DIRTYMAP_AGAIN);
     OK(dirtymap_begin_write(map, MIB, 1, &write));
     fflush(NULL);
     pid_t child = fork();
@@ -76,6 +87,27 @@ static void a_forked_child_opens_its_own(void) {
         FAILS(dirtymap_cursor_next(map, &cursor, &n), DIRTYMAP_E_UNUSABLE);
         FAILS(dirtymap_sha256(map, (uint8_t[32]){0}), DIRTYMAP_E_UNUSABLE);
         CHECK(dirtymap_error_cause() == 1);
+        /* What was known when the map was opened, and what has nothing to do, are no exceptions. */
+        struct dirtymap_stats stats;
+        struct dirtymap_recovery recovery;
+        struct dirtymap_checkpoint checkpoint;
+        size_t points;
+        FAILS(dirtymap_stats(map, &stats, sizeof stats), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_recovery(map, &recovery, sizeof recovery), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_checkpoint(map, &checkpoint, sizeof checkpoint), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_points(map, NULL, 1, 0, &points), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_merge(map, map, &n), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_intersect(map, map, &n), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_can_merge(map, set, &yes), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_serialization_align(map, &n), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_serialized_size(map, 0, GIB, &n), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_queue_begin(queue, &cold, 1, 8, &other), DIRTYMAP_E_UNUSABLE);
+        FAILS(dirtymap_queue_next(queue, &n, &other), DIRTYMAP_E_UNUSABLE);
+        CHECK(n == DIRTYMAP_NONE);
+        dirtymap_queue_free(queue);
+        /* A set stays what it was. */
+        CHECK(counted(set) == 1);
+        dirtymap_free(set);
         dirtymap_free(map);
         OK(dirtymap_end_write(&write));
         dirtymap_t *own;
@@ -86,8 +118,18 @@ static void a_forked_child_opens_its_own(void) {
     }
     int status;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
+    /* The child has taken nothing from the queue, and has not silenced its descriptor. */
+    if (waits == DIRTYMAP_AGAIN) {
+        struct pollfd poller = {dirtymap_queue_fd(queue), POLLIN, 0};
+        CHECK(poll(&poller, 1, -1) == 1);
+        OK(dirtymap_queue_next(queue, &tag, &other));
+        CHECK(tag == 7);
+    }
+    OK(dirtymap_end_write(&other));
+    dirtymap_queue_free(queue);
+    dirtymap_free(set);
     OK(dirtymap_set(map, 2 * MIB, 1, NULL));
-    CHECK(counted(map) == 3);
+    CHECK(counted(map) == 4);
     OK(dirtymap_end_write(&write));
     OK(dirtymap_close(map));
 }
@@ -154,11 +196,69 @@ static void events(void) {
     CHECK(heard.opened == 1);
 }
 
+/* What a call that fails leaves where its answer would be. */
+static void an_error_writes_no_answer(void) {
+    dirtymap_t *map = created(in(dir, "answers"), GIB);
+    dirtymap_write_t write, none = {{0}};
+    dirtymap_queue_t *queue;
+    const struct dirtymap_range outside = {GIB, 1};
+    struct dirtymap_stats stats;
+    uint8_t bytes[64];
+    uint64_t n = 7;
+    bool yes = true;
+    memset(bytes, 0xaa, sizeof bytes);
+    FAILS(dirtymap_serialize_part(map, 0, GIB / 256, bytes, sizeof bytes), DIRTYMAP_E_CHUNK_SIZE);
+    FAILS(dirtymap_serialize_part(map, 0, 1, bytes, sizeof bytes), DIRTYMAP_E_UNALIGNED);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        CHECK(bytes[i] == 0xaa);
+    FAILS(dirtymap_set(map, GIB, 1, &n), DIRTYMAP_E_OUT_OF_RANGE);
+    FAILS(dirtymap_get(map, GIB, &yes), DIRTYMAP_E_OUT_OF_RANGE);
+    CHECK(n == 7 && yes);
+    /* But for a write: none has begun, and none can be ended. */
+    OK(dirtymap_queue_new(map, &queue));
+    memset(&write, 0xaa, sizeof write);
+    FAILS(dirtymap_begin_write(map, GIB, 1, &write), DIRTYMAP_E_OUT_OF_RANGE);
+    CHECK(memcmp(&write, &none, sizeof write) == 0);
+    memset(&write, 0xaa, sizeof write);
+    FAILS(dirtymap_begin_writes(map, &outside, 1, &write), DIRTYMAP_E_OUT_OF_RANGE);
+    CHECK(memcmp(&write, &none, sizeof write) == 0);
+    memset(&write, 0xaa, sizeof write);
+    FAILS(dirtymap_begin_write(NULL, 0, 1, &write), DIRTYMAP_E_NULL);
+    CHECK(memcmp(&write, &none, sizeof write) == 0);
+    memset(&write, 0xaa, sizeof write);
+    FAILS(dirtymap_queue_begin(queue, &outside, 1, 5, &write), DIRTYMAP_E_OUT_OF_RANGE);
+    CHECK(memcmp(&write, &none, sizeof write) == 0);
+    memset(&write, 0xaa, sizeof write);
+    CHECK(dirtymap_queue_next(queue, &n, &write) == DIRTYMAP_AGAIN);
+    CHECK(memcmp(&write, &none, sizeof write) == 0 && n == DIRTYMAP_NONE);
+    n = 7;
+    FAILS(dirtymap_queue_next(NULL, &n, &write), DIRTYMAP_E_NULL);
+    CHECK(n == DIRTYMAP_NONE);
+    FAILS(dirtymap_end_write(&write), DIRTYMAP_E_NO_WRITE);
+    dirtymap_queue_free(queue);
+    /* Numbers that mean nothing. */
+    FAILS(dirtymap_stats(map, &stats, 0), DIRTYMAP_E_ARGUMENT);
+    FAILS(dirtymap_stats(map, &stats, SIZE_MAX), DIRTYMAP_E_ARGUMENT);
+    FAILS(dirtymap_set_ranges(map, &outside, SIZE_MAX / 2, &n), DIRTYMAP_E_ARGUMENT);
+    FAILS(dirtymap_load_part(map, 0, 1, bytes, SIZE_MAX, &n), DIRTYMAP_E_ARGUMENT);
+    OK(dirtymap_close(map));
+    /* A map that is read is not changed, not even with itself. */
+    dirtymap_options_t *options;
+    OK(dirtymap_options_new(&options));
+    OK(dirtymap_options_access(options, DIRTYMAP_READ_ONLY));
+    OK(dirtymap_open(in(dir, "answers"), options, &map));
+    FAILS(dirtymap_merge(map, map, &n), DIRTYMAP_E_READ_ONLY);
+    FAILS(dirtymap_intersect(map, map, &n), DIRTYMAP_E_READ_ONLY);
+    OK(dirtymap_close(map));
+    dirtymap_options_free(options);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     dir = argv[1];
     null_is_an_error_and_never_a_crash();
     codes_have_names();
+    an_error_writes_no_answer();
     a_forked_child_opens_its_own();
     a_call_that_a_signal_interrupts_goes_on();
     events();
