@@ -131,7 +131,10 @@ pub fn rows(scale: &Scale, dir: &Path) -> Vec<Written> {
         return out;
     }
     let quick = scale.rounds < 11;
-    let (len, rounds, time) = if quick { (GIB, 2, 200) } else { (24 * GIB, 5, 1500) };
+    // As large as the disk has room for.
+    let free = rustix::fs::statvfs(dir).map_or(0, |found| found.f_bavail * found.f_frsize);
+    let large = [24, 12, 6].into_iter().find(|gib| free > gib * GIB + 4 * GIB).unwrap_or(1) * GIB;
+    let (len, rounds, time) = if quick { (GIB, 2, 200) } else { (large, 5, 1500) };
     let path = dir.join("image");
     if let Err(e) = image(&path, len) {
         eprintln!("SKIPPED: {NAME}: an image of {} GiB: {e}", len / GIB);
