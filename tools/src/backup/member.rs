@@ -1,7 +1,10 @@
 //! Writing a member of a set: what a disk has, and the chain below does not.
 //!
-//! Invariant kept here: after it every cluster that an area touches reads, through the file and what it rests upon, as it was read
-//! from the source: stored, or as zeros, or left out because what is below has the same.
+//! Invariants kept here: after it
+//! - every cluster that an area touches reads, through the file and what it rests upon, as it was read from the source: stored, or
+//!   as zeros, or left out because what is below has the same;
+//! - what the disk has behind the source's end, up to a whole sector, reads as zeros: QEMU sees it, and so does whatever rests upon
+//!   this file.
 
 use super::INTERRUPTED;
 use super::copy::Copied;
@@ -22,7 +25,7 @@ pub struct MemberWriter {
     writer: Writer<Write>,
     file: File,
     path: PathBuf,
-    /// Bytes of the disk; the file may have some more, which are zeros.
+    /// Bytes of the source; the disk in the file may have some more, which are zeros.
     len: u64,
     /// Up to here everything is decided.
     done: u64,
@@ -66,9 +69,14 @@ impl MemberWriter {
         })
     }
 
-    /// Bytes of the disk.
+    /// Bytes of the source.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Where a part of the disk ends that ends at `end` in the source: zeros behind the source's end belong to it.
+    fn whole(&self, end: u64) -> u64 {
+        if end == self.len { self.writer.shape().len() } else { end }
     }
 
     fn cluster(&self) -> u64 {
@@ -133,10 +141,13 @@ impl MemberWriter {
         let cluster = self.cluster() as usize;
         let mut buffers = std::mem::take(&mut self.buffers);
         let length = (piece.end - piece.start) as usize;
-        let (bytes, old) = (&mut buffers.0[..length], &mut buffers.1[..length]);
-        source.read(bytes, piece.start)?;
+        let disk = piece.start..self.whole(piece.end);
+        let whole = (disk.end - disk.start) as usize;
+        let (bytes, old) = (&mut buffers.0[..whole], &mut buffers.1[..whole]);
+        source.read(&mut bytes[..length], piece.start)?;
+        bytes[length..].fill(0);
         let below = match below {
-            Some(below) if below.next_data(piece.clone())?.is_some() => {
+            Some(below) if below.next_data(disk)?.is_some() => {
                 below.read(old, piece.start)?;
                 true
             }
@@ -152,18 +163,20 @@ impl MemberWriter {
             bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| fate(new, old)).collect();
         let mut index = 0;
         for run in fates.chunk_by(|a, b| a == b) {
-            let range = index * cluster..((index + run.len()) * cluster).min(length);
+            // What is counted is the source's.
+            let stored = index * cluster..((index + run.len()) * cluster).min(bytes.len());
+            let range = stored.start..stored.end.min(length);
             let first = piece.start / cluster as u64 + index as u64;
-            let whole = (run.len() * cluster) as u64;
+            let clusters = (run.len() * cluster) as u64;
             match run[0] {
                 Fate::Stored => {
-                    self.writer.data(first, &bytes[range.clone()])?;
-                    self.data += whole;
+                    self.writer.data(first, &bytes[stored])?;
+                    self.data += clusters;
                     copied.data += range.len() as u64;
                 }
                 Fate::Zeros => {
                     self.writer.zeros(first, run.len() as u64)?;
-                    self.zeros += whole;
+                    self.zeros += clusters;
                     copied.holes += range.len() as u64;
                 }
                 Fate::Nothing if is_zero(&bytes[range.clone()]) => copied.holes += range.len() as u64,
@@ -175,8 +188,30 @@ impl MemberWriter {
         Ok(())
     }
 
-    /// Writes the tables, and makes everything durable. From here on it is read from the device.
-    pub fn finish(self) -> Result<()> {
+    /// Makes zeros of what the disk has behind the source's end, where the last cluster was not taken over: it is what is below,
+    /// with other bytes there.
+    fn zero_tail(&mut self, below: Option<&dyn Content>) -> Result<()> {
+        let (end, start) = (self.whole(self.len), self.len / self.cluster() * self.cluster());
+        let Some(below) = below.filter(|_| self.len < end && self.done < self.len) else { return Ok(()) };
+        let mut bytes = vec![0; (end - start) as usize];
+        below.read(&mut bytes, start)?;
+        let tail = (self.len - start) as usize;
+        if is_zero(&bytes[tail..]) {
+            return Ok(());
+        }
+        bytes[tail..].fill(0);
+        let cluster = start / self.cluster();
+        if is_zero(&bytes) {
+            self.zeros += self.cluster();
+            return self.writer.zeros(cluster, 1);
+        }
+        self.data += self.cluster();
+        self.writer.data(cluster, &bytes)
+    }
+
+    /// Writes the tables, and makes everything durable. From here on it is read from the device. `below`: what the file rests upon.
+    pub fn finish(mut self, below: Option<&dyn Content>) -> Result<()> {
+        self.zero_tail(below)?;
         let failed = |what: &str, e: &std::io::Error| Failure::io(format_args!("{}: {what}", self.path.display()), e);
         let length = self.writer.finish()?;
         self.file.set_len(length).map_err(|e| failed("set its size", &e))?;

@@ -7,7 +7,7 @@
 use super::compare::{Equal, compare};
 use super::member::MemberWriter;
 use crate::exit::{Failure, Result};
-use crate::files::{Content, permit_like};
+use crate::files::permit_like;
 use crate::sets::{Folder, Layered, Stored, damaged, failed, hash, seen, step};
 use crate::terminal::progress;
 use dirtymap::NewFile;
@@ -57,20 +57,22 @@ fn merge(folder: &mut Folder, index: usize) -> Result<u64> {
         Disk::open(Stored::open(&folder.at(&member.file))?).map_err(|e| failed(&member.file, &e))?.cluster().ilog2();
     let new = NewFile::beside(&path)?;
     permit_like(new.file(), &like.file).map_err(|e| io(&e))?;
-    let mut writer = MemberWriter::new(new.file(), &path, member.size, bits, None)?;
-    let bar = progress::bytes("merging", member.size);
-    writer.copy(&old, None, 0..member.size, false, &bar)?;
+    // Whatever the disk has behind the image's end, what rests upon it was compared with that as well.
+    let disk = old.disk();
+    let mut writer = MemberWriter::new(new.file(), &path, disk, bits, None)?;
+    let bar = progress::bytes("merging", disk);
+    writer.copy(&old, None, 0..disk, false, &bar)?;
     bar.finish_and_clear();
     let data = writer.data;
-    writer.finish()?;
+    writer.finish(None)?;
     let stored = || new.file().try_clone().and_then(Stored::of).map_err(|e| io(&e));
     let vanished = || Failure::new("not-an-image", format!("{}: is no regular file", path.display()));
     let name = path.display().to_string();
-    let disk = Disk::open(stored()?.ok_or_else(vanished)?).map_err(|e| failed(&name, &e))?;
-    let merged = Layered::new(vec![disk], member.size, name.clone())?;
+    let file = Disk::open(stored()?.ok_or_else(vanished)?).map_err(|e| failed(&name, &e))?;
+    let merged = Layered::new(vec![file], member.size, name.clone())?;
     step("merge written");
-    let bar = progress::bytes("verifying", member.size);
-    let found = compare(&old, &merged, 0..old.len(), &bar, &mut Equal::default())?;
+    let bar = progress::bytes("verifying", disk);
+    let found = compare(&old, &merged, 0..disk, &bar, &mut Equal::default())?;
     bar.finish_and_clear();
     if let Some(offset) = found {
         return Err(damaged(format!("{name} differs from member {} at {offset}; nothing was pruned", member.number())));

@@ -275,7 +275,7 @@ impl Target for SetTarget<'_> {
         let (path, len) = (self.path(), writer.len());
         let name = path.display().to_string();
         self.stored = (writer.data, writer.zeros);
-        writer.finish()?;
+        writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content))?;
         step("written");
         let file = new.file().try_clone().and_then(Stored::of).map_err(|e| Failure::io(&name, &e))?;
         let disk = Disk::open(file.ok_or_else(out_of_order)?).map_err(|e| failed(&name, &e))?;

@@ -67,6 +67,11 @@ impl Layered {
         let chain = self.chain.with(disk).map_err(|e| failed(&name, &e))?;
         Ok(Layered { chain, len, name })
     }
+
+    /// Bytes of the disk in the file: whole sectors.
+    pub fn disk(&self) -> u64 {
+        self.chain.size()
+    }
 }
 
 /// What a qcow2 file that cannot be read makes of a command.
