@@ -84,14 +84,24 @@ pub struct Content {
     pub seen: Seen,
 }
 
-/// What the system says of a file. Whatever writes to it changes that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the system says of a file. Whatever writes to it changes that, unless a power cut takes that back and leaves the bytes: so it
+/// tells something as long as the machine runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seen {
     pub inode: u64,
     /// Seconds and nanoseconds.
     pub modified: (i64, i64),
     pub changed: (i64, i64),
+    /// Since when the machine runs; none where nothing tells.
+    pub boot: Option<String>,
+}
+
+impl Seen {
+    /// Whether nothing has written to the file between the two.
+    pub fn proves(&self, then: &Seen) -> bool {
+        self.boot.is_some() && self == then
+    }
 }
 
 /// What a member is good for when it is restored.
@@ -128,6 +138,8 @@ pub struct Begun {
     /// What is frozen with, in which map; none for a checkpoint that was frozen before.
     pub point: Option<String>,
     pub map: String,
+    /// What the file is that has the name by now, or is about to have it.
+    pub content: Option<Content>,
 }
 
 /// A member's file that is being replaced.
@@ -172,6 +184,22 @@ pub fn merged_name(file: &str) -> String {
     format!("{file}.merged")
 }
 
+/// The name that the point of a member has in a map unless another was given; `again`: how many have it already, of other copies of
+/// the set.
+pub fn point_name(file: &str, id: &str, again: usize) -> String {
+    let number = file.strip_suffix(".qcow2").unwrap_or(file);
+    if again == 0 { format!("{number}-{id}") } else { format!("{number}-{id}-{}", again + 1) }
+}
+
+/// The member's file and the set's id that such a name has.
+pub fn point_of(name: &str) -> Option<(String, &str)> {
+    let (number, rest) = name.split_once('-')?;
+    let (id, again) = rest.split_once('-').map_or((rest, None), |(id, again)| (id, Some(again)));
+    let file = format!("{number}.qcow2");
+    let is = self::number(&file).is_some() && is_id(id) && again.is_none_or(|again| number_of(again).is_some());
+    is.then_some((file, id))
+}
+
 impl Set {
     /// A set without members.
     pub fn new(id: String) -> Set {
@@ -198,12 +226,14 @@ impl Set {
     fn check(&self) -> Result<(), String> {
         let expect = |right: bool, what: &dyn Fn() -> String| if right { Ok(()) } else { Err(what()) };
         expect(self.format == FORMAT, &|| format!("found format {}, expected {FORMAT}", self.format))?;
-        let id = self.id.len() == 8 && is_hex(&self.id);
-        expect(id, &|| format!("found id {:?}, expected eight hexadecimal digits", self.id))?;
+        expect(is_id(&self.id), &|| format!("found id {:?}, expected eight hexadecimal digits", self.id))?;
         expect(self.members.len() <= MAX_MEMBERS, &|| format!("found more than {MAX_MEMBERS} members"))?;
         let mut names = BTreeSet::new();
         let mut before: Option<&Member> = None;
+        let mut height = 0;
         for member in &self.members {
+            height = if member.backing.is_some() { height + 1 } else { 1 };
+            expect(height <= MAX_CHAIN, &|| format!("found more than {MAX_CHAIN} members that rest upon one another"))?;
             member.check(before).map_err(|e| format!("member {:?}: {e}", member.file))?;
             if let Some(name) = &member.name {
                 expect(names.insert(name), &|| format!("found two members named {name:?}"))?;
@@ -215,6 +245,7 @@ impl Set {
         for file in files {
             expect(number(file).is_some(), &|| format!("found a file {file:?}, expected a number and .qcow2"))?;
         }
+        self.begun.iter().flat_map(|begun| &begun.content).try_for_each(Content::check)?;
         if let Some(merging) = &self.merging {
             merging.content.check()?;
             let there = self.members.iter().any(|member| member.file == merging.file);
@@ -279,6 +310,10 @@ impl Content {
     }
 }
 
+fn is_id(text: &str) -> bool {
+    text.len() == 8 && is_hex(text)
+}
+
 fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
@@ -306,14 +341,14 @@ mod tests {
             content: Content {
                 bytes: 1 << 19,
                 sha256: "0123456789abcdef".repeat(4),
-                seen: Seen { inode: 1, modified: (2, 3), changed: (4, 5) },
+                seen: Seen { inode: 1, modified: (2, 3), changed: (4, 5), boot: None },
             },
         }
     }
 
     fn set() -> Set {
         let members = vec![member(1, None), member(2, Some(1)), member(5, None), member(6, Some(5))];
-        let begun = Begun { file: file_name(7), point: None, map: "map".into() };
+        let begun = Begun { file: file_name(7), point: None, map: "map".into(), content: None };
         let merging = Merging { file: file_name(2), data: 1, content: member(2, None).content };
         let leftover = vec![file_name(4)];
         Set { members, begun: Some(begun), merging: Some(merging), leftover, ..Set::new("0123abcd".into()) }
@@ -338,6 +373,18 @@ mod tests {
         set.members.truncate(1);
         (set.begun, set.merging, set.leftover) = (None, None, Vec::new());
         set.members[0].file = file.into();
+    }
+
+    #[test]
+    fn the_name_of_a_point_says_of_which_member_it_is() {
+        for again in [0, 1, 12] {
+            let name = point_name("0007.qcow2", "0123abcd", again);
+            assert_eq!(point_of(&name), Some(("0007.qcow2".into(), "0123abcd")), "{name}");
+        }
+        for other in ["monday", "0007", "0007-0123abc", "7-0123abcd", "0007-0123abcd-x", "0007-0123abcd-", "-0123abcd"]
+        {
+            assert_eq!(point_of(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -373,6 +420,12 @@ mod tests {
             let mut set = set();
             change(&mut set);
             assert!(Set::parse(&set.to_bytes()).is_err(), "{what}");
+        }
+        let high =
+            |most| (1..=most).map(|n| member(n, (n > 1).then(|| n - 1))).map(|m| Member { name: None, ..m }).collect();
+        for (most, fine) in [(MAX_CHAIN as u32, true), (MAX_CHAIN as u32 + 1, false)] {
+            let set = Set { members: high(most), ..Set::new("0123abcd".into()) };
+            assert_eq!(Set::parse(&set.to_bytes()).is_ok(), fine, "{most} members");
         }
         assert!(Set::parse(b"").is_err() && Set::parse(b"{}").is_err());
         let unknown = String::from_utf8(set().to_bytes()).expect("text").to_string();

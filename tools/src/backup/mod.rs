@@ -41,6 +41,11 @@ const INTERRUPTED: &str = "the backup is not complete";
 /// What a backup without a name freezes with, so that the next one knows what one that died has left. It is not kept.
 const UNNAMED: &str = "dirtymap backup";
 
+/// Whether a checkpoint that a backup copied is kept by its name.
+fn keeps(checkpoint: &Checkpoint) -> bool {
+    checkpoint.name.as_deref().is_some_and(|name| name != UNNAMED)
+}
+
 /// A backup for which the map is open.
 struct Job<'a> {
     args: &'a Wanted,
@@ -196,8 +201,7 @@ impl Job<'_> {
             self.map.bind_image(&self.stamp)?;
         }
         let stamp = target.publish(self, work, outcome)?;
-        let keep = work.checkpoint.name.as_deref().is_some_and(|name| name != UNNAMED);
-        Ok(self.map.commit_backup(work.checkpoint.uuid, keep, &stamp, outcome.granules_audited)?)
+        Ok(self.map.commit_backup(work.checkpoint.uuid, keeps(&work.checkpoint), &stamp, outcome.granules_audited)?)
     }
 
     fn verify(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {

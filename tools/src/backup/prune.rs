@@ -26,16 +26,21 @@ pub struct Pruned {
 
 /// Keeps the newest `keep` members. The folder is had alone.
 pub fn prune(folder: &mut Folder, keep: u64) -> Result<Pruned> {
-    folder.settle()?;
+    let before: Vec<String> = folder.set.members.iter().map(|member| member.number().to_string()).collect();
+    folder.settle_files()?;
+    // A prune that was killed may have left some to be removed.
+    let settled = before.len() - folder.set.members.len();
     let beyond = folder.set.members.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
-    let mut pruned = Pruned::default();
+    let mut pruned = Pruned { members: before[..settled + beyond].to_vec(), bytes_written: 0 };
     if beyond == 0 {
         return Ok(pruned);
     }
-    pruned.members = folder.set.members[..beyond].iter().map(|member| member.number().to_string()).collect();
     if folder.set.members[beyond].backing.is_some() {
         pruned.bytes_written = merge(folder, beyond)?;
-        folder.finish_merge()?;
+        if !folder.finish_merge()? {
+            let file = folder.at(&merged_name(&folder.set.members[beyond].file));
+            return Err(damaged(format!("{}: something has changed it; nothing was pruned", file.display())));
+        }
     } else {
         let older = folder.set.members.drain(..beyond).map(|member| member.file);
         folder.set.leftover.extend(older);

@@ -11,16 +11,17 @@ use super::member::MemberWriter;
 use super::outcome::MemberOutcome;
 use super::prune;
 use super::target::{Base, Described, Target};
-use super::{Job, Outcome, Wanted, Work};
+use super::{Job, Outcome, Wanted, Work, keeps};
 use crate::cli::Consistency as Told;
 use crate::exit::{Failure, Result};
-use crate::files::{Content, permit_like};
+use crate::files::{self, Content, permit_like};
 use crate::sets::{Folder, Layered, Stored, failed, hash, seen, step};
 use crate::time::{self, time};
 use dirtymap::format::CheckpointState;
-use dirtymap::{ImageStamp, NewFile, checkpoint::Checkpoint, info::Info};
+use dirtymap::{ImageStamp, NewFile, checkpoint::Checkpoint, checkpoint::NamedPoint, info::Info};
 use dirtymap_cli::qcow2::data::Disk;
 use dirtymap_cli::set_json::{self, Begun, Consistency, Content as Recorded, Member};
+use dirtymap_cli::shown::shown;
 use indicatif::ProgressBar;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -83,9 +84,15 @@ impl<'a> SetTarget<'a> {
     /// The next member's file, and the point that goes with it.
     fn choose_file(&mut self) -> Result<()> {
         self.file = self.folder.next_file()?;
-        let number = self.file.trim_end_matches(".qcow2");
-        self.point = self.args.how.name.clone().unwrap_or_else(|| format!("{number}-{}", self.folder.set.id));
+        self.choose_point(&[]);
         Ok(())
+    }
+
+    /// Of a set that was copied, or that is an older state of itself, the map may have a point for that number already.
+    fn choose_point(&mut self, points: &[NamedPoint]) {
+        let names = (0..).map(|again| set_json::point_name(&self.file, &self.folder.set.id, again));
+        let free = names.into_iter().find(|name| !points.iter().any(|point| point.name == *name));
+        self.point = self.args.how.name.clone().or(free).unwrap_or_default();
     }
 
     fn path(&self) -> PathBuf {
@@ -93,12 +100,12 @@ impl<'a> SetTarget<'a> {
     }
 
     /// What the next member may rest upon, and since which point the map knows what was written; or why not.
-    fn rests_upon(&self, job: &Job<'_>, info: &Info) -> Result<std::result::Result<(Layered, String), String>> {
+    fn rests_upon(&mut self, job: &Job<'_>, info: &Info) -> Result<std::result::Result<(Layered, String), String>> {
         let Some(last) = self.folder.set.members.len().checked_sub(1) else {
             return Ok(Err("it is the first one".into()));
         };
         let member = &self.folder.set.members[last];
-        let number = member.number();
+        let number = member.number().to_string();
         if self.args.how.full {
             return Ok(Err("it was asked for (--full)".into()));
         }
@@ -117,8 +124,9 @@ impl<'a> SetTarget<'a> {
         if self.folder.set.chain(last).len() >= set_json::MAX_CHAIN {
             return Ok(Err(format!("{} members rest upon one another already", set_json::MAX_CHAIN)));
         }
-        match self.folder.prove(last, false) {
-            Ok(disk) => Ok(Ok((disk, name.clone()))),
+        let name = name.clone();
+        match self.folder.prove_newest() {
+            Ok(disk) => Ok(Ok((disk, name))),
             Err(failure) if failure.kind == "interrupted" => Err(failure),
             Err(failure) => {
                 job.output.note(format_args!("{failure}; nothing can rest upon it; the others: dirtymap set verify"));
@@ -137,7 +145,7 @@ impl<'a> SetTarget<'a> {
         }
         let path = self.folder.at(&newest.file);
         let stamp = ImageStamp::of(&Stored::open(&path)?.file).map_err(|e| Failure::io(path.display(), &e))?;
-        job.map.commit_backup(found.uuid, found.name.is_some(), &stamp, 0)?;
+        job.map.commit_backup(found.uuid, keeps(&found), &stamp, 0)?;
         let number = newest.number();
         job.output.note(format_args!("member {number} was complete when its backup was ended; the map knows it now"));
         // It may have been merged since.
@@ -160,6 +168,20 @@ impl<'a> SetTarget<'a> {
                 && let Err(e) = job.map.drop_point(name)
             {
                 job.output.note(format_args!("{e}; the point {name:?} of member {} is still there", member.number()));
+            }
+        }
+        // A kill between the commit and this, and then a prune: nothing else tells that it was a member's.
+        let oldest = self.folder.set.members.first().map(|member| set_json::number(&member.file));
+        let gone = |name: &str| {
+            set_json::point_of(name).is_some_and(|(file, id)| {
+                let plain = set_json::point_name(&file, id, 0) == name && id == self.folder.set.id;
+                plain && Some(set_json::number(&file)) < oldest
+            })
+        };
+        for point in points.iter().filter(|point| gone(&point.name)) {
+            if let Err(e) = job.map.drop_point(&point.name) {
+                job.output
+                    .note(format_args!("{e}; the point {:?} of a member that is gone is still there", point.name));
             }
         }
     }
@@ -191,8 +213,19 @@ impl<'a> SetTarget<'a> {
 }
 
 impl Target for SetTarget<'_> {
-    fn acceptable(&self, _: &Info, _: u64) -> Result<()> {
-        Ok(())
+    fn acceptable(&self, info: &Info, _: u64) -> Result<()> {
+        let newest = self.folder.set.members.last();
+        let Some(other) = newest.filter(|newest| !self.args.how.force && !self.is_ours(newest, &info.uuid.to_string()))
+        else {
+            return Ok(());
+        };
+        let (set, image) = (self.folder.path.display(), self.args.image.display());
+        let message = format!(
+            "{set} is the set of another image: member {} is of {}, by another map than that of {image}; give the set of this image, or              a new folder; or go on in this one all the same, with a full member (--force)",
+            other.number(),
+            shown(&other.image)
+        );
+        Err(Failure::new("wrong-target", message))
     }
 
     fn settle(&mut self, job: &Job<'_>) -> Result<Option<Outcome>> {
@@ -206,6 +239,7 @@ impl Target for SetTarget<'_> {
         self.folder.settle()?;
         self.drop_points(job);
         self.choose_file()?;
+        self.choose_point(&job.map.points()?);
         let newest = self.folder.set.members.last().filter(|_| whole && self.args.how.frozen);
         let Some(newest) = newest else { return Ok(None) };
         let described = Described {
@@ -221,8 +255,9 @@ impl Target for SetTarget<'_> {
         &self.point
     }
 
-    fn has_left(&self, _: &Checkpoint) -> bool {
-        false
+    fn has_left(&self, stale: &Checkpoint) -> bool {
+        let name = stale.name.as_deref().and_then(set_json::point_of);
+        name.is_some_and(|(_, id)| id == self.folder.set.id)
     }
 
     fn prepare(&mut self, job: &Job<'_>, info: &Info) -> Result<Base> {
@@ -241,7 +276,8 @@ impl Target for SetTarget<'_> {
         permit_like(new.file(), &job.image.file).map_err(|e| Failure::io(path.display(), &e))?;
         self.new = Some(new);
         let point = (!self.args.how.frozen).then(|| self.point.clone());
-        self.folder.set.begun = Some(Begun { file: self.file.clone(), point, map: info.uuid.to_string() });
+        self.folder.set.begun =
+            Some(Begun { file: self.file.clone(), point, map: info.uuid.to_string(), content: None });
         self.begun = true;
         self.folder.save()?;
         step("begun");
@@ -300,6 +336,11 @@ impl Target for SetTarget<'_> {
         let new = self.new.take().ok_or_else(out_of_order)?;
         let stored = new.file().try_clone().and_then(Stored::of).map_err(|e| io(&e))?.ok_or_else(out_of_order)?;
         let sha256 = hash(&stored, &path, "hashing")?;
+        let unnamed = seen(new.file()).map_err(|e| io(&e))?;
+        if let Some(begun) = &mut self.folder.set.begun {
+            begun.content = Some(Recorded { bytes: stored.bytes, sha256: sha256.clone(), seen: unnamed });
+        }
+        self.folder.save()?;
         new.publish()?;
         step("named");
         // Waits until a later write would change what is seen of it.
@@ -326,7 +367,12 @@ impl Target for SetTarget<'_> {
                 .map_or_else(|_| outcome.image.clone(), |p| p.display().to_string()),
             map: job.map.info()?.uuid.to_string(),
             checkpoint: work.checkpoint.uuid.to_string(),
-            point: work.checkpoint.name.clone().map(|name| set_json::Point { name, bytes: content.bytes }),
+            point: work
+                .checkpoint
+                .name
+                .clone()
+                .filter(|_| keeps(&work.checkpoint))
+                .map(|name| set_json::Point { name, bytes: content.bytes }),
             content,
         };
         outcome.full = member.backing.is_none();
@@ -351,6 +397,13 @@ impl Target for SetTarget<'_> {
         step("committed");
         self.drop_points(job);
         let Some(keep) = self.args.how.keep else { return };
+        let (members, ours) = (&self.folder.set.members, job.map.info().map(|info| info.uuid.to_string()));
+        let beyond = members.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
+        if let Some(other) = members[..beyond].iter().find(|m| !ours.as_ref().is_ok_and(|ours| self.is_ours(m, ours))) {
+            let (number, image) = (other.number(), shown(&other.image));
+            let how = "the set was not pruned; if it is not needed any more: dirtymap set prune";
+            return job.output.note(format_args!("member {number} is of another image, {image}; {how}"));
+        }
         match prune::prune(&mut self.folder, keep) {
             Ok(pruned) => outcome.member.iter_mut().for_each(|member| member.pruned.clone_from(&pruned.members)),
             Err(failure) => job.output.note(format_args!("{failure}; the set is whole, and was not pruned")),
@@ -371,6 +424,13 @@ impl Target for SetTarget<'_> {
 }
 
 impl SetTarget<'_> {
+    /// Whether a member is of the image that is backed up: made by its map, or of what has that name.
+    fn is_ours(&self, member: &Member, map: &str) -> bool {
+        let image = &self.args.image;
+        let path = Path::new(&member.image);
+        member.map == map || std::path::absolute(image).is_ok_and(|image| image == path) || files::same(path, image)
+    }
+
     /// Whether the name of a checkpoint that was frozen before can be a member's as well.
     fn may_be_named(&self, name: &str) -> bool {
         self.args.how.frozen
@@ -381,9 +441,9 @@ impl SetTarget<'_> {
 
 /// Refuses a name that a member cannot have.
 fn usable(name: &str) -> Result<()> {
-    if name.is_empty() || name.len() > set_json::MAX_NAME || set_json::number_of(name).is_some() {
+    if name.is_empty() || name.len() > set_json::MAX_NAME || name.contains('@') || set_json::number_of(name).is_some() {
         let most = set_json::MAX_NAME;
-        let message = format!("{name:?} cannot be a member's name: that has 1 to {most} bytes, and is no number");
+        let message = format!("{name:?} cannot be a member's name: that has 1 to {most} bytes, no @, and is no number");
         return Err(Failure::new("refused", message));
     }
     Ok(())

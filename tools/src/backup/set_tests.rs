@@ -7,7 +7,7 @@ use super::{Outcome, Wanted, back_up};
 use crate::cli::{BackupHow, Format};
 use crate::exit::Result;
 use crate::files::Content;
-use crate::sets::{AT_STEP, Folder};
+use crate::sets::{AT_STEP, Folder, SAVES};
 use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Options};
 use std::cell::RefCell;
@@ -340,4 +340,147 @@ fn what_was_merged_is_compared_before_it_takes_the_place_of_anything() {
     assert_eq!(files(), before);
     fs::write(first, kept).expect("write");
     assert_eq!(world.check_members(), 3);
+}
+
+impl World {
+    fn prune(&self, keep: u64) -> Vec<String> {
+        let mut folder = Folder::open_to_change(&self.set, Duration::ZERO).expect("open");
+        prune(&mut folder, keep).unwrap_or_else(|e| panic!("{e}")).members
+    }
+
+    /// What a prune of four members to two leaves at its steps.
+    fn pruned_at_each_step() -> (World, Vec<(&'static str, World)>) {
+        let world = World::new();
+        for round in 0..4u8 {
+            world.write(u64::from(round) * GRANULE, &[round; 5000]);
+            world.keep(|_| ());
+        }
+        let left = world.at_each_step(|| _ = world.prune(2));
+        (world, left)
+    }
+
+    fn points(&self) -> Vec<String> {
+        let map = Options::new().read_only(true).open(&self.map).expect("open");
+        map.points().expect("points").into_iter().map(|point| point.name).collect()
+    }
+}
+
+/// The new file of a member is gone, or is another one: then it takes no place, and no member is removed for it.
+#[test]
+fn a_merge_whose_file_is_not_what_was_written_is_dropped() {
+    let change = [
+        |path: &Path| fs::remove_file(path).expect("remove"),
+        |path: &Path| {
+            let mut bytes = fs::read(path).expect("read");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(path, bytes).expect("write");
+        },
+        |path: &Path| fs::write(path, b"half").expect("write"),
+    ];
+    for change in change {
+        let (world, left) = World::pruned_at_each_step();
+        let (_, left) = left.iter().find(|(step, _)| *step == "merge listed").expect("the step");
+        let merged = left.set.join("0003.qcow2.merged");
+        change(&merged);
+        assert_eq!(left.check_members(), 4);
+        assert_eq!(left.prune(9), [""; 0]);
+        assert!(!merged.exists());
+        assert_eq!(left.check_members(), 4);
+        assert_eq!(left.prune(2), ["0001", "0002"]);
+        assert_eq!(left.check_members(), 2);
+        assert!(!go_on(&world, left, "merge listed"));
+    }
+}
+
+/// Also one that was killed says what it has removed, or what its next run removes for it.
+#[test]
+fn a_prune_that_settles_another_one_tells_what_is_gone() {
+    let (_world, left) = World::pruned_at_each_step();
+    for (step, left) in left.iter().filter(|(step, _)| *step != "removed") {
+        assert!(Folder::open(&left.set, Duration::ZERO).expect("open").is_unsettled(), "{step}");
+        let gone = left.prune(2);
+        let told = if ["merge named", "merge listed", "merged"].contains(step) { &["0001", "0002"][..] } else { &[] };
+        assert_eq!(gone, told, "{step}");
+        left.check_settled();
+    }
+}
+
+/// A disk fails when the member is listed: `set.json` may have it, or not. Its file stays until that is known.
+#[test]
+fn a_member_that_may_be_listed_is_not_removed() {
+    for fails in 0..4 {
+        let world = World::new();
+        world.keep(|_| ());
+        world.write(GRANULE, b"two");
+        world.references.borrow_mut().push(fs::read(world.image()).expect("read"));
+        SAVES.set(fails);
+        let ended = world.back_up(&world.args(&world.image()));
+        SAVES.set(u32::MAX);
+        assert_eq!(ended.is_err(), fails < 3, "{fails}");
+        world.check_members();
+        world.references.borrow_mut().push(fs::read(world.image()).expect("read"));
+        world.back_up(&world.args(&world.image())).unwrap_or_else(|e| panic!("{fails}: {e}"));
+        world.check_members();
+        world.check_settled();
+    }
+}
+
+/// Whatever a prune removes of it, the map's checkpoint is known to be that of the backup that was killed.
+#[test]
+fn a_prune_between_a_backup_that_was_killed_and_the_next_one_is_no_hindrance() {
+    for name in [None, Some("monday")] {
+        let world = World::new();
+        world.keep(|_| ());
+        world.write(GRANULE, b"two");
+        let left = world.at_each_step(|| _ = world.keep(|args| args.name = name.map(String::from)));
+        for (step, left) in &left {
+            left.prune(9);
+            left.check_members();
+            assert!(!go_on(&world, left, step), "{step}");
+        }
+    }
+}
+
+/// The point of a member that is gone is dropped whenever the map is at hand again.
+#[test]
+fn a_prune_after_a_kill_leaks_no_point() {
+    let world = World::new();
+    world.keep(|_| ());
+    world.write(GRANULE, b"two");
+    let left = world.at_each_step(|| _ = world.keep(|_| ()));
+    let (_, left) = left.iter().find(|(step, _)| *step == "committed").expect("the step");
+    assert_eq!(left.prune(1), ["0001"]);
+    assert_eq!(left.points().len(), 2);
+    assert!(!go_on(&world, left, "committed"));
+    assert_eq!(left.points().len(), 1);
+}
+
+#[test]
+fn a_file_that_a_backup_did_not_make_is_not_removed_for_it() {
+    let world = World::new();
+    let left = world.at_each_step(|| _ = world.keep(|_| ()));
+    for (step, left) in left.iter().filter(|(step, _)| ["begun", "frozen", "written"].contains(step)) {
+        let file = left.set.join("0001.qcow2");
+        fs::write(&file, b"somebody's").expect("write");
+        left.back_up(&left.args(&world.image())).unwrap_or_else(|e| panic!("after {step}: {e}"));
+        assert_eq!(fs::read(file).expect("read"), b"somebody's", "{step}");
+    }
+}
+
+/// What a backup without a name freezes with is kept by no one, also where a kill leaves the commit to the next one.
+#[test]
+fn a_member_that_is_settled_is_kept_by_the_same_rule() {
+    let world = World::new();
+    let map = DirtyMap::open(&world.map).expect("open");
+    map.freeze(Some(super::UNNAMED)).expect("freeze");
+    map.close_with_image(&dirtymap::ImageStamp::of_path(&world.image()).expect("a stamp")).expect("close");
+    let mut frozen = world.args(&world.image());
+    frozen.how.frozen = true;
+    let left = world.at_each_step(|| _ = world.back_up(&frozen).unwrap_or_else(|e| panic!("{e}")));
+    assert_eq!(world.points(), [""; 0]);
+    let (_, left) = left.iter().find(|(step, _)| *step == "listed").expect("the step");
+    let args = Wanted { map: left.map.clone(), set: Some(left.set.clone()), ..frozen };
+    assert!(left.back_up(&args).unwrap_or_else(|e| panic!("{e}")).member.expect("a member").settled);
+    assert_eq!(left.points(), [""; 0]);
 }

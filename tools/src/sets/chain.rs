@@ -68,6 +68,11 @@ impl Layered {
         Ok(Layered { chain, len, name })
     }
 
+    /// The file of the member itself.
+    pub fn file(&self) -> Option<&File> {
+        self.chain.top().map(|top| &top.file)
+    }
+
     /// Bytes of the disk in the file: whole sectors.
     pub fn disk(&self) -> u64 {
         self.chain.size()

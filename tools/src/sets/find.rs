@@ -40,8 +40,9 @@ pub fn find(folder: &Folder, member: Option<&str>, until: Option<&str>) -> Resul
     }
     let Some(until) = until else { return Ok(last) };
     let until = time::parse(until).map_err(Failure::usage)?;
-    let found = members.iter().rposition(|member| time::parse(&member.time).is_ok_and(|time| time <= until));
-    found.ok_or_else(|| {
+    // Up to the first younger one: where a clock was put back, what was made later is of a later state whatever it says.
+    let old = |member: &&Member| time::parse(&member.time).is_ok_and(|time| time <= until);
+    members.iter().take_while(old).count().checked_sub(1).ok_or_else(|| {
         let message = format!("{path}: no member is that old; the oldest is of {}", members[0].time);
         Failure::new("no-member", message)
     })

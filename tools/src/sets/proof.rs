@@ -1,7 +1,7 @@
 //! Whether the files of a set are what `set.json` says.
 //!
-//! Invariant kept here: a file is called right without reading it only if the system says that nothing has written to it since it
-//! was complete; otherwise by all of its bytes.
+//! Invariant kept here: a file is called right without reading it only if the system, which has not been started anew since, says
+//! that nothing has written to it since it was complete; otherwise by all of its bytes.
 
 use super::chain::{Layered, Stored, failed};
 use super::{Folder, damaged};
@@ -12,7 +12,7 @@ use crate::terminal::signals;
 use dirtymap_cli::qcow2::data::{Counted, Disk, Shape, check};
 use dirtymap_cli::set_json::{Content, Member, Seen};
 use sha2::{Digest, Sha256};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -23,7 +23,9 @@ const STOPPED: &str = "not everything was read";
 /// What the system says of a file.
 pub fn seen(file: &File) -> io::Result<Seen> {
     let m = file.metadata()?;
-    Ok(Seen { inode: m.ino(), modified: (m.mtime(), m.mtime_nsec()), changed: (m.ctime(), m.ctime_nsec()) })
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_string());
+    let (modified, changed) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
+    Ok(Seen { inode: m.ino(), modified, changed, boot: boot.filter(|id| !id.is_empty()) })
 }
 
 /// The SHA-256 of all bytes of a file.
@@ -45,39 +47,56 @@ pub fn hash(stored: &Stored, path: &Path, what: &'static str) -> Result<String> 
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// Whether a file is what it was: by the system, or else by its bytes; or with `read`, by its bytes in any case. What the system says
+/// of it, as it is proved.
+pub(super) fn prove(stored: &Stored, path: &Path, content: &Content, read: bool) -> Result<Seen> {
+    let now = seen(&stored.file).map_err(|e| Failure::io(path.display(), &e))?;
+    let Content { bytes, sha256, seen: then } = content;
+    if stored.bytes != *bytes {
+        let message = format!("{}: has {} bytes, and had {bytes} when it was complete", path.display(), stored.bytes);
+        return Err(damaged(message));
+    }
+    if read || !now.proves(then) {
+        let found = hash(stored, path, "checking")?;
+        if found != *sha256 {
+            let message = format!("{}: SHA-256 is {found}, and was {sha256} when it was complete", path.display());
+            return Err(damaged(message));
+        }
+    }
+    Ok(now)
+}
+
 impl Folder {
     /// The disk that a member is, from files that are proved to be what they were: by the system, or else by their bytes; or with
     /// `read`, by their bytes in any case.
     pub fn prove(&self, index: usize, read: bool) -> Result<Layered> {
+        self.prove_all(index, read).map(|(disk, _)| disk)
+    }
+
+    /// The same of the newest member; what is proved by its bytes need not be read the next time, once `set.json` is saved.
+    pub fn prove_newest(&mut self) -> Result<Layered> {
+        let newest = self.set.members.len().saturating_sub(1);
+        let (disk, seen) = self.prove_all(newest, false)?;
+        let first = self.set.members.len() - seen.len();
+        for (member, seen) in self.set.members[first..].iter_mut().zip(seen) {
+            member.content.seen = seen;
+        }
+        Ok(disk)
+    }
+
+    fn prove_all(&self, index: usize, read: bool) -> Result<(Layered, Vec<Seen>)> {
         let chain = self.set.chain(index);
         let mut disks = Vec::with_capacity(chain.len());
+        let mut found = Vec::with_capacity(chain.len());
         for member in chain {
             let path = self.at(&member.file);
             let stored = Stored::open(&path)?;
-            let now = seen(&stored.file).map_err(|e| Failure::io(path.display(), &e))?;
-            let Content { bytes, sha256, seen: then } = &member.content;
-            if stored.bytes != *bytes {
-                let message =
-                    format!("{}: has {} bytes, and had {bytes} when it was complete", path.display(), stored.bytes);
-                return Err(damaged(message));
-            }
-            if read || now != *then {
-                let found = hash(&stored, &path, "checking")?;
-                if found != *sha256 {
-                    let message =
-                        format!("{}: SHA-256 is {found}, and was {sha256} when it was complete", path.display());
-                    return Err(damaged(message));
-                }
-            }
+            found.push(prove(&stored, &path, &member.content, read)?);
             disks.push(self.open_disk(stored, &path, member)?);
         }
-        self.layered(disks, index)
-    }
-
-    /// The disk that a member is, by its files as they are: whoever writes them out again reads them whole.
-    fn layered(&self, disks: Vec<Disk<Stored>>, index: usize) -> Result<Layered> {
         let member = &self.set.members[index];
-        Layered::new(disks, member.size, self.at(&member.file).display().to_string())
+        let disk = Layered::new(disks, member.size, self.at(&member.file).display().to_string())?;
+        Ok((disk, found))
     }
 
     /// The disk in a file, if it is of the right length and rests upon what it should.
