@@ -91,6 +91,38 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(system("cp", &[OsStr::new("-r"), from.as_os_str(), to.as_os_str()]));
 }
 
+/// The map's last target is a member of its set: no reason to take that for a mirror.
+#[test]
+fn a_mirror_backup_overwrites_no_file_of_a_set() {
+    let set = Set::of_image(MIB);
+    set.keep(1, &[]);
+    set.write(0, b"QFI");
+    let (link, outside) = (set.dir.path("link"), set.dir.path("outside"));
+    std::os::unix::fs::symlink(set.member(1), &link).expect("link");
+    let member = fs::read(set.member(1)).expect("read");
+    for target in [set.member(1), set.member(2), set.folder().join("set.json"), link] {
+        for more in ["--audit=0", "--force", "--full"] {
+            dm!("backup", set.image, target, "--map", set.map, more).exits(8).says("backup set");
+        }
+    }
+    // Nor by a name elsewhere, where only what is in it tells.
+    fs::hard_link(set.member(1), &outside).expect("link");
+    dm!("backup", set.image, outside, "--map", set.map, "--audit", "0").exits(8).says("is a qcow2 image");
+    // If the image begins like one, it is compared before anything is overwritten.
+    set.write(0, b"QFI\xfb");
+    dm!("backup", set.image, outside, "--map", set.map, "--audit", "0").exits(8).says("was not touched");
+    assert!(fs::read(set.member(1)).expect("read") == member);
+    fs::write(&set.target, b"something").expect("write");
+    dm!("backup", set.image, set.target, "--map", set.map).exits(8).says("that is a member of a set");
+    assert_eq!(set.keep(2, &[])["full"], false);
+    set.assert_restores(1);
+    // A qcow2 image of nobody's is overwritten when told.
+    let other = set.dir.copy(&outside, "other");
+    dm!("backup", set.image, other, "--map", set.map).exits(8);
+    dm!("backup", set.image, other, "--map", set.map, "--force").exits(0);
+    assert!(fs::read(other).expect("read") == fs::read(&set.image).expect("read"));
+}
+
 #[test]
 fn a_set_of_another_image_is_not_gone_on_with_and_not_pruned_by_a_backup() {
     let set = Set::of_image(MIB);

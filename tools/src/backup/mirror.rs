@@ -11,9 +11,12 @@ use super::{Job, Outcome, UNNAMED, Wanted, Work};
 use crate::exit::{Failure, Result};
 use crate::files::{self, Content, Image, storage};
 use crate::map::points::keep_last;
+use crate::sets;
 use crate::terminal::progress;
 use dirtymap::{ImageStamp, checkpoint::Checkpoint, info::Info};
+use dirtymap_cli::set_json;
 use indicatif::ProgressBar;
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::Path;
 
@@ -30,9 +33,11 @@ impl<'a> Mirror<'a> {
     /// What is at the target's name.
     pub fn open(args: &'a Wanted, path: &'a Path, image: &Image) -> Result<Mirror<'a>> {
         files::distinct(&[("image", &args.image), ("map", &args.map), ("target", path)])?;
+        outside_of_sets(path)?;
         let target = Image::open_target(path)?;
         if let Some(target) = &target {
             storage::apart(image, target)?;
+            no_container(args, image, target)?;
         }
         Ok(Mirror { args, path, target, plan: Plan::New })
     }
@@ -59,6 +64,36 @@ impl<'a> Mirror<'a> {
             Vec::new()
         })
     }
+}
+
+/// Refuses a file of a backup set: a mirror would overwrite what the set keeps, and what rests upon it.
+fn outside_of_sets(path: &Path) -> Result<()> {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let Some(name) = real.file_name().and_then(OsStr::to_str) else { return Ok(()) };
+    let member = set_json::number(name.trim_end_matches(".merged")).is_some() || name == sets::FILE;
+    if !member || real.with_file_name(sets::FILE).symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let message = format!(
+        "{} belongs to a backup set, whose members are never overwritten; give another target, or make the next member \
+         (--set DIR)",
+        path.display()
+    );
+    Err(Failure::new("wrong-target", message))
+}
+
+/// Refuses a file that cannot be the copy of an image: that has the image's length, and as it starts.
+fn no_container(args: &Wanted, image: &Image, target: &Image) -> Result<()> {
+    let copy = target.stamp.is_block_device() || target.size() == image.size();
+    let format = target.container().filter(|_| !copy && !args.how.force && image.container().is_none());
+    let Some(format) = format else { return Ok(()) };
+    let message = format!(
+        "{}: is a {format} image, by its first bytes, perhaps a member of a backup set, and no copy of {}; give another \
+         target, or overwrite it with a full copy (--force)",
+        target.path.display(),
+        image.path.display()
+    );
+    Err(Failure::new("wrong-target", message))
 }
 
 impl Target for Mirror<'_> {

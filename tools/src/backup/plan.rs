@@ -7,6 +7,7 @@ use super::Wanted;
 use crate::exit::{Failure, Result};
 use crate::files::Image;
 use dirtymap::{Comparison, ImageStamp, info::Info};
+use dirtymap_cli::set_json;
 use std::path::Path;
 
 /// What to copy.
@@ -56,8 +57,10 @@ pub fn plan(args: &Wanted, path: &Path, info: &Info, target: Option<&Image>, siz
         Some((compared, _)) if args.how.full || (args.how.force && compared != Comparison::Same) => {
             return Ok(Plan::Full);
         }
-        Some((compared, _)) => {
-            return Ok(Plan::Incremental { compare: begun || compared != Comparison::Same, stranger: false });
+        Some((compared, recorded)) => {
+            // The image's length has changed, or it is no copy of that: the last backup may have gone to a set.
+            let other = recorded != size && !target.stamp.is_block_device();
+            return Ok(Plan::Incremental { compare: begun || other || compared != Comparison::Same, stranger: false });
         }
         None => "this map has not written any backup so far".into(),
     };
@@ -68,12 +71,20 @@ pub fn plan(args: &Wanted, path: &Path, info: &Info, target: Option<&Image>, siz
     if begun || args.how.force {
         return Ok(Plan::Full);
     }
+    let give = if went_to_a_set(info) { "that is a member of a set; give" } else { "give that backup, or" };
     let message = format!(
         "{name} is not the backup that this map last wrote ({why}), so copying what is dirty would not make it one; \
-         give that backup, or a new file; or bring {name} up to date since the name that it was complete with (--since \
+         {give} a new file; or bring {name} up to date since the name that it was complete with (--since \
          NAME); or overwrite it with a full copy (--force)"
     );
     Err(Failure::new("wrong-target", message))
+}
+
+/// Whether the last backup made a member of a set, by the name of the point that it left.
+fn went_to_a_set(info: &Info) -> bool {
+    let last = |target: &ImageStamp| info.target.as_ref().is_some_and(|last| last.equals(target));
+    let member = |name: &str| set_json::point_of(name).is_some();
+    info.points.iter().any(|point| member(&point.name) && point.target.as_ref().is_some_and(last))
 }
 
 /// A target that was complete when a point was frozen: any copy of it will do, as all that is not copied is compared.

@@ -136,15 +136,7 @@ impl Image {
 
     /// Refuses a file in which the bytes of a disk are not where the disk has them.
     pub fn is_raw(&self) -> Result<()> {
-        let mut start = [0; 128];
-        let mut filled = 0;
-        // A short file, or one that cannot be read, is none of these.
-        while let Ok(n @ 1..) = self.file.read_at(&mut start[filled..], filled as u64) {
-            filled += n;
-        }
-        let Some((.., format)) = CONTAINERS.iter().find(|(at, magic, _)| start[*at..].starts_with(magic)) else {
-            return Ok(());
-        };
+        let Some(format) = self.container() else { return Ok(()) };
         let message = format!(
             "{}: is a {format} image, by its first bytes: its bytes are not where the disk has them, so a map of the disk does \
              not fit it; give a raw image or a block device (qemu-nbd makes one of it), or take the bytes of the file as they \
@@ -152,6 +144,18 @@ impl Image {
             self.path.display()
         );
         Err(Failure::new("not-raw", message))
+    }
+
+    /// What it is by its first bytes, if that is a file in which the bytes of a disk are not where the disk has them.
+    pub fn container(&self) -> Option<&'static str> {
+        let mut start = [0; 128];
+        let mut filled = 0;
+        // A short file, or one that cannot be read, is none of these.
+        while let Ok(n @ 1..) = self.file.read_at(&mut start[filled..], filled as u64) {
+            filled += n;
+        }
+        let found = CONTAINERS.iter().find(|(at, magic, _)| start[*at..].starts_with(magic));
+        found.map(|(.., format)| *format)
     }
 
     /// Takes a stamp to be recorded: waits until a later write would change it.
