@@ -195,8 +195,6 @@ fn a_mirror_that_keeps_few_names_takes_no_point_from_a_set() {
     set.write(0, b"two");
     assert_eq!(mirror("tuesday"), serde_json::json!(["monday"]));
     assert_eq!(set.keep(2, &[])["full"], false);
-    dm!("checkpoint", "drop", set.map, "--keep-last", "0").exits(0);
-    assert_eq!(set.keep(3, &[])["full"], false);
 }
 
 /// What the system says of a file proves it as long as the machine runs; and what was read once is not read again.
