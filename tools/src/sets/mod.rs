@@ -93,6 +93,8 @@ impl Folder {
                 format!("{}: would have more than {} bytes; prune the set", path.display(), set_json::MAX_BYTES);
             return Err(Failure::new("refused", message));
         }
+        let io = |e: &io::Error| Failure::io(format_args!("{}: write", path.display()), e);
+        disk_fails(false).map_err(|e| io(&e))?;
         settle::remove(&temporary)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
         // Who may read a member may know of it.
@@ -102,10 +104,10 @@ impl Folder {
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
-            in_doubt()?;
+            disk_fails(true)?;
             self.directory.sync_all()
         });
-        saved.map_err(|e| Failure::io(format_args!("{}: write", path.display()), &e))
+        saved.map_err(|e| io(&e))
     }
 
     /// The name of the next member's file: a number that no member had and under which there is nothing.
@@ -211,16 +213,16 @@ pub fn step(_name: &'static str) {
 
 #[cfg(test)]
 thread_local! {
-    /// How many more times a save ends well.
-    pub static SAVES: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
+    /// Which save from now on is in doubt. Those that follow fail as well, and without effect.
+    pub static DOUBTFUL: std::cell::Cell<u32> = const { std::cell::Cell::new(u32::MAX) };
 }
 
-/// Where a save is in doubt: what it wrote has its name, and may not have it after a power cut. Tests have it fail there.
-fn in_doubt() -> io::Result<()> {
+/// Where a save can fail: before anything is written, and when what was written has its name and may not have it after a power cut.
+fn disk_fails(_renamed: bool) -> io::Result<()> {
     #[cfg(test)]
     {
-        let left = SAVES.get();
-        SAVES.set(left.saturating_sub(1));
+        let left = DOUBTFUL.get().saturating_sub(_renamed.into());
+        DOUBTFUL.set(left);
         if left == 0 {
             return Err(io::Error::other("a disk that fails"));
         }
