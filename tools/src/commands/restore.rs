@@ -155,7 +155,7 @@ fn onto_tracked(
     output: Output,
     answer: &mut Answer,
 ) -> Result<()> {
-    let image = Image::open(&args.out, true)?;
+    let image = Image::open_locked(&args.out, true)?;
     files::distinct(&[("image", &args.out), ("map", map_path)])?;
     let acceptable = |info: &Info| {
         relation::fits(info, map_path, &image)?;
