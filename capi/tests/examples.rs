@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{has, make, root, run, stdout};
+use common::{has, made, make, root, run, stdout};
 use dirtymap::info::{FileState, inspect};
 use std::fs::File;
 use std::io::Write;
@@ -16,12 +16,23 @@ fn example(name: &str) -> PathBuf {
     root().join("../examples/c").join(name)
 }
 
+fn install(below: &Path) {
+    made();
+    run(make("install").arg(format!("DESTDIR={}", below.display())).arg("PREFIX=/opt"));
+}
+
+/// Files and links below a directory.
+fn files(below: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(below).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() && !path.is_symlink() { files(&path) } else { vec![path] }).collect()
+}
+
 /// Everything installed below a directory, and that.
 fn installed() -> &'static Path {
     static INSTALLED: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        run(make("install").arg(format!("DESTDIR={}", dir.path().display())).arg("PREFIX=/opt"));
+        install(dir.path());
         dir
     });
     installed.path()
@@ -123,6 +134,46 @@ fn a_tracker_and_an_incremental_backup() {
 }
 
 #[test]
+fn a_target_gets_the_length_of_the_map() {
+    let Some(place) = Workplace::new() else { return };
+    place.track(0, b"first");
+    place.back_up();
+    // Shorter, and the target is known: only its end has to go.
+    File::options().write(true).open(place.at("image")).unwrap().set_len(32 * MIB).unwrap();
+    let mut map = dirtymap::DirtyMap::open(place.at("map")).unwrap();
+    map.truncate(32 * MIB).unwrap();
+    map.close().unwrap();
+    place.track(0, b"second");
+    place.back_up();
+    assert_eq!(std::fs::metadata(place.at("copy")).unwrap().len(), 32 * MIB);
+}
+
+#[test]
+fn a_backup_of_an_image_that_ends_too_soon_says_so_and_is_none() {
+    let Some(place) = Workplace::new() else { return };
+    place.track(0, b"first");
+    File::options().write(true).open(place.at("image")).unwrap().set_len(32 * MIB).unwrap();
+    let files = ["image", "map", "copy"].map(|name| place.at(name));
+    let said = Command::new(place.at("backup")).args(files).output().unwrap();
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.code() == Some(1) && err.contains("copy: No data available"), "{err}");
+    assert_eq!(place.dirty(), 64 * MIB);
+    assert!(inspect(place.at("map")).unwrap().target.is_none());
+}
+
+#[test]
+fn a_tracker_takes_no_offset_that_is_none() {
+    let Some(place) = Workplace::new() else { return };
+    for offset in ["", "12x", "-1", "99999999999999999999"] {
+        let mut command = Command::new(place.at("tracker"));
+        let said =
+            command.args([place.at("image"), place.at("map")]).arg(offset).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(said.status.code(), Some(2), "{offset:?}: {said:?}");
+    }
+    assert!(!place.at("map").exists());
+}
+
+#[test]
 fn a_tracker_that_is_killed_loses_no_write() {
     let Some(place) = Workplace::new() else { return };
     place.track(0, b"first");
@@ -158,7 +209,30 @@ fn what_is_installed_has_a_manual_page_for_each_function() {
     for name in functions.lines().filter_map(|line| line.trim().strip_suffix(';')).filter(|name| name.contains('_')) {
         assert_eq!(std::fs::read_link(pages.join(format!("{name}.3"))).unwrap(), Path::new("dirtymap.3"), "{name}");
     }
-    run(make("uninstall").arg("DESTDIR=/nonexistent"));
+}
+
+#[test]
+fn uninstall_takes_away_all_that_was_installed_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    install(dir.path());
+    assert!(files(dir.path()).len() > 120);
+    let other = dir.path().join("opt/lib/other.so");
+    std::fs::write(&other, "").unwrap();
+    run(make("uninstall").arg(format!("DESTDIR={}", dir.path().display())).arg("PREFIX=/opt"));
+    assert_eq!(files(dir.path()), [other]);
+}
+
+/// `sudo make install` builds nothing: root has no cargo, or another one.
+#[test]
+fn install_builds_nothing() {
+    made();
+    let dir = tempfile::tempdir().unwrap();
+    let below = format!("DESTDIR={}", dir.path().display());
+    run(make("install").args([&below, "PREFIX=/opt", "CARGO=/nonexistent", "CC=/nonexistent"]));
+    let empty = format!("CARGO_TARGET_DIR={}", dir.path().join("empty").display());
+    let said = make("install").args([&below, &empty]).output().unwrap();
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert!(!said.status.success() && err.contains("run make first"), "{err}");
 }
 
 /// nbdkit with the plugin, until it is dropped.
@@ -209,6 +283,12 @@ fn nbdkit_serves_a_tracked_image() {
     }
     let Some(place) = Workplace::new() else { return };
     built("nbdkit-dirtymap.c", &place.at("plugin.so"), &["nbdkit", "dirtymap"], &["-shared", "-fPIC"]);
+    // The size of a device is not that of its inode.
+    let mut device = Command::new("nbdkit");
+    device.args(["--foreground", "-U", "-"]).arg(place.at("plugin.so")).arg("image=/dev/zero");
+    let refused = device.arg(format!("map={}", place.at("map").display())).args(["--run", "true"]).output().unwrap();
+    let err = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && err.contains("/dev/zero is no regular file"), "{err}");
     // The map is made, all dirty, and a backup goes by it while the server runs.
     let server = Server::start(&place);
     server.run(&["write -P 1 1M 64k"]);

@@ -6,6 +6,7 @@
  */
 #include <dirtymap.h>
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -35,7 +36,7 @@ static int copy(const dirtymap_t *work, int image, int target, uint64_t *copied)
     dirtymap_cursor_t cursor;
     struct dirtymap_range area;
     /* What is forgotten here may not be lost there: by a power cut the image would fall behind its copy. */
-    if (fsync(image) != 0)
+    if (fsync(image) != 0 || ftruncate(target, (off_t)dirtymap_len(work)) != 0)
         return -1;
     dirtymap_cursor_init(&cursor, 0, DIRTYMAP_NONE);
     for (;;) {
@@ -46,9 +47,12 @@ static int copy(const dirtymap_t *work, int image, int target, uint64_t *copied)
             size_t part = area.count - done < sizeof buffer ? (size_t)(area.count - done) : sizeof buffer;
             ssize_t got = pread(image, buffer, part, (off_t)(area.start + done));
             /* A write that goes on here meanwhile is dirty for the next backup. */
-            if (got <= 0 || pwrite(target, buffer, (size_t)got, (off_t)(area.start + done)) != got)
+            ssize_t put = got > 0 ? pwrite(target, buffer, (size_t)got, (off_t)(area.start + done)) : got;
+            if (put == 0)
+                errno = ENODATA; /* the image ends before its map */
+            if (put <= 0)
                 return -1;
-            done += (uint64_t)got, *copied += (uint64_t)got;
+            done += (uint64_t)put, *copied += (uint64_t)put;
         }
     }
 }
@@ -71,13 +75,10 @@ int main(int argc, char **argv) {
     check(dirtymap_checkpoint(map, &left, sizeof left), "checkpoint");
     if (left.state != DIRTYMAP_NO_CHECKPOINT)
         check(dirtymap_abort(map, &left.uuid), "abort");
-    /* Is this what the last backup wrote? If not, all of it is copied. */
+    /* Is this what the last backup wrote? If not, or if nothing proves it (a reboot), all of it is copied. */
     check(dirtymap_compare(map, DIRTYMAP_TARGET, target, &same), "compare");
-    if (same != DIRTYMAP_SAME) {
+    if (same != DIRTYMAP_SAME)
         check(dirtymap_set_all(map, NULL), "set_all");
-        if (ftruncate(target, (off_t)dirtymap_len(map)) != 0)
-            err(1, "ftruncate");
-    }
 
     check(dirtymap_freeze(map, NULL, &frozen), "freeze");
     check(dirtymap_frozen(map, &frozen, &work), "frozen");

@@ -30,7 +30,8 @@ static int checked(int code) {
     if (code == 0)
         return 0;
     nbdkit_error("%s: %s", map_path, dirtymap_error_message());
-    nbdkit_set_error(code == DIRTYMAP_E_NO_SPACE ? ENOSPC : EIO);
+    errno = code == DIRTYMAP_E_NO_SPACE ? ENOSPC : EIO;
+    nbdkit_set_error(errno);
     return -1;
 }
 
@@ -57,6 +58,10 @@ static int open_image(void) {
     image = open(image_path, O_RDWR | O_CLOEXEC);
     if (image < 0 || fstat(image, &now) != 0) {
         nbdkit_error("%s: %m", image_path);
+        return -1;
+    }
+    if (!S_ISREG(now.st_mode)) {
+        nbdkit_error("%s is no regular file", image_path); /* the size of a device is not in st_size */
         return -1;
     }
     size = now.st_size;
@@ -92,7 +97,9 @@ static int open_map(void) {
 }
 
 static void close_map(void) {
-    if (map && fsync(image) == 0 && checked(dirtymap_close_with_image(map, image)) == 0)
+    if (map && fsync(image) != 0)
+        nbdkit_error("%s: sync: %m; its map is not closed", image_path);
+    else if (map && checked(dirtymap_close_with_image(map, image)) == 0)
         map = NULL;
     /* What could not be closed is recovered when it is opened next. */
     dirtymap_free(map);
@@ -131,6 +138,8 @@ static int read_image(void *handle, void *buffer, uint32_t count, uint64_t offse
     for (uint32_t done = 0; done < count;) {
         ssize_t got = pread(image, (char *)buffer + done, count - done, (off_t)(offset + done));
         if (got <= 0) {
+            if (got == 0)
+                errno = EIO; /* somebody has cut the image off */
             nbdkit_error("%s: read: %m", image_path);
             return -1;
         }
@@ -167,6 +176,7 @@ static int punch(int mode, uint32_t count, uint64_t offset) {
         return -1;
     if (result != 0)
         nbdkit_set_error(error == ENOTSUP || error == EOPNOTSUPP ? EOPNOTSUPP : error);
+    errno = error;
     return result;
 }
 
@@ -177,7 +187,9 @@ static int zero_image(void *handle, uint32_t count, uint64_t offset, uint32_t fl
 
 static int trim_image(void *handle, uint32_t count, uint64_t offset, uint32_t flags) {
     (void)handle, (void)flags;
-    return punch(FALLOC_FL_PUNCH_HOLE, count, offset);
+    /* A trim is a wish: where the file system has no holes, the data stays. */
+    int result = punch(FALLOC_FL_PUNCH_HOLE, count, offset);
+    return result != 0 && (errno == ENOTSUP || errno == EOPNOTSUPP) ? 0 : result;
 }
 
 static int flush_image(void *handle, uint32_t flags) {

@@ -7,6 +7,7 @@
  */
 #include <dirtymap.h>
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -62,7 +63,11 @@ int main(int argc, char **argv) {
     ssize_t size;
     if (argc != 4)
         errx(2, "usage: tracker IMAGE MAP OFFSET < DATA");
-    uint64_t at = strtoull(argv[3], NULL, 0);
+    char *end;
+    errno = 0;
+    uint64_t at = strtoull(argv[3], &end, 0);
+    if (errno != 0 || end == argv[3] || *end != 0 || argv[3][0] == '-')
+        errx(2, "%s is no offset", argv[3]);
     int image = open(argv[1], O_RDWR);
     if (image < 0)
         err(1, "%s", argv[1]);

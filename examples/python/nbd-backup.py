@@ -36,13 +36,13 @@ def main() -> None:
         # One backup at a time: so an outstanding checkpoint is of one that died.
         if left := map.checkpoint():
             left.abort()
-        # Is this what the last backup wrote? If not, all of it is copied.
+        # Is this what the last backup wrote? If not, or if nothing proves it (a reboot), all of it is copied.
         if map.compare("target", target) != "same":
             map.set_all()
-            os.ftruncate(target, len(map))
         with map.freeze() as checkpoint:  # aborted if anything fails
             disk.flush()
             map.begin_backup(target)
+            os.ftruncate(target, len(map))
             copied = copy(disk, target, checkpoint.frozen())
             os.fsync(target)
             checkpoint.commit(target=target)
