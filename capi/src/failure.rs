@@ -149,10 +149,11 @@ fn keep(message: String, cause: u32, errno: c_int) {
     });
 }
 
-/// A panic was caught; the code.
+/// A panic was caught that carries this text, and may be of another thread; the code.
 #[cold]
-pub(crate) fn panicked() -> c_int {
-    let said = LAST.try_with(|last| last.panic.take()).unwrap_or_default();
+pub(crate) fn panicked(carried: &str) -> c_int {
+    let said = LAST.try_with(|last| last.panic.take()).ok().filter(|said| said.contains(carried));
+    let said = said.unwrap_or_else(|| carried.into());
     keep(format!("a bug of dirtymap, please report it: {said}"), 0, 0);
     PANIC
 }

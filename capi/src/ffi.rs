@@ -33,9 +33,11 @@ fn call_or(f: impl FnOnce() -> Result<()>, after_panic: impl FnOnce()) -> c_int 
     }));
     done.unwrap_or_else(|panic| {
         after_panic();
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref().map(String::as_str));
+        let code = panicked(text.unwrap_or_default());
         // What a panic carries may panic when it is dropped.
         std::mem::forget(panic);
-        panicked()
+        code
     })
 }
 
@@ -502,6 +504,10 @@ mod tests {
         map.free();
         other.free();
         assert_eq!(call(|| panic!("fifteen")), 107);
+        // One of another thread, which goes on here.
+        let elsewhere = std::thread::spawn(|| panic!("sixteen")).join();
+        assert_eq!(call(|| std::panic::resume_unwind(elsewhere.unwrap_err())), 107);
+        assert!(message().contains("sixteen"), "{}", message());
         assert_eq!(handle().call(|_| Ok(())), 0);
     }
 

@@ -11,7 +11,7 @@ use crate::file::locks::locked;
 use crate::sys::{Lock, fork};
 use std::io;
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
@@ -51,11 +51,14 @@ pub(crate) struct Request {
     outcome: Mutex<Outcome>,
 }
 
+/// A write that has begun, or why it has not; or what a panic carries, which goes on where it is polled.
+type Begun = std::thread::Result<Result<InFlight<Arc<Core>>>>;
+
 #[derive(Default)]
 struct Outcome {
     /// Whom to wake.
     waiting: Option<Waker>,
-    begun: Option<Result<InFlight<Arc<Core>>>>,
+    begun: Option<Begun>,
     /// Nobody wants it any more.
     cancelled: bool,
 }
@@ -132,7 +135,7 @@ impl Orders {
             }
             if due.is_some_and(|due| due <= Instant::now()) {
                 // An error stays in the map (rule 7): the next flush or the close meets it.
-                caught(|| {
+                let _ = caught(|| {
                     let lock = core.lock_within(FLUSHER_PATIENCE.min(core.lock_timeout));
                     _ = lock.and_then(|mut lock| lock.flush_to(Keep::Hot, None));
                 });
@@ -143,8 +146,8 @@ impl Orders {
 }
 
 /// Does something in which the program may be called back. Its panic does not end the thread, on which others wait.
-fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).ok()
+fn caught<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work))
 }
 
 impl Request {
@@ -155,14 +158,11 @@ impl Request {
         }
         let begun = if gave_up {
             let locked = || locked(core.file(), Lock::Update, InUse::Update);
-            InFlight::try_begin(core.clone(), &self.ranges).ok_or_else(locked)
+            Ok(InFlight::try_begin(core.clone(), &self.ranges).ok_or_else(locked))
         } else {
-            let begun = caught(|| InFlight::begin(core.clone(), &self.ranges, None));
-            begun.unwrap_or_else(|| {
-                Err(core.io("begin a write")(io::Error::other("a callback of the program panicked")))
-            })
+            caught(|| InFlight::begin(core.clone(), &self.ranges, None))
         };
-        let gave_up = gave_up || matches!(begun, Err(Error::Locked { .. }));
+        let gave_up = gave_up || matches!(begun, Ok(Err(Error::Locked { .. })));
         let waiting = {
             let mut outcome = lock(&self.outcome);
             if outcome.cancelled {
@@ -172,15 +172,17 @@ impl Request {
             outcome.waiting.take()
         };
         // Not with the lock: a task may be polled by this call.
-        waiting.and_then(|waker| caught(|| waker.wake()));
+        let _ = waiting.map(|waker| caught(|| waker.wake()));
         gave_up
     }
 
     /// The write, once it has begun; until then, `waker` is woken in place of the last one. At most once ready.
+    /// A panic of the thread that began it goes on here.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<InFlight<Arc<Core>>>> {
         let mut outcome = lock(&self.outcome);
         if let Some(begun) = outcome.begun.take() {
-            return Poll::Ready(begun);
+            drop(outcome);
+            return Poll::Ready(begun.unwrap_or_else(|panic| resume_unwind(panic)));
         }
         let before = outcome.waiting.replace(waker.clone());
         drop(outcome);

@@ -358,6 +358,28 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_of_the_thread_goes_on_where_the_write_is_polled_and_keeps_no_other_waiting() {
+        // Longer than what is set without asking anybody.
+        let len = 5 << 40;
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().flush_interval(None).progress(|now| match now.step {
+            crate::Step::Setting => panic!("of what is told"),
+            _ => std::ops::ControlFlow::Continue(()),
+        });
+        let map = Arc::new(options.create(dir.path().join("map"), len).unwrap());
+        let (_, waker) = woken();
+        let mut long = map.begin_writes_async(std::slice::from_ref(&(0..len)));
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(ready(&mut long, &waker))));
+        assert_eq!(polled.unwrap_err().downcast_ref(), Some(&"of what is told"));
+        let other = len - 1..len;
+        drop(ready(&mut map.begin_writes_async(&[other]), &waker).unwrap());
+        // Nothing is in flight.
+        drop(long);
+        let frozen = map.freeze(None).unwrap();
+        map.commit_checkpoint(frozen.uuid, false).unwrap();
+    }
+
+    #[test]
     fn those_that_wait_for_one_lock_give_up_together() {
         let (dir, map) = new_map();
         drop(map);
