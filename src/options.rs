@@ -142,6 +142,7 @@ pub struct Options {
     pub(crate) freeze_timeout: Duration,
     pub(crate) lock_timeout: Duration,
     pub(crate) writes_outlive: bool,
+    pub(crate) beside_snapshot: bool,
     pub(crate) watcher: Watcher,
 }
 
@@ -170,6 +171,7 @@ impl Options {
             freeze_timeout: DEFAULT_FREEZE_TIMEOUT,
             lock_timeout: DEFAULT_LOCK_TIMEOUT,
             writes_outlive: false,
+            beside_snapshot: false,
             watcher: Watcher::default(),
         }
     }
@@ -321,6 +323,14 @@ impl Options {
     /// checkpoint can be frozen until the map was closed by all who have it open. For opening and creating.
     pub fn writes_outlive(mut self, outlive: bool) -> Options {
         self.writes_outlive = outlive;
+        self
+    }
+
+    /// Whether to open a map for writing while a [snapshot](crate::DirtyMap::freeze_snapshot) is outstanding in it: not by default
+    /// ([`Error::Outstanding`](crate::Error::Outstanding)), as a write of the image beside the program that copies old data would spoil what
+    /// it keeps. For who goes on with the snapshot, ends it, or does not write the image.
+    pub fn beside_snapshot(mut self, beside: bool) -> Options {
+        self.beside_snapshot = beside;
         self
     }
 

@@ -711,7 +711,8 @@ fn the_freeze_of_a_snapshot_calls_back_between_the_wait_for_writes_and_frozen() 
     // It says so to whoever comes later, and what was marked meanwhile outlives the commit.
     map.close().unwrap();
     assert!(inspect(&path).unwrap().checkpoint.unwrap().snapshot);
-    let map = options().open(&path).unwrap();
+    assert_eq!(options().open(&path).unwrap_err().kind(), "checkpoint-outstanding");
+    let map = options().beside_snapshot(true).open(&path).unwrap();
     map.commit_checkpoint(frozen.uuid, true).unwrap();
     assert_eq!(dirty(&map), [2]);
     assert_eq!(map.since("now").unwrap().count(), 1);
@@ -730,4 +731,37 @@ fn the_freeze_of_a_snapshot_fails_if_what_it_calls_back_does() {
     let failed = map.freeze_snapshot(None, |uuid| map.abort_checkpoint(uuid)).unwrap_err();
     assert_eq!(failed.kind(), "no-checkpoint");
     assert_eq!(dirty(&map), [1]);
+}
+
+/// What another writer overwrites is copied by nobody.
+#[test]
+fn a_snapshot_has_the_map_without_other_writers_and_a_writer_has_it_without_a_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = options().access(Access::Shared);
+    let path = dir.path().join("map");
+    let server = shared.create(&path, LEN).unwrap();
+    server.set(granule(1)).unwrap();
+    // The writer is in the slot behind the server's, and then in the one before.
+    let writer = shared.open(&path).unwrap();
+    assert_eq!(server.freeze_snapshot(None, |_| Ok(())).unwrap_err().kind(), "locked");
+    assert_eq!((server.checkpoint().unwrap(), dirty(&server)), (None, vec![1]));
+    server.close().unwrap();
+    let server = writer;
+    let writer = shared.open(&path).unwrap();
+    assert_eq!(server.freeze_snapshot(None, |_| Ok(())).unwrap_err().kind(), "locked");
+    // For any other checkpoint they may be there.
+    let point = server.freeze(None).unwrap();
+    writer.abort_checkpoint(point.uuid).unwrap();
+    writer.close().unwrap();
+    // Also one that comes while it is frozen.
+    let point = server.freeze_snapshot(None, |_| {
+        assert_eq!(shared.open(&path).unwrap_err().kind(), "checkpoint-outstanding");
+        Ok(())
+    });
+    let uuid = point.unwrap().uuid;
+    assert_eq!(shared.open(&path).unwrap_err().kind(), "checkpoint-outstanding");
+    let knows = shared.clone().beside_snapshot(true).open(&path).unwrap();
+    knows.abort_checkpoint(uuid).unwrap();
+    knows.close().unwrap();
+    shared.open(&path).unwrap().close().unwrap();
 }

@@ -12,11 +12,13 @@ use super::core::Core;
 use super::intent::keep_intent;
 use super::points::{BATCH_WORDS, PointWord};
 use super::round::{Keep, Switch};
-use crate::error::{Corruption, Error, Refusal, Result, counted};
+use crate::error::{Corruption, Error, InUse, Refusal, Result, counted};
 use crate::file::create::random_uuid;
-use crate::file::points::{Checkpoint, no_checkpoint, of_header};
+use crate::file::points::{Checkpoint, no_checkpoint, none_outstanding, of_header};
 use crate::file::reasons::forget;
-use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
+use crate::format::{
+    CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, SLOTS, Session, Uuid,
+};
 use crate::progress::Step;
 use crate::query::WordsIter;
 use crate::sys::os;
@@ -33,10 +35,7 @@ const MOMENT: usize = 2;
 impl Core {
     /// Whether a checkpoint with this name may be begun.
     fn may_freeze(&self, header: &Header, name: Option<&str>) -> Result<()> {
-        if let Some(Checkpoint { uuid, state, name, time, .. }) = of_header(header) {
-            let (path, uuid, name) = (self.path.clone(), uuid, name.unwrap_or_default());
-            return Err(Error::Outstanding { path, state: state.name(), uuid, name, time });
-        }
+        none_outstanding(header, &self.path)?;
         if header.session.flags & Session::OUTLIVED != 0 {
             return Err(self.may_arrive());
         }
@@ -75,7 +74,8 @@ impl Core {
         self.not_in_own_bracket()?;
         let point = self.freeze_begin_as(name, role)?;
         let done = self
-            .freeze_reset(&point)
+            .is_only_writer(role)
+            .and_then(|()| self.freeze_reset(&point))
             .and_then(|()| self.drain(&point.uuid, patience))
             .and_then(|()| settle(point.uuid))
             .and_then(|()| self.freeze_end(&point.uuid));
@@ -84,6 +84,18 @@ impl Core {
             // It is still outstanding, and that is the worse news.
             Err(worse) => worse,
         })
+    }
+
+    /// For a snapshot nobody else may have the map open for writing, who would write the image and copy nothing. Asked once
+    /// FREEZING is durable: who opens the map takes a slot and then looks for a snapshot, so one of the two sees the other.
+    fn is_only_writer(&self, role: PointRole) -> Result<()> {
+        for slots in [0..self.slot, self.slot + 1..SLOTS] {
+            let held = || self.disk.slot_held(slots.clone()).map_err(self.io("ask for writers"));
+            if role == PointRole::Snapshot && !slots.is_empty() && held()? {
+                return Err(Error::Locked { path: self.path.clone(), what: InUse::Open, holder: None });
+            }
+        }
+        Ok(())
     }
 
     /// The header, and what was added until now, if a checkpoint with this name may be begun.

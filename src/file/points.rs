@@ -39,6 +39,19 @@ pub(crate) fn of_header(header: &Header) -> Option<Checkpoint> {
     Some(Checkpoint { uuid: point.uuid, state, name, time, snapshot: point.role == PointRole::Snapshot })
 }
 
+/// The error that one is outstanding, if it is.
+pub(crate) fn none_outstanding(header: &Header, path: &Path) -> Result<()> {
+    let Some(Checkpoint { uuid, state, name, time, .. }) = of_header(header) else { return Ok(()) };
+    let (path, name) = (path.to_path_buf(), name.unwrap_or_default());
+    Err(Error::Outstanding { path, state: state.name(), uuid, name, time })
+}
+
+/// The same of that of a snapshot.
+pub(crate) fn no_snapshot(header: &Header, path: &Path) -> Result<()> {
+    let is = header.outstanding().is_some_and(|point| point.role == PointRole::Snapshot);
+    if is { none_outstanding(header, path) } else { Ok(()) }
+}
+
 /// A checkpoint that was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

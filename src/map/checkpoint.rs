@@ -66,7 +66,9 @@ impl DirtyMap {
     ///
     /// The checkpoint [says](Checkpoint::snapshot) that it is a snapshot's. What was overwritten is in no map: where the
     /// program's copies are lost, as in a power cut, the image is no longer what was frozen. The next one of its kind aborts
-    /// the checkpoint then, and everything is dirty again. For any other program it is a checkpoint as others.
+    /// the checkpoint then, and everything is dirty again. Nor would copies be made of what another program writes: so this one
+    /// must be the only one that has the map open for writing, and none [opens](crate::Options::open) it while the checkpoint is
+    /// outstanding, unless it [says](crate::Options::beside_snapshot) that it knows.
     ///
     /// ```
     /// # use dirtymap::Options;
@@ -83,7 +85,7 @@ impl DirtyMap {
     /// ```
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze), and what `settle` returns.
+    /// As [`freeze`](Self::freeze); [`Error::Locked`] when another process has the map open for writing; and what `settle` returns.
     pub fn freeze_snapshot(&self, name: Option<&str>, settle: impl FnOnce(Uuid) -> Result<()>) -> Result<Checkpoint> {
         let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
         self.core()?.freeze_as(name, PointRole::Snapshot, live.freeze_timeout, settle)

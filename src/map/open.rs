@@ -144,7 +144,7 @@ impl Options {
     /// [`Error::Locked`] if somebody else has it open who does not share it, or whom this one does not share it with;
     /// [`Error::Refused`] for [`Access::Shared`], or a [`Durability::Process`](crate::Durability::Process) map, on a file system that is not known to be safe
     /// to map (network, FUSE and others), and for [`Access::Shared`] with too low a limit on locked memory;
-    /// [`Error::NotDirtymap`], [`Error::Unsupported`],
+    /// [`Error::Outstanding`] for a [snapshot](Self::beside_snapshot); [`Error::NotDirtymap`], [`Error::Unsupported`],
     /// [`Error::Corrupt`] for what cannot be used; [`Error::Io`]. After an error no header, page or page-table byte
     /// has changed, unless writing one is what failed.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<DirtyMap> {

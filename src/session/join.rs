@@ -5,6 +5,7 @@
 use crate::engine::core::{Core, Parts};
 use crate::error::{Corruption, Error, InUse, Result};
 use crate::file::headers::{self, writable};
+use crate::file::points::no_snapshot;
 use crate::format::{Header, Session, State, VOLATILE_LAYOUT};
 use crate::map_file::MapFile;
 use crate::options::Options;
@@ -56,6 +57,10 @@ pub(crate) fn join<S>(
         return Err(Error::Locked { path: path.to_path_buf(), what: InUse::Session, holder: None });
     };
     let (slot, writer_slot) = writer_slot(&view)?;
+    if !options.beside_snapshot {
+        // With the slot: who freezes for a snapshot from here on finds it held.
+        no_snapshot(&headers::newest(MapFile::new(&*disk, path))?.header, path)?;
+    }
     step!(JoinZeroesSlot => runtime::slot(slot).for_each(|word| view.runtime()[word].store(0, SeqCst)));
     let geometry = header.geometry;
     let parts = Parts {

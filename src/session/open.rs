@@ -13,7 +13,7 @@ use crate::engine::intent_set::IntentSet;
 use crate::error::Result;
 use crate::file::bottom::{all_words, batches, words_of_pages};
 use crate::file::headers::{self, Copies, LastDurable, Newest, set_exact};
-use crate::file::points::forget_intent;
+use crate::file::points::{forget_intent, no_snapshot};
 use crate::format::{CheckpointState, Durability, Header, Layout, MAX_LIST, Session, Stamp, State, Uuid, WordRanges};
 use crate::geometry::PAGE_BITS;
 use crate::map_file::MapFile;
@@ -39,6 +39,10 @@ pub(crate) fn open_alone(
     let file = MapFile::new(&*disk, path);
     let (copies, newest, recovery) = header_of(file, true)?;
     let Newest { header, pair, .. } = newest.clone();
+    // One that is not frozen yet, or no more, is aborted.
+    if !options.beside_snapshot && header.checkpoint_state == CheckpointState::Frozen {
+        no_snapshot(&header, path)?;
+    }
     let image_before = header.image;
     let nonce = Uuid(os::random().map_err(file.io("get random bytes"))?);
     let shared = options.access == Access::Shared;

@@ -7,8 +7,8 @@ mod common;
 
 use common::live::{Checked, GRANULES, Place, SIZE, Server, bytes, takes_over, to_do, until};
 use common::{GRANULE, pattern};
+use dirtymap::Options;
 use dirtymap::checkpoint::CheckpointState;
-use dirtymap::{Access, Options};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -77,7 +77,7 @@ fn before(place: &Place, g: u64) -> Vec<u8> {
 /// Waits until the freeze has reset, and waits for writers.
 fn freezing(place: &Place) {
     until("FREEZING", || place.outstanding());
-    let map = Options::new().access(Access::Shared).flush_interval(None).open(place.map()).expect("open");
+    let map = Options::new().read_only(true).open(place.map()).expect("open");
     until("the reset", || {
         let found = map.checkpoint().expect("look").expect("a checkpoint");
         let reset = found.state == CheckpointState::Freezing && !map.any_since_freeze().expect("look");

@@ -37,14 +37,6 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
         if info.image.is_none() && !args.raw {
             image.is_raw()?;
         }
-        if info.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.snapshot) {
-            let message = format!(
-                "{}: a live snapshot of the image is outstanding, which a write beside its server would spoil; start the \
-                 server again, or give the snapshot up (dirtymap checkpoint abort {0})",
-                args.map.display()
-            );
-            return Err(Failure::new("snapshot-outstanding", message));
-        }
         if args.at > image.size() {
             let message =
                 format!("--at {} is past the end of {}: it has {} bytes", args.at, image.path.display(), image.size());
@@ -52,7 +44,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
         }
         Ok(())
     };
-    let (map, _) = open::for_writing_of(&args.map, With::Anybody, &image, wait, output, acceptable)?;
+    let (map, _) = open::for_writing_of(&args.map, With::Writers, &image, wait, output, acceptable)?;
     map.bind_image(&image.stamp)?;
     let (written, copied) = copy(&map, &image, args.at);
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());

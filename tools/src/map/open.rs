@@ -34,6 +34,8 @@ pub enum With {
     Nobody,
     /// Anybody who shares it. Where it cannot be shared, the command says why and has it alone.
     Anybody,
+    /// The same, of a command that writes the image: not beside a live snapshot, whose server would copy nothing.
+    Writers,
 }
 
 /// Opens the map for writing, after `acceptable` has accepted what is in it, and says what was recovered.
@@ -89,6 +91,9 @@ fn opened(
     let deadline = Instant::now() + wait;
     let info = inspect(path)?;
     let in_use = info.state == FileState::Open;
+    if with == With::Writers {
+        no_snapshot(&info, path)?;
+    }
     if !in_use {
         acceptable(&info)?;
     }
@@ -96,10 +101,11 @@ fn opened(
     // Why it cannot be shared.
     let refusal = Cell::new(None);
     let open = || {
-        let options = options()?.progress(progress::show());
+        // For the others the library asks again, when it is settled who has the map.
+        let options = options()?.progress(progress::show()).beside_snapshot(with != With::Writers);
         Ok(match with {
             With::Nobody => options.open(path),
-            With::Anybody => match options.clone().access(Access::Shared).open(path) {
+            With::Anybody | With::Writers => match options.clone().access(Access::Shared).open(path) {
                 Err(Error::Refused { path: at, why }) if why.is_of_sharing() => {
                     refusal.set(Some(Error::Refused { path: at, why }));
                     options.open(path)
@@ -133,6 +139,18 @@ fn opened(
     }
     say(map.recovery(), true, output);
     Ok(map)
+}
+
+fn no_snapshot(info: &Info, path: &Path) -> Result<()> {
+    if info.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.snapshot) {
+        let message = format!(
+            "{}: a live snapshot of the image is outstanding, which a write beside its server would spoil; end it (dirtymap \
+             snapshot), start its server again if that is gone, or give it up (dirtymap checkpoint abort {0})",
+            path.display()
+        );
+        return Err(Failure::new("snapshot-outstanding", message));
+    }
+    Ok(())
 }
 
 /// Closes a map that a command has changed; for `-v` says what that took.
