@@ -158,6 +158,70 @@ fn all_disks_of_a_server_are_frozen_at_one_moment() {
     server.kill().and_then(|()| server.wait()).expect("kill");
 }
 
+/// Two disks, of which a server was killed between their commits; whether both are committed then.
+fn killed_between_commits(leave_out: &str) -> bool {
+    let dir = Dir::new();
+    let mut command = dirtymap();
+    command.arg("serve").arg("--socket").arg(dir.path("socket")).arg("--control").arg(dir.path("control"));
+    for name in ["a", "b"] {
+        let (image, map) = (dir.image(&format!("{name}.raw"), MIB), dir.path(&format!("{name}.map")));
+        dm!("create", map, "--image", image).exits(0);
+        command.arg("--disk").arg(format!("{name}={},map={}", image.display(), map.display()));
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).env("DIRTYMAP_TEST_LEAVE_OUT", leave_out);
+    let start = |command: &mut Command| {
+        let child = command.spawn().expect("run dirtymap");
+        until("a server", || std::os::unix::net::UnixStream::connect(dir.path("socket")).ok());
+        child
+    };
+    let held = dir.path("held");
+    command.env("DIRTYMAP_TEST_HOLD_AT", format!("DiskCommitted@{}", held.display()));
+    let mut server = start(&mut command);
+    dm!("snapshot", "create", "--name", "now", "--server", dir.path("control")).exits(0);
+    std::thread::scope(|scope| {
+        let commits = scope.spawn(|| dm!("snapshot", "commit", "--keep", "--server", dir.path("control")));
+        until("a commit", || held.exists().then_some(()));
+        server.kill().and_then(|()| server.wait()).expect("kill");
+        commits.join().expect("ended").exits(8);
+    });
+    command.env_remove("DIRTYMAP_TEST_HOLD_AT");
+    let mut server = start(&mut command);
+    dm!("snapshot", "list", "--server", dir.path("control")).exits(0);
+    let committed = ["a", "b"].map(|name| {
+        let info = dirtymap::info::inspect(dir.path(&format!("{name}.map"))).expect("inspect");
+        assert!(info.checkpoint.is_none(), "a checkpoint is left that nobody serves");
+        info.committed.is_some() && info.points.iter().any(|point| point.name == "now")
+    });
+    server.kill().and_then(|()| server.wait()).expect("kill");
+    let left = fs::read_dir(dir.path("")).expect("list").map(|e| e.expect("an entry").file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with("dirtymap-")), "files are left");
+    assert!(committed[0], "the first one was");
+    committed[1]
+}
+
+#[test]
+fn a_commit_of_several_disks_is_of_all_or_none() {
+    if !cfg!(debug_assertions) {
+        return skipped("a build without debug assertions has no steps to be held at");
+    }
+    assert!(killed_between_commits(""));
+    assert!(!killed_between_commits("CommitAll"), "without COMMITTING nobody goes forward");
+}
+
+#[test]
+fn what_was_kept_is_given_back_although_a_client_has_the_snapshot_open() {
+    let place = Place::new();
+    let _server = place.start(&[]).expect("a server");
+    write(&place, 1, 1);
+    place.snapshot(&["create"]).exits(0);
+    write(&place, 1, 2);
+    let data = fs::File::open(place.index().with_extension("data")).expect("open");
+    let _client = place.client("@snapshot").expect("connect");
+    assert!(data.metadata().expect("look").len() > 0);
+    place.snapshot(&["commit"]).exits(0);
+    assert_eq!(data.metadata().expect("look").len(), 0);
+}
+
 #[test]
 fn hooks_run_around_it() {
     let place = Place::new();
@@ -210,6 +274,38 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     refused.exits(8).says("live snapshot");
     dm!("checkpoint", "abort", place.map()).exits(0);
     dm!("snapshot", "list", "--server", place.control()).exits(8);
+}
+
+/// What is written beside the server is copied by nobody.
+#[test]
+fn no_command_writes_the_image_while_a_snapshot_is_there_and_none_is_made_while_one_does() {
+    let place = Place::new();
+    let (set, old) = (place.dir.path("set"), fs::read(place.image()).expect("read"));
+    dm!("backup", place.image(), "--map", place.map(), "--set", set).exits(0);
+    let _server = place.start(&[]).expect("a server");
+    let write = || {
+        let mut command = dirtymap();
+        command.arg("write").arg(place.image()).arg("--map").arg(place.map());
+        command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run dirtymap")
+    };
+    let mut writes = write();
+    until("a snapshot beside a writer that is refused", || {
+        let made = place.snapshot(&["create"]);
+        if made.code == 0 {
+            place.snapshot(&["abort"]).exits(0);
+        }
+        made.out.contains("\"locked\"").then_some(())
+    });
+    assert_eq!(place.outstanding(), None);
+    drop(writes.stdin.take());
+    assert!(writes.wait().expect("wait").success());
+    place.snapshot(&["create"]).exits(0);
+    let refused = write().wait_with_output().expect("wait");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("live snapshot"), "{refused:?}");
+    dm!("restore", set, place.image(), "--map", place.map()).exits(8).says("live snapshot");
+    assert!(fs::read(place.image()).expect("read") == old);
+    place.snapshot(&["commit"]).exits(0);
+    dm!("restore", set, place.image(), "--map", place.map()).exits(0);
 }
 
 #[test]

@@ -13,22 +13,42 @@ pub struct Eras(RwLock<Arc<Era>>);
 /// A time in which one snapshot, or none, is copied for.
 pub struct Era {
     pub snapshot: Option<Arc<Snapshot>>,
+    writers: Arc<Writers>,
+    /// Those of older eras that had not left when this one began. Not their snapshots, which may have ended.
+    older: Mutex<Vec<Arc<Writers>>>,
+    /// All of them have left.
+    alone: AtomicBool,
+}
+
+/// The writers of an era.
+#[derive(Default)]
+struct Writers {
     /// Writers that entered and have not left.
     running: AtomicU64,
     /// Another era has begun.
     over: AtomicBool,
+    lock: Mutex<()>,
     gone: Condvar,
-    /// The one before, until its writers and those of all before it are gone.
-    older: Mutex<Option<Arc<Era>>>,
-    /// There is none before with writers.
-    alone: AtomicBool,
+}
+
+impl Writers {
+    fn is_gone(&self) -> bool {
+        self.running.load(SeqCst) == 0
+    }
+
+    /// Only of an era that is over.
+    fn wait_until_gone(&self) {
+        let mut held = lock(&self.lock);
+        while !self.is_gone() {
+            held = self.gone.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 impl Era {
-    fn new(snapshot: Option<Arc<Snapshot>>, older: Option<Arc<Era>>) -> Arc<Era> {
-        let alone = AtomicBool::new(older.is_none());
-        let (running, over, gone) = Default::default();
-        Arc::new(Era { snapshot, running, over, gone, older: Mutex::new(older), alone })
+    fn new(snapshot: Option<Arc<Snapshot>>, older: Vec<Arc<Writers>>) -> Arc<Era> {
+        let alone = AtomicBool::new(older.is_empty());
+        Arc::new(Era { snapshot, writers: Arc::default(), older: Mutex::new(older), alone })
     }
 
     /// Waits until no writer of an older era runs.
@@ -36,20 +56,10 @@ impl Era {
         if self.alone.load(SeqCst) {
             return;
         }
-        let mut older = lock(&self.older);
-        if let Some(era) = older.take() {
-            era.wait_for_older();
-            era.wait_until_gone();
-        }
+        // Without the lock, which the next era needs to begin.
+        let older = lock(&self.older).clone();
+        older.iter().for_each(|writers| writers.wait_until_gone());
         self.alone.store(true, SeqCst);
-    }
-
-    /// Only of an era that is over.
-    fn wait_until_gone(&self) {
-        let mut held = lock(&self.older);
-        while self.running.load(SeqCst) > 0 {
-            held = self.gone.wait(held).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 }
 
@@ -70,10 +80,11 @@ impl std::ops::Deref for Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, SeqCst) == 1 && self.0.over.load(SeqCst) {
+        let writers = &self.0.writers;
+        if writers.running.fetch_sub(1, SeqCst) == 1 && writers.over.load(SeqCst) {
             // Who waits has looked, and waits, or looks now.
-            drop(lock(&self.0.older));
-            self.0.gone.notify_all();
+            drop(lock(&writers.lock));
+            writers.gone.notify_all();
         }
     }
 }
@@ -81,7 +92,7 @@ impl Drop for Entered {
 impl Default for Eras {
     /// No snapshot.
     fn default() -> Eras {
-        Eras(RwLock::new(Era::new(None, None)))
+        Eras(RwLock::new(Era::new(None, Vec::new())))
     }
 }
 
@@ -90,7 +101,7 @@ impl Eras {
     pub fn enter(&self) -> Entered {
         let era = self.0.read().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: none enters an era that is over.
-        era.running.fetch_add(1, SeqCst);
+        era.writers.running.fetch_add(1, SeqCst);
         Entered(Arc::clone(&era))
     }
 
@@ -102,13 +113,12 @@ impl Eras {
     /// The moment: whoever enters from here on is in an era of this snapshot, or of none.
     pub fn begin(&self, snapshot: Option<Arc<Snapshot>>) {
         let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let older = Arc::clone(&now);
-        *now = Era::new(snapshot, Some(Arc::clone(&older)));
-        older.over.store(true, SeqCst);
-        drop(now);
-        // One that left just before did not know that it was over.
-        drop(lock(&older.older));
-        older.gone.notify_all();
+        // Before anybody waits: one that leaves without a word has left before that.
+        now.writers.over.store(true, SeqCst);
+        let mut older = lock(&now.older).clone();
+        older.push(Arc::clone(&now.writers));
+        older.retain(|writers| !writers.is_gone());
+        *now = Era::new(snapshot, older);
     }
 }
 
@@ -156,5 +166,51 @@ mod tests {
                 new.wait_for_older();
             });
         }
+    }
+
+    #[test]
+    fn an_era_keeps_no_snapshot_but_its_own() {
+        let eras = Eras::default();
+        let shot = || {
+            let (name, served, ended) = ("now".into(), true.into(), false.into());
+            let committing = std::sync::OnceLock::new();
+            let (id, whole, app, created, disks) = Default::default();
+            Arc::new(Snapshot { id, name, whole, app, created, disks, served, ended, committing })
+        };
+        let first = shot();
+        let ended = Arc::downgrade(&first);
+        eras.begin(Some(first));
+        let writer = eras.enter();
+        eras.begin(None);
+        eras.begin(Some(shot()));
+        let _newer = eras.enter();
+        drop(writer);
+        assert!(ended.upgrade().is_none(), "nobody can ask for it, and it is there");
+        for _ in 0..1000 {
+            eras.begin(None);
+        }
+        assert!(lock(&eras.enter().older).len() <= 1);
+    }
+
+    #[test]
+    fn the_next_era_begins_while_somebody_waits_for_older_ones() {
+        let eras = Arc::new(Eras::default());
+        let old = eras.enter();
+        eras.begin(None);
+        let new = eras.enter();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| new.wait_for_older());
+            std::thread::sleep(Duration::from_millis(30));
+            let (begun, has) = std::sync::mpsc::channel();
+            let eras = Arc::clone(&eras);
+            std::thread::spawn(move || {
+                eras.begin(None);
+                begun.send(())
+            });
+            let in_time = has.recv_timeout(Duration::from_secs(20));
+            drop(old);
+            waits.join().expect("it ends");
+            in_time.expect("it begins");
+        });
     }
 }

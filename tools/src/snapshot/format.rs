@@ -31,6 +31,21 @@ pub enum State {
     Broken = 3,
     /// A server asks whether pages were lost, and has not got the answer.
     Asking = 4,
+    /// The backup is complete, and the checkpoints of all disks are being committed: that can only go forward.
+    Committing = 5,
+    /// The same, and the name is kept.
+    Keeping = 6,
+}
+
+impl State {
+    /// Whether a commit is to go forward, and then whether the name is kept.
+    pub fn committing(self) -> Option<bool> {
+        match self {
+            State::Committing => Some(false),
+            State::Keeping => Some(true),
+            _ => None,
+        }
+    }
 }
 
 /// Who a file is.
@@ -119,6 +134,8 @@ impl Header {
             2 => State::Ready,
             3 => State::Broken,
             4 => State::Asking,
+            5 => State::Committing,
+            6 => State::Keeping,
             _ => return None,
         };
         let (whole, app) = (u32_of(take(4)) != 0, u32_of(take(4)) != 0);

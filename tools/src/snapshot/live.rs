@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 /// The snapshots of a server, of which there is one at a time.
@@ -122,10 +122,7 @@ impl Snapshots {
             self.eras.begin(Some(Arc::clone(&snapshot)));
         }
         if let Err(failure) = frozen {
-            return Err(match self.drop_snapshot(disks, &snapshot) {
-                Ok(()) => failure,
-                Err(worse) => failure.and(worse),
-            });
+            return Err(self.dropped(disks, &snapshot, failure));
         }
         snapshot.served.store(true, SeqCst);
         Ok(snapshot)
@@ -170,6 +167,7 @@ impl Snapshots {
             disks: disks.iter().map(make).collect::<Result<_>>()?,
             served: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            committing: OnceLock::new(),
         })
     }
 
@@ -185,6 +183,45 @@ impl Snapshots {
     pub fn commit(&self, disks: &[Source<'_>], name: Option<&str>, keep: bool) -> Result<Arc<Snapshot>> {
         let _control = self.control();
         let snapshot = self.named(name)?;
+        if snapshot.committing.get().is_none() {
+            self.may_commit(disks, &snapshot)?;
+            if !keeps(Rule::NormalThenOff) {
+                self.end(&snapshot);
+            }
+            if disks.len() > 1 && keeps(Rule::CommitAll) {
+                // From here on only forward: what one map has forgotten, none of the others may have back.
+                let _ = snapshot.committing.set(keep);
+            }
+        }
+        let keep = match snapshot.committing.get() {
+            Some(&keep) => {
+                for frozen in &snapshot.disks {
+                    frozen.scratch.set_committing(keep).map_err(|e| forward(Failure::io("scratch", &e)))?;
+                }
+                at(Step::CommittingWritten);
+                keep
+            }
+            None => keep,
+        };
+        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+            match disk.map.commit_checkpoint(frozen.checkpoint().unwrap_or(Uuid::NIL), keep) {
+                Ok(()) => {}
+                // Somebody has given it up meanwhile: what it had frozen is dirty, which forgets nothing.
+                Err(Error::NoCheckpoint { .. }) if snapshot.committing.get().is_some() => {}
+                Err(e @ Error::NoCheckpoint { .. }) => return Err(self.dropped(disks, &snapshot, e.into())),
+                Err(e) if snapshot.committing.get().is_some() => return Err(forward(e.into())),
+                Err(e) => return Err(e.into()),
+            }
+            at(Step::DiskCommitted);
+        }
+        at(Step::Committed);
+        self.end(&snapshot);
+        remove_files(&snapshot);
+        Ok(snapshot)
+    }
+
+    /// Whether what the backup has read is right and durable, and all checkpoints are there.
+    fn may_commit(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
         for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
             if let Err(e) = frozen.sync_image() {
                 let _ = frozen.break_off(format!("a sync of the image failed: {e}"), disk.map);
@@ -194,28 +231,23 @@ impl Snapshots {
         if let Some(why) = snapshot.why_broken() {
             return Err(Failure::new("snapshot-broken", format!("snapshot {:?} is broken: {why}", snapshot.name)));
         }
-        if !keeps(Rule::NormalThenOff) {
-            self.end(&snapshot);
-        }
         for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
             let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
-            match disk.map.commit_checkpoint(uuid, keep) {
-                Ok(()) => {}
-                Err(e @ Error::NoCheckpoint { .. }) => {
-                    // Some other program has ended it.
-                    let failure = Failure::from(e);
-                    return Err(match self.drop_snapshot(disks, &snapshot) {
-                        Ok(()) => failure,
-                        Err(worse) => failure.and(worse),
-                    });
-                }
-                Err(e) => return Err(e.into()),
+            let frozen = disk.map.frozen_set(uuid).map(drop);
+            if let Err(e @ Error::NoCheckpoint { .. }) = frozen {
+                return Err(self.dropped(disks, snapshot, e.into()));
             }
+            frozen?;
         }
-        at(Step::Committed);
-        self.end(&snapshot);
-        remove_files(&snapshot);
-        Ok(snapshot)
+        Ok(())
+    }
+
+    /// Some other program has ended a checkpoint of it.
+    fn dropped(&self, disks: &[Source<'_>], snapshot: &Snapshot, failure: Failure) -> Failure {
+        match self.drop_snapshot(disks, snapshot) {
+            Ok(()) => failure,
+            Err(worse) => failure.and(worse),
+        }
     }
 
     /// Gives a snapshot up: what was frozen is dirty again.
@@ -227,6 +259,11 @@ impl Snapshots {
     }
 
     fn drop_snapshot(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
+        if snapshot.committing.get().is_some() {
+            let message =
+                format!("snapshot {:?} is being committed, and some disks may be; commit it again", snapshot.name);
+            return Err(Failure::new("snapshot-committing", message));
+        }
         if !keeps(Rule::NormalThenOff) {
             self.end(snapshot);
         }
@@ -258,6 +295,9 @@ impl Snapshots {
         };
         let checkpoints = disks.iter().map(outstanding).collect::<Result<Vec<_>>>()?;
         let uuids = disks.iter().map(|disk| Ok(disk.map.info()?.uuid)).collect::<Result<Vec<Uuid>>>()?;
+        if let Some(said) = self.go_forward(disks, &checkpoints, &uuids)? {
+            return Ok(Some(said));
+        }
         let why = match self.found(disks, &checkpoints, &uuids) {
             Ok(snapshot) => {
                 let said = format!("going on with snapshot {:?}", snapshot.name);
@@ -278,6 +318,35 @@ impl Snapshots {
             remove(&paths).map_err(|e| Failure::io(format_args!("{}: remove", paths[0].display()), &e))?;
         }
         Ok(dropped.then(|| format!("a snapshot was dropped, and what it had frozen is dirty again: {why}")))
+    }
+
+    /// Ends the commit of several disks that a server has begun; what was done about it, for people.
+    fn go_forward(
+        &self,
+        disks: &[Source<'_>],
+        checkpoints: &[Option<Checkpoint>],
+        uuids: &[Uuid],
+    ) -> Result<Option<String>> {
+        let dir = self.dir()?;
+        let headers: Vec<_> =
+            uuids.iter().map(|uuid| Scratch::open(dir, *uuid).map(|scratch| scratch.header())).collect();
+        let begun = headers.iter().flatten().find_map(|header| Some((header.id, header.state.committing()?)));
+        let Some((id, keep)) = begun else { return Ok(None) };
+        for ((disk, checkpoint), header) in disks.iter().zip(checkpoints).zip(&headers) {
+            let of_it = |header: &&Header| header.id == id;
+            let (Some(header), Some(checkpoint)) = (header.as_ref().filter(of_it), checkpoint) else { continue };
+            if header.checkpoint == checkpoint.uuid && checkpoint.state == CheckpointState::Frozen {
+                disk.map.commit_checkpoint(checkpoint.uuid, keep)?;
+            } else {
+                abort_checkpoint(disk.map, checkpoint.uuid)?;
+            }
+            at(Step::DiskCommitted);
+        }
+        for uuid in uuids {
+            let paths = paths(dir, *uuid);
+            remove(&paths).map_err(|e| Failure::io(format_args!("{}: remove", paths[0].display()), &e))?;
+        }
+        Ok(Some(format!("the commit of snapshot {id}, which a server had begun, is complete")))
     }
 
     /// What can be served of what was left; else why not.
@@ -325,13 +394,16 @@ impl Snapshots {
             disks: frozen.into_iter().map(|(frozen, _)| frozen).collect(),
             served: AtomicBool::new(true),
             ended: AtomicBool::new(false),
+            committing: OnceLock::new(),
         })
     }
 
     /// The server stops in good order, and no writer is left: a snapshot stays for the next one.
     pub fn stop(&self, disks: &[Source<'_>]) -> Result<()> {
         let _control = self.control();
-        let Some(snapshot) = self.eras.snapshot() else { return Ok(()) };
+        // One that is being committed is for the next server to end.
+        let going = self.eras.snapshot().filter(|snapshot| snapshot.committing.get().is_none());
+        let Some(snapshot) = going else { return Ok(()) };
         for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
             let left = frozen
                 .sync_image()
@@ -346,6 +418,11 @@ impl Snapshots {
         }
         Ok(())
     }
+}
+
+/// What a commit that has begun fails with.
+fn forward(failure: Failure) -> Failure {
+    failure.and("the commit has begun, and some disks may be committed: commit it again, it cannot be aborted any more")
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -415,6 +492,7 @@ fn belongs(disk: &Source<'_>, checkpoint: &Checkpoint, header: &Header) -> std::
         State::Broken => return Err("a copy to scratch had failed".into()),
         State::Asking => return Err("a server died while it asked whether pages were lost".into()),
         State::Prepared => return Err("its files were not complete".into()),
+        State::Committing | State::Keeping => return Err("it was being committed".into()),
     }
     let granule = disk.map.granule_bytes();
     if (header.granule, header.granules) != (granule, disk.map.len().div_ceil(granule)) {

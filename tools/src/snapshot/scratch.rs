@@ -91,9 +91,24 @@ impl Scratch {
         Ok(())
     }
 
+    /// Has every server that comes go forward with the commit, also after a power cut.
+    pub fn set_committing(&self, keep: bool) -> io::Result<()> {
+        let mut header = self.lock();
+        // Also if it is broken since the commit was asked for: by then all was read.
+        let state = if keep { State::Keeping } else { State::Committing };
+        let new = Header { state, ..header.clone() };
+        self.index.write_all_at(&new.encode(), 0)?;
+        *header = new;
+        self.index.sync_all()
+    }
+
     /// Has no server serve this any more: BROKEN in the header, or where that cannot be written, no index.
     pub fn set_broken(&self) -> io::Result<()> {
         let mut header = self.lock();
+        if header.state.committing().is_some() {
+            // What a backup needs was read.
+            return Ok(());
+        }
         header.state = State::Broken;
         if keeps(Rule::RecordBroken) {
             let written = self.index.write_all_at(&header.encode(), 0);
@@ -182,9 +197,11 @@ impl Scratch {
         super::trust::scratch(&self.data)
     }
 
-    /// Removes the files.
+    /// Removes the files, and gives their space back although a client may still have them.
     pub fn remove(&self) -> io::Result<()> {
-        remove(&self.paths)
+        let removed = remove(&self.paths);
+        let _ = self.data.set_len(0);
+        removed
     }
 
     /// Bytes that can still be written where the data is, without what others should have: a part of the file system, as the

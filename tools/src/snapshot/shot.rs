@@ -4,6 +4,7 @@ use super::frozen::{Frozen, Progress};
 use crate::time::time;
 use dirtymap::Uuid;
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub served: AtomicBool,
     /// Nothing is copied any more.
     pub ended: AtomicBool,
+    /// A commit has begun that can only go forward; with whether the name is kept.
+    pub committing: OnceLock<bool>,
 }
 
 /// What is said of a snapshot.

@@ -48,7 +48,11 @@ pub enum Step {
     Frozen,
     /// The image is synced for a commit.
     ImageSynced,
-    /// The map says NORMAL, after a commit.
+    /// COMMITTING is in the headers of all disks.
+    CommittingWritten,
+    /// The map of a disk says NORMAL, after a commit.
+    DiskCommitted,
+    /// All maps say NORMAL, after a commit.
     Committed,
     /// The map says NORMAL, after an abort.
     Aborted,
@@ -91,6 +95,8 @@ pub enum Rule {
     RecordBroken,
     /// The map says NORMAL before copying is off.
     NormalThenOff,
+    /// COMMITTING is in the headers of several disks before the first map says NORMAL.
+    CommitAll,
     /// READY is in the header before FROZEN.
     ReadyThenFrozen,
     /// A server that takes over serves only with all evidence.
