@@ -142,3 +142,17 @@ fn a_control_socket_is_taken_over_from_the_dead_and_from_nobody_else() {
     line("other").exits(8);
     assert_eq!(fs::read(&control).expect("read"), b"mine");
 }
+
+#[test]
+fn a_client_that_takes_no_answers_does_not_hold_up_the_stop() {
+    use std::io::Write;
+    let dir = Dir::new();
+    let (server, control) = controlled(&dir, &[]);
+    let mut deaf = UnixStream::connect(&control).expect("connect");
+    deaf.set_write_timeout(Some(std::time::Duration::from_millis(500))).expect("set");
+    // Until the server waits for it.
+    while deaf.write_all(b"{\"request\":\"status\"}\n").is_ok() {}
+    let begun = std::time::Instant::now();
+    server.stop().exits(0);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it was waited for");
+}

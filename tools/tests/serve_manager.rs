@@ -130,6 +130,10 @@ fn the_units_are_ones_that_systemd_understands() {
     for name in ["dirtymap-serve@.service", "dirtymap-serve@.socket"] {
         // The command need not be installed here.
         let text = fs::read_to_string(units.join(name)).expect("read");
+        // Live snapshots are taken over where the mounts are the same.
+        let mounts = ["Private", "Protect", "ReadOnlyPaths", "RootDirectory", "DynamicUser", "TemporaryFileSystem"];
+        let apart = |line: &str| mounts.iter().any(|setting| line.starts_with(setting));
+        assert!(!text.lines().any(apart), "{name} gives each start mounts of its own");
         let text = text.replace("/usr/local/bin/dirtymap", env!("CARGO_BIN_EXE_dirtymap"));
         fs::write(dir.path(name), text).expect("write");
     }

@@ -9,9 +9,10 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Who knows the answers. Called by several threads at once.
 pub trait Answers: Send + Sync {
@@ -26,6 +27,8 @@ pub trait Answers: Send + Sync {
 const CONNECTIONS: usize = 16;
 /// How long a client may take over one line, or to take one.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same once the server is to stop.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A control socket that is listened on.
 pub struct Listener {
@@ -39,7 +42,14 @@ pub struct Listener {
 #[derive(Default)]
 struct Open {
     stopping: bool,
-    connections: Vec<(Arc<UnixStream>, JoinHandle<()>)>,
+    connections: Vec<Connection>,
+}
+
+struct Connection {
+    stream: Arc<UnixStream>,
+    /// What it has asked for is being done.
+    busy: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Listener {
@@ -64,10 +74,19 @@ impl Listener {
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
         let _ = self.accepting.join();
         let _ = std::fs::remove_file(&self.path);
-        for (stream, _) in &connections {
-            let _ = stream.shutdown(Shutdown::Read);
+        for connection in &connections {
+            let _ = connection.stream.shutdown(Shutdown::Read);
         }
-        for (_, thread) in connections {
+        // What was asked for is done, and who takes the answer gets it.
+        let mut until = Instant::now() + LAST_PATIENCE;
+        while connections.iter().any(|connection| !connection.thread.is_finished()) && Instant::now() < until {
+            if connections.iter().any(|connection| connection.busy.load(SeqCst)) {
+                until = Instant::now() + LAST_PATIENCE;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        for Connection { stream, thread, .. } in connections {
+            let _ = stream.shutdown(Shutdown::Both);
             let _ = thread.join();
         }
     }
@@ -84,18 +103,20 @@ fn accept(socket: &UnixListener, open: &Mutex<Open>, answers: &Arc<dyn Answers>)
         if open.stopping {
             return;
         }
-        open.connections.retain(|(_, thread)| !thread.is_finished());
+        open.connections.retain(|connection| !connection.thread.is_finished());
         match accepted {
             Ok((stream, _)) if open.connections.len() < CONNECTIONS => {
                 let stream = Arc::new(stream);
-                let (serves, answers) = (Arc::clone(&stream), Arc::clone(answers));
+                let (serves, answers, busy) =
+                    (Arc::clone(&stream), Arc::clone(answers), Arc::new(AtomicBool::new(false)));
+                let works = Arc::clone(&busy);
                 let thread = thread::Builder::new().name("control".into());
                 let thread = thread.spawn(move || {
                     // A client that goes, or says nothing for long, ends its connection.
-                    let _ = serve(&serves, &*answers);
+                    let _ = serve(&serves, &*answers, &works);
                     let _ = serves.shutdown(Shutdown::Both);
                 });
-                open.connections.extend(thread.map(|thread| (stream, thread)));
+                open.connections.extend(thread.map(|thread| Connection { stream, busy, thread }));
             }
             Ok(_) => {}
             Err(_) => {
@@ -108,13 +129,18 @@ fn accept(socket: &UnixListener, open: &Mutex<Open>, answers: &Arc<dyn Answers>)
 }
 
 /// Answers the lines of one client.
-fn serve(stream: &UnixStream, answers: &dyn Answers) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let (mut reader, mut writer) = (BufReader::new(stream), stream);
-    while let Some(line) = line(&mut reader)? {
+fn serve(stream: &UnixStream, answers: &dyn Answers, busy: &AtomicBool) -> io::Result<()> {
+    let in_time = || InTime { stream, until: Instant::now() + PATIENCE };
+    let (mut reader, mut writer) = (BufReader::new(in_time()), in_time());
+    loop {
+        reader.get_mut().until = Instant::now() + PATIENCE;
+        let Some(line) = line(&mut reader)? else { return Ok(()) };
+        busy.store(true, SeqCst);
         if let Some(request) = line.strip_prefix("GET ") {
-            return writer.write_all(http(request, &mut reader, answers)?.as_bytes());
+            let answer = http(request, &mut reader, answers);
+            busy.store(false, SeqCst);
+            writer.until = Instant::now() + PATIENCE;
+            return writer.write_all(answer?.as_bytes());
         }
         let answer = serde_json::from_str(&line)
             .map_err(|e| Failure::usage(format!("no request: {e}")))
@@ -124,9 +150,41 @@ fn serve(stream: &UnixStream, answers: &dyn Answers) -> io::Result<()> {
             Err(failure) => serde_json::to_string(&ErrorAnswer::from(failure))?,
         };
         text.push('\n');
+        busy.store(false, SeqCst);
+        writer.until = Instant::now() + PATIENCE;
         writer.write_all(text.as_bytes())?;
     }
-    Ok(())
+}
+
+/// A stream whose reads and writes fail when a time is over, however many there are.
+struct InTime<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl InTime<'_> {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for InTime<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(into)
+    }
+}
+
+impl Write for InTime<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A line without its end; none at the end, and where there is only part of one.

@@ -238,8 +238,9 @@ pub fn identity(file: &File) -> io::Result<Identity> {
     let plain = file.metadata()?;
     if plain.file_type().is_block_device() {
         let (major, minor) = (rustix::fs::major(plain.rdev()), rustix::fs::minor(plain.rdev()));
-        let number = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/diskseq"));
-        let mount = number.ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
+        // A partition has that of its disk.
+        let of = |way: &str| std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{way}diskseq"));
+        let mount = of("").or_else(|_| of("../")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
         return Ok(Identity { device: plain.rdev(), inode: 0, mount, birth: 0 });
     }
     let flags = MOUNT_UNIQUE | StatxFlags::BTIME;
