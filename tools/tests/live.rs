@@ -223,6 +223,101 @@ fn what_was_kept_is_given_back_although_a_client_has_the_snapshot_open() {
 }
 
 #[test]
+fn what_was_cut_off_is_no_hole_of_a_snapshot_and_is_not_committed() {
+    let place = Place::new();
+    let _server = place.start(&[]).expect("a server");
+    write(&place, 1, 1);
+    place.snapshot(&["create", "--name", "now", "--whole"]).exits(0);
+    let image = fs::File::options().write(true).open(place.image()).expect("open");
+    image.set_len(2 * GRANULE).expect("cut off");
+    let mut client = place.client("@now").expect("connect");
+    assert!(client.read(GRANULE, GRANULE as u32, 0).is_ok());
+    assert!(client.read(3 * GRANULE, GRANULE as u32, 0).is_err(), "zeros are made up");
+    let refused = place.snapshot(&["commit"]).exits(8).out;
+    assert!(refused.contains("snapshot-broken") && refused.contains("cut off"), "{refused}");
+    place.snapshot(&["abort"]).exits(0);
+}
+
+#[test]
+fn a_snapshot_is_meant_by_its_identity() {
+    let place = Place::new();
+    let _server = place.start(&[]).expect("a server");
+    let create = || {
+        write(&place, 1, 1);
+        place.snapshot(&["create"]).exits(0).json()["id"].as_str().expect("an identity").to_string()
+    };
+    let first = create();
+    place.snapshot(&["abort", "--id", &first]).exits(0);
+    let second = create();
+    for ends in ["commit", "abort"] {
+        assert!(place.snapshot(&[ends, "--id", &first]).exits(8).out.contains("no-snapshot"));
+        assert!(place.snapshot(&[ends, "--id", &second, "--name", "other"]).exits(8).out.contains("no-snapshot"));
+    }
+    assert!(place.client(&format!("@{first}")).is_err());
+    let read = place.client(&format!("@{second}")).expect("connect").read(GRANULE, GRANULE as u32, 0).expect("read");
+    assert!(read == pattern(GRANULE, 1));
+    place.snapshot(&["commit", "--id", &second]).exits(0);
+    // Who did not get the answer asks again.
+    assert_eq!(place.snapshot(&["commit", "--id", &second]).exits(0).json()["id"], second);
+    place.snapshot(&["abort", "--id", &second]).exits(8);
+    place.snapshot(&["commit", "--id", &first]).exits(8);
+}
+
+#[test]
+fn an_export_has_no_name_that_a_snapshot_could_have() {
+    let place = Place::new();
+    let (image, map, socket) = (place.image(), place.map(), place.dir.path("socket"));
+    dm!("serve", image, "--map", map, "--socket", socket, "--name", "a@now").exits(16).says("'@'");
+}
+
+/// A server waits a minute for what is asked, and a hook may take longer.
+#[test]
+fn the_connection_that_asks_is_made_after_the_hook() {
+    let dir = Dir::new();
+    let listener = std::os::unix::net::UnixListener::bind(dir.path("control")).expect("listen");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use std::io::{BufRead, Write};
+            let _first = listener.accept().expect("accept");
+            let (second, _) = listener.accept().expect("accept");
+            let mut line = String::new();
+            std::io::BufReader::new(&second).read_line(&mut line).expect("read");
+            let hooked = dir.path("hooked").exists();
+            writeln!(
+                &second,
+                r#"{{"error":{{"kind":"here","message":"{hooked} {}","exit":8}}}}"#,
+                line.contains("create")
+            )
+            .expect("answer");
+        });
+        let hook = format!("touch {}", dir.path("hooked").display());
+        let ran = dm!("snapshot", "create", "--server", dir.path("control"), "--pre-hook", hook);
+        ran.exits(8).says("true true");
+    });
+}
+
+#[test]
+fn a_second_signal_does_not_skip_the_post_hook() {
+    let place = Place::new();
+    let _server = place.start(&[]).expect("a server");
+    let (begun, goes_on, thawed) = (place.dir.path("begun"), place.dir.path("goes-on"), place.dir.path("thawed"));
+    let pre = format!("touch {}; while ! test -e {}; do sleep 0.01; done", begun.display(), goes_on.display());
+    let mut command = dirtymap();
+    command.args(["snapshot", "create", "--pre-hook", &pre, "--post-hook", &format!("touch {}", thawed.display())]);
+    let child = command.arg("--server").arg(place.control()).stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+    let mut child = child.expect("run dirtymap");
+    until("the pre-hook", || begun.exists().then_some(()));
+    for _ in 0..3 {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+            .expect("signal");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    fs::write(goes_on, "").expect("write");
+    child.wait().expect("wait");
+    assert!(thawed.exists(), "the guest is frozen still");
+}
+
+#[test]
 fn hooks_run_around_it() {
     let place = Place::new();
     let _server = place.start(&[]).expect("a server");
@@ -285,11 +380,16 @@ fn no_command_writes_the_image_while_a_snapshot_is_there_and_none_is_made_while_
     let _server = place.start(&[]).expect("a server");
     let write = || {
         let mut command = dirtymap();
-        command.arg("write").arg(place.image()).arg("--map").arg(place.map());
+        command.arg("write").arg(place.image()).arg("--at").arg("0").arg("--map").arg(place.map());
         command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run dirtymap")
     };
     let mut writes = write();
     until("a snapshot beside a writer that is refused", || {
+        // It may have come upon a snapshot.
+        if writes.try_wait().expect("look").is_some() {
+            writes = write();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
         let made = place.snapshot(&["create"]);
         if made.code == 0 {
             place.snapshot(&["abort"]).exits(0);

@@ -75,4 +75,7 @@ pub struct EndSnapshot {
     /// Only if it has this name
     #[arg(long)]
     pub name: Option<String>,
+    /// Only if it is this one, by the identity that `create` told
+    #[arg(long)]
+    pub id: Option<String>,
 }

@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::size;
 use crate::snapshot::{Progress, SnapshotList, SnapshotStatus};
 use crate::terminal::output::Output;
+use crate::terminal::signals;
 use crate::terminal::text::say;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -22,17 +23,20 @@ pub fn run(args: &Snapshot, output: Output) -> Result<Exit> {
 }
 
 fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
-    let mut server = Client::connect(&args.served.server)?;
+    // Before a hook is run in vain; not the connection that asks, of which a server does not wait for long.
+    drop(Client::connect(&args.served.server)?);
     let request = Request::SnapshotCreate {
         name: args.name.clone(),
         whole: args.whole,
         app: args.consistency == Consistency::App,
     };
+    // What the pre-hook has stopped the post-hook has go on.
+    signals::go_on();
     let made = match &args.pre_hook {
         Some(command) => hook(command, "pre-hook"),
         None => Ok(()),
     };
-    let made = made.and_then(|()| server.ask::<SnapshotStatus>(&request));
+    let made = made.and_then(|()| Client::connect(&args.served.server)?.ask::<SnapshotStatus>(&request));
     let after = args.post_hook.as_ref().map_or(Ok(()), |command| hook(command, "post-hook"));
     let made = match (made, after) {
         (Ok(made), Ok(())) => made,
@@ -42,7 +46,7 @@ fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
     };
     output.answer(&made, |out, made| {
         let frozen = made.disks.iter().map(|disk| disk.frozen_bytes).sum();
-        say!(out, "snapshot {:?} is there; {} are to be copied", made.name, size::human(frozen))
+        say!(out, "snapshot {:?} is there, {}; {} are to be copied", made.name, made.id, size::human(frozen))
     })?;
     Ok(Exit::Fine)
 }
@@ -81,14 +85,14 @@ fn list(server: &Path, output: Output) -> Result<Exit> {
 }
 
 fn commit(args: &CommitSnapshot, output: Output) -> Result<Exit> {
-    let request = Request::SnapshotCommit { name: args.ends.name.clone(), keep: args.keep };
+    let request = Request::SnapshotCommit { name: args.ends.name.clone(), id: args.ends.id.clone(), keep: args.keep };
     let ended: SnapshotStatus = Client::connect(&args.ends.served.server)?.ask(&request)?;
     output.answer(&ended, |out, ended| say!(out, "committed; snapshot {:?} is gone", ended.name))?;
     Ok(Exit::Fine)
 }
 
 fn abort(args: &EndSnapshot, output: Output) -> Result<Exit> {
-    let request = Request::SnapshotAbort { name: args.name.clone() };
+    let request = Request::SnapshotAbort { name: args.name.clone(), id: args.id.clone() };
     let ended: SnapshotStatus = Client::connect(&args.served.server)?.ask(&request)?;
     output.answer(&ended, |out, ended| {
         say!(out, "aborted; snapshot {:?} is gone, what it had frozen is dirty", ended.name)

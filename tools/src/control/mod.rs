@@ -38,12 +38,14 @@ pub enum Request {
     /// What was frozen is backed up.
     SnapshotCommit {
         name: Option<String>,
+        /// Its identity.
+        id: Option<String>,
         /// Keep the name in the maps.
         #[serde(default)]
         keep: bool,
     },
     /// Gives it up: what was frozen is dirty again.
-    SnapshotAbort { name: Option<String> },
+    SnapshotAbort { name: Option<String>, id: Option<String> },
 }
 
 /// Longest line of a request, in bytes.

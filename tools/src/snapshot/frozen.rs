@@ -57,7 +57,7 @@ pub struct Frozen {
 }
 
 /// How far the backup of a disk is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// Bytes that are dirty in the checkpoint.
     pub frozen_bytes: u64,
@@ -220,6 +220,14 @@ impl Frozen {
         Ok(())
     }
 
+    /// The same for want of room: what scratch has is free then.
+    pub fn give_room(&self) -> io::Result<()> {
+        let _ = self.why.set("the image had no room left".into());
+        self.scratch.set_broken()?;
+        self.broken.store(true, SeqCst);
+        Ok(())
+    }
+
     /// Marks in the map what has been copied so far.
     pub fn mark_again(&self, map: &DirtyMap) -> dirtymap::Result<()> {
         let copied = |g: &usize| self.states[*g].load(SeqCst) & COPY != 0;
@@ -358,8 +366,19 @@ impl Frozen {
         let granule = self.bytes(self.granules(range.clone()).start);
         match rustix::fs::seek(&self.image, SeekFrom::Data(granule.start)) {
             Ok(data) => granule.start..data,
-            Err(rustix::io::Errno::NXIO) => granule.start..self.size,
+            // What is behind the end of an image that was cut off is no hole: reading it is to fail.
+            Err(rustix::io::Errno::NXIO) if self.is_whole().is_ok() => granule.start..self.size,
             Err(_) => granule.start..granule.start,
+        }
+    }
+
+    /// Whether the image has its length still.
+    pub fn is_whole(&self) -> io::Result<()> {
+        match rustix::fs::seek(&self.image, SeekFrom::End(0))? {
+            length if length < self.size => {
+                Err(io::Error::other(format!("the image was cut off: it has {length} bytes of {}", self.size)))
+            }
+            _ => Ok(()),
         }
     }
 

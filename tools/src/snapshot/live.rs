@@ -7,7 +7,7 @@ use super::era::{Entered, Eras};
 use super::format::{Header, Identity, MAX_NAME, State, boot, changed};
 use super::frozen::Frozen;
 use super::scratch::{Scratch, paths, remove};
-use super::shot::Snapshot;
+use super::shot::{Snapshot, SnapshotStatus};
 use super::steps::{Rule, Step, at, keeps};
 use super::trust;
 use crate::exit::{Failure, Result};
@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
 /// The snapshots of a server, of which there is one at a time.
@@ -31,6 +31,12 @@ pub struct Snapshots {
     limit: Option<u64>,
     /// One is made or ended at a time.
     control: Mutex<()>,
+    /// Held, shared, from before an image is synced until it is known here how that ended.
+    syncing: RwLock<()>,
+    /// A sync has failed.
+    sync_failed: AtomicBool,
+    /// The last one that was committed, for a caller that did not get the answer.
+    committed: Mutex<Option<SnapshotStatus>>,
 }
 
 /// A disk of the server.
@@ -46,6 +52,19 @@ pub struct Wish<'a> {
     /// Everything is copied, not only what is dirty.
     pub whole: bool,
     pub app: bool,
+}
+
+/// Which snapshot is meant: of all that is given both must be right.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Which<'a> {
+    pub name: Option<&'a str>,
+    pub id: Option<&'a str>,
+}
+
+impl Which<'_> {
+    fn is(&self, name: &str, id: &str) -> bool {
+        self.name.is_none_or(|wanted| wanted == name) && self.id.is_none_or(|wanted| wanted == id)
+    }
 }
 
 /// A writer, until this is dropped.
@@ -81,15 +100,53 @@ impl Snapshots {
         self.eras.snapshot().filter(|snapshot| snapshot.is_served())
     }
 
-    /// A sync of an image has failed: what it has of what was written is not known, and the kernel told it once.
-    pub fn sync_failed(&self, disk: usize, map: &DirtyMap) {
-        if let Some(snapshot) = self.eras.snapshot() {
-            let _ = snapshot.disks[disk].break_off("a sync of the image failed".into(), map);
+    /// Has an image synced. What that fails to write the kernel tells once, so it is remembered: no snapshot is made or
+    /// committed any more, and everything is dirty.
+    pub fn sync<E>(
+        &self,
+        disk: usize,
+        map: &DirtyMap,
+        sync: impl FnOnce() -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let _syncing = self.syncing.read().unwrap_or_else(PoisonError::into_inner);
+        let done = sync();
+        if done.is_err() {
+            if !self.sync_failed.swap(true, SeqCst) {
+                // If that fails as well, snapshots are refused all the same.
+                let _ = map.set_all();
+            }
+            if let Some(snapshot) = self.eras.snapshot() {
+                let _ = snapshot.disks[disk].break_off("a sync of the image failed".into(), map);
+            }
         }
+        done
+    }
+
+    /// An error if a sync of an image has failed, also one that is under way now.
+    fn all_synced(&self) -> Result<()> {
+        if keeps(Rule::WaitForSyncs) {
+            drop(self.syncing.write().unwrap_or_else(PoisonError::into_inner));
+        }
+        if self.sync_failed.load(SeqCst) {
+            let message = "a sync of an image has failed, so what its disk has is not known, and everything counts as dirty; \
+                           look after the disk, and start the server again";
+            return Err(Failure::new("sync-failed", message));
+        }
+        Ok(())
+    }
+
+    /// An image has no room, which scratch may have taken: ends what can be read, for the guest. Whether it did.
+    pub fn give_room(&self) -> bool {
+        let snapshot = self.eras.snapshot().filter(|snapshot| snapshot.why_broken().is_none());
+        snapshot.is_some_and(|snapshot| snapshot.disks.iter().all(|frozen| frozen.give_room().is_ok()))
     }
 
     fn control(&self) -> MutexGuard<'_, ()> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn committed(&self) -> MutexGuard<'_, Option<SnapshotStatus>> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn dir(&self) -> Result<&PathBuf> {
@@ -100,6 +157,7 @@ impl Snapshots {
     pub fn create(&self, disks: &[Source<'_>], wish: &Wish<'_>) -> Result<Arc<Snapshot>> {
         let _control = self.control();
         check_name(wish.name)?;
+        self.all_synced()?;
         if let Some(old) = self.eras.snapshot() {
             if old.is_served() && old.why_broken().is_none() {
                 let message = format!("snapshot {:?} is there; commit or abort it first", old.name);
@@ -171,18 +229,23 @@ impl Snapshots {
         })
     }
 
-    fn named(&self, name: Option<&str>) -> Result<Arc<Snapshot>> {
-        let found = self.snapshot().filter(|snapshot| name.is_none_or(|name| snapshot.name == name));
-        found.ok_or_else(|| match name {
-            Some(name) => Failure::new("no-snapshot", format!("there is no snapshot {name:?}")),
+    fn which(&self, which: Which<'_>) -> Result<Arc<Snapshot>> {
+        let found = self.snapshot().filter(|snapshot| which.is(&snapshot.name, &snapshot.id.to_string()));
+        found.ok_or_else(|| match which.id.or(which.name) {
+            Some(which) => Failure::new("no-snapshot", format!("there is no snapshot {which:?}")),
             None => Failure::new("no-snapshot", "there is no snapshot"),
         })
     }
 
-    /// The backup of the snapshot is complete and durable. `keep` keeps its name in the maps.
-    pub fn commit(&self, disks: &[Source<'_>], name: Option<&str>, keep: bool) -> Result<Arc<Snapshot>> {
+    /// The backup of the snapshot is complete and durable. `keep` keeps its name in the maps. By its identity it may be done
+    /// twice.
+    pub fn commit(&self, disks: &[Source<'_>], which: Which<'_>, keep: bool) -> Result<SnapshotStatus> {
         let _control = self.control();
-        let snapshot = self.named(name)?;
+        let last = || self.committed().clone().filter(|last| which.id == Some(&last.id));
+        let snapshot = match self.which(which) {
+            Err(none) => return last().ok_or(none),
+            found => found?,
+        };
         if snapshot.committing.get().is_none() {
             self.may_commit(disks, &snapshot)?;
             if !keeps(Rule::NormalThenOff) {
@@ -217,17 +280,20 @@ impl Snapshots {
         at(Step::Committed);
         self.end(&snapshot);
         remove_files(&snapshot);
-        Ok(snapshot)
+        *self.committed() = Some(snapshot.status());
+        Ok(snapshot.status())
     }
 
     /// Whether what the backup has read is right and durable, and all checkpoints are there.
     fn may_commit(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
-        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
-            if let Err(e) = frozen.sync_image() {
-                let _ = frozen.break_off(format!("a sync of the image failed: {e}"), disk.map);
+        for (place, (disk, frozen)) in disks.iter().zip(&snapshot.disks).enumerate() {
+            if let Err(e) = frozen.is_whole() {
+                let _ = frozen.break_off(e.to_string(), disk.map);
             }
+            let _ = self.sync(place, disk.map, || frozen.sync_image());
         }
         at(Step::ImageSynced);
+        self.all_synced()?;
         if let Some(why) = snapshot.why_broken() {
             return Err(Failure::new("snapshot-broken", format!("snapshot {:?} is broken: {why}", snapshot.name)));
         }
@@ -251,9 +317,9 @@ impl Snapshots {
     }
 
     /// Gives a snapshot up: what was frozen is dirty again.
-    pub fn abort(&self, disks: &[Source<'_>], name: Option<&str>) -> Result<Arc<Snapshot>> {
+    pub fn abort(&self, disks: &[Source<'_>], which: Which<'_>) -> Result<Arc<Snapshot>> {
         let _control = self.control();
-        let snapshot = self.named(name)?;
+        let snapshot = self.which(which)?;
         self.drop_snapshot(disks, &snapshot)?;
         Ok(snapshot)
     }
@@ -330,8 +396,9 @@ impl Snapshots {
         let dir = self.dir()?;
         let headers: Vec<_> =
             uuids.iter().map(|uuid| Scratch::open(dir, *uuid).map(|scratch| scratch.header())).collect();
-        let begun = headers.iter().flatten().find_map(|header| Some((header.id, header.state.committing()?)));
-        let Some((id, keep)) = begun else { return Ok(None) };
+        let begun = headers.iter().flatten().find(|header| header.state.committing().is_some());
+        let Some(begun) = begun else { return Ok(None) };
+        let (id, keep) = (begun.id, begun.state == State::Keeping);
         for ((disk, checkpoint), header) in disks.iter().zip(checkpoints).zip(&headers) {
             let of_it = |header: &&Header| header.id == id;
             let (Some(header), Some(checkpoint)) = (header.as_ref().filter(of_it), checkpoint) else { continue };
@@ -346,6 +413,7 @@ impl Snapshots {
             let paths = paths(dir, *uuid);
             remove(&paths).map_err(|e| Failure::io(format_args!("{}: remove", paths[0].display()), &e))?;
         }
+        *self.committed() = Some(SnapshotStatus::of_header(begun, disks.len()));
         Ok(Some(format!("the commit of snapshot {id}, which a server had begun, is complete")))
     }
 

@@ -1,5 +1,6 @@
 //! A snapshot: one moment of all disks of a server.
 
+use super::format::Header;
 use super::frozen::{Frozen, Progress};
 use crate::time::time;
 use dirtymap::Uuid;
@@ -48,6 +49,21 @@ pub struct SnapshotStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotList {
     pub snapshots: Vec<SnapshotStatus>,
+}
+
+impl SnapshotStatus {
+    /// Of one of which only a header is left.
+    pub fn of_header(header: &Header, disks: usize) -> SnapshotStatus {
+        SnapshotStatus {
+            name: header.name.clone(),
+            id: header.id.to_string(),
+            created: time(UNIX_EPOCH + Duration::from_secs(header.created.max(0) as u64)),
+            consistency: if header.app { "app" } else { "crash" }.into(),
+            whole: header.whole,
+            broken: None,
+            disks: vec![Progress::default(); disks],
+        }
+    }
 }
 
 impl Snapshot {

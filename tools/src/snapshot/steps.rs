@@ -95,6 +95,8 @@ pub enum Rule {
     RecordBroken,
     /// The map says NORMAL before copying is off.
     NormalThenOff,
+    /// A commit waits for syncs that are under way.
+    WaitForSyncs,
     /// COMMITTING is in the headers of several disks before the first map says NORMAL.
     CommitAll,
     /// READY is in the header before FROZEN.

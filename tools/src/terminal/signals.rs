@@ -9,6 +9,7 @@ use signal_hook::iterator::Signals;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static GOES_ON: AtomicBool = AtomicBool::new(false);
 
 /// Starts to listen. `end`: what a signal does at once, for a command that does not look at [`requested`] by itself.
 pub fn listen(end: Option<impl Fn() + Send + 'static>) -> Result<()> {
@@ -18,7 +19,7 @@ pub fn listen(end: Option<impl Fn() + Send + 'static>) -> Result<()> {
             if let Some(end) = &end {
                 end();
             }
-            if REQUESTED.swap(true, Ordering::SeqCst) {
+            if REQUESTED.swap(true, Ordering::SeqCst) && !GOES_ON.load(Ordering::SeqCst) {
                 std::process::exit(Exit::Interrupted.code().into());
             }
         }
@@ -28,6 +29,11 @@ pub fn listen(end: Option<impl Fn() + Send + 'static>) -> Result<()> {
         .spawn(wait)
         .map(drop)
         .map_err(|e| Failure::io("listen for signals", &e))
+}
+
+/// From here on the command goes on to its end, whatever the signals.
+pub fn go_on() {
+    GOES_ON.store(true, Ordering::SeqCst);
 }
 
 /// Whether somebody wants the command to stop.

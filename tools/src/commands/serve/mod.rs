@@ -56,6 +56,12 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
     let first = first.map(|(image, map)| DiskArg { name: args.name.clone(), image: image.clone(), map: map.clone() });
     let disks: Vec<DiskArg> = first.chain(args.disk.iter().cloned()).collect();
     for (i, disk) in disks.iter().enumerate() {
+        if disk.name.contains('@') {
+            return Err(Failure::usage(format!(
+                "the name {:?} has an '@', behind which snapshots have theirs",
+                disk.name
+            )));
+        }
         if disks[..i].iter().any(|other| other.name == disk.name) {
             return Err(Failure::usage(format!("the name {:?} is given twice", disk.name)));
         }

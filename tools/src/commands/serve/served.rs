@@ -6,7 +6,7 @@ use super::frozen_export::FrozenExport;
 use super::metrics;
 use crate::control::{Answers, Request, Status};
 use crate::exit::{Failure, Result};
-use crate::snapshot::{SnapshotList, Snapshots, Source, Wish};
+use crate::snapshot::{SnapshotList, Snapshots, Source, Which, Wish};
 use crate::terminal::output::Output;
 use dirtymap_nbd::{Backend, Exports, Listed};
 use serde_json::Value;
@@ -65,10 +65,11 @@ impl Served {
 }
 
 impl Served {
-    /// The export of a disk as the snapshot has it: `EXPORT@NAME`.
+    /// The export of a disk as the snapshot has it: `EXPORT@NAME`, or `EXPORT@ID`.
     fn open_frozen(&self, export: &str) -> Option<(String, Arc<dyn Backend>)> {
         let (name, of) = export.rsplit_once('@')?;
-        let snapshot = self.snapshots.snapshot().filter(|snapshot| snapshot.name == of)?;
+        let snapshot =
+            self.snapshots.snapshot().filter(|snapshot| snapshot.name == of || snapshot.id.to_string() == of)?;
         let place = self.disks.iter().position(|disk| disk.name() == name)?;
         let tracked = Arc::clone(&self.disks[place].tracked);
         Some((export.into(), Arc::new(FrozenExport::new(tracked, snapshot, place))))
@@ -106,11 +107,13 @@ impl Answers for Served {
                 let snapshots = self.snapshots.snapshot().iter().map(|snapshot| snapshot.status()).collect();
                 serde_json::to_value(SnapshotList { snapshots })
             }
-            Request::SnapshotCommit { name, keep } => {
-                serde_json::to_value(self.snapshots.commit(&self.sources(), name.as_deref(), keep)?.status())
+            Request::SnapshotCommit { name, id, keep } => {
+                let which = Which { name: name.as_deref(), id: id.as_deref() };
+                serde_json::to_value(self.snapshots.commit(&self.sources(), which, keep)?)
             }
-            Request::SnapshotAbort { name } => {
-                serde_json::to_value(self.snapshots.abort(&self.sources(), name.as_deref())?.status())
+            Request::SnapshotAbort { name, id } => {
+                let which = Which { name: name.as_deref(), id: id.as_deref() };
+                serde_json::to_value(self.snapshots.abort(&self.sources(), which)?.status())
             }
         };
         value.map_err(|e| Failure::new("internal", e.to_string()))

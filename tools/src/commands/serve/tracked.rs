@@ -7,7 +7,7 @@ use super::counters::Counters;
 use crate::snapshot::{self, Rule, Snapshots, Step, keeps};
 use crate::terminal::output::Output;
 use dirtymap::DirtyMap;
-use dirtymap_nbd::{Backend, Failure, FileBackend, Zeroes};
+use dirtymap_nbd::{Backend, Errno, Failure, FileBackend, Zeroes};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,32 +49,29 @@ impl Tracked {
 
     pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Failure> {
         let length = data.len() as u64;
-        let write = || self.change(offset..offset + length, fua, || self.image.write(offset, data, fua));
+        let write = || self.change(offset..offset + length, fua, || self.image.write(offset, data, false));
         self.counters.write.count(length, write)
     }
 
     pub fn flush(&self) -> Result<(), Failure> {
-        self.counters.flush.count(0, || self.synced(true, self.image.flush()))
+        self.counters.flush.count(0, || self.sync())
     }
 
     pub fn trim(&self, offset: u64, length: u64, fua: bool) -> Result<(), Failure> {
-        let trim = || self.change(offset..offset + length, fua, || self.image.trim(offset, length, fua));
+        let trim = || self.change(offset..offset + length, fua, || self.image.trim(offset, length, false));
         self.counters.trim.count(length, trim)
     }
 
     pub fn write_zeroes(&self, offset: u64, length: u64, how: Zeroes) -> Result<(), Failure> {
-        let zero = || self.change(offset..offset + length, how.fua, || self.image.write_zeroes(offset, length, how));
+        // What fails is a write then, or a sync, and not one of the two.
+        let plain = Zeroes { fua: false, ..how };
+        let zero = || self.change(offset..offset + length, how.fua, || self.image.write_zeroes(offset, length, plain));
         self.counters.zero.count(length, zero)
     }
 
     /// Has a change done, which may sync. Of failures one after the other the first one is told here: the client is told of
     /// each.
-    fn change(
-        &self,
-        range: Range<u64>,
-        syncs: bool,
-        change: impl FnOnce() -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    fn change(&self, range: Range<u64>, syncs: bool, change: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
         let (start, end) = (range.start, range.end);
         let done = self.in_bracket(range, syncs, change);
         if done.is_err() != self.failing.load(Relaxed) && done.is_err() != self.failing.swap(done.is_err(), Relaxed) {
@@ -92,7 +89,7 @@ impl Tracked {
         &self,
         range: Range<u64>,
         syncs: bool,
-        change: impl FnOnce() -> Result<(), Failure>,
+        change: impl Fn() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let early = (!keeps(Rule::RegisterThenLook)).then(|| self.snapshots.enter());
         snapshot::at(Step::Came);
@@ -101,15 +98,16 @@ impl Tracked {
         // Left before the bracket ends.
         let writer = early.unwrap_or_else(|| self.snapshots.enter());
         writer.copy(self.place, range, &self.map)?;
-        self.synced(syncs, change())
+        let mut done = change();
+        if done.as_ref().is_err_and(|failure| failure.errno == Errno::NoSpace) && self.snapshots.give_room() {
+            done = change();
+        }
+        done?;
+        if syncs { self.sync() } else { Ok(()) }
     }
 
-    /// What a sync failed to write the kernel tells once: so a snapshot must know, too.
-    fn synced(&self, syncs: bool, done: Result<(), Failure>) -> Result<(), Failure> {
-        if syncs && done.is_err() {
-            self.snapshots.sync_failed(self.place, &self.map);
-        }
-        done
+    fn sync(&self) -> Result<(), Failure> {
+        self.snapshots.sync(self.place, &self.map, || self.image.flush())
     }
 }
 
@@ -144,5 +142,74 @@ mod tests {
         assert_eq!(std::fs::read(&image).expect("read"), [7; 1 << 16]);
         let requests = tracked.counters.now();
         assert_eq!((requests.write.requests, requests.write.failed, requests.write.bytes), (1, 1, 0));
+    }
+
+    /// A disk in a directory, and its server's snapshots.
+    fn tracked(dir: &std::path::Path) -> (Tracked, Arc<Snapshots>) {
+        let (image, map) = (dir.join("image"), dir.join("map"));
+        std::fs::write(&image, [7; 1 << 20]).expect("write");
+        let snapshots = Arc::new(Snapshots::new(dir.to_path_buf(), None));
+        let tracked = Tracked::new(
+            "".into(),
+            FileBackend::open(&image, true).expect("open"),
+            Options::new().create(&map, 1 << 20).expect("create"),
+            Arc::clone(&snapshots),
+            0,
+            Output::new(crate::cli::Format::Human, 0).silent(),
+        );
+        (tracked, snapshots)
+    }
+
+    const NOW: snapshot::Wish<'static> = snapshot::Wish { name: "now", whole: true, app: false };
+
+    #[test]
+    fn a_write_that_finds_no_room_has_that_of_scratch() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (tracked, snapshots) = tracked(dir.path());
+        let image = std::fs::File::open(dir.path().join("image")).expect("open");
+        let tries = std::cell::Cell::new(0);
+        let full = || {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 { Err(Failure::new(Errno::NoSpace, "full")) } else { Ok(()) }
+        };
+        // Without a snapshot there is no room to be had.
+        assert_eq!(tracked.change(0..512, false, full).expect_err("no room").errno, Errno::NoSpace);
+        let made = snapshots.create(&[snapshot::Source { map: &tracked.map, image: &image }], &NOW);
+        let made = made.unwrap_or_else(|e| panic!("{e}"));
+        tries.set(0);
+        tracked.change(0..512, false, full).expect("room");
+        assert!(made.why_broken().expect("it is").contains("no room"));
+    }
+
+    #[test]
+    fn a_commit_waits_for_a_sync_that_is_to_fail_and_what_failed_is_remembered() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (tracked, snapshots) = tracked(dir.path());
+        let image = std::fs::File::open(dir.path().join("image")).expect("open");
+        let sources = [snapshot::Source { map: &tracked.map, image: &image }];
+        snapshots.create(&sources, &NOW).unwrap_or_else(|e| panic!("{e}"));
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (fail, is_to_fail) = std::sync::mpsc::channel();
+        let committed = std::thread::scope(|scope| {
+            let (snapshots, sources, map) = (&snapshots, &sources, &tracked.map);
+            scope.spawn(move || {
+                let sync = || -> Result<(), ()> {
+                    begun.send(()).expect("tell");
+                    is_to_fail.recv().expect("hear");
+                    Err(())
+                };
+                snapshots.sync(0, map, sync)
+            });
+            has_begun.recv().expect("hear");
+            let commits = scope.spawn(move || snapshots.commit(sources, snapshot::Which::default(), false));
+            // Time enough to be wrong.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            fail.send(()).expect("tell");
+            commits.join().expect("it ends")
+        });
+        assert_eq!(committed.expect_err("refused").kind, "sync-failed");
+        assert_eq!(tracked.map.dirty_len(), 1 << 20);
+        snapshots.abort(&sources, snapshot::Which::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(snapshots.create(&sources, &NOW).err().expect("refused").kind, "sync-failed");
     }
 }
