@@ -183,16 +183,16 @@ mod tests {
         let mut picture = Picture::default();
         picture.take(Sample { seconds: 0.0, disks: vec![seen(100, [100, 0, 0, 0], None)] });
         picture.take(Sample { seconds: 1.0, disks: vec![seen(150, [100, 0, 50, 0], Some(50.0))] });
-        let (lines, terminal) = drawn(&picture, 62, 10);
+        let (lines, terminal) = drawn(&picture, 82, 10);
         assert!(lines[0].contains("vm") && lines[0].contains("400 B") && !lines[0].contains('\u{1b}'), "{lines:#?}");
         assert!(lines[1].contains("150 B dirty, 37.5% +50 B/s"), "{lines:#?}");
-        // Sixty columns within the border: fifteen for each part.
-        let place: Vec<char> = lines[2].chars().skip(1).take(60).collect();
+        // Eighty columns within the border: twenty for each part.
+        let place: Vec<char> = lines[2].chars().skip(1).take(80).collect();
         for (part, block) in ['█', ' ', '▄', ' '].into_iter().enumerate() {
-            assert!(place[part * 15..(part + 1) * 15].iter().all(|c| *c == block), "{lines:#?}");
+            assert!(place[part * 20..(part + 1) * 20].iter().all(|c| *c == block), "{lines:#?}");
         }
         let buffer = terminal.backend().buffer();
-        assert_eq!((buffer[(1, 2)].fg, buffer[(31, 2)].fg), (Color::Yellow, Color::Red));
+        assert_eq!((buffer[(1, 2)].fg, buffer[(41, 2)].fg), (Color::Yellow, Color::Red));
         assert!(
             lines[5].contains("armed 64 KiB (1 KiB by the write intent); checkpoint frozen; 2 connections"),
             "{lines:#?}"
