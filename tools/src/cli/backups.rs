@@ -98,7 +98,7 @@ pub struct Restore {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen\n  dirtymap backup disk.raw --set backups --map disk.map --keep 14\n  dirtymap backup --set backups --disk root=root.raw,map=root.map --disk data=data.raw,map=data.map"), group = ArgGroup::new("named").args(["name", "frozen"]), group = ArgGroup::new("where").args(["target", "set"]).required(true))]
+#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen\n  dirtymap backup disk.raw --set backups --map disk.map --keep 14\n  dirtymap backup --set sets --disk a=a.raw,map=a.map --disk b=b.raw,map=b.map"), group = ArgGroup::new("named").args(["name", "frozen"]), group = ArgGroup::new("where").args(["target", "set"]).required(true))]
 pub struct Backup {
     /// The image or block device to copy from
     #[arg(value_parser = file(), required_unless_present = "disk")]

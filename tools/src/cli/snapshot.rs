@@ -18,7 +18,7 @@ pub enum SnapshotAction {
     /// Freeze all disks of the server at one moment, while they are written
     ///
     /// What was dirty until then can be read from the exports NAME@SNAPSHOT; with --whole, everything.
-    #[command(after_help = help!("  dirtymap snapshot create --server /run/control --name monday\n  dirtymap snapshot create --server /run/control --consistency app --pre-hook 'virsh domfsfreeze vm' --post-hook 'virsh domfsthaw vm'"))]
+    #[command(after_help = help!("  dirtymap snapshot create --server /run/control --name monday\n  dirtymap snapshot create --server ctl --pre-hook ./freeze --post-hook ./thaw"))]
     Create(CreateSnapshot),
     /// List the snapshots that are there
     #[command(after_help = help!("  dirtymap snapshot list --server /run/control"))]
