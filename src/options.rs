@@ -70,7 +70,7 @@ pub(crate) struct Bounds {
     pub ahead: u64,
     pub intent: IntentBound,
     /// What was asked for, in items.
-    asked: Option<u64>,
+    pub asked: Option<u64>,
 }
 
 impl Bounds {
