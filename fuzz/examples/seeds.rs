@@ -361,7 +361,7 @@ fn sets() -> Vec<(&'static str, Set)> {
     let content = |bytes: u64| Content {
         bytes,
         sha256: "0123456789abcdef".repeat(4),
-        seen: Seen { inode: 1, modified: (2, 3), changed: (4, 5) },
+        seen: Seen { inode: 1, modified: (2, 3), changed: (4, 5), boot: Some("a boot".into()) },
     };
     let one = |number: u32, backing: Option<u32>| Member {
         file: file_name(number),
@@ -383,7 +383,7 @@ fn sets() -> Vec<(&'static str, Set)> {
     let empty = Set::new("0123abcd".into());
     let chain = Set { members: vec![one(1, None), one(2, Some(1)), one(5, None)], ..empty.clone() };
     let unsettled = Set {
-        begun: Some(Begun { file: file_name(6), point: None, map: "x".into() }),
+        begun: Some(Begun { file: file_name(6), point: None, map: "x".into(), content: None }),
         merging: Some(Merging { file: file_name(2), data: 1, content: content(9) }),
         leftover: vec![file_name(4)],
         ..chain.clone()
