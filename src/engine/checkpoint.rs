@@ -14,11 +14,10 @@ use super::points::{BATCH_WORDS, PointWord};
 use super::round::{Keep, Switch};
 use crate::error::{Corruption, Error, InUse, Refusal, Result, counted};
 use crate::file::create::random_uuid;
+use crate::file::locks::no_other_writer;
 use crate::file::points::{Checkpoint, no_checkpoint, none_outstanding, of_header};
 use crate::file::reasons::forget;
-use crate::format::{
-    CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, SLOTS, Session, Uuid,
-};
+use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
 use crate::progress::Step;
 use crate::query::WordsIter;
 use crate::sys::os;
@@ -74,7 +73,7 @@ impl Core {
         self.not_in_own_bracket()?;
         let point = self.freeze_begin_as(name, role)?;
         let done = self
-            .is_only_writer(role)
+            .alone_if(role == PointRole::Snapshot)
             .and_then(|()| self.freeze_reset(&point))
             .and_then(|()| self.drain(&point.uuid, patience))
             .and_then(|()| settle(point.uuid))
@@ -88,12 +87,9 @@ impl Core {
 
     /// For a snapshot nobody else may have the map open for writing, who would write the image and copy nothing. Asked once
     /// FREEZING is durable: who opens the map takes a slot and then looks for a snapshot, so one of the two sees the other.
-    fn is_only_writer(&self, role: PointRole) -> Result<()> {
-        for slots in [0..self.slot, self.slot + 1..SLOTS] {
-            let held = || self.disk.slot_held(slots.clone()).map_err(self.io("ask for writers"));
-            if role == PointRole::Snapshot && !slots.is_empty() && held()? {
-                return Err(Error::Locked { path: self.path.clone(), what: InUse::Open, holder: None });
-            }
+    fn alone_if(&self, wanted: bool) -> Result<()> {
+        if wanted && !no_other_writer(self.file())? {
+            return Err(Error::Locked { path: self.path.clone(), what: InUse::Open, holder: None });
         }
         Ok(())
     }

@@ -32,6 +32,13 @@ impl Deadline {
     }
 }
 
+/// Whether nobody else has the file open for writing. Who holds the gate knows that nobody will before it lets go.
+///
+/// Asked without taking a lock that others would take for a writer's: readers may share the gate.
+pub(crate) fn no_other_writer(file: MapFile<'_>) -> Result<bool> {
+    file.disk.slot_held(0..SLOTS).map(|held| !held).map_err(file.io("ask for writers"))
+}
+
 /// Takes a lock, waiting for it until then; says whether it was to be had. Tries once in any case.
 pub(crate) fn wait_for(file: MapFile<'_>, lock: Lock, end: Deadline) -> Result<bool> {
     let mut pause = Duration::from_micros(20);

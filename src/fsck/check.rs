@@ -7,6 +7,7 @@ use super::survey::{self, Covered, Survey, point_survey};
 use crate::error::Result;
 use crate::file::bottom::BottomRef;
 use crate::file::headers::{self, damaged_copies, writable};
+use crate::file::locks::no_other_writer;
 use crate::file::pages::Count;
 use crate::file::scan::Scan;
 use crate::format::{Header, Point, State};
@@ -86,7 +87,7 @@ pub fn check(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -> Resu
     let disk = Arc::new(locks::open_file(path, false)?);
     let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
     let file = MapFile::new(&*disk, path);
-    if locks::at_rest(file)? {
+    if no_other_writer(file)? {
         let report = at_rest(file, &mut progress);
         drop(gate);
         return report;
@@ -117,7 +118,7 @@ pub fn check_after_power_loss(path: impl AsRef<Path>, mut progress: impl FnMut(u
     let mut looks = 0;
     let (live, mut report) = loop {
         let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
-        let live = !locks::at_rest(file)?;
+        let live = !no_other_writer(file)?;
         // At rest it stays so while the gate is kept. Those who have it open must be able to close it, however long this takes.
         let _gate = (!live).then_some(gate);
         let before = sequence()?;

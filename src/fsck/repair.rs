@@ -12,6 +12,7 @@ use crate::error::{Error, InUse, Refusal, Result};
 use crate::file::bottom::{BottomRef, full_page, named};
 use crate::file::headers;
 use crate::file::locks::locked;
+use crate::file::locks::no_other_writer;
 use crate::file::pages::{self, PageContent};
 use crate::file::points::{covering, rounded};
 use crate::file::scan::{Page, Scan};
@@ -40,7 +41,7 @@ pub fn plan_repair(path: impl AsRef<Path>, mut progress: impl FnMut(u64, u64)) -
     let disk = Arc::new(locks::open_file(path, false)?);
     let gate = locks::opening_gate(&disk, path, Duration::ZERO)?;
     let file = MapFile::new(&*disk, path);
-    if !locks::at_rest(file)? {
+    if !no_other_writer(file)? {
         return Err(locked(file, Lock::Slot(0), InUse::Open));
     }
     let planned = plan(file, &mut progress);

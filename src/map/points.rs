@@ -4,6 +4,7 @@ use super::dirty_map::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, InUse, Refusal, Result, Unusable};
+use crate::file::locks::no_other_writer;
 use crate::file::points::{self, NamedPoint, kept};
 use crate::file::{create, headers};
 use crate::format::Header;
@@ -211,7 +212,7 @@ impl DirtyMap {
                 // Nobody keeps a repair, or the undoing of one, from writing points that a header goes on naming: who has read
                 // half of one before and half afterwards knows neither.
                 let gate = locks::opening_gate(&own, self.path(), Duration::ZERO)?;
-                let rest = locks::at_rest(MapFile::new(&*own, self.path()))?;
+                let rest = no_other_writer(MapFile::new(&*own, self.path()))?;
                 // Nor does that happen in the session of those who have it open, and they must be able to close it.
                 if !rest {
                     session = Some(headers::newest(MapFile::new(&*own, self.path()))?.header.nonce);

@@ -4,8 +4,7 @@ use super::dirty_map::{DirtyMap, Inner, Live};
 use crate::engine::background::Background;
 use crate::engine::commit::Failure;
 use crate::error::{Error, InUse, Result, Unusable};
-use crate::file::locks::locked;
-use crate::format::SLOTS;
+use crate::file::locks::{locked, no_other_writer};
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
 use crate::session::locks::{self, Gate};
@@ -21,7 +20,7 @@ impl Live {
         }
         self.share_again(gate);
         // Who has the attach lock and no slot has no session: another kind of program, or one that is dying.
-        self.core.disk().slot_held(0..SLOTS).map(|held| !held).map_err(self.core.io("ask who else has it open"))
+        no_other_writer(self.core.file())
     }
 
     /// Has the map together with others again. Under the gate nobody else changes who has it, so this does not fail; without it

@@ -220,13 +220,13 @@ impl Filling<'_, '_> {
             pages.add(index..index + 1);
             count.add(geometry, index, page, named(&self.header.runs, index));
             let all = format::page_words(geometry, index);
-            if self.allocate.is_none() && all.clone().zip(page).all(|(w, &word)| word == geometry.word_mask(w)) {
+            if self.allocate.is_none() && is_full(geometry, index, page) {
                 whole.add(all.clone());
                 words.add(all);
                 return Ok(());
             }
             self.prepare(index)?;
-            for (w, &word) in format::page_words(geometry, index).zip(page) {
+            for (w, &word) in all.zip(page) {
                 if word & !self.view.live()[w as usize].fetch_or(word, SeqCst) != 0 {
                     words.add(w..w + 1);
                 }

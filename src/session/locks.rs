@@ -203,10 +203,3 @@ impl Attached {
         self.disk.detach();
     }
 }
-
-/// Whether nobody has the file open for writing. The caller holds the gate, and so nobody will before it lets go.
-///
-/// Asked without taking a lock that others would take for a writer's: readers may share the gate.
-pub(crate) fn at_rest(file: MapFile<'_>) -> Result<bool> {
-    file.disk.slot_held(0..SLOTS).map(|held| !held).map_err(file.io("ask for writers"))
-}

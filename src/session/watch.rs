@@ -9,6 +9,7 @@ use super::locks;
 use crate::engine::commit::is_normal;
 use crate::engine::point_set::{Cache, Dirt, PointSet, TRIES, UnionView};
 use crate::error::{Error, Result, Unusable};
+use crate::file::locks::no_other_writer;
 use crate::format::{Durability, Header, Uuid, VolatileLayout};
 use crate::image_stamp::ImageStamp;
 use crate::map_file::MapFile;
@@ -123,7 +124,7 @@ pub(crate) enum Reading {
 pub(crate) fn read(disk: &Arc<FileDisk>, path: &Path, image: Option<&ImageStamp>, wait: Duration) -> Result<Reading> {
     let _gate = locks::opening_gate(disk, path, wait)?;
     let file = MapFile::new(&**disk, path);
-    if locks::at_rest(file)? {
+    if no_other_writer(file)? {
         return Ok(Reading::Loaded(Box::new(load_in_memory(file, image)?)));
     }
     Ok(SharedReader::new(disk, path)?.map_or(Reading::Locked, |watch| Reading::Shared(Box::new(watch))))
