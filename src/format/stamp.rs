@@ -55,7 +55,7 @@ pub struct Stamp {
 }
 
 /// A rule that a stamp breaks: the field, what was found, what was expected.
-pub(super) type Broken = (Field, u64, &'static str);
+pub(crate) type Broken = (Field, u64, &'static str);
 
 impl Stamp {
     /// A stamp of which nothing else is known.
@@ -80,7 +80,7 @@ impl Stamp {
     }
 
     /// The stamp at `at`, or `None` if none was recorded.
-    pub(super) fn parse(bytes: &[u8], at: usize) -> Result<Option<Stamp>, Broken> {
+    pub(crate) fn parse(bytes: &[u8], at: usize) -> Result<Option<Stamp>, Broken> {
         let flags = u32_at(bytes, at + f::FLAGS.offset);
         if flags & !(RECORDED | EXACT) != 0 || flags == EXACT {
             return Err((f::FLAGS, flags.into(), "0, 1 or 3"));
@@ -126,7 +126,7 @@ impl Stamp {
     }
 
     /// Writes the stamp at `at`, where zeros are.
-    pub(super) fn encode(&self, bytes: &mut [u8], at: usize) {
+    pub(crate) fn encode(&self, bytes: &mut [u8], at: usize) {
         put_u32(bytes, at + f::FLAGS.offset, RECORDED | if self.exact { EXACT } else { 0 });
         put_u32(
             bytes,

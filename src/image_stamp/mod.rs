@@ -87,6 +87,19 @@ impl ImageStamp {
         Ok(ImageStamp(settle::at_once(&seen, &mut settle::System::new())))
     }
 
+    /// The stamp as FORMAT.md has it, for another process of this machine that records it: one that [commits](crate::DirtyMap::commit_backup)
+    /// a checkpoint for who made the backup.
+    pub fn to_bytes(&self) -> [u8; 128] {
+        let mut bytes = [0; 128];
+        self.0.encode(&mut bytes, 0);
+        bytes
+    }
+
+    /// The stamp that such bytes are; `None` if they are none.
+    pub fn from_bytes(bytes: &[u8; 128]) -> Option<ImageStamp> {
+        Stamp::parse(bytes, 0).ok().flatten().map(ImageStamp)
+    }
+
     /// Size of the image in bytes.
     pub fn size(&self) -> u64 {
         self.0.size
@@ -314,6 +327,14 @@ pub(crate) mod tests {
 
     fn compare(was: Stamp, is: Stamp) -> Comparison {
         ImageStamp(is).compare(&ImageStamp(was))
+    }
+
+    #[test]
+    fn a_stamp_is_the_same_from_its_bytes() {
+        for stamp in [file(), device(), Stamp { exact: false, ..file() }].map(ImageStamp) {
+            assert_eq!(ImageStamp::from_bytes(&stamp.to_bytes()), Some(stamp));
+        }
+        assert_eq!([[0; 128], [0xff; 128]].map(|bytes| ImageStamp::from_bytes(&bytes)), [None, None]);
     }
 
     #[test]
