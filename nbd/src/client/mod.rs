@@ -12,6 +12,7 @@ pub use uri::{Address, Uri, UriError};
 
 use crate::codec::Malformed;
 use crate::failure::Failure;
+use crate::stream::Stream;
 use std::{fmt, io};
 
 /// Why a call of the client failed.
@@ -83,7 +84,12 @@ impl Client {
     /// Connects to an export. What the server does not have of the wishes is done without: see [`Client::info`] and
     /// [`Client::contexts`].
     pub fn connect(uri: &Uri, options: &ConnectOptions) -> Result<Self, Error> {
-        let mut negotiation = Negotiation::start(uri.address.connect()?)?;
+        Self::over(uri.address.connect()?, &uri.export, options)
+    }
+
+    /// The same over a stream that leads to the server.
+    pub fn over(stream: Box<dyn Stream>, export: &str, options: &ConnectOptions) -> Result<Self, Error> {
+        let mut negotiation = Negotiation::start(stream)?;
         let unless_refused = |asked: Result<(), Error>| match asked {
             Ok(()) => Ok(true),
             Err(Error::Refused { .. }) => Ok(false),
@@ -92,8 +98,8 @@ impl Client {
         let extended = options.extended && unless_refused(negotiation.extended_headers())?;
         let chunks = extended || (options.structured && unless_refused(negotiation.structured_reply())?);
         if chunks && !options.contexts.is_empty() {
-            unless_refused(negotiation.set_meta_context(&uri.export, &options.contexts).map(drop))?;
+            unless_refused(negotiation.set_meta_context(export, &options.contexts).map(drop))?;
         }
-        negotiation.go(&uri.export)
+        negotiation.go(export)
     }
 }

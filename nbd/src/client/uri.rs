@@ -40,7 +40,11 @@ impl fmt::Display for UriError {
 impl std::error::Error for UriError {}
 
 impl Address {
-    pub(super) fn connect(&self) -> io::Result<Box<dyn Stream>> {
+    /// Connects to the server.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn connect(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Tcp(host, port) => {
                 let stream = TcpStream::connect((host.as_str(), *port))?;
