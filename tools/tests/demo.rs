@@ -62,3 +62,38 @@ fn on_tiny_images() {
         ran.exits(0);
     }
 }
+
+#[test]
+fn through_a_server_that_is_killed() {
+    let dir = Dir::new();
+    let image = dir.image("mine.raw", 24 * MIB + 321);
+    let before = fs::read(&image).expect("read");
+    let place = dir.path("place");
+    let line = ["--dir".as_ref(), place.as_os_str()];
+    let ran = common::dirtymap()
+        .args(["demo", "--serve", "--kills", "3", "--output", "json"])
+        .arg(&image)
+        .args(line)
+        .output();
+    let answer = common::Ran::from(ran.expect("run dirtymap")).exits(0).json();
+    assert_eq!((&answer["identical"], &answer["served"], &answer["members"]), (&true.into(), &true.into(), &2.into()));
+    let rounds = answer["rounds"].as_array().expect("a list");
+    assert_eq!(rounds.len(), 3);
+    for round in rounds {
+        let number = |name: &str| round[name].as_u64().expect("a number");
+        assert!(number("writes") > 0 && number("dirty_bytes") >= number("bytes_owed"), "{round}");
+        assert_eq!(round["state"], "open");
+        assert!(round["killed_meanwhile"] == false || common::live::takes_over(), "{round}");
+        assert_eq!(round["backup"]["one_moment"], true);
+    }
+    assert!(fs::read(&image).expect("read") == before, "the user's image was changed");
+    let read = |name: &str| fs::read(place.join(name)).expect("read");
+    assert!(read("image.raw") == read("reference.raw"), "something that was acknowledged is not there");
+    assert!(read("restored.raw") == before && read("first.raw") == before);
+    dm!("set", "verify", place.join("backups"), "--against", place.join("image.raw")).exits(0);
+    dm!("check", place.join("image.map")).exits(0);
+    // No server is left, and nothing of its scratch.
+    assert!(!place.join("socket").exists() && !place.join("control").exists());
+    let names = fs::read_dir(&place).expect("list").map(|entry| entry.expect("an entry").file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with("dirtymap-")), "scratch is left");
+}

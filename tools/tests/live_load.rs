@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::GRANULE;
 use common::live::{Gone, Place, Server, takes_over, to_do, until};
+use common::{GRANULE, Ran, dirtymap};
 use dirtymap_nbd::client::Client;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -108,6 +108,10 @@ struct Killed<'a> {
 }
 
 impl Killed<'_> {
+    fn kills(&self) -> u64 {
+        self.kills.load(SeqCst)
+    }
+
     /// Kills it, and starts the next one, which goes on with a snapshot if that was frozen.
     fn kill(&self) {
         let mut server = self.server.write().expect("no panic");
@@ -160,16 +164,64 @@ fn create(killed: &Killed<'_>, written: &[Written]) -> [Vec<u64>; 2] {
     [least, counts(|log| &log.sent)]
 }
 
+/// A backup as a program makes one, step by step. What was complete before its moment, and sent by then.
+fn by_hand(killed: &Killed<'_>, written: &[Written]) -> [Vec<u64>; 2] {
+    let place = killed.place;
+    let target = fs::File::options().write(true).create(true).truncate(false).open(place.dir.path("target"));
+    let target = target.expect("open");
+    target.set_len(SIZE).expect("set the length");
+    let [least, most] = create(killed, written);
+    let mut random = Random(88 + most[0]);
+    until("a backup", || {
+        // The same bytes as often as they are read.
+        copy(place, &target, &mut random).ok()?;
+        let ran = place.snapshot(&["commit"]);
+        let ended = ran.code == 0 || {
+            let _server = killed.server.read().expect("no panic");
+            place.outstanding().is_none()
+        };
+        ended.then_some(())
+    });
+    [least, most]
+}
+
+/// The same by `dirtymap backup`. It may fail if the server was killed meanwhile; then it is begun anew.
+fn by_command(killed: &Killed<'_>, written: &[Written]) -> [Vec<u64>; 2] {
+    let place = killed.place;
+    let counts = |which: fn(&Written) -> &AtomicU64| written.iter().map(|log| which(log).load(SeqCst)).collect();
+    let uri = format!("nbd+unix:///?socket={}", place.dir.path("socket").display());
+    until("a backup", || {
+        let (least, kills) = (counts(|log| &log.complete), killed.kills());
+        let mut command = dirtymap();
+        command.args(["--output", "json", "backup", &uri]).arg(place.dir.path("target"));
+        let ran: Ran = command.arg("--control").arg(place.control()).output().expect("run dirtymap").into();
+        if ran.code == 0 {
+            assert_eq!((&ran.json()["one_moment"], place.outstanding()), (&true.into(), None));
+            return Some([least, counts(|log| &log.sent)]);
+        }
+        let _server = killed.server.read().expect("no panic");
+        assert!(ran.code == 8 && killed.kills() > kills, "nothing was killed: {ran:?}");
+        None
+    })
+}
+
 #[test]
 fn each_backup_is_the_image_as_it_was_frozen_however_often_the_server_is_killed() {
+    under_load(by_hand);
+}
+
+#[test]
+fn each_backup_of_the_command_is_the_image_as_it_was_frozen_however_often_the_server_is_killed() {
+    under_load(by_command);
+}
+
+/// Makes one backup after the other while writers write and the server is killed.
+fn under_load(back_up: fn(&Killed<'_>, &[Written]) -> [Vec<u64>; 2]) {
     if !takes_over() {
         return;
     }
     let kills = std::env::var("DIRTYMAP_LIVE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let place = Place::of_zeros(SIZE);
-    let target = fs::File::options().read(true).write(true).create_new(true).open(place.dir.path("target"));
-    let target = target.expect("create");
-    target.set_len(SIZE).expect("set the length");
     let killed = Killed { place: &place, server: RwLock::new(place.start(&[])), kills: AtomicU64::new(0) };
     let written: Vec<Written> = (0..WRITERS).map(|_| Written::default()).collect();
     let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -179,19 +231,8 @@ fn each_backup_is_the_image_as_it_was_frozen_however_often_the_server_is_killed(
             scope.spawn(move || keep_writing(place, writer, written, stop));
         }
         let backups = scope.spawn(|| {
-            let mut random = Random(88);
             while !stop.load(SeqCst) {
-                let [least, most] = create(&killed, &written);
-                until("a backup", || {
-                    // The same bytes as often as they are read.
-                    copy(&place, &target, &mut random).ok()?;
-                    let ran = place.snapshot(&["commit"]);
-                    let ended = ran.code == 0 || {
-                        let _server = killed.server.read().expect("no panic");
-                        place.outstanding().is_none()
-                    };
-                    ended.then_some(())
-                });
+                let [least, most] = back_up(&killed, &written);
                 let backup = fs::read(place.dir.path("target")).expect("read");
                 is_moment(&backup, &written, &least, &most);
                 rounds.fetch_add(1, SeqCst);
@@ -210,7 +251,7 @@ fn each_backup_is_the_image_as_it_was_frozen_however_often_the_server_is_killed(
         stop.store(true, SeqCst);
         backups.join().expect("the backups");
     });
-    let [kills, rounds] = [&killed.kills, &rounds].map(|n| n.load(SeqCst));
+    let (kills, rounds) = (killed.kills(), rounds.load(SeqCst));
     let writes: u64 = written.iter().map(|log| log.complete.load(SeqCst)).sum();
     println!("{kills} kills, {rounds} backups, {writes} writes");
     assert!(rounds > 0);

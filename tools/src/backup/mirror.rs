@@ -6,14 +6,15 @@
 use super::compare::Equal;
 use super::copy::{self, Copied};
 use super::plan::{Plan, plan};
+use super::source::Source;
 use super::target::{Base, Described, Target};
 use super::{Job, Outcome, UNNAMED, Wanted, Work};
 use crate::exit::{Failure, Result};
-use crate::files::{self, Content, Image, storage};
+use crate::files::{self, Content, Image};
 use crate::map::points::keep_last;
 use crate::sets;
 use crate::terminal::progress;
-use dirtymap::{ImageStamp, checkpoint::Checkpoint, info::Info};
+use dirtymap::{DirtyMap, ImageStamp, checkpoint::Checkpoint, info::Info};
 use dirtymap_cli::set_json;
 use indicatif::ProgressBar;
 use std::ffi::OsStr;
@@ -31,13 +32,13 @@ pub struct Mirror<'a> {
 
 impl<'a> Mirror<'a> {
     /// What is at the target's name.
-    pub fn open(args: &'a Wanted, path: &'a Path, image: &Image) -> Result<Mirror<'a>> {
-        files::distinct(&[("image", &args.image), ("map", &args.map), ("target", path)])?;
+    pub fn open(args: &'a Wanted, path: &'a Path, source: &dyn Source) -> Result<Mirror<'a>> {
+        source.apart(path, None)?;
         outside_of_sets(path)?;
         let target = Image::open_target(path)?;
         if let Some(target) = &target {
-            storage::apart(image, target)?;
-            no_container(args, image, target)?;
+            source.apart(path, Some(target))?;
+            no_container(args, source, target)?;
         }
         Ok(Mirror { args, path, target, plan: Plan::New })
     }
@@ -83,15 +84,15 @@ fn outside_of_sets(path: &Path) -> Result<()> {
 }
 
 /// Refuses a file that cannot be the copy of an image: that has the image's length, and as it starts.
-fn no_container(args: &Wanted, image: &Image, target: &Image) -> Result<()> {
-    let copy = target.stamp.is_block_device() || target.size() == image.size();
-    let format = target.container().filter(|_| !copy && !args.how.force && image.container().is_none());
+fn no_container(args: &Wanted, source: &dyn Source, target: &Image) -> Result<()> {
+    let copy = target.stamp.is_block_device() || target.size() == source.size();
+    let format = target.container().filter(|_| !copy && !args.how.force && source.container().is_none());
     let Some(format) = format else { return Ok(()) };
     let message = format!(
         "{}: is a {format} image, by its first bytes, perhaps a member of a backup set, and no copy of {}; give another \
          target, or overwrite it with a full copy (--force)",
         target.path.display(),
-        image.path.display()
+        source.name()
     );
     Err(Failure::new("wrong-target", message))
 }
@@ -122,7 +123,7 @@ impl Target for Mirror<'_> {
         self.plan = plan(self.args, self.path, info, self.target.as_ref(), job.map.len())?;
         self.say_what_is_not_known(job);
         // A name that cannot be had costs nothing.
-        let target = self.target.take().map_or_else(|| Image::create(self.path, &job.image), Ok)?;
+        let target = self.target.take().map_or_else(|| Image::create(self.path, job.source.like()), Ok)?;
         if !self.plan.is_full() && target.size() < job.map.len() {
             // The image has grown since. What the target lacks is copied, whatever it holds.
             job.map.set(target.size()..job.map.len())?;
@@ -134,6 +135,10 @@ impl Target for Mirror<'_> {
             (None, false) => Base::Last,
             (Some(since), false) => Base::Since(since.clone()),
         })
+    }
+
+    fn reads_all(&self, _: &DirtyMap) -> bool {
+        matches!(self.plan, Plan::Incremental { compare: true, .. })
     }
 
     fn prove(&mut self, job: &Job<'_>, work: &Work, info: &Info) -> Result<u64> {
@@ -179,7 +184,7 @@ impl Target for Mirror<'_> {
     }
 
     fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
-        copy::copy(&job.image, self.target()?, area, self.plan == Plan::New, bar)
+        copy::copy(job.source.content(), self.target()?, area, self.plan == Plan::New, bar)
     }
 
     fn complete(&mut self) -> Result<()> {

@@ -2,8 +2,7 @@
 //!
 //! Invariant kept here: the last completed target has what the image has wherever the map says clean. So
 //! - what was frozen is forgotten after the target is synced and what was copied reads back equal, or was set again;
-//! - the image is synced after the freeze, which has waited for writes under way, and before it is read;
-//! - what the map records of the image is from before the first byte was copied;
+//! - the source is synced after the freeze, which has waited for writes under way, and before what was frozen is forgotten;
 //! - a snapshot is copied as it is: with what was frozen also what was set since, which may have been written before the snapshot was
 //!   taken. That stays dirty.
 
@@ -18,6 +17,7 @@ pub mod prune;
 mod set;
 #[cfg(test)]
 pub mod set_tests;
+mod source;
 mod target;
 mod together;
 
@@ -25,12 +25,13 @@ pub use outcome::Outcome;
 pub use together::{Wanted, back_up, back_up_all};
 
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{Content, Image};
+use crate::files::Content;
 use crate::terminal::output::Output;
 use crate::terminal::progress;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
-use dirtymap::{Comparison, DirtyMap, ImageStamp, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
+use dirtymap::{DirtyMap, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
+use source::{Frozen, Meanwhile, Source};
 use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,10 +50,8 @@ fn keeps(checkpoint: &Checkpoint) -> bool {
 /// A backup for which the map is open.
 struct Job<'a> {
     args: &'a Wanted,
-    image: Image,
+    source: Box<dyn Source + 'a>,
     map: DirtyMap,
-    /// The image when the map was opened.
-    stamp: ImageStamp,
     output: Output,
 }
 
@@ -64,8 +63,6 @@ struct Work {
     bytes: u64,
     /// `None`: everything.
     bits: Option<Arc<dyn ReadMap>>,
-    /// The image before it was known what is to be copied, where that was frozen long before.
-    before: Option<ImageStamp>,
 }
 
 impl Work {
@@ -96,7 +93,7 @@ impl Job<'_> {
     /// changed. The map is claimed.
     fn prepare(&self, target: &dyn Target) -> Result<()> {
         let Job { args, map, .. } = self;
-        let path = args.map.display();
+        let path = map.path().display();
         if let Some(name) = &args.how.since
             && !map.points()?.iter().any(|point| point.name == *name)
         {
@@ -112,15 +109,17 @@ impl Job<'_> {
         if let Some(stale) = outstanding {
             if !target.has_left(&stale) {
                 let name = stale.name.map_or("without a name".into(), |name| format!("named {name:?}"));
-                let message = format!(
-                    "{path}: checkpoint {} {name} is {}; if a backup that was killed has left it, put it back (dirtymap \
-                     checkpoint abort {path}); if it was frozen for a snapshot, back that up with --frozen",
-                    stale.uuid,
-                    stale.state.name()
-                );
+                let advice = match stale.snapshot {
+                    true => "it is a live snapshot's of the server: end that (dirtymap snapshot abort)".into(),
+                    false => format!(
+                        "if a backup that was killed has left it, put it back (dirtymap checkpoint abort {path}); if it was \
+                         frozen for a snapshot, back that up with --frozen"
+                    ),
+                };
+                let message = format!("{path}: checkpoint {} {name} is {}; {advice}", stale.uuid, stale.state.name());
                 return Err(Failure::new("checkpoint-outstanding", message));
             }
-            map.abort_checkpoint(stale.uuid)?;
+            self.source.abort(map, &stale)?;
         }
         if args.how.name.as_deref() == Some(UNNAMED) {
             let why = format!("{UNNAMED:?} is what a backup without a name is called; choose another name");
@@ -130,54 +129,38 @@ impl Job<'_> {
     }
 
     /// Freezes what is dirty, and gives what is to be copied.
-    fn freeze(&self, target: &dyn Target, base: Base) -> Result<Work> {
-        let Job { args, map, .. } = self;
-        let checkpoint = match map.checkpoint()?.filter(|_| args.how.frozen) {
-            Some(frozen) => frozen,
-            None => map.freeze(Some(target.point()))?,
-        };
-        let before = args.how.frozen.then(|| self.image.glance()).transpose()?;
-        let bits = match base {
-            Base::Everything => Ok(None),
-            // And what was set since: of that, some was written before the snapshot was taken.
-            Base::Last if args.how.frozen => map.frozen_set(checkpoint.uuid).and_then(|_| map.dirty_set()).map(Some),
-            Base::Last => map.frozen_set(checkpoint.uuid).map(Some),
-            Base::Since(since) => map.since_set(&since).map(Some),
-        };
-        match bits {
-            Ok(bits) => {
-                let bits = bits.map(|bits| bits as Arc<dyn ReadMap>);
-                let len = map.len();
-                let bytes = bits.as_ref().map_or(len, |bits| bits.dirty_len());
-                Ok(Work { checkpoint, len, bytes, bits, before })
-            }
-            Err(e) => {
-                if !args.how.frozen {
-                    map.abort_checkpoint(checkpoint.uuid)?;
-                }
-                Err(e.into())
-            }
-        }
+    fn freeze(&mut self, target: &dyn Target, base: Base) -> Result<Work> {
+        let all = target.reads_all(&self.map);
+        let Frozen { checkpoint, bits } = self.source.freeze(&mut self.map, target.point(), base, all)?;
+        let len = self.map.len();
+        let bytes = bits.as_ref().map_or(len, |bits| bits.dirty_len());
+        Ok(Work { checkpoint, len, bytes, bits })
     }
 
-    /// An image and a target, of which a snapshot is written by nobody: it differs where the target is not its copy.
+    /// A source and a target, of which a snapshot is written by nobody: it differs where the target is not its copy.
     fn pair<'t>(&'t self, target: &'t dyn Content, info: &Info) -> Pair<'t> {
-        let of_image = |recorded: &ImageStamp| !matches!(self.stamp.compare(recorded), Comparison::Another(_));
-        let live = !self.args.how.frozen || info.image.as_ref().is_none_or(of_image);
-        Pair { image: &self.image, target, map: live.then_some(&self.map) }
+        Pair { image: self.source.content(), target, map: self.source.is_live(info).then_some(&self.map) }
+    }
+
+    /// The same for what is clean.
+    fn clean_pair<'t>(&'t self, target: &'t dyn Content, info: &Info) -> Pair<'t> {
+        match self.source.clean() {
+            Some(image) => Pair { image, target, map: Some(&self.map) },
+            None => self.pair(target, info),
+        }
     }
 
     /// Every write that the frozen bits stand for has ended by now.
     fn prove(&self, target: &mut dyn Target, work: &Work, info: &Info) -> Result<u64> {
-        self.image.sync()?;
+        self.source.sync()?;
         target.prove(self, work, info)
     }
 
     /// Copies, reads back, and audits.
     fn copy(&self, work: &Work, target: &mut dyn Target, info: &Info) -> Result<Outcome> {
         target.begin(self, work)?;
-        let before = work.before.map_or_else(|| self.image.glance(), Ok)?;
-        let mut outcome = Outcome::new(self.args, work.len, work.bytes, target.describe());
+        self.source.begin()?;
+        let mut outcome = Outcome::new(self, work.len, work.bytes, target.describe());
         let recovered = if info.recovery.image_changed.is_some() { work.bytes } else { info.recovery.added_items() };
         outcome.bytes_recovered = recovered.min(work.bytes);
         let bar = progress::bytes("copying", work.bytes);
@@ -191,23 +174,31 @@ impl Job<'_> {
         target.complete()?;
         self.verify(work, target, info, &mut outcome)?;
         self.audit(work, target, info, &mut outcome)?;
-        self.look_back(&before, &mut outcome)?;
+        let Meanwhile { changed, one_moment } = self.source.look_back(&self.map, self.output)?;
+        (outcome.image_changed, outcome.one_moment) = (changed, one_moment);
         Ok(outcome)
     }
 
     /// Has the target be a backup, and the map know it.
     fn commit(&self, work: &Work, target: &mut dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
-        if info.image.is_none() && !self.args.how.frozen {
-            self.map.bind_image(&self.stamp)?;
-        }
+        self.source.bind(&self.map, info)?;
         let stamp = target.publish(self, work, outcome)?;
-        Ok(self.map.commit_backup(work.checkpoint.uuid, keeps(&work.checkpoint), &stamp, outcome.granules_audited)?)
+        let keep = keeps(&work.checkpoint);
+        self.source.commit(&self.map, &work.checkpoint, keep, &stamp, outcome.granules_audited)
     }
 
     fn verify(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
         let bar = progress::bytes("verifying", work.bytes);
         let (mut equal, pair) = (Equal::default(), self.pair(target.content()?, info));
-        let found = work.extents().find_map(|area| pair.differs(area, &bar, &mut equal).transpose()).transpose();
+        let step = STEP.max(self.map.granule_bytes());
+        let found = work.extents().flat_map(|area| steps(area, step)).find_map(|area| {
+            let differs = pair.differs(area.clone(), &bar, &mut equal);
+            if let Ok(None) = differs {
+                self.source.done(area);
+            }
+            differs.transpose()
+        });
+        let found = found.transpose();
         bar.finish_and_clear();
         (outcome.bytes_verified, outcome.bytes_verified_holes) = (equal.read, equal.holes);
         let Some(offset) = found? else { return Ok(()) };
@@ -221,7 +212,7 @@ impl Job<'_> {
 
     fn audit(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
         let (Some(bits), true) = (&work.bits, target.to_audit()) else { return Ok(()) };
-        let audited = audit::audit(&self.pair(target.content()?, info), &**bits, self.args.how.audit)?;
+        let audited = audit::audit(&self.clean_pair(target.content()?, info), &**bits, self.args.how.audit)?;
         outcome.granules_audited = audited.granules;
         let Some(offset) = audited.missed else { return Ok(()) };
         self.map.record_miss(audited.granules)?;
@@ -233,27 +224,19 @@ impl Job<'_> {
         );
         Err(Failure { kind: "audit-missed".into(), message, exit: Exit::Damage })
     }
+}
 
-    /// Whether the image was written meanwhile, and so whether the backup is of one moment.
-    fn look_back(&self, before: &ImageStamp, outcome: &mut Outcome) -> Result<()> {
-        let Job { args, image, output, .. } = self;
-        let now = image.glance()?;
-        let set_since = self.map.any_since_freeze()?;
-        outcome.image_changed = !args.how.frozen && !now.equals(&self.stamp);
-        outcome.one_moment = match before.equals(&now) {
-            _ if set_since && !args.how.frozen => Some(false),
-            false => Some(false),
-            true if before.is_exact() => Some(true),
-            true => None,
-        };
-        if outcome.image_changed && !set_since {
-            output.note(format_args!(
-                "{} was changed while it was copied; the next command that opens its map makes everything dirty",
-                image.path.display()
-            ));
-        }
-        Ok(())
-    }
+/// So much is verified, and then the source told that it is done with.
+const STEP: u64 = 64 << 20;
+
+/// Cuts a range at multiples of `step`.
+fn steps(range: Range<u64>, step: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    iter::from_fn(move || {
+        let next = at..(at / step + 1).saturating_mul(step).min(range.end);
+        at = next.end;
+        (!next.is_empty()).then_some(next)
+    })
 }
 
 /// How a snapshot is backed up.

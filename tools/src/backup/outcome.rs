@@ -1,6 +1,6 @@
 //! What a backup did, for people and programs.
 
-use super::Wanted;
+use super::Job;
 use super::target::Described;
 use crate::size;
 use crate::terminal::text::say;
@@ -72,13 +72,14 @@ pub struct MemberOutcome {
 
 impl Outcome {
     /// A backup that has done nothing yet. `bytes`: what it will copy.
-    pub(super) fn new(args: &Wanted, size: u64, bytes: u64, described: Described) -> Outcome {
+    pub(super) fn new(job: &Job<'_>, size: u64, bytes: u64, described: Described) -> Outcome {
         let Described { target, full, new } = described;
+        let args = job.args;
         Outcome {
             disk: args.disk.clone(),
-            image: args.image.display().to_string(),
+            image: job.source.name(),
             target,
-            map: args.map.display().to_string(),
+            map: job.map.path().display().to_string(),
             size,
             full: full || (bytes == size && size > 0),
             new_target: new,

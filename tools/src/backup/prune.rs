@@ -61,7 +61,7 @@ fn merge(folder: &mut Folder, index: usize) -> Result<u64> {
     let bits =
         Disk::open(Stored::open(&folder.at(&member.file))?).map_err(|e| failed(&member.file, &e))?.cluster().ilog2();
     let new = NewFile::beside(&path)?;
-    permit_like(new.file(), &like.file).map_err(|e| io(&e))?;
+    permit_like(new.file(), Some(&like.file)).map_err(|e| io(&e))?;
     // Whatever the disk has behind the image's end, what rests upon it was compared with that as well.
     let disk = old.disk();
     let mut writer = MemberWriter::new(new.file(), &path, disk, bits, None)?;

@@ -10,6 +10,7 @@ use super::copy::Copied;
 use super::member::MemberWriter;
 use super::outcome::MemberOutcome;
 use super::prune;
+use super::source::Source;
 use super::target::{Base, Described, Target};
 use super::{Job, Outcome, Wanted, Work, keeps};
 use crate::cli::Consistency as Told;
@@ -18,7 +19,7 @@ use crate::files::{self, Content, permit_like};
 use crate::sets::{Folder, Layered, Stored, failed, hash, seen, step};
 use crate::time::{self, time};
 use dirtymap::format::CheckpointState;
-use dirtymap::{ImageStamp, NewFile, checkpoint::Checkpoint, checkpoint::NamedPoint, info::Info};
+use dirtymap::{DirtyMap, ImageStamp, NewFile, checkpoint::Checkpoint, checkpoint::NamedPoint, info::Info};
 use dirtymap_cli::qcow2::data::Disk;
 use dirtymap_cli::set_json::{self, Begun, Consistency, Content as Recorded, Member};
 use dirtymap_cli::shown::shown;
@@ -33,6 +34,8 @@ const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 12..=16;
 /// The next member of a set.
 pub struct SetTarget<'a> {
     args: &'a Wanted,
+    /// Where the member comes from.
+    origin: String,
     folder: Folder,
     file: String,
     /// What is frozen with, unless a checkpoint was frozen before.
@@ -52,7 +55,7 @@ pub struct SetTarget<'a> {
 
 impl<'a> SetTarget<'a> {
     /// Opens the set, or makes its folder.
-    pub fn open(args: &'a Wanted, path: &Path, wait: Duration) -> Result<SetTarget<'a>> {
+    pub fn open(args: &'a Wanted, path: &Path, source: &dyn Source, wait: Duration) -> Result<SetTarget<'a>> {
         if let Some(name) = &args.how.name {
             usable(name)?;
         }
@@ -65,6 +68,7 @@ impl<'a> SetTarget<'a> {
         }
         let mut target = SetTarget {
             args,
+            origin: source.origin(),
             folder,
             file: String::new(),
             point: String::new(),
@@ -145,8 +149,16 @@ impl<'a> SetTarget<'a> {
         }
         let path = self.folder.at(&newest.file);
         let stamp = ImageStamp::of(&Stored::open(&path)?.file).map_err(|e| Failure::io(path.display(), &e))?;
-        job.map.commit_backup(found.uuid, keeps(&found), &stamp, 0)?;
         let number = newest.number();
+        match job.source.commit(&job.map, &found, keeps(&found), &stamp, 0) {
+            // It was whole until then, but whether the image is durable nobody can say: nothing rests upon it.
+            Err(failure) if failure.kind == "snapshot-broken" => {
+                job.output.note(format_args!("the map cannot be told of member {number}, which is whole: {failure}"));
+                job.source.abort(&job.map, &found)?;
+                return Ok(false);
+            }
+            done => done?,
+        }
         job.output.note(format_args!("member {number} was complete when its backup was ended; the map knows it now"));
         // It may have been merged since.
         if let Some(point) = self.folder.set.members.last_mut().and_then(|newest| newest.point.as_mut())
@@ -219,7 +231,7 @@ impl Target for SetTarget<'_> {
         else {
             return Ok(());
         };
-        let (set, image) = (self.folder.path.display(), self.args.image.display());
+        let (set, image) = (self.folder.path.display(), &self.origin);
         let message = format!(
             "{set} is the set of another image: member {} is of {}, by another map than that of {image}; give the set of this image, or              a new folder; or go on in this one all the same, with a full member (--force)",
             other.number(),
@@ -234,7 +246,7 @@ impl Target for SetTarget<'_> {
             && begun.map == job.map.info()?.uuid.to_string()
             && let Some(left) = job.map.checkpoint()?.filter(|left| begun.point.is_some() && left.name == begun.point)
         {
-            job.map.abort_checkpoint(left.uuid)?;
+            job.source.abort(&job.map, &left)?;
         }
         self.folder.settle()?;
         self.drop_points(job);
@@ -247,7 +259,7 @@ impl Target for SetTarget<'_> {
             full: newest.backing.is_none(),
             new: true,
         };
-        let outcome = Outcome::new(self.args, newest.size, 0, described);
+        let outcome = Outcome::new(job, newest.size, 0, described);
         Ok(Some(Outcome { member: Some(self.outcome(newest, true)), ..outcome }))
     }
 
@@ -273,7 +285,7 @@ impl Target for SetTarget<'_> {
         };
         let path = self.path();
         let new = NewFile::beside(&path)?;
-        permit_like(new.file(), &job.image.file).map_err(|e| Failure::io(path.display(), &e))?;
+        permit_like(new.file(), job.source.like()).map_err(|e| Failure::io(path.display(), &e))?;
         self.new = Some(new);
         let point = (!self.args.how.frozen).then(|| self.point.clone());
         self.folder.set.begun =
@@ -284,6 +296,11 @@ impl Target for SetTarget<'_> {
         Ok(base)
     }
 
+    /// Whole clusters.
+    fn reads_all(&self, map: &DirtyMap) -> bool {
+        map.geometry().granularity() < cluster_bits(map)
+    }
+
     fn prove(&mut self, _: &Job<'_>, _: &Work, _: &Info) -> Result<u64> {
         step("frozen");
         Ok(0)
@@ -291,7 +308,7 @@ impl Target for SetTarget<'_> {
 
     fn begin(&mut self, job: &Job<'_>, work: &Work) -> Result<()> {
         let Some(new) = &self.new else { return Err(out_of_order()) };
-        let bits = job.map.geometry().granularity().clamp(*CLUSTER_BITS.start(), *CLUSTER_BITS.end());
+        let bits = cluster_bits(&job.map);
         let below = self.folder.set.members.last().filter(|_| self.disk.is_some());
         let below = below.map(|member| member.file.as_str());
         self.writer = Some(MemberWriter::new(new.file(), &self.path(), work.len, bits, below)?);
@@ -301,7 +318,7 @@ impl Target for SetTarget<'_> {
     fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
         let Some(writer) = &mut self.writer else { return Err(out_of_order()) };
         let below = self.disk.as_ref().map(|disk| disk as &dyn Content);
-        let copied = writer.copy(&job.image, below, area, self.args.how.store_equal, bar)?;
+        let copied = writer.copy(job.source.content(), below, area, self.args.how.store_equal, bar)?;
         self.equal += copied.equal;
         Ok(copied)
     }
@@ -363,8 +380,7 @@ impl Target for SetTarget<'_> {
             size: work.len,
             data: self.stored.0,
             zeros: self.stored.1,
-            image: std::path::absolute(&job.image.path)
-                .map_or_else(|_| outcome.image.clone(), |p| p.display().to_string()),
+            image: self.origin.clone(),
             map: job.map.info()?.uuid.to_string(),
             checkpoint: work.checkpoint.uuid.to_string(),
             point: work
@@ -426,9 +442,9 @@ impl Target for SetTarget<'_> {
 impl SetTarget<'_> {
     /// Whether a member is of the image that is backed up: made by its map, or of what has that name.
     fn is_ours(&self, member: &Member, map: &str) -> bool {
-        let image = &self.args.image;
-        let path = Path::new(&member.image);
-        member.map == map || std::path::absolute(image).is_ok_and(|image| image == path) || files::same(path, image)
+        member.map == map
+            || member.image == self.origin
+            || files::same(Path::new(&member.image), Path::new(&self.origin))
     }
 
     /// Whether the name of a checkpoint that was frozen before can be a member's as well.
@@ -437,6 +453,11 @@ impl SetTarget<'_> {
             && usable(name).is_ok()
             && !self.folder.set.members.iter().any(|member| member.is_called(name))
     }
+}
+
+/// log2 of the bytes of a cluster, for a member that a map goes with.
+fn cluster_bits(map: &DirtyMap) -> u32 {
+    map.geometry().granularity().clamp(*CLUSTER_BITS.start(), *CLUSTER_BITS.end())
 }
 
 /// Refuses a name that a member cannot have.

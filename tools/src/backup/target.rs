@@ -4,7 +4,7 @@ use super::copy::Copied;
 use super::{Job, Outcome, Work};
 use crate::exit::Result;
 use crate::files::Content;
-use dirtymap::{ImageStamp, checkpoint::Checkpoint, info::Info};
+use dirtymap::{DirtyMap, ImageStamp, checkpoint::Checkpoint, info::Info};
 use indicatif::ProgressBar;
 use std::ops::Range;
 
@@ -42,6 +42,8 @@ pub trait Target {
     fn has_left(&self, stale: &Checkpoint) -> bool;
     /// Looks at what is there, decides what to copy, and makes sure that it can be written. Nothing is overwritten.
     fn prepare(&mut self, job: &Job<'_>, info: &Info) -> Result<Base>;
+    /// Whether more of the source is read than what is to be copied.
+    fn reads_all(&self, map: &DirtyMap) -> bool;
     /// Proves that it has what will not be copied, where nothing else does; says how many bytes were compared.
     fn prove(&mut self, job: &Job<'_>, work: &Work, info: &Info) -> Result<u64>;
     /// From here on it is written.

@@ -5,13 +5,12 @@
 
 use super::mirror::Mirror;
 use super::set::SetTarget;
+use super::source::{FileSource, NbdSource, Source};
 use super::target::{Base, Target};
 use super::{Job, Outcome, Work};
 use crate::cli::BackupHow;
 use crate::exit::{Failure, Result};
-use crate::files::{self, Image};
-use crate::map::open::{self, With};
-use crate::map::relation;
+use crate::map::open;
 use crate::terminal::output::Output;
 use dirtymap::info::Info;
 use std::path::PathBuf;
@@ -24,8 +23,10 @@ pub struct Wanted {
     pub disk: Option<String>,
     /// What all of them have in common.
     pub group: Option<String>,
+    /// A file; or the URI of an export, with the control socket of its server, which knows the map.
     pub image: PathBuf,
     pub map: PathBuf,
+    pub control: Option<PathBuf>,
     /// The one of these, or the other.
     pub target: Option<PathBuf>,
     pub set: Option<PathBuf>,
@@ -104,34 +105,18 @@ struct Running<'a> {
 
 impl<'a> Running<'a> {
     fn open(args: &'a Wanted, wait: Duration, output: Output) -> Result<Running<'a>> {
-        let image = Image::open(&args.image, false)?;
-        files::distinct(&[("image", &args.image), ("map", &args.map)])?;
-        // Before the stamp is taken: writing back what was written through a mapping may change the time.
-        image.sync()?;
+        let mut source: Box<dyn Source + 'a> = match &args.control {
+            Some(control) => Box::new(NbdSource::open(args, control, wait, output)?),
+            None => Box::new(FileSource::open(args)?),
+        };
         let target: Box<dyn Target + 'a> = match (&args.target, &args.set) {
-            (Some(path), _) => Box::new(Mirror::open(args, path, &image)?),
-            (None, Some(folder)) => Box::new(SetTarget::open(args, folder, wait)?),
+            (Some(path), _) => Box::new(Mirror::open(args, path, &*source)?),
+            (None, Some(folder)) => Box::new(SetTarget::open(args, folder, &*source, wait)?),
             (None, None) => return Err(Failure::usage("give a TARGET, or a folder for a set (--set DIR)")),
         };
-        let acceptable = |info: &Info| {
-            relation::fits(info, &args.map, &image)?;
-            // Whoever made the map for the image was asked.
-            if info.image.is_none() && !args.how.raw {
-                image.is_raw()?;
-            }
-            if !args.how.frozen && !args.how.force {
-                relation::belongs(info, &args.map, &image, OTHER_IMAGE)?;
-            }
-            target.acceptable(info, image.size())
-        };
-        let (map, stamp) = if args.how.frozen {
-            // A snapshot is not the image that the map belongs to, and tells nothing of that.
-            let map = open::for_writing(&args.map, With::Anybody, wait, output, acceptable)?;
-            (map, image.stamp)
-        } else {
-            open::for_writing_of(&args.map, With::Anybody, &image, wait, output, acceptable)?
-        };
-        let job = Job { args, image, map, stamp, output };
+        let size = source.size();
+        let map = source.open_map(wait, output, &|info: &Info| target.acceptable(info, size))?;
+        let job = Job { args, source, map, output };
         Ok(Running { job, target, base: None, work: None, outcome: None, committed: false })
     }
 
@@ -145,10 +130,7 @@ impl<'a> Running<'a> {
         }
         job.prepare(target)?;
         let info = job.map.info()?;
-        if job.image.stamp.is_block_device() {
-            job.output.note(job.image.untraceable());
-        }
-        job.image.sync()?;
+        job.source.prepare(job.output)?;
         self.base = Some((target.prepare(job, &info)?, info));
         Ok(())
     }
@@ -180,7 +162,7 @@ impl<'a> Running<'a> {
 
     /// This backup, or another one that was to be made with it, has failed.
     fn give_up(&mut self, failure: Failure) -> Failure {
-        let Job { args, map, .. } = &self.job;
+        let Job { args, source, map, .. } = &self.job;
         if self.committed {
             return failure;
         }
@@ -188,11 +170,12 @@ impl<'a> Running<'a> {
             return failure.and("the backup is whole all the same; the next one tells the map of it");
         }
         self.target.abandon();
-        let Some(uuid) = self.work.as_ref().map(|(work, _)| work.checkpoint.uuid) else { return failure };
+        let Some((Work { checkpoint, .. }, _)) = &self.work else { return failure };
         if args.how.frozen {
+            let uuid = checkpoint.uuid;
             return failure.and(format_args!("checkpoint {uuid} stays frozen, for another try or `checkpoint abort`"));
         }
-        match map.abort_checkpoint(uuid) {
+        match source.abort(map, checkpoint) {
             Ok(()) => failure.and("no bit was reset, so the next backup copies all that this one should have"),
             Err(e) => failure.and(format_args!("what was frozen could not be put back ({e}), which the next does")),
         }
@@ -200,25 +183,14 @@ impl<'a> Running<'a> {
 
     /// Closes the map. `failed`: why the backup is none.
     fn close(self, failed: Option<&Failure>) -> Result<Option<Outcome>> {
-        let Job { args, image, map, stamp, output } = self.job;
+        let Job { source, map, output, .. } = self.job;
         let Some(outcome) = self.outcome.filter(|_| failed.is_none()) else {
-            // Best effort: the next open recovers. The map was complete for the image as it was at `stamp`; if that is
-            // no more, others who track it may have told what it is like since, and this must not take it back.
-            let as_it_was = !args.how.frozen && image.glance().is_ok_and(|now| now.equals(&stamp));
-            let _ = if as_it_was { map.close_with_image(&stamp) } else { map.close() };
+            // Best effort: the next open recovers.
+            let _ = source.close(map, None);
             return Ok(None);
         };
         open::cost(&map, output);
-        if args.how.frozen || (outcome.image_changed && !map.is_empty()) {
-            // Those who track the image tell what it is like when they are done.
-            map.close()?;
-        } else {
-            map.close_with_image(&stamp)?;
-        }
+        source.close(map, Some(outcome.image_changed))?;
         Ok(Some(outcome))
     }
 }
-
-/// What to do with an image that is not the map's own.
-const OTHER_IMAGE: &str = "for a snapshot that was taken while a checkpoint was frozen, use --frozen; to take this one for the \
-                           map's image from now on, and copy all of it, use --force";

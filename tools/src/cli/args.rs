@@ -525,7 +525,7 @@ pub struct Manual {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap demo\n  dirtymap demo disk.raw --kills 20 --seed 7 --dir /var/tmp/dirtymap-demo"))]
+#[command(after_help = help!("  dirtymap demo\n  dirtymap demo --serve\n  dirtymap demo disk.raw --kills 20 --seed 7 --dir /var/tmp/dirtymap-demo"))]
 pub struct Demo {
     /// The image to work on a copy of; by default an ext4 image of 256 MiB is made
     #[arg(value_parser = file())]
@@ -536,6 +536,10 @@ pub struct Demo {
     /// How many times to kill the writer
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub kills: u32,
+    /// Write through `dirtymap serve`, as a VM does, and kill that: also in the middle of each backup, which is of a live
+    /// snapshot
+    #[arg(long)]
+    pub serve: bool,
     /// Number to repeat the same writes; the moment of the kill stays the machine's
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,

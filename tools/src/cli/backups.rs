@@ -4,6 +4,7 @@ use super::args::{DiskArg, disk, file};
 use crate::size;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -98,9 +99,10 @@ pub struct Restore {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen\n  dirtymap backup disk.raw --set backups --map disk.map --keep 14\n  dirtymap backup --set sets --disk a=a.raw,map=a.map --disk b=b.raw,map=b.map"), group = ArgGroup::new("named").args(["name", "frozen"]), group = ArgGroup::new("where").args(["target", "set"]).required(true))]
+#[command(after_help = help!("  dirtymap backup disk.raw backup.raw --map disk.map\n  dirtymap backup disk.raw second.raw --map disk.map --full\n  dirtymap backup snapshot.raw backup.raw --map disk.map --frozen\n  dirtymap backup disk.raw --set backups --map disk.map --keep 14\n  dirtymap backup 'nbd+unix:///?socket=vm.sock' --control vm.ctl --set vm\n  dirtymap backup --set sets --disk a=a.raw,map=a.map --disk b=b.raw,map=b.map"), group = ArgGroup::new("named").args(["name", "frozen"]), group = ArgGroup::new("where").args(["target", "set"]).required(true))]
 pub struct Backup {
-    /// The image or block device to copy from
+    /// The image or block device to copy from; or an export of `dirtymap serve`, as nbd+unix:///EXPORT?socket=PATH, whose
+    /// server makes a live snapshot for it (--control)
     #[arg(value_parser = file(), required_unless_present = "disk")]
     pub image: Option<PathBuf>,
     /// The backup: made if it is new (or an empty file), else brought up to date
@@ -111,8 +113,11 @@ pub struct Backup {
     #[arg(value_parser = file(), long, value_name = "DIR", conflicts_with_all = ["keep_last", "since"])]
     pub set: Option<PathBuf>,
     /// The image's map
-    #[arg(value_parser = file(), long, value_name = "FILE", required_unless_present = "disk")]
+    #[arg(value_parser = file(), long, value_name = "FILE")]
     pub map: Option<PathBuf>,
+    /// The control socket of the export's server
+    #[arg(value_parser = file(), long, value_name = "PATH", conflicts_with_all = ["disk", "frozen", "raw"])]
+    pub control: Option<PathBuf>,
     /// Back up several images at once, each to the set DIR/NAME: all are frozen before any is copied. Once for each
     #[arg(long, value_name = "NAME=IMAGE,map=FILE", value_parser = disk, conflicts_with_all = ["image", "target", "map"], requires = "set")]
     pub disk: Vec<DiskArg>,
@@ -156,9 +161,19 @@ pub struct BackupHow {
     /// Take the image for raw whatever it starts with, if its map was not made with `--image`
     #[arg(long)]
     pub raw: bool,
+    /// How long to wait for an export's server that is gone or silent, 30 by default: the next one goes on with the snapshot
+    #[arg(long, value_name = "SECS", requires = "control")]
+    pub reconnect: Option<u64>,
     /// Compare this much of what is clean as well, at random; 0 for none. By default 64M, and for at most a second
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub audit: Option<u64>,
+}
+
+impl BackupHow {
+    /// How long a server may be gone or silent.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.reconnect.unwrap_or(30))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -17,14 +17,30 @@ pub fn run(args: &Backup, wait: Duration, output: Output) -> Result<Exit> {
             .answer(&outcomes, |out, outcomes| outcomes.iter().try_for_each(|outcome| Outcome::human(out, outcome)))?;
         return Ok(Exit::Fine);
     }
-    let (Some(image), Some(map)) = (&args.image, &args.map) else {
-        return Err(Failure::usage("give an image and its map"));
+    let Some(image) = &args.image else {
+        return Err(Failure::usage("give an image, or an export"));
     };
-    let (image, map, how) = (image.clone(), map.clone(), args.how.clone());
-    let (target, set) = (args.target.clone(), args.set.clone());
-    let outcome = backup::back_up(&Wanted { image, map, target, set, how, ..Wanted::default() }, wait, output)?;
+    match (is_uri(image), &args.map, &args.control) {
+        (true, None, None) => {
+            return Err(Failure::usage("give the control socket of the export's server (--control PATH)"));
+        }
+        (true, Some(_), _) => return Err(Failure::usage("the server of an export has its map: leave --map out")),
+        (false, _, Some(_)) => return Err(Failure::usage("--control goes with an export: nbd+unix:///?socket=PATH")),
+        (false, None, None) => return Err(Failure::usage("give the image's map (--map FILE)")),
+        (true, None, Some(_)) | (false, Some(_), None) => {}
+    }
+    let (image, map, control) = (image.clone(), args.map.clone().unwrap_or_default(), args.control.clone());
+    let (target, set, how) = (args.target.clone(), args.set.clone(), args.how.clone());
+    let wanted = Wanted { image, map, control, target, set, how, ..Wanted::default() };
+    let outcome = backup::back_up(&wanted, wait, output)?;
     output.answer(&outcome, Outcome::human)?;
     Ok(Exit::Fine)
+}
+
+/// Whether an export is meant. A file of such a name is given as `./nbd:...`.
+fn is_uri(image: &Path) -> bool {
+    let image = image.to_string_lossy();
+    image.split_once("://").is_some_and(|(scheme, _)| ["nbd", "nbds", "nbd+unix", "nbds+unix"].contains(&scheme))
 }
 
 /// Several images, each with a set of its own in the folder.
@@ -49,6 +65,7 @@ fn several(args: &Backup, folder: &Path) -> Result<Vec<Wanted>> {
         group: Some(group.clone()),
         image: disk.image.clone(),
         map: disk.map.clone(),
+        control: None,
         target: None,
         set: Some(folder.join(&disk.name)),
         how: args.how.clone(),

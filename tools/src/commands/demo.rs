@@ -1,13 +1,17 @@
 //! `dirtymap demo`: the main job on a real image. A writer is killed again and again, and after every kill the
-//! incremental backup must equal the image.
+//! incremental backup must equal the image. Through a server (`--serve`) it is that which is killed, also in the middle of a
+//! backup, which must equal the image as it was frozen.
 //!
 //! Invariant kept here: nothing is taken on trust. What the writer reported as written must be dirty after the kill,
 //! and image and backup are compared byte for byte, also where the map says clean.
 
+mod guest;
 mod history;
 mod image;
 mod report;
 mod round;
+mod served;
+mod server;
 pub mod writer;
 
 use crate::backup::Wanted;
@@ -19,7 +23,10 @@ use crate::terminal::output::Output;
 use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::Options;
+use guest::Guest;
 use report::Answer;
+use served::Served;
+use server::Server;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -32,6 +39,8 @@ struct Place {
     image: PathBuf,
     map: PathBuf,
     target: PathBuf,
+    /// Rounds go through a server.
+    serve: bool,
     /// Removed when dropped.
     temporary: Option<TempDir>,
 }
@@ -63,17 +72,31 @@ impl Place {
         };
         let [image, map, target] = ["image.raw", "image.map", "backup.raw"].map(|name| dir.join(name));
         let backups = dir.join(history::SET);
-        for path in [&image, &map, &target, &backups] {
+        let of_servers = server::FILES.map(|name| dir.join(name));
+        for path in [&image, &map, &target, &backups].into_iter().chain(&of_servers) {
             if path.symlink_metadata().is_ok() {
                 let message = format!("{}: exists already; give the demo a directory of its own", path.display());
                 return Err(Failure::new("exists", message));
             }
         }
-        Ok(Place { image, map, target, temporary })
+        Ok(Place { image, map, target, serve: args.serve, temporary })
     }
 
     fn dir(&self) -> &Path {
         self.image.parent().unwrap_or(Path::new("."))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir().join("socket")
+    }
+
+    fn control(&self) -> PathBuf {
+        self.dir().join("control")
+    }
+
+    /// The export of the server.
+    fn uri(&self) -> String {
+        crate::commands::serve::unix_uri("", &self.socket())
     }
 
     fn keep(self) -> PathBuf {
@@ -98,6 +121,7 @@ fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
     image.sync()?;
     let options = Options::new().granularity(GRANULARITY).label("demo").dirty(true).image(image.stamp_now()?);
     options.create(&place.map, image.size())?.close()?;
+    let mut served = if args.serve { Some(serve(place, &image, seed)?) } else { None };
     history::begin(place, output)?;
     let first = round::back_up(place, output)?;
     compare(place, "the first, full backup")?;
@@ -106,14 +130,34 @@ fn show(args: &Demo, place: &Place, output: Output) -> Result<Answer> {
 
     for number in 1..=args.kills {
         signals::check("the demo is not complete")?;
-        let round = round::run(place, number, seed, output)?;
-        compare(place, &format!("round {number}"))?;
-        report::announce(output, |out| report::round(out, &round));
+        let round = match &mut served {
+            Some(served) => served.round(place, number, seed, output)?,
+            None => {
+                let round = round::run(place, number, seed, output)?;
+                compare(place, &format!("round {number}"))?;
+                round
+            }
+        };
+        report::announce(output, |out| report::round(out, &round, args.serve));
         answer.rounds.push(round);
     }
     answer.members = history::end(place, output)?;
+    if let Some(served) = served {
+        served.server.stop()?;
+        let reference = place.dir().join(served::REFERENCE);
+        compare_files(&reference, &place.image, "the last stop of the server what was acknowledged and the image")?;
+    }
     answer.identical = true;
     Ok(answer)
+}
+
+/// Starts the server, and a client of it.
+fn serve(place: &Place, image: &Image, seed: u64) -> Result<Served> {
+    let reference = Image::create(&place.dir().join(served::REFERENCE), Some(&image.file))?;
+    reference.file.set_len(image.size()).map_err(|e| reference.failed("set its size", &e))?;
+    copy_file(image, &reference)?;
+    let reference = reference.refreshed()?;
+    Ok(Served { server: Server::start(place)?, guest: Guest::new(place, reference, seed)? })
 }
 
 /// Compares all of the image and the backup, byte for byte.
@@ -146,12 +190,11 @@ fn fresh_seed() -> u64 {
 
 /// The arguments of the backup that every round takes.
 fn backup_args(place: &Place) -> Wanted {
-    Wanted {
-        image: place.image.clone(),
-        map: place.map.clone(),
-        target: Some(place.target.clone()),
-        ..Wanted::default()
-    }
+    let (image, control) = match place.serve {
+        true => (place.uri().into(), Some(place.control())),
+        false => (place.image.clone(), None),
+    };
+    Wanted { image, map: place.map.clone(), control, target: Some(place.target.clone()), ..Wanted::default() }
 }
 
 /// Nobody else has the demo's files.

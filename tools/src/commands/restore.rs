@@ -112,7 +112,7 @@ fn to_new(disk: &Layered, path: &Path, answer: &mut Answer) -> Result<()> {
     let new = NewFile::beside(path)?;
     let file = new.file().try_clone().map_err(|e| Failure::io(path.display(), &e))?;
     if let Some(member) = disk.file() {
-        files::permit_like(&file, member).map_err(|e| Failure::io(path.display(), &e))?;
+        files::permit_like(&file, Some(member)).map_err(|e| Failure::io(path.display(), &e))?;
     }
     file.set_len(disk.len()).map_err(|e| Failure::io(format_args!("{}: set its size", path.display()), &e))?;
     write(disk, &Image::of(file, path)?, true, answer)?;

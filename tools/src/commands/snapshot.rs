@@ -85,7 +85,8 @@ fn list(server: &Path, output: Output) -> Result<Exit> {
 }
 
 fn commit(args: &CommitSnapshot, output: Output) -> Result<Exit> {
-    let request = Request::SnapshotCommit { name: args.ends.name.clone(), id: args.ends.id.clone(), keep: args.keep };
+    let (name, id) = (args.ends.name.clone(), args.ends.id.clone());
+    let request = Request::SnapshotCommit { name, id, keep: args.keep, backup: None };
     let ended: SnapshotStatus = Client::connect(&args.ends.served.server)?.ask(&request)?;
     output.answer(&ended, |out, ended| say!(out, "committed; snapshot {:?} is gone", ended.name))?;
     Ok(Exit::Fine)

@@ -23,6 +23,8 @@ pub struct DiskStatus {
     pub export: String,
     pub image: String,
     pub map: String,
+    /// Identity of the map.
+    pub uuid: String,
     /// NBD connections that use it.
     pub connections: usize,
     pub size: u64,

@@ -101,9 +101,9 @@ impl Image {
 
     /// Makes a file that must not exist, for the owner alone, or for those who may use the file that it will hold the content of,
     /// if that has the same owner and group.
-    pub fn create(path: &Path, like: &Image) -> Result<Image> {
+    pub fn create(path: &Path, like: Option<&File>) -> Result<Image> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
-        let made = file.and_then(|file| permit_like(&file, &like.file).map(|()| file));
+        let made = file.and_then(|file| permit_like(&file, like).map(|()| file));
         Image::of(made.map_err(|e| Failure::io(format_args!("{}: create", path.display()), &e))?, path)
     }
 
@@ -247,7 +247,8 @@ pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 
 /// Lets those use a new file who may use the file that it will hold the content of, if that has the same owner and group; else its
 /// owner alone.
-pub fn permit_like(file: &File, like: &File) -> io::Result<()> {
+pub fn permit_like(file: &File, like: Option<&File>) -> io::Result<()> {
+    let Some(like) = like else { return file.set_permissions(Permissions::from_mode(0o600)) };
     let (new, old) = (file.metadata()?, like.metadata()?);
     // As the library's rule for maps, but a target stays with the user who makes it: nothing is given away. The mode of
     // a file with an access list says more than its group may do.

@@ -100,7 +100,7 @@ impl Folder {
         // Who may read a member may know of it.
         let newest = self.set.members.last().and_then(|newest| Stored::open(&self.at(&newest.file)).ok());
         let saved = file.and_then(|mut file| {
-            newest.map_or(Ok(()), |newest| permit_like(&file, &newest.file))?;
+            newest.map_or(Ok(()), |newest| permit_like(&file, Some(&newest.file)))?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;

@@ -345,7 +345,10 @@ impl Frozen {
     /// The same of zeros that need not be read.
     pub fn zeros(&self, range: Range<u64>) -> (bool, u64) {
         let hole = self.hole(&range);
-        self.alike(range, |g| {
+        let first = self.bytes(self.granules(range.clone()).start);
+        // Where data begins, the hole behind it is for the next look.
+        let end = if hole.end < first.end { self.data_end(hole.end).max(first.end) } else { range.end };
+        self.alike(range.start..end.min(range.end), |g| {
             // Looked at after the image: what is not copied by now was no other.
             let state = self.states[g].load(SeqCst);
             let bytes = self.bytes(g);
@@ -370,6 +373,11 @@ impl Frozen {
             Err(rustix::io::Errno::NXIO) if self.is_whole().is_ok() => granule.start..self.size,
             Err(_) => granule.start..granule.start,
         }
+    }
+
+    /// Where the data of the image ends that `at` is in, to whole granules.
+    fn data_end(&self, at: u64) -> u64 {
+        rustix::fs::seek(&self.image, SeekFrom::Hole(at)).map_or(u64::MAX, |end| end.next_multiple_of(self.granule))
     }
 
     /// Whether the image has its length still.

@@ -12,7 +12,7 @@ use super::steps::{Rule, Step, at, keeps};
 use super::trust;
 use crate::exit::{Failure, Result};
 use dirtymap::checkpoint::{Checkpoint, CheckpointState};
-use dirtymap::{DirtyMap, Error, ReadMap, Uuid};
+use dirtymap::{DirtyMap, Error, ImageStamp, ReadMap, Uuid};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -52,6 +52,14 @@ pub struct Wish<'a> {
     /// Everything is copied, not only what is dirty.
     pub whole: bool,
     pub app: bool,
+}
+
+/// A backup of a snapshot of one disk, as its map records it.
+#[derive(Clone, Copy, Debug)]
+pub struct Backup {
+    pub target: ImageStamp,
+    /// Clean granules that were compared in disk and target, and were equal.
+    pub audited: u64,
 }
 
 /// Which snapshot is meant: of all that is given both must be right.
@@ -237,9 +245,15 @@ impl Snapshots {
         })
     }
 
-    /// The backup of the snapshot is complete and durable. `keep` keeps its name in the maps. By its identity it may be done
-    /// twice.
-    pub fn commit(&self, disks: &[Source<'_>], which: Which<'_>, keep: bool) -> Result<SnapshotStatus> {
+    /// The backup of the snapshot is complete and durable. `keep` keeps its name in the maps; `backup` is what they record of it.
+    /// By its identity it may be done twice.
+    pub fn commit(
+        &self,
+        disks: &[Source<'_>],
+        which: Which<'_>,
+        keep: bool,
+        backup: Option<&Backup>,
+    ) -> Result<SnapshotStatus> {
         let _control = self.control();
         let last = || self.committed().clone().filter(|last| which.id == Some(&last.id));
         let snapshot = match self.which(which) {
@@ -267,7 +281,12 @@ impl Snapshots {
             None => keep,
         };
         for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
-            match disk.map.commit_checkpoint(frozen.checkpoint().unwrap_or(Uuid::NIL), keep) {
+            let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
+            let committed = match backup {
+                Some(Backup { target, audited }) => disk.map.commit_backup(uuid, keep, target, *audited),
+                None => disk.map.commit_checkpoint(uuid, keep),
+            };
+            match committed {
                 Ok(()) => {}
                 // Somebody has given it up meanwhile: what it had frozen is dirty, which forgets nothing.
                 Err(Error::NoCheckpoint { .. }) if snapshot.committing.get().is_some() => {}

@@ -23,6 +23,6 @@ mod steps;
 mod trust;
 
 pub use frozen::Progress;
-pub use live::{Snapshots, Source, Which, Wish};
+pub use live::{Backup, Snapshots, Source, Which, Wish};
 pub use shot::{Snapshot, SnapshotList, SnapshotStatus};
 pub use steps::{Rule, Step, at, keeps};

@@ -28,7 +28,7 @@ fn keep(place: &Place, output: Output) -> Result<()> {
 pub fn begin(place: &Place, output: Output) -> Result<()> {
     keep(place, output)?;
     let image = Image::open(&place.image, false)?;
-    let copy = Image::create(&place.dir().join(REFERENCE), &image)?;
+    let copy = Image::create(&place.dir().join(REFERENCE), Some(&image.file))?;
     copy.file.set_len(image.size()).map_err(|e| copy.failed("set its size", &e))?;
     copy_file(&image, &copy)
 }

@@ -18,11 +18,14 @@ pub struct Answer {
     size: u64,
     granule_bytes: u64,
     seed: u64,
+    /// The rounds went through a server.
+    served: bool,
     pub first: Option<Outcome>,
     pub rounds: Vec<Round>,
     /// Members of the set that was kept beside.
     pub members: u64,
-    /// Image and backup were equal, byte for byte, after every backup, and the first member of the set, restored, is what the image
+    /// Image and backup were equal, byte for byte, after every backup (through a server: the image as it was frozen, and at the end what
+    /// was acknowledged), and the first member of the set, restored, is what the image
     /// was then.
     pub identical: bool,
 }
@@ -35,6 +38,7 @@ impl Answer {
             size,
             granule_bytes: 1 << super::GRANULARITY,
             seed,
+            served: place.serve,
             first: None,
             rounds: Vec::new(),
             members: 0,
@@ -62,15 +66,24 @@ pub fn full(out: &mut dyn Write, o: &Outcome) -> io::Result<()> {
     writeln!(out)
 }
 
-pub fn round(out: &mut dyn Write, r: &Round) -> io::Result<()> {
+/// `served`: through a server.
+pub fn round(out: &mut dyn Write, r: &Round, served: bool) -> io::Result<()> {
     let writes = format!("{}, {}", count(r.writes, "write"), human(r.bytes_written));
-    say!(out, "round {}  {writes} written and tracked, then kill -9", r.round)?;
+    let killed = if served { ", and kill -9 of the server" } else { ", then kill -9" };
+    say!(out, "round {}  {writes} written and tracked{killed}", r.round)?;
     let dirty = format!("{} dirty ({} owed)", human(r.dirty_bytes), human(r.bytes_owed));
-    let map = format!("map: {}, recovered in {}: {dirty}, no bit lost", r.state, recovery(r.recovery_ms));
+    let recovered = if served { "the next server came in" } else { "recovered in" };
+    let map = format!("map: {}, {recovered} {}: {dirty}, no bit lost", r.state, recovery(r.recovery_ms));
     fold(out, "         ", &map)?;
     let (copied, skipped) = (human(r.backup.bytes_copied), human(r.backup.bytes_skipped));
     let over = human(r.over_copy_bytes);
-    fold(out, "         ", &format!("backup: {copied} copied, {skipped} skipped, over-copy {over}; identical"))
+    let backup = format!("backup: {copied} copied, {skipped} skipped, over-copy {over}");
+    if !served {
+        return fold(out, "         ", &format!("{backup}; identical"));
+    }
+    let killed = if r.killed_meanwhile { ", and another kill -9" } else { "" };
+    let meanwhile = count(r.writes_meanwhile, "write");
+    fold(out, "         ", &format!("{backup}; {meanwhile} meanwhile{killed}; identical to the moment of its snapshot"))
 }
 
 pub fn ending(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
@@ -79,9 +92,13 @@ pub fn ending(out: &mut dyn Write, a: &Answer) -> io::Result<()> {
     let (copied, over) = (sum(|r| r.backup.bytes_copied + r.backup.bytes_holes), sum(|r| r.over_copy_bytes));
     let full = a.size.saturating_mul(a.rounds.len() as u64);
     writeln!(out)?;
+    let same = match a.served {
+        true => "each backup identical to the image as it was frozen, and nothing that was acknowledged lost",
+        false => "image and backup identical after each",
+    };
     say!(
         out,
-        "{}: image and backup identical after each; {} written, {} copied instead of {} ({} of it over-copy)",
+        "{}: {same}; {} written, {} copied instead of {} ({} of it over-copy)",
         count(a.rounds.len() as u64, "kill"),
         human(written),
         human(copied),

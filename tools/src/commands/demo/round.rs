@@ -9,7 +9,7 @@ use crate::terminal::output::Output;
 use crate::terminal::signals;
 use dirtymap::{
     Bitmap, Options,
-    fsck::{Severity, check},
+    fsck::{Report, Severity, check},
 };
 use serde::Serialize;
 use std::io::{BufRead, BufReader, Read};
@@ -34,6 +34,9 @@ pub struct Round {
     pub backup: Outcome,
     /// Bytes of dirty areas that no reported write touched.
     pub over_copy_bytes: u64,
+    /// Writes of the client while the backup ran, and whether that went on after another kill of the server.
+    pub writes_meanwhile: u64,
+    pub killed_meanwhile: bool,
 }
 
 pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Round> {
@@ -42,16 +45,42 @@ pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Roun
     let written = write_and_kill(place, &mut rng, size)?;
 
     // Offline, as it was left.
-    let report = check(&place.map, |_, _| {})?;
-    if let Some(f) = report.findings.iter().find(|f| f.severity == Severity::Damage) {
-        let message = format!("round {number}: {}: found {}, expected {}", f.place, f.found, f.expected);
-        return Err(Failure { kind: "damage".into(), message, exit: Exit::Damage });
-    }
+    let report = checked(place, number)?;
     let started = Instant::now();
     let map = Options::new().read_only(true).open(&place.map)?;
     let recovery_ms = started.elapsed().as_millis() as u64;
-    let mut owed = Bitmap::new(size, super::GRANULARITY)?;
-    for range in &written {
+    drop(map);
+    let (bytes_owed, dirty_bytes) = owed(place, number, &written)?;
+    let backup = back_up(place, output)?;
+    Ok(Round {
+        round: number,
+        writes: written.len() as u64,
+        bytes_written: written.iter().map(|r| r.end - r.start).sum(),
+        bytes_owed,
+        state: crate::commands::info::state_name(report.info.state),
+        findings: report.findings.len(),
+        dirty_bytes,
+        recovery_ms,
+        over_copy_bytes: dirty_bytes.saturating_sub(bytes_owed),
+        writes_meanwhile: 0,
+        killed_meanwhile: false,
+        backup,
+    })
+}
+
+/// What a check says of the map, which must not be damaged.
+pub fn checked(place: &Place, number: u32) -> Result<Report> {
+    let report = check(&place.map, |_, _| {})?;
+    let Some(f) = report.findings.iter().find(|f| f.severity == Severity::Damage) else { return Ok(report) };
+    let message = format!("round {number}: {}: found {}, expected {}", f.place, f.found, f.expected);
+    Err(Failure { kind: "damage".into(), message, exit: Exit::Damage })
+}
+
+/// Bytes of the granules that were written, all of which must be dirty, and of all that are.
+pub fn owed(place: &Place, number: u32, written: &[Range<u64>]) -> Result<(u64, u64)> {
+    let map = Options::new().read_only(true).open(&place.map)?;
+    let mut owed = Bitmap::new(map.len(), super::GRANULARITY)?;
+    for range in written {
         owed.set(range.clone())?;
         if !map.all(range.clone())? {
             let at = map.next_clean(range.clone())?.unwrap_or(range.start);
@@ -59,21 +88,7 @@ pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Roun
             return Err(Failure { kind: "lost-dirt".into(), message, exit: Exit::Damage });
         }
     }
-    let dirty_bytes = map.dirty_len();
-    drop(map);
-    let backup = back_up(place, output)?;
-    Ok(Round {
-        round: number,
-        writes: written.len() as u64,
-        bytes_written: written.iter().map(|r| r.end - r.start).sum(),
-        bytes_owed: owed.dirty_len(),
-        state: crate::commands::info::state_name(report.info.state),
-        findings: report.findings.len(),
-        dirty_bytes,
-        recovery_ms,
-        over_copy_bytes: dirty_bytes.saturating_sub(owed.dirty_len()),
-        backup,
-    })
+    Ok((owed.dirty_len(), map.dirty_len()))
 }
 
 pub fn back_up(place: &Place, output: Output) -> Result<Outcome> {

@@ -40,7 +40,7 @@ pub fn run(args: &DemoWriter) -> Result<Exit> {
 }
 
 /// Mostly small ranges near each other, some anywhere, some large, some one after the other: as guests write.
-fn pick(rng: &mut Rng, size: u64, sequential: &mut u64) -> Range<u64> {
+pub fn pick(rng: &mut Rng, size: u64, sequential: &mut u64) -> Range<u64> {
     let length = match rng.below(10) {
         0 => 1 + rng.below(MOST),
         1..=3 => 1 + rng.below(100),

@@ -14,7 +14,7 @@ use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Options, info::Info};
 use dirtymap_nbd::{Backend, FileBackend};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -72,8 +72,9 @@ impl Disk {
         let (info, stats) = (map.info()?, map.stats());
         Ok(DiskStatus {
             export: self.name().into(),
-            image: self.image.path.display().to_string(),
-            map: self.map_path.display().to_string(),
+            image: anywhere(&self.image.path),
+            map: anywhere(&self.map_path),
+            uuid: info.uuid.to_string(),
             size: self.tracked.image.size(),
             connections: self.tracked.connections.load(Relaxed),
             granule_bytes: map.granule_bytes(),
@@ -113,6 +114,11 @@ impl Disk {
         }
         Ok(answer)
     }
+}
+
+/// A path for programs that were started elsewhere.
+fn anywhere(path: &Path) -> String {
+    std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
 }
 
 /// Makes the map as `create --image` does: all dirty, bound to the image.

@@ -208,7 +208,8 @@ fn run_command(command: &str, uri: &str, output: Output) -> Result<()> {
     }
 }
 
-fn unix_uri(name: &str, socket: &Path) -> String {
+/// The URI of an export behind a socket.
+pub fn unix_uri(name: &str, socket: &Path) -> String {
     let socket: PathBuf = std::path::absolute(socket).unwrap_or_else(|_| socket.to_path_buf());
     format!("nbd+unix:///{}?socket={}", encoded(name), encoded(&socket.display().to_string()))
 }

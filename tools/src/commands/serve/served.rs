@@ -4,9 +4,9 @@ use super::disk::{Disk, DiskAnswer};
 use super::export::Export;
 use super::frozen_export::FrozenExport;
 use super::metrics;
-use crate::control::{Answers, Request, Status};
+use crate::control::{Answers, Completed, Request, Status};
 use crate::exit::{Failure, Result};
-use crate::snapshot::{SnapshotList, Snapshots, Source, Which, Wish};
+use crate::snapshot::{Backup, SnapshotList, Snapshots, Source, Which, Wish};
 use crate::terminal::output::Output;
 use dirtymap_nbd::{Backend, Exports, Listed};
 use serde_json::Value;
@@ -76,6 +76,18 @@ impl Served {
     }
 }
 
+impl Served {
+    /// What the map of a disk is to know of its backup.
+    fn backup(&self, completed: &Completed) -> Result<Backup> {
+        let export = &completed.export;
+        match &*self.disks {
+            [disk] if disk.name() == *export => Ok(Backup { target: completed.target()?, audited: completed.audited }),
+            [_] => Err(Failure::new("no-export", format!("there is no disk {export:?}"))),
+            _ => Err(Failure::new("several-disks", "a backup of one disk cannot stand for those of several")),
+        }
+    }
+}
+
 impl Exports for Served {
     fn list(&self) -> Vec<Listed> {
         let disks = self.disks.iter().map(|disk| (disk.name().to_string(), String::new()));
@@ -107,9 +119,10 @@ impl Answers for Served {
                 let snapshots = self.snapshots.snapshot().iter().map(|snapshot| snapshot.status()).collect();
                 serde_json::to_value(SnapshotList { snapshots })
             }
-            Request::SnapshotCommit { name, id, keep } => {
+            Request::SnapshotCommit { name, id, keep, backup } => {
                 let which = Which { name: name.as_deref(), id: id.as_deref() };
-                serde_json::to_value(self.snapshots.commit(&self.sources(), which, keep)?)
+                let backup = backup.map(|backup| self.backup(&backup)).transpose()?;
+                serde_json::to_value(self.snapshots.commit(&self.sources(), which, keep, backup.as_ref())?)
             }
             Request::SnapshotAbort { name, id } => {
                 let which = Which { name: name.as_deref(), id: id.as_deref() };

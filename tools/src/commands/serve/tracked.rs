@@ -201,7 +201,7 @@ mod tests {
                 snapshots.sync(0, map, sync)
             });
             has_begun.recv().expect("hear");
-            let commits = scope.spawn(move || snapshots.commit(sources, snapshot::Which::default(), false));
+            let commits = scope.spawn(move || snapshots.commit(sources, snapshot::Which::default(), false, None));
             // Time enough to be wrong.
             std::thread::sleep(std::time::Duration::from_millis(200));
             fail.send(()).expect("tell");
