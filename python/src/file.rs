@@ -160,7 +160,7 @@ impl DirtyMap {
     fn close(slf: &Bound<'_, Self>, image: Option<Bound<'_, PyAny>>) -> Result<()> {
         let now = image.map(|image| stamp(slf.py(), &image)).transpose()?;
         let map = slf.as_super().get();
-        slf.py().detach(|| close(map, now.as_ref()))
+        map.told(slf.py().detach(|| close(map, now.as_ref())))
     }
 
     /// Whether it was closed.
@@ -177,7 +177,7 @@ impl DirtyMap {
     #[pyo3(signature = (*exception))]
     fn __exit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> Result<bool> {
         let map = slf.as_super().get();
-        let closed = slf.py().detach(|| close(map, None));
+        let closed = map.told(slf.py().detach(|| close(map, None)));
         if exception.get_item(0).is_ok_and(|kind| kind.is_none()) {
             closed?;
         }

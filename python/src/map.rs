@@ -136,7 +136,8 @@ impl Map {
 
     /// What a progress function has raised takes the place of the error that came of it.
     pub(crate) fn told<R>(&self, done: Result<R>) -> Result<R> {
-        let (Kind::File(_, raised), Err(Failure::Library(Error::Interrupted { .. }))) = (&self.kind, &done) else {
+        let Kind::File(_, raised) = &self.kind else { return done };
+        let Err(Failure::Library(Error::Interrupted { .. }) | Failure::Said { kind: "interrupted", .. }) = &done else {
             return done;
         };
         let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -197,6 +197,29 @@ def test_progress_is_told_and_may_stop(path: Path) -> None:
         raises = False
 
 
+def test_what_progress_raises_comes_out_of_close(path: Path) -> None:
+    def progress(step: str, done: int, total: int) -> None:
+        if raises:
+            raise KeyError(step)
+
+    raises = False
+    # As many items as take more than one step to flush.
+    map = DirtyMap.create(path, 9 << 26, granule=1, dirty=True, flush_interval=0, progress=progress)
+    map.reset_all()
+    raises = True
+    with pytest.raises(KeyError, match="flushing"):
+        map.close()
+    assert not map.closed
+    with pytest.raises(KeyError, match="flushing"), map:
+        pass
+    # The block's own exception counts more.
+    with pytest.raises(OSError), map:
+        raise OSError
+    raises = False
+    map.close()
+    assert map.closed
+
+
 def test_files_and_memory_combine(path: Path) -> None:
     with DirtyMap.create(path, GIB) as map:
         memory = Bitmap(GIB)
