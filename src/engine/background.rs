@@ -160,7 +160,7 @@ impl Request {
             let locked = || locked(core.file(), Lock::Update, InUse::Update);
             Ok(InFlight::try_begin(core.clone(), &self.ranges).ok_or_else(locked))
         } else {
-            caught(|| InFlight::begin(core.clone(), &self.ranges, None))
+            caught(|| InFlight::begin(core, &self.ranges, None))
         };
         let gave_up = gave_up || matches!(begun, Ok(Err(Error::Locked { .. })));
         let waiting = {

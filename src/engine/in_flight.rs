@@ -75,7 +75,7 @@ impl<C: Deref<Target = Core>> Drop for InFlight<C> {
 
 impl<C: Deref<Target = Core> + Clone> InFlight<C> {
     #[inline]
-    pub(super) fn begin(core: C, ranges: &[Range<u64>], mut begun: Option<Arc<()>>) -> Result<InFlight<C>> {
+    pub(super) fn begin(core: &C, ranges: &[Range<u64>], mut begun: Option<Arc<()>>) -> Result<InFlight<C>> {
         let mut register = || InFlight::register(core.clone(), begun.take());
         // In this order: a bit that is set before the write is registered may be frozen, and nobody waits.
         let write = step!(RegisterThenSet => Some(register()));
@@ -129,12 +129,12 @@ impl Core {
 
     /// The same of several ranges, which are armed together.
     pub(crate) fn begin_writes(&self, ranges: &[Range<u64>]) -> Result<WriteGuard<'_>> {
-        Ok(WriteGuard { _write: InFlight::begin(self, ranges, Some(self.begun_here()))? })
+        Ok(WriteGuard { _write: InFlight::begin(&self, ranges, Some(self.begun_here()))? })
     }
 
     /// The same of a write that another thread may end: a freeze by this one may wait for it.
     pub(crate) fn begin_writes_owned(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<InFlight<Arc<Core>>> {
-        InFlight::begin(self.clone(), ranges, None)
+        InFlight::begin(self, ranges, None)
     }
 
     /// Says in this process's slot whether its writes may arrive after its death. The slot holds zeros.

@@ -1,7 +1,7 @@
 //! Writes that go on elsewhere: guards that keep their map, and beginnings that no thread waits for.
 
 use super::dirty_map::{DirtyMap, Inner, Live};
-use super::write::all_touched;
+use super::write::{all_touched, touched};
 use crate::engine::background::Request;
 use crate::engine::core::Core;
 use crate::engine::in_flight::InFlight;
@@ -37,7 +37,8 @@ impl DirtyMap {
     /// # Errors
     /// As [`begin_write`](Self::begin_write).
     pub fn begin_write_owned(self: &Arc<Self>, range: impl RangeBounds<u64>) -> Result<OwnedWriteGuard> {
-        self.begin_writes_owned(&[self.geometry().range(range)])
+        let core = &self.writable()?.core;
+        self.owned(core, &[touched(core.geometry(), range)?])
     }
 
     /// The same for several ranges, as [`begin_writes`](Self::begin_writes): what a queue of requests holds is begun by one
@@ -46,9 +47,13 @@ impl DirtyMap {
     /// # Errors
     /// As [`begin_write`](Self::begin_write): then none of the data may be written.
     pub fn begin_writes_owned(self: &Arc<Self>, ranges: &[Range<u64>]) -> Result<OwnedWriteGuard> {
-        let live = self.writable()?;
-        let write = live.core.begin_writes_owned(&all_touched(live.core.geometry(), ranges)?)?;
-        Ok(OwnedWriteGuard { _write: write, map: self.clone() })
+        let core = &self.writable()?.core;
+        self.owned(core, &all_touched(core.geometry(), ranges)?)
+    }
+
+    /// The same of bits.
+    fn owned(self: &Arc<Self>, core: &Arc<Core>, bits: &[Range<u64>]) -> Result<OwnedWriteGuard> {
+        Ok(OwnedWriteGuard { _write: core.begin_writes_owned(bits)?, map: self.clone() })
     }
 
     /// As [`begin_writes_owned`](Self::begin_writes_owned), for an event loop: never waits. What this returns is a future that

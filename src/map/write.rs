@@ -190,7 +190,7 @@ impl DirtyMap {
 }
 
 /// The bits that a range touches.
-fn touched(g: &Geometry, range: impl RangeBounds<u64>) -> Result<Range<u64>> {
+pub(super) fn touched(g: &Geometry, range: impl RangeBounds<u64>) -> Result<Range<u64>> {
     let range = g.range(range);
     g.check(&range)?;
     Ok(g.touched(&range))
