@@ -96,8 +96,16 @@ impl Bitmap {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn try_clone(&self) -> Result<Bitmap> {
-        let mut copy = Bitmap::new(self.len(), self.granularity())?;
-        copy.merge(self)?;
+        Bitmap::copy_of(self)
+    }
+
+    /// The same of any kind of map.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; those of a map in a file that cannot be read any more.
+    pub fn copy_of(map: &impl ReadMap) -> Result<Bitmap> {
+        let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
+        copy.merge(map)?;
         Ok(copy)
     }
 }

@@ -1,7 +1,6 @@
 //! Freezing, committing and aborting, as the user calls it.
 
 use super::dirty_map::{DirtyMap, Inner};
-use super::points::bitmap_of;
 use crate::bitmap::Bitmap;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
@@ -151,7 +150,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::NoCheckpoint`] unless this one is frozen: before that the image may not be read. [`Error::OutOfMemory`].
     pub fn frozen(&self, uuid: Uuid) -> Result<Bitmap> {
-        bitmap_of(&*self.frozen_set(uuid)?)
+        Bitmap::copy_of(&*self.frozen_set(uuid)?)
     }
 
     /// How many granules the checkpoint has frozen, and the items in them, without a copy in memory.

@@ -1,7 +1,6 @@
 //! Merging into a map in a file, and copying it to memory.
 
 use super::dirty_map::DirtyMap;
-use super::points::bitmap_of;
 use crate::bitmap::{self, Bitmap, check_len, check_shape};
 use crate::error::Result;
 use crate::query::{ReadMap, Rounded};
@@ -104,7 +103,7 @@ impl DirtyMap {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn to_bitmap(&self) -> Result<Bitmap> {
-        bitmap_of(self)
+        Bitmap::copy_of(self)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::file::{create, headers};
 use crate::format::Header;
 use crate::map_file::MapFile;
 use crate::options::Options;
-use crate::query::{ReadMap, Search};
+use crate::query::Search;
 use crate::session::locks;
 use crate::sys::Storage;
 use std::path::Path;
@@ -71,7 +71,7 @@ impl DirtyMap {
     /// [`Error::NoPoint`]; [`Error::OutOfMemory`]; as [`info`](Self::info). Of a map that was loaded for reading also
     /// [`Error::Locked`], while somebody opens, closes or repairs it, and [`Error::Unusable`] when its points are others by now.
     pub fn since(&self, name: &str) -> Result<Bitmap> {
-        bitmap_of(&self.load_since(name)?)
+        Bitmap::copy_of(&self.load_since(name)?)
     }
 
     /// The same as [`since`](Self::since), without a copy.
@@ -136,7 +136,7 @@ impl DirtyMap {
     /// # Errors
     /// As [`since`](Self::since); [`Error::Refused`] when `to` is the older one.
     pub fn between(&self, from: &str, to: &str) -> Result<Bitmap> {
-        bitmap_of(&self.load_between(from, to)?)
+        Bitmap::copy_of(&self.load_between(from, to)?)
     }
 
     /// Makes a new, closed map at `path` that holds what [`since`](Self::since) says, with this map's length and
@@ -248,13 +248,6 @@ impl DirtyMap {
 fn export(map: &PointSet, path: &Path) -> Result<()> {
     let options = Options::new().granularity(map.geometry().granularity());
     create::create_filled(path, map, &options)
-}
-
-/// A copy in memory.
-pub(super) fn bitmap_of(map: &impl ReadMap) -> Result<Bitmap> {
-    let mut copy = Bitmap::new(map.geometry().len(), map.geometry().granularity())?;
-    copy.merge(map)?;
-    Ok(copy)
 }
 
 #[cfg(test)]
