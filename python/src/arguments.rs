@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: a range that does not lie in the map is an error for what changes it, and cut off for what reads.
 
-use crate::error::{Failure, Result};
+use crate::error::Result;
 use dirtymap::{Geometry, ImageStamp, Uuid};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -16,36 +16,35 @@ pub(crate) fn clamped(shape: &Geometry, start: u64, stop: Option<u64>) -> Range<
     shape.clamp(start, stop.unwrap_or(shape.len()).saturating_sub(start))
 }
 
+/// Ranges that are given by their ends.
+pub(crate) fn as_ranges(given: Vec<(u64, u64)>) -> Vec<Range<u64>> {
+    given.into_iter().map(|(start, stop)| start..stop).collect()
+}
+
 /// An index, which may count from the end.
-fn position(at: &Bound<'_, PyAny>, len: u64) -> Result<u64> {
+fn position(at: &Bound<'_, PyAny>, len: impl Fn() -> Result<u64>) -> Result<u64> {
     let at: i128 = at.extract()?;
-    let from_start = if at < 0 { at + i128::from(len) } else { at };
+    let from_start = if at < 0 { at + i128::from(len()?) } else { at };
     u64::try_from(from_start).map_err(|_| PyIndexError::new_err("no item of a map has such an index").into())
 }
 
-/// What stands in brackets: an item, or a range of items.
+/// What stands in brackets: an item, or a range of items of which the end may be left out.
 pub(crate) enum Key {
     Item(u64),
-    Range(Range<u64>),
+    Range(u64, Option<u64>),
 }
 
 impl Key {
-    pub(crate) fn of(key: &Bound<'_, PyAny>, len: u64) -> Result<Key> {
+    /// The length is asked only where it matters.
+    pub(crate) fn of(key: &Bound<'_, PyAny>, len: impl Fn() -> Result<u64>) -> Result<Key> {
         let Ok(slice) = key.cast::<PySlice>() else { return Ok(Key::Item(position(key, len)?)) };
         let part = |name: &str| slice.getattr(name).map(|part| if part.is_none() { None } else { Some(part) });
         if part("step")?.is_some_and(|step| !step.eq(1).unwrap_or(false)) {
             return Err(PyValueError::new_err("a range of items has no step").into());
         }
-        let start = part("start")?.map_or(Ok(0), |start| position(&start, len))?;
-        let stop = part("stop")?.map_or(Ok(len), |stop| position(&stop, len))?;
-        Ok(Key::Range(start..stop))
-    }
-
-    pub(crate) fn range(self) -> Range<u64> {
-        match self {
-            Key::Item(item) => item..item.saturating_add(1),
-            Key::Range(range) => range,
-        }
+        let start = part("start")?.map_or(Ok(0), |start| position(&start, &len))?;
+        let stop = part("stop")?.map(|stop| position(&stop, &len)).transpose()?;
+        Ok(Key::Range(start, stop))
     }
 }
 
@@ -73,5 +72,5 @@ pub(crate) fn stamp(py: Python<'_>, file: &Bound<'_, PyAny>) -> Result<ImageStam
 /// The file itself, for its permissions.
 pub(crate) fn opened(file: &Bound<'_, PyAny>) -> Result<File> {
     let path = path_of(file)?;
-    File::open(&path).map_err(|source| Failure::Library(dirtymap::Error::Io { op: "open", path, source }))
+    Ok(File::open(&path).map_err(|source| dirtymap::Error::Io { op: "open", path, source })?)
 }

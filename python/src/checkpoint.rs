@@ -3,10 +3,10 @@
 //! Invariant kept here: a checkpoint that is left without a commit is aborted, and a write that is left has ended: a mistake of the
 //! program never forgets dirt.
 
-use crate::arguments::{stamp, uuid};
+use crate::arguments::stamp;
 use crate::error::Result;
 use crate::map::{DirtySet, Map, new_set, over};
-use dirtymap::{OwnedWriteGuard, Uuid};
+use dirtymap::OwnedWriteGuard;
 use pyo3::prelude::*;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -16,14 +16,13 @@ use std::sync::{Mutex, PoisonError};
 #[pyclass(frozen, module = "dirtymap")]
 pub struct Checkpoint {
     map: Py<Map>,
-    identity: Uuid,
-    name: Option<String>,
+    found: dirtymap::checkpoint::Checkpoint,
     over: Mutex<bool>,
 }
 
 impl Checkpoint {
-    pub(crate) fn new(map: Py<Map>, identity: Uuid, name: Option<String>) -> Checkpoint {
-        Checkpoint { map, identity, name, over: Mutex::new(false) }
+    pub(crate) fn new(map: Py<Map>, found: dirtymap::checkpoint::Checkpoint) -> Checkpoint {
+        Checkpoint { map, found, over: Mutex::new(false) }
     }
 
     fn is_over(&self) -> bool {
@@ -40,18 +39,24 @@ impl Checkpoint {
     /// Its identity.
     #[getter]
     fn uuid(&self) -> String {
-        self.identity.to_string()
+        self.found.uuid.to_string()
     }
 
     /// The name that it was frozen with.
     #[getter]
     fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.found.name.as_deref()
+    }
+
+    /// Whether it is one of freeze_snapshot().
+    #[getter]
+    fn snapshot(&self) -> bool {
+        self.found.snapshot
     }
 
     /// What it has frozen.
     fn frozen(&self, py: Python<'_>) -> Result<Py<DirtySet>> {
-        let set = py.detach(|| Ok::<_, crate::error::Failure>(self.map.get().file()?.frozen_set(self.identity)?))?;
+        let set = py.detach(|| Ok::<_, crate::error::Failure>(self.map.get().file()?.frozen_set(self.found.uuid)?))?;
         Ok(new_set(py, set)?)
     }
 
@@ -63,8 +68,8 @@ impl Checkpoint {
         py.detach(|| {
             let map = self.map.get().file()?;
             match target {
-                Some(target) => map.commit_backup(self.identity, keep, &target, audited)?,
-                None => map.commit_checkpoint(self.identity, keep)?,
+                Some(target) => map.commit_backup(self.found.uuid, keep, &target, audited)?,
+                None => map.commit_checkpoint(self.found.uuid, keep)?,
             }
             self.end();
             Ok(())
@@ -74,7 +79,7 @@ impl Checkpoint {
     /// The backup has failed: what was frozen is dirty as before.
     fn abort(&self, py: Python<'_>) -> Result<()> {
         let done = py.detach(|| {
-            self.map.get().file()?.abort_checkpoint(self.identity)?;
+            self.map.get().file()?.abort_checkpoint(self.found.uuid)?;
             self.end();
             Ok(())
         });
@@ -94,13 +99,8 @@ impl Checkpoint {
     }
 
     fn __repr__(&self) -> String {
-        format!("<Checkpoint {}>", self.identity)
+        format!("<Checkpoint {}>", self.found.uuid)
     }
-}
-
-/// The identity of a checkpoint that is given as text.
-pub(crate) fn identity(text: &str) -> Result<Uuid> {
-    uuid(text)
 }
 
 /// A data write: it begins with its block, when the ranges are marked, and ends with it. A freeze waits for it.

@@ -13,9 +13,7 @@ create_exception!(
 
 /// What goes wrong here.
 pub(crate) enum Failure {
-    Library(dirtymap::Error),
-    /// The same, of a map that is still there.
-    Said {
+    Library {
         message: String,
         kind: &'static str,
         code: u32,
@@ -30,19 +28,18 @@ pub(crate) enum Failure {
     InUse,
 }
 
-impl Failure {
-    /// What a library's error says, which stays where it is.
-    pub(crate) fn said(error: &dirtymap::Error) -> Failure {
-        let (message, kind, code) = (error.to_string(), error.kind(), error.code());
-        Failure::Said { message, kind, code, cause: cause(error), errno: errno(error) }
-    }
-}
-
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl From<dirtymap::Error> for Failure {
     fn from(error: dirtymap::Error) -> Failure {
-        Failure::Library(error)
+        Failure::from(&error)
+    }
+}
+
+impl From<&dirtymap::Error> for Failure {
+    fn from(error: &dirtymap::Error) -> Failure {
+        let (message, kind, code) = (error.to_string(), error.kind(), error.code());
+        Failure::Library { message, kind, code, cause: cause(error), errno: errno(error) }
     }
 }
 
@@ -86,8 +83,7 @@ fn exception(message: String, kind: &str, code: u32, cause: u32, errno: Option<i
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> PyErr {
         match failure {
-            Failure::Library(error) => Failure::said(&error).into(),
-            Failure::Said { message, kind, code, cause, errno } => exception(message, kind, code, cause, errno),
+            Failure::Library { message, kind, code, cause, errno } => exception(message, kind, code, cause, errno),
             Failure::Python(error) => error,
             Failure::Closed => PyValueError::new_err("the map is closed"),
             // The number that it has in C.

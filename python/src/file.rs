@@ -2,17 +2,16 @@
 //!
 //! Invariant kept here: after an error of a close the map is open as before.
 
-use crate::arguments::stamp;
-use crate::checkpoint::{Checkpoint, Write, identity};
+use crate::arguments::{as_ranges, stamp, uuid};
+use crate::checkpoint::{Checkpoint, Write};
 use crate::error::{Failure, Result};
 use crate::info::{of_counted, of_info, of_points, of_recovery, of_stats};
 use crate::map::{DirtySet, Kind, Map, new_set};
 use crate::options::{Given, New, Raised, seconds};
-use dirtymap::{Comparison, ImageStamp, Options};
+use dirtymap::{Comparison, ImageStamp, Options, Step, Uuid};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,14 +54,10 @@ fn close(map: &Map, now: Option<&ImageStamp>) -> Result<()> {
         None => alone.close(),
     };
     closed.map_err(|failed| {
-        let failure = Failure::said(failed.error());
+        let failure = Failure::from(failed.error());
         *place = Some(Arc::new(failed.into_map()));
         failure
     })
-}
-
-fn ranges(given: Vec<(u64, u64)>) -> Vec<Range<u64>> {
-    given.into_iter().map(|(start, stop)| start..stop).collect()
 }
 
 impl DirtyMap {
@@ -80,7 +75,7 @@ impl DirtyMap {
 impl DirtyMap {
     /// Makes a map of so many items in a new file, and opens it.
     #[staticmethod]
-    #[pyo3(signature = (path, length, *, granule=65536, label="", durability="power-loss", dirty=false, like=None,
+    #[pyo3(signature = (path, length, *, granule=65536, label="", durability="power-loss", dirty=false, added_dirt=0, like=None,
         access="exclusive", image=None, armed_bound=None, intent_bound=None, flush_interval=30.0, freeze_timeout=60.0,
         lock_timeout=30.0, writes_outlive=false, progress=None))]
     #[allow(clippy::too_many_arguments, reason = "keywords, all with defaults")]
@@ -92,6 +87,7 @@ impl DirtyMap {
         label: &str,
         durability: &str,
         dirty: bool,
+        added_dirt: u32,
         like: Option<Bound<'py, PyAny>>,
         access: &str,
         image: Option<Bound<'py, PyAny>>,
@@ -115,14 +111,15 @@ impl DirtyMap {
             progress,
         };
         let (options, raised) = given.options(py)?;
-        let options = New { granule, label, durability, dirty, like }.add_to(options)?;
+        let options = New { granule, label, durability, dirty, added_dirt, like }.add_to(options)?;
         opened(py, raised, || options.create(path, length))
     }
 
-    /// Opens the map in a file, after recovering it if need be. wait: seconds for those who have it.
+    /// Opens the map in a file, after recovering it if need be. wait: seconds for those who have it. beside_snapshot: also while a
+    /// snapshot is outstanding in it, for who ends that, or does not write the image.
     #[staticmethod]
     #[pyo3(signature = (path, *, access="exclusive", image=None, armed_bound=None, intent_bound=None, flush_interval=30.0,
-        wait=0.0, freeze_timeout=60.0, lock_timeout=30.0, writes_outlive=false, progress=None))]
+        wait=0.0, freeze_timeout=60.0, lock_timeout=30.0, writes_outlive=false, beside_snapshot=false, progress=None))]
     #[allow(clippy::too_many_arguments, reason = "keywords, all with defaults")]
     fn open<'py>(
         py: Python<'py>,
@@ -136,6 +133,7 @@ impl DirtyMap {
         freeze_timeout: f64,
         lock_timeout: f64,
         writes_outlive: bool,
+        beside_snapshot: bool,
         progress: Option<Py<PyAny>>,
     ) -> Result<Py<DirtyMap>> {
         let given = Given {
@@ -150,7 +148,7 @@ impl DirtyMap {
             progress,
         };
         let (options, raised) = given.options(py)?;
-        let options: Options = options.wait(seconds(wait)?);
+        let options: Options = options.wait(seconds(wait)?).beside_snapshot(beside_snapshot);
         opened(py, raised, || options.open(path))
     }
 
@@ -197,36 +195,63 @@ impl DirtyMap {
 
     /// A data write of a range, as a block: it marks the range first, and a freeze waits for its end.
     fn write(slf: &Bound<'_, Self>, start: u64, stop: u64) -> Write {
-        Write::new(slf.as_super().clone().unbind(), self::ranges(vec![(start, stop)]))
+        Write::new(slf.as_super().clone().unbind(), as_ranges(vec![(start, stop)]))
     }
 
     /// The same of several ranges, which cost one sync together.
     fn writes(slf: &Bound<'_, Self>, ranges: Vec<(u64, u64)>) -> Write {
-        Write::new(slf.as_super().clone().unbind(), self::ranges(ranges))
+        Write::new(slf.as_super().clone().unbind(), as_ranges(ranges))
     }
 
     /// Moves what is dirty to a checkpoint, and waits for the writes that had begun: then a backup may read the image, after fsync.
     #[pyo3(signature = (name=None))]
     fn freeze(slf: &Bound<'_, Self>, name: Option<String>) -> Result<Checkpoint> {
         let frozen = DirtyMap::ask(slf, |map| map.freeze(name.as_deref()))?;
-        Ok(Checkpoint::new(slf.as_super().clone().unbind(), frozen.uuid, frozen.name))
+        Ok(Checkpoint::new(slf.as_super().clone().unbind(), frozen))
+    }
+
+    /// As freeze(), for a program that copies old data before each of its writes, from before this call on, so that the image can be
+    /// read as it was frozen. settle is called with the identity of the checkpoint when the writes have ended that had begun, and
+    /// marks by set() what was copied meanwhile; what it raises ends the freeze. Nobody else may have the map open for writing.
+    #[pyo3(signature = (settle, name=None))]
+    fn freeze_snapshot(slf: &Bound<'_, Self>, settle: Py<PyAny>, name: Option<String>) -> Result<Checkpoint> {
+        let Kind::File(_, raised) = &slf.as_super().get().kind else { return Err(Failure::Closed) };
+        let settle = |uuid: Uuid| {
+            Python::attach(|py| settle.call1(py, (uuid.to_string(),)).map(drop)).map_err(|error| {
+                *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                dirtymap::Error::Interrupted { step: Step::Freezing }
+            })
+        };
+        let frozen = DirtyMap::ask(slf, |map| map.freeze_snapshot(name.as_deref(), settle))?;
+        Ok(Checkpoint::new(slf.as_super().clone().unbind(), frozen))
+    }
+
+    /// Raises what freeze() with this name would raise at once.
+    #[pyo3(signature = (name=None))]
+    fn can_freeze(slf: &Bound<'_, Self>, name: Option<&str>) -> Result<()> {
+        DirtyMap::ask(slf, |map| map.can_freeze(name))
     }
 
     /// The outstanding checkpoint, which may be of a backup that died: to be committed or aborted.
     fn checkpoint(slf: &Bound<'_, Self>) -> Result<Option<Checkpoint>> {
         let found = DirtyMap::ask(slf, dirtymap::DirtyMap::checkpoint)?;
-        Ok(found.map(|found| Checkpoint::new(slf.as_super().clone().unbind(), found.uuid, found.name)))
+        Ok(found.map(|found| Checkpoint::new(slf.as_super().clone().unbind(), found)))
     }
 
     /// Puts back what a checkpoint has frozen, given by its identity.
     fn abort(slf: &Bound<'_, Self>, uuid: &str) -> Result<()> {
-        let uuid = identity(uuid)?;
+        let uuid = self::uuid(uuid)?;
         DirtyMap::ask(slf, |map| map.abort_checkpoint(uuid))
     }
 
     /// Whether a granule was set since the outstanding checkpoint was frozen.
     fn get_since_freeze(slf: &Bound<'_, Self>, item: u64) -> Result<bool> {
         DirtyMap::ask(slf, |map| map.get_since_freeze(item))
+    }
+
+    /// Whether anything was.
+    fn any_since_freeze(slf: &Bound<'_, Self>) -> Result<bool> {
+        DirtyMap::ask(slf, dirtymap::DirtyMap::any_since_freeze)
     }
 
     /// The points that are kept, oldest first; counted: with what was written since each.
@@ -253,6 +278,16 @@ impl DirtyMap {
         Ok(new_set(slf.py(), DirtyMap::ask(slf, dirtymap::DirtyMap::dirty_set)?)?)
     }
 
+    /// Makes a new, closed map of what since() says.
+    fn export_since(slf: &Bound<'_, Self>, name: &str, path: PathBuf) -> Result<()> {
+        DirtyMap::ask(slf, |map| map.export_since(name, path))
+    }
+
+    /// Makes a new, closed map of what between() says.
+    fn export_between(slf: &Bound<'_, Self>, older: &str, newer: &str, path: PathBuf) -> Result<()> {
+        DirtyMap::ask(slf, |map| map.export_between(older, newer, path))
+    }
+
     /// Forgets a point; what others say stays the same.
     fn drop_point(slf: &Bound<'_, Self>, name: &str) -> Result<()> {
         DirtyMap::ask(slf, |map| map.drop_point(name))
@@ -273,6 +308,11 @@ impl DirtyMap {
     fn complete_backup(slf: &Bound<'_, Self>, target: Bound<'_, PyAny>) -> Result<()> {
         let target = stamp(slf.py(), &target)?;
         DirtyMap::ask(slf, |map| map.complete_backup(&target))
+    }
+
+    /// Records that an audit of so many clean granules has found one that differs: everything becomes dirty.
+    fn record_miss(slf: &Bound<'_, Self>, audited: u64) -> Result<()> {
+        DirtyMap::ask(slf, |map| map.record_miss(audited))
     }
 
     /// Has a map that belongs to no image belong to this one.

@@ -29,13 +29,37 @@ fn of_finding<'py>(py: Python<'py>, finding: &Finding) -> Result<Bound<'py, PyDi
     }))
 }
 
-/// Checks the file of a map without changing it. after_power_loss: what would be true of it if the power went now.
+/// Does work that tells how many pages it has passed, if somebody is to be told. What that raises comes out when the work is done.
+fn telling<R: Send>(
+    py: Python<'_>,
+    told: Option<Py<PyAny>>,
+    work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> dirtymap::Result<R> + Send,
+) -> Result<R> {
+    let (done, raised) = py.detach(|| {
+        let mut raised = None;
+        let mut tell = |passed, total| {
+            if let (Some(told), None) = (&told, &raised) {
+                raised = Python::attach(|py| told.call1(py, (passed, total))).err();
+            }
+        };
+        (work(&mut tell), raised)
+    });
+    raised.map_or_else(|| Ok(done?), |raised| Err(raised.into()))
+}
+
+/// Checks the file of a map without changing it. after_power_loss: what would be true of it if the power went now. progress is told
+/// pages passed and pages in all, here and below.
 #[pyfunction]
-#[pyo3(signature = (path, *, after_power_loss=false))]
-pub fn check(py: Python<'_>, path: PathBuf, after_power_loss: bool) -> Result<Bound<'_, PyDict>> {
-    let report = py.detach(|| match after_power_loss {
-        true => fsck::check_after_power_loss(path, |_, _| {}),
-        false => fsck::check(path, |_, _| {}),
+#[pyo3(signature = (path, *, after_power_loss=false, progress=None))]
+pub fn check(
+    py: Python<'_>,
+    path: PathBuf,
+    after_power_loss: bool,
+    progress: Option<Py<PyAny>>,
+) -> Result<Bound<'_, PyDict>> {
+    let report = telling(py, progress, |told| match after_power_loss {
+        true => fsck::check_after_power_loss(path, told),
+        false => fsck::check(path, told),
     })?;
     let findings: Result<Vec<_>> = report.findings.iter().map(|finding| of_finding(py, finding)).collect();
     Ok(dict!(py, {
@@ -63,16 +87,23 @@ fn of_plan<'py>(py: Python<'py>, plan: &RepairPlan) -> Result<Bound<'py, PyDict>
 
 /// What repair() would do.
 #[pyfunction]
-pub fn plan_repair(py: Python<'_>, path: PathBuf) -> Result<Bound<'_, PyDict>> {
-    of_plan(py, &py.detach(|| fsck::plan_repair(path, |_, _| {}))?)
+#[pyo3(signature = (path, *, progress=None))]
+pub fn plan_repair(py: Python<'_>, path: PathBuf, progress: Option<Py<PyAny>>) -> Result<Bound<'_, PyDict>> {
+    of_plan(py, &telling(py, progress, |told| fsck::plan_repair(path, told))?)
 }
 
 /// Repairs the file of a map; nothing that counts as dirty becomes clean. undo: a new file that keeps what is changed.
 #[pyfunction]
-#[pyo3(signature = (path, *, undo=None, wait=0.0))]
-pub fn repair(py: Python<'_>, path: PathBuf, undo: Option<PathBuf>, wait: f64) -> Result<Bound<'_, PyDict>> {
+#[pyo3(signature = (path, *, undo=None, wait=0.0, progress=None))]
+pub fn repair(
+    py: Python<'_>,
+    path: PathBuf,
+    undo: Option<PathBuf>,
+    wait: f64,
+    progress: Option<Py<PyAny>>,
+) -> Result<Bound<'_, PyDict>> {
     let wait = seconds(wait)?;
-    of_plan(py, &py.detach(|| fsck::repair(path, undo.as_deref(), wait, |_, _| {}))?)
+    of_plan(py, &telling(py, progress, |told| fsck::repair(path, undo.as_deref(), wait, told))?)
 }
 
 /// Puts back what a repair has changed; how many bytes.

@@ -2,16 +2,15 @@
 //!
 //! Invariant kept here: locks are taken without the interpreter's lock, and those of two maps in the order of their addresses.
 
-use crate::arguments::{Key, clamped};
+use crate::arguments::{Key, as_ranges, clamped};
 use crate::error::{Failure, Result};
 use crate::options::Raised;
 use dirtymap::checkpoint::PointSet;
 use dirtymap::iter::Cursor;
-use dirtymap::{Bitmap, DirtyMap, Error, Geometry, ReadMap};
+use dirtymap::{Bitmap, DirtyMap, Error, Geometry, ReadMap, WriteMap};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyMemoryView};
-use std::ops::Range;
+use pyo3::types::{PyBool, PyBytes, PyMemoryView};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What a map is.
@@ -93,6 +92,20 @@ macro_rules! with {
     };
 }
 
+/// Runs an expression that changes a map with whatever map it is.
+macro_rules! change {
+    ($of:expr, $py:expr, $map:ident => $run:expr) => {
+        $of.change($py, |$map| $run, |$map| $run)
+    };
+}
+
+/// The same with another map that it is changed by.
+macro_rules! combine {
+    ($of:expr, $py:expr, $by:expr, $map:ident, $other:ident => $run:expr) => {
+        $of.combine($py, $by, |$map, by| with!(by, $other => $run), |$map, by| with!(by, $other => $run))
+    };
+}
+
 impl Map {
     pub(crate) fn file(&self) -> Result<Arc<DirtyMap>> {
         match &self.kind {
@@ -123,11 +136,11 @@ impl Map {
     fn change<R: Send>(
         &self,
         py: Python<'_>,
-        file: impl FnOnce(&DirtyMap) -> dirtymap::Result<R> + Send,
+        file: impl FnOnce(&mut &DirtyMap) -> dirtymap::Result<R> + Send,
         memory: impl FnOnce(&mut Bitmap) -> dirtymap::Result<R> + Send,
     ) -> Result<R> {
         let done = py.detach(|| match &self.kind {
-            Kind::File(..) => Ok(file(&*self.file()?)?),
+            Kind::File(..) => Ok(file(&mut &*self.file()?)?),
             Kind::Memory(map) => Ok(memory(&mut write_lock(map))?),
             Kind::Set(_) => Err(Error::ReadOnly.into()),
         });
@@ -136,8 +149,7 @@ impl Map {
 
     /// What a progress function has raised takes the place of the error that came of it.
     pub(crate) fn told<R>(&self, done: Result<R>) -> Result<R> {
-        let Kind::File(_, raised) = &self.kind else { return done };
-        let Err(Failure::Library(Error::Interrupted { .. }) | Failure::Said { kind: "interrupted", .. }) = &done else {
+        let (Kind::File(_, raised), Err(Failure::Library { kind: "interrupted", .. })) = (&self.kind, &done) else {
             return done;
         };
         let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -146,6 +158,10 @@ impl Map {
 
     pub(crate) fn shape(&self, py: Python<'_>) -> Result<Geometry> {
         py.detach(|| Ok(shape(self.held()?.get())))
+    }
+
+    fn len(&self, py: Python<'_>) -> Result<u64> {
+        Ok(self.shape(py)?.len())
     }
 
     fn is(&self, other: &Map) -> bool {
@@ -177,31 +193,57 @@ impl Map {
         self.told(done)
     }
 
-    /// A copy in memory.
-    pub(crate) fn copied(&self, py: Python<'_>) -> Result<Bitmap> {
+    /// Asks about this one and another one.
+    fn ask_both<R: Send>(
+        &self,
+        py: Python<'_>,
+        other: &Map,
+        f: impl FnOnce(&Held<'_>, &Held<'_>) -> dirtymap::Result<R> + Send,
+    ) -> Result<R> {
         py.detach(|| {
-            let held = self.held()?;
-            let shape = shape(held.get());
-            let mut copy = Bitmap::new(shape.len(), shape.granularity())?;
-            with!(&held, map => copy.merge(map)?);
-            Ok(copy)
+            let (here, there);
+            if std::ptr::from_ref(self) < std::ptr::from_ref(other) {
+                here = self.held()?;
+                there = Some(other.held()?);
+            } else {
+                // Of one map one lock: a second one would wait for a writer that waits for the first.
+                there = if self.is(other) { None } else { Some(other.held()?) };
+                here = self.held()?;
+            }
+            let there = there.as_ref().unwrap_or(&here);
+            let answer = f(&here, there)?;
+            here.verified()?;
+            there.verified().map(|()| answer)
         })
     }
 
-    /// All dirty extents of a range.
-    fn listed(&self, py: Python<'_>, range: Range<u64>) -> Result<Vec<(u64, u64)>> {
-        self.ask(py, |map| {
-            let mut cursor = Cursor::new(range);
-            Ok(std::iter::from_fn(|| cursor.next_extent(map)).map(|found| (found.start, found.end)).collect())
-        })
+    /// A copy in memory.
+    pub(crate) fn copied(&self, py: Python<'_>) -> Result<Bitmap> {
+        py.detach(|| Ok(with!(&self.held()?, map => Bitmap::copy_of(map)?)))
     }
+
+    /// All dirty extents of a range.
+    fn listed(&self, py: Python<'_>, start: u64, stop: Option<u64>) -> Result<Vec<(u64, u64)>> {
+        self.ask(py, |map| Ok(extents(map, clamped(map.geometry(), start, stop)).collect()))
+    }
+
+    /// A change that leaves everything as it is.
+    fn as_it_is(&self, py: Python<'_>) -> Result<u64> {
+        change!(self, py, map => map.set(0..0))
+    }
+}
+
+/// The dirty extents of a range, as (start, stop).
+fn extents(map: &dyn ReadMap, range: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+    let mut cursor = Cursor::new(range);
+    std::iter::from_fn(move || cursor.next_extent(map)).map(|found| (found.start, found.end))
 }
 
 #[pymethods]
 impl Map {
     /// Length in items: bytes, for a disk image.
     fn __len__(&self, py: Python<'_>) -> Result<usize> {
-        Ok(self.shape(py)?.len() as usize)
+        Ok(self.len(py)? as usize)
     }
 
     /// Items behind each bit.
@@ -212,21 +254,19 @@ impl Map {
 
     /// Whether an item is dirty; or for a slice, the dirty extents in it, as a list of (start, stop).
     fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> Result<Bound<'py, PyAny>> {
-        let shape = self.shape(py)?;
-        Ok(match Key::of(key, shape.len())? {
-            Key::Item(item) => self
-                .ask(py, |map| map.get(item))?
-                .into_pyobject(py)
-                .map(|b| b.to_owned().into_any())
-                .map_err(PyErr::from)?,
-            Key::Range(range) => self.listed(py, clamped(&shape, range.start, Some(range.end)))?.into_pyobject(py)?,
+        Ok(match Key::of(key, || self.len(py))? {
+            Key::Item(item) => PyBool::new(py, self.ask(py, |map| map.get(item))?).to_owned().into_any(),
+            Key::Range(start, stop) => self.listed(py, start, stop)?.into_pyobject(py)?,
         })
     }
 
     /// True marks the granules of an item or a slice, False clears them; a slice that is cleared has whole granules.
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, dirty: bool) -> Result<()> {
-        let range = Key::of(key, self.shape(py)?.len())?.range();
-        if dirty { self.set(py, range.start, range.end) } else { self.reset(py, range.start, range.end) }.map(drop)
+        let (start, stop) = match Key::of(key, || self.len(py))? {
+            Key::Item(item) => (item, item.saturating_add(1)),
+            Key::Range(start, stop) => (start, stop.map_or_else(|| self.len(py), Ok)?),
+        };
+        if dirty { self.set(py, start, stop) } else { self.reset(py, start, stop) }.map(drop)
     }
 
     /// The dirty extents of the whole map, as (start, stop).
@@ -236,12 +276,12 @@ impl Map {
 
     /// Marks every granule that the range touches; how many were clean. Do not write the data after an error.
     fn set(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
-        self.change(py, |map| map.set(start..stop), |map| map.set(start..stop))
+        change!(self, py, map => map.set(start..stop))
     }
 
     /// Marks several ranges, which cost one sync together; how many granules were clean.
     fn set_ranges(&self, py: Python<'_>, ranges: Vec<(u64, u64)>) -> Result<u64> {
-        let ranges: Vec<Range<u64>> = ranges.into_iter().map(|(start, stop)| start..stop).collect();
+        let ranges = as_ranges(ranges);
         let memory = |map: &mut Bitmap| {
             ranges.iter().try_for_each(|range| map.geometry().check(range))?;
             ranges.iter().map(|range| map.set(range.clone())).sum()
@@ -251,27 +291,27 @@ impl Map {
 
     /// Marks everything; how many granules were clean.
     fn set_all(&self, py: Python<'_>) -> Result<u64> {
-        self.change(py, DirtyMap::set_all, |map| Ok(map.set_all()))
+        change!(self, py, map => WriteMap::set_all(map))
     }
 
     /// Clears whole granules, whose copy is durable; how many were dirty.
     fn reset(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
-        self.change(py, |map| map.reset(start..stop), |map| map.reset(start..stop))
+        change!(self, py, map => map.reset(start..stop))
     }
 
     /// Clears the granules that lie wholly in the range; how many were dirty.
     fn reset_within(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
-        self.change(py, |map| map.reset_within(start..stop), |map| map.reset_within(start..stop))
+        change!(self, py, map => map.reset_within(start..stop))
     }
 
     /// Clears every granule that the range touches. Loses dirt beside the range, in the granules at its ends.
     fn reset_covering(&self, py: Python<'_>, start: u64, stop: u64) -> Result<u64> {
-        self.change(py, |map| map.reset_covering(start..stop), |map| map.reset_covering(start..stop))
+        change!(self, py, map => map.reset_covering(start..stop))
     }
 
     /// Clears everything; how many granules were dirty.
     fn reset_all(&self, py: Python<'_>) -> Result<u64> {
-        self.change(py, DirtyMap::reset_all, |map| Ok(map.reset_all()))
+        change!(self, py, map => WriteMap::reset_all(map))
     }
 
     /// Changes the length. New granules are clean; bits past the end are forgotten.
@@ -324,6 +364,12 @@ impl Map {
         self.ask(py, |map| map.next_clean(clamped(map.geometry(), start, stop)))
     }
 
+    /// Whether a range begins dirty, and how many of its items are so, or clean, from there on; None of an empty one.
+    #[pyo3(signature = (start=0, stop=None))]
+    fn run(&self, py: Python<'_>, start: u64, stop: Option<u64>) -> Result<Option<(bool, u64)>> {
+        self.ask(py, |map| map.run(clamped(map.geometry(), start, stop)))
+    }
+
     /// The dirty extents of a range, as an iterator over (start, stop). The map may change meanwhile.
     #[pyo3(signature = (start=0, stop=None))]
     fn extents(slf: Bound<'_, Self>, start: u64, stop: Option<u64>) -> Extents {
@@ -335,7 +381,7 @@ impl Map {
     /// without a copy.
     #[pyo3(signature = (start=0, stop=None))]
     fn extents_buffer<'py>(&self, py: Python<'py>, start: u64, stop: Option<u64>) -> Result<Bound<'py, PyAny>> {
-        let extents = self.listed(py, clamped(&self.shape(py)?, start, stop))?;
+        let extents = self.listed(py, start, stop)?;
         let rows = extents.len();
         let fill = |bytes: &mut [u8]| {
             let numbers = extents.iter().flat_map(|(start, stop)| [start, stop]);
@@ -363,6 +409,12 @@ impl Map {
         Ok(PyBytes::new(py, &hash))
     }
 
+    /// What ranges of serialize() and load() start at multiples of, and are multiples of but for the last one: 64 granules, in items.
+    #[getter]
+    fn serialization_align(&self, py: Python<'_>) -> Result<u64> {
+        self.ask(py, |map| map.geometry().serialization_align())
+    }
+
     /// A range as bytes, whole words of 64 granules: what load() takes.
     #[pyo3(signature = (start=0, stop=None))]
     fn serialize<'py>(&self, py: Python<'py>, start: u64, stop: Option<u64>) -> Result<Bound<'py, PyBytes>> {
@@ -378,21 +430,16 @@ impl Map {
     /// Replaces a range by bytes of serialize(); how many granules changed.
     #[pyo3(signature = (data, start=0, stop=None))]
     fn load(&self, py: Python<'_>, data: Vec<u8>, start: u64, stop: Option<u64>) -> Result<u64> {
-        let range = start..stop.map_or_else(|| self.shape(py).map(|shape| shape.len()), Ok)?;
-        self.change(py, |map| map.load_part(range.clone(), &data), |map| map.load_part(range.clone(), &data))
+        let stop = stop.map_or_else(|| self.len(py), Ok)?;
+        change!(self, py, map => map.load_part(start..stop, &data))
     }
 
     /// Marks what is dirty in another map of the same length; how many granules were clean.
     fn merge(&self, py: Python<'_>, other: &Map) -> Result<u64> {
         if self.is(other) {
-            return self.change(py, |_| Ok(0), |_| Ok(0));
+            return self.as_it_is(py);
         }
-        self.combine(
-            py,
-            other,
-            |map, other| with!(other, o => map.merge(o)),
-            |map, other| with!(other, o => map.merge(o)),
-        )
+        combine!(self, py, other, map, other => map.merge(other))
     }
 
     /// Clears what is dirty in another map of the same length and granule; how many granules were dirty.
@@ -400,35 +447,101 @@ impl Map {
         if self.is(other) {
             return self.reset_all(py);
         }
-        self.combine(
-            py,
-            other,
-            |map, other| with!(other, o => map.subtract(o)),
-            |map, other| with!(other, o => map.subtract(o)),
-        )
+        combine!(self, py, other, map, other => map.subtract(other))
     }
 
     /// Clears what is clean in another map of the same length and granule; how many granules were dirty.
     fn intersect(&self, py: Python<'_>, other: &Map) -> Result<u64> {
         if self.is(other) {
-            return self.change(py, |_| Ok(0), |_| Ok(0));
+            return self.as_it_is(py);
         }
-        self.combine(
-            py,
-            other,
-            |map, other| with!(other, o => map.intersect(o)),
-            |map, other| with!(other, o => map.intersect(o)),
-        )
+        combine!(self, py, other, map, other => map.intersect(other))
+    }
+
+    /// Whether another map can be merged into this one.
+    fn can_merge(&self, py: Python<'_>, other: &Map) -> Result<bool> {
+        self.ask_both(py, other, |here, there| {
+            Ok(with!(there, other => match here {
+                Held::File(map) => map.can_merge(other),
+                Held::Memory(map) => map.can_merge(other),
+                Held::Set(_) => false,
+            }))
+        })
+    }
+
+    /// A copy of this map with what is dirty in another map of the same length.
+    fn union(&self, py: Python<'_>, other: &Map) -> Result<Py<crate::memory::Bitmap>> {
+        let mut made = self.copied(py)?;
+        py.detach(|| with!(&other.held()?, other => made.merge(other)).map_err(Failure::from))?;
+        Ok(crate::memory::new(py, made)?)
+    }
+
+    /// What is dirty here and clean in another map of the same length and granule.
+    fn difference(&self, py: Python<'_>, other: &Map) -> Result<Py<crate::memory::Bitmap>> {
+        let made = self.ask_both(py, other, |here, there| {
+            with!(there, other => match here {
+                Held::File(map) => map.difference(other),
+                Held::Memory(map) => map.difference(other),
+                Held::Set(map) => Bitmap::copy_of(*map)?.difference(other),
+            })
+        })?;
+        Ok(crate::memory::new(py, made)?)
+    }
+
+    /// What is dirty in both, this map and another one of the same length and granule.
+    fn intersection(&self, py: Python<'_>, other: &Map) -> Result<Py<crate::memory::Bitmap>> {
+        let made = self.ask_both(py, other, |here, there| {
+            with!(there, other => match here {
+                Held::File(map) => map.intersection(other),
+                Held::Memory(map) => map.intersection(other),
+                Held::Set(map) => Bitmap::copy_of(*map)?.intersection(other),
+            })
+        })?;
+        Ok(crate::memory::new(py, made)?)
+    }
+
+    /// Whether two maps have the same length, granule and dirt.
+    fn equals(&self, py: Python<'_>, other: &Map) -> Result<bool> {
+        self.ask_both(py, other, |here, there| {
+            let (here, there) = (here.get(), there.get());
+            let same = || extents(here, 0..u64::MAX).eq(extents(there, 0..u64::MAX));
+            Ok(here.geometry() == there.geometry() && same())
+        })
     }
 
     /// Attaches a change bitmap with a bit for each chunk of 2**chunk granules.
     fn attach_changes(&self, py: Python<'_>, chunk: u32) -> Result<()> {
-        self.change(py, |map| map.attach_changes(chunk), |map| map.attach_changes(chunk))
+        change!(self, py, map => map.attach_changes(chunk))
+    }
+
+    /// Drops the change bitmap, if there is one.
+    fn detach_changes(&self, py: Python<'_>) -> Result<()> {
+        let memory = |map: &mut Bitmap| {
+            map.detach_changes();
+            Ok(())
+        };
+        self.change(py, |map| map.detach_changes(), memory)
+    }
+
+    /// Whether anything has changed; not if no change bitmap is attached.
+    fn has_changes(&self, py: Python<'_>) -> Result<bool> {
+        self.change(py, |map| map.has_changes(), |map| Ok(map.has_changes()))
+    }
+
+    /// What has changed, which stays; None if no change bitmap is attached.
+    fn changes(&self, py: Python<'_>) -> Result<Option<Py<crate::memory::Bitmap>>> {
+        let found = self.change(py, |map| map.changes(), |map| map.changes().map(Bitmap::try_clone).transpose())?;
+        Ok(found.map(|found| crate::memory::new(py, found)).transpose()?)
+    }
+
+    /// Forgets what has changed in the chunks that lie wholly in a range.
+    fn clear_changes(&self, py: Python<'_>, start: u64, stop: u64) -> Result<()> {
+        change!(self, py, map => map.clear_changes(start..stop))
     }
 
     /// What has changed since this was last asked; None if no change bitmap is attached.
     fn take_changes(&self, py: Python<'_>) -> Result<Option<Py<crate::memory::Bitmap>>> {
-        let taken = self.change(py, DirtyMap::take_changes, Bitmap::take_changes)?;
+        let taken = change!(self, py, map => map.take_changes())?;
         Ok(taken.map(|taken| crate::memory::new(py, taken)).transpose()?)
     }
 

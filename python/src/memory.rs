@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::map::{Kind, Map};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use std::sync::RwLock;
 
 /// A map in memory, of any length, exact and without a file. Threads may share it.
@@ -26,6 +27,16 @@ impl Bitmap {
             return Err(dirtymap::Error::Granule { items: granule }.into());
         }
         Ok(initializer(dirtymap::Bitmap::new(length, granule.trailing_zeros())?))
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// Nothing is to be closed: a block may have either kind of map.
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> bool {
+        false
     }
 
     /// A copy in memory of any map.

@@ -2,6 +2,7 @@
 
 use crate::arguments::{opened, stamp};
 use crate::error::Result;
+use dirtymap::format::Reasons;
 use dirtymap::{Access, Durability, IntentBound, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -32,6 +33,8 @@ pub(crate) struct New<'py> {
     pub(crate) label: &'py str,
     pub(crate) durability: &'py str,
     pub(crate) dirty: bool,
+    /// A sum of bits.
+    pub(crate) added_dirt: u32,
     pub(crate) like: Option<Bound<'py, PyAny>>,
 }
 
@@ -105,6 +108,7 @@ impl New<'_> {
             _ => return Err(unknown("durability", "\"power-loss\", \"process\"").into()),
         };
         let options = options.granule_bytes(self.granule)?.label(self.label).durability(durability).dirty(self.dirty);
+        let options = options.added_dirt(Reasons(self.added_dirt));
         Ok(match &self.like {
             Some(file) => options.like(&opened(file)?),
             None => options,

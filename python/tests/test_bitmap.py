@@ -86,10 +86,53 @@ def test_combining() -> None:
     assert copy.subtract(copy) == 14
 
 
+def test_maps_that_are_made_of_two() -> None:
+    a, b, coarse = Bitmap(1000, granule=4), Bitmap(1000, granule=4), Bitmap(1000, granule=8)
+    a.set(0, 8)
+    b.set(4, 12)
+    coarse.set(16, 17)
+    assert list(a.union(b)) == [(0, 12)] and list(a.union(coarse)) == [(0, 8), (16, 24)]
+    assert list(a.difference(b)) == [(0, 4)] and list(a.intersection(b)) == [(4, 8)]
+    assert list(a) == [(0, 8)] and list(b) == [(4, 12)]
+    # Of one map twice.
+    assert a.union(a).equals(a) and a.intersection(a).equals(a) and a.difference(a).count() == 0
+    assert a.union(b).equals(b.union(a)) and a.equals(a) and not a.equals(b)
+    assert not Bitmap(1000, granule=4).equals(Bitmap(1000, granule=8)) and not Bitmap(8).equals(Bitmap(9))
+    assert a.can_merge(coarse) and not a.can_merge(Bitmap(999))
+    for made in (a.difference, a.intersection):
+        with pytest.raises(Error) as refused:
+            made(coarse)
+        assert refused.value.kind == "mismatch"
+
+
+def test_a_bitmap_may_be_a_block() -> None:
+    with Bitmap(100, granule=1) as map:
+        map.set(0, 1)
+        assert map.run() == (True, 1) and map.run(1) == (False, 99) and map.run(5, 5) is None
+    with pytest.raises(OSError), map:
+        raise OSError
+    assert map.count() == 1
+
+
+def test_what_changed_can_be_looked_at() -> None:
+    map = Bitmap(1 << 20, granule=1)
+    assert map.changes() is None and not map.has_changes()
+    map.attach_changes(10)
+    map.set(5000, 9000)
+    changes = map.changes()
+    assert changes is not None and list(changes) == [(4096, 9216)] and map.has_changes()
+    map.clear_changes(0, 6000)
+    taken = map.take_changes()
+    assert taken is not None and list(taken) == [(5120, 9216)] and not map.has_changes()
+    map.detach_changes()
+    assert map.changes() is None
+
+
 def test_saving_loading_and_lengths() -> None:
     map, other = Bitmap(1000, granule=1), Bitmap(1000, granule=1)
     map.set(3, 8)
     data = map.serialize()
+    assert map.serialization_align == 64
     assert len(data) == 128 and data[0] == 0xF8
     assert other.load(data) == 5 and list(other) == [(3, 8)]
     assert other.load(map.serialize(0, 64), 64, 128) == 5

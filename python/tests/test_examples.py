@@ -63,8 +63,11 @@ def write(place: Path, *commands: str) -> None:
     subprocess.run(["qemu-io", "-f", "raw", *arguments, uri(place)], check=True, stdout=subprocess.DEVNULL)
 
 
-def back_up(place: Path) -> int:
+def back_up(place: Path, limit: int | None = None) -> int:
+    """How many bytes it copied, with files that may be so long."""
     arguments: list[str | Path] = [PYTHON, EXAMPLE, uri(place), place / "disk.map", place / "copy"]
+    if limit is not None:
+        arguments = ["prlimit", f"--fsize={limit}", *arguments]
     done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True, env=environment())
     assert (place / "copy").read_bytes() == (place / "disk.raw").read_bytes()
     return int(done.stdout.split()[1])
@@ -84,12 +87,37 @@ def test_it_is_short() -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 60
 
 
-def test_the_program_of_the_page(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_not_committed(served: Path) -> None:
+    back_up(served)
+    write(served, "write -P 1 63M 128k")
+    # The target may be written up to the middle of that: a part of a write succeeds.
+    with pytest.raises(subprocess.CalledProcessError):
+        back_up(served, limit=63 * MIB + 65536)
+    # What it wrote is not what the last backup wrote: the next one copies all of it.
+    assert back_up(served) == 64 * MIB
+
+
+def test_the_programs_of_the_page(tmp_path: Path) -> None:
     page = (ROOT / "docs/python.md").read_text()
-    program = page.split("```python\n")[1].split("```")[0]
-    with (tmp_path / "disk.raw").open("wb") as image:
-        image.truncate(MIB)
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True)
-    assert done.stdout == "copy bytes 0 to 65536\n"
-    with dirtymap.DirtyMap.open(tmp_path / "disk.map", image=tmp_path / "disk.raw") as map:
+    tracker, backup = (part.split("```")[0] for part in page.split("```python\n")[1:])
+
+    def run(program: str) -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    image, copy = tmp_path / "disk.raw", tmp_path / "backup.raw"
+    image.write_bytes(os.urandom(MIB))
+    assert run(tracker) == "copy bytes 0 to 65536\n"
+    with dirtymap.DirtyMap.open(tmp_path / "disk.map", image=image) as map:
         assert map.count() == 0 and map.recovery["image_changed"] is None and map.info()["points"] == ["monday"]
+    run(backup)
+    assert copy.read_bytes() == image.read_bytes()
+    with dirtymap.DirtyMap.open(tmp_path / "disk.map", access="shared") as map, image.open("r+b") as disk:
+        assert map.count() == 0
+        with map.write(5 * 65536, 5 * 65536 + 9):
+            disk.seek(5 * 65536)
+            disk.write(b"written")
+            disk.flush()
+        run(backup)
+        assert copy.read_bytes() == image.read_bytes() and map.count() == 0
+        assert map.info()["has_target"] and map.compare("target", copy) == "same"

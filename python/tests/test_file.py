@@ -161,6 +161,58 @@ def test_a_checkpoint_that_is_not_committed_is_aborted(path: Path) -> None:
         assert map.dirty_set().count() == 1
 
 
+def test_a_snapshot(path: Path) -> None:
+    told: list[str] = []
+
+    def settle(uuid: str) -> None:
+        told.append(uuid)
+        map.set(MIB, MIB + 1)  # as of data that was copied meanwhile
+        if fails:
+            raise KeyError("the copies are lost")
+
+    fails = True
+    with DirtyMap.create(path, GIB, access="shared") as map:
+        map.set(0, 1)
+        with pytest.raises(KeyError, match="lost"):
+            map.freeze_snapshot(settle)
+        assert map.checkpoint() is None and map.count() == 2
+        map.reset(MIB, MIB + 65536)
+        fails = False
+        with map.freeze_snapshot(settle, "monday") as checkpoint:
+            assert checkpoint.snapshot and checkpoint.name == "monday" and checkpoint.uuid == told[1]
+            assert list(checkpoint.frozen()) == [(0, 65536)] and map.any_since_freeze()
+            with pytest.raises(Error) as refused:
+                DirtyMap.open(path, access="shared")
+            assert refused.value.kind == "checkpoint-outstanding"
+            with DirtyMap.open(path, access="shared", beside_snapshot=True) as other:
+                left = other.checkpoint()
+                assert left is not None and left.snapshot
+            checkpoint.commit()
+        assert list(map) == [(MIB, MIB + 65536)] and map.info()["committed"] == told[1]
+        with map.freeze() as checkpoint:
+            assert not checkpoint.snapshot and not map.any_since_freeze()
+
+
+def test_points_are_exported(path: Path, tmp_path: Path) -> None:
+    with DirtyMap.create(path, GIB, dirty=True, added_dirt=32) as map:
+        assert any("imported" in reason for reason in map.info()["reasons"])
+        for name in ("monday", "tuesday"):
+            map.can_freeze(name)
+            with map.freeze(name) as checkpoint:
+                checkpoint.commit(keep=True)
+            map.set(MIB, MIB + 1)
+        with pytest.raises(Error) as refused:
+            map.can_freeze("monday")
+        assert refused.value.kind == "refused"
+        map.export_since("tuesday", tmp_path / "since")
+        map.export_between("monday", "tuesday", tmp_path / "between")
+        with DirtyMap.open(tmp_path / "since") as since, map.dirty_set().union(since) as both:
+            assert since.equals(map) and both.equals(map.since("tuesday")) and since.can_merge(map)
+            assert not map.dirty_set().can_merge(map) and map.dirty_set().difference(map).count() == 0
+        map.record_miss(5)
+        assert map.all() and map.info()["audit_missed"] == 1
+
+
 def test_a_backup_is_known_again(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(bytes(MIB))
@@ -238,6 +290,7 @@ def test_threads_merge_in_any_order() -> None:
     def merge(x: Bitmap, y: Bitmap) -> None:
         for _ in range(600):
             x.merge(y)
+            x.equals(y)
 
     # Each takes a lock of both. If they took them in their own order, one would soon wait for the other, and it for the one.
     threads = [threading.Thread(target=merge, args=pair, daemon=True) for pair in ((a, b), (b, a))]
@@ -273,7 +326,15 @@ def test_check_repair_and_undo(path: Path, tmp_path: Path) -> None:
         file.write(b"x")
     report = dirtymap.check(path, after_power_loss=True)
     assert report["severity"] == "damage" and "header copy 0" in report["findings"][0]["place"]
-    assert dirtymap.plan_repair(path)["actions"]
+    pages: list[tuple[int, int]] = []
+    assert dirtymap.plan_repair(path, progress=lambda done, total: pages.append((done, total)))["actions"]
+    assert pages and pages[-1][1] > 0
+
+    def told(done: int, total: int) -> None:
+        raise KeyError(total)
+
+    with pytest.raises(KeyError):
+        dirtymap.check(path, progress=told)
     undo = tmp_path / "undo"
     assert dirtymap.repair(path, undo=undo)["actions"] and dirtymap.check(path)["severity"] is None
     assert dirtymap.undo_repair(path, undo) > 0 and dirtymap.check(path)["severity"] == "damage"
