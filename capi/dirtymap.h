@@ -14,14 +14,24 @@
  *     if (dirtymap_close(map) != 0)
  *         errx(1, "%s", dirtymap_error_message());
  *
- * A tracker calls dirtymap_begin_write() before each write and dirtymap_end_write() after it. A plain
- * dirtymap_set() instead is right only where no freeze can begin before the write has ended. It makes the map
- * with dirtymap_create(), all dirty, and opens it afterwards; DIRTYMAP_E_NOT_FOUND says that there is none.
+ * A tracker makes the map with dirtymap_create(), all dirty (dirtymap_options_dirty()), and opens it afterwards;
+ * DIRTYMAP_E_NOT_FOUND says that there is none yet. It calls dirtymap_begin_write() before each write and
+ * dirtymap_end_write() after it. A plain dirtymap_set() instead is right only where no freeze can begin before
+ * the write has ended. With dirtymap_options_image() the map finds out what was written without it.
  *
- * A backup calls dirtymap_freeze(), syncs the image, copies what dirtymap_frozen() has, syncs the copy, and
- * calls dirtymap_commit(); if anything fails, dirtymap_abort(). It copies everything (dirtymap_set_all(),
- * before the freeze) if the target is not what the last backup wrote, which dirtymap_commit_backup() records
- * and dirtymap_compare() tells.
+ * A backup, also while others write; a process of its own opens the map as they do, with DIRTYMAP_SHARED:
+ *
+ *     dirtymap_claim_backup(map)                  no other backup runs now
+ *     dirtymap_checkpoint(map, &left, size)       one that is there is of a backup that died: dirtymap_abort()
+ *     dirtymap_compare(map, DIRTYMAP_TARGET, target, &same)
+ *                                                 not DIRTYMAP_SAME: dirtymap_set_all(), all of it is copied
+ *     dirtymap_freeze(map, NULL, &checkpoint)     waits for the writes that have begun
+ *     fsync(image)                                what is forgotten here may not be lost there
+ *     dirtymap_begin_backup(map, target)          before the target is changed
+ *     dirtymap_frozen(map, &checkpoint, &set)     what to copy, by dirtymap_cursor_next_extent()
+ *     fsync(target)                               when it is copied
+ *     dirtymap_commit_backup(map, &checkpoint, false, target, 0)
+ *                                                 dirtymap_abort(), if anything has failed
  *
  * Errors. A function that returns int returns 0, or a positive code (enum dirtymap_error) that never changes
  * its meaning. Then dirtymap_error_message() says for this thread what was found and what to do. After an
@@ -275,6 +285,11 @@ DIRTYMAP_CHECKED int dirtymap_options_lock_timeout(dirtymap_options_t *options, 
 /* Whether data writes of this process may reach the image after its death, as with a remote device: not by
  * default. */
 DIRTYMAP_CHECKED int dirtymap_options_writes_outlive(dirtymap_options_t *options, bool outlive);
+
+/* Whether to open a map for writing while a snapshot is outstanding in it (dirtymap_freeze_snapshot()): not by
+ * default, but DIRTYMAP_E_OUTSTANDING. For a program that goes on with the snapshot, ends it, or does not write
+ * the image. */
+DIRTYMAP_CHECKED int dirtymap_options_beside_snapshot(dirtymap_options_t *options, bool beside);
 
 /* Who is told how far long work is: nobody by default. The function is called as long as the map is open. */
 DIRTYMAP_CHECKED int dirtymap_options_progress(dirtymap_options_t *options, dirtymap_progress_fn told,
@@ -590,6 +605,19 @@ DIRTYMAP_CHECKED int dirtymap_changes_clear(dirtymap_t *map, uint64_t start, uin
  * meanwhile. name, which may be NULL, is for keeping it as a point. */
 DIRTYMAP_CHECKED int dirtymap_freeze(dirtymap_t *map, const char *name, dirtymap_uuid_t *checkpoint);
 
+/* Called by dirtymap_freeze_snapshot(), in its thread, when the writes that had begun before have ended and nothing
+ * is frozen yet. It marks by dirtymap_set() what was copied meanwhile, and may call other functions of this
+ * library as well. Anything but 0 ends the freeze with DIRTYMAP_E_INTERRUPTED, and nothing is lost. It must return,
+ * and not by longjmp or an exception. */
+typedef int (*dirtymap_settle_fn)(const dirtymap_uuid_t *checkpoint, void *opaque);
+
+/* As dirtymap_freeze(), for a program that copies old data before each of its writes, from before this call on, so
+ * that the image can be read as it was frozen: a snapshot. settle may be NULL. Nobody else may have the map open for
+ * writing (DIRTYMAP_E_LOCKED), nor open it until the checkpoint is over (DIRTYMAP_E_OUTSTANDING), but with
+ * dirtymap_options_beside_snapshot(). If the copies are lost, as by a power cut, abort the checkpoint. */
+DIRTYMAP_CHECKED int dirtymap_freeze_snapshot(dirtymap_t *map, const char *name, dirtymap_settle_fn settle,
+                                              void *opaque, dirtymap_uuid_t *checkpoint);
+
 /* Whether dirtymap_freeze() with this name would be refused at once. */
 DIRTYMAP_CHECKED int dirtymap_can_freeze(dirtymap_t *map, const char *name);
 
@@ -611,8 +639,8 @@ struct dirtymap_checkpoint {
     dirtymap_uuid_t uuid;
     int64_t time; /* of its freeze, in seconds since 1970 */
     uint32_t state;
-    uint32_t reserved;
-    char name[72]; /* empty for none */
+    uint32_t snapshot; /* it is one of dirtymap_freeze_snapshot() */
+    char name[72];     /* empty for none */
 };
 
 /* The outstanding checkpoint, which may be of a backup that died: commit or abort it. size is sizeof

@@ -8,13 +8,6 @@ int loop_set(dirtymap_t *map, const uint64_t *starts, size_t n, uint64_t count) 
     return failed;
 }
 
-int loop_reset(dirtymap_t *map, const uint64_t *starts, size_t n, uint64_t count) {
-    int failed = 0;
-    for (size_t i = 0; i < n; i++)
-        failed |= dirtymap_reset(map, starts[i], count, NULL);
-    return failed;
-}
-
 int loop_get(dirtymap_t *map, const uint64_t *starts, size_t n, uint64_t count) {
     int failed = 0;
     bool dirty;

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Identity, uuid};
 use crate::failure::Failure;
-use crate::ffi::{Flag, Map, Out};
+use crate::ffi::{Const, Flag, Map, Out};
 use crate::options::stamp;
 use dirtymap::Comparison;
 use std::ffi::c_int;
@@ -18,8 +18,8 @@ extern "C" fn dirtymap_begin_backup(map: Map, target: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_commit_backup(map: Map, identity: Identity, keep: Flag, target: c_int, audited: u64) -> c_int {
-    map.call(|map| Ok(map.file()?.commit_backup(uuid(identity)?, keep.is_set(), &stamp(target)?, audited)?))
+extern "C" fn dirtymap_commit_backup(map: Map, checkpoint: Identity, keep: Flag, target: c_int, audited: u64) -> c_int {
+    map.call(|map| Ok(map.file()?.commit_backup(uuid(checkpoint)?, keep.is_set(), &stamp(target)?, audited)?))
 }
 
 #[unsafe(no_mangle)]
@@ -39,8 +39,8 @@ extern "C" fn dirtymap_record_miss(map: Map, audited: u64) -> c_int {
 
 /// Which of the files that a map records is asked for.
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_compare(map: Map, recorded: u32, fd: c_int, found: Out<u32>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_compare(map: Const<Map>, recorded: u32, fd: c_int, comparison: Out<u32>) -> c_int {
+    map.answer(comparison, |map| {
         let info = map.file()?.info()?;
         let recorded = match recorded {
             1 => info.image,
@@ -49,13 +49,12 @@ extern "C" fn dirtymap_compare(map: Map, recorded: u32, fd: c_int, found: Out<u3
             _ => return Err(Failure::Argument("no such record")),
         };
         let now = stamp(fd)?;
-        found.put(match recorded.map(|recorded| now.compare(&recorded)) {
+        Ok(match recorded.map(|recorded| now.compare(&recorded)) {
             None => 0,
             Some(Comparison::Same) => 1,
             Some(Comparison::Unproven(_)) => 2,
             Some(Comparison::Changed(_)) => 3,
             Some(Comparison::Another(_)) => 4,
-        });
-        Ok(())
+        })
     })
 }

@@ -1,20 +1,19 @@
 //! Checkpoints: freezing, committing, aborting, and what is frozen.
 
-use crate::combine::NewMap;
 use crate::failure::Result;
-use crate::ffi::{Flag, Kept, Map, Out, Struct, Text};
+use crate::ffi::{Callback, Const, Flag, Kept, Map, NewMap, Out, SettleFn, Struct, Text};
 use crate::handle::Kind;
 use crate::layout;
-use dirtymap::Uuid;
 use dirtymap::checkpoint::{Checkpoint, CheckpointState};
-use std::ffi::c_int;
+use dirtymap::{Error, Step, Uuid};
+use std::ffi::{c_int, c_void};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// `const dirtymap_uuid *`.
-pub(crate) type Identity = Kept<[u8; 16]>;
+/// `const dirtymap_uuid_t *`.
+pub(crate) type Identity = Const<Kept<[u8; 16]>>;
 
-pub(crate) fn uuid(identity: Identity) -> Result<Uuid> {
-    Ok(Uuid(identity.get("uuid")?))
+pub(crate) fn uuid(checkpoint: Identity) -> Result<Uuid> {
+    Ok(Uuid(checkpoint.get("uuid")?))
 }
 
 /// Seconds since 1970; 0 is never.
@@ -34,10 +33,30 @@ pub(crate) fn number(checkpoint: Option<&Checkpoint>) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_freeze(map: Map, name: Text, frozen: Out<[u8; 16]>) -> c_int {
+extern "C" fn dirtymap_freeze(map: Map, name: Text, checkpoint: Out<[u8; 16]>) -> c_int {
     map.call(|map| {
-        let frozen = frozen.wanted("the place for a uuid")?;
-        frozen.put(map.file()?.freeze(name.optional("name")?)?.uuid.0);
+        let checkpoint = checkpoint.wanted("the place for a uuid")?;
+        checkpoint.put(map.file()?.freeze(name.optional("name")?)?.uuid.0);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_freeze_snapshot(
+    map: Map,
+    name: Text,
+    settle: SettleFn,
+    opaque: *mut c_void,
+    checkpoint: Out<[u8; 16]>,
+) -> c_int {
+    map.call(|map| {
+        let checkpoint = checkpoint.wanted("the place for a uuid")?;
+        let callback = Callback::new(settle, opaque);
+        let settled = |uuid: Uuid| match callback.tell(&uuid.0) {
+            false => Ok(()),
+            true => Err(Error::Interrupted { step: Step::Freezing }),
+        };
+        checkpoint.put(map.file()?.freeze_snapshot(name.optional("name")?, settled)?.uuid.0);
         Ok(())
     })
 }
@@ -48,46 +67,41 @@ extern "C" fn dirtymap_can_freeze(map: Map, name: Text) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_commit(map: Map, identity: Identity, keep: Flag) -> c_int {
-    map.call(|map| Ok(map.file()?.commit_checkpoint(uuid(identity)?, keep.is_set())?))
+extern "C" fn dirtymap_commit(map: Map, checkpoint: Identity, keep: Flag) -> c_int {
+    map.call(|map| Ok(map.file()?.commit_checkpoint(uuid(checkpoint)?, keep.is_set())?))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_abort(map: Map, identity: Identity) -> c_int {
-    map.call(|map| Ok(map.file()?.abort_checkpoint(uuid(identity)?)?))
+extern "C" fn dirtymap_abort(map: Map, checkpoint: Identity) -> c_int {
+    map.call(|map| Ok(map.file()?.abort_checkpoint(uuid(checkpoint)?)?))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_checkpoint(map: Map, found: Struct<layout::Checkpoint>, size: usize) -> c_int {
+extern "C" fn dirtymap_checkpoint(map: Const<Map>, checkpoint: Struct<layout::Checkpoint>, size: usize) -> c_int {
     map.call(|map| {
         map.verified()?;
-        let checkpoint = map.file()?.checkpoint()?;
+        let found = map.file()?.checkpoint()?;
         let answer = layout::Checkpoint {
-            state: number(checkpoint.as_ref()),
-            uuid: checkpoint.as_ref().map_or([0; 16], |checkpoint| checkpoint.uuid.0),
-            time: seconds(checkpoint.as_ref().map(|checkpoint| checkpoint.time)),
-            name: checkpoint.and_then(|checkpoint| checkpoint.name).as_deref().unwrap_or_default().into(),
-            reserved: 0,
+            state: number(found.as_ref()),
+            uuid: found.as_ref().map_or([0; 16], |found| found.uuid.0),
+            time: seconds(found.as_ref().map(|found| found.time)),
+            snapshot: found.as_ref().is_some_and(|found| found.snapshot).into(),
+            name: found.and_then(|found| found.name).as_deref().unwrap_or_default().into(),
         };
-        found.put(&answer, size)
+        checkpoint.put(&answer, size)
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_frozen(map: Map, identity: Identity, made: NewMap) -> c_int {
-    map.call(|map| {
-        let made = made.wanted("the place for a map")?;
-        made.put_handle(Kind::Set(map.file()?.frozen_set(uuid(identity)?)?));
-        Ok(())
-    })
+extern "C" fn dirtymap_frozen(map: Const<Map>, checkpoint: Identity, set: NewMap) -> c_int {
+    map.call(|map| set.make(|| Ok(Kind::Set(map.file()?.frozen_set(uuid(checkpoint)?)?))))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_frozen_len(map: Map, identity: Identity, granules: Out<u64>, items: Out<u64>) -> c_int {
-    map.call(|map| {
-        let (found, len) = map.file()?.frozen_len(uuid(identity)?)?;
+extern "C" fn dirtymap_frozen_len(map: Const<Map>, checkpoint: Identity, granules: Out<u64>, items: Out<u64>) -> c_int {
+    map.answer(items, |map| {
+        let (found, len) = map.file()?.frozen_len(uuid(checkpoint)?)?;
         granules.put(found);
-        items.put(len);
-        Ok(())
+        Ok(len)
     })
 }

@@ -3,7 +3,7 @@
 //! Invariant kept here: as long as nobody has asked for events, none is made up.
 
 use crate::failure::Failure;
-use crate::ffi::{Callback, EventFn, call};
+use crate::ffi::{Callback, EventFn, first_call};
 use crate::layout;
 use std::ffi::{CString, c_int, c_void};
 use std::fmt::{Debug, Write};
@@ -83,7 +83,7 @@ impl Subscriber for Teller {
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_events(level: c_int, told: EventFn, opaque: *mut c_void) -> c_int {
-    call(|| {
+    first_call(|| {
         if !(0..=4).contains(&level) {
             return Err(Failure::Argument("a level is 0 to 4"));
         }

@@ -12,9 +12,7 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 /// Why a call failed.
 pub(crate) enum Failure {
     /// The library says so.
-    Library(Error),
-    /// The same, of a map that is still there.
-    Said { code: u32, message: String, cause: u32, errno: c_int },
+    Library { code: u32, message: String, cause: u32, errno: c_int },
     /// An argument is null that must not be.
     Null(&'static str),
     /// A text that is not UTF-8.
@@ -39,7 +37,14 @@ const PANIC: c_int = 107;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure::Library(error)
+        Failure::from(&error)
+    }
+}
+
+impl From<&Error> for Failure {
+    #[cold]
+    fn from(error: &Error) -> Failure {
+        Failure::Library { code: error.code(), message: error.to_string(), cause: cause(error), errno: errno(error) }
     }
 }
 
@@ -64,16 +69,10 @@ thread_local! {
 }
 
 impl Failure {
-    /// What a library's error says, which stays where it is.
-    pub(crate) fn said(error: &Error) -> Failure {
-        Failure::Said { code: error.code(), message: error.to_string(), cause: cause(error), errno: errno(error) }
-    }
-
     fn code(&self) -> c_int {
         match self {
             // Codes of the library are below 100.
-            Failure::Library(error) => error.code() as c_int,
-            Failure::Said { code, .. } => *code as c_int,
+            Failure::Library { code, .. } => *code as c_int,
             Failure::Null(_) => 100,
             Failure::Text(_) => 101,
             Failure::Kind(_) => 102,
@@ -86,10 +85,9 @@ impl Failure {
         }
     }
 
-    fn message(&self) -> String {
+    fn message(self) -> String {
         match self {
-            Failure::Library(error) => error.to_string(),
-            Failure::Said { message, .. } => message.clone(),
+            Failure::Library { message, .. } => message,
             Failure::Null(what) => format!("NULL was given for {what}"),
             Failure::Text(what) => format!("{what} is not UTF-8"),
             Failure::Kind(what) => format!("this map cannot do that: {what}"),
@@ -107,17 +105,17 @@ impl Failure {
 
     /// Keeps what there is to say for this thread; the code.
     #[cold]
-    pub(crate) fn record(&self) -> c_int {
+    pub(crate) fn record(self) -> c_int {
+        let code = self.code();
         // Often, and no failure: as cheap as can be.
         if !matches!(self, Failure::Again) {
             let (cause, errno) = match self {
-                Failure::Library(error) => (cause(error), errno(error)),
-                Failure::Said { cause, errno, .. } => (*cause, *errno),
+                Failure::Library { cause, errno, .. } => (cause, errno),
                 _ => (0, 0),
             };
             keep(self.message(), cause, errno);
         }
-        self.code()
+        code
     }
 }
 

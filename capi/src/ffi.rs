@@ -4,7 +4,7 @@
 //! the layout of the pointer that the header names, and is used as the header allows: a pointer is null or points to what it
 //! says, a handle is used until it is closed or freed and not after, and calls that ask to be alone are.
 
-use crate::failure::{Failure, Result, panicked};
+use crate::failure::{Failure, Result, keep_panics, panicked};
 use crate::handle::{Handle, Kind};
 use dirtymap::DirtyMap;
 use std::cell::UnsafeCell;
@@ -41,7 +41,16 @@ fn call_or(f: impl FnOnce() -> Result<()>, after_panic: impl FnOnce()) -> c_int 
     })
 }
 
-/// `const dirtymap_t *` and `dirtymap_t *`.
+/// Runs a function of the header that a program may call first: from there on panics are kept, instead of printed.
+pub(crate) fn first_call(f: impl FnOnce() -> Result<()>) -> c_int {
+    keep_panics();
+    call(f)
+}
+
+/// A pointer to what the function does not change: `const` in the header, which `tests/header.rs` compares.
+pub(crate) type Const<T> = T;
+
+/// `dirtymap_t *`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Map(Option<NonNull<Handle>>);
@@ -78,6 +87,15 @@ impl Map {
         call_or(|| f(self.get()?), || self.poison())
     }
 
+    /// Runs one that has an answer.
+    #[inline(always)]
+    pub(crate) fn answer<T>(self, place: Out<T>, f: impl FnOnce(&Handle) -> Result<T>) -> c_int {
+        self.call(|map| {
+            place.put(f(map)?);
+            Ok(())
+        })
+    }
+
     /// Runs one that is alone.
     pub(crate) fn call_alone(self, f: impl FnOnce(&mut Handle) -> Result<()>) -> c_int {
         let run = || {
@@ -102,7 +120,7 @@ impl Map {
     /// Gives the handle back. Null is nothing.
     pub(crate) fn free(self) {
         if let Some(handle) = self.0 {
-            // SAFETY: made by `Out::put_handle` from a box, given back once, and by a call that is alone.
+            // SAFETY: made by `NewMap::make` in a box, given back once, and by a call that is alone.
             drop(unsafe { Box::from_raw(handle.as_ptr()) });
         }
     }
@@ -173,21 +191,34 @@ impl<T> Out<T> {
     }
 }
 
-impl Out<Option<NonNull<Handle>>> {
-    /// Gives C a handle, in a place that was found to be wanted.
-    pub(crate) fn put_handle(self, kind: Kind) {
-        self.put_box(Handle::new(kind));
+/// A place for something that C gives back later.
+pub(crate) type New<T> = Out<Option<NonNull<T>>>;
+
+/// `dirtymap_t **`.
+pub(crate) type NewMap = New<Handle>;
+
+fn boxed<T>(thing: T) -> NonNull<T> {
+    NonNull::from(Box::leak(Box::new(thing)))
+}
+
+impl<T> New<T> {
+    /// Gives it to C, in a place that was found to be wanted.
+    pub(crate) fn put_box(self, thing: T) {
+        self.put(Some(boxed(thing)));
     }
 }
 
-impl<T> Out<Option<NonNull<T>>> {
-    /// Gives C something to give back later.
-    pub(crate) fn put_box(self, thing: T) {
-        self.put(NonNull::new(Box::into_raw(Box::new(thing))));
+impl NewMap {
+    /// Gives C a handle of what is made, if there is a place for it.
+    pub(crate) fn make(self, kind: impl FnOnce() -> Result<Kind>) -> Result<()> {
+        self.make_if_any(|| kind().map(Some))
     }
 
-    pub(crate) fn put_null(self) {
-        self.put(None);
+    /// The same, or null.
+    pub(crate) fn make_if_any(self, kind: impl FnOnce() -> Result<Option<Kind>>) -> Result<()> {
+        let place = self.wanted("the place for a map")?;
+        place.put(kind()?.map(|kind| boxed(Handle::new(kind))));
+        Ok(())
     }
 }
 
@@ -381,6 +412,9 @@ impl<F: Copy> Callback<F> {
 /// `int (*)(const struct dirtymap_progress *, void *)`, or null.
 pub(crate) type ProgressFn = Option<unsafe extern "C" fn(*const crate::layout::Progress, *mut c_void) -> c_int>;
 
+/// `int (*)(const dirtymap_uuid_t *, void *)`, or null.
+pub(crate) type SettleFn = Option<unsafe extern "C" fn(*const [u8; 16], *mut c_void) -> c_int>;
+
 /// `void (*)(const struct dirtymap_event *, void *)`, or null.
 pub(crate) type EventFn = Option<unsafe extern "C" fn(*const crate::layout::Event, *mut c_void)>;
 
@@ -389,6 +423,14 @@ impl Callback<ProgressFn> {
     pub(crate) fn tell(&self, progress: &crate::layout::Progress) -> bool {
         // SAFETY: a function of this type that C keeps for as long as it is called.
         self.function.is_some_and(|function| unsafe { function(progress, self.opaque()) } != 0)
+    }
+}
+
+impl Callback<SettleFn> {
+    /// Whether the freeze is to fail.
+    pub(crate) fn tell(&self, checkpoint: &[u8; 16]) -> bool {
+        // SAFETY: as above.
+        self.function.is_some_and(|function| unsafe { function(checkpoint, self.opaque()) } != 0)
     }
 }
 
@@ -477,13 +519,13 @@ impl<T> Kept<Slot<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::keep_panics;
     use dirtymap::Bitmap;
 
     /// A handle as C has it.
     fn handle() -> Map {
         let mut place: Option<NonNull<Handle>> = None;
-        Out(Some(NonNull::from(&mut place))).put_handle(Kind::memory(Bitmap::new(100, 0).unwrap()));
+        let new: NewMap = Out(Some(NonNull::from(&mut place)));
+        assert!(new.make(|| Ok(Kind::memory(Bitmap::new(100, 0)?))).is_ok());
         Map(place)
     }
 

@@ -1,12 +1,11 @@
 //! Checking a file, repairing it, and taking that back.
 
-use crate::failure::{Failure, Result, keep_panics};
-use crate::ffi::{Callback, Flag, Opaque, Out, ProgressFn, Struct, Text, call};
+use crate::failure::{Failure, Result};
+use crate::ffi::{Callback, Const, Flag, New, Opaque, Out, ProgressFn, Struct, Text, call, first_call};
 use crate::layout::{Finding, Progress, Summary};
 use crate::read::NONE;
 use dirtymap::fsck::{self, RepairPlan, Report, Severity};
 use std::ffi::{CString, c_int, c_void};
-use std::ptr::NonNull;
 use std::time::Duration;
 
 /// `dirtymap_report_t`.
@@ -22,9 +21,6 @@ struct Item {
     count: u64,
     texts: [CString; 5],
 }
-
-type Reports = Opaque<Told>;
-type NewReport = Out<Option<NonNull<Told>>>;
 
 fn severity(severity: Option<Severity>) -> u32 {
     match severity {
@@ -112,10 +108,9 @@ extern "C" fn dirtymap_check(
     after_power_loss: Flag,
     told: ProgressFn,
     opaque: *mut c_void,
-    report: NewReport,
+    report: New<Told>,
 ) -> c_int {
-    keep_panics();
-    call(|| {
+    first_call(|| {
         let (path, report) = (path.path()?, report.wanted("the place for a report")?);
         let progress = pages(told, opaque);
         let found = if after_power_loss.is_set() {
@@ -129,9 +124,8 @@ extern "C" fn dirtymap_check(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_plan_repair(path: Text, told: ProgressFn, opaque: *mut c_void, report: NewReport) -> c_int {
-    keep_panics();
-    call(|| {
+extern "C" fn dirtymap_plan_repair(path: Text, told: ProgressFn, opaque: *mut c_void, report: New<Told>) -> c_int {
+    first_call(|| {
         let report = report.wanted("the place for a report")?;
         report.put_box(of_plan(&fsck::plan_repair(path.path()?, pages(told, opaque))?));
         Ok(())
@@ -142,15 +136,14 @@ extern "C" fn dirtymap_plan_repair(path: Text, told: ProgressFn, opaque: *mut c_
 extern "C" fn dirtymap_repair(
     path: Text,
     undo: Text,
-    wait_ms: u64,
+    wait_milliseconds: u64,
     told: ProgressFn,
     opaque: *mut c_void,
-    report: NewReport,
+    report: New<Told>,
 ) -> c_int {
-    keep_panics();
-    call(|| {
+    first_call(|| {
         let report = report.wanted("the place for a report")?;
-        let wait = Duration::from_millis(wait_ms);
+        let wait = Duration::from_millis(wait_milliseconds);
         let done = fsck::repair(path.path()?, undo.optional_path(), wait, pages(told, opaque))?;
         report.put_box(of_plan(&done));
         Ok(())
@@ -158,21 +151,20 @@ extern "C" fn dirtymap_repair(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_undo_repair(path: Text, undo: Text, wait_ms: u64, bytes: Out<u64>) -> c_int {
-    keep_panics();
-    call(|| {
-        let undone = fsck::undo_repair(path.path()?, undo.path()?, Duration::from_millis(wait_ms))?;
+extern "C" fn dirtymap_undo_repair(path: Text, undo: Text, wait_milliseconds: u64, bytes: Out<u64>) -> c_int {
+    first_call(|| {
+        let undone = fsck::undo_repair(path.path()?, undo.path()?, Duration::from_millis(wait_milliseconds))?;
         bytes.put(undone.bytes);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_report_summary(report: Reports, found: Struct<Summary>, size: usize) -> c_int {
-    call(|| found.put(&report.get("report")?.summary, size))
+extern "C" fn dirtymap_report_summary(report: Const<Opaque<Told>>, summary: Struct<Summary>, size: usize) -> c_int {
+    call(|| summary.put(&report.get("report")?.summary, size))
 }
 
-fn item(report: Reports, i: u64) -> Result<Finding> {
+fn item(report: Opaque<Told>, i: u64) -> Result<Finding> {
     let items = &report.get("report")?.items;
     let item = usize::try_from(i).ok().and_then(|i| items.get(i));
     let item = item.ok_or(Failure::Argument("the report has no such item"))?;
@@ -183,11 +175,16 @@ fn item(report: Reports, i: u64) -> Result<Finding> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_report_item(report: Reports, i: u64, found: Struct<Finding>, size: usize) -> c_int {
-    call(|| found.put(&item(report, i)?, size))
+extern "C" fn dirtymap_report_item(
+    report: Const<Opaque<Told>>,
+    i: u64,
+    finding: Struct<Finding>,
+    size: usize,
+) -> c_int {
+    call(|| finding.put(&item(report, i)?, size))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_report_free(report: Reports) {
+extern "C" fn dirtymap_report_free(report: Opaque<Told>) {
     drop(report.take());
 }

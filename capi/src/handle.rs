@@ -2,11 +2,12 @@
 //!
 //! Invariant kept here: after a panic within a call of a handle every call of it fails but that which frees it.
 
-use crate::failure::{Failure, Result, keep_panics};
+use crate::failure::{Failure, Result};
 use crate::ffi::OneWriter;
 use dirtymap::checkpoint::PointSet;
 use dirtymap::serialize::{Loading, MapLoading};
-use dirtymap::{Bitmap, DirtyMap, Error, Geometry, ReadMap};
+use dirtymap::{Bitmap, CloseError, DirtyMap, Error, Geometry, ReadMap};
+use std::mem::replace;
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
@@ -35,6 +36,9 @@ pub(crate) enum Kind {
     Gone,
 }
 
+/// What could not become another kind, and why.
+pub(crate) type Stays = Box<(Kind, Failure)>;
+
 impl Kind {
     pub(crate) fn memory(map: Bitmap) -> Kind {
         Kind::Memory(OneWriter::new(map))
@@ -43,11 +47,27 @@ impl Kind {
     pub(crate) fn file(map: DirtyMap) -> Kind {
         Kind::File(Arc::new(map))
     }
+
+    /// It stays what it is, for a reason that it has itself.
+    pub(crate) fn stays(self, why: impl FnOnce(&Kind) -> Failure) -> Stays {
+        let why = why(&self);
+        Box::new((self, why))
+    }
+
+    /// The map of a file that nothing else has a part in.
+    pub(crate) fn alone(map: Arc<DirtyMap>) -> std::result::Result<DirtyMap, Stays> {
+        Arc::try_unwrap(map).map_err(|map| Kind::File(map).stays(|_| Failure::InUse))
+    }
+
+    /// The map that could not be closed or loaded.
+    pub(crate) fn given_back(failed: CloseError) -> Stays {
+        let why = Failure::from(failed.error());
+        Kind::file(failed.into_map()).stays(|_| why)
+    }
 }
 
 impl Handle {
     pub(crate) fn new(kind: Kind) -> Handle {
-        keep_panics();
         let mut handle = Handle { quick: AtomicPtr::default(), poisoned: AtomicBool::new(false), kind };
         handle.find_quick();
         handle
@@ -63,6 +83,14 @@ impl Handle {
     pub(crate) fn kind_mut(&mut self) -> &mut Kind {
         *self.quick.get_mut() = null_mut();
         &mut self.kind
+    }
+
+    /// Has it stand for something else that is made of what it stands for; as before, after an error.
+    pub(crate) fn become_another(&mut self, make: impl FnOnce(Kind) -> std::result::Result<Kind, Stays>) -> Result<()> {
+        let made = make(replace(self.kind_mut(), Kind::Gone));
+        let (kind, done) = made.map_or_else(|stays| (stays.0, Err(stays.1)), |kind| (kind, Ok(())));
+        self.kind = kind;
+        done
     }
 
     pub(crate) fn find_quick(&mut self) {
@@ -137,7 +165,7 @@ impl Kind {
     #[cold]
     pub(crate) fn fixed(&self) -> Failure {
         match self {
-            Kind::Set(_) => Failure::Library(Error::ReadOnly),
+            Kind::Set(_) => Error::ReadOnly.into(),
             other => other.not("it cannot be changed"),
         }
     }
@@ -169,7 +197,7 @@ macro_rules! change {
     ($handle:expr, $map:ident => $run:expr) => {
         match $handle.kind() {
             $crate::handle::Kind::File(map) => {
-                let $map = &**map;
+                let $map = &mut &**map;
                 $run
             }
             $crate::handle::Kind::Memory(map) => {

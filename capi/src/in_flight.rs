@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::ffi::{Array, Kept, Map, Slot, call};
 use crate::layout::Range;
-use crate::write::{items, ranges};
+use crate::write::{as_items, items};
 use dirtymap::OwnedWriteGuard;
 use std::ffi::c_int;
 
@@ -21,10 +21,10 @@ extern "C" fn dirtymap_begin_write(map: Map, start: u64, count: u64, write: Kept
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_begin_writes(map: Map, given: Array<Range>, n: usize, write: Kept<Write>) -> c_int {
+extern "C" fn dirtymap_begin_writes(map: Map, ranges: Array<Range>, n: usize, write: Kept<Write>) -> c_int {
     write.clear();
     map.call(|map| {
-        let (write, ranges) = (write.wanted()?, ranges(given, n)?);
+        let (write, ranges) = (write.wanted()?, as_items(ranges, n)?);
         write.fill(map.file()?.begin_writes_owned(&ranges)?);
         Ok(())
     })

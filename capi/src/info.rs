@@ -1,15 +1,14 @@
 //! What is in a map, how it was left, and what it has done.
 
 use crate::checkpoint::{number, seconds};
-use crate::failure::keep_panics;
-use crate::ffi::{Map, Struct, Text, call};
+use crate::ffi::{Const, Map, Struct, Text, first_call};
 use crate::layout;
 use crate::read::NONE;
 use dirtymap::Durability;
 use dirtymap::info::{FileState, Info, Recovery, Verdict, inspect};
 use std::ffi::c_int;
 
-fn info(found: &Info) -> layout::Info {
+fn of_info(found: &Info) -> layout::Info {
     let (dirty_granules, dirty_len) = found.dirty.unwrap_or((NONE, NONE));
     layout::Info {
         uuid: found.uuid.0,
@@ -55,7 +54,7 @@ fn info(found: &Info) -> layout::Info {
     }
 }
 
-fn recovery(found: &Recovery) -> layout::Recovery {
+fn of_recovery(found: &Recovery) -> layout::Recovery {
     layout::Recovery {
         unclean: found.unclean.into(),
         added_dirt: found.added_dirt().into(),
@@ -75,39 +74,38 @@ fn recovery(found: &Recovery) -> layout::Recovery {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_info(map: Map, found: Struct<layout::Info>, size: usize) -> c_int {
-    map.call(|map| found.put(&info(&map.file()?.info()?), size))
+extern "C" fn dirtymap_info(map: Const<Map>, info: Struct<layout::Info>, size: usize) -> c_int {
+    map.call(|map| info.put(&of_info(&map.file()?.info()?), size))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_inspect(path: Text, found: Struct<layout::Info>, size: usize) -> c_int {
-    keep_panics();
-    call(|| found.put(&info(&inspect(path.path()?)?), size))
+extern "C" fn dirtymap_inspect(path: Text, info: Struct<layout::Info>, size: usize) -> c_int {
+    first_call(|| info.put(&of_info(&inspect(path.path()?)?), size))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_recovery(map: Map, found: Struct<layout::Recovery>, size: usize) -> c_int {
+extern "C" fn dirtymap_recovery(map: Const<Map>, recovery: Struct<layout::Recovery>, size: usize) -> c_int {
     map.call(|map| {
         map.verified()?;
-        found.put(&recovery(map.file()?.recovery()), size)
+        recovery.put(&of_recovery(map.file()?.recovery()), size)
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_stats(map: Map, found: Struct<layout::Stats>, size: usize) -> c_int {
+extern "C" fn dirtymap_stats(map: Const<Map>, stats: Struct<layout::Stats>, size: usize) -> c_int {
     map.call(|map| {
         map.verified()?;
-        let stats = map.file()?.stats();
+        let found = map.file()?.stats();
         let answer = layout::Stats {
-            arms: stats.arms,
-            syncs: stats.syncs,
-            flushes: stats.flushes,
-            bytes_written: stats.bytes_written,
-            slow_sets: stats.slow_sets,
-            recovered_len: stats.recovered_items,
-            failed_pages: stats.failed_pages,
-            damaged_headers: stats.damaged_headers,
+            arms: found.arms,
+            syncs: found.syncs,
+            flushes: found.flushes,
+            bytes_written: found.bytes_written,
+            slow_sets: found.slow_sets,
+            recovered_len: found.recovered_items,
+            failed_pages: found.failed_pages,
+            damaged_headers: found.damaged_headers,
         };
-        found.put(&answer, size)
+        stats.put(&answer, size)
     })
 }

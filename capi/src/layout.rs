@@ -128,7 +128,7 @@ structs! {
         uuid: [u8; 16],
         time: i64,
         state: u32,
-        reserved: u32,
+        snapshot: u32,
         name: Chars<72>,
     }
     /// A point that is kept by its name.

@@ -2,61 +2,48 @@
 //!
 //! Invariant kept here: after an error of a close the handle is as it was; after a success it is gone.
 
-use crate::combine::NewMap;
-use crate::failure::{Failure, Result, keep_panics};
-use crate::ffi::{Map, Opaque, Out, Text, call};
+use crate::failure::{Failure, Result};
+use crate::ffi::{Const, Map, New, NewMap, Opaque, Text, call, first_call};
 use crate::handle::{Handle, Kind};
 use crate::options::{given, stamp};
 use dirtymap::{Bitmap, CloseError, DirtyMap, NewFile, Options};
 use std::ffi::c_int;
-use std::mem::replace;
-use std::ptr::NonNull;
-use std::sync::Arc;
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_new(len: u64, granule: u64, made: NewMap) -> c_int {
-    keep_panics();
-    call(|| {
-        let made = made.wanted("the place for a map")?;
-        if !granule.is_power_of_two() {
-            return Err(dirtymap::Error::Granule { items: granule }.into());
-        }
-        made.put_handle(Kind::memory(Bitmap::new(len, granule.trailing_zeros())?));
-        Ok(())
+extern "C" fn dirtymap_new(len: u64, granule: u64, map: NewMap) -> c_int {
+    first_call(|| {
+        map.make(|| match granule.is_power_of_two() {
+            true => Ok(Kind::memory(Bitmap::new(len, granule.trailing_zeros())?)),
+            false => Err(dirtymap::Error::Granule { items: granule }.into()),
+        })
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_create(path: Text, len: u64, options: Opaque<Options>, made: NewMap) -> c_int {
-    keep_panics();
-    call(|| {
-        let made = made.wanted("the place for a map")?;
-        made.put_handle(Kind::file(given(options)?.create(path.path()?, len)?));
-        Ok(())
-    })
+extern "C" fn dirtymap_create(path: Text, len: u64, options: Const<Opaque<Options>>, map: NewMap) -> c_int {
+    first_call(|| map.make(|| Ok(Kind::file(given(options)?.create(path.path()?, len)?))))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_create_closed(path: Text, len: u64, options: Opaque<Options>) -> c_int {
-    keep_panics();
-    call(|| Ok(given(options)?.create_closed(path.path()?, len)?))
+extern "C" fn dirtymap_create_closed(path: Text, len: u64, options: Const<Opaque<Options>>) -> c_int {
+    first_call(|| Ok(given(options)?.create_closed(path.path()?, len)?))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_create_unpublished(
     path: Text,
     len: u64,
-    options: Opaque<Options>,
-    made: NewMap,
-    file: Out<Option<NonNull<NewFile>>>,
+    options: Const<Opaque<Options>>,
+    map: NewMap,
+    file: New<NewFile>,
 ) -> c_int {
-    keep_panics();
-    call(|| {
-        let (made, file) = (made.wanted("the place for a map")?, file.wanted("the place for a file")?);
-        let (map, new) = given(options)?.create_unpublished(path.path()?, len)?;
-        made.put_handle(Kind::file(map));
-        file.put_box(new);
-        Ok(())
+    first_call(|| {
+        map.make(|| {
+            let file = file.wanted("the place for a file")?;
+            let (map, new) = given(options)?.create_unpublished(path.path()?, len)?;
+            file.put_box(new);
+            Ok(Kind::file(map))
+        })
     })
 }
 
@@ -74,35 +61,17 @@ extern "C" fn dirtymap_discard(file: Opaque<NewFile>) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_open(path: Text, options: Opaque<Options>, made: NewMap) -> c_int {
-    keep_panics();
-    call(|| {
-        let made = made.wanted("the place for a map")?;
-        made.put_handle(Kind::file(given(options)?.open(path.path()?)?));
-        Ok(())
-    })
+extern "C" fn dirtymap_open(path: Text, options: Const<Opaque<Options>>, map: NewMap) -> c_int {
+    first_call(|| map.make(|| Ok(Kind::file(given(options)?.open(path.path()?)?))))
 }
 
 impl Handle {
     fn close(&mut self, close: impl FnOnce(DirtyMap) -> std::result::Result<(), CloseError>) -> Result<()> {
-        match replace(self.kind_mut(), Kind::Gone) {
-            Kind::File(map) => match Arc::try_unwrap(map).map(close) {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(failed)) => self.failed(failed),
-                Err(map) => {
-                    *self.kind_mut() = Kind::File(map);
-                    Err(Failure::InUse)
-                }
-            },
-            other @ (Kind::Memory(_) | Kind::Set(_)) => {
-                drop(other);
-                Ok(())
-            }
-            other => {
-                *self.kind_mut() = other;
-                Err(self.kind().not("it is not open"))
-            }
-        }
+        self.become_another(|kind| match kind {
+            Kind::File(map) => close(Kind::alone(map)?).map_err(Kind::given_back).map(|()| Kind::Gone),
+            Kind::Memory(_) | Kind::Set(_) => Ok(Kind::Gone),
+            other => Err(other.stays(|other| other.not("it is not open"))),
+        })
     }
 }
 

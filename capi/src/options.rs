@@ -2,8 +2,8 @@
 //!
 //! Invariant kept here: nothing of ours runs unless it is asked for: options of C begin without a thread.
 
-use crate::failure::{Failure, Result, keep_panics};
-use crate::ffi::{Callback, Flag, Opaque, Out, ProgressFn, Text, call, with_file};
+use crate::failure::{Failure, Result};
+use crate::ffi::{Callback, Const, Flag, New, Opaque, ProgressFn, Text, call, first_call, with_file};
 use crate::layout::Progress;
 use dirtymap::format::Reasons;
 use dirtymap::{Access, Durability, ImageStamp, IntentBound, Options, Step};
@@ -11,7 +11,6 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::time::Duration;
 
 type Handle = Opaque<Options>;
@@ -22,7 +21,7 @@ pub(crate) fn defaults() -> Options {
 }
 
 /// Those that were given; null is the defaults.
-pub(crate) fn given(options: Handle) -> Result<Options> {
+pub(crate) fn given(options: Const<Handle>) -> Result<Options> {
     if options.is_null() { Ok(defaults()) } else { Ok(options.get("options")?.clone()) }
 }
 
@@ -37,17 +36,16 @@ fn with(options: Handle, change: impl FnOnce(Options) -> Result<Options>) -> c_i
 
 /// The stamp of a file that the caller has open.
 pub(crate) fn stamp(fd: c_int) -> Result<ImageStamp> {
-    let failed = |source: io::Error| {
+    let failed = |source: io::Error| -> Failure {
         let path = PathBuf::from(format!("descriptor {fd}"));
-        Failure::Library(dirtymap::Error::Io { op: "look at the image", path, source })
+        dirtymap::Error::Io { op: "look at the image", path, source }.into()
     };
     with_file(fd, ImageStamp::of)?.map_err(failed)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_options_new(options: Out<Option<NonNull<Options>>>) -> c_int {
-    keep_panics();
-    call(|| {
+extern "C" fn dirtymap_options_new(options: New<Options>) -> c_int {
+    first_call(|| {
         options.wanted("the place for options")?.put_box(defaults());
         Ok(())
     })
@@ -128,34 +126,35 @@ extern "C" fn dirtymap_options_intent_bound(options: Handle, items: u64) -> c_in
     with(options, |options| Ok(options.intent_bound(bound)))
 }
 
-fn milliseconds(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_options_flush_interval(options: Handle, ms: u64) -> c_int {
-    let interval = (ms > 0).then(|| milliseconds(ms));
+extern "C" fn dirtymap_options_flush_interval(options: Handle, milliseconds: u64) -> c_int {
+    let interval = (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
     with(options, |options| Ok(options.flush_interval(interval)))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_options_wait(options: Handle, ms: u64) -> c_int {
-    with(options, |options| Ok(options.wait(milliseconds(ms))))
+extern "C" fn dirtymap_options_wait(options: Handle, milliseconds: u64) -> c_int {
+    with(options, |options| Ok(options.wait(Duration::from_millis(milliseconds))))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_options_freeze_timeout(options: Handle, ms: u64) -> c_int {
-    with(options, |options| Ok(options.freeze_timeout(milliseconds(ms))))
+extern "C" fn dirtymap_options_freeze_timeout(options: Handle, milliseconds: u64) -> c_int {
+    with(options, |options| Ok(options.freeze_timeout(Duration::from_millis(milliseconds))))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_options_lock_timeout(options: Handle, ms: u64) -> c_int {
-    with(options, |options| Ok(options.lock_timeout(milliseconds(ms))))
+extern "C" fn dirtymap_options_lock_timeout(options: Handle, milliseconds: u64) -> c_int {
+    with(options, |options| Ok(options.lock_timeout(Duration::from_millis(milliseconds))))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_options_writes_outlive(options: Handle, outlive: Flag) -> c_int {
     with(options, |options| Ok(options.writes_outlive(outlive.is_set())))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_options_beside_snapshot(options: Handle, beside: Flag) -> c_int {
+    with(options, |options| Ok(options.beside_snapshot(beside.is_set())))
 }
 
 /// The number of a step in the header; 0 is one that this version has no number for.

@@ -4,12 +4,12 @@
 //! Invariant kept here: the descriptor is readable exactly as long as the list of those that were woken is not empty. Both are
 //! changed under one lock. So a write that is ready is never left there with the descriptor silent.
 
-use crate::failure::{Failure, Result, keep_panics};
-use crate::ffi::{Array, Kept, Map, Opaque, Out, call};
+use crate::failure::{Failure, Result};
+use crate::ffi::{Array, Const, Kept, Map, New, Opaque, Out, call};
 use crate::in_flight::Write;
 use crate::layout::Range;
 use crate::read::NONE;
-use crate::write::ranges;
+use crate::write::as_items;
 use dirtymap::{BeginWrite, DirtyMap, Error, OwnedWriteGuard};
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::{HashMap, VecDeque};
@@ -149,11 +149,8 @@ fn poll(begin: &mut BeginWrite, waker: &Waker) -> Poll<dirtymap::Result<OwnedWri
     Pin::new(begin).poll(&mut Context::from_waker(waker))
 }
 
-type Queues = Opaque<Queue>;
-
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_queue_new(map: Map, queue: Out<Option<std::ptr::NonNull<Queue>>>) -> c_int {
-    keep_panics();
+extern "C" fn dirtymap_queue_new(map: Map, queue: New<Queue>) -> c_int {
     map.call(|map| {
         let queue = queue.wanted("the place for a queue")?;
         queue.put_box(Queue::new(map.file()?)?);
@@ -162,14 +159,14 @@ extern "C" fn dirtymap_queue_new(map: Map, queue: Out<Option<std::ptr::NonNull<Q
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_queue_fd(queue: Queues) -> c_int {
+extern "C" fn dirtymap_queue_fd(queue: Const<Opaque<Queue>>) -> c_int {
     queue.get("queue").map_or(-1, |queue| queue.ready.fd)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_queue_begin(
-    queue: Queues,
-    given: Array<Range>,
+    queue: Opaque<Queue>,
+    ranges: Array<Range>,
     n: usize,
     tag: u64,
     write: Kept<Write>,
@@ -179,14 +176,14 @@ extern "C" fn dirtymap_queue_begin(
     call(|| {
         let (queue, write) = (queue.get("queue")?, write.wanted()?);
         queue.map.verify_session()?;
-        let begun = queue.begin(&ranges(given, n)?, tag)?;
+        let begun = queue.begin(&as_items(ranges, n)?, tag)?;
         write.fill(begun.ok_or(Failure::Again)?);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_queue_next(queue: Queues, tag: Out<u64>, write: Kept<Write>) -> c_int {
+extern "C" fn dirtymap_queue_next(queue: Opaque<Queue>, tag: Out<u64>, write: Kept<Write>) -> c_int {
     write.clear();
     tag.put(NONE);
     call(|| {
@@ -200,7 +197,7 @@ extern "C" fn dirtymap_queue_next(queue: Queues, tag: Out<u64>, write: Kept<Writ
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_queue_free(queue: Queues) {
+extern "C" fn dirtymap_queue_free(queue: Opaque<Queue>) {
     call(|| {
         queue.take().into_iter().for_each(|queue| queue.free());
         Ok(())

@@ -4,7 +4,7 @@
 //! error here where nothing is known, as in a forked child.
 
 use crate::failure::Result;
-use crate::ffi::{Map, Out};
+use crate::ffi::{Const, Map, Out};
 use crate::handle::{Handle, Kind, read};
 use crate::layout::Range;
 use dirtymap::ReadMap;
@@ -28,106 +28,88 @@ impl Handle {
     }
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn dirtymap_len(map: Map) -> u64 {
-    map.get().and_then(|map| map.geometry()).map_or(0, |shape| shape.len())
+impl Map {
+    /// As `answer`, of what cannot say itself whether it can be relied on.
+    fn answer_verified<T>(self, place: Out<T>, f: impl FnOnce(&Handle) -> Result<T>) -> c_int {
+        self.answer(place, |map| {
+            let found = f(map)?;
+            map.verified().map(|()| found)
+        })
+    }
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_granule(map: Map) -> u64 {
-    map.get().and_then(|map| map.geometry()).map_or(0, |shape| shape.granule())
+extern "C" fn dirtymap_len(map: Const<Map>) -> u64 {
+    map.get().and_then(Handle::geometry).map_or(0, |shape| shape.len())
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_get(map: Map, item: u64, dirty: Out<bool>) -> c_int {
-    map.call(|map| {
-        dirty.put(read!(map, m => m.get(item)?));
-        Ok(())
-    })
+extern "C" fn dirtymap_granule(map: Const<Map>) -> u64 {
+    map.get().and_then(Handle::geometry).map_or(0, |shape| shape.granule())
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_count(map: Map, granules: Out<u64>) -> c_int {
-    map.call(|map| {
-        let found = read!(map, m => m.count());
-        map.verified()?;
-        granules.put(found);
-        Ok(())
-    })
+extern "C" fn dirtymap_get(map: Const<Map>, item: u64, dirty: Out<bool>) -> c_int {
+    map.answer(dirty, |map| Ok(read!(map, m => m.get(item)?)))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_dirty_len(map: Map, items: Out<u64>) -> c_int {
-    map.call(|map| {
-        let found = read!(map, m => m.dirty_len());
-        map.verified()?;
-        items.put(found);
-        Ok(())
-    })
+extern "C" fn dirtymap_count(map: Const<Map>, granules: Out<u64>) -> c_int {
+    map.answer_verified(granules, |map| Ok(read!(map, m => m.count())))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_count_range(map: Map, start: u64, count: u64, granules: Out<u64>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_dirty_len(map: Const<Map>, items: Out<u64>) -> c_int {
+    map.answer_verified(items, |map| Ok(read!(map, m => m.dirty_len())))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dirtymap_count_range(map: Const<Map>, start: u64, count: u64, granules: Out<u64>) -> c_int {
+    map.answer(granules, |map| {
         let range = map.clamp(start, count)?;
-        granules.put(read!(map, m => m.count_range(range)?));
-        Ok(())
+        Ok(read!(map, m => m.count_range(range)?))
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_is_empty(map: Map, empty: Out<bool>) -> c_int {
-    map.call(|map| {
-        let found = read!(map, m => m.is_empty());
-        map.verified()?;
-        empty.put(found);
-        Ok(())
-    })
+extern "C" fn dirtymap_is_empty(map: Const<Map>, empty: Out<bool>) -> c_int {
+    map.answer_verified(empty, |map| Ok(read!(map, m => m.is_empty())))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_is_full(map: Map, full: Out<bool>) -> c_int {
-    map.call(|map| {
-        let found = read!(map, m => m.is_full());
-        map.verified()?;
-        full.put(found);
-        Ok(())
-    })
+extern "C" fn dirtymap_is_full(map: Const<Map>, full: Out<bool>) -> c_int {
+    map.answer_verified(full, |map| Ok(read!(map, m => m.is_full())))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_any(map: Map, start: u64, count: u64, any: Out<bool>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_any(map: Const<Map>, start: u64, count: u64, any: Out<bool>) -> c_int {
+    map.answer(any, |map| {
         let range = map.clamp(start, count)?;
-        any.put(read!(map, m => m.any(range)?));
-        Ok(())
+        Ok(read!(map, m => m.any(range)?))
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_all(map: Map, start: u64, count: u64, all: Out<bool>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_all(map: Const<Map>, start: u64, count: u64, all: Out<bool>) -> c_int {
+    map.answer(all, |map| {
         let range = map.clamp(start, count)?;
-        all.put(read!(map, m => m.all(range)?));
-        Ok(())
+        Ok(read!(map, m => m.all(range)?))
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_next_dirty(map: Map, start: u64, count: u64, item: Out<u64>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_next_dirty(map: Const<Map>, start: u64, count: u64, item: Out<u64>) -> c_int {
+    map.answer(item, |map| {
         let range = map.clamp(start, count)?;
-        item.put(read!(map, m => m.next_dirty(range)?).unwrap_or(NONE));
-        Ok(())
+        Ok(read!(map, m => m.next_dirty(range)?).unwrap_or(NONE))
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_next_clean(map: Map, start: u64, count: u64, item: Out<u64>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_next_clean(map: Const<Map>, start: u64, count: u64, item: Out<u64>) -> c_int {
+    map.answer(item, |map| {
         let range = map.clamp(start, count)?;
-        item.put(read!(map, m => m.next_clean(range)?).unwrap_or(NONE));
-        Ok(())
+        Ok(read!(map, m => m.next_clean(range)?).unwrap_or(NONE))
     })
 }
 
@@ -137,68 +119,58 @@ pub(crate) fn extent(found: Option<std::ops::Range<u64>>) -> Range {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_next_extent(map: Map, start: u64, count: u64, max_count: u64, found: Out<Range>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_next_extent(
+    map: Const<Map>,
+    start: u64,
+    count: u64,
+    max_count: u64,
+    extent: Out<Range>,
+) -> c_int {
+    map.answer(extent, |map| {
         let range = map.clamp(start, count)?;
-        found.put(extent(read!(map, m => m.next_extent(range, max_count)?)));
-        Ok(())
+        Ok(self::extent(read!(map, m => m.next_extent(range, max_count)?)))
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_run(map: Map, start: u64, count: u64, dirty: Out<bool>, same: Out<u64>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_run(map: Const<Map>, start: u64, count: u64, dirty: Out<bool>, same: Out<u64>) -> c_int {
+    map.answer(same, |map| {
         let range = map.clamp(start, count)?;
         let (is_dirty, run) = read!(map, m => m.run(range)?).unwrap_or_default();
         dirty.put(is_dirty);
-        same.put(run);
-        Ok(())
+        Ok(run)
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_sha256(map: Map, hash: Out<[u8; 32]>) -> c_int {
-    map.call(|map| {
-        let found = read!(map, m => m.sha256());
-        map.verified()?;
-        hash.put(found);
-        Ok(())
-    })
+extern "C" fn dirtymap_sha256(map: Const<Map>, hash: Out<[u8; 32]>) -> c_int {
+    map.answer_verified(hash, |map| Ok(read!(map, m => m.sha256())))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_equal(map: Map, other: Map, equal: Out<bool>) -> c_int {
-    map.call(|map| {
+extern "C" fn dirtymap_equal(map: Const<Map>, other: Const<Map>, equal: Out<bool>) -> c_int {
+    map.answer_verified(equal, |map| {
         let other = other.get()?;
         let same = |all: std::ops::Range<u64>| -> Result<bool> {
             Ok(read!(map, a => read!(other, b => a.words(all.clone())?.eq(b.words(all)?))))
         };
         let shape = map.geometry()?;
         let found = shape == other.geometry()? && same(0..shape.len())?;
-        map.verified()?;
-        other.verified()?;
-        equal.put(found);
-        Ok(())
+        other.verified().map(|()| found)
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_get_since_freeze(map: Map, item: u64, dirty: Out<bool>) -> c_int {
-    map.call(|map| {
-        dirty.put(map.file()?.get_since_freeze(item)?);
-        Ok(())
-    })
+extern "C" fn dirtymap_get_since_freeze(map: Const<Map>, item: u64, dirty: Out<bool>) -> c_int {
+    map.answer(dirty, |map| Ok(map.file()?.get_since_freeze(item)?))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_any_since_freeze(map: Map, any: Out<bool>) -> c_int {
-    map.call(|map| {
-        any.put(map.file()?.any_since_freeze()?);
-        Ok(())
-    })
+extern "C" fn dirtymap_any_since_freeze(map: Const<Map>, any: Out<bool>) -> c_int {
+    map.answer(any, |map| Ok(map.file()?.any_since_freeze()?))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_verify_session(map: Map) -> c_int {
-    map.call(|map| map.verified())
+extern "C" fn dirtymap_verify_session(map: Const<Map>) -> c_int {
+    map.call(Handle::verified)
 }

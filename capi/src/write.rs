@@ -7,6 +7,7 @@ use crate::failure::{Failure, Result};
 use crate::ffi::{Array, Map, Out};
 use crate::handle::{Handle, Kind, change};
 use crate::layout::Range;
+use dirtymap::WriteMap;
 use std::ffi::c_int;
 use std::sync::Arc;
 
@@ -18,17 +19,13 @@ pub(crate) fn items(start: u64, count: u64) -> std::ops::Range<u64> {
 
 impl Handle {
     pub(crate) fn reset_all(&self) -> Result<u64> {
-        match self.kind() {
-            Kind::File(map) => Ok(map.reset_all()?),
-            Kind::Memory(map) => Ok(map.write().reset_all()),
-            other => Err(other.fixed()),
-        }
+        Ok(change!(self, m => WriteMap::reset_all(m)?))
     }
 }
 
 /// Ranges of the header as the library has them.
-pub(crate) fn ranges(given: Array<Range>, n: usize) -> Result<Vec<std::ops::Range<u64>>> {
-    Ok(given.get(n, "the ranges")?.iter().map(|range| items(range.start, range.count)).collect())
+pub(crate) fn as_items(ranges: Array<Range>, n: usize) -> Result<Vec<std::ops::Range<u64>>> {
+    Ok(ranges.get(n, "the ranges")?.iter().map(|range| items(range.start, range.count)).collect())
 }
 
 #[unsafe(no_mangle)]
@@ -46,73 +43,48 @@ extern "C" fn dirtymap_set(map: Map, start: u64, count: u64, changed: Out<u64>) 
 
 #[inline(never)]
 extern "C" fn set(map: Map, start: u64, count: u64, changed: Out<u64>) -> c_int {
-    map.call(|map| {
-        changed.put(change!(map, m => m.set(items(start, count))?));
-        Ok(())
-    })
+    map.answer(changed, |map| Ok(change!(map, m => m.set(items(start, count))?)))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn dirtymap_set_ranges(map: Map, given: Array<Range>, n: usize, changed: Out<u64>) -> c_int {
-    map.call(|map| {
-        let ranges = ranges(given, n)?;
-        let set = match map.kind() {
-            Kind::File(map) => map.set_ranges(&ranges)?,
+extern "C" fn dirtymap_set_ranges(map: Map, ranges: Array<Range>, n: usize, changed: Out<u64>) -> c_int {
+    map.answer(changed, |map| {
+        let ranges = as_items(ranges, n)?;
+        match map.kind() {
+            Kind::File(map) => Ok(map.set_ranges(&ranges)?),
             Kind::Memory(memory) => {
                 let shape = map.geometry()?;
                 ranges.iter().try_for_each(|range| shape.check(range))?;
-                ranges.into_iter().map(|range| memory.write().set(range)).sum::<dirtymap::Result<u64>>()?
+                Ok(ranges.into_iter().map(|range| memory.write().set(range)).sum::<dirtymap::Result<u64>>()?)
             }
-            other => return Err(other.fixed()),
-        };
-        changed.put(set);
-        Ok(())
+            other => Err(other.fixed()),
+        }
     })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_set_all(map: Map, changed: Out<u64>) -> c_int {
-    map.call(|map| {
-        let set = match map.kind() {
-            Kind::File(map) => map.set_all()?,
-            Kind::Memory(map) => map.write().set_all(),
-            other => return Err(other.fixed()),
-        };
-        changed.put(set);
-        Ok(())
-    })
+    map.answer(changed, |map| Ok(change!(map, m => WriteMap::set_all(m)?)))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_reset(map: Map, start: u64, count: u64, changed: Out<u64>) -> c_int {
-    map.call(|map| {
-        changed.put(change!(map, m => m.reset(items(start, count))?));
-        Ok(())
-    })
+    map.answer(changed, |map| Ok(change!(map, m => m.reset(items(start, count))?)))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_reset_within(map: Map, start: u64, count: u64, changed: Out<u64>) -> c_int {
-    map.call(|map| {
-        changed.put(change!(map, m => m.reset_within(items(start, count))?));
-        Ok(())
-    })
+    map.answer(changed, |map| Ok(change!(map, m => m.reset_within(items(start, count))?)))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_reset_covering(map: Map, start: u64, count: u64, changed: Out<u64>) -> c_int {
-    map.call(|map| {
-        changed.put(change!(map, m => m.reset_covering(items(start, count))?));
-        Ok(())
-    })
+    map.answer(changed, |map| Ok(change!(map, m => m.reset_covering(items(start, count))?)))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_reset_all(map: Map, changed: Out<u64>) -> c_int {
-    map.call(|map| {
-        changed.put(map.reset_all()?);
-        Ok(())
-    })
+    map.answer(changed, Handle::reset_all)
 }
 
 #[unsafe(no_mangle)]

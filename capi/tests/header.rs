@@ -3,129 +3,121 @@
 
 mod common;
 
-use common::{HEADER, has, made, root, run, stdout};
+use common::{Declared, Functions, HEADER, code, functions_of, has, made, root, run, stdout};
 use dirtymap_capi::layout::{OPAQUE, POINTING, STRUCTS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::process::Command;
 
-/// Result and argument types of functions, by their names.
-type Functions = BTreeMap<String, Vec<String>>;
-
-/// A text without its comments.
-fn code(text: &str) -> String {
-    let mut parts = text.split("/*");
-    let first = parts.next().unwrap_or_default().to_string();
-    parts.fold(first, |code, part| code + part.split_once("*/").map_or("", |(_, behind)| behind))
-}
-
-/// Types of C without const and struct, and without names.
-fn c_type(argument: &str) -> String {
-    let argument = argument.replace("const ", "").replace("struct ", "");
-    let name = argument.rfind([' ', '*']).map_or(0, |i| i + 1);
-    let bare = if argument.trim() == "void" { "" } else { &argument[..name] };
-    bare.split_whitespace().collect::<String>()
-}
-
-fn functions_of_the_header() -> Functions {
-    let text = code(HEADER);
-    let mut functions = Functions::new();
-    for statement in text.split(';').filter(|statement| statement.contains('(') && !statement.contains("typedef")) {
-        let statement = statement.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join(" ");
-        let (before, arguments) = statement.split_once('(').unwrap();
-        let before = before.rsplit(['{', '}']).next().unwrap_or_default().replace("DIRTYMAP_CHECKED", "");
-        let name = before.rsplit([' ', '*']).next().unwrap().to_string();
-        let mut types = vec![c_type(&before)];
-        types.extend(arguments.trim_end_matches(')').split(',').map(c_type).filter(|t| !t.is_empty()));
-        functions.insert(name, types);
-    }
-    functions
-}
-
 /// What a type of this crate is in the header.
 fn in_c(rust: &str) -> String {
+    if let Some((of, inner)) = rust.strip_suffix('>').and_then(|rust| rust.split_once('<')) {
+        let inner = in_c(inner);
+        return match of {
+            "Const" => format!("const {inner}"),
+            "Array" => format!("const {inner}*"),
+            "Kept" | "Opaque" | "Out" | "Struct" | "Structs" => format!("{inner}*"),
+            "New" => format!("{inner}**"),
+            _ => panic!("what is {rust} in the header?"),
+        };
+    }
     let known = match rust {
+        "()" => "void",
+        "bool" | "Flag" => "bool",
         "c_int" => "int",
         "u64" => "uint64_t",
         "u32" => "uint32_t",
         "usize" => "size_t",
-        "Flag" | "bool" | "ProgressFn" | "EventFn" | "()" => {
-            return match rust {
-                "ProgressFn" => "dirtymap_progress_fn",
-                "EventFn" => "dirtymap_event_fn",
-                "()" => "void",
-                "Flag" => "bool",
-                other => other,
-            }
-            .into();
-        }
-        "*const c_char" | "Text" => "char*",
-        "*mut c_void" | "Array<u8>" | "Buffer" => "void*",
+        "*const c_char" | "Text" => "const char*",
+        // Of bytes in an array.
+        "u8" => "void",
+        "*mut c_void" | "Buffer" => "void*",
+        "[u8; 32]" => "uint8_t",
+        "[u8; 16]" => "dirtymap_uuid_t",
+        "Identity" => "const dirtymap_uuid_t*",
         "Map" => "dirtymap_t*",
         "NewMap" => "dirtymap_t**",
-        "Out<[u8; 16]>" | "Identity" => "dirtymap_uuid_t*",
-        "Out<[u8; 32]>" => "uint8_t*",
-        "Array<Range>" | "Out<Range>" => "dirtymap_range*",
-        "Kept<Write>" => "dirtymap_write_t*",
-        "Cursors" => "dirtymap_cursor_t*",
-        "Queues" => "dirtymap_queue_t*",
-        "Handle" | "Opaque<Options>" => "dirtymap_options_t*",
-        "Opaque<NewFile>" => "dirtymap_new_file_t*",
-        "Reports" => "dirtymap_report_t*",
-        "NewReport" => "dirtymap_report_t**",
-        "Out<Option<NonNull<Options>>>" => "dirtymap_options_t**",
-        "Out<Option<NonNull<NewFile>>>" => "dirtymap_new_file_t**",
-        "Out<Option<std::ptr::NonNull<Queue>>>" => "dirtymap_queue_t**",
-        _ => "",
+        "Handle" => "dirtymap_options_t*",
+        "Options" => "dirtymap_options_t",
+        "NewFile" => "dirtymap_new_file_t",
+        "Queue" => "dirtymap_queue_t",
+        "Told" => "dirtymap_report_t",
+        "Write" => "dirtymap_write_t",
+        "Place" => "dirtymap_cursor_t",
+        "ProgressFn" => "dirtymap_progress_fn",
+        "SettleFn" => "dirtymap_settle_fn",
+        "EventFn" => "dirtymap_event_fn",
+        described => return format!("dirtymap_{}", described.trim_start_matches("layout::").to_lowercase()),
     };
-    if !known.is_empty() {
-        return known.into();
-    }
-    let inner = |kind: &str| rust.strip_prefix(kind).and_then(|rest| rest.strip_suffix('>'));
-    match (inner("Out<"), inner("Struct<").or_else(|| inner("Structs<"))) {
-        (_, Some(name)) => format!("dirtymap_{}*", name.trim_start_matches("layout::").to_lowercase()),
-        (Some(number), _) => format!("{}*", in_c(number)),
-        _ => panic!("what is {rust} in the header?"),
-    }
+    known.into()
+}
+
+/// The sources of the functions of the header, from the name of each on.
+fn sources() -> Vec<String> {
+    let files = std::fs::read_dir(root().join("src")).unwrap();
+    let texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+    let functions = |text: String| {
+        // A macro writes some.
+        let made = text.split("made_of!(").skip(1).map(|made| made.split(',').next().unwrap().to_string());
+        let made: Vec<String> = made.collect();
+        let found = text.split("extern \"C\" fn ").skip(1).flat_map(|found| match found.strip_prefix("$name") {
+            Some(rest) => made.iter().map(|name| format!("{name}{rest}")).collect(),
+            None => vec![found.to_string()],
+        });
+        found.filter(|found| found.starts_with("dirtymap_")).collect::<Vec<_>>()
+    };
+    texts.flat_map(functions).collect()
 }
 
 fn functions_of_the_library() -> Functions {
-    let mut functions = Functions::new();
-    for entry in std::fs::read_dir(root().join("src")).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        for found in text.split("extern \"C\" fn ").skip(1).filter(|found| found.starts_with("dirtymap_")) {
-            let (name, rest) = found.split_once('(').unwrap();
-            let (arguments, rest) = rest.split_once(')').map(|(a, r)| (a, r.trim_start())).unwrap();
-            // The unit type among arguments there is not.
-            let result = rest.strip_prefix("-> ").map_or("()", |rest| rest.split(" {").next().unwrap());
-            let mut types = vec![in_c(result)];
-            let arguments = arguments.split(", ").flat_map(|a| a.split(",\n")).map(str::trim);
-            types.extend(arguments.filter_map(|a| a.split_once(": ")).map(|(_, t)| in_c(t.trim_end_matches(','))));
-            functions.insert(name.into(), types);
-        }
-        for made in text.split("made_of!(").skip(1) {
-            let types = ["int", "dirtymap_t*", "dirtymap_t*", "dirtymap_t**"].map(String::from);
-            functions.insert(made.split(',').next().unwrap().into(), types.into());
-        }
-    }
-    functions
+    let argument = |argument: &str| -> Option<Declared> {
+        let (name, of_type) = argument.split_once(": ")?;
+        Some((in_c(of_type), name.trim().to_string()))
+    };
+    let function = |source: String| {
+        let (name, rest) = source.split_once('(').unwrap();
+        let (arguments, rest) = rest.split_once(')').unwrap();
+        let result = rest.trim_start().strip_prefix("-> ").map_or("()", |rest| rest.split(" {").next().unwrap());
+        let mut types = vec![(in_c(result), String::new())];
+        types.extend(arguments.split(',').filter_map(argument));
+        (name.to_string(), types)
+    };
+    sources().into_iter().map(function).collect()
 }
 
 #[test]
-fn functions_have_the_types_that_the_header_says() {
-    let (header, library) = (functions_of_the_header(), functions_of_the_library());
+fn functions_have_the_types_and_names_that_the_header_says() {
+    let (header, library) = (functions_of(HEADER), functions_of_the_library());
     assert!(header.len() > 120, "{} functions", header.len());
     let names = |functions: &Functions| functions.keys().cloned().collect::<BTreeSet<_>>();
     assert_eq!(names(&header), names(&library));
-    for (name, types) in header {
-        assert_eq!(types, library[&name], "{name}");
+    let differing: Vec<_> = header.iter().filter(|(name, types)| library[*name] != **types).collect();
+    for (name, types) in &differing {
+        println!("{name}:\n  header  {types:?}\n  library {:?}", library[*name]);
     }
+    assert!(differing.is_empty(), "{} differ", differing.len());
+}
+
+/// `const` in the header is a promise to threads that read a map in memory at once.
+#[test]
+fn a_map_that_is_const_is_not_changed() {
+    let mut n = 0;
+    for source in sources()
+        .iter()
+        .filter(|source| source.contains("(map: Const<Map>") || source.contains("\n    map: Const<Map>"))
+    {
+        let body = source.split("\n}\n").next().unwrap();
+        let changes = ["change!(", "call_alone(", ".write()"].iter().find(|call| body.contains(**call));
+        assert_eq!(changes, None, "{body}");
+        n += 1;
+    }
+    assert!(n > 40, "{n} functions");
 }
 
 #[test]
 fn the_library_exports_what_the_header_says_with_its_version_and_nothing_else() {
     let expected: BTreeSet<String> =
-        functions_of_the_header().into_keys().map(|name| format!("{name}@@DIRTYMAP_0")).collect();
+        functions_of(HEADER).into_keys().map(|name| format!("{name}@@DIRTYMAP_0")).collect();
     let listed = stdout(Command::new("nm").args(["-D", "--defined-only"]).arg(made().join("libdirtymap.so")));
     // Of whatever kind they are, and without that which stands for the version itself.
     let symbols = listed.lines().filter_map(|line| line.split_whitespace().last());

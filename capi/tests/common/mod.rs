@@ -1,11 +1,57 @@
 //! The library as C programs link it, and programs that are compiled with it.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 pub const HEADER: &str = include_str!("../../dirtymap.h");
+
+/// A text without its comments.
+pub fn code(text: &str) -> String {
+    let mut parts = text.split("/*");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |code, part| code + part.split_once("*/").map_or("", |(_, behind)| behind))
+}
+
+/// The declarations of functions in a header.
+pub fn prototypes(header: &str) -> Vec<String> {
+    let code = code(header);
+    let functions = code.split(';').filter(|part| part.contains('(') && !part.contains("typedef"));
+    let lines = |part: &str| part.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join(" ");
+    let bare = |part: &str| {
+        let part = lines(part).replace("DIRTYMAP_CHECKED", "");
+        part.rsplit(['{', '}']).next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    functions.map(bare).collect()
+}
+
+/// The result of a function and its arguments, by its name.
+pub type Functions = BTreeMap<String, Vec<Declared>>;
+
+/// A type of C, with `const` and without `struct`, and the name that it has there; a result has none.
+pub type Declared = (String, String);
+
+/// `const struct dirtymap_range *ranges` as `const dirtymap_range*` and `ranges`.
+fn declared(text: &str) -> Declared {
+    let text = text.trim().replace("struct ", "");
+    let (of_type, name) = text.split_at(text.rfind([' ', '*']).map_or(0, |i| i + 1));
+    (of_type.trim().replace(" *", "*"), name.to_string())
+}
+
+/// The functions of a header.
+pub fn functions_of(header: &str) -> Functions {
+    let function = |prototype: String| {
+        let (before, arguments) = prototype.split_once('(').unwrap();
+        let (result, name) = declared(before);
+        let mut types = vec![(result, String::new())];
+        let arguments = arguments.trim_end_matches(')').split(',').filter(|argument| *argument != "void");
+        types.extend(arguments.map(declared));
+        (name, types)
+    };
+    prototypes(header).into_iter().map(function).collect()
+}
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -1,4 +1,4 @@
-/* Maps in files: options, opening, closing, sharing, loading, lengths, what is known of them. */
+/* Maps in files: options, opening, closing, sharing, loading, lengths, snapshots, what is known of them. */
 #include "check.h"
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -195,6 +195,64 @@ static void loading_combining_and_lengths(void) {
     OK(dirtymap_close(map));
 }
 
+struct settled {
+    dirtymap_t *map;
+    dirtymap_uuid_t uuid;
+    int answer, calls;
+};
+
+/* What was copied meanwhile is marked again, in a map that is not locked. */
+static int settle(const dirtymap_uuid_t *checkpoint, void *opaque) {
+    struct settled *settled = opaque;
+    settled->calls++;
+    settled->uuid = *checkpoint;
+    OK(dirtymap_set(settled->map, MIB, 1, NULL));
+    return settled->answer;
+}
+
+static void a_snapshot(void) {
+    const char *path = in(dir, "snapshot");
+    dirtymap_options_t *options;
+    dirtymap_t *map, *frozen, *other;
+    dirtymap_uuid_t uuid;
+    struct dirtymap_checkpoint checkpoint;
+    uint64_t item;
+    OK(dirtymap_options_new(&options));
+    OK(dirtymap_options_access(options, DIRTYMAP_SHARED));
+    OK(dirtymap_create(path, GIB, options, &map));
+    OK(dirtymap_set(map, 0, 1, NULL));
+    struct settled settled = {.map = map, .answer = 1};
+    FAILS(dirtymap_freeze_snapshot(map, NULL, settle, &settled, &uuid), DIRTYMAP_E_INTERRUPTED);
+    OK(dirtymap_checkpoint(map, &checkpoint, sizeof checkpoint));
+    CHECK(checkpoint.state == DIRTYMAP_NO_CHECKPOINT && counted(map) == 2);
+    OK(dirtymap_reset(map, MIB, 64 * KIB, NULL));
+    settled.answer = 0;
+    OK(dirtymap_freeze_snapshot(map, NULL, settle, &settled, &uuid));
+    CHECK(settled.calls == 2 && memcmp(&settled.uuid, &uuid, sizeof uuid) == 0);
+    OK(dirtymap_checkpoint(map, &checkpoint, sizeof checkpoint));
+    CHECK(checkpoint.state == DIRTYMAP_FROZEN && checkpoint.snapshot == 1);
+    OK(dirtymap_frozen(map, &uuid, &frozen));
+    CHECK(counted(frozen) == 1);
+    dirtymap_free(frozen);
+    /* Nobody else writes the image, who copies nothing; but who knows may open the map. */
+    FAILS(dirtymap_open(path, options, &other), DIRTYMAP_E_OUTSTANDING);
+    OK(dirtymap_options_beside_snapshot(options, true));
+    OK(dirtymap_open(path, options, &other));
+    OK(dirtymap_commit(other, &uuid, false));
+    FAILS(dirtymap_freeze_snapshot(other, NULL, NULL, NULL, &uuid), DIRTYMAP_E_LOCKED);
+    OK(dirtymap_close(other));
+    OK(dirtymap_next_dirty(map, 0, DIRTYMAP_NONE, &item));
+    CHECK(counted(map) == 1 && item == MIB);
+    OK(dirtymap_freeze_snapshot(map, "monday", NULL, NULL, &uuid));
+    OK(dirtymap_abort(map, &uuid));
+    OK(dirtymap_freeze(map, NULL, &uuid));
+    OK(dirtymap_checkpoint(map, &checkpoint, sizeof checkpoint));
+    CHECK(!checkpoint.snapshot);
+    FAILS(dirtymap_freeze_snapshot(map, NULL, NULL, NULL, NULL), DIRTYMAP_E_NULL);
+    OK(dirtymap_close(map));
+    dirtymap_options_free(options);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     dir = argv[1];
@@ -203,5 +261,6 @@ int main(int argc, char **argv) {
     structs_of_other_versions();
     a_map_that_is_filled_before_it_has_a_name();
     loading_combining_and_lengths();
+    a_snapshot();
     return 0;
 }
