@@ -16,12 +16,22 @@ fn read(path: &Path) -> String {
 }
 
 fn sources(dir: &Path, text: &mut String) {
+    let mut files = Vec::new();
+    sources_of(dir, &mut files);
+    files
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|e| e == "rs"))
+        .for_each(|(_, source)| *text += source);
+}
+
+/// The sources in a folder of the tree, without what was built there.
+fn sources_of(dir: &Path, files: &mut Vec<(PathBuf, String)>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, text);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            *text += &read(&path);
+        if path.is_dir() && !path.ends_with("target") {
+            sources_of(&path, files);
+        } else if path.extension().is_some_and(|e| ["rs", "py", "pyi", "h", "toml"].iter().any(|known| e == *known)) {
+            files.push((path.clone(), read(&path)));
         }
     }
 }
@@ -209,6 +219,29 @@ fn the_map_of_folders_is_whole() {
         |name: &&str| ["src/", "tests/", "tools/", "nbd/", "benches/", "fuzz/"].iter().any(|dir| name.starts_with(dir));
     for name in quoted(&text).filter(inside).filter_map(|name| name.split([' ', ':']).next()) {
         assert!(root().join(name).exists(), "docs/contributing.md: there is no {name}");
+    }
+}
+
+/// A name is one of the sources, and where a file is named with it, one of that file.
+#[test]
+fn the_names_in_contributing_exist() {
+    let text = read(&root().join("docs/contributing.md")).split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut files = Vec::new();
+    for dir in ["src", "tests", "tools", "nbd", "benches", "capi", "python"] {
+        sources_of(&root().join(dir), &mut files);
+    }
+    let has =
+        |source: &str, name: &str| source.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+    let parts: Vec<&str> = text.split('`').collect();
+    for (i, &name) in parts.iter().enumerate().skip(1).step_by(2) {
+        if !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+            continue;
+        }
+        let (last, place) = (name.rsplit(':').next().unwrap(), parts.get(i + 2).copied().unwrap_or_default());
+        let named = [" in ", " of "].contains(&parts[i + 1]) && place.ends_with(".rs");
+        let there = |path: &Path| !named || path.ends_with(place);
+        let found = files.iter().any(|(path, source)| there(path) && has(source, last));
+        assert!(found, "docs/contributing.md: `{name}` is not in {}", if named { place } else { "the sources" });
     }
 }
 

@@ -439,6 +439,13 @@ fn fit(words: WordRanges, list: &WordRanges, max_bytes: usize, geometry: &Geomet
     (WordRanges::from_iter(paged.iter().take(room).map(|r| r.range())), true)
 }
 
+/// Touches words of some pages that have more bits than are durable, for the next flush to write.
+pub(crate) fn mark_recovered(view: &ShmView, pages: &WordRanges) {
+    let behind = |w: &u64| view.live()[*w as usize].load(SeqCst) & !view.durable()[*w as usize].load(SeqCst) != 0;
+    let words = pages.iter().flat_map(|run| run.range()).flat_map(|index| format::page_words(view.geometry(), index));
+    words.filter(behind).for_each(|w| view.mark_unflushed(w));
+}
+
 /// Writes pages of the live level and their entries durably, and takes them for durable then. Says how many bytes it wrote.
 pub(crate) fn write_recovered(
     disk: &dyn Storage,

@@ -5,10 +5,10 @@
 
 use super::point_set::PointSet;
 use crate::error::Result;
-use crate::file::pages::Count;
+use crate::file::pages::{Count, PageContent};
 use crate::file::points::covered_items;
 use crate::format::{Header, Intent, MAX_UNIT, State, Uuid, WordRanges};
-use crate::geometry::{Geometry, WORD_BITS};
+use crate::geometry::{Geometry, PAGE_WORDS, WORD_BITS};
 use crate::map_file::MapFile;
 use crate::query::{Search, WordsIter};
 
@@ -69,6 +69,19 @@ impl IntentSet {
         WordsIter::over(&self.set, 0..self.geometry().bits()).map(|(w, word)| (w, self.rounded(w, word)))
     }
 
+    /// Tells the pages in which it covers something, ascending: none if nobody knows which.
+    pub(crate) fn pages(&self, mut tell: impl FnMut(u64, &PageContent) -> Result<()>) -> Result<()> {
+        let mut words = self.words().take_while(|_| !self.failed()).peekable();
+        while let Some(&(w, _)) = words.peek() {
+            let (index, mut page) = (w / PAGE_WORDS, [0; PAGE_WORDS as usize]);
+            while let Some((w, word)) = words.next_if(|(w, _)| w / PAGE_WORDS == index) {
+                page[(w % PAGE_WORDS) as usize] = word;
+            }
+            tell(index, &page)?;
+        }
+        Ok(())
+    }
+
     /// Items that it covers and a list does not name: all others, if nobody knows what it covers.
     pub(crate) fn items_beside(&self, list: &WordRanges) -> u64 {
         let (g, mut count) = (self.geometry(), Count::default());
@@ -90,7 +103,12 @@ impl IntentSet {
 
     /// Whether something of the point is lost.
     pub(crate) fn failed(&self) -> bool {
-        self.set.failed() > 0
+        self.lost_pages() > 0
+    }
+
+    /// How many of its pages.
+    pub(crate) fn lost_pages(&self) -> u64 {
+        self.set.failed()
     }
 
     fn geometry(&self) -> &Geometry {

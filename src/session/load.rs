@@ -4,12 +4,13 @@
 
 use super::page_cache::SavedPage;
 use super::recovery::Recovery;
+use crate::engine::intent_set::IntentSet;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::bottom::{BottomRef, Stretches, all_words, is_full, items_in, named, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, writable};
-use crate::file::pages::Count;
-use crate::file::points::{self, covered_items};
+
+use crate::file::points;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{self, Durability, Header, Layout, State, VolatileLayout, WordRanges};
 use crate::geometry::{PAGE_BITS, PAGE_WORDS};
@@ -40,8 +41,12 @@ pub(crate) struct Loaded {
     pub(super) failed: WordRanges,
     /// Words that are dirty for want of knowledge.
     pub(super) dirty: WordRanges,
-    /// Pages whose recovered content is not what the bottom holds.
+    /// Pages whose recovered content is not what the bottom holds, not for the intent's sake alone.
     pub(super) rewrite: WordRanges,
+    /// The intent of a header that was not closed.
+    pub(super) intent: Option<IntentSet>,
+    /// Pages in which it covers anything.
+    pub(super) covered: WordRanges,
 }
 
 /// Reads and checks the header, without changing anything. Says what is wrong with its copies.
@@ -86,7 +91,8 @@ pub(super) fn load(
 
     let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Stretches::default() };
     let Bottom { granules, good, failed, mut whole, stray, unlisted } = filling.read(file, trusted)?;
-    let covered = filling.cover(file)?;
+    let intent = IntentSet::read(file, &header)?;
+    let covered = intent.as_ref().map(|intent| filling.cover(file, intent)).transpose()?.unwrap_or_default();
     let written = unlisted.iter().flat_map(|run| covered.pages.within(run.range())).map(|run| run.count).sum::<u64>();
     recovery.damaged_pages = stray + unlisted.words() - written;
     recovery.interrupted_pages = failed.words() - recovery.damaged_pages;
@@ -107,7 +113,7 @@ pub(super) fn load(
         None => assumed.union(&words_of_pages(&geometry, &failed)),
     }
     rewrite.union(&pages_of(&dirty));
-    rewrite.union(&covered.pages);
+
     if writing {
         filling.fill(&std::mem::take(&mut assumed))?;
     }
@@ -121,7 +127,8 @@ pub(super) fn load(
     let twice = header.intent.is_some_and(|intent| intent.point == header.checkpoint_uuid);
     recovery.damaged_pages +=
         frozen.as_ref().map_or(0, |point| point.failed()) + if twice { 0 } else { covered.failed };
-    Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite })
+    let covered = covered.pages;
+    Ok(Loaded { view, whole, assumed, header, pair, recovery, frozen, failed, dirty, rewrite, intent, covered })
 }
 
 /// What reading the bottom level has found.
@@ -141,6 +148,7 @@ struct Bottom {
 }
 
 /// What the intent covers.
+#[derive(Default)]
 struct Covered {
     /// Pages in which it covers anything.
     pages: WordRanges,
@@ -212,13 +220,11 @@ impl Filling<'_, '_> {
     }
 
     /// Adds what the intent covers.
-    fn cover(&mut self, file: MapFile<'_>) -> Result<Covered> {
+    fn cover(&mut self, file: MapFile<'_>, intent: &IntentSet) -> Result<Covered> {
         let geometry = &self.header.geometry;
         let (mut pages, mut words, mut whole) = (Stretches::default(), Stretches::default(), Stretches::default());
-        let mut count = Count::default();
-        let failed = points::read_cover(file, self.header, &mut |index, page| {
+        intent.pages(|index, page| {
             pages.add(index..index + 1);
-            count.add(geometry, index, page, named(&self.header.runs, index));
             let all = format::page_words(geometry, index);
             if self.allocate.is_none() && is_full(geometry, index, page) {
                 whole.add(all.clone());
@@ -233,7 +239,15 @@ impl Filling<'_, '_> {
             }
             Ok(())
         })?;
-        let items = covered_items(geometry, &self.header.runs, &count, failed > 0);
+        let (items, failed) = (intent.items_beside(&self.header.runs), intent.lost_pages());
+        if failed > 0 {
+            // Everything is dirty. What its other pages hold says which pages a crash explains.
+            points::read_cover(file, self.header, &mut |index, _| {
+                pages.add(index..index + 1);
+                Ok(())
+            })?;
+        }
+
         Ok(Covered { pages: pages.runs(), words: words.runs(), whole: whole.runs(), items, failed })
     }
 

@@ -8,7 +8,7 @@ use super::load::{Loaded, header_of, load};
 use super::page_cache::{saved_live, session_of};
 use super::recovery::Recovery;
 use crate::engine::core::{self, Core, Parts};
-use crate::engine::flush::write_recovered;
+use crate::engine::flush::{mark_recovered, write_recovered};
 use crate::engine::intent_set::IntentSet;
 use crate::error::Result;
 use crate::file::bottom::{all_words, batches, words_of_pages};
@@ -147,7 +147,7 @@ fn commit_open(
     watcher: &Watcher,
 ) -> Result<(LastDurable, Option<IntentSet>)> {
     let write = "write the header";
-    let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
+    let Loaded { header, pair, recovery, failed, dirty, rewrite, view, covered, .. } = loaded;
     let geometry = header.geometry;
     let mut known = LastDurable { sequence: header.sequence, pair: *pair };
     step!(RewriteNewest => headers::rewrite_in_place(file.disk, found.0, found.1)).map_err(file.io(write))?;
@@ -159,7 +159,10 @@ fn commit_open(
     header.session = session_of(&identity, flags);
     header.state = State::Open;
     header.nonce = *nonce;
-    let mut intent = IntentSet::read(file, header)?;
+    let mut intent = match loaded.intent.take() {
+        Some(read) => Some(read),
+        None => IntentSet::read(file, header)?, // It counts again, now that the header says OPEN.
+    };
     if step!(OpenEndsDoubt => intent.as_ref().is_some_and(|intent| intent.failed())) {
         // Nothing can be armed by it. What it may have covered is everything, and so is the list.
         (intent, header.intent) = (None, None);
@@ -189,6 +192,9 @@ fn commit_open(
         }
         write_recovered(file.disk, header, view, &batch).map_err(file.io("write recovered pages"))?;
     }
+    // What the intent alone covers is covered still: a flush will write it.
+    step!(MarkRecovered => mark_recovered(view, covered));
+
     if header.runs != all {
         header.runs = all;
         known = headers::commit(file.disk, header, known).map_err(file.io(write))?;

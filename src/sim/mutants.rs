@@ -207,6 +207,7 @@ fn suite(step: Mutant) -> Suite {
         Mutant::SwitchThenFree => Test(regressions::the_old_intent_is_there_until_the_new_one_is_durable),
         Mutant::FlushIntended => Test(regressions::what_was_set_under_an_intent_is_flushed_when_that_ends),
         Mutant::FlushAtSwitch => Test(regressions::what_is_set_under_an_intent_that_has_ended_is_armed_again),
+        Mutant::MarkRecovered => Test(regressions::what_an_opener_leaves_to_the_intent_is_flushed_when_that_ends),
         Mutant::OpenEndsDoubt => Test(regressions::an_intent_that_cannot_be_read_does_not_outlive_an_opening),
         Mutant::EndDoubt => Test(regressions::an_intent_that_a_process_cannot_read_ends),
         Mutant::RefreshIntent => Test(regressions::a_process_knows_when_another_has_switched_the_intent),

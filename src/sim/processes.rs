@@ -527,10 +527,15 @@ pub(super) fn what_a_dead_flusher_untouched_is_absorbed() {
 /// Two processes that share a map.
 pub(super) fn two_of(durability: Durability) -> (Arc<SimDisk>, Core, Core) {
     let disk = SimDisk::new(fresh_of(durability), Vec::new());
+    let (first, second) = two_on(&disk);
+    (disk, first, second)
+}
+
+pub(super) fn two_on(disk: &Arc<SimDisk>) -> (Core, Core) {
     let options = options().access(Access::Shared);
     let (first, _) = open_alone(disk.shared(), path(), &options, 0).unwrap();
     let (second, ()) = join(disk.shared(), path(), &options, |_| Ok((1, ()))).unwrap();
-    (disk, first, second)
+    (first, second)
 }
 
 /// A process is killed between the steps of a reset. What the others read then is what the file has when they close it.

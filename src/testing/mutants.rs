@@ -347,6 +347,8 @@ mutants! {
     AbortKeepsIntent,
     /// An opener arms by an intent that its header does not name.
     OpenNamesIntent,
+        /// An opener leaves what the intent covers to a flush that does not know of it.
+    MarkRecovered,
     /// An opener goes on with an intent whose point cannot be read.
     OpenEndsDoubt,
     /// An intent whose point a process cannot read goes on.

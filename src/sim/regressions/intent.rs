@@ -168,6 +168,27 @@ pub(crate) fn an_intent_that_a_process_cannot_read_ends() {
     }
 }
 
+/// An opener writes nothing of what the intent alone covers. Who ends the intent writes it first.
+#[test]
+pub(crate) fn what_an_opener_leaves_to_the_intent_is_flushed_when_that_ends() {
+    let (disk, first, other) = two_of(Durability::PowerLoss);
+    // A whole word: of another one that is armed in part, the flush could tell that it is behind.
+    first.set_bits(64..128).unwrap();
+    check_in(&first);
+    first.flush().unwrap();
+    first.set_bits(64..128).unwrap();
+    drop((first, other));
+    let (first, other) = two_on(&disk);
+    assert!(flag(first.view().armed(), 64) && all_dirty(&first)[64]);
+    assert_eq!(first.view().durable()[1].load(SeqCst), 0, "it was written at once");
+    let (offset, page) = page_of_intent(&disk);
+    write(&disk, offset, &[0xa5; PAGE_BYTES as usize]);
+    other.set_bits(5000..5001).unwrap();
+    write(&disk, offset, &page);
+    assert_eq!(header_on(&disk).intent, None);
+    assert!(dirty(&both(&after_a_cut(&disk)), 64), "lost");
+}
+
 /// Until a header without it is durable, what was set is covered by it.
 #[test]
 pub(crate) fn the_old_intent_is_there_until_the_new_one_is_durable() {

@@ -22,7 +22,7 @@ use crate::session::join::join;
 use crate::session::load::{Loaded, load_in_memory};
 use crate::session::locks;
 use crate::session::recovery::Recovery;
-use crate::sim::processes::two_of;
+use crate::sim::processes::{two_of, two_on};
 use crate::sim::*;
 use crate::sys::{FileDisk, WriteSegment};
 use crate::{DirtyMap, Result};
