@@ -314,6 +314,22 @@ impl Core {
         Ok(Locked { core: self, state })
     }
 
+    /// The same to arm words. While this waits, a process that has the lock sees which, and arms them as well. Says how many words
+    /// to arm ahead.
+    pub(super) fn lock_to_arm(&self, words: &Range<u64>) -> Result<(Locked<'_>, u64)> {
+        self.usable()?;
+        let end = Deadline::after(self.lock_timeout);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = state.ahead_of(words, self.bounds.ahead);
+        let wanted = self.shared.then(|| &self.view.runtime()[runtime::wanted(self.slot)]);
+        let all = words.start..(words.end + ahead).min(self.geometry().words());
+        wanted.iter().for_each(|wanted| wanted.store(runtime::pack_wanted(&all), SeqCst));
+        let taken = self.wait_for_update(end);
+        wanted.iter().for_each(|wanted| wanted.store(0, SeqCst));
+        taken?;
+        Ok((Locked { core: self, state }, ahead))
+    }
+
     /// Whether a durable write has failed in this session.
     pub(crate) fn write_failed(&self) -> bool {
         // Here as well: after a failed write-back the runtime page of a file may be read back as it was.

@@ -3,15 +3,17 @@
 //! Invariant kept here: `armed[w]` is set only under the update lock and after a header that lists
 //! *w* is durable (rule 1), and a setter looks at it again after its store (rule 2).
 
-use super::core::{Core, Locked};
+use super::core::{Core, Locked, Update};
 use super::intent_set::IntentSet;
 use super::round::{Keep, covered, those};
 use crate::error::Result;
 use crate::format::Durability;
-use crate::format::{Header, MAX_LIST, WordRanges};
+use crate::format::{Header, MAX_LIST, SLOTS, WordRanges};
 use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
+use crate::shm::runtime;
+
 use crate::shm::space::{CHUNK_WORDS, Place};
 use crate::shm::view::flag;
 use crate::trace::event;
@@ -214,7 +216,7 @@ impl Core {
     }
 
     fn arm_waiting(&self, wanted: Range<u64>, mask: u64) -> Result<()> {
-        let mut lock = self.lock()?;
+        let (mut lock, ahead) = self.lock_to_arm(&wanted)?;
         let (mut header, intent) = lock.header_and_intent()?;
         let intent = intent.as_deref();
         let cover = covered(&header.runs, intent, wanted.start);
@@ -222,7 +224,7 @@ impl Core {
             return Ok(()); // Somebody armed it for us while we waited.
         }
         let bound = self.list_bound(intent);
-        let add = self.select(&mut lock, &header, &wanted, bound);
+        let add = self.select(&header, (&wanted, ahead), bound);
         let mut listed = unlisted(&add, intent, (wanted.start, mask & !cover));
         if listed.encoded_len() > MAX_LIST / 4 {
             // The intent cuts it into too many runs. Naming what is covered as well only adds dirt.
@@ -284,11 +286,12 @@ impl Core {
         all.encoded_len() <= MAX_LIST / 4 * 3 && !step!(BoundList => all.words() > bound)
     }
 
-    /// What to arm: the caller's words, those that other threads of this process wait for, and words ahead of a
+    /// What to arm: the caller's words, those that other threads and processes wait for, and words ahead of a
     /// writer that goes through the map in order; within the bound.
-    fn select(&self, lock: &mut Locked<'_>, header: &Header, wanted: &Range<u64>, bound: u64) -> WordRanges {
+    fn select(&self, header: &Header, (wanted, ahead): (&Range<u64>, u64), bound: u64) -> WordRanges {
         let words = self.geometry().words();
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.extend(self.wanted_by_others());
         if self.durability == Durability::Process {
             // Everything is listed: arming only means that the space is allocated.
             let chunks = wanted.start / CHUNK_WORDS..wanted.end.div_ceil(CHUNK_WORDS);
@@ -296,7 +299,6 @@ impl Core {
         }
         let own = wanted.start..wanted.end.min(words);
         let room = bound.max(own.end - own.start);
-        let ahead = lock.ahead_of(&own).min(self.bounds.ahead);
         let mut add = WordRanges::one(own.clone());
         for range in waiting.iter().filter(|r| *r != wanted) {
             let mut more = add.clone();
@@ -310,6 +312,17 @@ impl Core {
         }
         add
     }
+
+    /// Words that other processes of the session wait to have armed. They are named once.
+    fn wanted_by_others(&self) -> Vec<Range<u64>> {
+        let take = |slot| {
+            let wanted = &self.view.runtime()[runtime::wanted(slot)];
+            let taken = if wanted.load(SeqCst) == 0 { 0 } else { wanted.swap(0, SeqCst) };
+            Some(runtime::unpack_wanted(taken, self.geometry().words())).filter(|words| !words.is_empty())
+        };
+        let others = (0..SLOTS).filter(|&slot| self.shared && slot != self.slot);
+        others.filter_map(take).collect()
+    }
 }
 
 /// Which words have to be listed, so that some are covered: not those of which the intent covers all, and the first one only if
@@ -320,25 +333,26 @@ fn unlisted(words: &WordRanges, intent: Option<&IntentSet>, (first, lacks): (u64
     words.iter().flat_map(|run| run.range()).filter(uncovered).collect()
 }
 
-impl Locked<'_> {
-    /// How many words to arm ahead: none for a writer seen for the first time, and four times as many each time it
-    /// needs the word behind what was armed for it last.
-    fn ahead_of(&mut self, own: &Range<u64>) -> u64 {
-        let bound = self.core.bounds.ahead;
-        let known = self.state.streams.iter().position(|&(next, _)| next == own.start && next != 0);
+impl Update {
+    /// How many words to arm ahead, at most `bound`: none for a writer seen for the first time, and four times as many each time
+    /// it needs the word behind what was armed for it last.
+    pub(super) fn ahead_of(&mut self, own: &Range<u64>, bound: u64) -> u64 {
+        let known = self.streams.iter().position(|&(next, _)| next == own.start && next != 0);
         let (slot, ahead) = match known {
-            Some(i) => (i, (self.state.streams[i].1 * 4).clamp(1, bound.max(1))),
+            Some(i) => (i, (self.streams[i].1 * 4).clamp(1, bound.max(1))),
             None => {
-                let i = self.state.next_stream;
-                self.state.next_stream = (i + 1) % self.state.streams.len();
+                let i = self.next_stream;
+                self.next_stream = (i + 1) % self.streams.len();
                 (i, 0)
             }
         };
         let ahead = ahead.min(bound);
-        self.state.streams[slot] = (own.end + ahead, ahead);
+        self.streams[slot] = (own.end + ahead, ahead);
         ahead
     }
+}
 
+impl Locked<'_> {
     /// Allocates the volatile space behind some words, so that storing there cannot fail for want of space.
     pub(crate) fn allocate(&mut self, words: Range<u64>) -> Result<()> {
         let core = self.core;
@@ -353,3 +367,61 @@ impl Locked<'_> {
 
 // A page's words are the bits of one word of the armed and touched arrays.
 const _: () = assert!(PAGE_WORDS == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Access, DirtyMap, Options};
+
+    /// As two processes have it.
+    fn two() -> (tempfile::TempDir, DirtyMap, DirtyMap) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let shared = Options::new().access(Access::Shared).flush_interval(None);
+        let first = shared.create(&path, 1 << 30).unwrap();
+        let other = shared.open(&path).unwrap();
+        (dir, first, other)
+    }
+
+    const WORD: u64 = 64 << 16;
+
+    #[test]
+    fn what_a_process_waits_for_is_armed_by_the_one_that_has_the_lock() {
+        let (_dir, first, other) = two();
+        let wanted = |map: &DirtyMap| map.engine().view.runtime()[runtime::wanted(map.engine().slot)].load(SeqCst);
+        std::thread::scope(|threads| {
+            let lock = first.engine().lock().unwrap();
+            let waits = threads.spawn(|| other.set(3 * WORD..5 * WORD));
+            let begun = std::time::Instant::now();
+            while wanted(&other) == 0 {
+                assert!(begun.elapsed().as_secs() < 20, "it says nothing");
+                std::thread::yield_now();
+            }
+            assert_eq!(runtime::unpack_wanted(wanted(&other), 256), 3..5);
+            drop(lock);
+            waits.join().unwrap().unwrap();
+        });
+        assert_eq!((wanted(&first), wanted(&other)), (0, 0));
+        first.engine().view.runtime()[runtime::wanted(other.engine().slot)]
+            .store(runtime::pack_wanted(&(10..12)), SeqCst);
+        first.set(9 * WORD..9 * WORD + 1).unwrap();
+        let arms = other.stats().arms;
+        other.set(10 * WORD..12 * WORD).unwrap();
+        assert_eq!(other.stats().arms, arms, "it committed what was armed for it");
+        assert_eq!(wanted(&other), 0, "it is armed once");
+    }
+
+    #[test]
+    fn words_that_the_map_has_not_are_wanted_for_nothing() {
+        let (_dir, first, other) = two();
+        let core = first.engine();
+        for junk in [u64::MAX, 1 << 63, 5 << 24, (256 << 24) | 7, (250 << 24) | 100] {
+            core.view.runtime()[runtime::wanted(other.engine().slot)].store(junk, SeqCst);
+            assert!(
+                core.wanted_by_others().iter().all(|words| words.start < words.end && words.end <= 256),
+                "{junk:x}"
+            );
+        }
+        assert_eq!(runtime::unpack_wanted(runtime::pack_wanted(&(7..1 << 30)), 1 << 36), 7..7 + (1 << 24) - 1);
+    }
+}

@@ -166,8 +166,9 @@ table! {
     slot: 192;
     EVEN "even" 8;
     ODD "odd" 8;
-    FLAGS "flags" 8;
-    RESERVED "reserved" 40;
+        FLAGS "flags" 8;
+    WANTED "wanted" 8;
+    RESERVED "reserved" 32;
     EVEN_1 "even_1" 8;
     ODD_1 "odd_1" 8;
     RESERVED_1 "reserved" 48;

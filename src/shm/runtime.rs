@@ -66,6 +66,25 @@ pub(crate) fn in_flight(slot: u64, parity: u64) -> [Word; 3] {
     fields.map(|field| Word::in_slot(slot, field))
 }
 
+/// Which words the process of a slot waits to have armed: [`pack_wanted`] of them.
+pub(crate) fn wanted(slot: u64) -> Word {
+    Word::in_slot(slot, slot::WANTED)
+}
+
+/// Some words, or the first of them if they are very many, as `wanted` has them.
+pub(crate) fn pack_wanted(words: &Range<u64>) -> u64 {
+    words.start << WANTED_BITS | (words.end - words.start).min((1 << WANTED_BITS) - 1)
+}
+
+/// The words of `wanted` that a map with so many has. No process need have written what is there.
+pub(crate) fn unpack_wanted(wanted: u64, words: u64) -> Range<u64> {
+    let start = (wanted >> WANTED_BITS).min(words);
+    start..(start + wanted % (1 << WANTED_BITS)).min(words)
+}
+
+const WANTED_BITS: u32 = 24;
+const _: () = assert!(crate::MAX_BITS / 64 <= 1 << (64 - WANTED_BITS));
+
 /// The flags of a slot.
 pub(crate) fn slot_flags(slot: u64) -> Word {
     Word::in_slot(slot, slot::FLAGS)
