@@ -8,7 +8,9 @@ use dirtymap::format::{
 use dirtymap_cli::dump::{self, CopyIs};
 use dirtymap_cli::qcow2::Plan;
 use dirtymap_cli::qcow2::data::{Shape, Writer};
-use dirtymap_cli::set_json::{self, Begun, Consistency, Content, Member, Merging, Seen, Set, file_name};
+use dirtymap_cli::set_json::{
+    self, Begun, Consistency, Content, Hook, HookEnd, Hooks, Member, Merging, Seen, Set, file_name,
+};
 use std::{convert::Infallible, fs, io, path::Path};
 
 fn header(len: u64, granularity: u32) -> Header {
@@ -363,6 +365,7 @@ fn sets() -> Vec<(&'static str, Set)> {
         sha256: "0123456789abcdef".repeat(4),
         seen: Seen { inode: 1, modified: (2, 3), changed: (4, 5), boot: Some("a boot".into()) },
     };
+    let hook = Hook { ended: HookEnd::Late, milliseconds: 1 };
     let one = |number: u32, backing: Option<u32>| Member {
         file: file_name(number),
         name: (number == 2).then(|| "monday".into()),
@@ -375,6 +378,7 @@ fn sets() -> Vec<(&'static str, Set)> {
         zeros: 0,
         image: "disk.raw".into(),
         group: None,
+        hooks: backing.map(|_| Hooks { pre: Some(hook), post: None }),
         map: "00000000-0000-0000-0000-000000000001".into(),
         checkpoint: "00000000-0000-0000-0000-000000000002".into(),
         point: Some(set_json::Point { name: "0001-0123abcd".into(), bytes: 1 << 19 }),

@@ -11,7 +11,8 @@
 //! map        maps as commands use them: opened, loaded, as raw bits, beside their image
 //! snapshot   live snapshots: copies before writes, and what is left of them by a server that dies
 //! files      images, targets, new files, standard input
-//! terminal   answers, notes, progress, signals: output > progress > signals
+//! hooks      commands that are run around a freeze
+//! terminal   answers, notes, progress, signals: output > pass > progress > signals
 //! cli        what can be typed
 //! exit       how it ended
 //! picture    maps as drawings
@@ -25,6 +26,7 @@ mod commands;
 mod control;
 mod exit;
 mod files;
+mod hooks;
 mod map;
 mod picture;
 mod rng;

@@ -57,11 +57,59 @@ pub struct Member {
     pub image: String,
     /// What this one has in common with members of other sets that were made at the same moment.
     pub group: Option<String>,
+    /// The commands that were run around the freeze, if any were.
+    pub hooks: Option<Hooks>,
     /// Identity of the map and of the checkpoint, and the point by which the map keeps what was written since.
     pub map: String,
     pub checkpoint: String,
     pub point: Option<Point>,
     pub content: Content,
+}
+
+/// Commands that were run around a freeze.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hooks {
+    pub pre: Option<Hook>,
+    pub post: Option<Hook>,
+}
+
+/// What came of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    pub ended: HookEnd,
+    pub milliseconds: u64,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookEnd {
+    Done,
+    Failed,
+    /// It took too long.
+    Late,
+}
+
+impl Hook {
+    /// What is to be said of it.
+    fn said(self) -> String {
+        let word = match self.ended {
+            HookEnd::Done => "done",
+            HookEnd::Failed => "failed",
+            HookEnd::Late => "ended for being late",
+        };
+        format!("{word} after {}.{:03} s", self.milliseconds / 1000, self.milliseconds % 1000)
+    }
+}
+
+impl fmt::Display for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = [("pre-hook", self.pre), ("post-hook", self.post)];
+        let said = said.into_iter().filter_map(|(which, hook)| hook.map(|hook| format!("{which} {}", hook.said())));
+        f.write_str(&said.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// By what a map's point is known again, together with its time.
@@ -335,6 +383,7 @@ mod tests {
             zeros: 0,
             image: "disk.raw".into(),
             group: None,
+            hooks: None,
             map: "map".into(),
             checkpoint: "checkpoint".into(),
             point: Some(Point { name: "point".into(), bytes: 1 << 19 }),

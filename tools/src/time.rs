@@ -19,6 +19,12 @@ pub fn time(at: impl Into<Option<SystemTime>>) -> Option<String> {
     (seconds != 0).then(|| jiff::Timestamp::from_second(seconds).ok()).flatten().map(|t| t.to_string())
 }
 
+/// Which boot of the machine this is, by the kernel; `None` where that cannot be had.
+pub fn boot() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_string()).filter(|id| !id.is_empty())
+}
+
 /// A time as people write it: RFC 3339, in whatever zone.
 pub fn parse(text: &str) -> Result<SystemTime, String> {
     let found = text.parse::<jiff::Timestamp>().map_err(|e| format!("{e}; expected a time as 2026-11-29T10:00:00Z"))?;

@@ -51,8 +51,9 @@ fn every_command_prints_what_is_documented() {
     let sm = set_map.to_str().unwrap();
     json(&["create", sm, "--image", i], 0);
     let to_set = json(&["backup", i, "--set", f, "--map", sm, "--name", "first"], 0);
-    compare("backup", &[], &[json(&["backup", i, t, "--map", m], 0), to_set]);
-    json(&["backup", i, "--set", f, "--map", sm], 0);
+    let hooks = ["--pre-hook", "true", "--post-hook", "true"];
+    let hooked = json(&[&["backup", i, "--set", f, "--map", sm][..], &hooks].concat(), 0);
+    compare("backup", &[], &[json(&["backup", i, t, "--map", m], 0), to_set, hooked]);
     compare("set list", &[], &[json(&["set", "list", f], 0)]);
     compare("set info", &[], &[json(&["set", "info", f], 0)]);
     compare("restore", &[], &[json(&["restore", f, dir.path("restored.raw").to_str().unwrap()], 0)]);

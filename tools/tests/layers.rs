@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers, from the top down, and what stands alone at the bottom.
-const LAYERS: [&str; 11] =
-    ["commands", "backup", "sets", "control", "map", "snapshot", "files", "terminal", "cli", "exit", "picture"];
+const LAYERS: [&str; 12] = [
+    "commands", "backup", "sets", "control", "map", "snapshot", "files", "hooks", "terminal", "cli", "exit", "picture",
+];
 const BOTTOM: [&str; 3] = ["rng", "size", "time"];
 
 fn rank(module: &str) -> usize {

@@ -293,7 +293,15 @@ fn a_running_qemu_takes_a_bitmap_for_a_raw_disk() {
 fn documented() -> String {
     const DOCS: &str = include_str!("../../docs/guide.md");
     let blocks = DOCS.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap_or_default());
-    blocks.collect()
+    let file_systems = common::system("mke2fs", &[OsStr::new("-V")]);
+    let runs = |block: &&str| {
+        let runs = file_systems || !block.contains("mkfs.ext4");
+        if !runs {
+            skipped("a file system in a set, as the guide has it: no mkfs.ext4");
+        }
+        runs
+    };
+    blocks.filter(runs).collect()
 }
 
 #[test]
@@ -304,7 +312,9 @@ fn the_commands_of_the_documentation_work() {
     let dir = Dir::new();
     let ours = Path::new(env!("CARGO_BIN_EXE_dirtymap")).parent().expect("a directory");
     let path = std::env::join_paths(
-        [ours.into()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        [ours.into(), "/usr/sbin".into()]
+            .into_iter()
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     );
     let script = documented();
     assert!(script.contains("import-qcow2") && script.contains("export-qcow2"));

@@ -380,8 +380,25 @@ fn a_file_system_comes_back_whole_with_the_files_of_its_time() {
         let cat = ["-R", "cat /round"].map(OsStr::new);
         let Some((_, said)) = tool("debugfs", &[&cat[..], &[out.as_os_str()]].concat()) else { continue };
         assert_eq!(said, format!("round {round}\n"));
+        if let Some(_mounted) = mounted(&out, &set.dir.path("mounted")) {
+            for n in 0..20 + round * 10 {
+                let file = fs::read(set.dir.path(&format!("mounted/mail/{n}"))).expect("read");
+                assert!(file == pattern(3000 * n + round, n + round), "file {n} of round {round}");
+            }
+        }
         fs::remove_file(out).expect("remove");
     }
+}
+
+/// Mounts a restored image, as long as the answer lives.
+fn mounted(image: &Path, at: &Path) -> Option<Cleanup> {
+    let words = ["-o", "ro,loop", "-t", "ext4"].map(OsStr::new);
+    fs::create_dir_all(at).expect("make");
+    if !is_root() || !system("mount", &[&words[..], &[image.as_os_str(), at.as_os_str()]].concat()) {
+        skipped("a restored image, mounted: needs root and loop devices");
+        return None;
+    }
+    Some(Cleanup::new("umount", &[at.as_os_str()]))
 }
 
 /// Clusters of QEMU's default, larger granules and smaller ones: each byte as QEMU reads it from the newest member.

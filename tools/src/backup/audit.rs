@@ -3,14 +3,12 @@
 //! Invariant kept here: what is chosen lies in granules that the work list calls clean, no granule is chosen twice, and every
 //! clean granule can be chosen; when the budget is enough for all, all are.
 
-use super::INTERRUPTED;
 use super::compare::{Equal, Pair};
 use crate::exit::Result;
 use crate::files::PIECE;
 use crate::rng::Rng;
-use crate::terminal::signals;
+use crate::terminal::pass::Pass;
 use dirtymap::ReadMap;
-use indicatif::ProgressBar;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -30,13 +28,12 @@ pub struct Audited {
 }
 
 /// Compares clean granules: `budget` bytes of them, or by default as many as a moment allows.
-pub fn audit(pair: &Pair<'_>, work: &dyn ReadMap, budget: Option<u64>) -> Result<Audited> {
+pub fn audit(pair: &Pair<'_>, work: &dyn ReadMap, budget: Option<u64>, pass: &Pass) -> Result<Audited> {
     let until = budget.is_none().then(|| Instant::now() + TIME);
-    let bar = ProgressBar::hidden();
     let mut audited = Audited::default();
     let mut rng = Rng::new(RandomState::new().build_hasher().finish());
     for piece in Pieces::new(work, budget.unwrap_or(BUDGET), &mut rng) {
-        signals::check(INTERRUPTED)?;
+        pass.check()?;
         if until.is_some_and(|until| Instant::now() >= until) {
             break;
         }
@@ -45,7 +42,7 @@ pub fn audit(pair: &Pair<'_>, work: &dyn ReadMap, budget: Option<u64>) -> Result
             continue;
         }
         audited.granules += 1;
-        if let Some(offset) = pair.differs(piece, &bar, &mut Equal::default())? {
+        if let Some(offset) = pair.differs(piece, pass, &mut Equal::default())? {
             audited.missed = Some(offset);
             break;
         }

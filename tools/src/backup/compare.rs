@@ -3,12 +3,10 @@
 //! Invariant kept here: "equal" is said of bytes that were read from both, and of what both file systems call a hole; the two
 //! are counted apart, and holes count only on file systems that know their own.
 
-use super::INTERRUPTED;
 use crate::exit::Result;
 use crate::files::{self, Content};
-use crate::terminal::signals;
+use crate::terminal::pass::Pass;
 use dirtymap::DirtyMap;
-use indicatif::ProgressBar;
 use std::ops::Range;
 
 /// How much was found to be equal.
@@ -30,9 +28,9 @@ pub struct Pair<'a> {
 
 impl Pair<'_> {
     /// The first offset in `range` at which the two differ and should not.
-    pub fn differs(&self, range: Range<u64>, bar: &ProgressBar, equal: &mut Equal) -> Result<Option<u64>> {
+    pub fn differs(&self, range: Range<u64>, pass: &Pass, equal: &mut Equal) -> Result<Option<u64>> {
         let mut at = range.start;
-        while let Some(offset) = compare(self.image, self.target, at..range.end, bar, equal)? {
+        while let Some(offset) = compare(self.image, self.target, at..range.end, pass, equal)? {
             // A writer sets the bit before it writes, so whatever was read of its data was set by now.
             let Some(granule) = self.written(offset)? else { return Ok(Some(offset)) };
             at = (offset / granule + 1).saturating_mul(granule).min(range.end);
@@ -47,26 +45,33 @@ impl Pair<'_> {
     }
 }
 
+/// The first part of `range` that is no hole of both.
+pub fn next_data(one: &dyn Content, other: &dyn Content, range: Range<u64>) -> Result<Option<Range<u64>>> {
+    let (a, b) = (one.next_data(range.clone())?, other.next_data(range)?);
+    let parts = || a.iter().chain(&b);
+    let Some(start) = parts().map(|data| data.start).min() else { return Ok(None) };
+    // Up to the end of whichever part of data comes first; a hole of the other one reads as zeros.
+    let end = parts().filter(|data| data.start == start).map(|data| data.end).min();
+    Ok(end.map(|end| start..end))
+}
+
 /// The first offset in `range` at which two files differ. Where both have a hole nothing is read.
 pub fn compare(
     one: &dyn Content,
     other: &dyn Content,
     range: Range<u64>,
-    bar: &ProgressBar,
+    pass: &Pass,
     equal: &mut Equal,
 ) -> Result<Option<u64>> {
     let mut buffers = (vec![0; files::PIECE as usize], vec![0; files::PIECE as usize]);
     let mut at = range.start;
     while at < range.end {
-        signals::check(INTERRUPTED)?;
-        let (a, b) = (one.next_data(at..range.end)?, other.next_data(at..range.end)?);
-        let Some(start) = a.iter().chain(&b).map(|data| data.start).min() else { break };
-        // Up to the end of whichever part of data comes first; a hole of the other one reads as zeros.
-        let end = a.iter().chain(&b).filter(|data| data.start == start).map(|data| data.end).min();
-        equal.holes += start - at;
-        bar.inc(start - at);
-        for piece in files::pieces(start..end.unwrap_or(range.end)) {
-            signals::check(INTERRUPTED)?;
+        pass.check()?;
+        let Some(data) = next_data(one, other, at..range.end)? else { break };
+        equal.holes += data.start - at;
+        pass.inc(data.start - at);
+        for piece in files::pieces(data) {
+            pass.read(piece.end - piece.start)?;
             let n = (piece.end - piece.start) as usize;
             let (a, b) = (&mut buffers.0[..n], &mut buffers.1[..n]);
             one.read(a, piece.start)?;
@@ -76,12 +81,12 @@ pub fn compare(
                 return Ok(Some(piece.start + i as u64));
             }
             equal.read += n as u64;
-            bar.inc(n as u64);
+            pass.inc(n as u64);
             at = piece.end;
         }
     }
     equal.holes += range.end - at;
-    bar.inc(range.end - at);
+    pass.inc(range.end - at);
     Ok(None)
 }
 
@@ -104,10 +109,10 @@ mod tests {
     fn what_a_file_system_says_of_holes_counts_only_where_it_knows() {
         let dir = tempfile::tempdir().unwrap();
         let (mut one, mut other) = (sparse(dir.path(), "one"), sparse(dir.path(), "other"));
-        let bar = ProgressBar::hidden();
+        let pass = Pass::silent("");
         let look = |one: &Image, other: &Image| {
             let mut equal = Equal::default();
-            let found = compare(one, other, 0..4 * PIECE, &bar, &mut equal).unwrap();
+            let found = compare(one, other, 0..4 * PIECE, &pass, &mut equal).unwrap();
             (found, equal)
         };
         let (found, equal) = look(&one, &other);
@@ -127,7 +132,7 @@ mod tests {
         one.write(&[2], PIECE).unwrap();
         let differs = |map| {
             let pair = Pair { image: &one, target: &other, map };
-            pair.differs(0..4 * PIECE, &ProgressBar::hidden(), &mut Equal::default()).unwrap()
+            pair.differs(0..4 * PIECE, &Pass::silent(""), &mut Equal::default()).unwrap()
         };
         assert_eq!(differs(Some(&map)), Some(PIECE));
         map.set(PIECE..PIECE + 1).unwrap();
@@ -141,9 +146,11 @@ mod tests {
         image.knows_holes = false;
         let target = sparse(dir.path(), "target");
         target.write(&[7], PIECE).unwrap();
-        let bar = ProgressBar::hidden();
-        let copied = super::super::copy::copy(&image, &target, 0..4 * PIECE, false, &bar).unwrap();
+        let pass = Pass::silent("");
+        let copied =
+            super::super::copy::copy(&image, &target, (4 * PIECE, std::iter::once(0..4 * PIECE)), false, &pass)
+                .unwrap();
         assert_eq!((copied.data, copied.holes), (PIECE, 3 * PIECE));
-        assert_eq!(compare(&image, &target, 0..4 * PIECE, &bar, &mut Equal::default()).unwrap(), None);
+        assert_eq!(compare(&image, &target, 0..4 * PIECE, &pass, &mut Equal::default()).unwrap(), None);
     }
 }

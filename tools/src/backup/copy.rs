@@ -2,11 +2,10 @@
 //!
 //! Invariant kept here: after it every byte of the areas was read from the image and written to the target, or is zero in both.
 
-use super::INTERRUPTED;
+use super::ahead::{Ahead, Piece};
 use crate::exit::Result;
-use crate::files::{self, Content, Image};
-use crate::terminal::signals;
-use indicatif::ProgressBar;
+use crate::files::{Content, Image, is_zero};
+use crate::terminal::pass::Pass;
 use std::ops::Range;
 
 /// How much was copied.
@@ -20,36 +19,28 @@ pub struct Copied {
     pub holes: u64,
 }
 
-/// Copies an area. `blank`: the target reads as zeros there.
-pub fn copy(image: &dyn Content, target: &Image, area: Range<u64>, blank: bool, bar: &ProgressBar) -> Result<Copied> {
-    let mut buffer = vec![0; files::PIECE as usize];
+/// Copies areas of an image of `len` bytes; they ascend. `blank`: the target reads as zeros there.
+pub fn copy(
+    image: &dyn Content,
+    target: &Image,
+    (len, areas): (u64, impl Iterator<Item = Range<u64>>),
+    blank: bool,
+    pass: &Pass,
+) -> Result<Copied> {
     let mut copied = Copied::default();
-    let hole = |range: Range<u64>| -> Result<u64> {
-        if !blank {
-            target.zero(range.clone())?;
-        }
-        bar.inc(range.end - range.start);
-        Ok(range.end - range.start)
-    };
-    let mut at = area.start;
-    while at < area.end {
-        signals::check(INTERRUPTED)?;
-        let data = image.next_data(at..area.end)?.unwrap_or(area.end..area.end);
-        copied.holes += hole(at..data.start)?;
-        for piece in files::pieces(data.clone()) {
-            signals::check(INTERRUPTED)?;
-            let bytes = &mut buffer[..(piece.end - piece.start) as usize];
-            image.read(bytes, piece.start)?;
+    let ahead = Ahead { source: image, len, whole: len, unit: 1, pass };
+    ahead.read(areas, |piece| {
+        let hole = match piece {
+            Piece::Hole(range) => range,
             // Where the image cannot say what is a hole, the backup would have none.
-            if !image.knows_holes() && bytes.iter().all(|byte| *byte == 0) {
-                copied.holes += hole(piece)?;
-                continue;
+            Piece::Data(offset, bytes) if !image.knows_holes() && is_zero(bytes) => offset..offset + bytes.len() as u64,
+            Piece::Data(offset, bytes) => {
+                copied.data += bytes.len() as u64;
+                return target.write(bytes, offset);
             }
-            target.write(bytes, piece.start)?;
-            copied.data += bytes.len() as u64;
-            bar.inc(bytes.len() as u64);
-        }
-        at = data.end;
-    }
+        };
+        copied.holes += hole.end - hole.start;
+        if blank { Ok(()) } else { target.zero(hole) }
+    })?;
     Ok(copied)
 }

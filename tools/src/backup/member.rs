@@ -6,13 +6,12 @@
 //! - what the disk has behind the source's end, up to a whole sector, reads as zeros: QEMU sees it, and so does whatever rests upon
 //!   this file.
 
-use super::INTERRUPTED;
+use super::ahead::{Ahead, Piece};
 use super::copy::Copied;
 use crate::exit::{Failure, Result};
-use crate::files::{Content, PIECE};
-use crate::terminal::signals;
+use crate::files::{Content, PIECE, durable, is_zero};
+use crate::terminal::pass::Pass;
 use dirtymap_cli::qcow2::data::{Shape, Writer};
-use indicatif::ProgressBar;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -29,7 +28,8 @@ pub struct MemberWriter {
     len: u64,
     /// Up to here everything is decided.
     done: u64,
-    buffers: (Vec<u8>, Vec<u8>),
+    /// For what is below a piece.
+    buffer: Vec<u8>,
     /// Bytes of clusters that are in the file, and that read as zeros by it.
     pub data: u64,
     pub zeros: u64,
@@ -39,8 +39,12 @@ pub struct MemberWriter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Stored,
+    /// Zeros, and what is below has something else.
     Zeros,
-    Nothing,
+    /// Zeros, as what is below has them, or nothing is.
+    Hole,
+    /// What is below has the same.
+    Equal,
 }
 
 impl MemberWriter {
@@ -63,7 +67,7 @@ impl MemberWriter {
             path: path.into(),
             len,
             done: 0,
-            buffers: (vec![0; room], vec![0; room]),
+            buffer: vec![0; room],
             data: 0,
             zeros: 0,
         })
@@ -74,43 +78,32 @@ impl MemberWriter {
         self.len
     }
 
-    /// Where a part of the disk ends that ends at `end` in the source: zeros behind the source's end belong to it.
-    fn whole(&self, end: u64) -> u64 {
-        if end == self.len { self.writer.shape().len() } else { end }
-    }
-
     fn cluster(&self) -> u64 {
         self.writer.shape().cluster()
     }
 
-    /// Takes over an area of `source`, rounded to whole clusters; areas ascend. `below`: what the file rests upon. `equal`: store
-    /// also what that has already.
+    /// Takes over areas of `source`, rounded to whole clusters; they ascend. `below`: what the file rests upon. `equal`: store also
+    /// what that has already.
     pub fn copy(
         &mut self,
         source: &dyn Content,
         below: Option<&dyn Content>,
-        area: Range<u64>,
+        areas: impl Iterator<Item = Range<u64>>,
         equal: bool,
-        bar: &ProgressBar,
+        pass: &Pass,
     ) -> Result<Copied> {
-        let cluster = self.cluster();
-        let mut at = (area.start / cluster * cluster).max(self.done);
-        let end = area.end.div_ceil(cluster).saturating_mul(cluster).min(self.len);
         let mut copied = Copied::default();
-        while at < end {
-            signals::check(INTERRUPTED)?;
-            // What the source has nothing for, up to a whole cluster.
-            let data = source.next_data(at..end)?.map_or(end, |data| data.start / cluster * cluster).max(at);
-            self.hole(below, at..data, &mut copied)?;
-            let room = self.buffers.0.len() as u64;
-            let piece = data..((data / room + 1) * room).min(end);
-            bar.inc(piece.end - at);
-            at = piece.end;
-            if !piece.is_empty() {
-                self.piece(source, below, piece, equal, &mut copied)?;
+        let ahead = Ahead { source, len: self.len, whole: self.writer.shape().len(), unit: self.cluster(), pass };
+        ahead.read(areas, |piece| match piece {
+            Piece::Hole(range) => {
+                self.done = range.end;
+                self.hole(below, range, &mut copied)
             }
-        }
-        self.done = self.done.max(end);
+            Piece::Data(offset, bytes) => {
+                self.done = (offset + bytes.len() as u64).min(self.len);
+                self.piece(bytes, offset, below, equal, &mut copied)
+            }
+        })?;
         Ok(copied)
     }
 
@@ -129,44 +122,39 @@ impl MemberWriter {
         Ok(())
     }
 
-    /// A piece that is read, from the start of a cluster on.
+    /// A piece that was read, from the start of a cluster on, with the zeros behind the source's end.
     fn piece(
         &mut self,
-        source: &dyn Content,
+        bytes: &[u8],
+        offset: u64,
         below: Option<&dyn Content>,
-        piece: Range<u64>,
         equal: bool,
         copied: &mut Copied,
     ) -> Result<()> {
         let cluster = self.cluster() as usize;
-        let mut buffers = std::mem::take(&mut self.buffers);
-        let length = (piece.end - piece.start) as usize;
-        let disk = piece.start..self.whole(piece.end);
-        let whole = (disk.end - disk.start) as usize;
-        let (bytes, old) = (&mut buffers.0[..whole], &mut buffers.1[..whole]);
-        source.read(&mut bytes[..length], piece.start)?;
-        bytes[length..].fill(0);
+        // What is counted is the source's.
+        let length = bytes.len().min((self.len - offset) as usize);
+        let old = &mut self.buffer[..bytes.len()];
         let below = match below {
-            Some(below) if below.next_data(disk)?.is_some() => {
-                below.read(old, piece.start)?;
+            Some(below) if below.next_data(offset..offset + bytes.len() as u64)?.is_some() => {
+                below.read(old, offset)?;
                 true
             }
             _ => false,
         };
         let fate = |new: &[u8], old: &[u8]| match (is_zero(new), below) {
             (true, true) if !is_zero(old) => Fate::Zeros,
-            (true, _) => Fate::Nothing,
-            (false, true) if !equal && new == old => Fate::Nothing,
+            (true, _) => Fate::Hole,
+            (false, true) if !equal && new == old => Fate::Equal,
             (false, _) => Fate::Stored,
         };
         let fates: Vec<Fate> =
             bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| fate(new, old)).collect();
         let mut index = 0;
         for run in fates.chunk_by(|a, b| a == b) {
-            // What is counted is the source's.
             let stored = index * cluster..((index + run.len()) * cluster).min(bytes.len());
             let range = stored.start..stored.end.min(length);
-            let first = piece.start / cluster as u64 + index as u64;
+            let first = offset / cluster as u64 + index as u64;
             let clusters = (run.len() * cluster) as u64;
             match run[0] {
                 Fate::Stored => {
@@ -179,19 +167,18 @@ impl MemberWriter {
                     self.zeros += clusters;
                     copied.holes += range.len() as u64;
                 }
-                Fate::Nothing if is_zero(&bytes[range.clone()]) => copied.holes += range.len() as u64,
-                Fate::Nothing => copied.equal += range.len() as u64,
+                Fate::Hole => copied.holes += range.len() as u64,
+                Fate::Equal => copied.equal += range.len() as u64,
             }
             index += run.len();
         }
-        self.buffers = buffers;
         Ok(())
     }
 
     /// Makes zeros of what the disk has behind the source's end, where the last cluster was not taken over: it is what is below,
     /// with other bytes there.
     fn zero_tail(&mut self, below: Option<&dyn Content>) -> Result<()> {
-        let (end, start) = (self.whole(self.len), self.len / self.cluster() * self.cluster());
+        let (end, start) = (self.writer.shape().len(), self.len / self.cluster() * self.cluster());
         let Some(below) = below.filter(|_| self.len < end && self.done < self.len) else { return Ok(()) };
         let mut bytes = vec![0; (end - start) as usize];
         below.read(&mut bytes, start)?;
@@ -215,12 +202,8 @@ impl MemberWriter {
         let failed = |what: &str, e: &std::io::Error| Failure::io(format_args!("{}: {what}", self.path.display()), e);
         let length = self.writer.finish()?;
         self.file.set_len(length).map_err(|e| failed("set its size", &e))?;
-        self.file.sync_all().map_err(|e| failed("sync", &e))?;
+        durable::bytes(&self.file).map_err(|e| failed("sync", &e))?;
         let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
         Ok(())
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
 }

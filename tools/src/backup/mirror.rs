@@ -10,13 +10,12 @@ use super::source::Source;
 use super::target::{Base, Described, Target};
 use super::{Job, Outcome, UNNAMED, Wanted, Work};
 use crate::exit::{Failure, Result};
-use crate::files::{self, Content, Image};
+use crate::files::{Content, Image, durable};
 use crate::map::points::keep_last;
 use crate::sets;
-use crate::terminal::progress;
+use crate::terminal::pass::Pass;
 use dirtymap::{DirtyMap, ImageStamp, checkpoint::Checkpoint, info::Info};
 use dirtymap_cli::set_json;
-use indicatif::ProgressBar;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::Path;
@@ -154,10 +153,10 @@ impl Target for Mirror<'_> {
             );
             return Err(Failure::new("wrong-target", message));
         }
-        let bar = progress::bytes("comparing", bytes);
+        let pass = job.pass("comparing", bytes);
         let pair = job.pair(target, info);
-        let found = others().find_map(|area| pair.differs(area, &bar, &mut Equal::default()).transpose());
-        bar.finish_and_clear();
+        let found = others().find_map(|area| pair.differs(area, &pass, &mut Equal::default()).transpose());
+        drop(pass);
         let Some(offset) = found.transpose()? else { return Ok(bytes) };
         let why = match &self.args.how.since {
             Some(since) => format!("{since:?}: {name} was not complete then, or something else has changed it"),
@@ -178,13 +177,19 @@ impl Target for Mirror<'_> {
         if !target.stamp.is_block_device() && (self.plan.is_full() || target.size() != work.len) {
             target.file.set_len(work.len).map_err(|e| target.failed("set its size", &e))?;
             target.sync()?;
-            files::sync_directory_of(self.path)?;
+            durable::name_of(self.path)?;
         }
         Ok(())
     }
 
-    fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
-        copy::copy(job.source.content(), self.target()?, area, self.plan == Plan::New, bar)
+    fn copy(
+        &mut self,
+        job: &Job<'_>,
+        len: u64,
+        areas: &mut dyn Iterator<Item = Range<u64>>,
+        pass: &Pass,
+    ) -> Result<Copied> {
+        copy::copy(job.source.content(), self.target()?, (len, areas), self.plan == Plan::New, pass)
     }
 
     fn complete(&mut self) -> Result<()> {

@@ -6,6 +6,7 @@
 //! - a snapshot is copied as it is: with what was frozen also what was set since, which may have been written before the snapshot was
 //!   taken. That stays dirty.
 
+mod ahead;
 mod audit;
 pub mod compare;
 pub mod copy;
@@ -13,6 +14,8 @@ mod member;
 mod mirror;
 mod outcome;
 mod plan;
+#[cfg(test)]
+mod power_tests;
 pub mod prune;
 mod set;
 #[cfg(test)]
@@ -27,7 +30,7 @@ pub use together::{Wanted, back_up, back_up_all};
 use crate::exit::{Exit, Failure, Result};
 use crate::files::Content;
 use crate::terminal::output::Output;
-use crate::terminal::progress;
+use crate::terminal::pass::{Pass, Rate};
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
 use dirtymap::{DirtyMap, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
@@ -35,6 +38,7 @@ use source::{Frozen, Meanwhile, Source};
 use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 use target::{Base, Target};
 
 const INTERRUPTED: &str = "the backup is not complete";
@@ -53,6 +57,7 @@ struct Job<'a> {
     source: Box<dyn Source + 'a>,
     map: DirtyMap,
     output: Output,
+    rate: Option<Rate>,
 }
 
 /// What was frozen, and what is to be copied.
@@ -89,6 +94,11 @@ impl Work {
 }
 
 impl Job<'_> {
+    /// A pass over bytes of the image.
+    fn pass(&self, what: &'static str, bytes: u64) -> Pass {
+        Pass::new(what, bytes, INTERRUPTED).at(self.rate.as_ref())
+    }
+
     /// Puts back what a backup of this name has left that died, and refuses what a freeze would: while nothing is
     /// changed. The map is claimed.
     fn prepare(&self, target: &dyn Target) -> Result<()> {
@@ -163,16 +173,17 @@ impl Job<'_> {
         let mut outcome = Outcome::new(self, work.len, work.bytes, target.describe());
         let recovered = if info.recovery.image_changed.is_some() { work.bytes } else { info.recovery.added_items() };
         outcome.bytes_recovered = recovered.min(work.bytes);
-        let bar = progress::bytes("copying", work.bytes);
-        for area in work.extents() {
-            let copied = target.copy(self, area, &bar)?;
-            outcome.areas += 1;
-            outcome.bytes_copied += copied.data;
-            outcome.bytes_holes += copied.holes;
-        }
-        bar.finish_and_clear();
+        let (pass, begun) = (self.pass("copying", work.bytes), Instant::now());
+        let mut areas = work.extents().inspect(|_| outcome.areas += 1);
+        let copied = target.copy(self, work.len, &mut areas, &pass)?;
+        drop(areas);
+        (outcome.bytes_copied, outcome.bytes_holes) = (copied.data, copied.holes);
+        drop(pass);
+        outcome.copy_milliseconds = begun.elapsed().as_millis() as u64;
         target.complete()?;
+        let begun = Instant::now();
         self.verify(work, target, info, &mut outcome)?;
+        outcome.verify_milliseconds = begun.elapsed().as_millis() as u64;
         self.audit(work, target, info, &mut outcome)?;
         let Meanwhile { changed, one_moment } = self.source.look_back(&self.map, self.output)?;
         (outcome.image_changed, outcome.one_moment) = (changed, one_moment);
@@ -188,18 +199,18 @@ impl Job<'_> {
     }
 
     fn verify(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
-        let bar = progress::bytes("verifying", work.bytes);
+        let pass = self.pass("verifying", work.bytes);
         let (mut equal, pair) = (Equal::default(), self.pair(target.content()?, info));
         let step = STEP.max(self.map.granule_bytes());
         let found = work.extents().flat_map(|area| steps(area, step)).find_map(|area| {
-            let differs = pair.differs(area.clone(), &bar, &mut equal);
+            let differs = pair.differs(area.clone(), &pass, &mut equal);
             if let Ok(None) = differs {
                 self.source.done(area);
             }
             differs.transpose()
         });
         let found = found.transpose();
-        bar.finish_and_clear();
+        drop(pass);
         (outcome.bytes_verified, outcome.bytes_verified_holes) = (equal.read, equal.holes);
         let Some(offset) = found? else { return Ok(()) };
         let message = format!(
@@ -212,7 +223,8 @@ impl Job<'_> {
 
     fn audit(&self, work: &Work, target: &dyn Target, info: &Info, outcome: &mut Outcome) -> Result<()> {
         let (Some(bits), true) = (&work.bits, target.to_audit()) else { return Ok(()) };
-        let audited = audit::audit(&self.clean_pair(target.content()?, info), &**bits, self.args.how.audit)?;
+        let pass = Pass::silent(INTERRUPTED).at(self.rate.as_ref());
+        let audited = audit::audit(&self.clean_pair(target.content()?, info), &**bits, self.args.how.audit, &pass)?;
         outcome.granules_audited = audited.granules;
         let Some(offset) = audited.missed else { return Ok(()) };
         self.map.record_miss(audited.granules)?;

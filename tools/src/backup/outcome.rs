@@ -4,6 +4,7 @@ use super::Job;
 use super::target::Described;
 use crate::size;
 use crate::terminal::text::say;
+use dirtymap_cli::set_json::{Consistency, HookEnd, Hooks};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io;
@@ -39,12 +40,17 @@ pub struct Outcome {
     pub granules_audited: u64,
     /// Of the dirty bytes, those that recovery may have added when this backup opened the map.
     pub bytes_recovered: u64,
+    /// How long copying took, without waiting for the disk, and reading back.
+    pub copy_milliseconds: u64,
+    pub verify_milliseconds: u64,
     /// Whether the image was changed while it was copied.
     pub image_changed: bool,
     /// Whether nothing wrote to the image while it was copied; `None` where the system does not tell.
     pub one_moment: Option<bool>,
     /// Names that were dropped, the oldest first.
     pub dropped: Vec<String>,
+    /// The commands that were run around the freeze.
+    pub hooks: Option<Hooks>,
     /// The member of a set that it made.
     pub member: Option<MemberOutcome>,
 }
@@ -57,7 +63,7 @@ pub struct MemberOutcome {
     pub name: Option<String>,
     /// Why it rests upon no other one.
     pub why_full: Option<String>,
-    pub consistency: &'static str,
+    pub consistency: Consistency,
     /// What it has in common with the members that were made with it, of other disks.
     pub group: Option<String>,
     /// Length of its file.
@@ -93,11 +99,19 @@ impl Outcome {
             bytes_compared: 0,
             granules_audited: 0,
             bytes_recovered: 0,
+            copy_milliseconds: 0,
+            verify_milliseconds: 0,
             image_changed: false,
             one_moment: None,
             dropped: Vec::new(),
+            hooks: None,
             member: None,
         }
+    }
+
+    /// Whether the backup is complete, and what was to go on behind the freeze may not have.
+    pub fn hook_failed(&self) -> bool {
+        self.hooks.and_then(|hooks| hooks.post).is_some_and(|post| post.ended != HookEnd::Done)
     }
 
     /// For people.
@@ -133,6 +147,7 @@ impl Outcome {
             say!(out, "pruned   {}", pruned.join(", "))?;
         }
         o.dropped.iter().try_for_each(|name| say!(out, "dropped  {name:?}"))?;
+        o.hooks.map_or(Ok(()), |hooks| say!(out, "hooks    {hooks}"))?;
         match o.one_moment {
             Some(true) => Ok(()),
             Some(false) => say!(

@@ -7,13 +7,16 @@
 use super::compare::{Equal, compare};
 use super::member::MemberWriter;
 use crate::exit::{Failure, Result};
-use crate::files::permit_like;
+use crate::files::{durable, permit_like};
 use crate::sets::{Folder, Layered, Stored, damaged, failed, hash, seen, step};
-use crate::terminal::progress;
+use crate::terminal::pass::Pass;
 use dirtymap::NewFile;
 use dirtymap_cli::qcow2::data::Disk;
 use dirtymap_cli::set_json::{Content as Recorded, Merging, merged_name};
 use std::io;
+
+/// What a prune that is stopped has done.
+const STOPPED: &str = "nothing was pruned";
 
 /// What was pruned.
 #[derive(Debug, Default)]
@@ -65,26 +68,20 @@ fn merge(folder: &mut Folder, index: usize) -> Result<u64> {
     // Whatever the disk has behind the image's end, what rests upon it was compared with that as well.
     let disk = old.disk();
     let mut writer = MemberWriter::new(new.file(), &path, disk, bits, None)?;
-    let bar = progress::bytes("merging", disk);
-    writer.copy(&old, None, 0..disk, false, &bar)?;
-    bar.finish_and_clear();
+    let areas = std::iter::once(0..disk);
+    writer.copy(&old, None, areas, false, &Pass::new("merging", disk, STOPPED))?;
     let data = writer.data;
     writer.finish(None)?;
-    let stored = || new.file().try_clone().and_then(Stored::of).map_err(|e| io(&e));
-    let vanished = || Failure::new("not-an-image", format!("{}: is no regular file", path.display()));
-    let name = path.display().to_string();
-    let file = Disk::open(stored()?.ok_or_else(vanished)?).map_err(|e| failed(&name, &e))?;
-    let merged = Layered::new(vec![file], member.size, name.clone())?;
+    let merged = Layered::written(new.file(), &path, None, member.size)?;
     step("merge written");
-    let bar = progress::bytes("verifying", disk);
-    let found = compare(&old, &merged, 0..disk, &bar, &mut Equal::default())?;
-    bar.finish_and_clear();
+    let found = compare(&old, &merged, 0..disk, &Pass::new("verifying", disk, STOPPED), &mut Equal::default())?;
     if let Some(offset) = found {
-        return Err(damaged(format!("{name} differs from member {} at {offset}; nothing was pruned", member.number())));
+        let (name, number) = (path.display(), member.number());
+        return Err(damaged(format!("{name} differs from member {number} at {offset}; nothing was pruned")));
     }
-    let stored = stored()?.ok_or_else(vanished)?;
-    let sha256 = hash(&stored, &path, "hashing")?;
-    new.publish()?;
+    let stored = Stored::again(new.file(), &path)?;
+    let sha256 = hash(&stored, &path, &Pass::new("hashing", stored.bytes, STOPPED))?;
+    durable::publish(new, &path)?;
     step("merge named");
     let content = Recorded { bytes: stored.bytes, sha256, seen: seen(&stored.file).map_err(|e| io(&e))? };
     folder.set.merging = Some(Merging { file: member.file, data, content });

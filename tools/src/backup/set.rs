@@ -12,20 +12,20 @@ use super::outcome::MemberOutcome;
 use super::prune;
 use super::source::Source;
 use super::target::{Base, Described, Target};
-use super::{Job, Outcome, Wanted, Work, keeps};
+use super::{INTERRUPTED, Job, Outcome, Wanted, Work, keeps};
 use crate::cli::Consistency as Told;
 use crate::exit::{Failure, Result};
-use crate::files::{self, Content, permit_like};
-use crate::sets::{Folder, Layered, Stored, failed, hash, seen, step};
+use crate::files::{self, Content, durable, permit_like};
+use crate::sets::{Folder, Layered, Stored, hash, seen, step};
+use crate::terminal::pass::Pass;
 use crate::time::{self, time};
 use dirtymap::format::CheckpointState;
 use dirtymap::{DirtyMap, ImageStamp, NewFile, checkpoint::Checkpoint, checkpoint::NamedPoint, info::Info};
-use dirtymap_cli::qcow2::data::Disk;
 use dirtymap_cli::set_json::{self, Begun, Consistency, Content as Recorded, Member};
 use dirtymap_cli::shown::shown;
-use indicatif::ProgressBar;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 /// log2 of the bytes of a cluster: those of a granule, but no fewer than a sector of most disks and no more than QEMU's default.
@@ -45,6 +45,8 @@ pub struct SetTarget<'a> {
     disk: Option<Layered>,
     new: Option<NewFile>,
     writer: Option<MemberWriter>,
+    /// The SHA-256 of the file, as it is being computed.
+    sha256: Option<JoinHandle<Result<String>>>,
     /// Bytes that are stored, and that are zeros by an entry.
     stored: (u64, u64),
     equal: u64,
@@ -66,7 +68,7 @@ impl<'a> SetTarget<'a> {
             let message = format!("{}: member {} is named {name:?} already", path.display(), member.number());
             return Err(Failure::new("exists", message));
         }
-        let mut target = SetTarget {
+        Ok(SetTarget {
             args,
             origin: source.origin(),
             folder,
@@ -76,20 +78,12 @@ impl<'a> SetTarget<'a> {
             disk: None,
             new: None,
             writer: None,
+            sha256: None,
             stored: (0, 0),
             equal: 0,
             begun: false,
             published: false,
-        };
-        target.choose_file()?;
-        Ok(target)
-    }
-
-    /// The next member's file, and the point that goes with it.
-    fn choose_file(&mut self) -> Result<()> {
-        self.file = self.folder.next_file()?;
-        self.choose_point(&[]);
-        Ok(())
+        })
     }
 
     /// Of a set that was copied, or that is an older state of itself, the map may have a point for that number already.
@@ -204,7 +198,7 @@ impl<'a> SetTarget<'a> {
             number: member.number().into(),
             name: member.name.clone(),
             why_full: member.why_full.clone(),
-            consistency: member.consistency.name(),
+            consistency: member.consistency,
             group: member.group.clone(),
             bytes: member.content.bytes,
             bytes_equal: self.equal,
@@ -250,7 +244,7 @@ impl Target for SetTarget<'_> {
         }
         self.folder.settle()?;
         self.drop_points(job);
-        self.choose_file()?;
+        self.file = self.folder.next_file()?;
         self.choose_point(&job.map.points()?);
         let newest = self.folder.set.members.last().filter(|_| whole && self.args.how.frozen);
         let Some(newest) = newest else { return Ok(None) };
@@ -315,10 +309,16 @@ impl Target for SetTarget<'_> {
         Ok(())
     }
 
-    fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied> {
+    fn copy(
+        &mut self,
+        job: &Job<'_>,
+        _: u64,
+        areas: &mut dyn Iterator<Item = Range<u64>>,
+        pass: &Pass,
+    ) -> Result<Copied> {
         let Some(writer) = &mut self.writer else { return Err(out_of_order()) };
         let below = self.disk.as_ref().map(|disk| disk as &dyn Content);
-        let copied = writer.copy(job.source.content(), below, area, self.args.how.store_equal, bar)?;
+        let copied = writer.copy(job.source.content(), below, areas, self.args.how.store_equal, pass)?;
         self.equal += copied.equal;
         Ok(copied)
     }
@@ -326,16 +326,17 @@ impl Target for SetTarget<'_> {
     fn complete(&mut self) -> Result<()> {
         let (Some(writer), Some(new)) = (self.writer.take(), &self.new) else { return Err(out_of_order()) };
         let (path, len) = (self.path(), writer.len());
-        let name = path.display().to_string();
         self.stored = (writer.data, writer.zeros);
         writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content))?;
         step("written");
-        let file = new.file().try_clone().and_then(Stored::of).map_err(|e| Failure::io(&name, &e))?;
-        let disk = Disk::open(file.ok_or_else(out_of_order)?).map_err(|e| failed(&name, &e))?;
-        self.disk = Some(match self.disk.take() {
-            Some(below) => below.with(disk, len, name)?,
-            None => Layered::new(vec![disk], len, name)?,
+        // While it is read back anyway.
+        let stored = Stored::again(new.file(), &path)?;
+        let hashing = Builder::new().name("hash".into()).spawn({
+            let path = path.clone();
+            move || hash(&stored, &path, &Pass::silent(INTERRUPTED))
         });
+        self.sha256 = Some(hashing.map_err(|e| Failure::io("start a thread", &e))?);
+        self.disk = Some(Layered::written(new.file(), &path, self.disk.take(), len)?);
         Ok(())
     }
 
@@ -351,14 +352,15 @@ impl Target for SetTarget<'_> {
         let path = self.path();
         let io = |e: &std::io::Error| Failure::io(path.display(), e);
         let new = self.new.take().ok_or_else(out_of_order)?;
-        let stored = new.file().try_clone().and_then(Stored::of).map_err(|e| io(&e))?.ok_or_else(out_of_order)?;
-        let sha256 = hash(&stored, &path, "hashing")?;
+        let stored = Stored::again(new.file(), &path)?;
+        let hashed = self.sha256.take().ok_or_else(out_of_order)?.join();
+        let sha256 = hashed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let unnamed = seen(new.file()).map_err(|e| io(&e))?;
         if let Some(begun) = &mut self.folder.set.begun {
             begun.content = Some(Recorded { bytes: stored.bytes, sha256: sha256.clone(), seen: unnamed });
         }
         self.folder.save()?;
-        new.publish()?;
+        durable::publish(new, &path)?;
         step("named");
         // Waits until a later write would change what is seen of it.
         let stamp = ImageStamp::of(&stored.file).map_err(|e| io(&e))?;
@@ -377,6 +379,7 @@ impl Target for SetTarget<'_> {
             time: time(work.checkpoint.time).unwrap_or_else(|| time::EPOCH.into()),
             consistency: self.consistency(outcome.one_moment),
             group: self.args.group.clone(),
+            hooks: outcome.hooks,
             size: work.len,
             data: self.stored.0,
             zeros: self.stored.1,

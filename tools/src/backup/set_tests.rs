@@ -9,6 +9,7 @@ use crate::exit::Result;
 use crate::files::Content;
 use crate::sets::{AT_STEP, DOUBTFUL, Folder};
 use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::{DirtyMap, Options};
 use std::cell::RefCell;
 use std::fs;
@@ -32,12 +33,22 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
-        let dir = tempfile::tempdir().expect("a directory");
-        let bytes: Vec<u8> = (0..SIZE).map(|i| (i / 1000) as u8).collect();
+        World::of(SIZE, &std::env::temp_dir())
+    }
+
+    /// Of few granules, and not whole ones; in memory, where there is such a place, as it is synced often.
+    pub fn small() -> World {
+        let memory = Path::new("/dev/shm");
+        World::of(4 * GRANULE + 777, if memory.is_dir() { memory } else { Path::new("/tmp") })
+    }
+
+    fn of(size: u64, place: &Path) -> World {
+        let dir = tempfile::tempdir_in(place).expect("a directory");
+        let bytes: Vec<u8> = (0..size).map(|i| (i / 1000) as u8).collect();
         fs::write(dir.path().join("image"), bytes).expect("write");
         let (map, set) = (dir.path().join("map"), dir.path().join("set"));
         let stamp = dirtymap::ImageStamp::of_path(&dir.path().join("image")).expect("a stamp");
-        Options::new().image(stamp).dirty(true).create(&map, SIZE).expect("create").close().expect("close");
+        Options::new().image(stamp).dirty(true).create(&map, size).expect("create").close().expect("close");
         World { dir, map, set, references: Rc::default() }
     }
 
@@ -45,8 +56,18 @@ impl World {
         self.dir.path().join("image")
     }
 
+    /// A directory of its own beside the image.
+    pub fn place(&self) -> PathBuf {
+        tempfile::tempdir_in(self.dir.path()).expect("a directory").keep()
+    }
+
+    /// Removes what a cut has left.
+    pub fn remove(&self) {
+        fs::remove_dir_all(self.map.parent().expect("a directory")).expect("remove");
+    }
+
     /// What a kill has left, beside the same image.
-    fn left(&self, map: PathBuf, set: PathBuf) -> World {
+    pub fn left(&self, map: PathBuf, set: PathBuf) -> World {
         // Of the directory only the image is used.
         let dir = tempfile::tempdir_in(self.dir.path()).expect("a directory");
         World { dir, map, set, references: self.references.clone() }
@@ -78,9 +99,10 @@ impl World {
     }
 
     /// Every member that `set.json` has is as the image was then; says how many there are.
-    fn check_members(&self) -> usize {
+    pub fn check_members(&self) -> usize {
         let Ok(folder) = Folder::open(&self.set, Duration::ZERO) else {
-            assert!(fs::read_dir(&self.set).expect("read").count() <= 1, "members without set.json");
+            let files = fs::read_dir(&self.set).map_or(0, Iterator::count);
+            assert!(files <= 1, "members without set.json");
             return 0;
         };
         for (index, member) in folder.set.members.iter().enumerate() {
@@ -94,7 +116,7 @@ impl World {
     }
 
     /// Nothing is left to be settled, in the folder or in the map.
-    fn check_settled(&self) {
+    pub fn check_settled(&self) {
         let folder = Folder::open(&self.set, Duration::ZERO).unwrap_or_else(|e| panic!("{e}"));
         assert!(!folder.is_unsettled());
         let mut there: Vec<String> = fs::read_dir(&self.set)
@@ -136,7 +158,7 @@ impl World {
 }
 
 /// The next backup after a kill: it succeeds, and leaves nothing. Says whether it was full.
-fn go_on(world: &World, left: &World, step: &str) -> bool {
+pub fn go_on(world: &World, left: &World, step: &str) -> bool {
     let before = left.check_members();
     assert!(before <= world.references.borrow().len(), "{step}");
     let outcome = left.back_up(&left.args(&world.image())).unwrap_or_else(|e| panic!("after {step}: {e}"));
@@ -316,6 +338,22 @@ fn if_one_of_several_does_not_read_back_none_becomes_a_backup() {
     assert_eq!(failed.expect_err("outstanding").kind, "checkpoint-outstanding");
     left.back_up(&left.args(&last.image())).unwrap_or_else(|e| panic!("{e}"));
     left.check_settled();
+}
+
+#[test]
+fn a_prune_that_is_stopped_says_that_nothing_was_pruned() {
+    let world = World::new();
+    world.keep(|_| ());
+    world.write(GRANULE, b"two");
+    world.keep(|_| ());
+    AT_STEP.set(Some(Box::new(|step| signals::IN_TEST.set(step == "merge written"))));
+    let mut folder = Folder::open_to_change(&world.set, Duration::ZERO).expect("open");
+    let stopped = prune(&mut folder, 1).expect_err("stopped");
+    signals::IN_TEST.set(false);
+    AT_STEP.set(None);
+    assert_eq!(stopped.message, "interrupted; nothing was pruned");
+    drop(folder);
+    assert_eq!(world.check_members(), 2);
 }
 
 #[test]

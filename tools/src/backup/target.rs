@@ -4,8 +4,8 @@ use super::copy::Copied;
 use super::{Job, Outcome, Work};
 use crate::exit::Result;
 use crate::files::Content;
+use crate::terminal::pass::Pass;
 use dirtymap::{DirtyMap, ImageStamp, checkpoint::Checkpoint, info::Info};
-use indicatif::ProgressBar;
 use std::ops::Range;
 
 /// What has to be copied.
@@ -48,8 +48,14 @@ pub trait Target {
     fn prove(&mut self, job: &Job<'_>, work: &Work, info: &Info) -> Result<u64>;
     /// From here on it is written.
     fn begin(&mut self, job: &Job<'_>, work: &Work) -> Result<()>;
-    /// Copies one area of the work. Areas ascend.
-    fn copy(&mut self, job: &Job<'_>, area: Range<u64>, bar: &ProgressBar) -> Result<Copied>;
+    /// Copies areas of the source, which ascend, to a disk of `len` bytes.
+    fn copy(
+        &mut self,
+        job: &Job<'_>,
+        len: u64,
+        areas: &mut dyn Iterator<Item = Range<u64>>,
+        pass: &Pass,
+    ) -> Result<Copied>;
     /// Makes everything durable that was copied, and has it read from the device from here on.
     fn complete(&mut self) -> Result<()>;
     /// What it holds, to be read back.

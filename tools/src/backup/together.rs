@@ -10,9 +10,12 @@ use super::target::{Base, Target};
 use super::{Job, Outcome, Work};
 use crate::cli::BackupHow;
 use crate::exit::{Failure, Result};
+use crate::hooks::{self, Ran};
 use crate::map::open;
 use crate::terminal::output::Output;
+use crate::terminal::pass::Rate;
 use dirtymap::info::Info;
+use dirtymap_cli::set_json::Hooks;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,8 +46,10 @@ pub fn back_up(wanted: &Wanted, wait: Duration, output: Output) -> Result<Outcom
 /// backup. If one fails, none does, unless it has become one already.
 pub fn back_up_all(wanted: &[Wanted], wait: Duration, output: Output) -> Result<Vec<Outcome>> {
     let mut running: Vec<Running<'_>> = Vec::new();
+    // All of them together.
+    let rate = wanted.first().and_then(|wanted| wanted.how.rate).map(Rate::new);
     let done = wanted.iter().try_for_each(|wanted| {
-        running.push(Running::open(wanted, wait, output).map_err(|e| of_disk(wanted, e))?);
+        running.push(Running::open(wanted, wait, output, rate.clone()).map_err(|e| of_disk(wanted, e))?);
         Ok(())
     });
     let done = done.and_then(|()| together(&mut running));
@@ -62,7 +67,7 @@ pub fn back_up_all(wanted: &[Wanted], wait: Duration, output: Output) -> Result<
 
 /// Freezes all, copies all, and then commits all. Who fails gives up the others.
 fn together(running: &mut [Running<'_>]) -> Result<()> {
-    let done = each(running, |one| one.start()).and_then(|()| each(running, |one| one.freeze()));
+    let done = each(running, |one| one.start()).and_then(|()| freeze(running));
     let done = done.and_then(|()| each(running, |one| one.copy())).and_then(|()| {
         // They are of one moment together, or not at all.
         let of_one = |one: &Running<'_>| one.outcome.as_ref().map(|outcome| outcome.one_moment);
@@ -78,6 +83,25 @@ fn together(running: &mut [Running<'_>]) -> Result<()> {
         each(running, |one| one.commit())
     });
     done.map_err(|failure| running.iter_mut().fold(failure, |failure, one| one.give_up(failure)))
+}
+
+/// Freezes all, between the hooks, if there is anything to freeze.
+fn freeze(running: &mut [Running<'_>]) -> Result<()> {
+    let Some(first) = running.iter().find(|one| one.base.is_some()) else { return Ok(()) };
+    let (args, output) = (first.job.args, first.job.output);
+    let Ran { result, after, record } = hooks::around(&args.how.hooks, || each(running, |one| one.freeze()));
+    let any = record.pre.is_some() || record.post.is_some();
+    running.iter_mut().for_each(|one| one.hooks = any.then_some(record));
+    match (result, after) {
+        (Ok(()), Ok(())) => Ok(()),
+        (Ok(()), Err(late)) => {
+            // Now, and not when everything is copied.
+            output.note(format_args!("{late}; everything is frozen, and the backup goes on"));
+            Ok(())
+        }
+        (Err(failure), Ok(())) => Err(failure),
+        (Err(failure), Err(also)) => Err(failure.and(also)),
+    }
 }
 
 /// Does one step for all.
@@ -100,11 +124,12 @@ struct Running<'a> {
     /// What was frozen.
     work: Option<(Work, Info)>,
     outcome: Option<Outcome>,
+    hooks: Option<Hooks>,
     committed: bool,
 }
 
 impl<'a> Running<'a> {
-    fn open(args: &'a Wanted, wait: Duration, output: Output) -> Result<Running<'a>> {
+    fn open(args: &'a Wanted, wait: Duration, output: Output, rate: Option<Rate>) -> Result<Running<'a>> {
         let mut source: Box<dyn Source + 'a> = match &args.control {
             Some(control) => Box::new(NbdSource::open(args, control, wait, output)?),
             None => Box::new(FileSource::open(args)?),
@@ -116,8 +141,8 @@ impl<'a> Running<'a> {
         };
         let size = source.size();
         let map = source.open_map(wait, output, &|info: &Info| target.acceptable(info, size))?;
-        let job = Job { args, source, map, output };
-        Ok(Running { job, target, base: None, work: None, outcome: None, committed: false })
+        let job = Job { args, source, map, output, rate };
+        Ok(Running { job, target, base: None, work: None, outcome: None, hooks: None, committed: false })
     }
 
     /// Claims, settles, and looks at what is there; that may be all that there is to do.
@@ -146,7 +171,7 @@ impl<'a> Running<'a> {
         let Some((work, info)) = &self.work else { return Ok(()) };
         let compared = self.job.prove(&mut *self.target, work, info)?;
         let mut outcome = self.job.copy(work, &mut *self.target, info)?;
-        outcome.bytes_compared = compared;
+        (outcome.bytes_compared, outcome.hooks) = (compared, self.hooks);
         self.outcome = Some(outcome);
         Ok(())
     }

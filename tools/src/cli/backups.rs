@@ -3,6 +3,7 @@
 use super::args::{DiskArg, disk, file};
 use crate::size;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -156,7 +157,7 @@ pub struct BackupHow {
     pub since: Option<String>,
     /// Copy and commit the checkpoint that is frozen: IMAGE is a snapshot that was taken since. What was set since is
     /// copied too, as the snapshot may have it, and stays dirty. The name of the freeze is kept
-    #[arg(long, conflicts_with = "name")]
+    #[arg(long, conflicts_with_all = ["name", "hooks"])]
     pub frozen: bool,
     /// Take the image for raw whatever it starts with, if its map was not made with `--image`
     #[arg(long)]
@@ -164,6 +165,11 @@ pub struct BackupHow {
     /// How long to wait for an export's server that is gone or silent, 30 by default: the next one goes on with the snapshot
     #[arg(long, value_name = "SECS", requires = "control")]
     pub reconnect: Option<u64>,
+    /// Read at most so many bytes a second of the image, to copy, compare and verify: as 64M
+    #[arg(long, value_parser = rate, value_name = "BYTES")]
+    pub rate: Option<NonZeroU64>,
+    #[command(flatten)]
+    pub hooks: Hooks,
     /// Compare this much of what is clean as well, at random; 0 for none. By default 64M, and for at most a second
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub audit: Option<u64>,
@@ -174,6 +180,27 @@ impl BackupHow {
     pub fn patience(&self) -> Duration {
         Duration::from_secs(self.reconnect.unwrap_or(30))
     }
+}
+
+/// Commands that are run around a freeze.
+#[derive(Args, Clone, Debug, Default)]
+#[command(group = ArgGroup::new("hooks").args(["pre_hook", "post_hook"]).multiple(true))]
+pub struct Hooks {
+    /// Run a command before anything is frozen; if it fails or is late, nothing is
+    #[arg(long, value_name = "COMMAND")]
+    pub pre_hook: Option<String>,
+    /// Run a command as soon as that is done, whether it succeeded or not
+    #[arg(long, value_name = "COMMAND")]
+    pub post_hook: Option<String>,
+    /// How long each of the two may take; then it is ended
+    #[arg(long, value_name = "SECS", default_value_t = 300, requires = "hooks", value_parser = clap::value_parser!(u64).range(1..))]
+    pub hook_limit: u64,
+}
+
+/// A speed that is one.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let bytes = size::parse(text)?;
+    NonZeroU64::new(bytes).ok_or_else(|| "found 0 bytes a second, expected at least one".into())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,7 +1,7 @@
 //! What can be typed behind `dirtymap snapshot`.
 
-use super::Consistency;
 use super::args::file;
+use super::{Consistency, Hooks};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -51,12 +51,8 @@ pub struct CreateSnapshot {
     /// Whether programs in the guest were made ready for it, as by a hook: what `list` says of it
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = Consistency::Crash)]
     pub consistency: Consistency,
-    /// Run a command before; if it fails, there is no snapshot
-    #[arg(long, value_name = "COMMAND")]
-    pub pre_hook: Option<String>,
-    /// Run a command after, whether there is a snapshot or not
-    #[arg(long, value_name = "COMMAND")]
-    pub post_hook: Option<String>,
+    #[command(flatten)]
+    pub hooks: Hooks,
 }
 
 #[derive(Args, Debug)]

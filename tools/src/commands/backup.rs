@@ -15,7 +15,7 @@ pub fn run(args: &Backup, wait: Duration, output: Output) -> Result<Exit> {
         let outcomes = backup::back_up_all(&several(args, set)?, wait, output)?;
         output
             .answer(&outcomes, |out, outcomes| outcomes.iter().try_for_each(|outcome| Outcome::human(out, outcome)))?;
-        return Ok(Exit::Fine);
+        return Ok(exit(outcomes.iter().any(Outcome::hook_failed)));
     }
     let Some(image) = &args.image else {
         return Err(Failure::usage("give an image, or an export"));
@@ -34,7 +34,12 @@ pub fn run(args: &Backup, wait: Duration, output: Output) -> Result<Exit> {
     let wanted = Wanted { image, map, control, target, set, how, ..Wanted::default() };
     let outcome = backup::back_up(&wanted, wait, output)?;
     output.answer(&outcome, Outcome::human)?;
-    Ok(Exit::Fine)
+    Ok(exit(outcome.hook_failed()))
+}
+
+/// The backup is complete.
+fn exit(hook_failed: bool) -> Exit {
+    if hook_failed { Exit::Operational } else { Exit::Fine }
 }
 
 /// Whether an export is meant. A file of such a name is given as `./nbd:...`.

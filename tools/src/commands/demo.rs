@@ -20,6 +20,7 @@ use crate::cli::Demo;
 use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Image};
 use crate::terminal::output::Output;
+use crate::terminal::pass::Pass;
 use crate::terminal::progress;
 use crate::terminal::signals;
 use dirtymap::Options;
@@ -171,10 +172,9 @@ fn compare_files(one: &Path, other: &Path, when: &str) -> Result<()> {
     if image.size() != target.size() {
         return Err(differs(when, format!("sizes differ: {} and {}", image.size(), target.size())));
     }
-    let bar = progress::bytes("comparing", image.size());
-    let found = compare::compare(&image, &target, 0..image.size(), &bar, &mut Equal::default());
-    bar.finish_and_clear();
-    found?.map_or(Ok(()), |offset| Err(differs(when, format!("they differ at offset {offset}"))))
+    let pass = Pass::new("comparing", image.size(), "the demo is not complete");
+    let found = compare::compare(&image, &target, 0..image.size(), &pass, &mut Equal::default())?;
+    found.map_or(Ok(()), |offset| Err(differs(when, format!("they differ at offset {offset}"))))
 }
 
 /// What must never happen.

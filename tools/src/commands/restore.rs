@@ -3,20 +3,20 @@
 //! Invariants kept here: every file that is read was proved before by its bytes; what was written is read back and compared. A new
 //! image appears when it is complete. Of the tracked image only what differs is written, and nothing before the map knows it.
 
-use crate::backup::compare::{Equal, compare};
+use crate::backup::compare::{Equal, compare, next_data};
 use crate::backup::copy::copy;
 use crate::cli::Restore;
 use crate::exit::{Exit, Failure, Result};
-use crate::files::{self, Content, Image, publish};
+use crate::files::{self, Content, Image, is_zero, publish};
 use crate::map::open::{self, With};
 use crate::map::relation;
 use crate::sets::{Asked, Folder, Layered, find, step};
 use crate::size;
 use crate::terminal::output::Output;
+use crate::terminal::pass::Pass;
 use crate::terminal::text::say;
-use crate::terminal::{progress, signals};
 use dirtymap::{DirtyMap, NewFile, info::Info};
-use dirtymap_cli::set_json::Member;
+use dirtymap_cli::set_json::{Consistency, Member};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::path::Path;
@@ -29,7 +29,7 @@ struct Answer {
     member: String,
     name: Option<String>,
     time: String,
-    consistency: &'static str,
+    consistency: Consistency,
     out: String,
     size: u64,
     /// Bytes of data that were written, and bytes that were made zeros or left so.
@@ -47,7 +47,7 @@ impl Answer {
             member: member.number().into(),
             name: member.name.clone(),
             time: member.time.clone(),
-            consistency: member.consistency.name(),
+            consistency: member.consistency,
             out: out.display().to_string(),
             size: member.size,
             bytes_written: 0,
@@ -121,9 +121,8 @@ fn to_new(disk: &Layered, path: &Path, answer: &mut Answer) -> Result<()> {
 
 /// Writes all of the disk, and reads it back.
 fn write(disk: &Layered, out: &Image, blank: bool, answer: &mut Answer) -> Result<()> {
-    let bar = progress::bytes("restoring", disk.len());
-    let copied = copy(disk, out, 0..disk.len(), blank, &bar)?;
-    bar.finish_and_clear();
+    let areas = (disk.len(), std::iter::once(0..disk.len()));
+    let copied = copy(disk, out, areas, blank, &Pass::new("restoring", disk.len(), STOPPED))?;
     (answer.bytes_written, answer.bytes_zeros) = (copied.data, copied.holes);
     verify(disk, out, answer)
 }
@@ -133,10 +132,9 @@ fn verify(disk: &Layered, out: &Image, answer: &mut Answer) -> Result<()> {
     out.sync()?;
     out.forget_cache();
     step("restored");
-    let bar = progress::bytes("verifying", disk.len());
     let mut equal = Equal::default();
-    let found = compare(disk, out, 0..disk.len(), &bar, &mut equal)?;
-    bar.finish_and_clear();
+    let pass = Pass::new("verifying", disk.len(), STOPPED);
+    let found = compare(disk, out, 0..disk.len(), &pass, &mut equal)?;
     (answer.bytes_verified, answer.bytes_verified_holes) = (equal.read, equal.holes);
     let Some(offset) = found else { return Ok(()) };
     let message = format!(
@@ -182,31 +180,47 @@ fn onto_tracked(
     open::close_with(map, &image)
 }
 
-/// Writes what differs.
-fn bring_back(disk: &Layered, image: &Image, map: &DirtyMap, answer: &mut Answer) -> Result<()> {
-    let bar = progress::bytes("restoring", disk.len());
-    let mut bytes = vec![0; files::PIECE as usize];
+/// Writes what differs: whole granules, or parts of large ones, as there may be more beside it.
+fn bring_back(disk: &dyn Content, image: &Image, map: &DirtyMap, answer: &mut Answer) -> Result<()> {
+    let granule = map.geometry().granule().clamp(4096, files::PIECE);
+    let pass = Pass::new("restoring", disk.len(), STOPPED);
+    let (mut new, mut old) = (vec![0; files::PIECE as usize], vec![0; files::PIECE as usize]);
     let mut at = 0;
-    while let Some(offset) = compare(disk, image, at..disk.len(), &bar, &mut Equal::default())? {
-        signals::check(STOPPED)?;
-        // Of what differs there may be more beside it: up to the end of a granule, or of a piece of a large one.
-        let granule = map.geometry().granule().clamp(4096, files::PIECE);
-        let start = offset / granule * granule;
-        let piece = start..(start + granule).min(disk.len());
-        let bytes = &mut bytes[..(piece.end - piece.start) as usize];
-        disk.read(bytes, piece.start)?;
-        let write = map.begin_write(piece.clone())?;
-        if bytes.iter().all(|byte| *byte == 0) {
-            image.zero(piece.clone())?;
-            answer.bytes_zeros += bytes.len() as u64;
-        } else {
-            image.write(bytes, piece.start)?;
-            answer.bytes_written += bytes.len() as u64;
+    while let Some(data) = next_data(disk, image, at..disk.len())? {
+        // A piece is whole granules, and what is before `at` is done.
+        let data = (data.start / granule * granule).max(at)..data.end.next_multiple_of(granule).min(disk.len());
+        pass.inc(data.start - at);
+        at = data.end;
+        for piece in files::pieces(data) {
+            pass.check()?;
+            let length = (piece.end - piece.start) as usize;
+            let (new, old) = (&mut new[..length], &mut old[..length]);
+            disk.read(new, piece.start)?;
+            image.read(old, piece.start)?;
+            let granules = new.chunks(granule as usize).zip(old.chunks(granule as usize));
+            for (offset, (new, _)) in
+                (piece.start..).step_by(granule as usize).zip(granules).filter(|(_, (a, b))| a != b)
+            {
+                put_back(new, offset, image, map, answer)?;
+            }
+            pass.inc(piece.end - piece.start);
         }
-        drop(write);
-        at = piece.end;
     }
-    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Writes as every writer of the tracked image does.
+fn put_back(bytes: &[u8], offset: u64, image: &Image, map: &DirtyMap, answer: &mut Answer) -> Result<()> {
+    let range = offset..offset + bytes.len() as u64;
+    let write = map.begin_write(range.clone())?;
+    if is_zero(bytes) {
+        image.zero(range)?;
+        answer.bytes_zeros += bytes.len() as u64;
+    } else {
+        image.write(bytes, offset)?;
+        answer.bytes_written += bytes.len() as u64;
+    }
+    drop(write);
     Ok(())
 }
 
@@ -221,10 +235,12 @@ fn human(out: &mut dyn std::io::Write, a: &Answer) -> std::io::Result<()> {
         say!(out, "         {holes:>12} bytes ({}), holes of both, not read", h(holes))?;
     }
     let good = match a.consistency {
-        "app" => "it is as programs left it that had been told to finish",
-        "crash" => "it is as a power cut would have left it: file systems in it are recovered when they are mounted",
-        "none" => "it is not of one moment: something wrote to the image meanwhile",
-        _ => "it is of one moment only if nothing wrote to the image meanwhile",
+        Consistency::App => "it is as programs left it that had been told to finish",
+        Consistency::Crash => {
+            "it is as a power cut would have left it: file systems in it are recovered when they are mounted"
+        }
+        Consistency::None => "it is not of one moment: something wrote to the image meanwhile",
+        Consistency::Unknown => "it is of one moment only if nothing wrote to the image meanwhile",
     };
     say!(out, "{good}")
 }
@@ -235,7 +251,10 @@ mod tests {
     use crate::backup::set_tests::{GRANULE, World, spoil};
     use crate::cli::Format;
     use crate::sets::AT_STEP;
+    use crate::terminal::signals;
     use std::fs;
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
     #[test]
     fn what_does_not_read_back_as_it_was_restored_is_told() {
@@ -258,5 +277,75 @@ mod tests {
         assert_eq!(failure.kind, "verify-failed");
         restore().unwrap_or_else(|e| panic!("{e}"));
         assert!(fs::read(world.image()).expect("read") == world.references.borrow()[0]);
+    }
+
+    /// A disk, and how much was read of it.
+    struct Counted<'a>(&'a Layered, AtomicU64);
+
+    impl Content for Counted<'_> {
+        fn len(&self) -> u64 {
+            self.0.len()
+        }
+
+        fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+            self.1.fetch_add(buffer.len() as u64, SeqCst);
+            self.0.read(buffer, offset)
+        }
+
+        fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+            self.0.next_data(range)
+        }
+
+        fn knows_holes(&self) -> bool {
+            self.0.knows_holes()
+        }
+    }
+
+    #[test]
+    fn however_much_differs_everything_is_read_once_and_only_that_is_written() {
+        let world = World::new();
+        world.keep(|_| ());
+        for granule in (0..20).step_by(2) {
+            world.write(granule * GRANULE + 77, b"to be taken back");
+        }
+        let folder = Folder::open(&world.set, Duration::ZERO).expect("open");
+        let disk = folder.prove(0, true).unwrap_or_else(|e| panic!("{e}"));
+        let (image, map) =
+            (Image::open(&world.image(), true).expect("open"), DirtyMap::open(&world.map).expect("open"));
+        map.reset_all().expect("reset");
+        let mut answer = Answer::new(&folder, &folder.set.members[0], &world.image());
+        let counted = Counted(&disk, AtomicU64::new(0));
+        bring_back(&counted, &image, &map, &mut answer).unwrap_or_else(|e| panic!("{e}"));
+        assert!(fs::read(world.image()).expect("read") == world.references.borrow()[0]);
+        assert_eq!(
+            (counted.1.into_inner(), answer.bytes_written, map.dirty_len()),
+            (disk.len(), 10 * GRANULE, 10 * GRANULE)
+        );
+    }
+
+    #[test]
+    fn one_that_is_stopped_says_what_that_means_and_leaves_no_file() {
+        let world = World::new();
+        world.keep(|_| ());
+        let folder = Folder::open(&world.set, Duration::ZERO).expect("open");
+        let disk = folder.prove(0, true).unwrap_or_else(|e| panic!("{e}"));
+        let out = world.image().with_file_name("out");
+        // While it copies, while it verifies; and while the tracked image is brought back.
+        for case in 0..3 {
+            let mut answer = Answer::new(&folder, &folder.set.members[0], &out);
+            AT_STEP.set(Some(Box::new(|step| signals::IN_TEST.set(step == "restored"))));
+            signals::IN_TEST.set(case != 1);
+            let ended = match case {
+                2 => {
+                    let map = DirtyMap::open(&world.map).expect("open");
+                    bring_back(&disk, &Image::open(&world.image(), true).expect("open"), &map, &mut answer)
+                }
+                _ => to_new(&disk, &out, &mut answer),
+            };
+            signals::IN_TEST.set(false);
+            AT_STEP.set(None);
+            assert_eq!(ended.expect_err("stopped").message, "interrupted; the restore is not complete", "{case}");
+            assert!(!out.exists());
+        }
     }
 }

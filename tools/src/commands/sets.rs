@@ -10,9 +10,9 @@ use crate::files::{Content, Image};
 use crate::sets::{Folder, Stored, verify_file};
 use crate::size;
 use crate::terminal::output::Output;
-use crate::terminal::progress;
+use crate::terminal::pass::Pass;
 use crate::terminal::text::say;
-use dirtymap_cli::set_json::Member;
+use dirtymap_cli::set_json::{Consistency, Hooks, Member};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -33,7 +33,7 @@ struct Listed<'a> {
     number: &'a str,
     name: Option<&'a str>,
     time: &'a str,
-    consistency: &'static str,
+    consistency: Consistency,
     /// The number of the member that it rests upon.
     rests_upon: Option<&'a str>,
     why_full: Option<&'a str>,
@@ -49,7 +49,7 @@ impl<'a> Listed<'a> {
             number: member.number(),
             name: member.name.as_deref(),
             time: &member.time,
-            consistency: member.consistency.name(),
+            consistency: member.consistency,
             rests_upon: member.backing.as_deref().map(|file| file.trim_end_matches(".qcow2")),
             why_full: member.why_full.as_deref(),
             size: member.size,
@@ -71,7 +71,7 @@ fn list(args: &SetFolder, wait: Duration, output: Output) -> Result<Exit> {
 fn line(out: &mut dyn Write, m: &Listed<'_>) -> io::Result<()> {
     let kind = if m.rests_upon.is_some() { "incremental" } else { "full" };
     let name = m.name.map_or_else(String::new, |name| shown(name).to_string());
-    let (number, time, data, consistency) = (m.number, m.time, size::human(m.bytes_data), m.consistency);
+    let (number, time, data, consistency) = (m.number, m.time, size::human(m.bytes_data), m.consistency.name());
     let line = format!("{number}  {time}  {kind:11}  {data:>9}  {consistency:7}  {name}");
     writeln!(out, "{}", line.trim_end())
 }
@@ -95,6 +95,7 @@ struct InfoMember<'a> {
     file: String,
     image: &'a str,
     group: Option<&'a str>,
+    hooks: Option<Hooks>,
     map: &'a str,
     checkpoint: &'a str,
     point: Option<&'a str>,
@@ -121,6 +122,7 @@ fn of<'a>(folder: &Folder, member: &'a Member) -> InfoMember<'a> {
         file: folder.at(&member.file).display().to_string(),
         image: &member.image,
         group: member.group.as_deref(),
+        hooks: member.hooks,
         map: &member.map,
         checkpoint: &member.checkpoint,
         point: member.point.as_ref().map(|point| point.name.as_str()),
@@ -134,13 +136,14 @@ fn told(out: &mut dyn Write, a: &Info<'_>) -> io::Result<()> {
     if a.unsettled {
         say!(out, "a backup or a prune was ended; the next one settles what it has left")?;
     }
-    for InfoMember { listed: m, image, map, .. } in &a.members {
+    for InfoMember { listed: m, image, map, hooks, .. } in &a.members {
         line(out, m)?;
         let (disk, data, zeros) = (size::human(m.size), size::human(m.bytes_data), size::human(m.bytes_zeros));
         say!(out, "  of {} ({disk}), map {}", shown(image), shown(map))?;
         let rests = m.rests_upon.map_or("rests upon no other".into(), |number| format!("rests upon {number}"));
         say!(out, "  holds {data} of data and {zeros} of zeros, {rests}")?;
         m.why_full.map_or(Ok(()), |why| say!(out, "  full because {}", shown(why)))?;
+        hooks.map_or(Ok(()), |hooks| say!(out, "  {hooks}"))?;
     }
     Ok(())
 }
@@ -177,7 +180,7 @@ struct Against {
 }
 
 fn verify(args: &SetVerify, wait: Duration, output: Output) -> Result<Exit> {
-    let folder = Folder::open(&args.folder, wait)?;
+    let mut folder = Folder::open(&args.folder, wait)?;
     let mut verified = Verified {
         set: folder.path.display().to_string(),
         members: 0,
@@ -186,22 +189,7 @@ fn verify(args: &SetVerify, wait: Duration, output: Output) -> Result<Exit> {
         findings: Vec::new(),
         against: None,
     };
-    for (index, member) in folder.set.members.iter().enumerate() {
-        let found = Stored::open(&folder.at(&member.file)).and_then(|stored| verify_file(&folder, member, stored));
-        match found {
-            Ok(()) => {
-                verified.members += 1;
-                verified.bytes += member.content.bytes;
-            }
-            Err(failure) if failure.kind == "interrupted" => return Err(failure),
-            Err(failure) => {
-                let spoils = (index..folder.set.members.len())
-                    .filter(|on| folder.set.chain(*on).iter().any(|below| below.file == member.file));
-                let spoils = spoils.map(|on| folder.set.members[on].number().into()).collect();
-                verified.findings.push(Finding { number: member.number().into(), found: failure.message, spoils });
-            }
-        }
-    }
+    every_member(&mut folder, &mut verified)?;
     let newest = folder.set.members.last().map(Member::number);
     let spoiled = verified.findings.iter().any(|finding| finding.spoils.iter().any(|number| Some(&**number) == newest));
     if let Some(path) = args.against.as_ref().filter(|_| !spoiled) {
@@ -220,6 +208,30 @@ fn verify(args: &SetVerify, wait: Duration, output: Output) -> Result<Exit> {
     Ok(exit.unwrap_or(Exit::Fine))
 }
 
+/// Reads all members.
+fn every_member(folder: &mut Folder, verified: &mut Verified) -> Result<()> {
+    for index in 0..folder.set.members.len() {
+        let member = &folder.set.members[index];
+        let found = Stored::open(&folder.at(&member.file)).and_then(|stored| verify_file(folder, member, stored));
+        match found {
+            Ok(seen) => {
+                verified.members += 1;
+                verified.bytes += member.content.bytes;
+                // It need not be read once more to be compared.
+                folder.set.members[index].content.seen = seen;
+            }
+            Err(failure) if failure.kind == "interrupted" => return Err(failure),
+            Err(failure) => {
+                let spoils = (index..folder.set.members.len())
+                    .filter(|on| folder.set.chain(*on).iter().any(|below| below.file == member.file));
+                let spoils = spoils.map(|on| folder.set.members[on].number().into()).collect();
+                verified.findings.push(Finding { number: member.number().into(), found: failure.message, spoils });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Compares the newest member with an image.
 fn against(folder: &Folder, path: &std::path::Path) -> Result<Against> {
     let image = Image::open(path, false)?;
@@ -230,9 +242,9 @@ fn against(folder: &Folder, path: &std::path::Path) -> Result<Against> {
     let disk = folder.prove(last, false)?;
     let mut equal = Equal::default();
     let common = disk.len().min(image.size());
-    let bar = progress::bytes("comparing", common);
-    let differs = compare(&disk, &image, 0..common, &bar, &mut equal)?;
-    bar.finish_and_clear();
+    let pass = Pass::new("comparing", common, "not everything was read");
+    let differs = compare(&disk, &image, 0..common, &pass, &mut equal)?;
+    drop(pass);
     let differs = differs.or((disk.len() != image.size()).then_some(common));
     Ok(Against {
         image: path.display().to_string(),
@@ -284,4 +296,39 @@ fn pruned(args: &SetPrune, wait: Duration, output: Output) -> Result<Exit> {
         say!(out, "pruned {pruned} from {set}, which has {kept} now; {written} were written anew")
     })?;
     Ok(Exit::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::set_tests::World;
+    use crate::sets::seen;
+    use crate::terminal::signals;
+
+    #[test]
+    fn what_was_read_need_not_be_read_again_to_be_compared_which_can_be_stopped() {
+        let world = World::new();
+        world.keep(|_| ());
+        let mut folder = Folder::open(&world.set, Duration::ZERO).expect("open");
+        // As after a reboot: nothing but the bytes tells that it is what it was.
+        folder.set.members[0].content.seen.boot = Some("another".into());
+        let mut verified = Verified {
+            set: String::new(),
+            members: 0,
+            bytes: 0,
+            unsettled: false,
+            findings: Vec::new(),
+            against: None,
+        };
+        every_member(&mut folder, &mut verified).unwrap_or_else(|e| panic!("{e}"));
+        let file = Stored::open(&folder.at("0001.qcow2")).expect("open").file;
+        let now = seen(&file).expect("look");
+        assert!(verified.members == 1 && now.proves(&folder.set.members[0].content.seen));
+        let against = || against(&folder, &world.image());
+        assert_eq!(against().unwrap_or_else(|e| panic!("{e}")).differs_at, None);
+        signals::IN_TEST.set(true);
+        let stopped = against().map(drop).expect_err("stopped");
+        signals::IN_TEST.set(false);
+        assert_eq!(stopped.message, "interrupted; not everything was read");
+    }
 }

@@ -1,17 +1,14 @@
 //! `dirtymap snapshot`: live snapshots of a running server.
-//!
-//! Invariant kept here: a post-hook runs whenever the pre-hook has, and after the snapshot was made or not.
 
 use crate::cli::{CommitSnapshot, Consistency, CreateSnapshot, EndSnapshot, Snapshot, SnapshotAction};
 use crate::control::{Client, Request};
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{Exit, Result};
+use crate::hooks;
 use crate::size;
 use crate::snapshot::{Progress, SnapshotList, SnapshotStatus};
 use crate::terminal::output::Output;
-use crate::terminal::signals;
 use crate::terminal::text::say;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 pub fn run(args: &Snapshot, output: Output) -> Result<Exit> {
     match &args.action {
@@ -30,15 +27,9 @@ fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
         whole: args.whole,
         app: args.consistency == Consistency::App,
     };
-    // What the pre-hook has stopped the post-hook has go on.
-    signals::go_on();
-    let made = match &args.pre_hook {
-        Some(command) => hook(command, "pre-hook"),
-        None => Ok(()),
-    };
-    let made = made.and_then(|()| Client::connect(&args.served.server)?.ask::<SnapshotStatus>(&request));
-    let after = args.post_hook.as_ref().map_or(Ok(()), |command| hook(command, "post-hook"));
-    let made = match (made, after) {
+    let ask = || Client::connect(&args.served.server)?.ask::<SnapshotStatus>(&request);
+    let ran = hooks::around(&args.hooks, ask);
+    let made = match (ran.result, ran.after) {
         (Ok(made), Ok(())) => made,
         (Ok(made), Err(failed)) => return Err(failed.and(format_args!("snapshot {:?} is there", made.name))),
         (Err(failed), Ok(())) => return Err(failed),
@@ -49,16 +40,6 @@ fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
         say!(out, "snapshot {:?} is there, {}; {} are to be copied", made.name, made.id, size::human(frozen))
     })?;
     Ok(Exit::Fine)
-}
-
-/// Runs a command; what it prints is for people.
-fn hook(command: &str, which: &str) -> Result<()> {
-    let ran = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    match ran {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Failure::new("hook-failed", format!("the {which} failed: {status}"))),
-        Err(e) => Err(Failure::io(format_args!("the {which}"), &e)),
-    }
 }
 
 fn list(server: &Path, output: Output) -> Result<Exit> {

@@ -4,8 +4,8 @@ use super::Image;
 use crate::exit::Result;
 use std::ops::Range;
 
-/// The bytes of a disk, wherever they lie.
-pub trait Content {
+/// The bytes of a disk, wherever they lie. One thread may read them for another.
+pub trait Content: Sync {
     /// How many there are.
     fn len(&self) -> u64;
     /// Fills `buffer` with what is at `offset`.

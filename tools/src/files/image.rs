@@ -245,6 +245,12 @@ pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
+/// Whether all bytes are zeros.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<64>();
+    rest.iter().all(|b| *b == 0) && words.iter().all(|word| word.iter().fold(0, |all, b| all | b) == 0)
+}
+
 /// Lets those use a new file who may use the file that it will hold the content of, if that has the same owner and group; else its
 /// owner alone.
 pub fn permit_like(file: &File, like: Option<&File>) -> io::Result<()> {
@@ -296,18 +302,11 @@ pub fn distinct(roles: &[(&str, &Path)]) -> Result<()> {
 }
 
 /// The directory that `path` is in. The library has the same for itself; its users have no need of it.
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
-}
-
-/// Makes the entry of `path` in its directory durable.
-pub fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = directory_of(path);
-    let synced = File::open(directory).and_then(|d| d.sync_all());
-    synced.map_err(|e| Failure::io(format_args!("{}: sync", directory.display()), &e))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Files beside the map: images and targets, what they lie on, new files, and standard input.
 
 mod content;
+pub mod durable;
 mod image;
 mod locks;
 pub mod publish;
@@ -8,4 +9,4 @@ pub mod stdin;
 pub mod storage;
 
 pub use content::Content;
-pub use image::{Image, PIECE, distinct, permit_like, pieces, same, sync_directory_of};
+pub use image::{Image, PIECE, distinct, is_zero, permit_like, pieces, same};

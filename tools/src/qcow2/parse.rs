@@ -8,6 +8,7 @@ use super::{Error, ReadAt, Result, be32, be64, listing};
 use crate::bits::{find, runs};
 use dirtymap::Geometry;
 use std::ffi::OsStr;
+use std::fmt;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
@@ -68,7 +69,7 @@ impl Entry {
 }
 
 /// Reads bytes after checking that they are there, so that none are allocated for what is not.
-pub(super) fn read<S: ReadAt>(source: &S, place: &str, range: Range<u64>) -> Result<Vec<u8>> {
+pub(super) fn read<S: ReadAt>(source: &S, place: impl fmt::Display, range: Range<u64>) -> Result<Vec<u8>> {
     let size = source.size();
     if range.start > range.end || range.end > size {
         let found = format!("it at bytes {} to {}", range.start, range.end);
@@ -82,7 +83,7 @@ pub(super) fn read<S: ReadAt>(source: &S, place: &str, range: Range<u64>) -> Res
 }
 
 /// Refuses an offset at which no cluster begins.
-pub(super) fn aligned(place: &str, offset: u64, cluster: u64) -> Result<()> {
+pub(super) fn aligned(place: impl fmt::Display, offset: u64, cluster: u64) -> Result<()> {
     if offset.is_multiple_of(cluster) && offset != 0 {
         return Ok(());
     }
@@ -91,7 +92,7 @@ pub(super) fn aligned(place: &str, offset: u64, cluster: u64) -> Result<()> {
 }
 
 /// `offset` and the end of `bytes` from there on.
-pub(super) fn span(place: &str, offset: u64, bytes: u64) -> Result<Range<u64>> {
+pub(super) fn span(place: impl fmt::Display, offset: u64, bytes: u64) -> Result<Range<u64>> {
     let end = offset.checked_add(bytes);
     end.map(|end| offset..end).ok_or_else(|| Error::corrupt(place, format!("offset {offset:#x}"), "it inside the file"))
 }
@@ -152,7 +153,7 @@ impl<S: ReadAt> Image<S> {
         1 << self.cluster_bits
     }
 
-    fn aligned(&self, place: &str, offset: u64) -> Result<()> {
+    fn aligned(&self, place: impl fmt::Display, offset: u64) -> Result<()> {
         aligned(place, offset, self.cluster())
     }
 
@@ -445,7 +446,7 @@ impl<S: ReadAt> Chunks<'_, S> {
 
     /// Entry `index` of the bitmap table: 0, [`spec::TABLE_ONES`], or the offset of a cluster.
     fn entry(&mut self, index: u64) -> Result<u64> {
-        let place = || format!("bitmap table entry {index}");
+        let place = format_args!("bitmap table entry {index}");
         if self.batch.is_empty() || (index.is_multiple_of(BATCH) && self.at.is_multiple_of(8 * self.image.cluster())) {
             let entries = self.bits.div_ceil(8 * self.image.cluster());
             let first = index - index % BATCH;
@@ -456,10 +457,10 @@ impl<S: ReadAt> Chunks<'_, S> {
         let offset = entry & spec::TABLE_OFFSET;
         let allowed = if offset == 0 { spec::TABLE_ONES } else { spec::TABLE_OFFSET };
         if entry & !allowed != 0 {
-            return Err(Error::corrupt(place(), format!("{entry:#x}"), "no reserved bits"));
+            return Err(Error::corrupt(place, format_args!("{entry:#x}"), "no reserved bits"));
         }
         if offset != 0 {
-            self.image.aligned(&place(), offset)?;
+            self.image.aligned(place, offset)?;
         }
         Ok(entry)
     }

@@ -178,18 +178,16 @@ impl Plan {
     }
 
     fn header(&self) -> Vec<u8> {
-        let mut bytes = vec![0; spec::HEADER_BYTES];
-        put(&mut bytes, 0, &spec::MAGIC);
-        put(&mut bytes, header::VERSION, &spec::VERSION.to_be_bytes());
-        put(&mut bytes, header::CLUSTER_BITS, &self.cluster_bits.to_be_bytes());
-        put(&mut bytes, header::SIZE, &self.geometry.len().to_be_bytes());
-        put(&mut bytes, header::L1_ENTRIES, &(self.l1_entries as u32).to_be_bytes());
-        put(&mut bytes, header::L1_OFFSET, &(L1_TABLE * self.cluster()).to_be_bytes());
-        put(&mut bytes, header::REFCOUNT_TABLE_OFFSET, &(REFCOUNT_TABLE * self.cluster()).to_be_bytes());
-        put(&mut bytes, header::REFCOUNT_TABLE_CLUSTERS, &1u32.to_be_bytes());
+        let fixed = Fixed {
+            cluster_bits: self.cluster_bits,
+            size: self.geometry.len(),
+            l1: L1_TABLE,
+            l1_entries: self.l1_entries,
+            refcount_table: REFCOUNT_TABLE,
+            refcount_table_clusters: 1,
+        };
+        let mut bytes = fixed.bytes();
         put(&mut bytes, header::AUTOCLEAR, &spec::AUTOCLEAR_BITMAPS.to_be_bytes());
-        put(&mut bytes, header::REFCOUNT_ORDER, &spec::REFCOUNT_ORDER.to_be_bytes());
-        put(&mut bytes, header::HEADER_LENGTH, &(spec::HEADER_BYTES as u32).to_be_bytes());
         bytes.extend(spec::EXTENSION_BITMAPS.to_be_bytes());
         bytes.extend((extension::BYTES as u32).to_be_bytes());
         let mut data = [0; extension::BYTES];
@@ -199,6 +197,34 @@ impl Plan {
         bytes.extend(data);
         // The end of the extensions: a type and a length of 0.
         bytes.extend([0; spec::EXTENSION_HEAD]);
+        bytes
+    }
+}
+
+/// What the headers of all files here have in common; tables by the numbers of their first clusters.
+pub(super) struct Fixed {
+    pub cluster_bits: u32,
+    pub size: u64,
+    pub l1: u64,
+    pub l1_entries: u64,
+    pub refcount_table: u64,
+    pub refcount_table_clusters: u64,
+}
+
+impl Fixed {
+    /// The header without extensions.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; spec::HEADER_BYTES];
+        put(&mut bytes, 0, &spec::MAGIC);
+        put(&mut bytes, header::VERSION, &spec::VERSION.to_be_bytes());
+        put(&mut bytes, header::CLUSTER_BITS, &self.cluster_bits.to_be_bytes());
+        put(&mut bytes, header::SIZE, &self.size.to_be_bytes());
+        put(&mut bytes, header::L1_ENTRIES, &(self.l1_entries as u32).to_be_bytes());
+        put(&mut bytes, header::L1_OFFSET, &(self.l1 << self.cluster_bits).to_be_bytes());
+        put(&mut bytes, header::REFCOUNT_TABLE_OFFSET, &(self.refcount_table << self.cluster_bits).to_be_bytes());
+        put(&mut bytes, header::REFCOUNT_TABLE_CLUSTERS, &(self.refcount_table_clusters as u32).to_be_bytes());
+        put(&mut bytes, header::REFCOUNT_ORDER, &spec::REFCOUNT_ORDER.to_be_bytes());
+        put(&mut bytes, header::HEADER_LENGTH, &(spec::HEADER_BYTES as u32).to_be_bytes());
         bytes
     }
 }

@@ -25,7 +25,17 @@ impl Stored {
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
         let file = file.map_err(|e| Failure::io(format_args!("{}: open", path.display()), &e))?;
         let stored = Stored::of(file).map_err(|e| Failure::io(path.display(), &e))?;
-        stored.ok_or_else(|| Failure::new("not-an-image", format!("{}: is no regular file", path.display())))
+        stored.ok_or_else(|| Stored::irregular(path))
+    }
+
+    /// Of a file that is open, once more.
+    pub fn again(file: &File, path: &Path) -> Result<Stored> {
+        let stored = file.try_clone().and_then(Stored::of).map_err(|e| Failure::io(path.display(), &e))?;
+        stored.ok_or_else(|| Stored::irregular(path))
+    }
+
+    fn irregular(path: &Path) -> Failure {
+        Failure::new("not-an-image", format!("{}: is no regular file", path.display()))
     }
 
     /// Of a file that is open; `None` if it is no regular one.
@@ -62,9 +72,12 @@ impl Layered {
         Ok(Layered { chain, len, name })
     }
 
-    /// The same with another file on top.
-    pub fn with(self, disk: Disk<Stored>, len: u64, name: String) -> Result<Layered> {
-        let chain = self.chain.with(disk).map_err(|e| failed(&name, &e))?;
+    /// A file that has just been written for a disk of `len` bytes, on top of what it rests upon. `path`: what it will be called.
+    pub fn written(file: &File, path: &Path, below: Option<Layered>, len: u64) -> Result<Layered> {
+        let name = path.display().to_string();
+        let disk = Disk::open(Stored::again(file, path)?).map_err(|e| failed(&name, &e))?;
+        let Some(below) = below else { return Layered::new(vec![disk], len, name) };
+        let chain = below.chain.with(disk).map_err(|e| failed(&name, &e))?;
         Ok(Layered { chain, len, name })
     }
 

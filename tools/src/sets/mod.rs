@@ -17,7 +17,7 @@ pub use find::{Asked, find};
 pub use proof::{hash, seen, verify_file};
 
 use crate::exit::{Failure, Result};
-use crate::files::permit_like;
+use crate::files::{durable, permit_like};
 use crate::terminal::signals;
 use dirtymap_cli::set_json::{self, Set};
 use rustix::fs::{FlockOperation, OFlags};
@@ -102,10 +102,10 @@ impl Folder {
         let saved = file.and_then(|mut file| {
             newest.map_or(Ok(()), |newest| permit_like(&file, Some(&newest.file)))?;
             file.write_all(&bytes)?;
-            file.sync_all()?;
+            durable::bytes(&file)?;
             fs::rename(&temporary, &path)?;
             disk_fails(true)?;
-            self.directory.sync_all()
+            durable::names(&self.directory, &self.path)
         });
         saved.map_err(|e| io(&e))
     }
@@ -125,10 +125,15 @@ impl Folder {
 
 /// Makes a folder, if there is none.
 pub fn make_folder(path: &Path) -> Result<()> {
-    match fs::create_dir(path) {
-        Ok(()) => crate::files::sync_directory_of(path),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(Failure::io(format_args!("{}: make the folder", path.display()), &e)),
+    let made = fs::create_dir(path);
+    let there = matches!(&made, Err(e) if e.kind() == io::ErrorKind::AlreadyExists);
+    if !there {
+        made.map_err(|e| Failure::io(format_args!("{}: make the folder", path.display()), &e))?;
+    }
+    match durable::name_of(path) {
+        // Whoever made it may have been killed before. What is in the directory above may be for others.
+        Err(failure) if there && failure.kind == "permission" => Ok(()),
+        synced => synced,
     }
 }
 

@@ -7,12 +7,13 @@ use super::chain::{Layered, Stored, failed};
 use super::{Folder, damaged};
 use crate::exit::{Failure, Result};
 use crate::files::PIECE;
-use crate::terminal::progress;
+use crate::terminal::pass::Pass;
 use crate::terminal::signals;
+use crate::time;
 use dirtymap_cli::qcow2::data::{Counted, Disk, Shape, check};
 use dirtymap_cli::set_json::{Content, Member, Seen};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -23,27 +24,24 @@ const STOPPED: &str = "not everything was read";
 /// What the system says of a file.
 pub fn seen(file: &File) -> io::Result<Seen> {
     let m = file.metadata()?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_string());
     let (modified, changed) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
-    Ok(Seen { inode: m.ino(), modified, changed, boot: boot.filter(|id| !id.is_empty()) })
+    Ok(Seen { inode: m.ino(), modified, changed, boot: time::boot() })
 }
 
 /// The SHA-256 of all bytes of a file.
-pub fn hash(stored: &Stored, path: &Path, what: &'static str) -> Result<String> {
-    let bar = progress::bytes(what, stored.bytes);
+pub fn hash(stored: &Stored, path: &Path, pass: &Pass) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; PIECE as usize];
     let mut at = 0;
     while at < stored.bytes {
-        signals::check(STOPPED)?;
+        pass.check()?;
         let piece = &mut buffer[..(stored.bytes - at).min(PIECE) as usize];
         let read = stored.file.read_exact_at(piece, at);
         read.map_err(|e| Failure::io(format_args!("{}: read", path.display()), &e))?;
         hash.update(&*piece);
         at += piece.len() as u64;
-        bar.inc(piece.len() as u64);
+        pass.inc(piece.len() as u64);
     }
-    bar.finish_and_clear();
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -57,7 +55,7 @@ pub(super) fn prove(stored: &Stored, path: &Path, content: &Content, read: bool)
         return Err(damaged(message));
     }
     if read || !now.proves(then) {
-        let found = hash(stored, path, "checking")?;
+        let found = hash(stored, path, &Pass::new("checking", stored.bytes, STOPPED))?;
         if found != *sha256 {
             let message = format!("{}: SHA-256 is {found}, and was {sha256} when it was complete", path.display());
             return Err(damaged(message));
@@ -119,27 +117,20 @@ impl Folder {
     }
 }
 
-/// Everything that can be said of one member's file alone: length, bytes, every reference in it.
-pub fn verify_file(folder: &Folder, member: &Member, stored: Stored) -> Result<()> {
+/// Everything that can be said of one member's file alone: length, bytes, every reference in it. What the system says of it then.
+pub fn verify_file(folder: &Folder, member: &Member, stored: Stored) -> Result<Seen> {
     let path = folder.at(&member.file);
-    let (is, was) = (stored.bytes, member.content.bytes);
-    if is != was {
-        return Err(damaged(format!("{}: has {is} bytes, and had {was} when it was complete", path.display())));
-    }
-    let found = hash(&stored, &path, "reading")?;
-    if found != member.content.sha256 {
-        let was = &member.content.sha256;
-        return Err(damaged(format!("{}: SHA-256 is {found}, and was {was} when it was complete", path.display())));
-    }
+    let seen = prove(&stored, &path, &member.content, true)?;
     let disk = folder.open_disk(stored, &path, member)?;
     let name = path.display().to_string();
     let mut interrupted = Ok(());
-    let counted = check(&disk, |_| {
+    let counted = check(&disk, || {
         interrupted = signals::check(STOPPED);
-        Ok(())
+        interrupted.is_ok()
     });
+    let counted = counted.map_err(|e| damaged(format!("{name}: {e}")))?;
     interrupted?;
-    let Counted { data, zeros } = counted.map_err(|e| damaged(format!("{name}: {e}")))?;
+    let Counted { data, zeros } = counted.unwrap_or_default();
     let (data, zeros) = (data * disk.cluster(), zeros * disk.cluster());
     if (data, zeros) != (member.data, member.zeros) {
         let message = format!(
@@ -148,5 +139,5 @@ pub fn verify_file(folder: &Folder, member: &Member, stored: Stored) -> Result<(
         );
         return Err(damaged(message));
     }
-    Ok(())
+    Ok(seen)
 }

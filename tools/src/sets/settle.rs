@@ -10,6 +10,7 @@
 use super::proof::{self, seen};
 use super::{Folder, Stored, step};
 use crate::exit::{Failure, Result};
+use crate::files::durable;
 use dirtymap_cli::set_json::{self, Content, Merging};
 use std::fs;
 use std::io;
@@ -52,7 +53,8 @@ impl Folder {
         let stored = match self.holds(&new, &merging.content)? {
             Some(stored) => {
                 let path = self.at(&new);
-                let named = fs::rename(&path, self.at(&merging.file)).and_then(|()| self.directory.sync_all());
+                let named = fs::rename(&path, self.at(&merging.file))
+                    .and_then(|()| durable::names(&self.directory, &self.path));
                 named.map_err(|e| Failure::io(format_args!("{}: rename", path.display()), &e))?;
                 Some(stored)
             }
@@ -126,7 +128,8 @@ impl Folder {
         }
         step("removed");
         if !std::mem::take(&mut self.set.leftover).is_empty() {
-            self.directory.sync_all().map_err(|e| Failure::io(format_args!("{}: sync", self.path.display()), &e))?;
+            let synced = durable::names(&self.directory, &self.path);
+            synced.map_err(|e| Failure::io(format_args!("{}: sync", self.path.display()), &e))?;
             self.save()?;
         }
         Ok(())

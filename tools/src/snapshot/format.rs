@@ -2,10 +2,11 @@
 //!
 //! Invariant kept here: nothing is taken from a header or an entry whose checksum does not match.
 
+use crate::time;
 use dirtymap::Uuid;
 use rustix::fs::StatxFlags;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// Bytes of a header.
@@ -266,9 +267,7 @@ pub fn changed(file: &File) -> io::Result<i64> {
 
 /// The boot of this machine; zeros if it cannot be had.
 pub fn boot() -> [u8; 16] {
-    let mut text = String::new();
-    let read = File::open("/proc/sys/kernel/random/boot_id").and_then(|mut file| file.read_to_string(&mut text));
-    read.ok().and_then(|_| text.trim().parse::<Uuid>().ok()).unwrap_or(Uuid::NIL).0
+    time::boot().and_then(|id| id.parse::<Uuid>().ok()).unwrap_or(Uuid::NIL).0
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use super::format::{Entry, Kind};
 use super::scratch::Scratch;
 use super::steps::{Rule, Step, at, keeps};
+use crate::files::is_zero;
 use dirtymap::{DirtyMap, Uuid};
 use rustix::fs::SeekFrom;
 use std::cell::RefCell;
@@ -412,9 +413,4 @@ impl Frozen {
         }
         progress
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<64>();
-    rest.iter().all(|b| *b == 0) && words.iter().all(|word| word.iter().fold(0, |all, b| all | b) == 0)
 }

@@ -4,6 +4,7 @@
 
 use super::signals;
 use super::text::COLUMNS;
+use crate::size;
 use dirtymap::{Progress, Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use std::fmt::Debug;
@@ -47,6 +48,15 @@ pub fn clear() {
 pub fn bytes(what: &'static str, total: u64) -> ProgressBar {
     let template = "{msg:9} [{bar:14}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     bar(what, total, template)
+}
+
+/// Has a bar over bytes say how fast it may be.
+pub fn limited(bar: &ProgressBar, rate: u64) {
+    const TEMPLATE: &str = "{msg:9} {bytes} of {total_bytes}, {bytes_per_sec} of at most {prefix}/s, {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style);
+        bar.set_prefix(size::human(rate));
+    }
 }
 
 /// A bar over things to count.
@@ -186,6 +196,17 @@ mod tests {
         let text = said(Duration::ZERO);
         assert!(text.starts_with("copying ") && text.ends_with(" of 100\n"), "{text:?}");
         assert!(!text.contains(['\r', '\u{1b}']), "{text:?}");
+    }
+
+    #[test]
+    fn a_bar_that_may_be_no_faster_says_so() {
+        let kept = Kept::default();
+        let target = ProgressDrawTarget::term_like(Box::new(Lines::new(kept.clone(), Duration::ZERO)));
+        let bar = styled(ProgressBar::with_draw_target(Some(100), target), "copying", "{msg}");
+        limited(&bar, 64 << 20);
+        bar.tick();
+        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
+        assert!(text.contains("of at most 64 MiB/s"), "{text:?}");
     }
 
     #[test]

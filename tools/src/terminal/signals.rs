@@ -31,14 +31,35 @@ pub fn listen(end: Option<impl Fn() + Send + 'static>) -> Result<()> {
         .map_err(|e| Failure::io("listen for signals", &e))
 }
 
-/// From here on the command goes on to its end, whatever the signals.
-pub fn go_on() {
+/// While there is one, no second signal ends the command.
+#[must_use]
+pub struct Held(());
+
+/// Has the command go on, whatever the signals, until the answer is dropped.
+pub fn hold() -> Held {
     GOES_ON.store(true, Ordering::SeqCst);
+    Held(())
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        GOES_ON.store(false, Ordering::SeqCst);
+    }
 }
 
 /// Whether somebody wants the command to stop.
 pub fn requested() -> bool {
+    #[cfg(test)]
+    if IN_TEST.get() {
+        return true;
+    }
     REQUESTED.load(Ordering::SeqCst)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether a test wants what it calls to stop.
+    pub static IN_TEST: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Fails if somebody wants the command to stop.

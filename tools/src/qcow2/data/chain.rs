@@ -49,12 +49,6 @@ impl<S: ReadAt> Chain<S> {
         Chain::new(self.disks)
     }
 
-    /// The same without the highest file.
-    pub fn without_top(mut self) -> Chain<S> {
-        self.disks.pop();
-        self
-    }
-
     /// Where the bytes from `range.start` on are: in which file and where in that, or `None` for zeros; and up to where that is
     /// so. Behind the disk's end is zeros.
     ///

@@ -6,6 +6,7 @@
 use super::super::parse::{aligned, check_features, read, span};
 use super::super::spec::{self, header};
 use super::super::{Error, ReadAt, Result, be32, be64};
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -159,25 +160,25 @@ impl<S: ReadAt> Disk<S> {
     /// The offset of the L2 table for an entry of the L1 table; 0 for none.
     pub(super) fn l2(&self, index: u64) -> Result<u64> {
         let entry = self.entry(0, "L1 table", &self.l1, index)?;
-        let place = || format!("L1 table entry {index}");
+        let place = format_args!("L1 table entry {index}");
         if entry & !(spec::MAPPING_OFFSET | spec::MAPPING_COPIED) != 0 {
-            return Err(Error::corrupt(place(), format!("{entry:#x}"), "no reserved bits"));
+            return Err(Error::corrupt(place, format_args!("{entry:#x}"), "no reserved bits"));
         }
-        self.cluster_at(&place(), entry & spec::MAPPING_OFFSET)
+        self.cluster_at(place, entry & spec::MAPPING_OFFSET)
     }
 
     /// What an L2 table says of a cluster of the disk.
     pub(super) fn mapping(&self, l2: u64, cluster: u64) -> Result<Extent> {
         let index = cluster & (self.cluster() / spec::TABLE_ENTRY - 1);
         let entry = self.entry(1, "L2 table", &(l2..l2 + self.cluster()), index)?;
-        let place = || format!("L2 table entry for cluster {cluster}");
+        let place = format_args!("L2 table entry for cluster {cluster}");
         if entry & spec::MAPPING_COMPRESSED != 0 {
-            return Err(Error::Unsupported(format!("{}: a compressed cluster, which only QEMU reads", place())));
+            return Err(Error::Unsupported(format!("{place}: a compressed cluster, which only QEMU reads")));
         }
         if entry & !(spec::MAPPING_OFFSET | spec::MAPPING_COPIED | spec::MAPPING_ZEROS) != 0 {
-            return Err(Error::corrupt(place(), format!("{entry:#x}"), "no reserved bits"));
+            return Err(Error::corrupt(place, format_args!("{entry:#x}"), "no reserved bits"));
         }
-        let offset = self.cluster_at(&place(), entry & spec::MAPPING_OFFSET)?;
+        let offset = self.cluster_at(place, entry & spec::MAPPING_OFFSET)?;
         Ok(match (entry & spec::MAPPING_ZEROS, offset) {
             (0, 0) => Extent::Absent,
             (0, offset) => Extent::Data(offset),
@@ -186,10 +187,10 @@ impl<S: ReadAt> Disk<S> {
     }
 
     /// An offset of a cluster that is whole in the file, or 0.
-    fn cluster_at(&self, place: &str, offset: u64) -> Result<u64> {
+    fn cluster_at(&self, place: impl fmt::Display, offset: u64) -> Result<u64> {
         if offset != 0 {
-            aligned(place, offset, self.cluster())?;
-            inside(&self.source, place, span(place, offset, self.cluster())?)?;
+            aligned(&place, offset, self.cluster())?;
+            inside(&self.source, &place, span(&place, offset, self.cluster())?)?;
         }
         Ok(offset)
     }
@@ -217,7 +218,7 @@ impl<S: ReadAt> Disk<S> {
 }
 
 /// A range of the file, if it is inside of that.
-fn inside<S: ReadAt>(source: &S, place: &str, range: Range<u64>) -> Result<Range<u64>> {
+fn inside<S: ReadAt>(source: &S, place: impl fmt::Display, range: Range<u64>) -> Result<Range<u64>> {
     if range.end <= source.size() {
         return Ok(range);
     }

@@ -2,7 +2,7 @@
 
 use super::super::spec::{self, header};
 use super::super::{Error, Result, be64};
-use super::{Chain, Disk, Extent, Shape, Writer, check};
+use super::{Chain, Counted, Disk, Extent, Shape, Writer, check};
 use std::convert::Infallible;
 
 /// log2 of the clusters here: the smallest, with 64 entries in a table of 32 KiB of the disk.
@@ -84,7 +84,8 @@ fn a_chain_reads_as_arrays_laid_over_one_another_do() {
                     Is::Nothing => {}
                 }
             }
-            let counted = check(&Disk::open(&files[i as usize][..]).expect("opens"), |_| Ok(())).expect("dense");
+            let counted = check(&Disk::open(&files[i as usize][..]).expect("opens"), || true);
+            let counted = counted.expect("dense").expect("to the end");
             let count = |f: fn(&Is) -> bool| all.iter().filter(|(_, is)| f(is)).count() as u64;
             assert_eq!(counted.data, count(|is| matches!(is, Is::Byte(_))));
             assert_eq!(counted.zeros, count(|is| matches!(is, Is::Zeros)));
@@ -211,8 +212,8 @@ fn what_breaks_the_specification_or_is_not_known_is_refused() {
 fn every_reference_that_is_not_as_it_was_written_is_found() {
     let clusters = [(0, Is::Byte(1)), (1, Is::Byte(1)), (3, Is::Zeros), (69, Is::Byte(2))];
     let good = file(70 * CLUSTER, None, &clusters);
-    let found = |bytes: &[u8]| Disk::open(bytes).and_then(|disk| check(&disk, |_| Ok(())));
-    assert_eq!(found(&good).map(|counted| (counted.data, counted.zeros)).ok(), Some((3, 1)));
+    let found = |bytes: &[u8]| Disk::open(bytes).and_then(|disk| check(&disk, || true));
+    assert_eq!(found(&good).ok(), Some(Some(Counted { data: 3, zeros: 1 })));
     let l1 = CLUSTER as usize;
     let l2 = be64(&good, l1) as usize & spec::MAPPING_OFFSET as usize;
     let table = be64(&good, header::REFCOUNT_TABLE_OFFSET) as usize;
@@ -246,5 +247,13 @@ fn every_reference_that_is_not_as_it_was_written_is_found() {
 fn many_clusters_have_refcounts_in_several_blocks() {
     let all: Vec<(u64, Is)> = (0..1000).map(|c| (c, Is::Byte(c as u8))).collect();
     let bytes = file(1000 * CLUSTER, None, &all);
-    assert_eq!(check(&Disk::open(&bytes[..]).expect("opens"), |_| Ok(())).expect("dense").data, 1000);
+    let disk = Disk::open(&bytes[..]).expect("opens");
+    assert_eq!(check(&disk, || true).expect("dense").expect("to the end").data, 1000);
+    // It can be stopped at each of its tables, and says nothing then.
+    let tables = 1000u64.div_ceil(CLUSTER / 8) + (bytes.len() as u64 / CLUSTER * 2).div_ceil(CLUSTER);
+    for most in [0, 1, tables - 1, tables] {
+        let mut asked = 0;
+        let found = check(&disk, || (asked < most, asked += 1).0).expect("dense");
+        assert_eq!((found.is_some(), asked), (most == tables, tables.min(most + 1)), "{most}");
+    }
 }

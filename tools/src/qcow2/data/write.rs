@@ -5,11 +5,13 @@
 //! and then that table; refcount table, refcount blocks. [`check`](super::check) relies on that order.
 
 use super::super::spec::{self, header};
-use super::super::write::{l1_entries, put};
+use super::super::write::{Fixed, l1_entries, put};
 use super::super::{Error, Result};
 
 /// The format that the header says a backing file has.
 const BACKING_FORMAT: &[u8] = b"qcow2";
+/// The cluster in which the L1 table begins.
+const L1_TABLE: u64 = 1;
 
 /// What an image is like: the length of its disk, its clusters, and its backing file.
 #[derive(Clone, Debug)]
@@ -71,22 +73,20 @@ impl Shape {
 
     /// The first cluster behind the L1 table.
     pub(super) fn first(&self) -> u64 {
-        1 + (self.l1_entries() * spec::TABLE_ENTRY).div_ceil(self.cluster())
+        L1_TABLE + (self.l1_entries() * spec::TABLE_ENTRY).div_ceil(self.cluster())
     }
 
     /// The header, its extensions and the backing file's name.
     fn header(&self, refcount_table: u64, refcount_table_clusters: u64) -> Vec<u8> {
-        let mut bytes = vec![0; spec::HEADER_BYTES];
-        put(&mut bytes, 0, &spec::MAGIC);
-        put(&mut bytes, header::VERSION, &spec::VERSION.to_be_bytes());
-        put(&mut bytes, header::CLUSTER_BITS, &self.cluster_bits.to_be_bytes());
-        put(&mut bytes, header::SIZE, &self.len.to_be_bytes());
-        put(&mut bytes, header::L1_ENTRIES, &(self.l1_entries() as u32).to_be_bytes());
-        put(&mut bytes, header::L1_OFFSET, &self.cluster().to_be_bytes());
-        put(&mut bytes, header::REFCOUNT_TABLE_OFFSET, &(refcount_table * self.cluster()).to_be_bytes());
-        put(&mut bytes, header::REFCOUNT_TABLE_CLUSTERS, &(refcount_table_clusters as u32).to_be_bytes());
-        put(&mut bytes, header::REFCOUNT_ORDER, &spec::REFCOUNT_ORDER.to_be_bytes());
-        put(&mut bytes, header::HEADER_LENGTH, &(spec::HEADER_BYTES as u32).to_be_bytes());
+        let fixed = Fixed {
+            cluster_bits: self.cluster_bits,
+            size: self.len,
+            l1: L1_TABLE,
+            l1_entries: self.l1_entries(),
+            refcount_table,
+            refcount_table_clusters,
+        };
+        let mut bytes = fixed.bytes();
         if let Some(name) = &self.backing {
             bytes.extend(spec::EXTENSION_BACKING_FORMAT.to_be_bytes());
             bytes.extend((BACKING_FORMAT.len() as u32).to_be_bytes());
@@ -239,7 +239,7 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
             (self.write)(&1u16.to_be_bytes().repeat(count as usize), offset)?;
         }
         (self.write)(&entries, self.next * cluster)?;
-        (self.write)(&self.l1, cluster)?;
+        (self.write)(&self.l1, L1_TABLE * cluster)?;
         (self.write)(&self.shape.header(self.next, table), 0)?;
         Ok(total * cluster)
     }
