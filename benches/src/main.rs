@@ -17,7 +17,7 @@ mod report;
 mod rows;
 
 use report::Found;
-use rows::{Scale, arms, file, latency, memory, processes, scale, steps, writes};
+use rows::{Scale, arms, backups, file, latency, memory, processes, scale, steps, writes};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -65,12 +65,14 @@ fn main() -> ExitCode {
     found.latencies = latency::rows(&scale, device.path());
     found.arms = arms::rows(&scale, device.path());
     found.written = writes::rows(&scale, device.path());
+    found.backed_up = backups::rows(&scale, device.path());
     found.panels = scale::rows(&scale, scratch.path());
     let tables = [
         ("main", report::table(&found)),
         ("latency", report::latencies(&found.latencies)),
         ("arms", report::arms(&found.arms)),
         ("writes", report::written(&found.written)),
+        ("backups", report::backed_up(&found.backed_up)),
         ("scale", report::panels(&found.panels)),
     ];
     let printed = tables.iter().filter(|(_, table)| !table.is_empty());

@@ -2,6 +2,7 @@
 
 use crate::harness::{Against, Kind, Measured};
 use crate::rows::arms::Arm;
+use crate::rows::backups::BackedUp;
 use crate::rows::file::Counted;
 use crate::rows::latency::Latency;
 use crate::rows::processes::Scaled;
@@ -138,6 +139,21 @@ pub fn written(rows: &[Written]) -> String {
     out
 }
 
+/// A table of its own: backups to a set, beside other ways to copy and check the same.
+pub fn backed_up(rows: &[BackedUp]) -> String {
+    let Some(first) = rows.first() else { return String::new() };
+    let mut out =
+        format!("| backup to a set, on {} | of | beside | that takes | our speed | target |\n", first.file_system);
+    out += "| --- | --- | --- | --- | --- | --- |\n";
+    for BackedUp { what, state, beside, seconds, speed, least, .. } in rows {
+        let target = least.map_or(String::new(), |least| {
+            format!("at least {least:.2}: {}", if *speed >= least { "met" } else { "**missed**" })
+        });
+        let _ = writeln!(out, "| {what} | {state} | {beside} | {seconds:.2} s | {speed:.2} × | {target} |");
+    }
+    out
+}
+
 /// A text with what stands between `<!-- table NAME -->` and the next `<!-- end -->` replaced, for each name that it has.
 pub fn with_tables(mut text: String, tables: &[(&str, String)]) -> String {
     for (name, table) in tables.iter().filter(|(_, table)| !table.is_empty()) {
@@ -160,11 +176,12 @@ pub struct Found {
     pub latencies: Vec<Latency>,
     pub arms: Vec<Arm>,
     pub written: Vec<Written>,
+    pub backed_up: Vec<BackedUp>,
     pub panels: Vec<Panel>,
 }
 
 pub fn json(found: &Found) -> String {
-    let Found { measured, counted, scaled, latencies, arms, written, panels } = found;
+    let Found { measured, counted, scaled, latencies, arms, written, backed_up, panels } = found;
     let mut lines = Vec::new();
     for measured in measured {
         let row = &measured.row;
@@ -227,6 +244,12 @@ pub fn json(found: &Found) -> String {
             w.writes,
             w.waited,
             w.syncs
+        ));
+    }
+    for BackedUp { what, state, file_system, beside, seconds, speed, least } in backed_up {
+        let least = least.map_or("null".into(), |least| least.to_string());
+        lines.push(format!(
+            r#"  {{"operation": "backup to a set: {what}", "state": "{state}", "file_system": "{file_system}", "beside": "{beside}", "its_seconds": {seconds:.3}, "speed_is_times": {speed:.4}, "at_least": {least}}}"#
         ));
     }
     for Panel { title, x, unit, lines: of } in panels {

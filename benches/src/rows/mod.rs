@@ -1,6 +1,7 @@
 //! The rows of the table.
 
 pub mod arms;
+pub mod backups;
 pub mod file;
 pub mod latency;
 pub mod memory;
