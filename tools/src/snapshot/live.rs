@@ -109,7 +109,7 @@ impl Snapshots {
     }
 
     /// Has an image synced. What that fails to write the kernel tells once, so it is remembered: no snapshot is made or
-    /// committed any more, and everything is dirty.
+    /// committed any more, and everything of that disk is dirty.
     pub fn sync<E>(
         &self,
         disk: usize,
@@ -119,10 +119,9 @@ impl Snapshots {
         let _syncing = self.syncing.read().unwrap_or_else(PoisonError::into_inner);
         let done = sync();
         if done.is_err() {
-            if !self.sync_failed.swap(true, SeqCst) {
-                // If that fails as well, snapshots are refused all the same.
-                let _ = map.set_all();
-            }
+            self.sync_failed.store(true, SeqCst);
+            // If that fails as well, snapshots are refused all the same.
+            let _ = map.set_all();
             if let Some(snapshot) = self.eras.snapshot() {
                 let _ = snapshot.disks[disk].break_off("a sync of the image failed".into(), map);
             }
@@ -327,7 +326,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Some other program has ended a checkpoint of it.
+    /// Gives a snapshot up for what has failed.
     fn dropped(&self, disks: &[Source<'_>], snapshot: &Snapshot, failure: Failure) -> Failure {
         match self.drop_snapshot(disks, snapshot) {
             Ok(()) => failure,
@@ -491,14 +490,20 @@ impl Snapshots {
         // One that is being committed is for the next server to end.
         let going = self.eras.snapshot().filter(|snapshot| snapshot.committing.get().is_none());
         let Some(snapshot) = going else { return Ok(()) };
-        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
-            let left = frozen
-                .sync_image()
-                .and_then(|()| stays(disk.image))
-                .and_then(|left| frozen.scratch.update(|header| header.left = left));
+        let mut failed = None;
+        for (place, (disk, frozen)) in disks.iter().zip(&snapshot.disks).enumerate() {
+            // What this fails with, the sync before the map is closed is not told any more.
+            if let Err(e) = self.sync(place, disk.map, || frozen.sync_image()) {
+                failed.get_or_insert(Failure::io(format_args!("{}: sync its image", disk.map.path().display()), &e));
+                continue;
+            }
+            let left = stays(disk.image).and_then(|left| frozen.scratch.update(|header| header.left = left));
             if let Err(e) = left {
                 let _ = frozen.break_off(e.to_string(), disk.map);
             }
+        }
+        if let Some(failure) = failed {
+            return Err(self.dropped(disks, &snapshot, failure));
         }
         if !snapshot.is_served() || snapshot.why_broken().is_some() {
             self.drop_snapshot(disks, &snapshot)?;

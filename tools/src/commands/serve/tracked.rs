@@ -209,7 +209,26 @@ mod tests {
         });
         assert_eq!(committed.expect_err("refused").kind, "sync-failed");
         assert_eq!(tracked.map.dirty_len(), 1 << 20);
+        // That of another disk as well.
+        let other = Options::new().create(dir.path().join("other"), 1 << 20).expect("create");
+        snapshots.sync(0, &other, || Err(())).expect_err("failed");
+        assert_eq!(other.dirty_len(), 1 << 20);
         snapshots.abort(&sources, snapshot::Which::default()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(snapshots.create(&sources, &NOW).err().expect("refused").kind, "sync-failed");
+    }
+
+    #[test]
+    fn a_stop_whose_sync_fails_fails_and_everything_is_dirty() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (tracked, snapshots) = tracked(dir.path());
+        // It cannot be synced.
+        let image = std::fs::File::open("/dev/zero").expect("open");
+        let sources = [snapshot::Source { map: &tracked.map, image: &image }];
+        snapshots.create(&sources, &NOW).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(tracked.map.dirty_len(), 0);
+        let failure = snapshots.stop(&sources).expect_err("not synced");
+        assert!(failure.message.contains("sync"), "{failure}");
+        assert_eq!(tracked.map.dirty_len(), 1 << 20);
+        assert!(tracked.map.checkpoint().expect("known").is_none());
     }
 }
