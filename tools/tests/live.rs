@@ -66,6 +66,7 @@ fn holes_of_a_snapshot_are_those_of_the_moment() {
     let place = Place::of_zeros(SIZE);
     let _server = place.start(&[]).expect("a server");
     let data = write(&place, 3, 1);
+    place.client("").expect("connect").write_zeroes(5 * GRANULE, 2 * GRANULE, 0).expect("zeroes");
     place.snapshot(&["create", "--name", "now", "--whole"]).exits(0);
     // What was a hole and what was not change places.
     write(&place, 1, 2);
@@ -78,14 +79,22 @@ fn holes_of_a_snapshot_are_those_of_the_moment() {
     let uri = format!("nbd+unix:///@now?socket={}", place.dir.path("socket").display());
     let options = ConnectOptions { contexts: vec!["base:allocation".into()], ..ConnectOptions::default() };
     let mut client = Client::connect(&uri.parse().expect("a URI"), &options).expect("connect");
-    let extents = &client.block_status(0, SIZE, 0).expect("states")[0].1;
-    let mut at = 0;
-    for extent in extents {
-        let zeros = expected[at as usize..(at + extent.length) as usize].iter().all(|b| *b == 0);
-        assert!(extent.flags == 0 || zeros, "{extent:?} at {at} is called a hole");
-        at += extent.length;
+    // Also from one that was copied, and is a hole now.
+    for from in [0, 3 * GRANULE] {
+        let extents = &client.block_status(from, SIZE - from, 0).expect("states")[0].1;
+        let (mut at, mut holes) = (from, Vec::new());
+        for extent in extents {
+            let range = at..at + extent.length;
+            if extent.flags != 0 {
+                let zeros = expected[range.start as usize..range.end as usize].iter().all(|b| *b == 0);
+                assert!(zeros, "{extent:?} at {at} is called a hole");
+                holes.push(range);
+            }
+            at += extent.length;
+        }
+        let is_told = |g: u64| holes.iter().any(|hole| hole.start <= g * GRANULE && (g + 1) * GRANULE <= hole.end);
+        assert!([1, 5, 6].iter().filter(|g| **g * GRANULE >= from).all(|g| is_told(*g)), "{from}: {extents:?}");
     }
-    assert!(extents.iter().any(|extent| extent.flags != 0), "{extents:?}");
 }
 
 #[test]

@@ -343,13 +343,13 @@ impl Frozen {
         self.alike(range, is)
     }
 
-    /// The same of zeros that need not be read.
+    /// The same of zeros that need not be read. No further than the image was looked at.
     pub fn zeros(&self, range: Range<u64>) -> (bool, u64) {
-        let hole = self.hole(&range);
         let first = self.bytes(self.granules(range.clone()).start);
-        // Where data begins, the hole behind it is for the next look.
-        let end = if hole.end < first.end { self.data_end(hole.end).max(first.end) } else { range.end };
-        self.alike(range.start..end.min(range.end), |g| {
+        let hole = self.hole(&first);
+        let seen = if hole.end < first.end { self.end_of_data(hole.end) } else { hole.end };
+        let end = seen.next_multiple_of(self.granule).max(first.end).min(range.end);
+        self.alike(range.start..end, |g| {
             // Looked at after the image: what is not copied by now was no other.
             let state = self.states[g].load(SeqCst);
             let bytes = self.bytes(g);
@@ -365,9 +365,8 @@ impl Frozen {
         (first, end - range.start)
     }
 
-    /// The hole of the image in which a range begins.
-    fn hole(&self, range: &Range<u64>) -> Range<u64> {
-        let granule = self.bytes(self.granules(range.clone()).start);
+    /// The hole of the image in which a granule begins.
+    fn hole(&self, granule: &Range<u64>) -> Range<u64> {
         match rustix::fs::seek(&self.image, SeekFrom::Data(granule.start)) {
             Ok(data) => granule.start..data,
             // What is behind the end of an image that was cut off is no hole: reading it is to fail.
@@ -376,9 +375,9 @@ impl Frozen {
         }
     }
 
-    /// Where the data of the image ends that `at` is in, to whole granules.
-    fn data_end(&self, at: u64) -> u64 {
-        rustix::fs::seek(&self.image, SeekFrom::Hole(at)).map_or(u64::MAX, |end| end.next_multiple_of(self.granule))
+    /// Where the next hole of the image begins. Where it has none, all is data.
+    fn end_of_data(&self, from: u64) -> u64 {
+        rustix::fs::seek(&self.image, SeekFrom::Hole(from)).unwrap_or(self.size)
     }
 
     /// Whether the image has its length still.
