@@ -1,5 +1,7 @@
 //! Times for people and programs.
 
+use std::fs::File;
+use std::io::Read;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What stands for a time that no clock could tell.
@@ -19,9 +21,18 @@ pub fn time(at: impl Into<Option<SystemTime>>) -> Option<String> {
     (seconds != 0).then(|| jiff::Timestamp::from_second(seconds).ok()).flatten().map(|t| t.to_string())
 }
 
-/// Which boot of the machine this is, by the kernel; `None` where that cannot be had.
+/// Which boot of the machine this is, by the kernel; `None` where that cannot be had from a real procfs.
 pub fn boot() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    boot_by("/proc/sys/kernel/random/boot_id")
+}
+
+fn boot_by(path: &str) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    if rustix::fs::fstatfs(&file).ok()?.f_type != rustix::fs::PROC_SUPER_MAGIC {
+        return None;
+    }
+    let mut id = String::new();
+    file.read_to_string(&mut id).ok()?;
     Some(id.trim().to_string()).filter(|id| !id.is_empty())
 }
 
@@ -29,4 +40,17 @@ pub fn boot() -> Option<String> {
 pub fn parse(text: &str) -> Result<SystemTime, String> {
     let found = text.parse::<jiff::Timestamp>().map_err(|e| format!("{e}; expected a time as 2026-11-29T10:00:00Z"))?;
     Ok(found.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_is_only_believed_of_the_kernel() {
+        let real = boot().expect("a boot");
+        let other = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(other.path(), real).expect("write");
+        assert_eq!(boot_by(other.path().to_str().expect("text")), None);
+    }
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::serving::{DIRTY, Server, dirty};
-use common::{Dir, GRANULE, MIB, areas, pattern, skipped, untouched};
+use common::{Dir, GRANULE, MIB, areas, have, pattern, skipped, untouched};
 use dirtymap_nbd::client::{Client, ConnectOptions};
 use rustix::process::Signal;
 use std::fs;
@@ -162,14 +162,6 @@ fn what_makes_no_sense_is_refused_and_nothing_is_touched() {
         });
         dm!("serve", image, "--map", map, "--listen", "0.0.0.0:0").exits(8).says("--allow-plain-tcp");
     });
-}
-
-fn have(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        skipped(&format!("{program} is not installed"));
-    }
-    found
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::serving::Server;
-use common::{Dir, MIB, Ran, loop_device, skipped, untouched};
+use common::{Dir, MIB, Ran, have, loop_device, skipped, untouched};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_RDLCK, F_WRLCK, SEEK_SET, flock};
 use rustix::fs::OFlags;
@@ -110,14 +110,6 @@ fn a_block_device_is_claimed() {
     dm!("serve", device, "--map", map, "--run", "true").exits(8).says("in use");
     drop(claimed);
     dm!("serve", device, "--map", map, "--run", "true").exits(0);
-}
-
-fn have(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        skipped(&format!("{program} is not installed"));
-    }
-    found
 }
 
 fn qemu(program: &str, line: &[&str], image: &Path) -> Ran {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::serving::Server;
-use common::{Dir, GRANULE, MIB, areas, skipped};
+use common::{Dir, GRANULE, MIB, areas, have, skipped};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -25,14 +25,6 @@ fn tracked(dir: &Dir) -> (PathBuf, PathBuf) {
         }
     }
     (image, map)
-}
-
-fn have(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
-    if !found {
-        skipped(&format!("{program} is not installed"));
-    }
-    found
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {

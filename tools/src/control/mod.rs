@@ -7,7 +7,7 @@ mod listener;
 mod status;
 
 pub use listener::{Answers, Listener};
-pub use status::{DiskStatus, Latency, RequestStatus, Requests, Status, areas};
+pub use status::{DiskStatus, Latency, RequestStatus, Requests, Status};
 
 use crate::exit::{ErrorAnswer, Failure, Result};
 use dirtymap::ImageStamp;

@@ -48,8 +48,33 @@ pub struct DiskStatus {
     pub requests: Requests,
 }
 
+impl DiskStatus {
+    /// What its map says; the rest is empty.
+    pub fn of_map(map: &DirtyMap) -> dirtymap::Result<DiskStatus> {
+        let (info, stats) = (map.info()?, map.stats());
+        Ok(DiskStatus {
+            map: map.path().display().to_string(),
+            uuid: info.uuid.to_string(),
+            size: map.len(),
+            granule_bytes: map.granule_bytes(),
+            dirty_bytes: info.dirty.map_or_else(|| map.dirty_len(), |(_, bytes)| bytes),
+            areas: areas(map)?,
+            armed_bytes: info.armed_items,
+            intent_bytes: info.intent_items,
+            checkpoint: info.checkpoint.map(|checkpoint| checkpoint.state.name().into()),
+            points: info.points.into_iter().map(|point| point.name).collect(),
+            arms: stats.arms,
+            syncs: stats.syncs,
+            flushes: stats.flushes,
+            map_bytes_written: stats.bytes_written,
+            waits: stats.slow_sets,
+            ..DiskStatus::default()
+        })
+    }
+}
+
 /// Where a map is dirty: bytes in dirty granules, of 64 parts of equal length; of fewer where there are fewer granules.
-pub fn areas(map: &DirtyMap) -> dirtymap::Result<Vec<u64>> {
+fn areas(map: &DirtyMap) -> dirtymap::Result<Vec<u64>> {
     let (bits, granule, len) = (map.geometry().bits(), map.granule_bytes(), map.len());
     let parts = bits.min(64);
     let start = |part: u64| (u128::from(bits) * u128::from(part) / u128::from(parts)) as u64;

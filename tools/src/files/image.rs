@@ -64,30 +64,25 @@ impl Image {
             return Err(Failure::new("not-an-image", message));
         }
         let stamp = ImageStamp::glance(&file).map_err(|e| Failure::io(path.display(), &e))?;
-        let knows_holes = knows_holes(&file);
+        // A wrong no only costs reading.
+        let knows_holes = file_system(&file).is_ok_and(|(_, local)| local);
         Ok(Image { path: path.to_path_buf(), file, stamp, knows_holes })
     }
 
     /// Opens what a backup shall write to; `None` if there is nothing. A block device that is mounted or otherwise in use is
     /// refused.
     pub fn open_target(path: &Path) -> Result<Option<Image>> {
-        let kind = match path.metadata() {
-            Ok(m) => m.file_type(),
+        match path.metadata() {
+            Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => match exit::leads_nowhere(path) {
                 Some(message) => return Err(Failure::new("not-found", message)),
                 None => return Ok(None),
             },
             Err(e) => return Err(Failure::io(path.display(), &e)),
-        };
-        let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        if kind.is_block_device() {
-            // Without O_CREAT: has the kernel claim the device, which it does for one user only.
-            flags |= OFlags::EXCL;
         }
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags.bits() as i32).open(path);
-        match opened {
+        match open_claiming(path, true) {
             Ok(file) => Image::of(file, path).map(Some),
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+            Err(e) if is_claimed(&e) => {
                 let message = format!(
                     "{}: is in use: mounted, or part of another device, or claimed by another program; a backup would write \
                      to it behind its user's back",
@@ -234,6 +229,21 @@ impl Image {
     }
 }
 
+/// Opens a file. A block device is claimed, which the kernel lets one user do.
+pub(super) fn open_claiming(path: &Path, write: bool) -> io::Result<File> {
+    let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    if path.metadata().is_ok_and(|m| m.file_type().is_block_device()) {
+        // Without O_CREAT that is what it means.
+        flags |= OFlags::EXCL;
+    }
+    OpenOptions::new().read(true).write(write).custom_flags(flags.bits() as i32).open(path)
+}
+
+/// Whether another one has claimed the device.
+pub(super) fn is_claimed(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
+}
+
 /// Cuts a range at multiples of [`PIECE`].
 pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let mut at = range.start;
@@ -264,12 +274,14 @@ pub fn permit_like(file: &File, like: Option<&File>) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Whether the file is on a file system that is known to answer for its own holes: no other machine, and no program, does.
-/// The library's list is of what may be mapped, for which it looks through overlays as well. Here a wrong no only costs reading.
-fn knows_holes(file: &File) -> bool {
+/// The file system that a file is on, by its number of statfs(2), and whether it is known to answer for its files itself: no
+/// other machine, and no program, does. The library's list is of what may be mapped, for which it looks through overlays as
+/// well.
+pub fn file_system(file: &File) -> io::Result<(u64, bool)> {
     // From linux/magic.h: ext2 to ext4, XFS, btrfs, tmpfs, F2FS, bcachefs.
     const LOCAL: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0xca45_1a4e];
-    rustix::fs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)))
+    let number = rustix::fs::fstatfs(file)?.f_type as u64 & 0xffff_ffff;
+    Ok((number, LOCAL.contains(&number)))
 }
 
 /// What makes two names one file: the block device's number, or file system and inode.
@@ -302,7 +314,7 @@ pub fn distinct(roles: &[(&str, &Path)]) -> Result<()> {
 }
 
 /// The directory that `path` is in. The library has the same for itself; its users have no need of it.
-pub(super) fn directory_of(path: &Path) -> &Path {
+pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

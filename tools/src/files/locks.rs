@@ -8,14 +8,13 @@
 //! Invariant kept here: a lock is taken before others are asked for, so that of two who begin at once one is refused.
 
 use super::Image;
+use super::image::{is_claimed, open_claiming};
 use crate::exit::{Failure, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{self, flock};
-use rustix::fs::{FileType, OFlags};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const READ: i64 = 0;
@@ -28,13 +27,7 @@ impl Image {
     /// Opens an image to be used for long, by nobody else who writes to it without its map: no program of QEMU's, and no other
     /// server. A block device is claimed.
     pub fn open_locked(path: &Path, write: bool) -> Result<Image> {
-        let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        if rustix::fs::stat(path).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::BlockDevice) {
-            // Without O_CREAT: has the kernel claim the device, which it does for one user only.
-            flags |= OFlags::EXCL;
-        }
-        let opened = OpenOptions::new().read(true).write(write).custom_flags(flags.bits() as i32).open(path);
-        let file = opened.map_err(|e| match e.raw_os_error() == Some(Errno::EBUSY as i32) {
+        let file = open_claiming(path, write).map_err(|e| match is_claimed(&e) {
             true => in_use(path, "mounted, or part of another device, or claimed by another program"),
             false => Failure::open(path, &e),
         })?;

@@ -9,4 +9,4 @@ pub mod stdin;
 pub mod storage;
 
 pub use content::Content;
-pub use image::{Image, PIECE, distinct, is_zero, permit_like, pieces, same};
+pub use image::{Image, PIECE, directory_of, distinct, file_system, is_zero, permit_like, pieces, same};

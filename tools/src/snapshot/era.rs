@@ -15,7 +15,7 @@ pub struct Era {
     pub snapshot: Option<Arc<Snapshot>>,
     writers: Arc<Writers>,
     /// Those of older eras that had not left when this one began. Not their snapshots, which may have ended.
-    older: Mutex<Vec<Arc<Writers>>>,
+    older: Vec<Arc<Writers>>,
     /// All of them have left.
     alone: AtomicBool,
 }
@@ -48,7 +48,7 @@ impl Writers {
 impl Era {
     fn new(snapshot: Option<Arc<Snapshot>>, older: Vec<Arc<Writers>>) -> Arc<Era> {
         let alone = AtomicBool::new(older.is_empty());
-        Arc::new(Era { snapshot, writers: Arc::default(), older: Mutex::new(older), alone })
+        Arc::new(Era { snapshot, writers: Arc::default(), older, alone })
     }
 
     /// Waits until no writer of an older era runs.
@@ -56,9 +56,7 @@ impl Era {
         if self.alone.load(SeqCst) {
             return;
         }
-        // Without the lock, which the next era needs to begin.
-        let older = lock(&self.older).clone();
-        older.iter().for_each(|writers| writers.wait_until_gone());
+        self.older.iter().for_each(|writers| writers.wait_until_gone());
         self.alone.store(true, SeqCst);
     }
 }
@@ -115,7 +113,7 @@ impl Eras {
         let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
         // Before anybody waits: one that leaves without a word has left before that.
         now.writers.over.store(true, SeqCst);
-        let mut older = lock(&now.older).clone();
+        let mut older = now.older.clone();
         older.push(Arc::clone(&now.writers));
         older.retain(|writers| !writers.is_gone());
         *now = Era::new(snapshot, older);
@@ -189,7 +187,7 @@ mod tests {
         for _ in 0..1000 {
             eras.begin(None);
         }
-        assert!(lock(&eras.enter().older).len() <= 1);
+        assert!(eras.enter().older.len() <= 1);
     }
 
     #[test]

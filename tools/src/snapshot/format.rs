@@ -265,7 +265,7 @@ pub fn changed(file: &File) -> io::Result<i64> {
     Ok(m.ctime().saturating_mul(1_000_000_000).saturating_add(m.ctime_nsec()))
 }
 
-/// The boot of this machine; zeros if it cannot be had.
+/// The boot of this machine; zeros if it cannot be had from a real procfs.
 pub fn boot() -> [u8; 16] {
     time::boot().and_then(|id| id.parse::<Uuid>().ok()).unwrap_or(Uuid::NIL).0
 }
@@ -335,5 +335,19 @@ mod tests {
         assert_eq!(identity(&a).expect("known"), identity(&a.try_clone().expect("the same")).expect("known"));
         assert_ne!(identity(&a).expect("known"), identity(&b).expect("known"));
         assert_ne!(boot(), [0; 16]);
+    }
+
+    #[test]
+    fn a_partition_has_the_identity_of_its_disk() {
+        let all = std::fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+        let part = all.filter(|entry| entry.path().join("partition").exists()).find_map(|entry| {
+            let of_disk = std::fs::read_to_string(entry.path().join("../diskseq")).ok()?;
+            Some((
+                of_disk.trim().parse::<u64>().ok()?,
+                File::open(format!("/dev/{}", entry.file_name().display())).ok()?,
+            ))
+        });
+        let Some((of_disk, file)) = part else { return println!("SKIPPED: no partition is there that can be read") };
+        assert_eq!(identity(&file).expect("known").mount, of_disk);
     }
 }

@@ -51,10 +51,11 @@ pub struct Frozen {
     /// Bytes of scratch.
     used: AtomicU64,
     copies: AtomicU64,
-    /// Nothing may be read any more, and why.
-    broken: AtomicBool,
+    /// Why nothing may be read any more. Only once that is in the file.
     why: OnceLock<String>,
     checkpoint: OnceLock<Uuid>,
+    /// Data of the image that was found last. What is punched out of it later was copied before, and is looked for there.
+    data: Mutex<Range<u64>>,
 }
 
 /// How far the backup of a disk is.
@@ -73,8 +74,8 @@ impl Frozen {
     pub fn new(scratch: Scratch, image: File, size: u64, granule: u64, limit: Option<u64>) -> Frozen {
         let states = (0..size.div_ceil(granule)).map(|_| AtomicU8::new(0)).collect();
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let (used, copies, broken, why, checkpoint) = Default::default();
-        Frozen { scratch, image, size, granule, states, locks, limit, used, copies, broken, why, checkpoint }
+        let (used, copies, why, checkpoint, data) = Default::default();
+        Frozen { scratch, image, size, granule, states, locks, limit, used, copies, why, checkpoint, data }
     }
 
     /// Takes the entries of an index for what is known.
@@ -129,11 +130,11 @@ impl Frozen {
     }
 
     pub fn is_broken(&self) -> bool {
-        self.broken.load(SeqCst)
+        self.why.get().is_some()
     }
 
     pub fn why_broken(&self) -> Option<String> {
-        self.is_broken().then(|| self.why.get().cloned().unwrap_or_default())
+        self.why.get().cloned()
     }
 
     /// Copies what a write of this range is going to overwrite. `wait` waits for older writers. An error only if nothing
@@ -207,25 +208,22 @@ impl Frozen {
     /// Ends what can be read: in the file before anything is written that was not copied. If it cannot be in the file, the
     /// checkpoint is given up.
     pub fn break_off(&self, why: String, map: &DirtyMap) -> io::Result<()> {
-        let _ = self.why.set(why);
-        let recorded = self.scratch.set_broken().or_else(|e| match self.checkpoint() {
+        self.scratch.set_broken().or_else(|e| match self.checkpoint() {
             Some(uuid) => match map.abort_checkpoint(uuid) {
                 Ok(()) | Err(dirtymap::Error::NoCheckpoint { .. }) => Ok(()),
                 Err(_) => Err(e),
             },
             // Nothing says READY yet, and nothing will.
             None => Ok(()),
-        });
-        recorded?;
-        self.broken.store(true, SeqCst);
+        })?;
+        let _ = self.why.set(why);
         Ok(())
     }
 
     /// The same for want of room: what scratch has is free then.
     pub fn give_room(&self) -> io::Result<()> {
-        let _ = self.why.set("the image had no room left".into());
         self.scratch.set_broken()?;
-        self.broken.store(true, SeqCst);
+        let _ = self.why.set("the image had no room left".into());
         Ok(())
     }
 
@@ -365,8 +363,17 @@ impl Frozen {
         (first, end - range.start)
     }
 
+    /// The end of the data that `at` is known to be in.
+    fn known_data(&self, at: u64) -> Option<u64> {
+        let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        data.contains(&at).then_some(data.end)
+    }
+
     /// The hole of the image in which a granule begins.
     fn hole(&self, granule: &Range<u64>) -> Range<u64> {
+        if self.known_data(granule.start).is_some() {
+            return granule.start..granule.start;
+        }
         match rustix::fs::seek(&self.image, SeekFrom::Data(granule.start)) {
             Ok(data) => granule.start..data,
             // What is behind the end of an image that was cut off is no hole: reading it is to fail.
@@ -377,7 +384,12 @@ impl Frozen {
 
     /// Where the next hole of the image begins. Where it has none, all is data.
     fn end_of_data(&self, from: u64) -> u64 {
-        rustix::fs::seek(&self.image, SeekFrom::Hole(from)).unwrap_or(self.size)
+        self.known_data(from).unwrap_or_else(|| {
+            // May take long: a file system goes through all of the data.
+            let end = rustix::fs::seek(&self.image, SeekFrom::Hole(from)).unwrap_or(self.size);
+            *self.data.lock().unwrap_or_else(PoisonError::into_inner) = from..end;
+            end
+        })
     }
 
     /// Whether the image has its length still.

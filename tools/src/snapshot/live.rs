@@ -298,8 +298,9 @@ impl Snapshots {
         at(Step::Committed);
         self.end(&snapshot);
         remove_files(&snapshot);
-        *self.committed() = Some(snapshot.status());
-        Ok(snapshot.status())
+        let status = snapshot.status();
+        *self.committed() = Some(status.clone());
+        Ok(status)
     }
 
     /// Whether what the backup has read is right and durable, and all checkpoints are there.

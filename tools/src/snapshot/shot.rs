@@ -54,14 +54,20 @@ pub struct SnapshotList {
 impl SnapshotStatus {
     /// Of one of which only a header is left.
     pub fn of_header(header: &Header, disks: usize) -> SnapshotStatus {
+        let Header { name, id, created, app, whole, .. } = header;
+        SnapshotStatus { disks: vec![Progress::default(); disks], ..Self::of(name, *id, *created, *app, *whole) }
+    }
+
+    /// Of no disks.
+    fn of(name: &str, id: Uuid, created: i64, app: bool, whole: bool) -> SnapshotStatus {
         SnapshotStatus {
-            name: header.name.clone(),
-            id: header.id.to_string(),
-            created: time(UNIX_EPOCH + Duration::from_secs(header.created.max(0) as u64)),
-            consistency: if header.app { "app" } else { "crash" }.into(),
-            whole: header.whole,
+            name: name.into(),
+            id: id.to_string(),
+            created: time(UNIX_EPOCH + Duration::from_secs(created.max(0) as u64)),
+            consistency: if app { "app" } else { "crash" }.into(),
+            whole,
             broken: None,
-            disks: vec![Progress::default(); disks],
+            disks: Vec::new(),
         }
     }
 }
@@ -77,13 +83,9 @@ impl Snapshot {
 
     pub fn status(&self) -> SnapshotStatus {
         SnapshotStatus {
-            name: self.name.clone(),
-            id: self.id.to_string(),
-            created: time(UNIX_EPOCH + Duration::from_secs(self.created.max(0) as u64)),
-            consistency: if self.app { "app" } else { "crash" }.into(),
-            whole: self.whole,
             broken: self.why_broken(),
             disks: self.disks.iter().map(Frozen::progress).collect(),
+            ..SnapshotStatus::of(&self.name, self.id, self.created, self.app, self.whole)
         }
     }
 }

@@ -4,11 +4,12 @@
 //! death of its process.
 
 use crate::exit::{Failure, Result};
+use crate::files::file_system;
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 
-/// ext2 to ext4, XFS, btrfs, F2FS, bcachefs, tmpfs, overlayfs: the numbers of statfs(2).
-const LOCAL: [u64; 7] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e, 0x0102_1994, 0x794c_7630];
+/// What it writes to is local.
+const OVERLAYFS: u64 = 0x794c_7630;
 
 /// Refuses an image whose writes may outlive this process.
 pub fn image(file: &File) -> Result<()> {
@@ -25,8 +26,8 @@ fn check(file: &File, what: &str) -> Result<()> {
     if file.metadata().map_err(failed)?.file_type().is_block_device() {
         return Ok(());
     }
-    let kind = rustix::fs::fstatfs(file).map_err(|e| failed(e.into()))?.f_type;
-    if LOCAL.contains(&(kind as u64 & 0xffff_ffff)) {
+    let (kind, local) = file_system(file).map_err(failed)?;
+    if local || kind == OVERLAYFS {
         return Ok(());
     }
     let message = format!(

@@ -218,6 +218,15 @@ pub fn skipped(what: &str) {
     eprintln!("SKIPPED: {what}");
 }
 
+/// Whether a program of the distribution is here. Says so if not.
+pub fn have(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    if !found {
+        skipped(&format!("{program} is not installed"));
+    }
+    found
+}
+
 /// Whether this process may do anything.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

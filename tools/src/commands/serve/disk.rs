@@ -4,7 +4,7 @@
 
 use super::tracked::Tracked;
 use crate::cli::{DiskArg, Serve};
-use crate::control::{DiskStatus, areas};
+use crate::control::DiskStatus;
 use crate::exit::{Failure, Result};
 use crate::files::Image;
 use crate::map::open::{self, With};
@@ -12,7 +12,7 @@ use crate::map::relation;
 use crate::snapshot::Snapshots;
 use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Options, info::Info};
-use dirtymap_nbd::{Backend, FileBackend};
+use dirtymap_nbd::FileBackend;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,29 +68,14 @@ impl Disk {
     }
 
     pub fn status(&self, scratch_bytes: u64) -> Result<DiskStatus> {
-        let map = &self.tracked.map;
-        let (info, stats) = (map.info()?, map.stats());
         Ok(DiskStatus {
             export: self.name().into(),
             image: anywhere(&self.image.path),
             map: anywhere(&self.map_path),
-            uuid: info.uuid.to_string(),
-            size: self.tracked.image.size(),
             connections: self.tracked.connections.load(Relaxed),
-            granule_bytes: map.granule_bytes(),
-            dirty_bytes: map.dirty_len(),
-            areas: areas(map)?,
-            armed_bytes: info.armed_items,
-            intent_bytes: info.intent_items,
-            checkpoint: info.checkpoint.map(|checkpoint| checkpoint.state.name().into()),
-            points: info.points.into_iter().map(|point| point.name).collect(),
-            arms: stats.arms,
-            syncs: stats.syncs,
-            flushes: stats.flushes,
-            map_bytes_written: stats.bytes_written,
-            waits: stats.slow_sets,
             scratch_bytes,
             requests: self.tracked.counters.now(),
+            ..DiskStatus::of_map(&self.tracked.map)?
         })
     }
 

@@ -89,8 +89,8 @@ impl Backend for FrozenExport {
     }
 
     fn block_status(&self, context: usize, offset: u64, length: u64, extents: &mut Extents) -> Result<(), Failure> {
-        let (is, is_not) = if context == 0 { (allocation::HOLE | allocation::ZERO, 0) } else { (1, 0) };
-        let push = |found: bool, length: u64| extents.push(length, if found { is } else { is_not });
+        let is = if context == 0 { allocation::HOLE | allocation::ZERO } else { 1 };
+        let push = |found: bool, length: u64| extents.push(length, if found { is } else { 0 });
         self.runs(offset..offset + length, push, context == 0);
         self.check()
     }

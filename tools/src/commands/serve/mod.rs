@@ -96,10 +96,9 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
 
 /// Snapshots have their files beside the first map, unless it is said where.
 fn snapshots(args: &Serve, disks: &[DiskArg]) -> Snapshots {
-    let beside = || disks.first().and_then(|disk| disk.map.parent()).map(Path::to_path_buf).unwrap_or_default();
-    let dir = args.scratch.clone().unwrap_or_else(beside);
-    let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
-    if args.read_only { Snapshots::default() } else { Snapshots::new(dir, args.scratch_limit) }
+    let beside = disks.first().map_or(Path::new("."), |disk| files::directory_of(&disk.map));
+    let dir = args.scratch.as_deref().unwrap_or(beside);
+    if args.read_only { Snapshots::default() } else { Snapshots::new(dir.to_path_buf(), args.scratch_limit) }
 }
 
 /// Serves until a signal comes or the command of `--run` has ended.

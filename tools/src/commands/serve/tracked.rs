@@ -176,9 +176,39 @@ mod tests {
         assert_eq!(tracked.change(0..512, false, full).expect_err("no room").errno, Errno::NoSpace);
         let made = snapshots.create(&[snapshot::Source { map: &tracked.map, image: &image }], &NOW);
         let made = made.unwrap_or_else(|e| panic!("{e}"));
+        let uuid = tracked.map.info().expect("known").uuid;
+        let kept = || dir.path().join(format!("dirtymap-{uuid}.data")).metadata().expect("look").len();
+        assert!(kept() > 0);
         tries.set(0);
         tracked.change(0..512, false, full).expect("room");
         assert!(made.why_broken().expect("it is").contains("no room"));
+        assert_eq!(kept(), 0, "it has the room still");
+    }
+
+    #[test]
+    fn a_sync_that_fails_within_a_change_is_remembered_and_a_change_that_fails_is_no_sync() {
+        type Change = fn(&Tracked) -> Result<(), Failure>;
+        let changes: [Change; 3] = [
+            |tracked| tracked.write(0, &[1; 512], true),
+            |tracked| tracked.trim(0, 4096, true),
+            |tracked| tracked.write_zeroes(0, 4096, Zeroes { fua: true, ..Zeroes::default() }),
+        ];
+        for (change, fails) in changes.iter().flat_map(|change| [(change, false), (change, true)]) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let (tracked, snapshots) = tracked(dir.path());
+            // The one takes everything and cannot be synced, the other takes nothing.
+            let image = match fails {
+                true => std::fs::File::open(dir.path().join("image")),
+                false => std::fs::File::options().read(true).write(true).open("/dev/zero"),
+            };
+            let image = FileBackend::from_file(image.expect("open"), true).expect("take");
+            let tracked = Tracked { image, ..tracked };
+            change(&tracked).expect_err("as it has to be");
+            assert_eq!(tracked.map.dirty_len() == 1 << 20, !fails);
+            let image = std::fs::File::open(dir.path().join("image")).expect("open");
+            let made = snapshots.create(&[snapshot::Source { map: &tracked.map, image: &image }], &NOW);
+            assert_eq!(made.err().map(|failure| failure.kind == "sync-failed"), (!fails).then_some(true));
+        }
     }
 
     #[test]

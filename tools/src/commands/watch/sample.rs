@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: a map is not kept open between two looks: whoever wants it alone may have it.
 
-use crate::control::{Client, DiskStatus, Latency, Request, RequestStatus, Status, areas};
+use crate::control::{Client, DiskStatus, Latency, Request, RequestStatus, Status};
 use crate::exit::Result;
 use crate::map::open;
 use crate::terminal::output::Output;
@@ -106,19 +106,7 @@ impl Source {
 /// A map as a server would tell of it.
 fn look_at(path: &Path, wait: Duration, output: Output) -> Result<DiskStatus> {
     let (map, _) = open::for_reading(path, wait, output)?;
-    let info = map.info()?;
-    let seen = DiskStatus {
-        export: shown(path).to_string(),
-        map: path.display().to_string(),
-        size: map.len(),
-        granule_bytes: map.granule_bytes(),
-        dirty_bytes: map.dirty_len(),
-        areas: areas(&map)?,
-        armed_bytes: info.armed_items,
-        intent_bytes: info.intent_items,
-        checkpoint: info.checkpoint.map(|checkpoint| checkpoint.state.name().into()),
-        ..DiskStatus::default()
-    };
+    let seen = DiskStatus { export: shown(path).to_string(), ..DiskStatus::of_map(&map)? };
     map.verify_session()?;
     Ok(seen)
 }
