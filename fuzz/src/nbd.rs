@@ -9,7 +9,7 @@ use dirtymap_nbd::codec::{
     Request, ServerEntry, StatusChunk, StatusPayload,
 };
 use dirtymap_nbd::{FixedExports, Limits, MemoryBackend, Stream, serve};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,11 +26,10 @@ impl Script {
 }
 
 impl Stream for Script {
-    fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let mut says = self.says.lock().expect("lock");
         let (bytes, at) = &mut *says;
-        let n = into.len().min(bytes.len() - *at);
-        into[..n].copy_from_slice(&bytes[*at..*at + n]);
+        let n = (&bytes[*at..]).read_vectored(into)?;
         *at += n;
         Ok(n)
     }

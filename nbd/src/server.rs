@@ -8,7 +8,7 @@ use crate::session::{End, Limits, SessionError, serve};
 use crate::stream::Stream;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
@@ -89,7 +89,7 @@ struct Connection {
 }
 
 impl Stream for Connection {
-    fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let got = if self.stopped.load(Relaxed) { 0 } else { self.stream.receive(into)? };
         Ok(if self.stopped.load(Relaxed) { 0 } else { got })
     }
@@ -322,9 +322,9 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         theirs.send(&[IoSlice::new(b"request")]).expect("send");
         let connection = Connection { stream: Box::new(ours), stopped: AtomicBool::new(false) };
-        assert_eq!(connection.receive(&mut [0; 3]).expect("receive"), 3);
+        assert_eq!(connection.receive(&mut [IoSliceMut::new(&mut [0; 3])]).expect("receive"), 3);
         connection.stop_receiving();
-        assert_eq!(connection.receive(&mut [0; 3]).expect("the end"), 0);
+        assert_eq!(connection.receive(&mut [IoSliceMut::new(&mut [0; 3])]).expect("the end"), 0);
         connection.send(&[IoSlice::new(b"answer")]).expect("answers still go out");
     }
 }

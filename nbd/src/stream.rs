@@ -3,15 +3,15 @@
 //! Invariant kept here: what is read ahead has a fixed size, and what is said is said whole or the stream counts as broken.
 
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// A connection. Several threads use it at once: one receives, one sends, and any may close it.
 pub trait Stream: Send + Sync {
-    /// Receives some bytes; 0 at the end.
-    fn receive(&self, into: &mut [u8]) -> io::Result<usize>;
+    /// Receives some bytes, the first ones into the first slice; 0 at the end.
+    fn receive(&self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 
     /// Sends some bytes.
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
@@ -29,9 +29,9 @@ pub trait Stream: Send + Sync {
 macro_rules! socket {
     ($socket:ty) => {
         impl Stream for $socket {
-            fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+            fn receive(&self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
                 let mut socket = self;
-                socket.read(into)
+                socket.read_vectored(into)
             }
 
             fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -84,11 +84,20 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    /// Bytes that are read ahead: many requests, or a small write with its data, in one call.
+    /// Most bytes that [`next`](Self::next) can be asked for.
     pub(crate) const AHEAD: usize = 16 << 10;
+    /// Bytes that are read ahead: many requests, or many small writes with their data, in one call.
+    const ROOM: usize = 64 << 10;
+    /// Bytes that are read behind a long payload: the next requests.
+    const BEHIND: usize = 4 << 10;
 
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; Self::AHEAD].into(), from: 0, to: 0, large: false, deadline: None }
+        Self { buffer: vec![0; Self::ROOM].into(), from: 0, to: 0, large: false, deadline: None }
+    }
+
+    /// Bytes that are here already.
+    pub(crate) fn ready(&self) -> usize {
+        self.to - self.from
     }
 
     /// From now on, what comes in after the deadline is too late.
@@ -102,10 +111,11 @@ impl Incoming {
         self.large = large;
     }
 
-    /// Receives into the buffer, `wanted` bytes at least if possible, or into another one.
-    fn receive(&mut self, stream: &dyn Stream, wanted: usize, into: Option<&mut [u8]>) -> io::Result<usize> {
-        let ahead = if self.large { self.to + wanted } else { self.buffer.len() };
-        let into = into.unwrap_or(&mut self.buffer[self.to..ahead]);
+    /// Receives into `first`, and then into the buffer up to `ahead`. Returns how many bytes came.
+    fn receive(&mut self, stream: &dyn Stream, first: &mut [u8], ahead: usize) -> io::Result<usize> {
+        let mut into = [IoSliceMut::new(first), IoSliceMut::new(&mut self.buffer[self.to..ahead])];
+        // A call with one slice is the quicker one.
+        let into = if into[0].is_empty() { &mut into[1..] } else { &mut into };
         loop {
             if let Some(deadline) = self.deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -124,12 +134,13 @@ impl Incoming {
 
     /// The next `n` bytes, no more than are read ahead. `None` if the stream ends before the first one.
     pub(crate) fn next(&mut self, stream: &dyn Stream, n: usize) -> io::Result<Option<&[u8]>> {
-        if self.to - self.from < n && self.from > 0 {
+        if self.ready() < n && self.from > 0 {
             self.buffer.copy_within(self.from..self.to, 0);
             (self.from, self.to) = (0, self.to - self.from);
         }
-        while self.to - self.from < n {
-            match self.receive(stream, self.from + n - self.to, None)? {
+        while self.ready() < n {
+            let ahead = if self.large { self.from + n } else { self.buffer.len() };
+            match self.receive(stream, &mut [], ahead)? {
                 0 if self.to == self.from => return Ok(None),
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 got => self.to += got,
@@ -144,16 +155,21 @@ impl Incoming {
         self.next(stream, n)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Fills `into`.
+    /// Fills `into`; with the last of it, what follows may come as well.
     pub(crate) fn fill(&mut self, stream: &dyn Stream, into: &mut [u8]) -> io::Result<()> {
-        let ready = into.len().min(self.to - self.from);
+        let ready = into.len().min(self.ready());
         into[..ready].copy_from_slice(&self.buffer[self.from..self.from + ready]);
         self.from += ready;
         let mut filled = ready;
         while filled < into.len() {
-            match self.receive(stream, 0, Some(&mut into[filled..]))? {
+            (self.from, self.to) = (0, 0);
+            let missing = into.len() - filled;
+            match self.receive(stream, &mut into[filled..], Self::BEHIND)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                got => filled += got,
+                got => {
+                    filled += got.min(missing);
+                    self.to = got.saturating_sub(missing);
+                }
             }
         }
         Ok(())

@@ -316,7 +316,7 @@ fn a_handshake_has_a_deadline() {
 struct Patience(UnixStream, Mutex<Vec<Option<Duration>>>);
 
 impl Stream for Patience {
-    fn receive(&self, into: &mut [u8]) -> std::io::Result<usize> {
+    fn receive(&self, into: &mut [std::io::IoSliceMut<'_>]) -> std::io::Result<usize> {
         self.0.receive(into)
     }
 

@@ -38,12 +38,14 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer of `length` bytes, which contain anything; waits until there is memory. No length may be above the limit.
-    pub(super) fn take(&self, length: usize) -> Buffer<'_> {
+    /// A buffer of `length` bytes, which contain anything; waits until there is memory, and does something before that. No
+    /// length may be above the limit.
+    pub(super) fn take(&self, length: usize, before_waiting: impl FnOnce()) -> Buffer<'_> {
         if length == 0 {
             return Buffer { memory: self, bytes: Vec::new(), length };
         }
         let size = length.next_multiple_of(STEP);
+        let mut before_waiting = Some(before_waiting);
         let mut state = self.state();
         let bytes = loop {
             // The smallest that is large enough, and not much too large.
@@ -60,6 +62,12 @@ impl Memory {
                 state.total += size;
                 drop(state);
                 break vec![0; size];
+            }
+            if let Some(before_waiting) = before_waiting.take() {
+                drop(state);
+                before_waiting();
+                state = self.state();
+                continue;
             }
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
@@ -97,22 +105,22 @@ mod tests {
     #[test]
     fn buffers_come_back_and_stay_within_the_limit() {
         let memory = Memory::new(8 * STEP);
-        let first = memory.take(STEP).as_ptr();
-        assert_eq!(memory.take(10).as_ptr(), first, "the buffer was not used again");
-        let all: Vec<_> = (0..8).map(|_| memory.take(STEP)).collect();
+        let first = memory.take(STEP, || ()).as_ptr();
+        assert_eq!(memory.take(10, || ()).as_ptr(), first, "the buffer was not used again");
+        let all: Vec<_> = (0..8).map(|_| memory.take(STEP, || ())).collect();
         assert_eq!(memory.state().total, 8 * STEP);
         drop(all);
         // A large one takes the place of those that wait.
-        assert_eq!(memory.take(8 * STEP).len(), 8 * STEP);
+        assert_eq!(memory.take(8 * STEP, || ()).len(), 8 * STEP);
         assert_eq!(memory.state().total, 8 * STEP);
     }
 
     #[test]
     fn a_request_waits_for_memory() {
         let memory = Memory::new(2 * STEP);
-        let held = memory.take(2 * STEP);
+        let held = memory.take(2 * STEP, || ());
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| memory.take(STEP).len());
+            let waits = scope.spawn(|| memory.take(STEP, || ()).len());
             drop(held);
             assert_eq!(waits.join().expect("no panic"), STEP);
         });

@@ -1,7 +1,7 @@
-//! How answers are sent: each in one call, whole, before another one begins.
+//! How answers are sent: each whole, before another one begins, and short ones together if more come soon.
 //!
 //! Invariant kept here: nothing is marked as the end of a reply that an error could still follow; all data is there before
-//! the first byte of a reply is sent.
+//! the first byte of a reply is sent. What waits for more answers has a fixed size, and [`Replies::flush`] sends it.
 
 use crate::codec::values::{chunk, command};
 use crate::codec::{ErrorChunk, HoleChunk, Mode, ReplyHeader, Request, StatusChunk};
@@ -9,22 +9,51 @@ use crate::failure::Failure;
 use crate::stream::{Stream, send_all};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 pub(super) struct Replies<'a> {
     stream: &'a dyn Stream,
     mode: Mode,
-    turn: Mutex<()>,
+    /// Answers that are to be sent with the next ones. Its lock is held by who sends.
+    waiting: Mutex<Vec<u8>>,
 }
+
+/// Bytes of answers that wait at most.
+const MOST_WAITING: usize = 16 << 10;
 
 impl<'a> Replies<'a> {
     pub(super) fn new(stream: &'a dyn Stream, mode: Mode) -> Self {
-        Self { stream, mode, turn: Mutex::new(()) }
+        Self { stream, mode, waiting: Mutex::default() }
     }
 
-    fn send(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        send_all(self.stream, parts)
+    /// Sends an answer and those that wait; if `more` come soon, a short one waits as well.
+    fn send(&self, parts: &[IoSlice<'_>], more: bool) -> io::Result<()> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if more && waiting.len() + length <= MOST_WAITING {
+            parts.iter().for_each(|part| waiting.extend_from_slice(part));
+            return Ok(());
+        }
+        let mut all = Vec::with_capacity(1 + parts.len());
+        all.push(IoSlice::new(&waiting));
+        all.extend_from_slice(parts);
+        send_all(self.stream, &mut all)?;
+        waiting.clear();
+        Ok(())
+    }
+
+    /// Sends the answers that wait. Not if somebody sends, or adds to them: the one sends all, the other calls this later.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let mut waiting = match self.waiting.try_lock() {
+            Ok(waiting) => waiting,
+            Err(TryLockError::Poisoned(waiting)) => waiting.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        if !waiting.is_empty() {
+            send_all(self.stream, &mut [IoSlice::new(&waiting)])?;
+            waiting.clear();
+        }
+        Ok(())
     }
 
     fn chunk(&self, of: &Request, flags: u16, kind: u16, length: usize, out: &mut Vec<u8>) {
@@ -32,18 +61,18 @@ impl<'a> Replies<'a> {
         header.encode(self.mode, out);
     }
 
-    /// A request without data in its answer is done.
-    pub(super) fn done(&self, of: &Request) -> io::Result<()> {
+    /// A request without data in its answer is done. `more`: other answers come soon.
+    pub(super) fn done(&self, of: &Request, more: bool) -> io::Result<()> {
         let mut head = Vec::with_capacity(32);
         match self.mode {
             Mode::Extended => self.chunk(of, chunk::DONE, chunk::NONE, 0, &mut head),
             _ => ReplyHeader::Simple { error: 0, cookie: of.cookie }.encode(self.mode, &mut head),
         }
-        self.send(&mut [IoSlice::new(&head)])
+        self.send(&[IoSlice::new(&head)], more)
     }
 
     /// A request failed.
-    pub(super) fn failed(&self, of: &Request, failure: &Failure) -> io::Result<()> {
+    pub(super) fn failed(&self, of: &Request, failure: &Failure, more: bool) -> io::Result<()> {
         let mut head = Vec::with_capacity(64);
         if self.mode == Mode::Simple {
             ReplyHeader::Simple { error: failure.errno as u32, cookie: of.cookie }.encode(self.mode, &mut head);
@@ -53,26 +82,26 @@ impl<'a> Replies<'a> {
             self.chunk(of, chunk::DONE, error.kind(), payload.len(), &mut head);
             head.extend_from_slice(&payload);
         }
-        self.send(&mut [IoSlice::new(&head)])
+        self.send(&[IoSlice::new(&head)], more)
     }
 
     /// A read is done: `data` from the request's offset on, but for the holes. Those of the first bytes of a longer request
     /// only, as long as `data` is.
-    pub(super) fn data(&self, of: &Request, data: &[u8], holes: &[Range<u64>]) -> io::Result<()> {
+    pub(super) fn data(&self, of: &Request, data: &[u8], holes: &[Range<u64>], more: bool) -> io::Result<()> {
         debug_assert_eq!(of.command, command::READ);
         let mut head = Vec::with_capacity(64);
         if self.mode == Mode::Simple {
             ReplyHeader::Simple { error: 0, cookie: of.cookie }.encode(self.mode, &mut head);
-            return self.send(&mut [IoSlice::new(&head), IoSlice::new(data)]);
+            return self.send(&[IoSlice::new(&head), IoSlice::new(data)], more);
         }
         if data.is_empty() {
             self.chunk(of, chunk::DONE, chunk::NONE, 0, &mut head);
-            return self.send(&mut [IoSlice::new(&head)]);
+            return self.send(&[IoSlice::new(&head)], more);
         }
         let end = of.offset + data.len() as u64;
         if holes.is_empty() {
             self.data_head(of, of.offset..end, end, &mut head);
-            return self.send(&mut [IoSlice::new(&head), IoSlice::new(data)]);
+            return self.send(&[IoSlice::new(&head), IoSlice::new(data)], more);
         }
         // The heads of all chunks, and for each where it ends and what data follows it.
         let mut pieces = Vec::new();
@@ -97,7 +126,7 @@ impl<'a> Replies<'a> {
             parts.extend([IoSlice::new(&head[from..to]), IoSlice::new(&data[range])]);
             from = to;
         }
-        self.send(&mut parts)
+        self.send(&parts, more)
     }
 
     fn data_head(&self, of: &Request, range: Range<u64>, end: u64, head: &mut Vec<u8>) {
@@ -112,6 +141,6 @@ impl<'a> Replies<'a> {
         let mut head = Vec::with_capacity(32);
         let flags = if last { chunk::DONE } else { 0 };
         self.chunk(of, flags, StatusChunk::kind(self.mode), payload.len(), &mut head);
-        self.send(&mut [IoSlice::new(&head), IoSlice::new(&payload)])
+        self.send(&[IoSlice::new(&head), IoSlice::new(&payload)], false)
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! One thread at a time reads. With a request in hand it leaves the reading to another one, handles the request, and sends
 //! the answer as soon as it has it: a slow request holds up none that came later. Threads are made when a request would
-//! find none to read on, up to the limit. No lock is held while a backend works. As long as requests are small and were
-//! answered quickly, the reader goes on reading itself, which saves waking another thread for each request; `turn` has
-//! what happens when one of them is slow all the same.
+//! find none to read on, up to the limit. No lock is held while a backend works. As long as requests are small and most
+//! are answered quickly, the reader goes on reading itself, which saves waking another thread for each request, and answers
+//! those that are here already together; `turn` has what happens when one of them is slow all the same.
 //!
 //! Invariant kept here: each request gets one answer, or the connection ends; nothing is read once the session is ending.
 
@@ -12,13 +12,14 @@ use super::handshake::Agreed;
 use super::memory::{Buffer, Memory};
 use super::reply::Replies;
 use super::rules;
-use super::turn::Turn;
+use super::turn::{For, Turn};
 use super::{End, Limits, SessionError};
 use crate::backend::{Extents, Zeroes};
 use crate::codec::values::{command, flag};
 use crate::codec::{Mode, Request, StatusChunk, StatusPayload};
 use crate::failure::Failure;
 use crate::stream::{Incoming, Stream};
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -33,8 +34,8 @@ struct Transmission<'a> {
     replies: Replies<'a>,
     turn: Turn,
     threads: AtomicUsize,
-    /// Requests one after the other that were quick.
-    quick: AtomicU32,
+    /// Grows with each request that was quick, and shrinks with each that was not.
+    quickness: AtomicU32,
     end: Mutex<Option<Result<End, SessionError>>>,
 }
 
@@ -48,9 +49,15 @@ struct Job<'m> {
 /// A request is quick if it took no longer.
 const QUICK: Duration = Duration::from_micros(100);
 /// So many quick ones, and the next one should be, too.
-const QUICK_IN_A_ROW: u32 = 64;
+const QUICK_ENOUGH: u32 = 32;
+/// More of them do not count.
+const QUICKEST: u32 = 64;
+/// What is lost with one that was not. A thread that loses its processor for a while is no slow request.
+const NOT_QUICK: u32 = 16;
 /// A longer request may not be quick.
 const QUICK_LENGTH: u64 = 256 << 10;
+/// A shorter one is done before another thread has begun with the next.
+const WORTH_A_HELPER: u64 = 32 << 10;
 /// A shorter hole is sent as data.
 const SHORTEST_HOLE: u64 = 4096;
 /// Shorter reads are not worth asking for holes.
@@ -72,7 +79,7 @@ pub(super) fn run(
         limits,
         turn: Turn::new(incoming),
         threads: AtomicUsize::new(1),
-        quick: AtomicU32::new(0),
+        quickness: AtomicU32::new(0),
         end: Mutex::new(None),
     };
     thread::scope(|scope| session.work(scope));
@@ -97,20 +104,55 @@ impl<'a> Transmission<'a> {
     fn work<'scope, 'env>(&'env self, scope: &'scope Scope<'scope, 'env>) {
         let _panics = Panics(self);
         let mut mine = None;
-        while let Some(mut incoming) = mine.take().or_else(|| self.turn.wait()) {
+        while let Some(mut incoming) = mine.take().or_else(|| self.wait()) {
             let job = match self.next(&mut incoming) {
                 Ok(Ok(job)) => job,
-                Ok(Err(end)) => return self.finish(Ok(end)),
+                Ok(Err(end)) => {
+                    self.flush();
+                    return self.finish(Ok(end));
+                }
                 Err(e) => return self.finish(Err(e)),
             };
-            let quick = self.is_quick(&job);
-            let others = if quick { self.turn.lend(incoming) } else { self.turn.give(incoming) };
+            let (quick, ready) = (self.is_quick(&job), incoming.ready() >= Request::bytes(self.agreed.mode));
+            let whom = match quick {
+                true if ready && job.request.length >= WORTH_A_HELPER => For::Helper,
+                true => For::Done,
+                false => For::Another,
+            };
+            let others = self.turn.lay_down(incoming, whom);
             if !others {
                 self.make_thread(scope);
             }
-            self.handle(job);
-            mine = self.turn.take_back();
+            // Answers wait for quick requests only, and if somebody looks whether they are.
+            let more = quick && others;
+            if !more {
+                self.flush();
+            }
+            self.handle(job, more && ready);
+            mine = self.turn.take_up();
         }
+    }
+
+    /// Waits for the turn. No answers wait meanwhile, and none afterwards for a request that was thought to be quick.
+    fn wait(&self) -> Option<Incoming> {
+        self.flush();
+        let incoming = self.turn.wait();
+        self.flush();
+        incoming
+    }
+
+    /// Sends the answers that wait.
+    fn flush(&self) {
+        if let Err(e) = self.replies.flush() {
+            self.is_gone(e);
+        }
+    }
+
+    /// The client is gone, or takes nothing.
+    fn is_gone(&self, e: io::Error) {
+        self.finish(Err(e.into()));
+        // The reader waits for it.
+        self.stream.close();
     }
 
     fn make_thread<'scope, 'env>(&'env self, scope: &'scope Scope<'scope, 'env>) {
@@ -132,7 +174,7 @@ impl<'a> Transmission<'a> {
 
     /// Whether the reader reads on itself afterwards.
     fn is_quick(&self, job: &Job<'_>) -> bool {
-        self.quick.load(Relaxed) >= QUICK_IN_A_ROW
+        self.quickness.load(Relaxed) >= QUICK_ENOUGH
             && matches!(job.request.command, command::READ | command::WRITE)
             && job.request.flags & flag::FUA == 0
             && job.request.length <= QUICK_LENGTH
@@ -141,6 +183,7 @@ impl<'a> Transmission<'a> {
     /// Reads the next request, or how the session ends.
     fn next<'m>(&'m self, incoming: &mut Incoming) -> Result<Result<Job<'m>, End>, SessionError> {
         let mode = self.agreed.mode;
+        self.before(incoming, Request::bytes(mode) as u64)?;
         let Some(header) = incoming.next(self.stream, Request::bytes(mode))? else { return Ok(Err(End::Closed)) };
         let request = Request::parse(header, mode)?;
         if request.command == command::DISC {
@@ -148,6 +191,7 @@ impl<'a> Transmission<'a> {
         }
         let payload = rules::payload(&request, mode);
         incoming.expect_large(payload >= Incoming::AHEAD as u64);
+        self.before(incoming, payload)?;
         let most = if request.command == command::WRITE { self.limits.payload.into() } else { MOST_CHOSEN };
         if payload > most {
             return Err(SessionError::Protocol("a payload that is longer than this server takes"));
@@ -161,37 +205,42 @@ impl<'a> Transmission<'a> {
                 0
             }
         };
-        let mut data = self.memory.take(room as usize);
+        let mut data = self.memory.take(room as usize, || self.flush());
         if checked.is_ok() && payload > 0 {
             incoming.fill(self.stream, &mut data)?;
         }
         Ok(Ok(Job { request, data, checked }))
     }
 
-    /// Has a request done, and answers it.
-    fn handle(&self, mut job: Job<'_>) {
+    /// Before so many bytes are read: if they have to be waited for, no answer waits.
+    fn before(&self, incoming: &Incoming, n: u64) -> io::Result<()> {
+        if (incoming.ready() as u64) < n { self.replies.flush() } else { Ok(()) }
+    }
+
+    /// Has a request done, and answers it: with the next ones if `more` come soon.
+    fn handle(&self, mut job: Job<'_>, more: bool) {
         let begun = Instant::now();
         let checked = std::mem::replace(&mut job.checked, Ok(()));
         let done = checked.and_then(|()| self.ask(&mut job));
-        if begun.elapsed() > QUICK {
-            self.quick.store(0, Relaxed);
-        } else if self.quick.load(Relaxed) < QUICK_IN_A_ROW {
-            self.quick.fetch_add(1, Relaxed);
-        }
+        let known = self.quickness.load(Relaxed);
+        let now = match begun.elapsed() > QUICK {
+            true => known.saturating_sub(NOT_QUICK),
+            false => (known + 1).min(QUICKEST),
+        };
+        // Of two at once, one may count.
+        self.quickness.store(now, Relaxed);
         let request = &job.request;
         let sent = match done {
-            Ok(Answer::Done) => self.replies.done(request),
-            Ok(Answer::Data(holes)) => self.replies.data(request, &job.data, &holes),
+            Ok(Answer::Done) => self.replies.done(request, more),
+            Ok(Answer::Data(holes)) => self.replies.data(request, &job.data, &holes, more),
             Ok(Answer::Status(lists)) => {
                 let last = lists.len() - 1;
                 lists.iter().enumerate().try_for_each(|(i, list)| self.replies.status(request, list, i == last))
             }
-            Err(failure) => self.replies.failed(request, &failure),
+            Err(failure) => self.replies.failed(request, &failure, more),
         };
         if let Err(e) = sent {
-            self.finish(Err(e.into()));
-            // The reader waits for a client that is gone, or takes nothing.
-            self.stream.close();
+            self.is_gone(e);
         }
     }
 

@@ -1,16 +1,29 @@
 //! Whose turn it is to read requests.
 //!
 //! What is read ahead of the connection is in one thread's hands, or lies ready for the next one. A thread that has read a
-//! request gives it away before it handles the request: then another thread is woken and reads on. If the request should be
-//! quick, it only lays it down, and takes it up again afterwards: nobody is woken. One of the threads that wait looks after
-//! that: what has lain for longer than a tick, it takes.
+//! request lays it down before it handles the request. Then another thread is woken and reads on; or if the request should
+//! be quick, nobody is woken, and who has done a request takes it up. One of the threads that wait looks after that: what
+//! has lain for longer than a tick, it takes.
 //!
 //! Invariant kept here: a request, however long it takes, keeps those behind it from being read for two ticks at most, if
 //! there is a thread left.
 
 use crate::stream::Incoming;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// More threads than processors do not get more done.
+static PROCESSORS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+
+/// Whom the turn is laid down for.
+pub(super) enum For {
+    /// A thread that waits: the request may take long.
+    Another,
+    /// Who has done a request: this one is quick.
+    Done,
+    /// The same, and a thread that waits if there is a processor for it: the request is long, and others are here already.
+    Helper,
+}
 
 /// How long what was laid down lies before another thread takes it.
 const TICK: Duration = Duration::from_millis(2);
@@ -22,12 +35,14 @@ pub(super) struct Turn {
 
 struct State {
     ready: Option<Incoming>,
-    /// It was laid down, not given.
+    /// It is not for those that wait.
     lent: bool,
-    /// How often it was laid down.
+    /// How often that was so.
     lendings: u64,
     /// Threads that wait.
     waiting: usize,
+    /// Threads that handle a request.
+    handling: usize,
     /// One of them looks every tick.
     watched: bool,
     ended: bool,
@@ -35,7 +50,8 @@ struct State {
 
 impl Turn {
     pub(super) fn new(incoming: Incoming) -> Self {
-        let state = State { ready: Some(incoming), lent: false, lendings: 0, waiting: 0, watched: false, ended: false };
+        let (lent, lendings, waiting, handling, watched, ended) = Default::default();
+        let state = State { ready: Some(incoming), lent, lendings, waiting, handling, watched, ended };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -80,35 +96,30 @@ impl Turn {
         taken
     }
 
-    /// Gives the turn to a thread that waits. False if there is none.
-    pub(super) fn give(&self, incoming: Incoming) -> bool {
+    /// Lays the turn down while a request is handled. False if no thread waits that could take it.
+    pub(super) fn lay_down(&self, incoming: Incoming, whom: For) -> bool {
         let mut state = self.state();
+        state.handling += 1;
         state.ready = Some(incoming);
-        state.lent = false;
-        let any = state.waiting > 0;
+        state.lent = match whom {
+            For::Another => false,
+            For::Done => true,
+            For::Helper => state.handling >= *PROCESSORS,
+        };
+        state.lendings += u64::from(state.lent);
+        let (any, wake) = (state.waiting > 0, !state.lent || !state.watched);
         drop(state);
-        self.changed.notify_one();
-        any
-    }
-
-    /// Lays the turn down, to be taken up again soon. False if no thread waits that could take it.
-    pub(super) fn lend(&self, incoming: Incoming) -> bool {
-        let mut state = self.state();
-        state.ready = Some(incoming);
-        state.lent = true;
-        state.lendings += 1;
-        let (any, watched) = (state.waiting > 0, state.watched);
-        drop(state);
-        if !watched {
+        if wake {
             self.changed.notify_one();
         }
         any
     }
 
-    /// Takes up what was laid down, if nobody has it.
-    pub(super) fn take_back(&self) -> Option<Incoming> {
+    /// The request is done: takes the turn up, if nobody has it.
+    pub(super) fn take_up(&self) -> Option<Incoming> {
         let mut state = self.state();
-        if !state.lent || state.ended {
+        state.handling -= 1;
+        if state.ended {
             return None;
         }
         state.lent = false;

@@ -11,7 +11,7 @@ use crate::terminal::signals;
 use dirtymap_nbd::Stream;
 use dirtymap_nbd::client::{Client, ConnectOptions, Error, Uri};
 use dirtymap_nbd::codec::values::{allocation, reply};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ struct Patient {
 }
 
 impl Stream for Patient {
-    fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let until = Instant::now() + self.patience;
         loop {
             match self.stream.receive(into) {
