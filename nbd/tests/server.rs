@@ -277,6 +277,34 @@ fn a_file_is_served_with_its_holes() {
 }
 
 #[test]
+fn holes_are_told_as_soon_as_they_are_made() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("image");
+    std::fs::write(&path, pattern(0, 256 * KIB)).expect("write");
+    let file = FileBackend::open(&path, true).expect("open");
+    let (all, hole) = (0..256 * KIB as u64, 64 * KIB as u64..128 * KIB as u64);
+    assert_eq!(file.holes(all.clone()), []);
+    for how in [0, 1] {
+        match how {
+            0 => file.trim(hole.start, hole.end - hole.start, false).expect("trim"),
+            _ => file.write_zeroes(hole.start, hole.end - hole.start, Zeroes::default()).expect("zeroes"),
+        }
+        let found = file.holes(all.clone());
+        // A file system without holes has none.
+        assert!(found == [hole.clone()] || found.is_empty() && file.holes(hole.clone()).is_empty(), "{found:?}");
+        file.write(hole.start, &pattern(0, 64 * KIB), false).expect("write");
+        assert_eq!(file.holes(all.clone()), []);
+    }
+    // One that another program makes reads as zeros, whatever it is called.
+    let other = std::fs::File::options().write(true).open(&path).expect("open");
+    other.set_len(128 * KIB as u64).expect("cut");
+    other.set_len(256 * KIB as u64).expect("grow");
+    let mut read = vec![1; 128 * KIB];
+    file.read(128 * KIB as u64, &mut read).expect("read");
+    assert_eq!(read, vec![0; 128 * KIB]);
+}
+
+#[test]
 fn a_file_opened_for_reading_is_read_only() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("image");

@@ -97,6 +97,26 @@ fn holes_of_a_snapshot_are_those_of_the_moment() {
     }
 }
 
+/// Copies are read through the page cache, which the guest's writes do not go through.
+#[test]
+fn a_snapshot_of_an_image_that_is_written_directly_is_of_its_moment() {
+    let mut place = Place::new();
+    if let Err(e) = dirtymap_nbd::FileBackend::open(&place.image(), true).expect("open").directly() {
+        return skipped(&format!("there is no O_DIRECT here: {e}"));
+    }
+    place.more.push("--direct".into());
+    let _server = place.start(&[]).expect("a server");
+    for round in 0..5 {
+        write(&place, 1, round);
+        let expected = fs::read(place.image()).expect("read");
+        place.snapshot(&["create", "--name", "now", "--whole"]).exits(0);
+        (0..4).for_each(|g| drop(write(&place, g, 10 + round + g)));
+        let mut client = place.client("@now").expect("connect");
+        assert!(client.read(0, SIZE as u32, 0).expect("read") == expected, "{round}");
+        place.snapshot(&["abort"]).exits(0);
+    }
+}
+
 #[test]
 fn all_disks_of_a_server_are_frozen_at_one_moment() {
     let dir = Dir::new();

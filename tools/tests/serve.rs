@@ -209,6 +209,43 @@ fn an_image_that_is_cut_off_meanwhile_is_no_longer_read_nor_recorded() {
     assert_eq!(areas(&map), [0..SIZE]);
 }
 
+/// Odd requests, at the odd end of an image too.
+#[test]
+fn past_the_page_cache_everything_is_as_it_would_be() {
+    let dir = Dir::new();
+    let (image, map) = (dir.image("disk.raw", MIB + 1000), dir.path("disk.map"));
+    if let Err(e) = dirtymap_nbd::FileBackend::open(&image, true).expect("open").directly() {
+        return skipped(&format!("the file system of {} has no O_DIRECT: {e}", image.display()));
+    }
+    dm!("create", map, "--image", image).exits(0);
+    dm!("reset", map, "--all").exits(0);
+    let mut expected = fs::read(&image).expect("read");
+    let server = Server::start(&dir, &["--direct"]);
+    let direct = |fd: &fs::DirEntry| {
+        let info = fs::read_to_string(format!("/proc/{}/fdinfo/{}", server.child.id(), fd.file_name().display()));
+        let flags =
+            info.expect("read").lines().find_map(|line| line.strip_prefix("flags:").map(|f| f.trim().to_string()));
+        u32::from_str_radix(&flags.expect("its flags"), 8).expect("a number") & rustix::fs::OFlags::DIRECT.bits() != 0
+    };
+    let fds = fs::read_dir(format!("/proc/{}/fd", server.child.id())).expect("list").map(|fd| fd.expect("an entry"));
+    let open: Vec<_> = fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path == image)).collect();
+    assert_eq!(open.iter().filter(|fd| direct(fd)).count(), 1);
+    let mut client = server.client();
+    for (at, length) in [(5, 700), (4096, 8192), (MIB - 3, 1003), (MIB + 990, 10), (200_000, 400_000)] {
+        let data = pattern(length, at);
+        client.write(at, &data, 0).expect("write");
+        expected[at as usize..(at + length) as usize].copy_from_slice(&data);
+    }
+    client.write_zeroes(300_001, 77_777, 0).expect("zeroes");
+    expected[300_001..377_778].fill(0);
+    assert!(client.read(0, expected.len() as u32, 0).expect("read") == expected);
+    assert!(dirty(&mut client).iter().any(|range| range.contains(&(MIB + 999))));
+    drop(client);
+    server.stop().exits(0);
+    assert!(fs::read(&image).expect("read") == expected);
+    dm!("check", map).exits(0);
+}
+
 /// Reads that nobody takes the answers of: each connection holds what its limit says, and no more.
 #[test]
 fn memory_goes_with_connections_and_not_with_their_requests() {

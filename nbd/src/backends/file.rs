@@ -1,8 +1,10 @@
 //! A raw image or a block device.
 //!
 //! Invariant kept here: a write that asks for it is durable before it is acknowledged, and so is everything that was
-//! acknowledged before a flush. All connections share one file, so that this holds across them.
+//! acknowledged before a flush. All connections share one file, so that this holds across them. What is called a hole was
+//! one when it was asked for.
 
+use super::direct::Direct;
 use crate::backend::{Backend, Extents, Features, Zeroes};
 use crate::codec::values::allocation;
 use crate::failure::{Errno, Failure};
@@ -13,6 +15,7 @@ use std::io::{self, Seek};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A raw image, or a block device, as an export. No locks are taken: nobody else may write to it meanwhile.
 #[derive(Debug)]
@@ -21,6 +24,11 @@ pub struct FileBackend {
     size: u64,
     writable: bool,
     description: String,
+    /// Past the page cache.
+    direct: Option<Direct>,
+    /// Start and end of data that was found last. A hole in it is read like data, which is right as well, so that it does
+    /// not matter whether the two belong together.
+    data: [AtomicU64; 2],
 }
 
 /// Zeroes are written so many at once where the file system has no better way.
@@ -37,7 +45,15 @@ impl FileBackend {
     pub fn from_file(mut file: File, writable: bool) -> io::Result<Self> {
         // Of a block device, the metadata have no size.
         let size = file.seek(io::SeekFrom::End(0))?;
-        Ok(Self { file, size, writable, description: String::new() })
+        let (description, direct, data) = Default::default();
+        Ok(Self { file, size, writable, description, direct, data })
+    }
+
+    /// Has data read and written past the page cache (`O_DIRECT`), which is not asked of clients: what they send in other
+    /// pieces than a disk's blocks is put together here. An error if the file system, or the device, cannot do it.
+    pub fn directly(self) -> io::Result<Self> {
+        let direct = Some(Direct::open(&self.file, self.size, self.writable)?);
+        Ok(Self { direct, ..self })
     }
 
     /// Describes the export for people.
@@ -61,10 +77,21 @@ impl FileBackend {
             Err(_) => return Some(at..end),
         };
         let stop = rustix::fs::seek(&self.file, SeekFrom::Hole(start)).unwrap_or(end);
+        self.data[0].store(start, Relaxed);
+        self.data[1].store(stop, Relaxed);
         Some(start..stop.min(end))
     }
 
+    fn put(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        match &self.direct {
+            Some(direct) => direct.write(&self.file, data, offset),
+            None => self.file.write_all_at(data, offset),
+        }
+    }
+
     fn fallocate(&self, how: FallocateFlags, offset: u64, length: u64) -> Result<bool, Failure> {
+        let _others = self.direct.as_ref().map(|direct| direct.keep_apart(&(offset..offset + length)));
+        self.data[1].store(0, Relaxed);
         loop {
             match rustix::fs::fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, length) {
                 Ok(()) => return Ok(true),
@@ -108,11 +135,20 @@ impl Backend for FileBackend {
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
-        Ok(self.file.read_exact_at(into, offset)?)
+        match &self.direct {
+            Some(direct) => direct.read(&self.file, into, offset)?,
+            None => self.file.read_exact_at(into, offset)?,
+        }
+        Ok(())
     }
 
     fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut holes = Vec::new();
+        // A look may take long: a file system goes through all of the data up to the next hole.
+        let [from, to] = &self.data;
+        if from.load(Relaxed) <= range.start && range.end <= to.load(Relaxed) {
+            return holes;
+        }
         let mut at = range.start;
         while at < range.end {
             let data = self.data(at, range.end).unwrap_or(range.end..range.end);
@@ -125,7 +161,7 @@ impl Backend for FileBackend {
     }
 
     fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Failure> {
-        self.file.write_all_at(data, offset)?;
+        self.put(data, offset)?;
         self.sync_if(fua)
     }
 
@@ -149,7 +185,7 @@ impl Backend for FileBackend {
             let mut at = offset;
             while at < offset + length {
                 let piece = zeroes.len().min((offset + length - at) as usize);
-                self.file.write_all_at(&zeroes[..piece], at)?;
+                self.put(&zeroes[..piece], at)?;
                 at += piece as u64;
             }
         }

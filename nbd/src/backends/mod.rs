@@ -1,5 +1,6 @@
 //! Storage that comes with the crate.
 
+mod direct;
 mod file;
 mod memory;
 

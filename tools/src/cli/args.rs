@@ -306,6 +306,9 @@ pub struct Serve {
     /// Refuse all writes
     #[arg(long)]
     pub read_only: bool,
+    /// Read and write images past the page cache (O_DIRECT)
+    #[arg(long)]
+    pub direct: bool,
     /// Requests of one connection that are handled at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,

@@ -53,7 +53,11 @@ impl Disk {
         }
         let map = open_map(disk, args, &image, wait, output)?;
         let backend = image.file.try_clone().and_then(|file| FileBackend::from_file(file, !args.read_only));
-        let backend = backend.map_err(|e| Failure::io(disk.image.display(), &e))?;
+        let mut backend = backend.map_err(|e| Failure::io(disk.image.display(), &e))?;
+        if args.direct {
+            let what = format_args!("{}: open past the page cache (--direct)", disk.image.display());
+            backend = backend.directly().map_err(|e| Failure::io(what, &e))?;
+        }
         Ok(Disk {
             image,
             map_path: disk.map.clone(),
