@@ -288,12 +288,12 @@ def test_threads_merge_in_any_order() -> None:
     b.set_ranges([(i, i + 2) for i in range(1, 1 << 22, 512)])
 
     def merge(x: Bitmap, y: Bitmap) -> None:
-        for _ in range(600):
+        for _ in range(300):
             x.merge(y)
             x.equals(y)
 
     # Each takes a lock of both. If they took them in their own order, one would soon wait for the other, and it for the one.
-    threads = [threading.Thread(target=merge, args=pair, daemon=True) for pair in ((a, b), (b, a))]
+    threads = [threading.Thread(target=merge, args=pair, daemon=True) for pair in ((a, b), (b, a)) * 2]
     for thread in threads:
         thread.start()
     for thread in threads:
