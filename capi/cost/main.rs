@@ -13,7 +13,7 @@ type Loop = unsafe extern "C" fn(*mut c_void, *const u64, usize, u64) -> c_int;
 
 /// Calls for each turn, and turns.
 const CALLS: usize = 100_000;
-const TURNS: usize = 60;
+const TURNS: usize = 300;
 const GRANULE: u64 = 65536;
 
 /// The library of the loops, which brings libdirtymap.so.
