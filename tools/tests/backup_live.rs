@@ -106,22 +106,69 @@ fn the_first_is_full_and_the_next_copy_what_was_written() {
     assert!(members.into_iter().all(|name| !name.to_string_lossy().starts_with("dirtymap-")), "scratch is left");
 }
 
+/// What the newest backup has: of the mirror, or of the set.
+fn content(place: &Place, set: bool) -> Vec<u8> {
+    if !set {
+        return fs::read(target(place)).expect("read");
+    }
+    let out = place.dir.path("restored");
+    dm!("restore", place.dir.path("set"), out).exits(0);
+    let restored = fs::read(&out).expect("read");
+    fs::remove_file(out).expect("remove");
+    restored
+}
+
+/// The mirror and the set as words, and whether it is the set.
+fn targets(place: &Place) -> [(Vec<String>, bool); 2] {
+    let text = |path: PathBuf| path.to_str().expect("text").to_string();
+    [(vec![text(target(place))], false), (vec!["--set".into(), text(place.dir.path("set"))], true)]
+}
+
 #[test]
 fn what_is_copied_is_of_the_moment_of_the_snapshot() {
     let place = Place::new();
-    let _server = place.start(&Held::hold(&place)).expect("a server");
+    for (words, set) in targets(&place) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        for round in 0..2 {
+            let server = place.start(&Held::hold(&place)).expect("a server");
+            write(&place, 3, 40 + round);
+            let frozen = fs::read(place.image()).expect("read");
+            let held = Held::start(&place, &words);
+            (0..GRANULES).for_each(|g| write(&place, g, 50 + g));
+            let done = held.finish().exits(0).json();
+            assert_eq!((&done["one_moment"], &done["image_changed"]), (&true.into(), &false.into()));
+            assert_eq!(done["bytes_copied"], if round == 0 { SIZE } else { GRANULE });
+            assert!(content(&place, set) == frozen, "the backup is of another moment");
+            nothing_is_left(&place, &frozen);
+            // All of that is for the next one.
+            back_up(&place, &words).exits(0);
+            assert!(content(&place, set) == fs::read(place.image()).expect("read"));
+            assert!(server.stop());
+        }
+    }
+}
+
+#[test]
+fn what_is_written_as_soon_as_it_is_frozen_is_for_the_next_member() {
+    let place = Place::new();
+    let server = place.start(&[]).expect("a server");
+    let (words, set) = targets(&place)[1].clone();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    back_up(&place, &words).exits(0);
+    assert!(server.stop());
+    let hold = place.dir.path("hold");
+    let _server = place.start(&[("HOLD_AT", format!("Frozen@{}", hold.display()))]).expect("a server");
+    write(&place, 3, 3);
     let frozen = fs::read(place.image()).expect("read");
-    let to = target(&place);
-    let held = Held::start(&place, &[to.to_str().expect("text")]);
-    (0..GRANULES).for_each(|g| write(&place, g, 50 + g));
-    let done = held.finish().exits(0).json();
-    assert_eq!((&done["one_moment"], &done["image_changed"]), (&true.into(), &false.into()));
-    assert!(fs::read(&to).expect("read") == frozen, "the backup is of another moment");
+    let child = command(&place, &words).spawn().expect("run dirtymap");
+    until("the freeze", || hold.exists().then_some(()));
+    // The command does not know yet that there is a snapshot.
+    write(&place, 7, 7);
+    fs::remove_file(&hold).expect("remove");
+    let done = Ran::from(child.wait_with_output().expect("wait")).exits(0).json();
+    assert_eq!((&done["full"], &done["bytes_copied"]), (&false.into(), &GRANULE.into()));
+    assert!(content(&place, set) == frozen);
     nothing_is_left(&place, &frozen);
-    // Scratch of what was verified is freed before the commit: the trims.
-    let done = mirror(&place, &[]).exits(0).json();
-    assert_eq!(done["bytes_copied"], SIZE);
-    assert!(fs::read(&to).expect("read") == fs::read(place.image()).expect("read"));
 }
 
 #[test]
@@ -205,31 +252,19 @@ fn a_set_goes_on_from_member_to_member_and_each_can_be_restored() {
 #[test]
 fn a_backup_that_is_killed_is_settled_by_the_next_one() {
     let place = Place::new();
-    let set = place.dir.path("set");
-    let to = target(&place);
-    let all: [Vec<&str>; 2] = [vec![to.to_str().expect("text")], vec!["--set", set.to_str().expect("text")]];
-    for (i, words) in (0u64..).zip(&all) {
+    for (words, set) in targets(&place) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         // The first, full one, and one after it.
         for round in 0..2 {
             let server = place.start(&Held::hold(&place)).expect("a server");
-            write(&place, 4, 10 * i + round);
-            let held = Held::start(&place, words);
+            write(&place, 4, 10 + round);
+            let held = Held::start(&place, &words);
             held.signal(Signal::KILL);
             held.finish();
-            write(&place, 5, 10 * i + round);
+            write(&place, 5, 20 + round);
             assert!(place.outstanding().is_some(), "the snapshot is there still");
-            let done = back_up(&place, words).exits(0).json();
-            assert_eq!(done["full"], round == 0);
-            let backup = match i {
-                0 => fs::read(&to).expect("read"),
-                _ => {
-                    let out = place.dir.path("out");
-                    dm!("restore", &set, &out).exits(0);
-                    let restored = fs::read(&out).expect("read");
-                    fs::remove_file(out).expect("remove");
-                    restored
-                }
-            };
+            assert_eq!(back_up(&place, &words).exits(0).json()["full"], round == 0);
+            let backup = content(&place, set);
             assert!(backup == fs::read(place.image()).expect("read"));
             nothing_is_left(&place, &backup);
             assert!(server.stop());
@@ -247,7 +282,7 @@ fn a_signal_ends_it_and_everything_is_dirty_as_before() {
     assert!(server.stop());
     let _server = place.start(&Held::hold(&place)).expect("a server");
     let to = target(&place);
-    let held = Held::start(&place, &[to.to_str().expect("text")]);
+    let held = Held::start(&place, &[to.to_str().expect("text"), "--reconnect", "3600"]);
     held.signal(Signal::INT);
     // It does not wait for the read.
     until("its end", || place.outstanding().is_none().then_some(()));
@@ -269,29 +304,18 @@ fn it_goes_on_with_the_next_server_when_one_is_killed() {
         return;
     }
     let place = Place::new();
-    let to = target(&place);
-    let set = place.dir.path("set");
-    for (round, words) in
-        [vec![to.to_str().expect("text")], vec!["--set", set.to_str().expect("text")]].iter().enumerate()
-    {
+    for (words, set) in targets(&place) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let server = place.start(&Held::hold(&place)).expect("a server");
         let frozen = fs::read(place.image()).expect("read");
-        let held = Held::start(&place, words);
-        write(&place, 1, 30 + round as u64);
+        let held = Held::start(&place, &words);
+        write(&place, 1, 30);
         server.kill();
         let _server = place.start(&[]).expect("the next server");
-        write(&place, 2, 40 + round as u64);
-        let done = held.finish().exits(0).json();
-        assert_eq!(done["one_moment"], true);
-        let backup = match round {
-            0 => fs::read(&to).expect("read"),
-            _ => {
-                let out = place.dir.path("out");
-                dm!("restore", &set, &out).exits(0);
-                fs::read(out).expect("read")
-            }
-        };
-        assert!(backup == frozen, "the backup is of another moment");
+        write(&place, 2, 40);
+        let ran = held.finish().exits(0).says("waiting up to 30 s");
+        assert_eq!(ran.json()["one_moment"], true);
+        assert!(content(&place, set) == frozen, "the backup is of another moment");
         nothing_is_left(&place, &frozen);
     }
 }
@@ -415,12 +439,68 @@ fn another_server_or_export_is_refused() {
     dm!("backup", uri(&place), to, "--map", place.map()).exits(16).says("leave --map out");
     dm!("backup", place.image(), to).exits(16).says("--map FILE");
     assert!(!to.exists(), "a target was made");
+    other.snapshot(&["create", "--whole", "--name", "dirtymap backup"]).exits(0);
     // That the two sockets are of two servers is found when the snapshot is there, before anything is read.
     ask(&uri(&other), place.control()).exits(8).says("another server");
     assert!(fs::read(&to).expect("read").is_empty());
-    for place in [&place, &other] {
-        assert_eq!(place.snapshot(&["list"]).exits(0).json()["snapshots"], serde_json::json!([]));
-        nothing_is_left(place, &fs::read(place.image()).expect("read"));
+    assert_eq!(place.snapshot(&["list"]).exits(0).json()["snapshots"], serde_json::json!([]));
+    nothing_is_left(&place, &fs::read(place.image()).expect("read"));
+    // Another map has taken the name of the server's.
+    fs::rename(place.map(), place.dir.path("moved.map")).expect("rename");
+    fs::copy(other.map(), place.map()).expect("copy");
+    ask(&uri(&place), place.control()).exits(8).says("is not the map that the server");
+}
+
+#[test]
+fn a_signal_while_the_snapshot_is_made_leaves_none() {
+    let place = Place::new();
+    let hold = place.dir.path("hold");
+    let _server = place.start(&[("HOLD_AT", format!("Frozen@{}", hold.display()))]).expect("a server");
+    let to = target(&place);
+    let child = command(&place, &[to.to_str().expect("text")]).spawn().expect("run dirtymap");
+    until("the freeze", || hold.exists().then_some(()));
+    kill_process(Pid::from_child(&child), Signal::INT).expect("signal");
+    fs::remove_file(&hold).expect("remove");
+    Ran::from(child.wait_with_output().expect("wait")).exits(32);
+    nothing_is_left(&place, &fs::read(place.image()).expect("read"));
+    assert_eq!(place.snapshot(&["list"]).exits(0).json()["snapshots"], serde_json::json!([]));
+}
+
+#[test]
+fn a_member_that_was_complete_when_its_backup_was_killed_is_committed_or_rested_upon_by_none() {
+    for dropped in [false, true] {
+        let place = Place::new();
+        let set = place.dir.path("set");
+        let to_set = ["--set", set.to_str().expect("text")];
+        let server = place.start(&Held::hold(&place)).expect("a server");
+        let held = Held::start(&place, &to_set);
+        // Where nobody can be asked to commit.
+        let away = place.dir.path("away");
+        fs::rename(place.control(), &away).expect("rename");
+        fs::remove_file(&held.hold).expect("remove");
+        let listed = || fs::read_to_string(set.join("set.json")).is_ok_and(|set| set.contains("\"why_full\""));
+        until("the member", || listed().then_some(()));
+        held.signal(Signal::KILL);
+        held.finish();
+        fs::rename(&away, place.control()).expect("rename");
+        let reference = fs::read(place.image()).expect("read");
+        let server = if dropped {
+            server.kill();
+            fs::remove_file(place.index()).expect("remove");
+            place.start(&[]).expect("a server")
+        } else {
+            server
+        };
+        write(&place, 5, 5);
+        let ran = back_up(&place, &to_set).exits(0);
+        assert_eq!(ran.err.contains("member 0001 was complete"), !dropped, "{}", ran.err);
+        assert_eq!(ran.json()["full"], dropped);
+        assert!(server.stop());
+        dm!("set", "verify", set, "--against", place.image()).exits(0);
+        let out = place.dir.path("out");
+        dm!("restore", format!("{}@0001", set.display()), out).exits(0);
+        assert!(fs::read(out).expect("read") == reference);
+        nothing_is_left(&place, &fs::read(place.image()).expect("read"));
     }
 }
 
@@ -438,6 +518,7 @@ fn a_server_of_several_disks_is_refused_as_its_snapshots_are_of_all() {
     let server = Server::of(&dir, line);
     let ran = dm!("--output", "json", "backup", server.uri_of("a"), dir.path("t"), "--control", control).exits(8);
     assert!(ran.out.contains("several-disks"), "{}", ran.out);
+    assert!(!dir.path("t").exists());
     assert_eq!(areas(&dir.path("b.map")), vec![0..SIZE]);
     server.stop().exits(0);
 }

@@ -158,7 +158,7 @@ fn serve(place: &Place, image: &Image, seed: u64) -> Result<Served> {
     reference.file.set_len(image.size()).map_err(|e| reference.failed("set its size", &e))?;
     copy_file(image, &reference)?;
     let reference = reference.refreshed()?;
-    Ok(Served { server: Server::start(place)?, guest: Guest::new(place, reference, seed)? })
+    Ok(Served { server: Server::start(place)?, guest: Guest::new(place, reference, seed)?, since: Vec::new() })
 }
 
 /// Compares all of the image and the backup, byte for byte.

@@ -12,6 +12,7 @@ use crate::backup::Outcome;
 use crate::exit::{Failure, Result};
 use crate::rng::Rng;
 use crate::terminal::output::Output;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub const REFERENCE: &str = "reference.raw";
 pub struct Served {
     pub server: Server,
     pub guest: Guest,
+    /// What was written since the moment of the last backup.
+    pub since: Vec<Range<u64>>,
 }
 
 impl Served {
@@ -33,13 +36,15 @@ impl Served {
         }
         self.guest.refer(&written)?;
         let recovery_ms = self.server.started_ms;
-        let ranges: Vec<_> = written.iter().map(|one| one.range.clone()).collect();
+        let mut ranges = std::mem::take(&mut self.since);
+        ranges.extend(written.iter().map(|one| one.range.clone()));
         let (bytes_owed, dirty_bytes) = owed(place, number, &ranges)?;
         let report = checked(place, number)?;
         let (backup, meanwhile, killed) = self.back_up_and_kill(place, &mut rng, output)?;
         let reference = place.dir().join(REFERENCE);
         compare_files(&reference, &place.target, &format!("round {number} backup and image as it was frozen"))?;
         self.guest.refer(&meanwhile)?;
+        self.since = meanwhile.iter().map(|one| one.range.clone()).collect();
         Ok(Round {
             round: number,
             writes: ranges.len() as u64,
@@ -59,7 +64,7 @@ impl Served {
     /// Has the guest write, and kills the server at a random moment; the guest goes on with the next one.
     fn write_and_kill(&mut self, place: &Place, rng: &mut Rng) -> Result<Vec<Written>> {
         let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
-        let Served { server, guest } = self;
+        let Served { server, guest, .. } = self;
         std::thread::scope(|scope| {
             let writes = scope.spawn(|| guest.write(&stop, &count));
             let enough = 1 + rng.below(150);
@@ -83,7 +88,7 @@ impl Served {
         output: Output,
     ) -> Result<(Outcome, Vec<Written>, bool)> {
         let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
-        let Served { server, guest } = self;
+        let Served { server, guest, .. } = self;
         let (done, written, killed) = std::thread::scope(|scope| {
             let backup = scope.spawn(|| back_up(place, output));
             while !server.has_snapshot() && !backup.is_finished() {
