@@ -215,15 +215,17 @@ impl DirtyMap {
     /// marks by set() what was copied meanwhile; what it raises ends the freeze. Nobody else may have the map open for writing.
     #[pyo3(signature = (settle, name=None))]
     fn freeze_snapshot(slf: &Bound<'_, Self>, settle: Py<PyAny>, name: Option<String>) -> Result<Checkpoint> {
-        let Kind::File(_, raised) = &slf.as_super().get().kind else { return Err(Failure::Closed) };
+        let mut raised = None;
         let settle = |uuid: Uuid| {
-            Python::attach(|py| settle.call1(py, (uuid.to_string(),)).map(drop)).map_err(|error| {
-                *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                dirtymap::Error::Interrupted { step: Step::Freezing }
-            })
+            raised = Python::attach(|py| settle.call1(py, (uuid.to_string(),)).err());
+            if raised.is_some() { Err(dirtymap::Error::Interrupted { step: Step::Freezing }) } else { Ok(()) }
         };
-        let frozen = DirtyMap::ask(slf, |map| map.freeze_snapshot(name.as_deref(), settle))?;
-        Ok(Checkpoint::new(slf.as_super().clone().unbind(), frozen))
+        let done = DirtyMap::ask(slf, |map| map.freeze_snapshot(name.as_deref(), settle));
+        // Not in place of something worse: that the checkpoint is outstanding.
+        if let (Err(Failure::Library { kind: "interrupted", .. }), Some(raised)) = (&done, raised) {
+            return Err(raised.into());
+        }
+        Ok(Checkpoint::new(slf.as_super().clone().unbind(), done?))
     }
 
     /// Raises what freeze() with this name would raise at once.
