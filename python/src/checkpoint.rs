@@ -65,7 +65,7 @@ impl Checkpoint {
     #[pyo3(signature = (*, keep=false, target=None, audited=0))]
     fn commit(&self, py: Python<'_>, keep: bool, target: Option<Bound<'_, PyAny>>, audited: u64) -> Result<()> {
         let target = target.map(|target| stamp(py, &target)).transpose()?;
-        py.detach(|| {
+        let done = py.detach(|| {
             let map = self.map.get().file()?;
             match target {
                 Some(target) => map.commit_backup(self.found.uuid, keep, &target, audited)?,
@@ -73,7 +73,8 @@ impl Checkpoint {
             }
             self.end();
             Ok(())
-        })
+        });
+        self.map.get().told(done)
     }
 
     /// The backup has failed: what was frozen is dirty as before.

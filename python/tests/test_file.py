@@ -272,6 +272,27 @@ def test_what_progress_raises_comes_out_of_close(path: Path) -> None:
     assert map.closed
 
 
+def test_what_progress_raises_comes_out_of_commit(path: Path) -> None:
+    def progress(step: str, done: int, total: int) -> None:
+        if raises:
+            raise KeyError(step)
+
+    raises = False
+    with DirtyMap.create(path, 3 << 25, granule=1, dirty=True, flush_interval=0, progress=progress) as map:
+        map.freeze("monday").commit(keep=True)
+        map.set_all()
+        map.freeze().commit()
+        map.set_all()
+        checkpoint = map.freeze()
+        raises = True
+        # What both have frozen becomes one point.
+        with pytest.raises(KeyError, match="writing a point"):
+            checkpoint.commit()
+        raises = False
+        checkpoint.commit()
+        assert map.count() == 0
+
+
 def test_files_and_memory_combine(path: Path) -> None:
     with DirtyMap.create(path, GIB) as map:
         memory = Bitmap(GIB)
