@@ -33,10 +33,7 @@ fn opened(
 ) -> Result<Py<DirtyMap>> {
     match py.detach(open) {
         Ok(map) => Ok(new(py, map, raised)?),
-        Err(error) => {
-            let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-            Err(raised.map_or(error.into(), Failure::from))
-        }
+        Err(error) => Err(raised.take().map_or(error.into(), Failure::from)),
     }
 }
 

@@ -152,8 +152,7 @@ impl Map {
         let (Kind::File(_, raised), Err(Failure::Library { kind: "interrupted", .. })) = (&self.kind, &done) else {
             return done;
         };
-        let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-        raised.map_or(done, |raised| Err(raised.into()))
+        raised.take().map_or(done, |raised| Err(raised.into()))
     }
 
     pub(crate) fn shape(&self, py: Python<'_>) -> Result<Geometry> {

@@ -6,12 +6,26 @@ use dirtymap::format::Reasons;
 use dirtymap::{Access, Durability, IntentBound, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{ThreadId, current};
 use std::time::Duration;
 
-/// What a progress function of a map has raised, for the call that it ended.
-pub(crate) type Raised = Arc<Mutex<Option<PyErr>>>;
+/// What the progress function of a map has raised, for the call that it ended: the one of its thread.
+#[derive(Clone, Default)]
+pub(crate) struct Raised(Arc<Mutex<HashMap<ThreadId, PyErr>>>);
+
+impl Raised {
+    fn put(&self, error: PyErr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(current().id(), error);
+    }
+
+    /// What was raised in this thread, which is forgotten then.
+    pub(crate) fn take(&self) -> Option<PyErr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&current().id())
+    }
+}
 
 /// The keyword arguments of `create` and `open` that are of both.
 pub(crate) struct Given<'py> {
@@ -93,7 +107,7 @@ fn teller(told: Py<PyAny>, raised: Raised) -> impl Fn(dirtymap::Progress) -> Con
             Ok(false) => ControlFlow::Continue(()),
             Ok(true) => ControlFlow::Break(()),
             Err(error) => {
-                *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                raised.put(error);
                 ControlFlow::Break(())
             }
         }

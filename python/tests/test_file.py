@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,42 @@ def test_what_progress_raises_comes_out_of_close(path: Path) -> None:
     raises = False
     map.close()
     assert map.closed
+
+
+def test_what_progress_raises_comes_out_of_the_call_of_its_thread(path: Path) -> None:
+    both = threading.Barrier(2)
+    told: set[str] = set()
+    raised: dict[str, BaseException] = {}
+
+    def progress(step: str, done: int, total: int) -> None:
+        name = threading.current_thread().name
+        if raises and name not in told:
+            told.add(name)
+            both.wait(60)
+            raise KeyError(name)
+
+    def call(what: Callable[[], object]) -> None:
+        try:
+            what()
+        except BaseException as error:
+            raised[threading.current_thread().name] = error
+
+    raises = False
+    with DirtyMap.create(path, 3 << 25, granule=1, dirty=True, flush_interval=0, progress=progress) as map:
+        calls = {"freezes": map.freeze, "resets": map.reset_all}
+        for _ in range(6):
+            told.clear()
+            raised.clear()
+            with map.write(0, 1):
+                raises = True
+                threads = [threading.Thread(target=call, args=(what,), name=name) for name, what in calls.items()]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(60)
+            raises = False
+            map.set_all()
+            assert {name: repr(error) for name, error in raised.items()} == {name: f"KeyError('{name}')" for name in calls}
 
 
 def test_what_progress_raises_comes_out_of_commit(path: Path) -> None:
