@@ -172,6 +172,29 @@ fn what_is_written_as_soon_as_it_is_frozen_is_for_the_next_member() {
 }
 
 #[test]
+fn a_backup_that_goes_by_the_map_in_between_is_noticed() {
+    let place = Place::new();
+    let server = place.start(&[]).expect("a server");
+    mirror(&place, &[]).exits(0);
+    assert!(server.stop());
+    let hold = place.dir.path("hold");
+    let _server = place.start(&[("HOLD_AT", format!("CopyingOn@{}", hold.display()))]).expect("a server");
+    write(&place, 3, 3);
+    let to = target(&place);
+    let child = command(&place, &[to.to_str().expect("text")]).spawn().expect("run dirtymap");
+    until("the snapshot", || hold.exists().then_some(()));
+    // It has let go of the map, and the server has not frozen it. What was written goes elsewhere, and is clean then.
+    let other = place.dir.path("other.raw");
+    dm!("backup", place.image(), other, "--map", place.map()).exits(0);
+    fs::remove_file(&hold).expect("remove");
+    let ran = Ran::from(child.wait_with_output().expect("wait")).exits(8);
+    assert!(ran.out.contains("another backup went by it"), "{}", ran.out);
+    nothing_is_left(&place, &fs::read(&other).expect("read"));
+    // Its target is not what the map knows any more.
+    assert!(mirror(&place, &[]).exits(8).out.contains("wrong-target"));
+}
+
+#[test]
 fn holes_stay_holes() {
     let place = Place::of_zeros(SIZE);
     let file = fs::File::options().write(true).open(place.image()).expect("open");

@@ -84,6 +84,26 @@ impl FromStr for Uri {
     }
 }
 
+/// As it is parsed.
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let export = encode(self.export.as_bytes());
+        match &self.address {
+            Address::Unix(socket) => {
+                write!(f, "nbd+unix:///{export}?socket={}", encode(socket.as_os_str().as_encoded_bytes()))
+            }
+            Address::Tcp(host, port) if host.contains(':') => write!(f, "nbd://[{host}]:{port}/{export}"),
+            Address::Tcp(host, port) => write!(f, "nbd://{}:{port}/{export}", encode(host.as_bytes())),
+        }
+    }
+}
+
+/// As it stands in a URI.
+fn encode(bytes: &[u8]) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
+    bytes.iter().map(|&b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 fn host_and_port(text: &str) -> Result<(String, u16), UriError> {
     let (host, port) = match text.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
         Some((host, rest)) => (host, rest),
@@ -134,6 +154,8 @@ mod tests {
             ("nbd+unix:///a/b?socket=/a%3fb&x=1", unix("/a?b", "a/b")),
         ] {
             assert_eq!(text.parse::<Uri>(), wanted, "{text}");
+            let shown = wanted.clone().map(|uri: Uri| uri.to_string()).expect("a URI");
+            assert_eq!(shown.parse::<Uri>(), wanted, "{shown}");
         }
         for text in
             ["", "nbd", "http://x", "nbds://x", "nbd+unix:///x", "nbd+unix://h/?socket=/s", "nbd://h:x/", "nbd://h/%2"]

@@ -3,7 +3,8 @@
 //! Invariants kept here:
 //! - what is copied is read from the snapshot that this backup has had made, by its identity, whichever server has it by then;
 //! - only the server commits, since only it knows whether the snapshot was whole, and the image durable;
-//! - no other program has the map open for writing while the snapshot is made: so this one lets go of it for that moment.
+//! - no other program has the map open for writing while the snapshot is made: so this one lets go of it for that moment, and goes
+//!   on only if no other backup has gone by the map then. What was frozen would lack what that has copied elsewhere.
 
 use super::export::Export;
 use super::{Frozen, Meanwhile, Source};
@@ -18,9 +19,9 @@ use crate::snapshot::{SnapshotList, SnapshotStatus};
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use dirtymap::checkpoint::{Checkpoint, CheckpointState};
-use dirtymap::{DirtyMap, Error, ImageStamp, Options, ReadMap, info::Info, iter::Cursor};
+use dirtymap::{DirtyMap, Error, ImageStamp, Options, ReadMap, Uuid, info::Info, iter::Cursor};
 use dirtymap_cli::shown::shown;
-use dirtymap_nbd::client::Uri;
+use dirtymap_nbd::client::{Address, Uri};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,14 @@ struct Shot {
     whole: bool,
 }
 
+/// What a map knows of backups.
+type Known = (Option<Uuid>, Option<ImageStamp>, Option<ImageStamp>);
+
+fn known(map: &DirtyMap) -> Result<Known> {
+    let info = map.info()?;
+    Ok((info.committed.map(|committed| committed.uuid), info.target, info.begun))
+}
+
 /// How often a server that is gone is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a server may take to give a snapshot up, before that is done without it.
@@ -61,7 +70,9 @@ impl<'a> NbdSource<'a> {
         let text = args.image.to_str().unwrap_or_default();
         let uri: Uri = text.parse().map_err(|e| Failure::usage(format!("{}: {e}", shown(&args.image))))?;
         let patience = args.how.patience();
-        let status: Status = Client::connect(control)?.within(patience).ask(&Request::Status {})?;
+        let advice = || format!("is a server there that was started with --control {}?", control.display());
+        let mut server = Client::connect(control).map_err(|e| e.and(advice()))?.within(patience);
+        let status: Status = server.ask(&Request::Status {}).map_err(|e| e.and(advice()))?;
         let disk = disk_of(&status, &uri.export, control)?;
         let now = Uri { export: disk.export.clone(), ..uri.clone() };
         let now = Export::open(now, text.into(), disk.size, patience, output)?;
@@ -96,11 +107,12 @@ impl<'a> NbdSource<'a> {
     /// Has the snapshot made, and connects to it.
     fn make(&mut self, map: &mut DirtyMap, point: &str, whole: bool) -> Result<Checkpoint> {
         // Whoever has it open for writing keeps the server from freezing.
+        let before = known(map)?;
         let read_only = Options::new().read_only(true).open(self.map())?;
         std::mem::replace(map, read_only).close()?;
         let app = self.args.how.consistency == Some(Consistency::App);
         let made = self.create(map, &Request::SnapshotCreate { name: Some(point.into()), whole, app })?;
-        let found = signals::check(INTERRUPTED).and_then(|()| self.find(map, point, &made.id, whole));
+        let found = signals::check(INTERRUPTED).and_then(|()| self.find(map, before, point, &made.id, whole));
         found.map_err(|failure| match self.end(&made.id) {
             Ok(()) => failure,
             Err(e) => failure.and(format_args!("the snapshot is still there ({e}), the next backup ends it")),
@@ -131,9 +143,13 @@ impl<'a> NbdSource<'a> {
     }
 
     /// The snapshot's checkpoint in the map, and its export.
-    fn find(&mut self, map: &mut DirtyMap, point: &str, id: &str, whole: bool) -> Result<Checkpoint> {
+    fn find(&mut self, map: &mut DirtyMap, before: Known, point: &str, id: &str, whole: bool) -> Result<Checkpoint> {
         *map = self.claim(self.output.without_notes(), |_| Ok(()))?;
         map.claim_backup()?;
+        if known(map)? != before {
+            let message = format!("{}: another backup went by it just now; start this one again", map.path().display());
+            return Err(Failure::new("busy", message));
+        }
         let outstanding = map.checkpoint()?;
         let is_it = |found: &Checkpoint| {
             found.snapshot && found.state == CheckpointState::Frozen && found.name.as_deref() == Some(point)
@@ -220,7 +236,13 @@ impl Source for NbdSource<'_> {
     }
 
     fn origin(&self) -> String {
-        self.name()
+        let mut uri = Uri { export: self.disk.export.clone(), ..self.uri.clone() };
+        if let Address::Unix(socket) = &mut uri.address
+            && let Ok(absolute) = std::path::absolute(&*socket)
+        {
+            *socket = absolute;
+        }
+        uri.to_string()
     }
 
     fn size(&self) -> u64 {

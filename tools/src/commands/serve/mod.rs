@@ -21,6 +21,7 @@ use crate::snapshot::Snapshots;
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use crate::terminal::text::say;
+use dirtymap_nbd::client::{Address, Uri};
 use dirtymap_nbd::{Limits, OnEnd, Server, ServerOptions};
 use disk::{Disk, DiskAnswer};
 use manager::{PidFile, Socket};
@@ -28,7 +29,7 @@ use serde::Serialize;
 use served::Served;
 use std::io;
 use std::os::unix::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +142,9 @@ fn listen(args: &Serve, name: &str, server: &mut Server, passed: Vec<Socket>) ->
         let failure = Failure::io("listen on TCP", &e);
         if e.kind() == io::ErrorKind::PermissionDenied { failure.and(advice) } else { failure }
     };
-    let tcp_uri = |address| format!("nbd://{address}/{}", encoded(name));
+    let tcp_uri = |at: std::net::SocketAddr| {
+        Uri { address: Address::Tcp(at.ip().to_string(), at.port()), export: name.into() }.to_string()
+    };
     for socket in passed {
         match socket {
             Socket::Unix(socket) => {
@@ -209,12 +212,6 @@ fn run_command(command: &str, uri: &str, output: Output) -> Result<()> {
 
 /// The URI of an export behind a socket.
 pub fn unix_uri(name: &str, socket: &Path) -> String {
-    let socket: PathBuf = std::path::absolute(socket).unwrap_or_else(|_| socket.to_path_buf());
-    format!("nbd+unix:///{}?socket={}", encoded(name), encoded(&socket.display().to_string()))
-}
-
-/// As it stands in a URI.
-fn encoded(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_path_buf());
+    Uri { address: Address::Unix(socket), export: name.into() }.to_string()
 }
