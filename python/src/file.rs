@@ -70,7 +70,8 @@ impl DirtyMap {
 
 #[pymethods]
 impl DirtyMap {
-    /// Makes a map of so many items in a new file, and opens it.
+    /// Makes a map of so many items in a new file, and opens it. dirty: it begins all dirty, as for an image that holds data.
+    /// added_dirt: why it may say more than was written, as a sum of the reasons in docs/c.md.
     #[staticmethod]
     #[pyo3(signature = (path, length, *, granule=65536, label="", durability="power-loss", dirty=false, added_dirt=0, like=None,
         access="exclusive", image=None, armed_bound=None, intent_bound=None, flush_interval=30.0, freeze_timeout=60.0,
