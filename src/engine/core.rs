@@ -9,7 +9,7 @@ use super::lately::Lately;
 use super::point_set::Cache;
 use crate::error::{Error, InUse, Result, Unusable};
 use crate::file::bottom::BottomRef;
-use crate::file::locks::{Deadline, POLITE, take, wait_for};
+use crate::file::locks::{Deadline, POLITE, Wait, locked, wait_for};
 use crate::format::{Durability, Header, Layout, Stamp, Uuid, WordRanges};
 use crate::geometry::Geometry;
 use crate::map_file::MapFile;
@@ -310,13 +310,13 @@ impl Core {
         self.usable()?;
         let end = Deadline::after(wait);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wait_for_update(end)?;
+        self.wait_for_update(end, || false)?;
         Ok(Locked { core: self, state })
     }
 
     /// The same to arm words. While this waits, a process that has the lock sees which, and arms them as well. Says how many words
-    /// to arm ahead.
-    pub(super) fn lock_to_arm(&self, words: &Range<u64>) -> Result<(Locked<'_>, u64)> {
+    /// to arm ahead; none if the first word has all of a mask armed by then.
+    pub(super) fn lock_to_arm(&self, words: &Range<u64>, mask: u64) -> Result<Option<(Locked<'_>, u64)>> {
         self.usable()?;
         let end = Deadline::after(self.lock_timeout);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -324,10 +324,9 @@ impl Core {
         let wanted = self.shared.then(|| &self.view.runtime()[runtime::wanted(self.slot)]);
         let all = words.start..(words.end + ahead).min(self.geometry().words());
         wanted.iter().for_each(|wanted| wanted.store(runtime::pack_wanted(&all), SeqCst));
-        let taken = self.wait_for_update(end);
+        let taken = self.wait_for_update(end, || self.view.armed()[words.start as usize].load(SeqCst) & mask == mask);
         wanted.iter().for_each(|wanted| wanted.store(0, SeqCst));
-        taken?;
-        Ok((Locked { core: self, state }, ahead))
+        Ok(taken?.then_some((Locked { core: self, state }, ahead)))
     }
 
     /// Whether a durable write has failed in this session.
@@ -374,15 +373,25 @@ impl Core {
     }
 
     /// Takes the update lock among processes. Those that share a map take turns: otherwise one that takes the lock again and again
-    /// would leave none to the others, which look for it now and then only.
-    fn wait_for_update(&self, end: Deadline) -> Result<()> {
+    /// would leave none to the others, which look for it now and then only. Says whether it has it: not if that is needless.
+    fn wait_for_update(&self, end: Deadline, needless: impl Fn() -> bool) -> Result<bool> {
         let file = self.file();
-        let turn = self.shared && wait_for(file, Lock::UpdateQueue, end.or_after(POLITE))?;
-        let taken = take(file, Lock::Update, end, InUse::Update);
-        if turn {
+        let turn = if self.shared {
+            wait_for(file, Lock::UpdateQueue, end.or_after(POLITE), &needless)?
+        } else {
+            Wait::TooLong
+        };
+        if turn == Wait::Needless {
+            return Ok(false);
+        }
+        let taken = wait_for(file, Lock::Update, end, needless);
+        if turn == Wait::Taken {
             file.disk.unlock(Lock::UpdateQueue);
         }
-        taken
+        match taken? {
+            Wait::TooLong => Err(locked(file, Lock::Update, InUse::Update)),
+            taken => Ok(taken == Wait::Taken),
+        }
     }
 }
 

@@ -216,7 +216,9 @@ impl Core {
     }
 
     fn arm_waiting(&self, wanted: Range<u64>, mask: u64) -> Result<()> {
-        let (mut lock, ahead) = self.lock_to_arm(&wanted)?;
+        let Some((mut lock, ahead)) = self.lock_to_arm(&wanted, mask)? else {
+            return Ok(()); // Another process has armed it.
+        };
         let (mut header, intent) = lock.header_and_intent()?;
         let intent = intent.as_deref();
         let cover = covered(&header.runs, intent, wanted.start);

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long to be polite: a process that is stopped while it waits for its turn must not stop the others.
 pub(crate) const POLITE: Duration = Duration::from_millis(100);
 
+/// How often to look without a pause: a commit in memory takes no longer, and the shortest sleep takes twice that.
+const LOOKS: u32 = 16;
+
 /// When a wait is over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
@@ -39,22 +42,39 @@ pub(crate) fn no_other_writer(file: MapFile<'_>) -> Result<bool> {
     file.disk.slot_held(0..SLOTS).map(|held| !held).map_err(file.io("ask for writers"))
 }
 
-/// Takes a lock, waiting for it until then; says whether it was to be had. Tries once in any case.
-pub(crate) fn wait_for(file: MapFile<'_>, lock: Lock, end: Deadline) -> Result<bool> {
-    let mut pause = Duration::from_micros(20);
+/// How a wait for a lock has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Taken,
+    TooLong,
+    /// It is not needed any more.
+    Needless,
+}
+
+/// Takes a lock, waiting for it until then, or until it is needless. Tries once in any case.
+pub(crate) fn wait_for(file: MapFile<'_>, lock: Lock, end: Deadline, needless: impl Fn() -> bool) -> Result<Wait> {
+    let (mut looks, mut pause) = (0, Duration::from_micros(20));
     while !file.disk.try_lock(lock).map_err(file.io("take a lock of the file"))? {
+        if needless() {
+            return Ok(Wait::Needless);
+        }
         if end.has_passed() {
-            return Ok(false);
+            return Ok(Wait::TooLong);
+        }
+        looks += 1;
+        if looks <= LOOKS {
+            std::thread::yield_now();
+            continue;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(1));
     }
-    Ok(true)
+    Ok(Wait::Taken)
 }
 
 /// The same, where it is an error when it is not to be had.
 pub(crate) fn take(file: MapFile<'_>, lock: Lock, end: Deadline, what: InUse) -> Result<()> {
-    if wait_for(file, lock, end)? { Ok(()) } else { Err(locked(file, lock, what)) }
+    if wait_for(file, lock, end, || false)? == Wait::Taken { Ok(()) } else { Err(locked(file, lock, what)) }
 }
 
 /// The error of a lock that was not to be had in time.
