@@ -105,6 +105,8 @@ struct Killed<'a> {
     place: &'a Place,
     server: RwLock<Option<Server>>,
     kills: AtomicU64,
+    /// Backups are those of the command.
+    of_command: bool,
 }
 
 impl Killed<'_> {
@@ -122,7 +124,9 @@ impl Killed<'_> {
         let listed = self.place.snapshot(&["list"]).exits(0).json();
         let served = !listed["snapshots"].as_array().expect("a list").is_empty();
         let frozen = outstanding.is_some_and(|(frozen, _)| frozen);
-        assert_eq!(served, frozen, "{listed}: {}", self.place.log());
+        // A command that finds no server puts back what an earlier one has left.
+        let put_back = self.of_command && !served && self.place.outstanding().is_none();
+        assert!(served == frozen || put_back, "{listed}: {}", self.place.log());
         self.kills.fetch_add(1, SeqCst);
     }
 }
@@ -207,22 +211,22 @@ fn by_command(killed: &Killed<'_>, written: &[Written]) -> [Vec<u64>; 2] {
 
 #[test]
 fn each_backup_is_the_image_as_it_was_frozen_however_often_the_server_is_killed() {
-    under_load(by_hand);
+    under_load(by_hand, false);
 }
 
 #[test]
 fn each_backup_of_the_command_is_the_image_as_it_was_frozen_however_often_the_server_is_killed() {
-    under_load(by_command);
+    under_load(by_command, true);
 }
 
 /// Makes one backup after the other while writers write and the server is killed.
-fn under_load(back_up: fn(&Killed<'_>, &[Written]) -> [Vec<u64>; 2]) {
+fn under_load(back_up: fn(&Killed<'_>, &[Written]) -> [Vec<u64>; 2], of_command: bool) {
     if !takes_over() {
         return;
     }
     let kills = std::env::var("DIRTYMAP_LIVE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let place = Place::of_zeros(SIZE);
-    let killed = Killed { place: &place, server: RwLock::new(place.start(&[])), kills: AtomicU64::new(0) };
+    let killed = Killed { place: &place, server: RwLock::new(place.start(&[])), kills: AtomicU64::new(0), of_command };
     let written: Vec<Written> = (0..WRITERS).map(|_| Written::default()).collect();
     let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
