@@ -127,7 +127,9 @@ fn the_log_tells_of_a_client_that_was_cut_off() {
 fn the_units_are_ones_that_systemd_understands() {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/systemd");
     let dir = Dir::new();
-    for name in ["dirtymap-serve@.service", "dirtymap-serve@.socket"] {
+    let names =
+        ["dirtymap-serve@.service", "dirtymap-serve@.socket", "dirtymap-backup@.service", "dirtymap-backup@.timer"];
+    for name in names {
         // The command need not be installed here.
         let text = fs::read_to_string(units.join(name)).expect("read");
         // Live snapshots are taken over where the mounts are the same.
@@ -138,7 +140,8 @@ fn the_units_are_ones_that_systemd_understands() {
         fs::write(dir.path(name), text).expect("write");
     }
     let mut verify = Command::new("systemd-analyze");
-    let found = verify.args(["verify", "--man=no"]).arg(dir.path("dirtymap-serve@.socket"));
+    let verified = ["dirtymap-serve@.socket", "dirtymap-backup@.timer"].map(|name| dir.path(name));
+    let found = verify.args(["verify", "--man=no"]).args(verified);
     let Ok(output) = found.output() else { return skipped("systemd-analyze is not installed") };
     let ran: Ran = output.into();
     assert!(ran.code == 0 && !ran.err.contains("dirtymap"), "{ran:?}");
