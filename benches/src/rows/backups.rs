@@ -92,7 +92,7 @@ struct Turn {
 }
 
 /// Each contender in each round, each round from another one on.
-fn by_turns(rounds: usize, place: &Place<'_>, contenders: &[fn(&Place<'_>, &[u64]) -> Turn]) -> Vec<Vec<Turn>> {
+fn by_turns<'a>(rounds: usize, place: &Place<'a>, contenders: &[fn(&Place<'a>, &[u64]) -> Turn]) -> Vec<Vec<Turn>> {
     let mut turns = Vec::new();
     for round in 0..=rounds {
         let changed = place.change(round as u64);
