@@ -80,6 +80,27 @@ fn each_byte_is_where_it_belongs() {
     assert!(fs::read(&path).expect("read") == expected);
 }
 
+/// What is in the page cache is read from the device all the same, by the count that the kernel keeps.
+#[test]
+fn reads_come_from_the_device() {
+    let Some((dir, path, file)) = direct() else { return };
+    let kind = rustix::fs::statfs(dir.path()).expect("look").f_type as u64;
+    let counted = || -> Option<u64> {
+        let io = fs::read_to_string("/proc/self/io").ok()?;
+        io.lines().find_map(|line| line.strip_prefix("read_bytes: "))?.parse().ok()
+    };
+    // ext4, XFS, btrfs: on a device, as those in memory are not.
+    let (true, Some(before)) = ([0xef53, 0x5846_5342, 0x9123_683e].contains(&kind), counted()) else {
+        return println!("SKIPPED: no count of what is read from the device of {}", dir.path().display());
+    };
+    assert_eq!(fs::read(&path).expect("read").len(), SIZE);
+    for _ in 0..20 {
+        file.read(0, &mut [0; 512 * KIB]).expect("read");
+    }
+    // More than the other tests here read of theirs meanwhile, if they did it wrongly.
+    assert!(counted().expect("a number") - before >= 20 * 512 * KIB as u64);
+}
+
 /// Two that change parts of one block: neither writes back what was there before the other one.
 #[test]
 fn parts_of_one_block_are_changed_one_after_the_other() {

@@ -118,8 +118,24 @@ fn no_answer_waits_for_a_request_that_is_slow_after_all() {
     let mut quick = Quick::new();
     for _ in 0..20 {
         quick.probe.gate.close(4096);
+        let read = |cookie, offset| request(command::READ, cookie, offset, 8);
+        // What opens the gate is the answers to the others, or nothing.
+        quick.stream.write_all(&[read(1, 0), read(2, 4096), read(3, 0)].concat()).expect("write");
+        let mut answers = [quick.answer(8), quick.answer(8)];
+        answers.sort_unstable();
+        assert_eq!(answers, [1, 3]);
+        quick.probe.gate.open();
+        assert_eq!(quick.answer(8), 2);
+        quick.warm();
+    }
+}
+
+#[test]
+fn the_only_thread_keeps_no_answer() {
+    let mut quick = Quick::within(Limits { threads: 1, ..Limits::default() });
+    for _ in 0..20 {
+        quick.probe.gate.close(4096);
         let (first, slow) = (request(command::READ, 1, 0, 8), request(command::READ, 2, 4096, 8));
-        // What opens the gate is the answer to the first one, or nothing.
         quick.stream.write_all(&[first, slow].concat()).expect("write");
         assert_eq!(quick.answer(8), 1);
         quick.probe.gate.open();

@@ -123,7 +123,8 @@ impl<'a> Transmission<'a> {
             if !others {
                 self.make_thread(scope);
             }
-            // Answers wait for quick requests only, and if somebody looks whether they are.
+            // Answers wait for quick requests only. If one is not quick after all, another thread reads what is here, and
+            // sends them when it has to wait for more; the last thread has nobody who would do that.
             let more = quick && others;
             if !more {
                 self.flush();
@@ -133,12 +134,10 @@ impl<'a> Transmission<'a> {
         }
     }
 
-    /// Waits for the turn. No answers wait meanwhile, and none afterwards for a request that was thought to be quick.
+    /// Waits for the turn; no answer does.
     fn wait(&self) -> Option<Incoming> {
         self.flush();
-        let incoming = self.turn.wait();
-        self.flush();
-        incoming
+        self.turn.wait()
     }
 
     /// Sends the answers that wait.
