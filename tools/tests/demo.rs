@@ -52,14 +52,16 @@ fn on_tiny_images() {
     let dir = Dir::new();
     for size in [0, 1, 4097] {
         let image = dir.image("tiny.raw", size);
-        let ran: common::Ran = common::dirtymap()
-            .args(["demo", "--kills", "1"])
-            .arg(&image)
-            .env("TMPDIR", dir.path(""))
-            .output()
-            .expect("run dirtymap")
-            .into();
-        ran.exits(0);
+        for mode in [&["demo", "--kills", "1"][..], &["demo", "--serve", "--kills", "1"]] {
+            let ran: common::Ran = common::dirtymap()
+                .args(mode)
+                .arg(&image)
+                .env("TMPDIR", dir.path(""))
+                .output()
+                .expect("run dirtymap")
+                .into();
+            ran.exits(0);
+        }
     }
 }
 
