@@ -314,17 +314,21 @@ impl Core {
         Ok(Locked { core: self, state })
     }
 
-    /// The same to arm words. While this waits, a process that has the lock sees which, and arms them as well. Says how many words
-    /// to arm ahead; none if the first word has all of a mask armed by then.
+    /// The same to arm words, unless the first of them has all of a mask armed by then. While this waits, a process that has the
+    /// lock sees which, and arms them as well. Says how many words to arm ahead.
     pub(super) fn lock_to_arm(&self, words: &Range<u64>, mask: u64) -> Result<Option<(Locked<'_>, u64)>> {
         self.usable()?;
         let end = Deadline::after(self.lock_timeout);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let armed = || self.view.armed()[words.start as usize].load(SeqCst) & mask == mask;
+        if armed() {
+            return Ok(None); // By the thread that had the lock before: the stream is that one's.
+        }
         let ahead = state.ahead_of(words, self.bounds.ahead);
         let wanted = self.shared.then(|| &self.view.runtime()[runtime::wanted(self.slot)]);
         let all = words.start..(words.end + ahead).min(self.geometry().words());
         wanted.iter().for_each(|wanted| wanted.store(runtime::pack_wanted(&all), SeqCst));
-        let taken = self.wait_for_update(end, || self.view.armed()[words.start as usize].load(SeqCst) & mask == mask);
+        let taken = self.wait_for_update(end, armed);
         wanted.iter().for_each(|wanted| wanted.store(0, SeqCst));
         Ok(taken?.then_some((Locked { core: self, state }, ahead)))
     }

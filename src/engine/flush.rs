@@ -440,7 +440,8 @@ fn fit(words: WordRanges, list: &WordRanges, max_bytes: usize, geometry: &Geomet
 }
 
 /// Touches words of some pages that have more bits than are durable, for the next flush to write.
-pub(crate) fn mark_recovered(view: &ShmView, pages: &WordRanges) {
+pub(crate) fn mark_recovered(core: &Core, pages: &WordRanges) {
+    let view = &core.view;
     let behind = |w: &u64| view.live()[*w as usize].load(SeqCst) & !view.durable()[*w as usize].load(SeqCst) != 0;
     let words = pages.iter().flat_map(|run| run.range()).flat_map(|index| format::page_words(view.geometry(), index));
     words.filter(behind).for_each(|w| view.mark_unflushed(w));

@@ -9,7 +9,7 @@ use super::round::Keep;
 use crate::error::Result;
 use crate::format::{Durability, Header, Point, PointRole, Reasons};
 use crate::hierarchy::{Shared, WordsMut};
-use crate::shm::space::CHUNK_WORDS;
+
 use std::sync::{Arc, PoisonError};
 
 impl Core {
@@ -61,14 +61,7 @@ impl Locked<'_> {
         if !self.core.in_file {
             return Ok(());
         }
-        let (mut next, words) = (0, self.core.geometry().words());
-        intent.words().try_for_each(|(w, _)| {
-            if w < next {
-                return Ok(());
-            }
-            next = (w / CHUNK_WORDS + 1) * CHUNK_WORDS;
-            self.allocate(w..next.min(words))
-        })
+        intent.chunks().try_for_each(|words| self.allocate(words))
     }
 
     /// Arms, in a map that was just opened, what the intent of its header covers.

@@ -11,6 +11,8 @@ use crate::format::{Header, Intent, MAX_UNIT, State, Uuid, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, WORD_BITS};
 use crate::map_file::MapFile;
 use crate::query::{Search, WordsIter};
+use crate::shm::space::CHUNK_WORDS;
+use std::ops::Range;
 
 /// What a header covers beside its list.
 #[derive(Debug)]
@@ -67,6 +69,16 @@ impl IntentSet {
     /// Words of which it covers something, and what, ascending.
     pub(crate) fn words(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         WordsIter::over(&self.set, 0..self.geometry().bits()).map(|(w, word)| (w, self.rounded(w, word)))
+    }
+
+    /// The chunks of words in which it covers something, ascending.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        let mut next = 0;
+        self.words().filter_map(move |(w, _)| {
+            let chunk = w / CHUNK_WORDS * CHUNK_WORDS;
+            let words = chunk..(chunk + CHUNK_WORDS).min(self.geometry().words());
+            (chunk >= next).then(|| next = words.end).map(|()| words)
+        })
     }
 
     /// Tells the pages in which it covers something, ascending: none if nobody knows which.

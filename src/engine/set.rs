@@ -217,7 +217,7 @@ impl Core {
 
     fn arm_waiting(&self, wanted: Range<u64>, mask: u64) -> Result<()> {
         let Some((mut lock, ahead)) = self.lock_to_arm(&wanted, mask)? else {
-            return Ok(()); // Another process has armed it.
+            return Ok(()); // Another thread or process has armed it.
         };
         let (mut header, intent) = lock.header_and_intent()?;
         let intent = intent.as_deref();
@@ -226,7 +226,13 @@ impl Core {
             return Ok(()); // Somebody armed it for us while we waited.
         }
         let bound = self.list_bound(intent);
-        let add = self.select(&header, (&wanted, ahead), bound);
+        let mut add = self.select(&header, (&wanted, ahead), bound);
+        if add.iter().try_for_each(|run| lock.allocate(run.range())).is_err() {
+            // There is no space for what others wait for, or for what lies ahead: they are told themselves.
+            add = WordRanges::one(wanted.start..wanted.end.min(self.geometry().words()));
+            add.iter().try_for_each(|run| lock.allocate(run.range()))?;
+        }
+
         let mut listed = unlisted(&add, intent, (wanted.start, mask & !cover));
         if listed.encoded_len() > MAX_LIST / 4 {
             // The intent cuts it into too many runs. Naming what is covered as well only adds dirt.
@@ -235,9 +241,6 @@ impl Core {
         if !self.fits(&header.runs, &listed, bound) {
             // Leaves room for what was chosen, or an empty list.
             header = lock.flush_to(Keep::Room(listed.words()), None)?;
-        }
-        for run in add.iter() {
-            lock.allocate(run.range())?;
         }
         let rewrites = self.unfinished_words(&header.runs, intent, &add);
         let words = || add.iter().flat_map(|run| run.range());
@@ -411,6 +414,24 @@ mod tests {
         other.set(10 * WORD..12 * WORD).unwrap();
         assert_eq!(other.stats().arms, arms, "it committed what was armed for it");
         assert_eq!(wanted(&other), 0, "it is armed once");
+    }
+
+    /// They find the word armed when they have the lock: only the one that armed it needs the next.
+    #[test]
+    fn threads_that_wait_for_the_same_word_are_no_writers_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 40).unwrap();
+        let mut next = 0;
+        while next < 1 << 12 {
+            map.set(next * WORD..next * WORD + 1).unwrap();
+            // As if others had looked before it was armed.
+            for _ in 0..20 {
+                assert!(map.engine().lock_to_arm(&(next..next + 1), 1).unwrap().is_none());
+            }
+            next += 1;
+        }
+        let arms = map.stats().arms;
+        assert!(arms < (1 << 12) / 128 + 8, "{arms} arms");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Opening a map alone, or as the first of those who share it: read, verify, recover, rebuild the volatile part, commit
 //! OPEN.
 //!
-//! Invariant kept here: what loading made dirty is durable before the list forgets it; a crash at any point of this leaves a file
+//! Invariant kept here: what loading made dirty is durable before the list forgets it, or the intent goes on covering it; a crash at any point of this leaves a file
 //! that recovers to no less.
 
 use super::load::{Loaded, header_of, load};
@@ -64,6 +64,13 @@ pub(crate) fn open_alone(
     allocate(&header.layout, 0..1)?;
     let found = (header, pair, recovery);
     let mut loaded = load(file, found, view, (options.image.as_ref(), &options.watcher), saved, Some(&mut allocate))?;
+    if loaded.intent.is_none() {
+        // After CLEAN it counts again when the header says OPEN, and there must be space then for what it arms.
+        loaded.intent = IntentSet::read(file, &Header { state: State::Open, ..loaded.header.clone() })?;
+        let known = loaded.intent.iter().filter(|intent| !intent.failed());
+        known.flat_map(|intent| intent.chunks()).try_for_each(|words| allocate(&loaded.header.layout, words))?;
+    }
+
     let found = (&copies, &newest);
     let committed = commit_open(file, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
     begin(disk, path, options, (nonce, slot), image_before, (loaded, allocated), committed)
@@ -79,7 +86,7 @@ fn begin(
     (loaded, allocated): (Loaded, Allocated),
     (last_durable, intent): (LastDurable, Option<IntentSet>),
 ) -> Result<(Core, Recovery)> {
-    let Loaded { view, header, mut recovery, frozen, .. } = loaded;
+    let Loaded { view, header, mut recovery, frozen, covered, .. } = loaded;
     let shared = options.access == Access::Shared;
     let rt = view.runtime();
     rt[runtime::PUBLISHED].store(last_durable.pack(), SeqCst);
@@ -105,6 +112,8 @@ fn begin(
     core.mark_slot(options.writes_outlive);
     core.say_checkpoint(header.checkpoint_state);
     core.know_frozen(frozen);
+    // What the intent alone covers is covered still: a flush will write it.
+    step!(MarkRecovered => mark_recovered(&core, &covered));
     core.lock()?.arm_all_by(intent.map(Arc::new))?;
     let half = matches!(header.checkpoint_state, CheckpointState::Freezing | CheckpointState::Aborting);
     if step!(AbortHalfFrozen => half) {
@@ -147,7 +156,7 @@ fn commit_open(
     watcher: &Watcher,
 ) -> Result<(LastDurable, Option<IntentSet>)> {
     let write = "write the header";
-    let Loaded { header, pair, recovery, failed, dirty, rewrite, view, covered, .. } = loaded;
+    let Loaded { header, pair, recovery, failed, dirty, rewrite, view, .. } = loaded;
     let geometry = header.geometry;
     let mut known = LastDurable { sequence: header.sequence, pair: *pair };
     step!(RewriteNewest => headers::rewrite_in_place(file.disk, found.0, found.1)).map_err(file.io(write))?;
@@ -159,10 +168,7 @@ fn commit_open(
     header.session = session_of(&identity, flags);
     header.state = State::Open;
     header.nonce = *nonce;
-    let mut intent = match loaded.intent.take() {
-        Some(read) => Some(read),
-        None => IntentSet::read(file, header)?, // It counts again, now that the header says OPEN.
-    };
+    let mut intent = loaded.intent.take();
     if step!(OpenEndsDoubt => intent.as_ref().is_some_and(|intent| intent.failed())) {
         // Nothing can be armed by it. What it may have covered is everything, and so is the list.
         (intent, header.intent) = (None, None);
@@ -192,8 +198,6 @@ fn commit_open(
         }
         write_recovered(file.disk, header, view, &batch).map_err(file.io("write recovered pages"))?;
     }
-    // What the intent alone covers is covered still: a flush will write it.
-    step!(MarkRecovered => mark_recovered(view, covered));
 
     if header.runs != all {
         header.runs = all;

@@ -189,6 +189,26 @@ pub(crate) fn what_an_opener_leaves_to_the_intent_is_flushed_when_that_ends() {
     assert!(dirty(&both(&after_a_cut(&disk)), 64), "lost");
 }
 
+/// The space of what an intent arms is set aside before a header says OPEN.
+#[test]
+fn who_opens_on_a_full_disk_leaves_a_closed_map_closed() {
+    let options = Options { granularity: 0, access: Access::Shared, ..options() };
+    let closed = SimDisk::new(Image::default(), Vec::new());
+    create::write_new(closed.file(), geometry(1 << 22), &options).unwrap();
+    let (core, _) = opened_with(&closed, &options).unwrap();
+    core.set_bits(1 << 21..(1 << 21) + 1).unwrap();
+    check_in(&core);
+    assert!(close(&core));
+    let failed = (0..).find(|&calls| {
+        let disk = SimDisk::new(closed.device(), Vec::new());
+        disk.trouble(&[(Call::Allocate, calls..1000)]);
+        let opened = opened_with(&disk, &options).is_ok();
+        assert!(opened || header_on(&disk).state == State::Clean, "{calls}: not opened, and not closed");
+        opened
+    });
+    assert!(failed > Some(1));
+}
+
 /// Until a header without it is durable, what was set is covered by it.
 #[test]
 pub(crate) fn the_old_intent_is_there_until_the_new_one_is_durable() {

@@ -143,6 +143,21 @@ pub(crate) fn space_is_set_aside_before_it_is_stored_into() {
     assert_eq!(disk.wrong(), Ok(()));
 }
 
+/// Another process waits for words that there is no space for.
+#[test]
+fn what_another_process_waits_for_makes_no_set_fail() {
+    let disk = SimDisk::new(Image::default(), Vec::new());
+    let options = Options { granularity: 0, ..options() };
+    create::write_new(disk.file(), geometry(1 << 22), &options).unwrap();
+    let (first, _other) = two_on(&disk);
+    first.set_bits(0..1).unwrap();
+    first.view().runtime()[runtime::wanted(1)].store(runtime::pack_wanted(&(1 << 15..(1 << 15) + 1)), SeqCst);
+    disk.trouble(&[(Call::Allocate, 0..1000)]);
+    first.set_bits(640..641).unwrap();
+    assert!(flag(first.view().armed(), 640) && !flag(first.view().armed(), 1 << 21));
+    assert!(first.set_bits(1 << 21..(1 << 21) + 1).is_err(), "there is no space");
+}
+
 /// More stretches of pages with resets than a list has room for: each takes two bytes.
 #[test]
 pub(crate) fn a_flush_of_resets_all_over_a_map_takes_as_many_rounds_as_it_needs() {
