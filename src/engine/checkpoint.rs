@@ -249,8 +249,11 @@ impl Core {
         header.checkpoint_uuid = Uuid::NIL;
         header.committed_uuid = *uuid;
         header.committed_time = os::now();
-        if let Some(backup) = backup {
-            backup.record(&mut header);
+        match (backup, &mut header.target) {
+            (Some(backup), _) => backup.record(&mut header),
+            // What is clean from here on went elsewhere, or nowhere: the recorded target may lack it.
+            (None, Some(target)) => target.exact = step!(DoubtLastTarget => false, else target.exact),
+            (None, None) => {}
         }
         twin!(NormalThenFree => self.give_up_all_but(&header, &before.points));
         twin!(CommitKeepsIntent => self.free_regions(point));

@@ -164,6 +164,23 @@ pub(crate) mod tests {
         assert_eq!((info.target, info.begun, info.audited), (Some(second), None, 5));
     }
 
+    /// What was frozen with it is clean now, and went elsewhere.
+    #[test]
+    pub(crate) fn a_checkpoint_without_a_backup_leaves_the_last_target_unproven() {
+        let dir = tempfile::tempdir().unwrap();
+        let (map, first, _) = map_and_targets(dir.path());
+
+        let uuid = back_up(&map, &first);
+        map.commit_backup(uuid, false, &first, 0).unwrap();
+        let uuid = map.freeze(None).unwrap().uuid;
+        map.abort_checkpoint(uuid).unwrap();
+        assert!(map.info().unwrap().target.is_some_and(|target| target.is_exact()));
+        let uuid = map.freeze(None).unwrap().uuid;
+        map.commit_checkpoint(uuid, false).unwrap();
+        let target = map.info().unwrap().target.unwrap();
+        assert!(target.equals(&first) && !target.is_exact());
+    }
+
     #[test]
     pub(crate) fn what_is_clean_and_the_target_that_has_it_change_at_once() {
         let dir = tempfile::tempdir().unwrap();

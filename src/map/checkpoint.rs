@@ -102,7 +102,8 @@ impl DirtyMap {
 
     /// The backup is complete: what was frozen is clean now, unless it was set again. [`since`](Self::since) says it still, for
     /// the names that were frozen before. `keep` keeps the point by the name that it was frozen with: nothing is dirty since then
-    /// but what was set again. Doing it twice is no error.
+    /// but what was set again. Doing it twice is no error. The target that [the last backup](Self::commit_backup) recorded may lack
+    /// what is clean now, and compares as [`Unproven`](crate::Comparison::Unproven) from then on.
     ///
     /// Cost: two syncs; and the dirty pages of both, read and written again, where more than one checkpoint was committed since
     /// the newest name. Memory: as much as these.

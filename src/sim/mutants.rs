@@ -132,6 +132,9 @@ fn suite(step: Mutant) -> Suite {
             Test(crate::image_stamp::settle::tests::a_later_write_never_leaves_an_exact_stamp_as_it_is)
         }
         Mutant::KeepLastTarget => Test(crate::map::backup::tests::a_backup_that_is_begun_leaves_the_last_target_alone),
+        Mutant::DoubtLastTarget => {
+            Test(crate::map::backup::tests::a_checkpoint_without_a_backup_leaves_the_last_target_unproven)
+        }
         Mutant::NameTargetThenForget => {
             Test(crate::map::backup::tests::what_is_clean_and_the_target_that_has_it_change_at_once)
         }
