@@ -14,6 +14,7 @@ use crate::hooks::{self, Ran};
 use crate::map::open;
 use crate::terminal::output::Output;
 use crate::terminal::pass::Rate;
+use dirtymap::checkpoint::Checkpoint;
 use dirtymap::info::Info;
 use dirtymap_cli::set_json::Hooks;
 use std::path::PathBuf;
@@ -194,14 +195,26 @@ impl<'a> Running<'a> {
         if self.target.is_published() {
             return failure.and("the backup is whole all the same; the next one tells the map of it");
         }
-        self.target.abandon();
-        let Some((Work { checkpoint, .. }, _)) = &self.work else { return failure };
+        let Some((Work { checkpoint, .. }, _)) = &self.work else {
+            // A server that did not answer may have frozen it all the same: then the next backup needs to know of this one.
+            let ours = |found: Checkpoint| found.name.as_deref() == Some(self.target.point());
+            if map.checkpoint().is_ok_and(|found| !found.is_some_and(ours)) {
+                self.target.abandon();
+            }
+            return failure;
+        };
         if args.how.frozen {
+            self.target.abandon();
             let uuid = checkpoint.uuid;
             return failure.and(format_args!("checkpoint {uuid} stays frozen, for another try or `checkpoint abort`"));
         }
+        // First: by what the target has begun, the next backup knows what to put back.
         match source.abort(map, checkpoint) {
-            Ok(()) => failure.and("no bit was reset, so the next backup copies all that this one should have"),
+            Ok(()) => {
+                self.target.abandon();
+                failure.and("no bit was reset, so the next backup copies all that this one should have")
+            }
+            Err(e) if e.kind == "checkpoint-gone" => failure.and(e),
             Err(e) => failure.and(format_args!("what was frozen could not be put back ({e}), which the next does")),
         }
     }

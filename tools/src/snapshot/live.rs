@@ -436,6 +436,24 @@ impl Snapshots {
         Ok(Some(format!("the commit of snapshot {id}, which a server had begun, is complete")))
     }
 
+    /// Asks the kernel about failed write-back of all files. It tells once: so the headers say first that it is being asked.
+    fn ask(&self, disks: &[Source<'_>], found: &[(Scratch, Header, Uuid)]) -> std::result::Result<(), String> {
+        let failed = |e: io::Error| format!("not everything that was written is there: {e}");
+        for (scratch, _, _) in found {
+            scratch.update(|header| header.state = State::Asking).map_err(failed)?;
+        }
+        at(Step::AskingWritten);
+        // Of an image as any other sync: the kernel tells once, so that all has to be dirty then.
+        for (place, ((scratch, _, _), disk)) in found.iter().zip(disks).enumerate() {
+            self.sync(place, disk.map, || disk.image.sync_data()).and_then(|()| scratch.ask()).map_err(failed)?;
+        }
+        at(Step::Asked);
+        for (scratch, _, _) in found {
+            scratch.update(|header| (header.state, header.left) = (State::Ready, 0)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// What can be served of what was left; else why not.
     fn found(
         &self,
@@ -460,7 +478,7 @@ impl Snapshots {
         if found.iter().any(|(_, header, _)| header.id != id) || count != disks.len() {
             return Err("it was not of the same disks".into());
         }
-        ask(disks, &found)?;
+        self.ask(disks, &found)?;
         let mut frozen = Vec::new();
         for ((scratch, header, checkpoint), disk) in found.into_iter().zip(disks) {
             let entries =
@@ -590,23 +608,6 @@ fn belongs(disk: &Source<'_>, checkpoint: &Checkpoint, header: &Header) -> std::
     let granule = disk.map.granule_bytes();
     if (header.granule, header.granules) != (granule, disk.map.len().div_ceil(granule)) {
         return Err("it was of another length".into());
-    }
-    Ok(())
-}
-
-/// Asks the kernel about failed write-back of all files. It tells once: so the headers say first that it is being asked.
-fn ask(disks: &[Source<'_>], found: &[(Scratch, Header, Uuid)]) -> std::result::Result<(), String> {
-    let failed = |e: io::Error| format!("not everything that was written is there: {e}");
-    for (scratch, _, _) in found {
-        scratch.update(|header| header.state = State::Asking).map_err(failed)?;
-    }
-    at(Step::AskingWritten);
-    for ((scratch, _, _), disk) in found.iter().zip(disks) {
-        scratch.ask().and_then(|()| disk.image.sync_data()).map_err(failed)?;
-    }
-    at(Step::Asked);
-    for (scratch, _, _) in found {
-        scratch.update(|header| (header.state, header.left) = (State::Ready, 0)).map_err(failed)?;
     }
     Ok(())
 }

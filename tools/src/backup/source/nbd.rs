@@ -218,6 +218,11 @@ fn another(uri: &str, control: &Path) -> Failure {
     Failure::new("wrong-server", message)
 }
 
+/// Whether a checkpoint is the last one that was committed.
+fn is_committed(map: &DirtyMap, checkpoint: &Checkpoint) -> Result<bool> {
+    Ok(map.last_committed()?.is_some_and(|committed| committed.uuid == checkpoint.uuid))
+}
+
 /// Whether all that was written since a point is dirty, so that what is frozen next has it.
 fn is_dirty_since(map: &DirtyMap, point: &str) -> Result<bool> {
     let (since, dirty) = (map.since_set(point)?, map.dirty_set()?);
@@ -353,7 +358,7 @@ impl Source for NbdSource<'_> {
                 Err(failure) => failure,
             };
             // The answer may have been lost, and not the commit.
-            if map.last_committed()?.is_some_and(|committed| committed.uuid == checkpoint.uuid) {
+            if is_committed(map, checkpoint)? {
                 return Ok(());
             }
             let away = ["no-answer", "not-found", "io"].contains(&&*failure.kind);
@@ -377,6 +382,10 @@ impl Source for NbdSource<'_> {
         }
         // Without the server as well: where it has no snapshot any more, or is gone.
         match map.abort_checkpoint(checkpoint.uuid) {
+            Err(Error::NoCheckpoint { .. }) if is_committed(map, checkpoint)? => {
+                let message = "another program has committed it meanwhile, so what it had is clean now";
+                Err(Failure::new("checkpoint-gone", message))
+            }
             Ok(()) | Err(Error::NoCheckpoint { .. }) => Ok(()),
             Err(e) => Err(e.into()),
         }
