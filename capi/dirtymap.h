@@ -17,7 +17,8 @@
  * A tracker makes the map with dirtymap_create(), all dirty (dirtymap_options_dirty()), and opens it afterwards;
  * DIRTYMAP_E_NOT_FOUND says that there is none yet. It calls dirtymap_begin_write() before each write and
  * dirtymap_end_write() after it. A plain dirtymap_set() instead is right only where no freeze can begin before
- * the write has ended. With dirtymap_options_image() the map finds out what was written without it.
+ * the write has ended. With dirtymap_options_image() the map finds out what was written without it. Then close
+ * with dirtymap_close_with_image().
  *
  * A backup, also while others write; a process of its own opens the map as they do, with DIRTYMAP_SHARED:
  *
@@ -28,10 +29,14 @@
  *     dirtymap_freeze(map, NULL, &checkpoint)     waits for the writes that have begun
  *     fsync(image)                                what is forgotten here may not be lost there
  *     dirtymap_begin_backup(map, target)          before the target is changed
+ *     ftruncate(target, dirtymap_len(map))        it may be longer
  *     dirtymap_frozen(map, &checkpoint, &set)     what to copy, by dirtymap_cursor_next_extent()
  *     fsync(target)                               when it is copied
  *     dirtymap_commit_backup(map, &checkpoint, false, target, 0)
  *                                                 dirtymap_abort(), if anything has failed
+ *     dirtymap_close_with_image(map, image)       if the map was opened with the image (dirtymap_options_image()),
+ *                                                 and only trackers have written that since. Else dirtymap_close():
+ *                                                 an image that was found changed is found so again
  *
  * Errors. A function that returns int returns 0, or a positive code (enum dirtymap_error) that never changes
  * its meaning. Then dirtymap_error_message() says for this thread what was found and what to do. After an
@@ -251,7 +256,8 @@ DIRTYMAP_CHECKED int dirtymap_options_added_dirt(dirtymap_options_t *options, ui
 
 /* The image that the map belongs to, by an open descriptor. A new map records it. Opening compares it: if it
  * is another one, or was changed since the map was closed, everything becomes dirty (dirtymap_recovery() says
- * so). */
+ * so). Of those who share a map, the first that has the image compares its times, and later ones all else: the
+ * others write to it. */
 DIRTYMAP_CHECKED int dirtymap_options_image(dirtymap_options_t *options, int fd);
 
 /* Has a new map the owner, group and mode of this file, as far as that is allowed; by default only the owner
@@ -329,8 +335,11 @@ DIRTYMAP_CHECKED int dirtymap_open(const char *path, const dirtymap_options_t *o
 DIRTYMAP_CHECKED int dirtymap_close(dirtymap_t *map);
 
 /* The same, and records the image as it is now, by a descriptor, for a map that belongs to an image: after the
- * last tracked write, and after fsync if it is to match after a power cut. Without that the next open finds
- * the image changed. Alone. */
+ * last tracked write, and after fsync if it is to match after a power cut. Only if the map was opened with the
+ * image (dirtymap_options_image()) and nothing has written that untracked since: no later open would notice.
+ * A plain close keeps what was recorded before. After tracked writes, or where the image was found changed, every
+ * later open finds it changed, and all is dirty; after a recovery no times are recorded, and the next open does
+ * not notice untracked writes. Alone. */
 DIRTYMAP_CHECKED int dirtymap_close_with_image(dirtymap_t *map, int image);
 
 /* Frees a handle without closing the map, which loses nothing: the next open recovers it. As long as a write of
@@ -602,7 +611,8 @@ DIRTYMAP_CHECKED int dirtymap_changes_clear(dirtymap_t *map, uint64_t start, uin
 
 /* Moves what is dirty to a checkpoint, and waits for the writes that had begun before. Then what
  * dirtymap_frozen() says is the work list of a backup, which may read the image after fsync; writers go on
- * meanwhile. name, which may be NULL, is for keeping it as a point. */
+ * meanwhile. name, which may be NULL, is for keeping it as a point. DIRTYMAP_E_OUTSTANDING if there is a
+ * checkpoint already; DIRTYMAP_E_BUSY if writes do not end in time (dirtymap_options_freeze_timeout()). */
 DIRTYMAP_CHECKED int dirtymap_freeze(dirtymap_t *map, const char *name, dirtymap_uuid_t *checkpoint);
 
 /* Called by dirtymap_freeze_snapshot(), in its thread, when the writes that had begun before have ended and nothing
@@ -643,12 +653,13 @@ struct dirtymap_checkpoint {
     char name[72];     /* empty for none */
 };
 
-/* The outstanding checkpoint, which may be of a backup that died: commit or abort it. size is sizeof
- * *checkpoint. */
+/* The outstanding checkpoint, which may be of a backup that died: commit or abort it. If there is none, 0 is
+ * returned and state is DIRTYMAP_NO_CHECKPOINT. One that is not DIRTYMAP_FROZEN can be aborted only. size is
+ * sizeof *checkpoint. */
 DIRTYMAP_CHECKED int dirtymap_checkpoint(const dirtymap_t *map, struct dirtymap_checkpoint *checkpoint,
                                          size_t size);
 
-/* What a checkpoint has frozen, as a set. */
+/* What a checkpoint has frozen, as a set, to be freed by dirtymap_free(). */
 DIRTYMAP_CHECKED int dirtymap_frozen(const dirtymap_t *map, const dirtymap_uuid_t *checkpoint,
                                      dirtymap_t **set);
 
@@ -732,13 +743,18 @@ enum dirtymap_recorded {
 enum dirtymap_comparison {
     DIRTYMAP_NOT_RECORDED = 0,
     DIRTYMAP_SAME = 1,
-    DIRTYMAP_UNPROVEN = 2, /* the same, as far as can be known */
+    DIRTYMAP_UNPROVEN = 2, /* the same, as far as can be known: writes since may not be noticed */
     DIRTYMAP_CHANGED = 3,  /* the same file, written since */
     DIRTYMAP_ANOTHER = 4
 };
 
 /* Whether an open file is one that the map has recorded (enum dirtymap_recorded), as an enum
- * dirtymap_comparison. */
+ * dirtymap_comparison. DIRTYMAP_BEGUN is never DIRTYMAP_SAME: DIRTYMAP_UNPROVEN is the same file with the size
+ * that it had when the backup began, and writes since are not noticed; with another size it is DIRTYMAP_CHANGED.
+ * A file that is DIRTYMAP_TARGET is DIRTYMAP_CHANGED after a backup that was killed while it wrote to it. When the
+ * checkpoint of that is aborted, and until something is committed or reset, the target of a backup in the order
+ * above lacks only what is dirty, if nothing else wrote to it. Nothing proves that: compare what is clean with the
+ * image, or mark everything, as the order above does: after a backup that was killed it copies everything. */
 DIRTYMAP_CHECKED int dirtymap_compare(const dirtymap_t *map, uint32_t recorded, int fd, uint32_t *comparison);
 
 /* ------------------------------------------------------------------------------ what is known of a map */

@@ -104,7 +104,9 @@ impl DirtyMap {
     /// ```
     ///
     /// If the map [belongs to an image](crate::Options::image) that this session has written to, use
-    /// [`close_with_image`](Self::close_with_image), or the next open of the image will find it changed.
+    /// [`close_with_image`](Self::close_with_image). A plain close keeps what was recorded before: after tracked writes, or where
+    /// the image was found changed, every later open finds it changed and all is dirty; after a recovery no times are recorded, and
+    /// the next open does not notice untracked writes.
     ///
     /// # Errors
     /// [`Error::Io`] when the flush fails, or a write of this session has failed; [`Error::Locked`] when another process keeps a lock
@@ -115,8 +117,9 @@ impl DirtyMap {
     }
 
     /// [`close`](Self::close), recording the image as `now`: taken after the last tracked write, and after the image
-    /// was synced if it must match after a power cut. Only for maps that belong to an image; for others it is a
-    /// plain close.
+    /// was synced if it must match after a power cut. Only for maps that belong to an image, and were opened [with
+    /// it](crate::Options::image): what was written untracked before `now` is not noticed any more. For maps of no image it is
+    /// a plain close.
     ///
     /// # Errors
     /// As [`close`](Self::close).
