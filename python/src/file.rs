@@ -150,8 +150,8 @@ impl DirtyMap {
         opened(py, raised, || options.open(path))
     }
 
-    /// Flushes the map and leaves its file clean; image: the image that it belongs to, as it is now, after fsync. Closing twice is no
-    /// error.
+    /// Flushes the map and leaves its file clean; image: the image that it belongs to, as it is now, after fsync, of a map that was
+    /// opened with it, if only trackers have written it since. Without image what was recorded before stays. Closing twice is no error.
     #[pyo3(signature = (*, image=None))]
     fn close(slf: &Bound<'_, Self>, image: Option<Bound<'_, PyAny>>) -> Result<()> {
         let now = image.map(|image| stamp(slf.py(), &image)).transpose()?;
@@ -322,7 +322,11 @@ impl DirtyMap {
     }
 
     /// Whether a file is the "image", the "target" of the last backup or the one that was "begun": "not-recorded", "same", "unproven",
-    /// "changed" or "another".
+    /// "changed" or "another". What was begun is never the "same": "unproven" is the same file with the size that it had then, and
+    /// writes since are not noticed. A file that is the "target" is "changed" after a backup that was killed while it wrote to it.
+    /// When the checkpoint of that is aborted, and until something is committed or reset, the target of a backup in the order of
+    /// docs/python.md lacks only what is dirty, if nothing else wrote to it. Nothing proves that: compare what is clean with the
+    /// image, or mark everything.
     fn compare(slf: &Bound<'_, Self>, recorded: &str, file: Bound<'_, PyAny>) -> Result<&'static str> {
         let now = stamp(slf.py(), &file)?;
         let info = DirtyMap::ask(slf, dirtymap::DirtyMap::info)?;

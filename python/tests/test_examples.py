@@ -107,11 +107,17 @@ def test_the_programs_of_the_page(tmp_path: Path) -> None:
 
     image, copy = tmp_path / "disk.raw", tmp_path / "backup.raw"
     image.write_bytes(os.urandom(MIB))
-    assert run(tracker) == "copy bytes 0 to 65536\n"
-    with dirtymap.DirtyMap.open(tmp_path / "disk.map", image=image) as map:
-        assert map.count() == 0 and map.recovery["image_changed"] is None and map.info()["points"] == ["monday"]
+    assert run(tracker) == "bytes 0 to 1048576 are dirty\n"
     run(backup)
     assert copy.read_bytes() == image.read_bytes()
+    assert run(tracker) == "bytes 0 to 65536 are dirty\n"
+    # Written to while nothing tracked it: a backup copies it, and then the image is known again.
+    image.write_bytes(os.urandom(MIB))
+    for changed in (True, False):
+        with dirtymap.DirtyMap.open(tmp_path / "disk.map", access="read-only", image=image) as map:
+            assert (map.recovery["image_changed"] is not None) == changed
+        run(backup)
+        assert copy.read_bytes() == image.read_bytes()
     with dirtymap.DirtyMap.open(tmp_path / "disk.map", access="shared") as map, image.open("r+b") as disk:
         assert map.count() == 0
         with map.write(5 * 65536, 5 * 65536 + 9):

@@ -1,11 +1,12 @@
 """Which blocks of a disk image were written since the last backup, surviving any crash.
 
+    import os
     from dirtymap import DirtyMap
 
+    image = os.open("disk.raw", os.O_RDWR)
     with DirtyMap.open("disk.map", access="shared") as map:
         with map.write(4096, 8192):  # first this; on an error do not write
-            image.seek(4096)
-            image.write(data)
+            os.pwrite(image, data, 4096)  # not a buffered file, which writes when the block is over
         for start, stop in map:
             print(f"copy bytes {start} to {stop}")
 
