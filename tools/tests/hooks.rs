@@ -121,3 +121,22 @@ fn a_backup_that_waits_for_its_rate_is_stopped_by_a_signal() {
         assert_eq!(areas(&set.map), [0..3 * MIB]);
     }
 }
+
+/// Between the look at a target and the first write to it may be minutes.
+#[test]
+fn a_mirror_that_another_program_writes_to_while_a_hook_runs_is_not_touched() {
+    let set = Set::of_image(2 * MIB);
+    let backup = |more: &[&str]| {
+        let (image, target, map) = (set.image.as_os_str(), set.target.as_os_str(), set.map.as_os_str());
+        let args = ["backup".as_ref(), image, target, "--map".as_ref(), map, "--output".as_ref(), "json".as_ref()];
+        common::run(args.into_iter().chain(more.iter().map(|more| more.as_ref())))
+    };
+    backup(&[]).exits(0);
+    for hook in ["--pre-hook", "--post-hook"] {
+        let other = format!("echo other | dd of={} conv=notrunc status=none", set.target.display());
+        let ran = backup(&[hook, &other]);
+        assert_eq!(ran.exits(8).json()["error"]["kind"], "target-changed", "{hook}");
+        assert!(fs::read(&set.target).unwrap().starts_with(b"other"));
+        backup(&["--full"]).exits(0);
+    }
+}

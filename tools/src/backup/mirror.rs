@@ -172,8 +172,18 @@ impl Target for Mirror<'_> {
 
     fn begin(&mut self, job: &Job<'_>, work: &Work) -> Result<()> {
         let target = self.target()?;
+        let now = target.glance()?;
+        if !self.plan.is_full() && !now.equals(&target.stamp) {
+            // Waiting for a lock, a server or a hook takes time.
+            let message = format!(
+                "{}: another program has written to it since this backup has looked at it; it was not touched; start the \
+                 backup again",
+                target.path.display()
+            );
+            return Err(Failure::new("target-changed", message));
+        }
         // Before its size changes as well, or the next backup takes it for something else.
-        job.map.begin_backup(&target.glance()?)?;
+        job.map.begin_backup(&now)?;
         if !target.stamp.is_block_device() && (self.plan.is_full() || target.size() != work.len) {
             target.file.set_len(work.len).map_err(|e| target.failed("set its size", &e))?;
             target.sync()?;

@@ -227,7 +227,8 @@ impl Target for SetTarget<'_> {
         };
         let (set, image) = (self.folder.path.display(), &self.origin);
         let message = format!(
-            "{set} is the set of another image: member {} is of {}, by another map than that of {image}; give the set of this image, or              a new folder; or go on in this one all the same, with a full member (--force)",
+            "{set} is the set of another image: member {} is of {}, by another map than that of {image}; give \
+             the set of this image, or a new folder; or go on in this one all the same, with a full member (--force)",
             other.number(),
             shown(&other.image)
         );
