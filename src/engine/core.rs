@@ -325,7 +325,7 @@ impl Core {
             return Ok(None); // By the thread that had the lock before: the stream is that one's.
         }
         let ahead = state.ahead_of(words, self.bounds.ahead);
-        let wanted = self.shared.then(|| &self.view.runtime()[runtime::wanted(self.slot)]);
+        let wanted = self.view.runtime().get(runtime::wanted(self.slot)).filter(|_| self.shared);
         let all = words.start..(words.end + ahead).min(self.geometry().words());
         wanted.iter().for_each(|wanted| wanted.store(runtime::pack_wanted(&all), SeqCst));
         let taken = self.wait_for_update(end, armed);

@@ -321,8 +321,8 @@ impl Core {
     /// Words that other processes of the session wait to have armed. They are named once.
     fn wanted_by_others(&self) -> Vec<Range<u64>> {
         let take = |slot| {
-            let wanted = &self.view.runtime()[runtime::wanted(slot)];
-            let taken = if wanted.load(SeqCst) == 0 { 0 } else { wanted.swap(0, SeqCst) };
+            let wanted = self.view.runtime().get(runtime::wanted(slot))?;
+            let taken = if wanted.load(SeqCst) == 0 { 0 } else { wanted.fetch_and(0, SeqCst) };
             Some(runtime::unpack_wanted(taken, self.geometry().words())).filter(|words| !words.is_empty())
         };
         let others = (0..SLOTS).filter(|&slot| self.shared && slot != self.slot);
