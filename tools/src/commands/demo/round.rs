@@ -39,9 +39,40 @@ pub struct Round {
     pub killed_meanwhile: bool,
 }
 
+impl Round {
+    /// One without writes while the backup ran. `owed`: bytes that have to be copied, and that are dirty.
+    pub fn new(
+        number: u32,
+        written: &[Range<u64>],
+        (report, recovery_ms): (&Report, u64),
+        (bytes_owed, dirty_bytes): (u64, u64),
+        backup: Outcome,
+    ) -> Round {
+        Round {
+            round: number,
+            writes: written.len() as u64,
+            bytes_written: written.iter().map(|r| r.end - r.start).sum(),
+            bytes_owed,
+            state: crate::commands::info::state_name(report.info.state),
+            findings: report.findings.len(),
+            dirty_bytes,
+            recovery_ms,
+            over_copy_bytes: dirty_bytes.saturating_sub(bytes_owed),
+            writes_meanwhile: 0,
+            killed_meanwhile: false,
+            backup,
+        }
+    }
+}
+
+/// The random numbers of a round.
+pub fn rng(seed: u64, number: u32) -> Rng {
+    Rng::new(seed ^ u64::from(number).wrapping_mul(0x2545_f491_4f6c_dd1d))
+}
+
 pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Round> {
     let size = Image::open(&place.image, false)?.size();
-    let mut rng = Rng::new(seed ^ u64::from(number).wrapping_mul(0x2545_f491_4f6c_dd1d));
+    let mut rng = rng(seed, number);
     let written = write_and_kill(place, &mut rng, size)?;
 
     // Offline, as it was left.
@@ -50,22 +81,9 @@ pub fn run(place: &Place, number: u32, seed: u64, output: Output) -> Result<Roun
     let map = Options::new().read_only(true).open(&place.map)?;
     let recovery_ms = started.elapsed().as_millis() as u64;
     drop(map);
-    let (bytes_owed, dirty_bytes) = owed(place, number, &written)?;
+    let owed = owed(place, number, &written)?;
     let backup = back_up(place, output)?;
-    Ok(Round {
-        round: number,
-        writes: written.len() as u64,
-        bytes_written: written.iter().map(|r| r.end - r.start).sum(),
-        bytes_owed,
-        state: crate::commands::info::state_name(report.info.state),
-        findings: report.findings.len(),
-        dirty_bytes,
-        recovery_ms,
-        over_copy_bytes: dirty_bytes.saturating_sub(bytes_owed),
-        writes_meanwhile: 0,
-        killed_meanwhile: false,
-        backup,
-    })
+    Ok(Round::new(number, &written, (&report, recovery_ms), owed, backup))
 }
 
 /// What a check says of the map, which must not be damaged.

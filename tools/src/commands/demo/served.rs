@@ -5,7 +5,7 @@
 //! backup must equal the reference.
 
 use super::guest::{Guest, Written};
-use super::round::{Round, back_up, checked, owed};
+use super::round::{Round, back_up, checked, owed, rng};
 use super::server::Server;
 use super::{Place, compare_files};
 use crate::backup::Outcome;
@@ -29,7 +29,7 @@ pub struct Served {
 
 impl Served {
     pub fn round(&mut self, place: &Place, number: u32, seed: u64, output: Output) -> Result<Round> {
-        let mut rng = Rng::new(seed ^ u64::from(number).wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let mut rng = rng(seed, number);
         let written = self.write_and_kill(place, &mut rng)?;
         if written.is_empty() && !self.guest.has_nothing() {
             return Err(Failure::new("writer-failed", format!("round {number}: nothing was written")));
@@ -38,7 +38,7 @@ impl Served {
         let recovery_ms = self.server.started_ms;
         let mut ranges = std::mem::take(&mut self.since);
         ranges.extend(written.iter().map(|one| one.range.clone()));
-        let (bytes_owed, dirty_bytes) = owed(place, number, &ranges)?;
+        let owed = owed(place, number, &ranges)?;
         let report = checked(place, number)?;
         let (backup, meanwhile, killed) = self.back_up_and_kill(place, &mut rng, output)?;
         let reference = place.dir().join(REFERENCE);
@@ -46,18 +46,9 @@ impl Served {
         self.guest.refer(&meanwhile)?;
         self.since = meanwhile.iter().map(|one| one.range.clone()).collect();
         Ok(Round {
-            round: number,
-            writes: ranges.len() as u64,
-            bytes_written: ranges.iter().map(|r| r.end - r.start).sum(),
-            bytes_owed,
-            state: crate::commands::info::state_name(report.info.state),
-            findings: report.findings.len(),
-            dirty_bytes,
-            recovery_ms,
-            over_copy_bytes: dirty_bytes.saturating_sub(bytes_owed),
             writes_meanwhile: meanwhile.len() as u64,
             killed_meanwhile: killed,
-            backup,
+            ..Round::new(number, &ranges, (&report, recovery_ms), owed, backup)
         })
     }
 
