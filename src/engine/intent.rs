@@ -9,7 +9,6 @@ use super::round::Keep;
 use crate::error::Result;
 use crate::format::{Durability, Header, Point, PointRole, Reasons};
 use crate::hierarchy::{Shared, WordsMut};
-
 use std::sync::{Arc, PoisonError};
 
 impl Core {

@@ -6,8 +6,8 @@
 use super::point_set::PointSet;
 use crate::error::Result;
 use crate::file::pages::{Count, PageContent};
-use crate::file::points::covered_items;
-use crate::format::{Header, Intent, MAX_UNIT, State, Uuid, WordRanges};
+use crate::file::points::{covered_items, covering};
+use crate::format::{Header, Intent, MAX_UNIT, Uuid, WordRanges};
 use crate::geometry::{Geometry, PAGE_WORDS, WORD_BITS};
 use crate::map_file::MapFile;
 use crate::query::{Search, WordsIter};
@@ -26,8 +26,7 @@ pub(crate) struct IntentSet {
 impl IntentSet {
     /// That of a header; none while it says CLEAN. Cost: as reading the point. Memory: what is dirty in it.
     pub(crate) fn read(file: MapFile<'_>, header: &Header) -> Result<Option<IntentSet>> {
-        let open = header.intent.zip(header.intent_point()).filter(|_| header.state == State::Open);
-        let Some((intent, point)) = open else { return Ok(None) };
+        let Some((intent, point)) = covering(header) else { return Ok(None) };
         let mut read = IntentSet { intent, set: PointSet::of_points(file, header, [point])?, beyond: 0 };
         if read.failed() {
             return Ok(Some(read)); // It is everything, and ends.

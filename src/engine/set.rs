@@ -13,7 +13,6 @@ use crate::geometry::{PAGE_WORDS, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
 use crate::shm::runtime;
-
 use crate::shm::space::{CHUNK_WORDS, Place};
 use crate::shm::view::flag;
 use crate::trace::event;

@@ -166,7 +166,7 @@ table! {
     slot: 192;
     EVEN "even" 8;
     ODD "odd" 8;
-        FLAGS "flags" 8;
+    FLAGS "flags" 8;
     WANTED "wanted" 8;
     RESERVED "reserved" 32;
     EVEN_1 "even_1" 8;

@@ -9,7 +9,6 @@ use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::bottom::{BottomRef, Stretches, all_words, is_full, items_in, named, pages_of, words_of_pages};
 use crate::file::headers::{self, Copies, Newest, damaged_copies, writable};
-
 use crate::file::points;
 use crate::file::scan::{Page, PageFault, Scan};
 use crate::format::{self, Durability, Header, Layout, State, VolatileLayout, WordRanges};
@@ -113,7 +112,6 @@ pub(super) fn load(
         None => assumed.union(&words_of_pages(&geometry, &failed)),
     }
     rewrite.union(&pages_of(&dirty));
-
     if writing {
         filling.fill(&std::mem::take(&mut assumed))?;
     }
@@ -247,7 +245,6 @@ impl Filling<'_, '_> {
                 Ok(())
             })?;
         }
-
         Ok(Covered { pages: pages.runs(), words: words.runs(), whole: whole.runs(), items, failed })
     }
 

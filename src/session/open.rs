@@ -1,8 +1,8 @@
 //! Opening a map alone, or as the first of those who share it: read, verify, recover, rebuild the volatile part, commit
 //! OPEN.
 //!
-//! Invariant kept here: what loading made dirty is durable before the list forgets it, or the intent goes on covering it; a crash at any point of this leaves a file
-//! that recovers to no less.
+//! Invariant kept here: what loading made dirty is durable before the list forgets it, or the intent goes on covering it; a crash
+//! at any point of this leaves a file that recovers to no less.
 
 use super::load::{Loaded, header_of, load};
 use super::page_cache::{saved_live, session_of};
@@ -70,7 +70,6 @@ pub(crate) fn open_alone(
         let known = loaded.intent.iter().filter(|intent| !intent.failed());
         known.flat_map(|intent| intent.chunks()).try_for_each(|words| allocate(&loaded.header.layout, words))?;
     }
-
     let found = (&copies, &newest);
     let committed = commit_open(file, &mut loaded, (&nonce, options.writes_outlive), found, &options.watcher)?;
     begin(disk, path, options, (nonce, slot), image_before, (loaded, allocated), committed)
@@ -198,7 +197,6 @@ fn commit_open(
         }
         write_recovered(file.disk, header, view, &batch).map_err(file.io("write recovered pages"))?;
     }
-
     if header.runs != all {
         header.runs = all;
         known = headers::commit(file.disk, header, known).map_err(file.io(write))?;

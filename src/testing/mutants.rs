@@ -347,7 +347,7 @@ mutants! {
     AbortKeepsIntent,
     /// An opener arms by an intent that its header does not name.
     OpenNamesIntent,
-            /// A checkpoint that is committed without a backup leaves the last target as it was recorded.
+    /// A checkpoint that is committed without a backup leaves the last target as it was recorded.
     DoubtLastTarget,
     /// An opener leaves what the intent covers to a flush that does not know of it.
     MarkRecovered,
