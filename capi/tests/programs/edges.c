@@ -142,10 +142,10 @@ static void tick(int signal) {
 }
 
 static void a_call_that_a_signal_interrupts_goes_on(void) {
-    struct sigaction action = {.sa_handler = tick}, before;
+    const struct sigaction action = {.sa_handler = tick};
     const struct itimerval often = {{0, 5000}, {0, 5000}}, never = {{0, 0}, {0, 0}};
     dirtymap_t *map;
-    CHECK(sigaction(SIGALRM, &action, &before) == 0 && setitimer(ITIMER_REAL, &often, NULL) == 0);
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &often, NULL) == 0);
     for (int round = 0; round < 3 || ticks < 20; round++) {
         dirtymap_uuid_t uuid;
         char name[32];
@@ -159,7 +159,8 @@ static void a_call_that_a_signal_interrupts_goes_on(void) {
         OK(dirtymap_open(in(dir, name), NULL, &map));
         OK(dirtymap_close(map));
     }
-    CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0 && sigaction(SIGALRM, &before, NULL) == 0);
+    /* The handler stays. Under valgrind a last signal may come only after the timer has ended. */
+    CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
 }
 
 struct heard {
