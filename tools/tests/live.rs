@@ -440,6 +440,73 @@ fn no_command_writes_the_image_while_a_snapshot_is_there_and_none_is_made_while_
     dm!("restore", set, place.image(), "--map", place.map()).exits(0);
 }
 
+/// A block of the snapshot: what is copied at once.
+const BLOCK: u64 = 4096;
+
+fn scratch_bytes(place: &Place) -> u64 {
+    let listed = place.snapshot(&["list"]).exits(0).json();
+    listed["snapshots"][0]["disks"][0]["scratch_bytes"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_write_has_the_blocks_copied_that_it_touches_and_the_rest_of_its_granule_is_read_as_before() {
+    let place = Place::new();
+    let server = place.start(&[]).expect("a server");
+    write(&place, 1, 1);
+    let old = fs::read(place.image()).expect("read");
+    place.snapshot(&["create", "--name", "now"]).exits(0);
+    let mut guest = place.client("").expect("connect");
+    // One block; two, by two bytes; and one of zeros, which are kept nowhere.
+    for (at, length) in [(3 * BLOCK, BLOCK), (6 * BLOCK - 1, 2)] {
+        guest.write(GRANULE + at, &pattern(length, at), 0).expect("write");
+    }
+    assert_eq!(scratch_bytes(&place), 3 * BLOCK);
+    guest.write_zeroes(GRANULE + 9 * BLOCK, BLOCK, 0).expect("zeroes");
+    assert_eq!(scratch_bytes(&place), 4 * BLOCK);
+    let is_old = |from: u64, length: u64| {
+        let read = place.client("@now").expect("connect").read(from, length as u32, 0).expect("read");
+        read == old[from as usize..(from + length) as usize]
+    };
+    let all_is_old =
+        || is_old(GRANULE, GRANULE) && is_old(GRANULE + 3 * BLOCK + 7, 2 * BLOCK) && is_old(GRANULE + 5 * BLOCK + 9, 5);
+    assert!(all_is_old());
+    // What was copied before it is not copied again.
+    guest.write(GRANULE, &pattern(GRANULE, 5), 0).expect("write");
+    assert_eq!(scratch_bytes(&place), GRANULE);
+    assert!(all_is_old());
+    if takes_over() {
+        server.kill();
+        let _server = place.start(&[]).expect("a server");
+        assert!(all_is_old());
+        assert_eq!(scratch_bytes(&place), GRANULE);
+        // A backup may be done with a part of a granule.
+        let mut client = place.client("@now").expect("connect");
+        client.trim(GRANULE, 5 * BLOCK + 1, 0).expect("trim");
+        assert_eq!(scratch_bytes(&place), GRANULE - 5 * BLOCK);
+        let states = client.block_status(0, SIZE, 0).expect("states")[0].1.clone();
+        let to_do: Vec<_> = states.iter().map(|extent| (extent.length, extent.flags)).collect();
+        assert_eq!(to_do, [(GRANULE + 5 * BLOCK, 0), (GRANULE - 5 * BLOCK, 1), (SIZE - 2 * GRANULE, 0)]);
+        assert!(client.read(GRANULE + 4 * BLOCK, 1, 0).is_err() && is_old(GRANULE + 5 * BLOCK, GRANULE - 5 * BLOCK));
+    }
+}
+
+#[test]
+fn a_block_that_is_written_while_others_are_read_with_it_is_read_again() {
+    let place = Place::new();
+    let hold = place.dir.path("hold");
+    let _server = place.start(&[("HOLD_AT", format!("Looked@{}", hold.display()))]).expect("a server");
+    write(&place, 1, 1);
+    let old = fs::read(place.image()).expect("read");
+    place.snapshot(&["create", "--name", "now"]).exits(0);
+    let mut client = place.client("@now").expect("connect");
+    let reads = std::thread::spawn(move || client.read(GRANULE, GRANULE as u32, 0));
+    until("the read", || hold.exists().then_some(()));
+    // In the middle of what is read at once.
+    place.client("").expect("connect").write(GRANULE + 7 * BLOCK, &pattern(2 * BLOCK, 3), 0).expect("write");
+    fs::remove_file(&hold).expect("remove");
+    assert!(reads.join().expect("no panic").expect("read") == old[bytes(1)]);
+}
+
 #[test]
 fn an_image_that_was_written_beside_a_stopped_server_drops_the_snapshot() {
     if !takes_over() {

@@ -14,7 +14,13 @@ pub const HEADER: usize = 4096;
 /// Bytes of an entry.
 pub const ENTRY: usize = 16;
 /// The byte of an entry that says DONE.
-pub const DONE_AT: usize = 15;
+const DONE_AT: usize = 15;
+/// Shortest block, in bytes, but where granules are shorter.
+const MIN_BLOCK: u64 = 4096;
+/// Longest block, in bytes.
+const MAX_BLOCK: u64 = 1 << 20;
+/// Most blocks of an image, where blocks of that length are short enough: a byte of memory each, and 16 of the index.
+const MAX_BLOCKS: u64 = 1 << 26;
 /// Longest name of a snapshot, in bytes.
 pub const MAX_NAME: usize = 64;
 
@@ -73,8 +79,9 @@ pub struct Header {
     pub map: Uuid,
     /// Nil before READY.
     pub checkpoint: Uuid,
-    pub granule: u64,
-    pub granules: u64,
+    /// Bytes of a block: what is copied at once. A granule has a whole number of them.
+    pub block: u64,
+    pub blocks: u64,
     /// How many disks are in the snapshot.
     pub disks: u32,
     /// Seconds since 1970.
@@ -104,7 +111,7 @@ impl Header {
                 out.extend(word.to_le_bytes());
             }
         }
-        for word in [self.granule, self.granules, self.created as u64, self.left as u64] {
+        for word in [self.block, self.blocks, self.created as u64, self.left as u64] {
             out.extend(word.to_le_bytes());
         }
         out.extend(self.disks.to_le_bytes());
@@ -147,7 +154,7 @@ impl Header {
             mount: u64_of(take(8)),
             birth: u64_of(take(8)) as i64,
         });
-        let [granule, granules, created, left] = [(); 4].map(|()| u64_of(take(8)));
+        let [block, blocks, created, left] = [(); 4].map(|()| u64_of(take(8)));
         let (disks, length) = (u32_of(take(4)), u32_of(take(4)) as usize);
         if length > MAX_NAME {
             return None;
@@ -162,8 +169,8 @@ impl Header {
             id,
             map,
             checkpoint,
-            granule,
-            granules,
+            block,
+            blocks,
             disks,
             created,
             boot,
@@ -184,7 +191,12 @@ fn u64_of(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
 }
 
-/// Where the old bytes of a granule are.
+/// The length of a block: as short as the number of blocks allows, for a write has all that it touches copied.
+pub fn block_of(size: u64, granule: u64) -> u64 {
+    size.div_ceil(MAX_BLOCKS).next_power_of_two().clamp(MIN_BLOCK, MAX_BLOCK).min(granule)
+}
+
+/// Where the old bytes of a block are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// In scratch.
@@ -193,7 +205,7 @@ pub enum Kind {
     Zeros = 2,
 }
 
-/// What an index says of a granule.
+/// What an index says of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Entry {
     /// With the checksum of the old bytes. `None`: they are in the image.
@@ -202,7 +214,7 @@ pub struct Entry {
     pub done: bool,
 }
 
-/// The bytes of an entry of a copy, without DONE.
+/// The bytes of an entry of a copy that the backup is not done with.
 pub fn encode_entry(id: Uuid, kind: Kind, data_crc: u32) -> [u8; ENTRY] {
     let mut out = [0; ENTRY];
     out[..4].copy_from_slice(&id.0[..4]);
@@ -211,6 +223,11 @@ pub fn encode_entry(id: Uuid, kind: Kind, data_crc: u32) -> [u8; ENTRY] {
     let crc = crc32fast::hash(&out[..12]).to_le_bytes();
     out[12..15].copy_from_slice(&crc[..3]);
     out
+}
+
+/// Says in the bytes of an entry that the backup is done with the block.
+pub fn set_done(entry: &mut [u8; ENTRY]) {
+    entry[DONE_AT] = 1;
 }
 
 /// What these bytes say; `None` if they are neither zeros nor an entry of this snapshot.
@@ -283,8 +300,8 @@ mod tests {
             id: Uuid([1; 16]),
             map: Uuid([2; 16]),
             checkpoint: Uuid([3; 16]),
-            granule: 65536,
-            granules: 1 << 24,
+            block: 16384,
+            blocks: 1 << 26,
             disks: 2,
             created: 1_800_000_000,
             boot: [4; 16],
@@ -309,6 +326,15 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_short_and_there_are_not_too_many_of_them() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!([1, 100 * GIB, 256 * GIB].map(|size| block_of(size, 65536)), [4096; 3]);
+        assert_eq!([1024 * GIB, 2000 * GIB].map(|size| block_of(size, 65536)), [16384, 32768]);
+        assert_eq!([512, 8192].map(|granule| block_of(64 << 40, granule)), [512, 8192]);
+        assert_eq!([1 << 50, 1 << 60].map(|size| block_of(size, 1 << 30)), [1 << 20; 2]);
+    }
+
+    #[test]
     fn an_entry_is_of_its_snapshot_and_whole_or_none() {
         let id = Uuid([9; 16]);
         for kind in [Kind::Copied, Kind::Zeros] {
@@ -320,7 +346,7 @@ mod tests {
                 wrong[at] ^= 2;
                 assert_eq!(parse_entry(id, &wrong), None, "byte {at}");
             }
-            bytes[DONE_AT] = 1;
+            set_done(&mut bytes);
             assert!(parse_entry(id, &bytes).expect("an entry").done);
         }
         assert_eq!(parse_entry(id, &[0; ENTRY]), Some(Entry::default()));

@@ -1,7 +1,7 @@
 //! One disk of a snapshot: copies before writes, reads as it was frozen.
 //!
-//! Invariant kept here: the old bytes of a granule are in scratch, then in the index, then the image changes. What a reader
-//! gets was there at one moment at which the granule was neither done nor copied elsewhere, and nothing was missing.
+//! Invariant kept here: the old bytes of a block are in scratch, then in the index, then the image changes. What a reader
+//! gets was there at one moment at which the block was neither done nor copied elsewhere, and nothing was missing.
 
 use super::format::{Entry, Kind};
 use super::scratch::Scratch;
@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// What is known of a granule: how it was copied.
+/// What is known of a block: how it was copied.
 const COPIED: u8 = Kind::Copied as u8;
 const ZEROS: u8 = Kind::Zeros as u8;
 const COPY: u8 = COPIED | ZEROS;
@@ -28,12 +28,12 @@ const DIRTY: u8 = 8;
 /// Nobody wants it.
 const UNWANTED: u8 = 16;
 
-/// Bytes that are copied at once.
-const PIECE: usize = 1 << 20;
-/// Granules whose locks are one.
+/// Bytes of the blocks that have one lock and are copied at once, where one block is not longer.
+const GROUP: u64 = 1 << 16;
+/// Groups of blocks whose locks are one.
 const LOCKS: usize = 256;
-/// So many copies, and the space is looked at again.
-const LOOK_AT_ROOM: u64 = 64;
+/// So many bytes are copied, and the space is looked at again.
+const LOOK_AT_ROOM: u64 = 4 << 20;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -44,13 +44,16 @@ pub struct Frozen {
     pub scratch: Scratch,
     image: File,
     size: u64,
-    granule: u64,
+    block: u64,
     states: Vec<AtomicU8>,
     locks: Vec<Mutex<()>>,
     limit: Option<u64>,
-    /// Bytes of scratch.
+    /// Bytes of scratch; and all that were ever copied.
     used: AtomicU64,
-    copies: AtomicU64,
+    copied: AtomicU64,
+    /// Bytes that are dirty in the checkpoint; and of them those that the backup is done with.
+    frozen: AtomicU64,
+    done: AtomicU64,
     /// Why nothing may be read any more. Only once that is in the file.
     why: OnceLock<String>,
     checkpoint: OnceLock<Uuid>,
@@ -71,23 +74,23 @@ pub struct Progress {
 
 impl Frozen {
     /// A disk that everything is copied of.
-    pub fn new(scratch: Scratch, image: File, size: u64, granule: u64, limit: Option<u64>) -> Frozen {
-        let states = (0..size.div_ceil(granule)).map(|_| AtomicU8::new(0)).collect();
+    pub fn new(scratch: Scratch, image: File, size: u64, limit: Option<u64>) -> Frozen {
+        let block = scratch.header().block;
+        let states = (0..size.div_ceil(block)).map(|_| AtomicU8::new(0)).collect();
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let (used, copies, why, checkpoint, data) = Default::default();
-        Frozen { scratch, image, size, granule, states, locks, limit, used, copies, why, checkpoint, data }
+        let (used, copied, frozen, done, why, checkpoint, data) = Default::default();
+        Frozen { scratch, image, size, block, states, locks, limit, used, copied, frozen, done, why, checkpoint, data }
     }
 
-    /// Takes the entries of an index for what is known.
-    pub fn with(self, entries: &[Entry]) -> Frozen {
-        for (state, entry) in self.states.iter().zip(entries) {
-            let copy = entry.copy.map_or(0, |(kind, _)| kind as u8);
-            state.store(copy | if entry.done { DONE } else { 0 }, SeqCst);
-            if copy == COPIED && !entry.done {
-                self.used.fetch_add(self.granule, SeqCst);
+    /// Takes the entries of the index for what is known. `false` if one of them makes no sense.
+    pub fn load(&self) -> io::Result<bool> {
+        self.scratch.entries(|block, Entry { copy, done }| {
+            let copy = copy.map_or(0, |(kind, _)| kind as u8);
+            self.states[block as usize].store(copy | if done { DONE } else { 0 }, SeqCst);
+            if copy == COPIED && !done {
+                self.used.fetch_add(self.block, SeqCst);
             }
-        }
-        self
+        })
     }
 
     pub fn checkpoint(&self) -> Option<Uuid> {
@@ -101,8 +104,11 @@ impl Frozen {
     /// From here on only what is frozen is copied, and with `whole` all.
     pub fn known(&self, frozen: impl Iterator<Item = Range<u64>>, whole: bool) {
         for extent in frozen {
-            for g in self.granules(extent) {
-                self.states[g].fetch_or(DIRTY, SeqCst);
+            for b in self.blocks(&extent) {
+                let before = self.states[b].fetch_or(DIRTY, SeqCst);
+                let bytes = self.length(b..b + 1);
+                self.frozen.fetch_add(bytes, SeqCst);
+                self.done.fetch_add(if before & DONE != 0 { bytes } else { 0 }, SeqCst);
             }
         }
         if !whole {
@@ -112,21 +118,59 @@ impl Frozen {
         }
     }
 
-    fn granules(&self, range: Range<u64>) -> Range<usize> {
-        (range.start / self.granule) as usize..range.end.div_ceil(self.granule).min(self.states.len() as u64) as usize
+    /// The blocks that a range touches.
+    fn blocks(&self, range: &Range<u64>) -> Range<usize> {
+        (range.start / self.block) as usize..range.end.div_ceil(self.block).min(self.states.len() as u64) as usize
     }
 
-    fn bytes(&self, g: usize) -> Range<u64> {
-        let start = g as u64 * self.granule;
-        start..(start + self.granule).min(self.size)
+    fn bytes(&self, blocks: Range<usize>) -> Range<u64> {
+        blocks.start as u64 * self.block..(blocks.end as u64 * self.block).min(self.size)
     }
 
-    fn lock(&self, g: usize) -> MutexGuard<'_, ()> {
-        self.locks[g % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
+    fn length(&self, blocks: Range<usize>) -> u64 {
+        let bytes = self.bytes(blocks);
+        bytes.end - bytes.start
     }
 
-    fn needs(&self, g: usize) -> bool {
-        self.states[g].load(SeqCst) & (COPY | DONE | UNWANTED) == 0 && !self.is_broken()
+    /// Blocks, by those that have one lock.
+    fn groups(&self, blocks: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let group = (GROUP / self.block).max(1) as usize;
+        let mut rest = blocks;
+        std::iter::from_fn(move || {
+            let first = rest.start;
+            rest.start = (first / group + 1).saturating_mul(group).min(rest.end);
+            (first < rest.end).then_some(first..rest.start)
+        })
+    }
+
+    /// The lock of the group that a block is in.
+    fn lock(&self, b: usize) -> MutexGuard<'_, ()> {
+        let group = b as u64 / (GROUP / self.block).max(1);
+        self.locks[group as usize % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The longest run of blocks from the first one on that are alike, and what they are.
+    fn run<T: PartialEq>(blocks: Range<usize>, is: impl Fn(usize) -> T) -> Option<(Range<usize>, T)> {
+        let mut rest = blocks.clone();
+        let first = rest.next().map(&is)?;
+        let end = rest.find(|b| is(*b) != first).unwrap_or(blocks.end);
+        Some((blocks.start..end, first))
+    }
+
+    /// The runs of blocks that are such.
+    fn runs(mut blocks: Range<usize>, is: impl Fn(usize) -> bool) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        while let Some((run, such)) = Self::run(blocks.clone(), &is) {
+            blocks.start = run.end;
+            if such {
+                found.push(run);
+            }
+        }
+        found
+    }
+
+    fn needs(&self, b: usize) -> bool {
+        self.states[b].load(SeqCst) & (COPY | DONE | UNWANTED) == 0 && !self.is_broken()
     }
 
     pub fn is_broken(&self) -> bool {
@@ -140,66 +184,68 @@ impl Frozen {
     /// Copies what a write of this range is going to overwrite. `wait` waits for older writers. An error only if nothing
     /// could be done to keep a later server from serving what is not copied.
     pub fn copy(&self, range: Range<u64>, map: &DirtyMap, wait: impl Fn()) -> io::Result<()> {
-        for g in self.granules(range) {
-            if !self.needs(g) {
+        for group in self.groups(self.blocks(&range)) {
+            let mut needed = Self::runs(group.clone(), |b| self.needs(b));
+            if needed.is_empty() {
                 continue;
             }
             if keeps(Rule::WaitForOlder) {
                 wait();
             }
             at(Step::MustCopy);
-            let lock = keeps(Rule::LookUnderLock).then(|| self.lock(g));
-            if lock.is_some() && !self.needs(g) {
-                continue;
+            let lock = keeps(Rule::LookUnderLock).then(|| self.lock(group.start));
+            if lock.is_some() {
+                needed = Self::runs(group, |b| self.needs(b));
             }
-            match self.copy_granule(g) {
-                Ok(kind) => _ = self.states[g].fetch_or(kind as u8, SeqCst),
-                Err(e) => self.break_off(format!("a copy to scratch failed: {e}"), map)?,
+            for run in needed {
+                if let Err(e) = self.copy_run(run) {
+                    self.break_off(format!("a copy to scratch failed: {e}"), map)?;
+                    break;
+                }
             }
         }
         Ok(())
     }
 
-    fn copy_granule(&self, g: usize) -> io::Result<Kind> {
-        self.take_room()?;
-        let bytes = self.bytes(g);
+    /// Copies some blocks of a group.
+    fn copy_run(&self, run: Range<usize>) -> io::Result<()> {
+        self.take_room(run.len() as u64 * self.block)?;
+        let bytes = self.bytes(run.clone());
         BUFFER.with_borrow_mut(|buffer| {
-            let (mut crc, mut kind) = (crc32fast::Hasher::new(), Kind::Zeros);
-            let early = !keeps(Rule::DataThenEntry);
-            if early {
-                self.scratch.write_entry(g as u64, Kind::Copied, 0)?;
+            if !keeps(Rule::DataThenEntry) {
+                self.scratch.write_entries(run.start as u64, &vec![(Kind::Copied, 0); run.len()])?;
                 at(Step::EntryWritten);
             }
-            let mut from = bytes.start;
-            while from < bytes.end {
-                buffer.resize(PIECE.min((bytes.end - from) as usize), 0);
-                self.image.read_exact_at(buffer, from)?;
-                at(Step::OldRead);
-                crc.update(buffer);
-                if !is_zero(buffer) {
-                    kind = Kind::Copied;
-                    self.scratch.write_data(buffer, from)?;
-                }
-                from += buffer.len() as u64;
+            buffer.resize((bytes.end - bytes.start) as usize, 0);
+            self.image.read_exact_at(buffer, bytes.start)?;
+            at(Step::OldRead);
+            let blocks = buffer.chunks(self.block as usize);
+            let kind = |block| if is_zero(block) { Kind::Zeros } else { Kind::Copied };
+            let entries: Vec<_> = blocks.map(|block| (kind(block), crc32fast::hash(block))).collect();
+            for data in Self::runs(0..run.len(), |i| entries[i].0 == Kind::Copied) {
+                let data = self.bytes(run.start + data.start..run.start + data.end);
+                let from = (data.start - bytes.start) as usize;
+                self.scratch.write_data(&buffer[from..from + (data.end - data.start) as usize], data.start)?;
             }
             at(Step::DataWritten);
-            self.scratch.write_entry(g as u64, kind, crc.finalize())?;
+            self.scratch.write_entries(run.start as u64, &entries)?;
             at(Step::EntryWritten);
-            if kind == Kind::Zeros {
-                self.used.fetch_sub(self.granule, SeqCst);
+            for (b, (kind, _)) in run.zip(entries) {
+                self.states[b].fetch_or(kind as u8, SeqCst);
+                self.used.fetch_sub(if kind == Kind::Zeros { self.block } else { 0 }, SeqCst);
             }
-            Ok(kind)
+            Ok(())
         })
     }
 
-    fn take_room(&self) -> io::Result<()> {
-        let used = self.used.fetch_add(self.granule, SeqCst) + self.granule;
+    fn take_room(&self, bytes: u64) -> io::Result<()> {
+        let used = self.used.fetch_add(bytes, SeqCst) + bytes;
         if self.limit.is_some_and(|limit| used > limit) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "scratch has reached its limit"));
         }
-        if self.copies.fetch_add(1, SeqCst).is_multiple_of(LOOK_AT_ROOM)
-            && self.scratch.room()? < self.granule * LOOK_AT_ROOM
-        {
+        let copied = self.copied.fetch_add(bytes, SeqCst);
+        let looks = copied == 0 || copied / LOOK_AT_ROOM != (copied + bytes) / LOOK_AT_ROOM;
+        if looks && self.scratch.room()? < 2 * LOOK_AT_ROOM {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the file system of scratch is nearly full"));
         }
         Ok(())
@@ -229,15 +275,15 @@ impl Frozen {
 
     /// Marks in the map what has been copied so far.
     pub fn mark_again(&self, map: &DirtyMap) -> dirtymap::Result<()> {
-        let copied = |g: &usize| self.states[*g].load(SeqCst) & COPY != 0;
-        for g in (0..self.states.len()).filter(copied) {
-            map.set(self.bytes(g))?;
+        for run in Self::runs(0..self.states.len(), |b| self.states[b].load(SeqCst) & COPY != 0) {
+            map.set(self.bytes(run))?;
         }
         Ok(())
     }
 
-    fn readable(&self, g: usize, ended: &AtomicBool) -> io::Result<u8> {
-        let state = self.states[g].load(SeqCst);
+    /// Where the old bytes of a block are, unless they cannot be read any more.
+    fn readable(&self, b: usize, ended: &AtomicBool) -> io::Result<u8> {
+        let state = self.states[b].load(SeqCst);
         let refused = |why: &str| Err(io::Error::other(why.to_string()));
         if let Some(why) = self.why_broken() {
             return refused(&format!("the snapshot is broken: {why}"));
@@ -253,114 +299,122 @@ impl Frozen {
     /// Reads as it was frozen.
     pub fn read(&self, offset: u64, into: &mut [u8], map: &DirtyMap, ended: &AtomicBool) -> io::Result<()> {
         let end = offset + into.len() as u64;
-        for g in self.granules(offset..end) {
-            let bytes = self.bytes(g);
+        let mut rest = self.blocks(&(offset..end));
+        while !rest.is_empty() {
+            let source = self.readable(rest.start, ended)?;
+            let alike = |b| self.readable(b, ended).is_ok_and(|other| other == source);
+            let (run, _) = Self::run(rest.clone(), alike).unwrap_or((rest.clone(), true));
+            at(Step::Looked);
+            let bytes = self.bytes(run.clone());
             let (from, to) = (offset.max(bytes.start), end.min(bytes.end));
-            let into = &mut into[(from - offset) as usize..(to - offset) as usize];
-            loop {
-                let source = self.readable(g, ended)?;
-                at(Step::Looked);
-                let right = match source {
-                    0 => self.image.read_exact_at(into, from).map(|()| true)?,
-                    ZEROS => {
-                        into.fill(0);
-                        true
-                    }
-                    _ => self.read_scratch(g, from, into)?,
-                };
-                if keeps(Rule::ReadThenLook) && self.readable(g, ended)? != source {
-                    continue;
+            let part = &mut into[(from - offset) as usize..(to - offset) as usize];
+            let right = match source {
+                0 => self.image.read_exact_at(part, from).map(|()| true)?,
+                ZEROS => {
+                    part.fill(0);
+                    true
                 }
-                if !right {
-                    let why = format!("scratch has lost what was copied of byte {from}");
-                    self.break_off(why.clone(), map)?;
-                    return Err(io::Error::other(why));
-                }
-                break;
+                _ => self.read_scratch(run.clone(), from, part)?,
+            };
+            // What is elsewhere by now is read again, and with bytes that are wrong all of it. An error is that of the block
+            // with which the next turn begins.
+            let same = match Self::run(run.clone(), alike) {
+                _ if !keeps(Rule::ReadThenLook) => run.clone(),
+                Some((same, true)) => same,
+                _ => run.start..run.start,
+            };
+            if !right && same == run {
+                let why = format!("scratch has lost what was copied of bytes {from} to {to}");
+                self.break_off(why.clone(), map)?;
+                return Err(io::Error::other(why));
             }
+            rest.start = if right { same.end } else { run.start };
         }
         Ok(())
     }
 
-    /// Whether the checksum of the whole granule is right.
-    fn read_scratch(&self, g: usize, from: u64, into: &mut [u8]) -> io::Result<bool> {
-        let bytes = self.bytes(g);
+    /// Reads what was copied of some blocks. Whether all their checksums are right.
+    fn read_scratch(&self, run: Range<usize>, from: u64, into: &mut [u8]) -> io::Result<bool> {
         if !keeps(Rule::VerifyData) {
             self.scratch.read_data(into, from)?;
             return Ok(true);
         }
-        let Some(Entry { copy: Some((_, expected)), .. }) = self.scratch.read_entry(g as u64)? else {
-            return Ok(false);
-        };
         let end = from + into.len() as u64;
-        let mut crc = crc32fast::Hasher::new();
         BUFFER.with_borrow_mut(|buffer| {
-            let mut at = bytes.start;
-            while at < bytes.end {
-                buffer.resize(PIECE.min((bytes.end - at) as usize), 0);
-                if self.scratch.read_data(buffer, at).is_err() {
+            for group in self.groups(run) {
+                let bytes = self.bytes(group.clone());
+                buffer.resize((bytes.end - bytes.start) as usize, 0);
+                let entries = self.scratch.read_entries(group.start as u64..group.end as u64)?;
+                if self.scratch.read_data(buffer, bytes.start).is_err() {
                     return Ok(false);
                 }
-                crc.update(buffer);
-                let (first, last) = (from.max(at), end.min(at + buffer.len() as u64));
-                if first < last {
-                    into[(first - from) as usize..(last - from) as usize]
-                        .copy_from_slice(&buffer[(first - at) as usize..(last - at) as usize]);
+                let is_right = |(block, entry): (&[u8], Option<Entry>)| {
+                    entry.and_then(|entry| entry.copy).is_some_and(|(_, expected)| crc32fast::hash(block) == expected)
+                };
+                if !buffer.chunks(self.block as usize).zip(entries).all(is_right) {
+                    return Ok(false);
                 }
-                at += buffer.len() as u64;
+                let (first, last) = (from.max(bytes.start), end.min(bytes.end));
+                into[(first - from) as usize..(last - from) as usize]
+                    .copy_from_slice(&buffer[(first - bytes.start) as usize..(last - bytes.start) as usize]);
             }
-            Ok(crc.finalize() == expected)
+            Ok(true)
         })
     }
 
-    /// The backup is done with the granules that are all in this range: their scratch is freed, and nothing of them is
+    /// The backup is done with the blocks that are all in this range: their scratch is freed, and nothing of them is
     /// copied any more.
     pub fn done(&self, range: Range<u64>) -> io::Result<()> {
-        let last = if range.end >= self.size { self.states.len() as u64 } else { range.end / self.granule };
-        for g in range.start.div_ceil(self.granule) as usize..last as usize {
-            let _lock = self.lock(g);
-            let state = self.states[g].load(SeqCst);
-            if state & (DONE | UNWANTED) != 0 || self.is_broken() {
-                continue;
+        let last = if range.end >= self.size { self.states.len() } else { (range.end / self.block) as usize };
+        for group in self.groups(range.start.div_ceil(self.block) as usize..last) {
+            let _lock = self.lock(group.start);
+            if self.is_broken() {
+                return Ok(());
             }
-            self.scratch.write_done(g as u64)?;
-            at(Step::DoneWritten);
-            self.states[g].fetch_or(DONE, SeqCst);
-            if state & COPY == COPIED {
-                self.scratch.free(g as u64 * self.granule, self.granule);
-                self.used.fetch_sub(self.granule, SeqCst);
+            for run in Self::runs(group, |b| self.states[b].load(SeqCst) & (DONE | UNWANTED) == 0) {
+                self.scratch.write_done(run.start as u64..run.end as u64)?;
+                at(Step::DoneWritten);
+                let mut freed = 0;
+                for b in run.clone() {
+                    let before = self.states[b].fetch_or(DONE, SeqCst);
+                    let bytes = self.length(b..b + 1);
+                    self.done.fetch_add(if before & DIRTY != 0 { bytes } else { 0 }, SeqCst);
+                    freed += if before & COPY == COPIED { self.block } else { 0 };
+                }
+                if freed != 0 {
+                    self.scratch.free(run.start as u64 * self.block, run.len() as u64 * self.block);
+                    self.used.fetch_sub(freed, SeqCst);
+                }
+                at(Step::Freed);
             }
-            at(Step::Freed);
         }
         Ok(())
     }
 
-    /// Whether the granule at `offset` is still to be copied by a backup, and how far that goes.
+    /// Whether the block at the start of a range is still to be copied by a backup, and how far that goes.
     pub fn to_do(&self, range: Range<u64>) -> (bool, u64) {
-        let is = |g: usize| self.states[g].load(SeqCst) & (DIRTY | DONE) == DIRTY;
-        self.alike(range, is)
+        self.alike(range, |b| self.states[b].load(SeqCst) & (DIRTY | DONE) == DIRTY)
     }
 
     /// The same of zeros that need not be read. No further than the image was looked at.
     pub fn zeros(&self, range: Range<u64>) -> (bool, u64) {
-        let first = self.bytes(self.granules(range.clone()).start);
+        let first = self.blocks(&range).start;
+        let first = self.bytes(first..first + 1);
         let hole = self.hole(&first);
         let seen = if hole.end < first.end { self.end_of_data(hole.end) } else { hole.end };
-        let end = seen.next_multiple_of(self.granule).max(first.end).min(range.end);
-        self.alike(range.start..end, |g| {
+        let end = seen.next_multiple_of(self.block).max(first.end).min(range.end);
+        self.alike(range.start..end, |b| {
             // Looked at after the image: what is not copied by now was no other.
-            let state = self.states[g].load(SeqCst);
-            let bytes = self.bytes(g);
+            let state = self.states[b].load(SeqCst);
+            let bytes = self.bytes(b..b + 1);
             let in_image = || hole.start <= bytes.start && bytes.end <= hole.end;
             state & (DONE | UNWANTED) == 0 && (state & COPY == ZEROS || state & COPY == 0 && in_image())
         })
     }
 
-    fn alike<T: PartialEq>(&self, range: Range<u64>, state: impl Fn(usize) -> T) -> (T, u64) {
-        let mut granules = self.granules(range.clone());
-        let first = granules.next().map(&state).unwrap_or_else(|| state(0));
-        let end = granules.find(|g| state(*g) != first).map_or(range.end, |g| self.bytes(g).start);
-        (first, end - range.start)
+    fn alike(&self, range: Range<u64>, is: impl Fn(usize) -> bool) -> (bool, u64) {
+        let Some((run, such)) = Self::run(self.blocks(&range), is) else { return (false, range.end - range.start) };
+        (such, self.bytes(run).end.min(range.end) - range.start)
     }
 
     /// The end of the data that `at` is known to be in.
@@ -369,16 +423,16 @@ impl Frozen {
         data.contains(&at).then_some(data.end)
     }
 
-    /// The hole of the image in which a granule begins.
-    fn hole(&self, granule: &Range<u64>) -> Range<u64> {
-        if self.known_data(granule.start).is_some() {
-            return granule.start..granule.start;
+    /// The hole of the image in which a block begins.
+    fn hole(&self, block: &Range<u64>) -> Range<u64> {
+        if self.known_data(block.start).is_some() {
+            return block.start..block.start;
         }
-        match rustix::fs::seek(&self.image, SeekFrom::Data(granule.start)) {
-            Ok(data) => granule.start..data,
+        match rustix::fs::seek(&self.image, SeekFrom::Data(block.start)) {
+            Ok(data) => block.start..data,
             // What is behind the end of an image that was cut off is no hole: reading it is to fail.
-            Err(rustix::io::Errno::NXIO) if self.is_whole().is_ok() => granule.start..self.size,
-            Err(_) => granule.start..granule.start,
+            Err(rustix::io::Errno::NXIO) if self.is_whole().is_ok() => block.start..self.size,
+            Err(_) => block.start..block.start,
         }
     }
 
@@ -413,15 +467,7 @@ impl Frozen {
     }
 
     pub fn progress(&self) -> Progress {
-        let mut progress = Progress { frozen_bytes: 0, done_bytes: 0, scratch_bytes: self.used() };
-        for g in 0..self.states.len() {
-            let state = self.states[g].load(SeqCst);
-            let bytes = self.bytes(g);
-            if state & DIRTY != 0 {
-                progress.frozen_bytes += bytes.end - bytes.start;
-                progress.done_bytes += if state & DONE != 0 { bytes.end - bytes.start } else { 0 };
-            }
-        }
-        progress
+        let [frozen_bytes, done_bytes, scratch_bytes] = [&self.frozen, &self.done, &self.used].map(|n| n.load(SeqCst));
+        Progress { frozen_bytes, done_bytes, scratch_bytes }
     }
 }

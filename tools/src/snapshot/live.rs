@@ -4,7 +4,7 @@
 //! is served only if every byte of it is known to be as it was frozen; one that is not is aborted.
 
 use super::era::{Entered, Eras};
-use super::format::{Header, Identity, MAX_NAME, State, boot, changed};
+use super::format::{Header, Identity, MAX_NAME, State, block_of, boot, changed};
 use super::frozen::Frozen;
 use super::scratch::{Scratch, paths, remove};
 use super::shot::{Snapshot, SnapshotStatus};
@@ -199,7 +199,8 @@ impl Snapshots {
         let failed = |e: io::Error| Failure::io(format_args!("{}: make files for the snapshot", dir.display()), &e);
         let (id, created) = (random_uuid().map_err(failed)?, now());
         let make = |disk: &Source<'_>| -> Result<Frozen> {
-            let (granule, size) = (disk.map.granule_bytes(), disk.map.len());
+            let size = disk.map.len();
+            let block = block_of(size, disk.map.granule_bytes());
             let header = Header {
                 state: State::Prepared,
                 whole: wish.whole,
@@ -207,8 +208,8 @@ impl Snapshots {
                 id,
                 map: disk.map.info()?.uuid,
                 checkpoint: Uuid::NIL,
-                granule,
-                granules: size.div_ceil(granule),
+                block,
+                blocks: size.div_ceil(block),
                 disks: disks.len() as u32,
                 created,
                 boot: boot(),
@@ -221,7 +222,7 @@ impl Snapshots {
             let scratch = Scratch::create(dir, disk.image, header).map_err(failed)?;
             scratch.is_trusted()?;
             let image = disk.image.try_clone().map_err(failed)?;
-            Ok(Frozen::new(scratch, image, size, granule, self.limit))
+            Ok(Frozen::new(scratch, image, size, self.limit))
         };
         Ok(Snapshot {
             id,
@@ -481,10 +482,11 @@ impl Snapshots {
         self.ask(disks, &found)?;
         let mut frozen = Vec::new();
         for ((scratch, header, checkpoint), disk) in found.into_iter().zip(disks) {
-            let entries =
-                scratch.entries().map_err(|e| e.to_string())?.ok_or("an entry of its index makes no sense")?;
             let image = disk.image.try_clone().map_err(|e| e.to_string())?;
-            let disk_of = Frozen::new(scratch, image, disk.map.len(), header.granule, self.limit).with(&entries);
+            let disk_of = Frozen::new(scratch, image, disk.map.len(), self.limit);
+            if !disk_of.load().map_err(|e| e.to_string())? {
+                return Err("an entry of its index makes no sense".into());
+            }
             disk_of.set_checkpoint(checkpoint);
             know(disk.map, &disk_of, header.whole).map_err(|e| e.to_string())?;
             frozen.push((disk_of, header));
@@ -605,8 +607,8 @@ fn belongs(disk: &Source<'_>, checkpoint: &Checkpoint, header: &Header) -> std::
         State::Prepared => return Err("its files were not complete".into()),
         State::Committing | State::Keeping => return Err("it was being committed".into()),
     }
-    let granule = disk.map.granule_bytes();
-    if (header.granule, header.granules) != (granule, disk.map.len().div_ceil(granule)) {
+    let block = block_of(disk.map.len(), disk.map.granule_bytes());
+    if (header.block, header.blocks) != (block, disk.map.len().div_ceil(block)) {
         return Err("it was of another length".into());
     }
     Ok(())

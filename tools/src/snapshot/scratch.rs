@@ -4,13 +4,14 @@
 //! written that was not copied, and once there it stays.
 
 use super::format::{
-    self, ENTRY, Entry, HEADER, Header, Identity, Kind, State, boot, encode_entry, identity, parse_entry,
+    self, ENTRY, Entry, HEADER, Header, Identity, Kind, State, boot, encode_entry, identity, parse_entry, set_done,
 };
 use super::steps::{Rule, Step, at, keeps};
 use dirtymap::Uuid;
 use rustix::fs::FallocateFlags;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,8 +51,8 @@ impl Scratch {
         remove(&paths)?;
         let create = |path: &PathBuf| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
         let (index, data) = (create(&paths[0])?, create(&paths[1])?);
-        index.set_len(entry_at(header.granules))?;
-        data.set_len(header.granule.saturating_mul(header.granules))?;
+        index.set_len(entry_at(header.blocks))?;
+        data.set_len(header.block.saturating_mul(header.blocks))?;
         (header.image, header.data, header.index) = (identity(image)?, identity(&data)?, identity(&index)?);
         header.state = State::Prepared;
         index.write_all_at(&header.encode(), 0)?;
@@ -128,24 +129,33 @@ impl Scratch {
         self.data.read_exact_at(into, offset)
     }
 
-    pub fn write_entry(&self, granule: u64, kind: Kind, data_crc: u32) -> io::Result<()> {
+    /// Writes the entries of blocks that are copied, from `first` on, and that the backup is not done with.
+    pub fn write_entries(&self, first: u64, entries: &[(Kind, u32)]) -> io::Result<()> {
         if keeps(Rule::EntryThenImage) {
-            // Without the last byte, which is written on its own.
-            let entry = encode_entry(self.id, kind, data_crc);
-            self.index.write_all_at(&entry[..format::DONE_AT], entry_at(granule))?;
+            let bytes: Vec<[u8; ENTRY]> =
+                entries.iter().map(|&(kind, data_crc)| encode_entry(self.id, kind, data_crc)).collect();
+            self.index.write_all_at(bytes.as_flattened(), entry_at(first))?;
         }
         Ok(())
     }
 
-    pub fn read_entry(&self, granule: u64) -> io::Result<Option<Entry>> {
-        let mut bytes = [0; ENTRY];
-        self.index.read_exact_at(&mut bytes, entry_at(granule))?;
-        Ok(parse_entry(self.id, &bytes))
+    fn read_bytes(&self, blocks: Range<u64>) -> io::Result<Vec<[u8; ENTRY]>> {
+        let mut bytes = vec![[0; ENTRY]; (blocks.end - blocks.start) as usize];
+        self.index.read_exact_at(bytes.as_flattened_mut(), entry_at(blocks.start))?;
+        Ok(bytes)
     }
 
-    pub fn write_done(&self, granule: u64) -> io::Result<()> {
+    /// The entries of blocks; `None` for one that makes no sense.
+    pub fn read_entries(&self, blocks: Range<u64>) -> io::Result<Vec<Option<Entry>>> {
+        Ok(self.read_bytes(blocks)?.iter().map(|bytes| parse_entry(self.id, bytes)).collect())
+    }
+
+    /// Says in the index that the backup is done with blocks. Their entries are written by no other meanwhile.
+    pub fn write_done(&self, blocks: Range<u64>) -> io::Result<()> {
         if keeps(Rule::RecordDone) {
-            self.index.write_all_at(&[1], entry_at(granule) + format::DONE_AT as u64)?;
+            let mut entries = self.read_bytes(blocks.clone())?;
+            entries.iter_mut().for_each(set_done);
+            self.index.write_all_at(entries.as_flattened(), entry_at(blocks.start))?;
         }
         Ok(())
     }
@@ -157,23 +167,17 @@ impl Scratch {
             rustix::fs::fallocate(&self.data, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length);
     }
 
-    /// All entries; `None` if one makes no sense.
-    pub fn entries(&self) -> io::Result<Option<Vec<Entry>>> {
-        let granules = self.lock().granules;
-        let mut found = Vec::with_capacity(granules as usize);
-        let mut bytes = vec![0; ENTRIES * ENTRY];
-        while (found.len() as u64) < granules {
-            let first = found.len() as u64;
-            let piece = &mut bytes[..ENTRY * ENTRIES.min((granules - first) as usize)];
-            self.index.read_exact_at(piece, entry_at(first))?;
-            for entry in piece.as_chunks().0 {
-                match parse_entry(self.id, entry) {
-                    Some(entry) => found.push(entry),
-                    None => return Ok(None),
-                }
+    /// Calls back with all entries, in order. `false` if one makes no sense.
+    pub fn entries(&self, mut found: impl FnMut(u64, Entry)) -> io::Result<bool> {
+        let blocks = self.lock().blocks;
+        for first in (0..blocks).step_by(ENTRIES) {
+            let piece = first..blocks.min(first + ENTRIES as u64);
+            for (block, entry) in piece.clone().zip(self.read_entries(piece)?) {
+                let Some(entry) = entry else { return Ok(false) };
+                found(block, entry);
             }
         }
-        Ok(Some(found))
+        Ok(true)
     }
 
     /// Whether these files and the image are those of the header, in the boot of the header: then the page cache has what
@@ -213,6 +217,6 @@ impl Scratch {
     }
 }
 
-fn entry_at(granule: u64) -> u64 {
-    HEADER as u64 + granule * ENTRY as u64
+fn entry_at(block: u64) -> u64 {
+    HEADER as u64 + block * ENTRY as u64
 }
