@@ -1,11 +1,14 @@
 #!/usr/bin/python3
-"""Measures `dirtymap serve` beside nbdkit, by fio's nbd engine, and prints the tables of docs/performance.md.
+"""Measures `dirtymap serve` beside nbdkit and qemu-nbd, and prints the tables of docs/performance.md.
 
-Wants fio with its nbd engine, nbdkit, and a release build: `cargo build --release -p dirtymap-cli` and
+Wants fio with its nbd engine, nbdcopy, nbdkit, qemu-nbd, and a release build: `cargo build --release -p dirtymap-cli` and
 `cargo build --release -p dirtymap-nbd --example serve`. All servers run all the time, each with an image of its own; a row's
 runs are taken by turns, each round beginning with another server.
 
-    benches/nbd.py [--rounds N] [--seconds S] [--size MIB] [--disk DIR] [--only peers|snapshot]
+    benches/nbd.py [--rounds N] [--seconds S] [--size MIB] [--disk DIR] [--only peers|snapshot|copy]
+
+`--disk DIR` has all rows once more with images there. The page cache is used then as well, but for `copy`, which reads each
+image from the disk, and before that from the page cache.
 """
 
 import argparse
@@ -44,6 +47,8 @@ class Server:
             command = [OURS, "serve", self.image, "--map", self.map, "--socket", self.socket, "--control", self.control]
         elif name == "untracked":
             command, stdin = [TARGET + "/examples/serve", self.image, self.socket], subprocess.PIPE
+        elif name == "qemu-nbd":
+            command = ["qemu-nbd", "--persistent", "--shared=0", "--read-only", "--format=raw", "--socket", self.socket, self.image]
         else:
             command = ["nbdkit", "-f", "-U", self.socket, "file", self.image]
         quiet = subprocess.DEVNULL
@@ -60,6 +65,15 @@ class Server:
         )
         found = json.loads(out[out.index("{"):])["jobs"][0][rw]
         return found["iops"], found["clat_ns"]["percentile"]["99.900000"] / 1e6
+
+    def copy(self, cold):
+        """Seconds that nbdcopy takes to read all of it; `cold`: from the disk."""
+        if cold:
+            with open(self.image, "rb") as image:
+                os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        begun = time.monotonic()
+        run("nbdcopy", f"nbd+unix:///?socket={self.socket}", "null:")
+        return time.monotonic() - begun
 
     def processor(self):
         """Seconds that the server has had a processor."""
@@ -99,18 +113,26 @@ def peers(places, args):
                 server.stop()
 
 
-def row(where, rw, bs, depth, servers, args):
-    rates = {server.name: [] for server in servers}
-    costs = {server.name: [] for server in servers}
-    for turn in range(args.rounds):
+def by_turns(servers, rounds, measure):
+    """What is measured of each server, by its name, each round beginning with another one."""
+    found = {server.name: [] for server in servers}
+    for turn in range(rounds):
         first = turn % len(servers)
         for server in servers[first:] + servers[:first]:
-            if server.name == "tracked" and rw == "write":
-                server.new_cycle()
-            before = server.processor()
-            rate, _ = server.fio(rw, bs, depth, args.seconds)
-            rates[server.name].append(rate)
-            costs[server.name].append((server.processor() - before) / (rate * args.seconds))
+            found[server.name].append(measure(server))
+    return found
+
+
+def row(where, rw, bs, depth, servers, args):
+    def measure(server):
+        if server.name == "tracked" and rw == "write":
+            server.new_cycle()
+        before = server.processor()
+        rate, _ = server.fio(rw, bs, depth, args.seconds)
+        return rate, (server.processor() - before) / (rate * args.seconds)
+
+    found = by_turns(servers, args.rounds, measure)
+    rates, costs = ({name: [pair[i] for pair in pairs] for name, pairs in found.items()} for i in (0, 1))
 
     def ratio(of, a, b):
         return f"{statistics.median(of[a]) / statistics.median(of[b]):.2f}"
@@ -142,19 +164,40 @@ def snapshot(places, args):
             server.stop()
 
 
+def copy(places, args):
+    print("| image | tracked, of nbdkit | of qemu-nbd | of untracked |")
+    print("| --- | --- | --- | --- |")
+    for where, place in places:
+        servers = []
+        try:
+            for name in ("tracked", "untracked", "nbdkit", "qemu-nbd"):
+                servers.append(Server(name, place, max(args.size, 1024)))
+            cached = "in memory" if where == "in memory" else f"{where}, in the page cache"
+            for what, cold in [(cached, False)] + [(where, True)] * (where != "in memory"):
+                # Whatever it was written by, each image has been read once.
+                by_turns(servers, 1, lambda server: server.copy(cold))
+                times = by_turns(servers, args.rounds, lambda server: server.copy(cold))
+                ours, *others = (statistics.median(times[name]) for name in ("tracked", "nbdkit", "qemu-nbd", "untracked"))
+                print(f"| {what} | " + " | ".join(f"{ours / other:.2f}" for other in others) + " |", flush=True)
+                for name, found in times.items():
+                    print(f"    {name}: {[round(seconds, 2) for seconds in found]} s", file=sys.stderr)
+        finally:
+            for server in servers:
+                server.stop()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=1)
     parser.add_argument("--size", type=int, default=256, help="MiB of an image")
     parser.add_argument("--disk", help="a directory on a disk, for images there as well")
-    parser.add_argument("--only", choices=["peers", "snapshot"])
+    parser.add_argument("--only", choices=["peers", "snapshot", "copy"])
     args = parser.parse_args()
     places = [("in memory", "/dev/shm")] + [("on disk", args.disk)] * (args.disk is not None)
-    if args.only != "snapshot":
-        peers(places, args)
-    if args.only != "peers":
-        snapshot(places, args)
+    for part in (peers, snapshot, copy):
+        if args.only in (None, part.__name__):
+            part(places, args)
 
 
 main()
