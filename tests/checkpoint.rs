@@ -6,7 +6,7 @@ mod common;
 use common::Finally;
 use dirtymap::format::{COPY_BYTES, Header, Intent, Point, PointRole, copy_offset};
 use dirtymap::{
-    Access, Bitmap, DirtyMap, Durability, Error, IntentBound, Options, Uuid,
+    Access, Bitmap, DirtyMap, Durability, Error, ImageStamp, IntentBound, Options, Uuid,
     checkpoint::CheckpointState,
     error::{Refusal, Unusable},
     fsck::check,
@@ -731,6 +731,52 @@ fn the_freeze_of_a_snapshot_fails_if_what_it_calls_back_does() {
     let failed = map.freeze_snapshot(None, |uuid| map.abort_checkpoint(uuid)).unwrap_err();
     assert_eq!(failed.kind(), "no-checkpoint");
     assert_eq!(dirty(&map), [1]);
+}
+
+#[test]
+fn a_checkpoint_names_the_target_that_it_was_frozen_for_until_it_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    let stamp = |name: &str| {
+        std::fs::write(dir.path().join(name), name).unwrap();
+        ImageStamp::of_path(&dir.path().join(name)).unwrap()
+    };
+    let (first, second) = (stamp("first"), stamp("second"));
+    let map = options().create(&path, LEN).unwrap();
+    let named = |map: &DirtyMap| map.checkpoint().unwrap().unwrap().target;
+    for snapshot in [false, true] {
+        map.set(granule(1)).unwrap();
+        let frozen = match snapshot {
+            false => map.freeze_for(Some("now"), &first),
+            // Durable before anything is frozen.
+            true => map.freeze_snapshot_for(Some("now"), Some(&first), |_| {
+                assert!(named(&map).is_some_and(|target| target.equals(&first)));
+                Ok(())
+            }),
+        };
+        let frozen = frozen.unwrap();
+        assert!(frozen.target.is_some_and(|target| target.equals(&first) && !target.is_exact()));
+        assert_eq!((inspect(&path).unwrap().checkpoint.unwrap(), frozen.snapshot), (frozen.clone(), snapshot));
+        assert_eq!(
+            (map.info().unwrap().begun, map.info().unwrap().target),
+            (None, None),
+            "a backup that has not begun"
+        );
+        map.abort_checkpoint(frozen.uuid).unwrap();
+        assert_eq!(dirty(&map), [1]);
+    }
+    // What is kept names the one that was completed, or none.
+    for (name, target) in [("a", Some(&second)), ("b", None)] {
+        let uuid = map.freeze_for(Some(name), &first).unwrap().uuid;
+        match target {
+            Some(target) => map.commit_backup(uuid, true, target, 0).unwrap(),
+            None => map.commit_checkpoint(uuid, true).unwrap(),
+        }
+        assert_eq!(map.points().unwrap().last().unwrap().target, target.copied());
+    }
+    // A checkpoint that was frozen for nothing else names none.
+    map.freeze(None).unwrap();
+    assert_eq!(named(&map), None);
 }
 
 /// What another writer overwrites is copied by nobody.

@@ -35,6 +35,8 @@ const SAME: By = Name("");
 
 const PARTS: &str = "load() takes parts; set() and reset() fill";
 
+const OWN_NAMES: &str = "a program knows its own checkpoints by their names";
+
 /// A method with its counterparts in C and in Python.
 const OTHERWISE: &[(&str, By, By)] = &[
     ("abort_checkpoint", Name("dirtymap_abort"), Name("abort")),
@@ -69,6 +71,8 @@ const OTHERWISE: &[(&str, By, By)] = &[
     ("extents", Name("dirtymap_cursor_next_extent"), SAME),
     ("file", No("the path is the caller's"), No("create_unpublished has no counterpart")),
     ("finish", Name("dirtymap_load_finish"), No(PARTS)),
+    ("freeze_for", No(OWN_NAMES), No(OWN_NAMES)),
+    ("freeze_snapshot_for", No(OWN_NAMES), No(OWN_NAMES)),
     ("frozen_len", SAME, Name("frozen")),
     ("frozen_set", Name("dirtymap_frozen"), Name("frozen")),
     ("geometry", Name("dirtymap_len"), Name("granule")),

@@ -17,7 +17,9 @@ use crate::file::create::random_uuid;
 use crate::file::locks::no_other_writer;
 use crate::file::points::{Checkpoint, no_checkpoint, none_outstanding, of_header};
 use crate::file::reasons::forget;
-use crate::format::{CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Uuid};
+use crate::format::{
+    CheckpointState, Header, MAX_POINT_NAME, MAX_POINTS, Point, PointRole, Reasons, Session, Stamp, Uuid,
+};
 use crate::progress::Step;
 use crate::query::WordsIter;
 use crate::sys::os;
@@ -30,6 +32,21 @@ const MOST_KEPT: usize = MAX_POINTS - 1;
 const PUT_BACK_WORDS: usize = 1 << 17;
 /// So many times that much is put back before the work asks whether to go on.
 const MOMENT: usize = 2;
+
+/// What a checkpoint that is to be begun says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: Option<&'a str>,
+    pub(crate) role: PointRole,
+    /// The target of the backup that freezes.
+    pub(crate) target: Option<Stamp>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn named(name: Option<&'a str>) -> Wanted<'a> {
+        Wanted { name, role: PointRole::Outstanding, target: None }
+    }
+}
 
 impl Core {
     /// Whether a checkpoint with this name may be begun.
@@ -58,22 +75,22 @@ impl Core {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn freeze(&self, name: Option<&str>, patience: Duration) -> Result<Checkpoint> {
-        self.freeze_as(name, PointRole::Outstanding, patience, |_| Ok(()))
+        self.freeze_as(Wanted::named(name), patience, |_| Ok(()))
     }
 
     /// `settle` runs between the wait for writes and FROZEN; if it fails, so does the freeze.
     pub(crate) fn freeze_as(
         &self,
-        name: Option<&str>,
-        role: PointRole,
+        wanted: Wanted<'_>,
         patience: Duration,
         settle: impl FnOnce(Uuid) -> Result<()>,
     ) -> Result<Checkpoint> {
         self.not_in_own_bracket()?;
-        let point = self.freeze_begin_as(name, role)?;
+        let point = self.freeze_begin_as(wanted)?;
         let done = self
-            .alone_if(role == PointRole::Snapshot)
+            .alone_if(wanted.role == PointRole::Snapshot)
             .and_then(|()| self.freeze_reset(&point))
             .and_then(|()| self.drain(&point.uuid, patience))
             .and_then(|()| settle(point.uuid))
@@ -106,16 +123,17 @@ impl Core {
 
     #[cfg(test)]
     pub(crate) fn freeze_begin(&self, name: Option<&str>) -> Result<Point> {
-        self.freeze_begin_as(name, PointRole::Outstanding)
+        self.freeze_begin_as(Wanted::named(name))
     }
 
     /// Writes what is dirty here to a new point, and commits FREEZING.
-    pub(crate) fn freeze_begin_as(&self, name: Option<&str>, role: PointRole) -> Result<Point> {
+    pub(crate) fn freeze_begin_as(&self, wanted: Wanted<'_>) -> Result<Point> {
+        let Wanted { name, role, target } = wanted;
         let space = self.space()?;
         let (header, seen) = self.can_freeze(name)?;
         let before = header.dirt_reasons;
         let mut new = space.select(&header)?;
-        (new.point.name, new.point.role) = (name.unwrap_or_default().into(), role);
+        (new.point.name, new.point.role, new.point.target) = (name.unwrap_or_default().into(), role, target);
         sync_point!(Chosen);
         // Without the update lock: what is reset is what was written, and not what is here by then.
         let current = self.current();

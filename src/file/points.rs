@@ -29,6 +29,8 @@ pub struct Checkpoint {
     pub time: SystemTime,
     /// It is of a [snapshot](crate::DirtyMap::freeze_snapshot).
     pub snapshot: bool,
+    /// The target of the backup that [froze it](crate::DirtyMap::freeze_for), as it was then; never exact.
+    pub target: Option<ImageStamp>,
 }
 
 /// The outstanding checkpoint of a header.
@@ -36,7 +38,8 @@ pub(crate) fn of_header(header: &Header) -> Option<Checkpoint> {
     let point = header.outstanding()?;
     let name = Some(point.name.clone()).filter(|name| !name.is_empty());
     let (state, time) = (header.checkpoint_state, time::at(point.time, 0));
-    Some(Checkpoint { uuid: point.uuid, state, name, time, snapshot: point.role == PointRole::Snapshot })
+    let (snapshot, target) = (point.role == PointRole::Snapshot, point.target.map(ImageStamp));
+    Some(Checkpoint { uuid: point.uuid, state, name, time, snapshot, target })
 }
 
 /// The error that one is outstanding, if it is.

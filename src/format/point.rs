@@ -87,7 +87,7 @@ pub struct Point {
     pub granules: u64,
     /// Why dirt was added to what was frozen in it.
     pub reasons: Reasons,
-    /// The backup target that was completed with it.
+    /// The backup target that was completed with it; while it is outstanding, the one that it was frozen for.
     pub target: Option<Stamp>,
     /// Bytes without a meaning in this version.
     pub reserved: Reserved<4>,

@@ -2,12 +2,21 @@
 
 use super::dirty_map::{DirtyMap, Inner};
 use crate::bitmap::Bitmap;
+use crate::engine::checkpoint::Wanted;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
 use crate::file::points::{Checkpoint, Committed, committed, no_checkpoint, of_header};
-use crate::format::{CheckpointState, Header, PointRole, Uuid};
+use crate::format::{CheckpointState, Header, PointRole, Stamp, Uuid};
+use crate::image_stamp::ImageStamp;
 use crate::query::{ReadMap, Search};
 use std::sync::Arc;
+
+impl Wanted<'_> {
+    /// The same, for a backup to this target.
+    fn by(self, target: Option<&ImageStamp>) -> Self {
+        Wanted { target: target.map(|target| Stamp { exact: false, ..target.0 }), ..self }
+    }
+}
 
 /// Checkpoints: a backup's work list, taken at one moment while writers go on, and put back if the backup fails.
 ///
@@ -51,8 +60,22 @@ impl DirtyMap {
     /// changed; if that failed as well, or would have taken long after an interrupt, the checkpoint is outstanding, and can be
     /// aborted; whoever opens the map next, alone, does so.
     pub fn freeze(&self, name: Option<&str>) -> Result<Checkpoint> {
+        self.freeze_as(Wanted::named(name), |_| Ok(()))
+    }
+
+    /// As [`freeze`](Self::freeze), for a backup to `target`, which the checkpoint [names](Checkpoint::target) as long as it is
+    /// outstanding: a backup that finds it there, once it has [claimed](Self::claim_backup) the map, knows that another one has
+    /// left it, and may abort it whatever its name.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn freeze_for(&self, name: Option<&str>, target: &ImageStamp) -> Result<Checkpoint> {
+        self.freeze_as(Wanted::named(name).by(Some(target)), |_| Ok(()))
+    }
+
+    fn freeze_as(&self, wanted: Wanted<'_>, settle: impl FnOnce(Uuid) -> Result<()>) -> Result<Checkpoint> {
         let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
-        self.core()?.freeze(name, live.freeze_timeout)
+        self.core()?.freeze_as(wanted, live.freeze_timeout, settle)
     }
 
     /// As [`freeze`](Self::freeze), for a program that copies old data before each of its writes, so that the image can be
@@ -86,8 +109,20 @@ impl DirtyMap {
     /// # Errors
     /// As [`freeze`](Self::freeze); [`Error::Locked`] when another process has the map open for writing; and what `settle` returns.
     pub fn freeze_snapshot(&self, name: Option<&str>, settle: impl FnOnce(Uuid) -> Result<()>) -> Result<Checkpoint> {
-        let Inner::Live(live) = &self.inner else { return Err(Error::ReadOnly) };
-        self.core()?.freeze_as(name, PointRole::Snapshot, live.freeze_timeout, settle)
+        self.freeze_snapshot_for(name, None, settle)
+    }
+
+    /// As [`freeze_snapshot`](Self::freeze_snapshot), for a backup to `target`, as [`freeze_for`](Self::freeze_for) is.
+    ///
+    /// # Errors
+    /// As [`freeze_snapshot`](Self::freeze_snapshot).
+    pub fn freeze_snapshot_for(
+        &self,
+        name: Option<&str>,
+        target: Option<&ImageStamp>,
+        settle: impl FnOnce(Uuid) -> Result<()>,
+    ) -> Result<Checkpoint> {
+        self.freeze_as(Wanted { role: PointRole::Snapshot, ..Wanted::named(name).by(target) }, settle)
     }
 
     /// Whether [`freeze`](Self::freeze) with this name would be refused at once: for who has something to do before it that
