@@ -63,9 +63,9 @@ impl DirtyMap {
         self.freeze_as(Wanted::named(name), |_| Ok(()))
     }
 
-    /// As [`freeze`](Self::freeze), for a backup to `target`, which the checkpoint [names](Checkpoint::target) as long as it is
-    /// outstanding: a backup that finds it there, once it has [claimed](Self::claim_backup) the map, knows that another one has
-    /// left it, and may abort it whatever its name.
+    /// As [`freeze`](Self::freeze), for a backup to `target` that has [claimed](Self::claim_backup) the map. The checkpoint
+    /// [names](Checkpoint::target) it as long as it is outstanding: so another backup that claims the map and finds it knows that
+    /// its own is dead, and may abort it whatever its name.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).

@@ -2,81 +2,13 @@
 
 mod common;
 
-use common::live::{GRANULES, Place, SIZE, bytes, takes_over, until};
+use common::live::{GRANULES, Place, SIZE, takes_over, until};
+use common::live_backup::{Held, back_up, command, content, mirror, nothing_is_left, target, targets, uri, write};
 use common::serving::{Control, Server};
-use common::{Dir, GRANULE, Ran, areas, dirtymap, pattern, run};
-use dirtymap::info::inspect;
+use common::{Dir, GRANULE, Ran, areas, pattern, run};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-fn uri(place: &Place) -> String {
-    format!("nbd+unix:///?socket={}", place.dir.path("socket").display())
-}
-
-/// A backup by the server of a place.
-fn command(place: &Place, more: &[&str]) -> Command {
-    let mut command = dirtymap();
-    command.args(["--output", "json", "backup", &uri(place)]).arg("--control").arg(place.control()).args(more);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn back_up(place: &Place, more: &[&str]) -> Ran {
-    command(place, more).output().expect("run dirtymap").into()
-}
-
-fn target(place: &Place) -> PathBuf {
-    place.dir.path("backup.raw")
-}
-
-/// A backup to the mirror.
-fn mirror(place: &Place, more: &[&str]) -> Ran {
-    let target = target(place);
-    back_up(place, &[&[target.to_str().expect("text")], more].concat())
-}
-
-fn write(place: &Place, g: u64, seed: u64) {
-    place.client("").expect("connect").write(g * GRANULE, &pattern(bytes(g).len() as u64, seed), 0).expect("write");
-}
-
-/// No checkpoint is outstanding, and what differs from the backup is dirty.
-#[track_caller]
-fn nothing_is_left(place: &Place, backup: &[u8]) {
-    assert_eq!(inspect(place.map()).expect("inspect").checkpoint, None);
-    assert_eq!(place.forgotten(backup), Vec::<u64>::new(), "these granules are forgotten");
-}
-
-/// A backup that is held at its first read of the snapshot.
-struct Held {
-    child: Child,
-    hold: PathBuf,
-}
-
-impl Held {
-    /// What the server is told that holds it.
-    fn hold(place: &Place) -> [(&'static str, String); 1] {
-        [("HOLD_AT", format!("Looked@{}", place.dir.path("hold").display()))]
-    }
-
-    fn start(place: &Place, more: &[&str]) -> Held {
-        let child = command(place, more).spawn().expect("run dirtymap");
-        let hold = place.dir.path("hold");
-        until("the first read", || hold.exists().then_some(()));
-        Held { child, hold }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("signal");
-    }
-
-    /// Lets it go on to its end.
-    fn finish(self) -> Ran {
-        let _ = fs::remove_file(&self.hold);
-        self.child.wait_with_output().expect("wait").into()
-    }
-}
 
 #[test]
 fn the_first_is_full_and_the_next_copy_what_was_written() {
@@ -104,24 +36,6 @@ fn the_first_is_full_and_the_next_copy_what_was_written() {
     assert_eq!((&done["full"], &done["bytes_copied"]), (&false.into(), &GRANULE.into()));
     let members = fs::read_dir(place.dir.path("")).expect("list").map(|e| e.expect("an entry").file_name());
     assert!(members.into_iter().all(|name| !name.to_string_lossy().starts_with("dirtymap-")), "scratch is left");
-}
-
-/// What the newest backup has: of the mirror, or of the set.
-fn content(place: &Place, set: bool) -> Vec<u8> {
-    if !set {
-        return fs::read(target(place)).expect("read");
-    }
-    let out = place.dir.path("restored");
-    dm!("restore", place.dir.path("set"), out).exits(0);
-    let restored = fs::read(&out).expect("read");
-    fs::remove_file(out).expect("remove");
-    restored
-}
-
-/// The mirror and the set as words, and whether it is the set.
-fn targets(place: &Place) -> [(Vec<String>, bool); 2] {
-    let text = |path: PathBuf| path.to_str().expect("text").to_string();
-    [(vec![text(target(place))], false), (vec!["--set".into(), text(place.dir.path("set"))], true)]
 }
 
 #[test]
@@ -558,8 +472,7 @@ fn snapshots_of_others_are_left_alone_and_empty_ones_are_ended() {
     assert!(ran.out.contains("checkpoint-outstanding"), "{}", ran.out);
     assert_eq!(place.snapshot(&["list"]).exits(0).json()["snapshots"][0]["name"], "mine");
     // Its checkpoint is put back behind the server's back: then there is nothing in it.
-    let map = place.map();
-    dm!("checkpoint", "abort", map).exits(0);
+    place.put_back();
     mirror(&place, &[]).exits(0);
     assert!(fs::read(target(&place)).expect("read") == fs::read(place.image()).expect("read"));
     nothing_is_left(&place, &fs::read(target(&place)).expect("read"));

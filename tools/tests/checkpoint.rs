@@ -7,7 +7,7 @@ mod common;
 mod threads;
 
 use common::{Dir, GRANULE, MIB, areas, pattern, run_with};
-use dirtymap::{Access, DirtyMap, Options};
+use dirtymap::{Access, DirtyMap, ImageStamp, Options};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -192,7 +192,9 @@ fn what_a_backup_that_died_has_frozen_is_put_back_and_what_a_user_has_frozen_is_
     dm!("backup", image, target, "--map", map).exits(0);
     run_with(["write", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--at", "1M"], b"x")
         .exits(0);
-    DirtyMap::open(&map).expect("open").freeze(Some("dirtymap backup")).expect("freeze");
+    let stamp = ImageStamp::of_path(&target).expect("a stamp");
+    DirtyMap::open(&map).expect("open").freeze_for(Some("dirtymap backup"), &stamp).expect("freeze");
+    dm!("backup", image, target, "--map", map, "--frozen").exits(8).says("no checkpoint is frozen for it");
     dm!("backup", image, target, "--map", map).exits(0);
     assert_eq!(fs::read(&image).expect("read"), fs::read(&target).expect("read"));
 
@@ -201,6 +203,7 @@ fn what_a_backup_that_died_has_frozen_is_put_back_and_what_a_user_has_frozen_is_
     let when = format!("begun {})", when.as_str().expect("a time"));
     dm!("checkpoint", "freeze", map, "--name", "other").exits(8).says(&when);
     dm!("backup", image, target, "--map", map).exits(8).says("mine");
+    dm!("backup", image, target, "--map", map, "--name", "mine").exits(8).says("mine");
     dm!("checkpoint", "abort", map, "--name", "mine").exits(0);
     dm!("backup", image, target, "--map", map).exits(0);
 }

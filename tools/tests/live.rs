@@ -385,7 +385,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     // Another program ends that of a snapshot: a commit says so, and nothing is forgotten.
     write(&place, 1, 1);
     place.snapshot(&["create"]).exits(0);
-    dm!("checkpoint", "abort", place.map()).exits(0);
+    place.put_back();
     assert!(place.snapshot(&["commit"]).exits(8).out.contains("no-checkpoint"));
     assert_eq!(areas(&place.map()), [GRANULE..2 * GRANULE]);
     // A write beside a server that is dead would spoil it.

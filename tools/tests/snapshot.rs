@@ -102,7 +102,7 @@ fn without_a_frozen_checkpoint_there_is_nothing_to_copy_from_a_snapshot() {
     dm!("backup", snapshot, set.target, "--map", set.map).exits(8).says("--frozen");
     assert!(dm!("checkpoint", "status", set.map).exits(0).out.contains("frozen"));
     dm!("checkpoint", "abort", set.map).exits(0);
-    set.frozen(&snapshot, &set.target).exits(8).says("no checkpoint is frozen").says("checkpoint freeze");
+    set.frozen(&snapshot, &set.target).exits(8).says("no checkpoint is frozen for it").says("checkpoint freeze");
     dm!("backup", snapshot, set.target, "--map", set.map, "--frozen", "--name", "x").exits(16);
     dm!("backup", set.image, set.target, "--map", set.map).exits(0);
     assert!(equal(&set.image, &set.target));

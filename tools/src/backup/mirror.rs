@@ -14,7 +14,7 @@ use crate::files::{Content, Image, durable};
 use crate::map::points::keep_last;
 use crate::sets;
 use crate::terminal::pass::Pass;
-use dirtymap::{DirtyMap, ImageStamp, checkpoint::Checkpoint, info::Info};
+use dirtymap::{DirtyMap, ImageStamp, info::Info};
 use dirtymap_cli::set_json;
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -109,8 +109,8 @@ impl Target for Mirror<'_> {
         self.args.how.name.as_deref().unwrap_or(UNNAMED)
     }
 
-    fn has_left(&self, stale: &Checkpoint) -> bool {
-        stale.name.as_deref() == Some(self.point())
+    fn stamp(&self) -> Option<ImageStamp> {
+        self.target.as_ref().map(|target| target.stamp)
     }
 
     fn prepare(&mut self, job: &Job<'_>, info: &Info) -> Result<Base> {

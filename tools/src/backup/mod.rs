@@ -34,7 +34,7 @@ use crate::terminal::pass::{Pass, Rate};
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
 use dirtymap::{DirtyMap, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
-use source::{Frozen, Meanwhile, Source};
+use source::{Frozen, Meanwhile, Source, Wish};
 use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ use target::{Base, Target};
 
 const INTERRUPTED: &str = "the backup is not complete";
 
-/// What a backup without a name freezes with, so that the next one knows what one that died has left. It is not kept.
+/// What a backup without a name freezes with. It is not kept.
 const UNNAMED: &str = "dirtymap backup";
 
 /// Whether a checkpoint that a backup copied is kept by its name.
@@ -99,8 +99,7 @@ impl Job<'_> {
         Pass::new(what, bytes, INTERRUPTED).at(self.rate.as_ref())
     }
 
-    /// Puts back what a backup of this name has left that died, and refuses what a freeze would: while nothing is
-    /// changed. The map is claimed.
+    /// Puts back what a backup has left that died, and refuses what a freeze would: while nothing is changed. The map is claimed.
     fn prepare(&self, target: &dyn Target) -> Result<()> {
         let Job { args, map, .. } = self;
         let path = map.path().display();
@@ -112,12 +111,13 @@ impl Job<'_> {
         let outstanding = map.checkpoint()?;
         if args.how.frozen {
             return match outstanding {
-                Some(checkpoint) if checkpoint.state == CheckpointState::Frozen => Ok(()),
-                _ => Err(Failure::new("no-checkpoint", format!("{path}: no checkpoint is frozen; {RECIPE}"))),
+                Some(Checkpoint { state: CheckpointState::Frozen, target: None, .. }) => Ok(()),
+                _ => Err(Failure::new("no-checkpoint", format!("{path}: no checkpoint is frozen for it; {RECIPE}"))),
             };
         }
         if let Some(stale) = outstanding {
-            if !target.has_left(&stale) {
+            // One that names a target is a backup's, and no other one goes by this map now.
+            if stale.target.is_none() && !target.has_left(&stale) {
                 let name = stale.name.map_or("without a name".into(), |name| format!("named {name:?}"));
                 let advice = match stale.snapshot {
                     true => "it is a live snapshot's of the server: end that (dirtymap snapshot abort)".into(),
@@ -140,8 +140,8 @@ impl Job<'_> {
 
     /// Freezes what is dirty, and gives what is to be copied.
     fn freeze(&mut self, target: &dyn Target, base: Base) -> Result<Work> {
-        let all = target.reads_all(&self.map);
-        let Frozen { checkpoint, bits } = self.source.freeze(&mut self.map, target.point(), base, all)?;
+        let wish = Wish { point: target.point(), target: target.stamp(), base, all: target.reads_all(&self.map) };
+        let Frozen { checkpoint, bits } = self.source.freeze(&mut self.map, wish)?;
         let len = self.map.len();
         let bytes = bits.as_ref().map_or(len, |bits| bits.dirty_len());
         Ok(Work { checkpoint, len, bytes, bits })

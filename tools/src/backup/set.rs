@@ -262,6 +262,11 @@ impl Target for SetTarget<'_> {
         &self.point
     }
 
+    /// A member that is complete must be told from one that is not, which only its set can.
+    fn stamp(&self) -> Option<ImageStamp> {
+        None
+    }
+
     fn has_left(&self, stale: &Checkpoint) -> bool {
         let name = stale.name.as_deref().and_then(set_json::point_of);
         name.is_some_and(|(_, id)| id == self.folder.set.id)

@@ -38,8 +38,13 @@ pub trait Target {
     fn settle(&mut self, job: &Job<'_>) -> Result<Option<Outcome>>;
     /// The name to freeze with.
     fn point(&self) -> &str;
-    /// Whether a checkpoint that is outstanding was left by a backup to this target that was killed.
-    fn has_left(&self, stale: &Checkpoint) -> bool;
+    /// What it is now, for the checkpoint to name it; `None` where the name to freeze with tells whose it is. Asked when it is
+    /// prepared.
+    fn stamp(&self) -> Option<ImageStamp>;
+    /// Whether a checkpoint that is outstanding, and names no target, was left by a backup to this one that was killed.
+    fn has_left(&self, _stale: &Checkpoint) -> bool {
+        false
+    }
     /// Looks at what is there, decides what to copy, and makes sure that it can be written. Nothing is overwritten.
     fn prepare(&mut self, job: &Job<'_>, info: &Info) -> Result<Base>;
     /// Whether more of the source is read than what is to be copied.

@@ -14,7 +14,6 @@ use crate::hooks::{self, Ran};
 use crate::map::open;
 use crate::terminal::output::Output;
 use crate::terminal::pass::Rate;
-use dirtymap::checkpoint::Checkpoint;
 use dirtymap::info::Info;
 use dirtymap_cli::set_json::Hooks;
 use std::path::PathBuf;
@@ -195,12 +194,12 @@ impl<'a> Running<'a> {
         if self.target.is_published() {
             return failure.and("the backup is whole all the same; the next one tells the map of it");
         }
+        if source.is_unanswered() {
+            // Whatever the server does yet: by what the target has begun, the next backup knows what to do about it.
+            return failure;
+        }
         let Some((Work { checkpoint, .. }, _)) = &self.work else {
-            // A server that did not answer may have frozen it all the same: then the next backup needs to know of this one.
-            let ours = |found: Checkpoint| found.name.as_deref() == Some(self.target.point());
-            if map.checkpoint().is_ok_and(|found| !found.is_some_and(ours)) {
-                self.target.abandon();
-            }
+            self.target.abandon();
             return failure;
         };
         if args.how.frozen {

@@ -192,9 +192,17 @@ pub struct Hooks {
     /// Run a command as soon as that is done, whether it succeeded or not
     #[arg(long, value_name = "COMMAND")]
     pub post_hook: Option<String>,
-    /// How long each of the two may take; then it is ended
+    /// How long each of the two may take; then it is ended. A server has as long to make a snapshot between them
     #[arg(long, value_name = "SECS", default_value_t = 300, requires = "hooks", value_parser = clap::value_parser!(u64).range(1..))]
     pub hook_limit: u64,
+}
+
+impl Hooks {
+    /// How long what is between them may take a server: a guest that one of them has stopped must go on.
+    pub fn limit(&self) -> Option<Duration> {
+        let any = self.pre_hook.is_some() || self.post_hook.is_some();
+        any.then(|| Duration::from_secs(self.hook_limit))
+    }
 }
 
 /// A speed that is one.

@@ -12,7 +12,8 @@ use crate::terminal::output::Output;
 use crate::terminal::text::{fold, say};
 use crate::time::time;
 use dirtymap::checkpoint::CountedPoint;
-use dirtymap::{DirtyMap, Options, info::Info};
+use dirtymap::info::{Info, inspect};
+use dirtymap::{DirtyMap, Options};
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
 use std::time::Duration;
@@ -142,25 +143,35 @@ fn meant(map: &DirtyMap, name: Option<&str>) -> Result<dirtymap::checkpoint::Che
 }
 
 fn commit(args: &Commit, wait: Duration, output: Output) -> Result<Exit> {
-    end(&args.outstanding, wait, output, args.keep, "committed", |map, uuid| {
+    let map = open::for_writing(&args.outstanding.file, With::NoSnapshot, wait, output, any)?;
+    end(map, &args.outstanding, output, args.keep, "committed", |map, uuid| {
         map.commit_checkpoint(uuid, args.keep)?;
         args.keep_last.map_or(Ok(Vec::new()), |most| keep_last(map, most))
     })
 }
 
+/// That of a live snapshot is given up only if its server is gone: with the map alone.
 fn abort(args: &Outstanding, wait: Duration, output: Output) -> Result<Exit> {
-    end(args, wait, output, false, "aborted", |map, uuid| map.abort_checkpoint(uuid).map(|()| Vec::new()))
+    let of_snapshot = inspect(&args.file)?.checkpoint.is_some_and(|found| found.snapshot);
+    let with = if of_snapshot { With::Nobody } else { With::NoSnapshot };
+    let map = open::for_writing(&args.file, with, wait, output, any).map_err(|failure| match of_snapshot {
+        true if failure.kind == "locked" => failure.and(
+            "the checkpoint is of a live snapshot, and another program has the map: if that is its server, end the snapshot \
+             there (dirtymap snapshot abort), or the server",
+        ),
+        _ => failure,
+    })?;
+    end(map, args, output, false, "aborted", |map, uuid| map.abort_checkpoint(uuid).map(|()| Vec::new()))
 }
 
 fn end(
+    map: DirtyMap,
     args: &Outstanding,
-    wait: Duration,
     output: Output,
     keep: bool,
     done: &'static str,
     how: impl FnOnce(&DirtyMap, dirtymap::format::Uuid) -> dirtymap::Result<Vec<String>>,
 ) -> Result<Exit> {
-    let map = open::for_writing(&args.file, With::Anybody, wait, output, any)?;
     let ended = meant(&map, args.name.as_deref()).and_then(|found| {
         let dropped = how(&map, found.uuid)?;
         let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());

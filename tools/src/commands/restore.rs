@@ -169,7 +169,7 @@ fn onto_tracked(
         }
         relation::belongs(info, map_path, &image, "or restore to a new file")
     };
-    let (map, _) = open::for_writing_of(map_path, With::Writers, &image, wait, output, acceptable)?;
+    let (map, _) = open::for_writing_of(map_path, With::NoSnapshot, &image, wait, output, acceptable)?;
     let done = bring_back(disk, &image, &map, answer).and_then(|()| verify(disk, &image, answer));
     if let Err(failure) = done {
         // Whatever was written is dirty, and stays so.

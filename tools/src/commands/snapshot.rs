@@ -8,7 +8,10 @@ use crate::size;
 use crate::snapshot::{Progress, SnapshotList, SnapshotStatus};
 use crate::terminal::output::Output;
 use crate::terminal::text::say;
+use dirtymap_cli::shown::shown;
+use serde::de::DeserializeOwned;
 use std::path::Path;
+use std::time::Duration;
 
 pub fn run(args: &Snapshot, output: Output) -> Result<Exit> {
     match &args.action {
@@ -19,6 +22,16 @@ pub fn run(args: &Snapshot, output: Output) -> Result<Exit> {
     }
 }
 
+/// Has a server answer.
+fn ask<T: DeserializeOwned>(server: &Path, request: &Request, limit: Option<Duration>, output: Output) -> Result<T> {
+    let answer = Client::connect(server)?.within(limit).telling(output).ask(request);
+    answer.map_err(|failure| match &*failure.kind {
+        "interrupted" | "no-answer" => failure
+            .and(format_args!("it may do it yet, which `dirtymap snapshot list --server {}` tells", shown(server))),
+        _ => failure,
+    })
+}
+
 fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
     // Before a hook is run in vain; not the connection that asks, of which a server does not wait for long.
     drop(Client::connect(&args.served.server)?);
@@ -26,8 +39,9 @@ fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
         name: args.name.clone(),
         whole: args.whole,
         app: args.consistency == Consistency::App,
+        backup: None,
     };
-    let ask = || Client::connect(&args.served.server)?.ask::<SnapshotStatus>(&request);
+    let ask = || ask::<SnapshotStatus>(&args.served.server, &request, args.hooks.limit(), output);
     let ran = hooks::around(&args.hooks, ask);
     let made = match (ran.result, ran.after) {
         (Ok(made), Ok(())) => made,
@@ -43,7 +57,7 @@ fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
 }
 
 fn list(server: &Path, output: Output) -> Result<Exit> {
-    let all: SnapshotList = Client::connect(server)?.ask(&Request::SnapshotList {})?;
+    let all: SnapshotList = ask(server, &Request::SnapshotList {}, None, output)?;
     output.answer(&all, |out, all| {
         for snapshot in &all.snapshots {
             let sum = |of: fn(&Progress) -> u64| size::human(snapshot.disks.iter().map(of).sum());
@@ -68,14 +82,14 @@ fn list(server: &Path, output: Output) -> Result<Exit> {
 fn commit(args: &CommitSnapshot, output: Output) -> Result<Exit> {
     let (name, id) = (args.ends.name.clone(), args.ends.id.clone());
     let request = Request::SnapshotCommit { name, id, keep: args.keep, backup: None };
-    let ended: SnapshotStatus = Client::connect(&args.ends.served.server)?.ask(&request)?;
+    let ended: SnapshotStatus = ask(&args.ends.served.server, &request, None, output)?;
     output.answer(&ended, |out, ended| say!(out, "committed; snapshot {:?} is gone", ended.name))?;
     Ok(Exit::Fine)
 }
 
 fn abort(args: &EndSnapshot, output: Output) -> Result<Exit> {
     let request = Request::SnapshotAbort { name: args.name.clone(), id: args.id.clone() };
-    let ended: SnapshotStatus = Client::connect(&args.served.server)?.ask(&request)?;
+    let ended: SnapshotStatus = ask(&args.served.server, &request, None, output)?;
     output.answer(&ended, |out, ended| {
         say!(out, "aborted; snapshot {:?} is gone, what it had frozen is dirty", ended.name)
     })?;

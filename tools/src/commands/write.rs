@@ -44,7 +44,7 @@ pub fn run(args: &Write, wait: Duration, output: Output) -> Result<Exit> {
         }
         Ok(())
     };
-    let (map, _) = open::for_writing_of(&args.map, With::Writers, &image, wait, output, acceptable)?;
+    let (map, _) = open::for_writing_of(&args.map, With::NoSnapshot, &image, wait, output, acceptable)?;
     map.bind_image(&image.stamp)?;
     let (written, copied) = copy(&map, &image, args.at);
     let (dirty_bits, dirty_bytes) = (map.count(), map.dirty_len());

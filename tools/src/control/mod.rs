@@ -10,14 +10,16 @@ pub use listener::{Answers, Listener};
 pub use status::{DiskStatus, Latency, RequestStatus, Requests, Status};
 
 use crate::exit::{ErrorAnswer, Failure, Result};
+use crate::terminal::output::Output;
+use crate::terminal::signals;
 use dirtymap::ImageStamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,9 @@ pub enum Request {
         /// Programs in the guest were made ready for it.
         #[serde(default)]
         app: bool,
+        /// The backup that it is made for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backup: Option<Intended>,
     },
     /// The snapshots that are there, as a list.
     SnapshotList {},
@@ -53,28 +58,54 @@ pub enum Request {
     SnapshotAbort { name: Option<String>, id: Option<String> },
 }
 
+impl Request {
+    /// What the server is to do, for messages.
+    fn what(&self) -> &'static str {
+        match self {
+            Request::Status {} => "say what it serves",
+            Request::SnapshotCreate { .. } => "make a snapshot",
+            Request::SnapshotList {} => "list its snapshots",
+            Request::SnapshotCommit { .. } => "commit the snapshot",
+            Request::SnapshotAbort { .. } => "give the snapshot up",
+        }
+    }
+}
+
+/// A backup of a disk that a snapshot is made for: its checkpoint names the target, so that the next backup knows what this one
+/// has left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intended {
+    /// The disk's.
+    pub export: String,
+    pub target: Stamp,
+}
+
 /// A backup of a disk that is complete, which its map records in the moment of the commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Completed {
     /// The disk's.
     pub export: String,
-    /// The target as maps record it, in hexadecimal digits.
-    target: String,
+    pub target: Stamp,
     /// Clean granules that were compared in disk and target, and were equal.
     pub audited: u64,
 }
 
-impl Completed {
-    pub fn new(export: &str, target: &ImageStamp, audited: u64) -> Completed {
-        let target = target.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        Completed { export: export.into(), target, audited }
+/// A target as maps record it, in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Stamp(String);
+
+impl Stamp {
+    pub fn new(target: &ImageStamp) -> Stamp {
+        Stamp(target.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The target.
+    /// The target, if these digits are one.
     pub fn target(&self) -> Result<ImageStamp> {
         let mut bytes = [0; 128];
-        let digits = self.target.as_bytes();
+        let digits = self.0.as_bytes();
         let filled = digits.len() == 2 * bytes.len()
             && bytes.iter_mut().zip(digits.chunks(2)).all(|(byte, two)| {
                 let digit = |i: usize| char::from(two[i]).to_digit(16);
@@ -94,49 +125,95 @@ const LONGEST_REQUEST: u64 = 64 << 10;
 /// Longest line of an answer that is believed.
 const LONGEST_ANSWER: u64 = 16 << 20;
 
-/// A connection to a server.
-#[derive(Debug)]
+/// How often a wait for an answer looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(50);
+/// A wait that takes longer is told of.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// A connection to a server. A wait for it ends with a signal.
 pub struct Client {
     stream: BufReader<UnixStream>,
     /// For messages.
     socket: String,
     /// How long an answer may take.
     limit: Option<Duration>,
+    /// Where a long wait is told of.
+    output: Option<Output>,
+    /// Signals that came before do not end it.
+    after_signals: bool,
 }
 
 impl Client {
     /// Connects to the control socket of a server.
     pub fn connect(socket: &Path) -> Result<Client> {
         let name = socket.display().to_string();
-        let stream = UnixStream::connect(socket).map_err(|e| Failure::io(format_args!("{name}: connect"), &e))?;
-        Ok(Client { stream: BufReader::new(stream), socket: name, limit: None })
+        let failed = |e: io::Error| Failure::io(format_args!("{name}: connect"), &e);
+        let stream = UnixStream::connect(socket).map_err(failed)?;
+        stream.set_read_timeout(Some(LOOK)).map_err(failed)?;
+        Ok(Client { stream: BufReader::new(stream), socket: name, limit: None, output: None, after_signals: false })
     }
 
-    /// The same, with a limit to how long the server may be silent.
-    pub fn within(self, limit: Duration) -> Client {
-        Client { limit: Some(limit), ..self }
+    /// The same, with a limit to how long the server may be silent, or none.
+    pub fn within(self, limit: Option<Duration>) -> Client {
+        Client { limit, ..self }
+    }
+
+    /// The same, which tells of a long wait.
+    pub fn telling(self, output: Output) -> Client {
+        Client { output: Some(output), ..self }
+    }
+
+    /// The same, for what is to be done although a signal came; with a limit.
+    pub fn after_signals(self, limit: Duration) -> Client {
+        Client { after_signals: true, limit: Some(limit), ..self }
     }
 
     /// Asks, and waits for the answer as long as it takes, or as the limit is.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
-        let failed = |e: std::io::Error| Failure::io(format_args!("{}: ask", self.socket), &e);
+        let failed = |e: io::Error| Failure::new("no-answer", format!("{}: ask: {e}", self.socket));
         let mut line = serde_json::to_string(request).map_err(|e| failed(e.into()))?;
         line.push('\n');
         self.stream.get_mut().write_all(line.as_bytes()).map_err(failed)?;
-        // A limit of nothing would be none.
-        let limit = self.limit.map(|limit| limit.max(Duration::from_millis(1)));
-        self.stream.get_ref().set_read_timeout(limit).map_err(failed)?;
-        let mut answer = String::new();
-        (&mut self.stream).take(LONGEST_ANSWER).read_line(&mut answer).map_err(failed)?;
-        if !answer.ends_with('\n') {
-            return Err(Failure::new("no-answer", format!("{}: the server went away without an answer", self.socket)));
-        }
+        let answer = self.answer(request.what())?;
         let strange = |e| Failure::new("no-answer", format!("{}: the answer makes no sense: {e}", self.socket));
-        let value: Value = serde_json::from_str(&answer).map_err(strange)?;
+        let value: Value = serde_json::from_slice(&answer).map_err(strange)?;
         if value.get("error").is_some() {
             return Err(serde_json::from_value::<ErrorAnswer>(value).map_err(strange)?.into());
         }
         serde_json::from_value(value).map_err(strange)
+    }
+
+    /// The line that answers.
+    fn answer(&mut self, what: &str) -> Result<Vec<u8>> {
+        let (begun, mut answer) = (Instant::now(), Vec::new());
+        loop {
+            let left = LONGEST_ANSWER.saturating_sub(answer.len() as u64);
+            match (&mut self.stream).take(left).read_until(b'\n', &mut answer) {
+                Ok(_) if answer.last() == Some(&b'\n') => return Ok(answer),
+                Ok(_) => {
+                    let message = format!("{}: the server went away without an answer", self.socket);
+                    return Err(Failure::new("no-answer", message));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(Failure::new("no-answer", format!("{}: ask: {e}", self.socket))),
+            }
+            if signals::requested() && !self.after_signals {
+                let message = format!("interrupted; {}: the server, which is to {what}, has not answered", self.socket);
+                return Err(Failure::interrupted(message));
+            }
+            if let Some(limit) = self.limit.filter(|limit| begun.elapsed() >= *limit) {
+                let seconds = limit.as_secs();
+                let message =
+                    format!("{}: the server, which is to {what}, has not answered in {seconds} s", self.socket);
+                return Err(Failure::new("no-answer", message));
+            }
+            if let Some(output) = self.output.take_if(|_| begun.elapsed() >= SILENCE) {
+                output.note(format_args!(
+                    "{}: waiting for the server, which is to {what}; Ctrl-C ends the wait",
+                    self.socket
+                ));
+            }
+        }
     }
 }
 
@@ -148,16 +225,15 @@ mod tests {
     fn the_target_of_a_backup_comes_as_it_was_sent() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let stamp = ImageStamp::glance(file.as_file()).expect("a stamp");
-        let backup = Some(Completed::new("a", &stamp, 3));
+        let backup = Some(Completed { export: "a".into(), target: Stamp::new(&stamp), audited: 3 });
         let request = Request::SnapshotCommit { name: None, id: None, keep: true, backup };
         let line = serde_json::to_string(&request).expect("JSON");
         let Request::SnapshotCommit { backup: Some(came), .. } = serde_json::from_str(&line).expect("a request") else {
             panic!("{line}");
         };
-        assert_eq!(came.target().unwrap_or_else(|e| panic!("{e}")), stamp);
+        assert_eq!(came.target.target().unwrap_or_else(|e| panic!("{e}")), stamp);
         for target in ["", "0", &"0".repeat(256), &"f".repeat(256), &"+f".repeat(128), &"ü".repeat(128)] {
-            let wrong = Completed { target: target.into(), ..came.clone() };
-            assert!(wrong.target().is_err(), "{target:?}");
+            assert!(Stamp(target.into()).target().is_err(), "{target:?}");
         }
     }
 }

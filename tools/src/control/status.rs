@@ -1,5 +1,6 @@
 //! What a server says of itself: the answer to `status`; docs/cli.md describes the fields.
 
+use crate::files::storage::Layer;
 use dirtymap::DirtyMap;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Status {
 pub struct DiskStatus {
     pub export: String,
     pub image: String,
+    /// What the image is, and what it lies on.
+    pub storage: Vec<Layer>,
     pub map: String,
     /// Identity of the map.
     pub uuid: String,

@@ -5,33 +5,41 @@
 
 use crate::exit::{Failure, Result};
 use crate::files::Image;
+use dirtymap_cli::shown::shown;
+use serde::{Deserialize, Serialize};
 use std::fs;
-use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Something that holds bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// A file, by device and inode.
-    File(u64, u64),
-    /// A block device, by major and minor number.
-    Device(u32, u32),
+/// Something that holds bytes, and which of them an image is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// A block device, or the one of a file's file system.
+    major: u32,
+    minor: u32,
+    /// Of a file.
+    inode: Option<u64>,
+    /// Where the image begins in it and where it ends, if that is known.
+    bytes: Option<(u64, u64)>,
 }
 
-/// A place beneath an image, and which bytes of it the image is; `None` where that is not known.
-type Layer = (Place, Option<Range<u64>>);
+impl Layer {
+    fn is_at(&self, place: &Layer) -> bool {
+        (self.major, self.minor, self.inode) == (place.major, place.minor, place.inode)
+    }
+}
 
 /// How deep devices are looked through: more than anybody stacks, and an end where sysfs goes round.
 const DEEPEST: usize = 16;
 
-/// Refuses a target that is the image itself by another name, or that the image lies on, or that lies on the image.
-pub fn apart(image: &Image, target: &Image) -> Result<()> {
-    if one(&layers(image)?, &layers(target)?) {
-        let (image, target) = (image.path.display(), target.path.display());
+/// Refuses a target that is the image itself by another name, or that the image lies on, or that lies on the image, which is at
+/// `path` where it was looked at.
+pub fn apart(path: &Path, image: &[Layer], target: &Image) -> Result<()> {
+    if one(image, &layers(target)?) {
+        let (image, target) = (shown(path), target.path.display());
         let message = format!(
-            "{image} and {target} are the same storage (a loop device and its file, a partition and its disk, or a \
-             mapped device and what it is made of); a backup goes elsewhere"
+            "{image} and {target} are the same storage (two names of a file, a loop device and its file, a partition and its \
+             disk, or a mapped device and what it is made of); a backup goes elsewhere"
         );
         return Err(Failure::new("same-file", message));
     }
@@ -40,67 +48,65 @@ pub fn apart(image: &Image, target: &Image) -> Result<()> {
 
 /// Whether writing to one of two changes the other.
 fn one(a: &[Layer], b: &[Layer]) -> bool {
-    let meets = |(top, beneath): (&Layer, &[Layer])| beneath.iter().any(|(place, _)| *place == top.0);
+    let meets = |(top, beneath): (&Layer, &[Layer])| beneath.iter().any(|layer| layer.is_at(top));
     let tops = a.first().zip(b.first());
     if tops.is_some_and(|(top_a, top_b)| meets((top_a, b)) || meets((top_b, a))) {
         return true;
     }
     // Two loop devices over one file, or two partitions of one disk: only where their bytes meet.
-    a.iter().any(|(place, range)| {
-        b.iter().any(|(other, others)| match (range, others) {
-            (Some(range), Some(others)) => place == other && range.start < others.end && others.start < range.end,
+    a.iter().any(|layer| {
+        b.iter().any(|other| match (layer.bytes, other.bytes) {
+            (Some((start, end)), Some((from, to))) => layer.is_at(other) && start < to && from < end,
             _ => false,
         })
     })
 }
 
 /// The image itself, and everything that it lies on.
-fn layers(image: &Image) -> Result<Vec<Layer>> {
+pub fn layers(image: &Image) -> Result<Vec<Layer>> {
     let m = image.file.metadata().map_err(|e| image.failed("look at it", &e))?;
     let mut found = Vec::new();
-    beneath(Path::new("/sys/dev/block"), place_of(&m), Some(0..image.size()), &mut found);
+    beneath(Path::new("/sys/dev/block"), top(&m, Some((0, image.size()))), &mut found);
     Ok(found)
 }
 
-fn place_of(m: &fs::Metadata) -> Place {
-    if m.file_type().is_block_device() {
-        let device = m.rdev();
-        Place::Device(rustix::fs::major(device), rustix::fs::minor(device))
-    } else {
-        Place::File(m.dev(), m.ino())
-    }
+fn top(m: &fs::Metadata, bytes: Option<(u64, u64)>) -> Layer {
+    let block = m.file_type().is_block_device();
+    let (device, inode) = if block { (m.rdev(), None) } else { (m.dev(), Some(m.ino())) };
+    Layer { major: rustix::fs::major(device), minor: rustix::fs::minor(device), inode, bytes }
 }
 
-fn beneath(devices: &Path, place: Place, range: Option<Range<u64>>, found: &mut Vec<Layer>) {
-    found.push((place, range.clone()));
-    let Place::Device(major, minor) = place else { return };
-    if found.len() > DEEPEST {
+fn beneath(devices: &Path, layer: Layer, found: &mut Vec<Layer>) {
+    let Layer { major, minor, inode, bytes } = layer;
+    found.push(layer);
+    if inode.is_some() || found.len() > DEEPEST {
         return;
     }
     let Ok(node) = fs::canonicalize(devices.join(format!("{major}:{minor}"))) else { return };
     // Bytes `by` further into what is beneath.
-    let moved = |by: u64| range.as_ref().map(|r| r.start.saturating_add(by)..r.end.saturating_add(by));
+    let moved = |by: u64| bytes.map(|(start, end)| (start.saturating_add(by), end.saturating_add(by)));
     let number = |name: &str| text(&node.join(name)).and_then(|text| text.parse::<u64>().ok());
     if node.join("partition").exists() {
-        if let Some(disk) = node.parent().and_then(device) {
-            beneath(devices, disk, number("start").and_then(|sectors| moved(sectors.saturating_mul(512))), found);
+        let start = number("start").and_then(|sectors| moved(sectors.saturating_mul(512)));
+        if let Some(disk) = node.parent().and_then(|disk| device(disk, start)) {
+            beneath(devices, disk, found);
         }
     } else if let Some(file) = text(&node.join("loop/backing_file")) {
         if let Ok(m) = Path::new(&file).metadata() {
-            beneath(devices, place_of(&m), number("loop/offset").and_then(moved), found);
+            beneath(devices, top(&m, number("loop/offset").and_then(moved)), found);
         }
     } else if let Ok(slaves) = fs::read_dir(node.join("slaves")) {
-        for slave in slaves.flatten().filter_map(|slave| device(&slave.path())) {
-            beneath(devices, slave, None, found);
+        for slave in slaves.flatten().filter_map(|slave| device(&slave.path(), None)) {
+            beneath(devices, slave, found);
         }
     }
 }
 
 /// The block device whose directory this is.
-fn device(node: &Path) -> Option<Place> {
+fn device(node: &Path, bytes: Option<(u64, u64)>) -> Option<Layer> {
     let number = text(&node.join("dev"))?;
     let (major, minor) = number.split_once(':')?;
-    Some(Place::Device(major.parse().ok()?, minor.parse().ok()?))
+    Some(Layer { major: major.parse().ok()?, minor: minor.parse().ok()?, inode: None, bytes })
 }
 
 /// What a file of sysfs holds. The library reads some for its stamps, and has no reason to offer that.
@@ -156,13 +162,14 @@ mod tests {
     fn a_device_and_what_it_is_made_of_are_one_and_neighbours_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let (nodes, file) = devices(dir.path());
-        let of = |place| {
+        let bytes = Some((0, 1 << 20));
+        let of = |layer| {
             let mut found = Vec::new();
-            beneath(&nodes, place, Some(0..1 << 20), &mut found);
+            beneath(&nodes, layer, &mut found);
             found
         };
-        let device = |major, minor| of(Place::Device(major, minor));
-        let file = of(place_of(&file.metadata().unwrap()));
+        let device = |major, minor| of(Layer { major, minor, inode: None, bytes });
+        let file = of(top(&file.metadata().unwrap(), bytes));
         assert!(one(&device(8, 0), &device(8, 1)) && one(&device(8, 2), &device(8, 0)), "a partition and its disk");
         assert!(!one(&device(8, 1), &device(8, 2)), "two partitions");
         assert!(one(&device(253, 0), &device(8, 2)) && one(&device(8, 0), &device(253, 0)), "a mapped device");

@@ -34,8 +34,9 @@ pub enum With {
     Nobody,
     /// Anybody who shares it. Where it cannot be shared, the command says why and has it alone.
     Anybody,
-    /// The same, of a command that writes the image: not beside a live snapshot, whose server would copy nothing.
-    Writers,
+    /// The same, of a command that writes the image, or freezes and ends what is frozen: not beside a live snapshot, whose server
+    /// would copy nothing, and alone may end it.
+    NoSnapshot,
 }
 
 /// Opens the map for writing, after `acceptable` has accepted what is in it, and says what was recovered.
@@ -91,7 +92,7 @@ fn opened(
     let deadline = Instant::now() + wait;
     let info = inspect(path)?;
     let in_use = info.state == FileState::Open;
-    if with == With::Writers {
+    if with == With::NoSnapshot {
         no_snapshot(&info, path)?;
     }
     if !in_use {
@@ -102,10 +103,10 @@ fn opened(
     let refusal = Cell::new(None);
     let open = || {
         // For the others the library asks again, when it is settled who has the map.
-        let options = options()?.progress(progress::show()).beside_snapshot(with != With::Writers);
+        let options = options()?.progress(progress::show()).beside_snapshot(with != With::NoSnapshot);
         Ok(match with {
             With::Nobody => options.open(path),
-            With::Anybody | With::Writers => match options.clone().access(Access::Shared).open(path) {
+            With::Anybody | With::NoSnapshot => match options.clone().access(Access::Shared).open(path) {
                 Err(Error::Refused { path: at, why }) if why.is_of_sharing() => {
                     refusal.set(Some(Error::Refused { path: at, why }));
                     options.open(path)
@@ -144,8 +145,9 @@ fn opened(
 fn no_snapshot(info: &Info, path: &Path) -> Result<()> {
     if info.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.snapshot) {
         let message = format!(
-            "{}: a live snapshot of the image is outstanding, which a write beside its server would spoil; end it (dirtymap \
-             snapshot), start its server again if that is gone, or give it up (dirtymap checkpoint abort {0})",
+            "{}: a live snapshot of the image is outstanding, which only its server may write beside, and end (dirtymap \
+             snapshot); a backup goes by that server (dirtymap backup nbd+unix:///EXPORT?socket=PATH); if it is gone, start it \
+             again, or give the snapshot up (dirtymap checkpoint abort {0})",
             path.display()
         );
         return Err(Failure::new("snapshot-outstanding", message));

@@ -52,6 +52,8 @@ pub struct Wish<'a> {
     /// Everything is copied, not only what is dirty.
     pub whole: bool,
     pub app: bool,
+    /// The target of the backup that it is made for.
+    pub target: Option<ImageStamp>,
 }
 
 /// A backup of a snapshot of one disk, as its map records it.
@@ -182,7 +184,7 @@ impl Snapshots {
             self.eras.begin(Some(Arc::clone(&snapshot)));
         }
         at(Step::CopyingOn);
-        let frozen = freeze(disks, &snapshot);
+        let frozen = freeze(disks, &snapshot, wish.target.as_ref());
         if !copy_first {
             self.eras.begin(Some(Arc::clone(&snapshot)));
         }
@@ -547,7 +549,7 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// Freezes all maps; copying is on.
-fn freeze(disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
+fn freeze(disks: &[Source<'_>], snapshot: &Snapshot, target: Option<&ImageStamp>) -> Result<()> {
     for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
         let ready = |uuid: Uuid| {
             let path = disk.map.path().to_path_buf();
@@ -570,7 +572,7 @@ fn freeze(disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
             at(Step::MarkedAgain);
             if keeps(Rule::ReadyThenFrozen) { ready(uuid) } else { Ok(()) }
         };
-        let checkpoint = disk.map.freeze_snapshot(Some(&snapshot.name), settle)?;
+        let checkpoint = disk.map.freeze_snapshot_for(Some(&snapshot.name), target, settle)?;
         at(Step::Frozen);
         if !keeps(Rule::ReadyThenFrozen) {
             ready(checkpoint.uuid)?;

@@ -2,7 +2,7 @@
 
 use super::{Dir, GRANULE, Ran, areas, dirtymap, pattern};
 use dirtymap::checkpoint::CheckpointState;
-use dirtymap::{Uuid, info::inspect};
+use dirtymap::{Access, Options, Uuid, info::inspect};
 use dirtymap_nbd::client::{Client, ConnectOptions};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::process::{Pid, Signal, kill_process};
@@ -163,6 +163,13 @@ impl Place {
     pub fn outstanding(&self) -> Option<(bool, Uuid)> {
         let checkpoint = inspect(self.map()).expect("inspect").checkpoint.filter(|found| found.snapshot)?;
         Some((checkpoint.state == CheckpointState::Frozen, checkpoint.uuid))
+    }
+
+    /// Puts what is frozen back beside the server, as a program may that says that it knows of the snapshot.
+    pub fn put_back(&self) {
+        let map = Options::new().access(Access::Shared).beside_snapshot(true).open(self.map()).expect("open");
+        let uuid = map.checkpoint().expect("look").expect("a checkpoint").uuid;
+        map.abort_checkpoint(uuid).and_then(|()| Ok(map.close()?)).expect("put back");
     }
 
     pub fn committed(&self) -> Option<Uuid> {

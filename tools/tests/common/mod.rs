@@ -4,6 +4,7 @@
 
 pub mod documented;
 pub mod live;
+pub mod live_backup;
 pub mod promises;
 pub mod serving;
 pub mod sets;

@@ -1,8 +1,9 @@
 //! A source that is a file or a block device: an image whose writers set what they write in its map, or a snapshot of it.
 //!
-//! Invariant kept here: what the map records of the image is from before the first byte was copied.
+//! Invariants kept here: what the map records of the image is from before the first byte was copied; and the checkpoint of a live
+//! snapshot is left to its server, which alone knows whether that is whole, and the image durable.
 
-use super::{Frozen, Meanwhile, Source};
+use super::{Frozen, Meanwhile, Source, Wish};
 use crate::backup::Wanted;
 use crate::backup::target::Base;
 use crate::exit::Result;
@@ -76,7 +77,7 @@ impl Source for FileSource<'_> {
 
     fn apart(&self, target: &Path, found: Option<&Image>) -> Result<()> {
         files::distinct(&[("image", &self.args.image), ("map", &self.args.map), ("target", target)])?;
-        found.map_or(Ok(()), |found| storage::apart(&self.image, found))
+        found.map_or(Ok(()), |found| storage::apart(&self.image.path, &storage::layers(&self.image)?, found))
     }
 
     fn open_map(
@@ -88,9 +89,9 @@ impl Source for FileSource<'_> {
         let fits = |info: &Info| self.acceptable(info).and_then(|()| acceptable(info));
         if self.args.how.frozen {
             // A snapshot is not the image that the map belongs to, and tells nothing of that.
-            return open::for_writing(&self.args.map, With::Anybody, wait, output, fits);
+            return open::for_writing(&self.args.map, With::NoSnapshot, wait, output, fits);
         }
-        let (map, stamp) = open::for_writing_of(&self.args.map, With::Anybody, &self.image, wait, output, fits)?;
+        let (map, stamp) = open::for_writing_of(&self.args.map, With::NoSnapshot, &self.image, wait, output, fits)?;
         self.stamp = stamp;
         Ok(map)
     }
@@ -102,11 +103,12 @@ impl Source for FileSource<'_> {
         self.image.sync()
     }
 
-    fn freeze(&mut self, map: &mut DirtyMap, point: &str, base: Base, _all: bool) -> Result<Frozen> {
-        let frozen = self.args.how.frozen;
-        let checkpoint = match map.checkpoint()?.filter(|_| frozen) {
-            Some(frozen) => frozen,
-            None => map.freeze(Some(point))?,
+    fn freeze(&mut self, map: &mut DirtyMap, wish: Wish<'_>) -> Result<Frozen> {
+        let (Wish { point, target, base, .. }, frozen) = (wish, self.args.how.frozen);
+        let checkpoint = match (map.checkpoint()?.filter(|_| frozen), target) {
+            (Some(frozen), _) => frozen,
+            (None, Some(target)) => map.freeze_for(Some(point), &target)?,
+            (None, None) => map.freeze(Some(point))?,
         };
         if frozen {
             self.before.set(Some(self.image.glance()?));

@@ -18,6 +18,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What is to be frozen.
+pub struct Wish<'a> {
+    /// The name to freeze with.
+    pub point: &'a str,
+    /// What the target is now, if the checkpoint is to name it.
+    pub target: Option<ImageStamp>,
+    pub base: Base,
+    /// The rest will be read as well.
+    pub all: bool,
+}
+
 /// What was frozen, and what is to be copied of it.
 pub struct Frozen {
     pub checkpoint: Checkpoint,
@@ -57,9 +68,9 @@ pub trait Source {
     ) -> Result<DirtyMap>;
     /// Makes what was written so far durable, so that less is left to do while it is frozen; says what is not known of it.
     fn prepare(&self, output: Output) -> Result<()>;
-    /// Freezes what is dirty under the name of a point, and says what is to be copied. `all`: the rest will be read as well. If
-    /// it fails, nothing is frozen.
-    fn freeze(&mut self, map: &mut DirtyMap, point: &str, base: Base, all: bool) -> Result<Frozen>;
+    /// Freezes what is dirty, and says what is to be copied. If it fails, nothing is frozen, nor will be, unless it
+    /// [is unanswered](Source::is_unanswered).
+    fn freeze(&mut self, map: &mut DirtyMap, wish: Wish<'_>) -> Result<Frozen>;
     /// All writes that what was frozen stands for have ended: makes them durable.
     fn sync(&self) -> Result<()>;
     /// From here on it is read.
@@ -91,6 +102,10 @@ pub trait Source {
     ) -> Result<()>;
     /// Puts back what was frozen.
     fn abort(&self, map: &DirtyMap, checkpoint: &Checkpoint) -> Result<()>;
+    /// Whether what it has failed with last may be done yet, by a server that has not answered.
+    fn is_unanswered(&self) -> bool {
+        false
+    }
     /// Closes the map. `complete`: the backup is one, and whether the source was changed while it was read.
     fn close(&self, map: DirtyMap, complete: Option<bool>) -> Result<()>;
 }

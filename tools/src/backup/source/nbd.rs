@@ -7,13 +7,13 @@
 //!   on only if no other backup has gone by the map then. What was frozen would lack what that has copied elsewhere.
 
 use super::export::Export;
-use super::{Frozen, Meanwhile, Source};
+use super::{Frozen, Meanwhile, Source, Wish};
 use crate::backup::target::Base;
 use crate::backup::{INTERRUPTED, Wanted};
 use crate::cli::Consistency;
-use crate::control::{Client, Completed, DiskStatus, Request, Status};
+use crate::control::{Client, Completed, DiskStatus, Intended, Request, Stamp, Status};
 use crate::exit::{Failure, Result};
-use crate::files::{self, Content, Image};
+use crate::files::{self, Content, Image, storage};
 use crate::map::open::{self, With};
 use crate::snapshot::{SnapshotList, SnapshotStatus};
 use crate::terminal::output::Output;
@@ -22,6 +22,7 @@ use dirtymap::checkpoint::{Checkpoint, CheckpointState};
 use dirtymap::{DirtyMap, Error, ImageStamp, Options, ReadMap, Uuid, info::Info, iter::Cursor};
 use dirtymap_cli::shown::shown;
 use dirtymap_nbd::client::{Address, Uri};
+use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub struct NbdSource<'a> {
     now: Export,
     /// As it was frozen.
     shot: Option<Shot>,
+    /// The server was asked for something that it may do yet.
+    unanswered: Cell<bool>,
 }
 
 /// The snapshot that was made for this backup.
@@ -71,24 +74,20 @@ impl<'a> NbdSource<'a> {
         let uri: Uri = text.parse().map_err(|e| Failure::usage(format!("{}: {e}", shown(&args.image))))?;
         let patience = args.how.patience();
         let advice = || format!("is a server there that was started with --control {}?", control.display());
-        let mut server = Client::connect(control).map_err(|e| e.and(advice()))?.within(patience);
+        let mut server = Client::connect(control).map_err(|e| e.and(advice()))?.within(Some(patience)).telling(output);
         let status: Status = server.ask(&Request::Status {}).map_err(|e| e.and(advice()))?;
         let disk = disk_of(&status, &uri.export, control)?;
         let now = Uri { export: disk.export.clone(), ..uri.clone() };
         let now = Export::open(now, text.into(), disk.size, patience, output)?;
-        Ok(NbdSource { args, uri, control, disk, wait, output, now, shot: None })
+        Ok(NbdSource { args, uri, control, disk, wait, output, now, shot: None, unanswered: Cell::new(false) })
     }
 
     fn map(&self) -> PathBuf {
         self.disk.map.clone().into()
     }
 
-    fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request, limit: Option<Duration>) -> Result<T> {
-        let mut client = Client::connect(self.control)?;
-        match limit {
-            Some(limit) => client.within(limit).ask(request),
-            None => client.ask(request),
-        }
+    fn server(&self) -> Result<Client> {
+        Ok(Client::connect(self.control)?.telling(self.output))
     }
 
     /// Opens the map beside the server, and claims it.
@@ -105,17 +104,28 @@ impl<'a> NbdSource<'a> {
     }
 
     /// Has the snapshot made, and connects to it.
-    fn make(&mut self, map: &mut DirtyMap, point: &str, whole: bool) -> Result<Checkpoint> {
+    fn make(
+        &mut self,
+        map: &mut DirtyMap,
+        point: &str,
+        target: Option<&ImageStamp>,
+        whole: bool,
+    ) -> Result<Checkpoint> {
         // Whoever has it open for writing keeps the server from freezing.
         let before = known(map)?;
         let read_only = Options::new().read_only(true).open(self.map())?;
         std::mem::replace(map, read_only).close()?;
         let app = self.args.how.consistency == Some(Consistency::App);
-        let made = self.create(map, &Request::SnapshotCreate { name: Some(point.into()), whole, app })?;
+        let backup = target.map(|target| Intended { export: self.disk.export.clone(), target: Stamp::new(target) });
+        let made = self.create(map, &Request::SnapshotCreate { name: Some(point.into()), whole, app, backup })?;
         let found = signals::check(INTERRUPTED).and_then(|()| self.find(map, before, point, &made.id, whole));
         found.map_err(|failure| match self.end(&made.id) {
             Ok(()) => failure,
-            Err(e) => failure.and(format_args!("the snapshot is still there ({e}), the next backup ends it")),
+            Err(e) if e.kind == "no-snapshot" => failure,
+            Err(e) => {
+                self.unanswered.set(true);
+                failure.and(format_args!("the snapshot may still be there ({e}), the next backup ends it"))
+            }
         })
     }
 
@@ -124,19 +134,24 @@ impl<'a> NbdSource<'a> {
     fn create(&self, map: &DirtyMap, request: &Request) -> Result<SnapshotStatus> {
         let until = Instant::now() + self.wait;
         loop {
-            let failure = match self.ask(request, None) {
+            let failure = match self.server()?.within(self.args.how.hooks.limit()).ask(request) {
                 Err(failure) => failure,
                 made => return made,
             };
-            signals::check(INTERRUPTED)?;
             match &*failure.kind {
-                "locked" if Instant::now() < until => std::thread::sleep(LOOK),
+                "interrupted" | "no-answer" => {
+                    self.unanswered.set(true);
+                    return Err(failure.and("nothing is lost: if it makes the snapshot, the next backup ends that"));
+                }
+                "locked" if Instant::now() < until => {
+                    signals::check(INTERRUPTED)?;
+                    std::thread::sleep(LOOK);
+                }
                 "snapshot-exists" => {
-                    let there: SnapshotList = self.ask(&Request::SnapshotList {}, None)?;
+                    let there: SnapshotList = self.server()?.ask(&Request::SnapshotList {})?;
                     let empty = there.snapshots.first().filter(|_| map.checkpoint().is_ok_and(|found| found.is_none()));
                     self.end(&empty.ok_or(failure)?.id)?;
                 }
-                "no-answer" => return Err(failure.and("if it has made a snapshot, the next backup ends that")),
                 _ => return Err(failure),
             }
         }
@@ -159,9 +174,11 @@ impl<'a> NbdSource<'a> {
         let name = format!("the snapshot of {}", self.name());
         let patience = self.args.how.patience();
         let export = Export::open_patiently(uri, name, self.disk.size, patience, self.output);
-        let export = export.map_err(|e| match e.kind == "snapshot-gone" && self.has(id) {
-            true => another(&self.name(), self.control),
-            false => e,
+        let export = export.map_err(|e| {
+            match e.kind == "snapshot-gone" && self.there().is_some_and(|there| there.id == id) {
+                true => another(&self.name(), self.control),
+                false => e,
+            }
         })?;
         let checkpoint = outstanding.filter(is_it).ok_or_else(|| {
             let map = map.path().display();
@@ -171,16 +188,16 @@ impl<'a> NbdSource<'a> {
         Ok(checkpoint)
     }
 
-    /// Whether the server has the snapshot.
-    fn has(&self, id: &str) -> bool {
-        let there = self.ask::<SnapshotList>(&Request::SnapshotList {}, Some(GIVE_UP));
-        there.is_ok_and(|there| there.snapshots.iter().any(|snapshot| snapshot.id == id))
+    /// The snapshot that the server has.
+    fn there(&self) -> Option<SnapshotStatus> {
+        let there = self.server().and_then(|server| server.after_signals(GIVE_UP).ask(&Request::SnapshotList {}));
+        there.ok().and_then(|SnapshotList { snapshots }| snapshots.into_iter().next())
     }
 
-    /// Has the server give up a snapshot.
+    /// Has the server give up a snapshot, also after a signal.
     fn end(&self, id: &str) -> Result<()> {
         let request = Request::SnapshotAbort { name: None, id: Some(id.into()) };
-        self.ask::<SnapshotStatus>(&request, Some(GIVE_UP)).map(drop)
+        self.server()?.after_signals(GIVE_UP).ask::<SnapshotStatus>(&request).map(drop)
     }
 }
 
@@ -264,12 +281,11 @@ impl Source for NbdSource<'_> {
         None
     }
 
+    /// By what the server says that its image lies on: by its path here another file may be there, or none that can be looked at.
     fn apart(&self, target: &Path, found: Option<&Image>) -> Result<()> {
-        let (image, map) = (PathBuf::from(&self.disk.image), self.map());
-        files::distinct(&[("image", &image), ("map", &map), ("target", target)])?;
-        // What cannot be opened here cannot be the target by another name that can.
-        let (Some(found), Ok(image)) = (found, Image::open(&image, false)) else { return Ok(()) };
-        files::storage::apart(&image, found)
+        files::distinct(&[("map", &self.map()), ("target", target)])?;
+        let Some(found) = found else { return Ok(()) };
+        storage::apart(Path::new(&self.disk.image), &self.disk.storage, found)
     }
 
     fn open_map(&mut self, _: Duration, output: Output, acceptable: &dyn Fn(&Info) -> Result<()>) -> Result<DirtyMap> {
@@ -280,13 +296,14 @@ impl Source for NbdSource<'_> {
         Ok(())
     }
 
-    fn freeze(&mut self, map: &mut DirtyMap, point: &str, base: Base, all: bool) -> Result<Frozen> {
+    fn freeze(&mut self, map: &mut DirtyMap, wanted: Wish<'_>) -> Result<Frozen> {
+        let Wish { point, target, base, all } = wanted;
         let whole = match &base {
             Base::Everything => true,
             Base::Last => all,
             Base::Since(since) => all || !is_dirty_since(map, since)?,
         };
-        let checkpoint = self.make(map, point, whole)?;
+        let checkpoint = self.make(map, point, target.as_ref(), whole)?;
         let bits = match base {
             Base::Everything => Ok(None),
             Base::Since(since) if whole => map.since_set(&since).map(Some),
@@ -349,17 +366,23 @@ impl Source for NbdSource<'_> {
         // A member that was complete is committed by its name, as the identity of its snapshot is gone.
         let id = self.shot.as_ref().map(|shot| shot.id.clone());
         let name = checkpoint.name.clone().filter(|_| id.is_none());
-        let backup = Some(Completed::new(&self.disk.export, target, audited));
+        let backup = Some(Completed { export: self.disk.export.clone(), target: Stamp::new(target), audited });
         let request = Request::SnapshotCommit { name, id, keep, backup };
         let until = Instant::now() + self.args.how.patience();
         loop {
-            let failure = match self.ask::<SnapshotStatus>(&request, None) {
+            let failure = match self.server().and_then(|mut server| server.ask::<SnapshotStatus>(&request)) {
                 Ok(_) => return Ok(()),
                 Err(failure) => failure,
             };
             // The answer may have been lost, and not the commit.
             if is_committed(map, checkpoint)? {
                 return Ok(());
+            }
+            if failure.kind == "interrupted" {
+                self.unanswered.set(true);
+                return Err(
+                    failure.and("nothing is lost: the target is whole, and the next backup goes by whether it commits")
+                );
             }
             let away = ["no-answer", "not-found", "io"].contains(&&*failure.kind);
             if !away || signals::requested() || Instant::now() >= until {
@@ -371,12 +394,13 @@ impl Source for NbdSource<'_> {
 
     fn abort(&self, map: &DirtyMap, checkpoint: &Checkpoint) -> Result<()> {
         if checkpoint.snapshot {
-            let (id, name) = match &self.shot {
-                Some(shot) => (Some(shot.id.clone()), None),
-                None => (None, checkpoint.name.clone()),
+            // By its identity: a request that is late must not end another one of that name.
+            let of_name = |there: &SnapshotStatus| Some(&there.name) == checkpoint.name.as_ref();
+            let id = match &self.shot {
+                Some(shot) => Some(shot.id.clone()),
+                None => self.there().filter(of_name).map(|there| there.id),
             };
-            let asked = self.ask::<SnapshotStatus>(&Request::SnapshotAbort { name, id }, Some(GIVE_UP));
-            if let Err(failure) = asked {
+            if let Some(Err(failure)) = id.map(|id| self.end(&id)) {
                 self.output.detail(|| format!("the server did not give the snapshot up: {failure}"));
             }
         }
@@ -389,6 +413,10 @@ impl Source for NbdSource<'_> {
             Ok(()) | Err(Error::NoCheckpoint { .. }) => Ok(()),
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn is_unanswered(&self) -> bool {
+        self.unanswered.get()
     }
 
     fn close(&self, map: DirtyMap, _: Option<bool>) -> Result<()> {

@@ -57,7 +57,7 @@ impl Server {
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T> {
-        Client::connect(&self.control)?.within(PATIENCE).ask(request)
+        Client::connect(&self.control)?.within(Some(PATIENCE)).ask(request)
     }
 
     /// Whether it has a snapshot.

@@ -6,7 +6,7 @@ use super::tracked::Tracked;
 use crate::cli::{DiskArg, Serve};
 use crate::control::DiskStatus;
 use crate::exit::{Failure, Result};
-use crate::files::Image;
+use crate::files::{Image, storage};
 use crate::map::open::{self, With};
 use crate::map::relation;
 use crate::snapshot::Snapshots;
@@ -75,6 +75,7 @@ impl Disk {
         Ok(DiskStatus {
             export: self.name().into(),
             image: anywhere(&self.image.path),
+            storage: storage::layers(&self.image)?,
             map: anywhere(&self.map_path),
             connections: self.tracked.connections.load(Relaxed),
             scratch_bytes,

@@ -4,10 +4,11 @@ use super::disk::{Disk, DiskAnswer};
 use super::export::Export;
 use super::frozen_export::FrozenExport;
 use super::metrics;
-use crate::control::{Answers, Completed, Request, Status};
+use crate::control::{Answers, Completed, Request, Stamp, Status};
 use crate::exit::{Failure, Result};
 use crate::snapshot::{Backup, SnapshotList, Snapshots, Source, Which, Wish};
 use crate::terminal::output::Output;
+use dirtymap::ImageStamp;
 use dirtymap_nbd::{Backend, Exports, Listed};
 use serde_json::Value;
 use std::sync::Arc;
@@ -77,11 +78,10 @@ impl Served {
 }
 
 impl Served {
-    /// What the map of a disk is to know of its backup.
-    fn backup(&self, completed: &Completed) -> Result<Backup> {
-        let export = &completed.export;
+    /// The target of the backup of a disk, if it is the one that there is.
+    fn target(&self, export: &str, target: &Stamp) -> Result<ImageStamp> {
         match &*self.disks {
-            [disk] if disk.name() == *export => Ok(Backup { target: completed.target()?, audited: completed.audited }),
+            [disk] if disk.name() == export => target.target(),
             [_] => Err(Failure::new("no-export", format!("there is no disk {export:?}"))),
             _ => Err(Failure::new("several-disks", "a backup of one disk cannot stand for those of several")),
         }
@@ -111,8 +111,9 @@ impl Answers for Served {
     fn answer(&self, request: Request) -> Result<Value> {
         let value = match request {
             Request::Status {} => serde_json::to_value(self.status()?),
-            Request::SnapshotCreate { name, whole, app } => {
-                let wish = Wish { name: name.as_deref().unwrap_or(DEFAULT_NAME), whole, app };
+            Request::SnapshotCreate { name, whole, app, backup } => {
+                let target = backup.map(|backup| self.target(&backup.export, &backup.target)).transpose()?;
+                let wish = Wish { name: name.as_deref().unwrap_or(DEFAULT_NAME), whole, app, target };
                 serde_json::to_value(self.snapshots.create(&self.sources(), &wish)?.status())
             }
             Request::SnapshotList {} => {
@@ -121,7 +122,10 @@ impl Answers for Served {
             }
             Request::SnapshotCommit { name, id, keep, backup } => {
                 let which = Which { name: name.as_deref(), id: id.as_deref() };
-                let backup = backup.map(|backup| self.backup(&backup)).transpose()?;
+                let completed = |Completed { export, target, audited }| {
+                    self.target(&export, &target).map(|target| Backup { target, audited })
+                };
+                let backup = backup.map(completed).transpose()?;
                 serde_json::to_value(self.snapshots.commit(&self.sources(), which, keep, backup.as_ref())?)
             }
             Request::SnapshotAbort { name, id } => {

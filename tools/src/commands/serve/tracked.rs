@@ -160,7 +160,7 @@ mod tests {
         (tracked, snapshots)
     }
 
-    const NOW: snapshot::Wish<'static> = snapshot::Wish { name: "now", whole: true, app: false };
+    const NOW: snapshot::Wish<'static> = snapshot::Wish { name: "now", whole: true, app: false, target: None };
 
     #[test]
     fn a_write_that_finds_no_room_has_that_of_scratch() {

@@ -21,12 +21,16 @@ pub fn run(args: &Watch, wait: Duration, output: Output) -> Result<Exit> {
     let mut source = Source::open(&args.place, wait, output)?;
     let moves = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
     let whole_screen = moves && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
-    if whole_screen && !output.is_json() && args.count.is_none() {
-        screen::show(&mut source, args.interval())?;
+    let shown = if whole_screen && !output.is_json() && args.count.is_none() {
+        screen::show(&mut source, args.interval())
     } else {
-        lines(&mut source, args, output)?;
+        lines(&mut source, args, output)
+    };
+    match shown {
+        // A look that a signal has ended.
+        Err(failure) if failure.exit != Exit::Interrupted => Err(failure),
+        _ => Ok(Exit::Fine),
     }
-    Ok(Exit::Fine)
 }
 
 /// Prints a line for each disk at each look; a list of objects as JSON.
