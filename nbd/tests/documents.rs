@@ -88,7 +88,9 @@ fn the_limits_are_those_of_the_code() {
     assert_eq!(dirtymap_nbd::ServerOptions::default().connections, 64);
     assert_eq!(dirtymap_nbd::Extents::MOST, 32768);
     let text = read("../docs/nbd.md");
-    for said in ["16 requests and 64 MiB", "64 connections", "up to 32 MiB", "32768 extents", "512 KiB for each"] {
+    for said in
+        ["16 requests and 64 MiB", "64 connections", "up to 32 MiB", "32768 extents", "1 MiB for each `BLOCK_STATUS`"]
+    {
         assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(said), "{said}");
     }
 }

@@ -31,8 +31,8 @@ pub struct FileBackend {
     data: [AtomicU64; 2],
 }
 
-/// Zeroes are written so many at once where the file system has no better way.
-const ZEROES: usize = 1 << 20;
+/// Zeroes as they are written where the file system has no better way.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 impl FileBackend {
     /// Opens a file, for writing too or not. It has to have its size already.
@@ -181,12 +181,11 @@ impl Backend for FileBackend {
             if how.fast {
                 return Err(Failure::new(Errno::NotSupported, "the file system has no quick way to zeroes"));
             }
-            let zeroes = vec![0; ZEROES.min(length as usize)];
             let mut at = offset;
             while at < offset + length {
-                let piece = zeroes.len().min((offset + length - at) as usize);
-                self.put(&zeroes[..piece], at)?;
-                at += piece as u64;
+                let piece = (offset + length - at).min(ZEROES.len() as u64);
+                self.put(&ZEROES[..piece as usize], at)?;
+                at += piece;
             }
         }
         self.sync_if(how.fua)

@@ -25,8 +25,8 @@ pub struct Limits {
     pub payload: u32,
     /// Bytes that the data of all requests under way may take together; raised to `payload` if it is less.
     ///
-    /// A connection has no more than this, one reply of extents for each thread (512 KiB for each context), and less than
-    /// 128 KiB.
+    /// A connection has no more than this; for each thread the extents of one context (1 MiB) or the chunks of one read (64
+    /// KiB); and less than 128 KiB.
     pub memory: usize,
     /// How long the handshake may take in all.
     pub handshake: Duration,

@@ -1,7 +1,7 @@
 //! How answers are sent: each whole, before another one begins, and short ones together if more come soon.
 //!
-//! Invariant kept here: nothing is marked as the end of a reply that an error could still follow; all data is there before
-//! the first byte of a reply is sent. What waits for more answers has a fixed size, and [`Replies::flush`] sends it.
+//! Invariant kept here: nothing is marked as the end of a reply that an error could still follow; all data of a read is there
+//! before the first byte of its reply is sent. What waits for more answers has a fixed size, and [`Replies::flush`] sends it.
 
 use crate::codec::values::{chunk, command};
 use crate::codec::{ErrorChunk, HoleChunk, Mode, ReplyHeader, Request, StatusChunk};
@@ -104,7 +104,10 @@ impl<'a> Replies<'a> {
             return self.send(&[IoSlice::new(&head), IoSlice::new(data)], more);
         }
         // The heads of all chunks, and for each where it ends and what data follows it.
-        let mut pieces = Vec::new();
+        const CHUNK: usize = 44;
+        let most = 2 * holes.len() + 1;
+        head.reserve_exact(most * CHUNK);
+        let mut pieces = Vec::with_capacity(most);
         let mut at = of.offset;
         for hole in holes.iter().cloned().chain(std::iter::once(end..end)) {
             if at < hole.start {

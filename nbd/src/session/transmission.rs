@@ -62,6 +62,10 @@ const WORTH_A_HELPER: u64 = 32 << 10;
 const SHORTEST_HOLE: u64 = 4096;
 /// Shorter reads are not worth asking for holes.
 const SHORTEST_READ_WITH_HOLES: u64 = 32 << 10;
+/// Holes of one answer at most: what bounds the memory for its chunks. What is behind the last one is sent as data.
+const MOST_HOLES: usize = 128;
+/// Bytes of which holes are asked at once: what bounds the list of a backend.
+const HOLES_AT_ONCE: u64 = 1 << 20;
 /// Longest payload that is neither a write's nor chooses contexts; a longer one ends the session.
 const MOST_CHOSEN: u64 = 64 << 10;
 
@@ -232,10 +236,7 @@ impl<'a> Transmission<'a> {
         let sent = match done {
             Ok(Answer::Done) => self.replies.done(request, more),
             Ok(Answer::Data(holes)) => self.replies.data(request, &job.data, &holes, more),
-            Ok(Answer::Status(lists)) => {
-                let last = lists.len() - 1;
-                lists.iter().enumerate().try_for_each(|(i, list)| self.replies.status(request, list, i == last))
-            }
+            Ok(Answer::Status { length, contexts }) => self.tell(request, length, &contexts),
             Err(failure) => self.replies.failed(request, &failure, more),
         };
         if let Err(e) = sent {
@@ -269,11 +270,7 @@ impl<'a> Transmission<'a> {
     fn read(&self, request: &Request, into: &mut [u8]) -> Result<Answer, Failure> {
         let Request { flags, offset, length, .. } = *request;
         let whole = self.agreed.mode == Mode::Simple || flags & flag::DF != 0 || length < SHORTEST_READ_WITH_HOLES;
-        let holes = if whole {
-            Vec::new()
-        } else {
-            worthwhile(self.agreed.backend.holes(offset..offset + length), offset, length)
-        };
+        let holes = if whole { Vec::new() } else { self.holes(offset..offset + length) };
         let mut at = offset;
         for hole in holes.iter().cloned().chain(std::iter::once(offset + length..offset + length)) {
             if at < hole.start {
@@ -285,8 +282,25 @@ impl<'a> Transmission<'a> {
         Ok(Answer::Data(holes))
     }
 
+    /// The holes of a read that are worth a chunk of their own, as many as an answer may have.
+    fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let mut at = range.start;
+        while at < range.end && found.len() < MOST_HOLES {
+            let piece = at..range.end.min(at + HOLES_AT_ONCE);
+            at = piece.end;
+            for hole in worthwhile(self.agreed.backend.holes(piece.clone()), piece) {
+                match found.last_mut().filter(|last| last.end == hole.start) {
+                    Some(last) => last.end = hole.end,
+                    None => found.push(hole),
+                }
+            }
+        }
+        found.truncate(MOST_HOLES);
+        found
+    }
+
     fn status(&self, request: &Request, payload: &[u8]) -> Result<Answer, Failure> {
-        let one = request.flags & flag::REQ_ONE != 0;
         let (length, contexts) = if request.flags & flag::PAYLOAD_LEN != 0 {
             let payload = StatusPayload::parse(payload).map_err(|e| Failure::invalid(e.0))?;
             rules::check_range(request, payload.length, &self.agreed)?;
@@ -306,17 +320,27 @@ impl<'a> Transmission<'a> {
         if length == 0 {
             return Err(Failure::invalid("the state of no bytes"));
         }
-        let mut lists = Vec::with_capacity(contexts.len());
-        for context in contexts {
+        Ok(Answer::Status { length, contexts })
+    }
+
+    /// Tells the states of each context, before the next one is asked for: there is one list at a time. An error ends the reply.
+    fn tell(&self, request: &Request, length: u64, contexts: &[u32]) -> io::Result<()> {
+        let one = request.flags & flag::REQ_ONE != 0;
+        for (i, &context) in contexts.iter().enumerate() {
             let mut extents = Extents::new(length, one);
-            self.agreed.backend.block_status(context as usize, request.offset, length, &mut extents)?;
+            let told = self.agreed.backend.block_status(context as usize, request.offset, length, &mut extents);
             let extents = extents.into_list();
-            if extents.is_empty() {
-                return Err(Failure::new(crate::Errno::Io, "the export did not say the state"));
-            }
-            lists.push(StatusChunk { context, extents });
+            let failure = match told {
+                Ok(()) if !extents.is_empty() => {
+                    self.replies.status(request, &StatusChunk { context, extents }, i + 1 == contexts.len())?;
+                    continue;
+                }
+                Ok(()) => Failure::new(crate::Errno::Io, "the export did not say the state"),
+                Err(failure) => failure,
+            };
+            return self.replies.failed(request, &failure, false);
         }
-        Ok(Answer::Status(lists))
+        Ok(())
     }
 }
 
@@ -325,20 +349,22 @@ enum Answer {
     Done,
     /// What was read is in the request's buffer, but for these holes.
     Data(Vec<Range<u64>>),
-    /// For each context.
-    Status(Vec<StatusChunk>),
+    /// The states of so many bytes, for each context.
+    Status {
+        length: u64,
+        contexts: Vec<u32>,
+    },
 }
 
-/// The holes inside of a read that are worth a chunk of their own. What a backend says wrongly is left out.
-fn worthwhile(holes: Vec<Range<u64>>, offset: u64, length: u64) -> Vec<Range<u64>> {
-    let mut from = offset;
-    let cut = holes.into_iter().filter_map(|hole| {
-        let hole = hole.start.max(from)..hole.end.min(offset + length);
+/// The holes inside of a range that are long enough. What a backend says wrongly is left out.
+fn worthwhile(holes: Vec<Range<u64>>, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut from = range.start;
+    holes.into_iter().filter_map(move |hole| {
+        let hole = hole.start.max(from)..hole.end.min(range.end);
         let worth = hole.start < hole.end && hole.end - hole.start >= SHORTEST_HOLE;
         worth.then(|| {
             from = hole.end;
             hole
         })
-    });
-    cut.collect()
+    })
 }
