@@ -305,6 +305,29 @@ fn what_does_not_read_back_as_it_was_copied_is_no_member() {
     world.check_settled();
 }
 
+/// Once the set has forgotten what was begun, nothing is frozen that could be taken for an operator's.
+#[test]
+fn a_backup_that_fails_and_is_killed_while_it_gives_up_is_made_up_for() {
+    let world = World::new();
+    world.keep(|_| ());
+    world.write(2 * GRANULE, b"new");
+    let left = world.at_each_step(|| {
+        let mut copy = AT_STEP.take();
+        spoil("written", world.image(), 2 * GRANULE + 70);
+        let mut change = AT_STEP.take();
+        let both = move |step| [&mut copy, &mut change].into_iter().flatten().for_each(|work| work(step));
+        AT_STEP.set(Some(Box::new(both)));
+        world.back_up(&world.args(&world.image())).expect_err("the image is another one");
+    });
+    assert_eq!(names(&left), ["begun", "frozen", "written", "forgotten"]);
+    for (step, left) in &left {
+        let mut args = left.args(&world.image());
+        args.how.frozen = true;
+        assert_eq!(left.back_up(&args).expect_err(step).kind, "no-checkpoint", "{step}");
+        go_on(&world, left, step);
+    }
+}
+
 /// One that fails takes the others with it. What an earlier kill has left of one that was not begun stays to be settled.
 #[test]
 fn if_one_of_several_does_not_read_back_none_becomes_a_backup() {

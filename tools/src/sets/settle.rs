@@ -22,6 +22,7 @@ impl Folder {
         self.settle_files()?;
         if self.set.begun.take().is_some() {
             self.save()?;
+            step("forgotten");
         }
         Ok(())
     }
