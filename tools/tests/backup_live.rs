@@ -6,6 +6,9 @@ use common::live::{GRANULES, Place, SIZE, takes_over, until};
 use common::live_backup::{Held, back_up, command, content, mirror, nothing_is_left, target, targets, uri, write};
 use common::serving::{Control, Server};
 use common::{Dir, GRANULE, Ran, areas, pattern, run};
+use dirtymap::format::GATE_LOCK;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_WRLCK, SEEK_SET, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::PathBuf;
@@ -36,6 +39,31 @@ fn the_first_is_full_and_the_next_copy_what_was_written() {
     assert_eq!((&done["full"], &done["bytes_copied"]), (&false.into(), &GRANULE.into()));
     let members = fs::read_dir(place.dir.path("")).expect("list").map(|e| e.expect("an entry").file_name());
     assert!(members.into_iter().all(|name| !name.to_string_lossy().starts_with("dirtymap-")), "scratch is left");
+}
+
+/// The map is opened for reading alone while the server freezes, by when somebody else may be about to open it.
+#[test]
+fn a_backup_waits_for_a_map_that_another_program_is_opening() {
+    let place = Place::new();
+    let _server = place.start(&[]).expect("a server");
+    let (begun, goes_on) = (place.dir.path("begun"), place.dir.path("goes-on"));
+    let hook = format!("touch {}; while ! test -e {}; do sleep 0.01; done", begun.display(), goes_on.display());
+    let target = target(&place);
+    let more = [target.to_str().expect("text"), "--wait", "60", "--pre-hook", &hook];
+    let mut child = command(&place, &more).spawn().expect("run dirtymap");
+    until("the hook", || begun.exists().then_some(()));
+    let map = fs::File::options().read(true).write(true).open(place.map()).expect("open");
+    let gate =
+        flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: GATE_LOCK as i64, l_len: 1, l_pid: 0 };
+    fcntl(&map, FcntlArg::F_OFD_SETLK(&gate)).expect("lock");
+    fs::write(goes_on, "").expect("write");
+    // The library itself waits for 5 seconds.
+    let held = std::time::Instant::now();
+    while held.elapsed().as_secs() < 7 && child.try_wait().expect("look").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    drop(map);
+    Ran::from(child.wait_with_output().expect("wait")).exits(0);
 }
 
 #[test]

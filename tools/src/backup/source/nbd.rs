@@ -19,7 +19,7 @@ use crate::snapshot::{SnapshotList, SnapshotStatus};
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use dirtymap::checkpoint::{Checkpoint, CheckpointState};
-use dirtymap::{DirtyMap, Error, ImageStamp, Options, ReadMap, Uuid, info::Info, iter::Cursor};
+use dirtymap::{DirtyMap, Error, ImageStamp, ReadMap, Uuid, info::Info, iter::Cursor};
 use dirtymap_cli::shown::shown;
 use dirtymap_nbd::client::{Address, Uri};
 use std::cell::Cell;
@@ -113,7 +113,7 @@ impl<'a> NbdSource<'a> {
     ) -> Result<Checkpoint> {
         // Whoever has it open for writing keeps the server from freezing.
         let before = known(map)?;
-        let read_only = Options::new().read_only(true).open(self.map())?;
+        let (read_only, _) = open::for_reading(&self.map(), self.wait, self.output.without_notes())?;
         std::mem::replace(map, read_only).close()?;
         let app = self.args.how.consistency == Some(Consistency::App);
         let backup = target.map(|target| Intended { export: self.disk.export.clone(), target: Stamp::new(target) });
