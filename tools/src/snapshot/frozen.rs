@@ -456,11 +456,6 @@ impl Frozen {
         }
     }
 
-    /// Syncs the image: a backup of it counts only then.
-    pub fn sync_image(&self) -> io::Result<()> {
-        self.image.sync_data()
-    }
-
     /// Bytes of scratch.
     pub fn used(&self) -> u64 {
         self.used.load(SeqCst)

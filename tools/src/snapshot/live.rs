@@ -1,17 +1,17 @@
-//! Creating, committing and aborting a snapshot, and taking one over from a server that is dead.
+//! Creating, committing and aborting a snapshot.
 //!
-//! Invariant kept here: copying is on before a freeze looks at anything, and off after the map has said NORMAL. A snapshot
-//! is served only if every byte of it is known to be as it was frozen; one that is not is aborted.
+//! Invariant kept here: copying is on before a freeze looks at anything, and off after the map has said NORMAL. A commit that
+//! succeeds is one that this server has made, with what was asked for.
 
 use super::era::{Entered, Eras};
 use super::format::{Header, Identity, MAX_NAME, State, block_of, boot, changed};
 use super::frozen::Frozen;
-use super::scratch::{Scratch, paths, remove};
+use super::scratch::Scratch;
 use super::shot::{Snapshot, SnapshotStatus};
 use super::steps::{Rule, Step, at, keeps};
+use super::syncs::Syncs;
 use super::trust;
 use crate::exit::{Failure, Result};
-use dirtymap::checkpoint::{Checkpoint, CheckpointState};
 use dirtymap::{DirtyMap, Error, ImageStamp, ReadMap, Uuid};
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,30 +19,29 @@ use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 /// The snapshots of a server, of which there is one at a time.
 #[derive(Default)]
 pub struct Snapshots {
-    eras: Eras,
+    pub(super) eras: Eras,
     /// Where scratch is; none is made without it.
     scratch: Option<PathBuf>,
-    limit: Option<u64>,
+    pub(super) limit: Option<u64>,
     /// One is made or ended at a time.
     control: Mutex<()>,
-    /// Held, shared, from before an image is synced until it is known here how that ended.
-    syncing: RwLock<()>,
     /// A sync has failed.
     sync_failed: AtomicBool,
-    /// The last one that was committed, for a caller that did not get the answer.
-    committed: Mutex<Option<SnapshotStatus>>,
+    /// The last one that was committed, and how, for a caller that did not get the answer.
+    committed: Mutex<Option<(SnapshotStatus, Asked)>>,
 }
 
 /// A disk of the server.
 pub struct Source<'a> {
     pub map: &'a DirtyMap,
     pub image: &'a File,
+    pub syncs: &'a Syncs,
 }
 
 /// What is asked for.
@@ -57,11 +56,18 @@ pub struct Wish<'a> {
 }
 
 /// A backup of a snapshot of one disk, as its map records it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backup {
     pub target: ImageStamp,
     /// Clean granules that were compared in disk and target, and were equal.
     pub audited: u64,
+}
+
+/// What a commit is to do: keep the name in the maps, and record a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub keep: bool,
+    pub backup: Option<Backup>,
 }
 
 /// Which snapshot is meant: of all that is given both must be right.
@@ -110,32 +116,36 @@ impl Snapshots {
         self.eras.snapshot().filter(|snapshot| snapshot.is_served())
     }
 
-    /// Has an image synced. What that fails to write the kernel tells once, so it is remembered: no snapshot is made or
-    /// committed any more, and everything of that disk is dirty.
+    /// The syncs of an image, with what an earlier server has left to be told of them.
+    pub fn syncs(&self, map: &DirtyMap) -> Result<Syncs> {
+        let Some(dir) = &self.scratch else { return Ok(Syncs::default()) };
+        Syncs::new(dir, map.info()?.uuid).map_err(|e| Failure::io(dir.display(), &e))
+    }
+
+    /// Has an image synced. What that fails to write the kernel tells once, so it is remembered: each client is told, no
+    /// snapshot is made or committed any more, and everything of that disk is dirty.
     pub fn sync<E>(
         &self,
         disk: usize,
         map: &DirtyMap,
+        syncs: &Syncs,
         sync: impl FnOnce() -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let _syncing = self.syncing.read().unwrap_or_else(PoisonError::into_inner);
-        let done = sync();
-        if done.is_err() {
-            self.sync_failed.store(true, SeqCst);
-            // If that fails as well, snapshots are refused all the same.
-            let _ = map.set_all();
-            if let Some(snapshot) = self.eras.snapshot() {
-                let _ = snapshot.disks[disk].break_off("a sync of the image failed".into(), map);
-            }
-        }
-        done
+        syncs.run(sync, || self.sync_failed(disk, map))
     }
 
-    /// An error if a sync of an image has failed, also one that is under way now.
-    fn all_synced(&self) -> Result<()> {
-        if keeps(Rule::WaitForSyncs) {
-            drop(self.syncing.write().unwrap_or_else(PoisonError::into_inner));
+    /// A sync of an image has failed, or may have.
+    pub(super) fn sync_failed(&self, disk: usize, map: &DirtyMap) {
+        self.sync_failed.store(true, SeqCst);
+        // If that fails as well, snapshots are refused all the same.
+        let _ = map.set_all();
+        if let Some(snapshot) = self.eras.snapshot() {
+            let _ = snapshot.disks[disk].break_off("a sync of the image failed".into(), map);
         }
+    }
+
+    /// An error if a sync of an image has failed.
+    pub(super) fn all_synced(&self) -> Result<()> {
         if self.sync_failed.load(SeqCst) {
             let message = "a sync of an image has failed, so what its disk has is not known, and everything counts as dirty; \
                            look after the disk, and start the server again";
@@ -144,21 +154,31 @@ impl Snapshots {
         Ok(())
     }
 
-    /// An image has no room, which scratch may have taken: ends what can be read, for the guest. Whether it did.
-    pub fn give_room(&self) -> bool {
-        let snapshot = self.eras.snapshot().filter(|snapshot| snapshot.why_broken().is_none());
-        snapshot.is_some_and(|snapshot| snapshot.disks.iter().all(|frozen| frozen.give_room().is_ok()))
+    /// An image has no room, which scratch may have taken: ends what can be read, for the guest. Whether a write may find room
+    /// now: also if that was done for another one, or the snapshot is gone that the write has entered.
+    pub fn give_room(&self, writer: &Writer) -> bool {
+        let Some(snapshot) = self.eras.snapshot() else { return writer.0.snapshot.is_some() };
+        let room = |frozen: &Frozen| frozen.is_broken() || frozen.give_room().is_ok();
+        // That of all, also if one has none to give.
+        snapshot.disks.iter().filter(|frozen| !room(frozen)).count() == 0
     }
 
     fn control(&self) -> MutexGuard<'_, ()> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn committed(&self) -> MutexGuard<'_, Option<SnapshotStatus>> {
+    pub(super) fn committed(&self) -> MutexGuard<'_, Option<(SnapshotStatus, Asked)>> {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dir(&self) -> Result<&PathBuf> {
+    /// Looks whether the snapshot has its checkpoints still; without them it is broken.
+    pub fn look(&self, disks: &[Source<'_>]) {
+        if let Some(snapshot) = self.snapshot() {
+            (0..).zip(disks).for_each(|(place, disk)| drop(snapshot.is_there(place, disk.map)));
+        }
+    }
+
+    pub(super) fn dir(&self) -> Result<&PathBuf> {
         self.scratch.as_ref().ok_or_else(|| Failure::new("read-only", "a server that is read-only makes no snapshots"))
     }
 
@@ -167,6 +187,7 @@ impl Snapshots {
         let _control = self.control();
         check_name(wish.name)?;
         self.all_synced()?;
+        self.look(disks);
         if let Some(old) = self.eras.snapshot() {
             if old.is_served() && old.why_broken().is_none() {
                 let message = format!("snapshot {:?} is there; commit or abort it first", old.name);
@@ -234,6 +255,7 @@ impl Snapshots {
             created,
             disks: disks.iter().map(make).collect::<Result<_>>()?,
             served: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             committing: OnceLock::new(),
         })
@@ -257,13 +279,13 @@ impl Snapshots {
         backup: Option<&Backup>,
     ) -> Result<SnapshotStatus> {
         let _control = self.control();
-        let last = || self.committed().clone().filter(|last| which.id == Some(&last.id));
+        let asked = Asked { keep, backup: backup.copied() };
         let snapshot = match self.which(which) {
-            Err(none) => return last().ok_or(none),
+            Err(none) => return self.committed_before(which, &asked).unwrap_or(Err(none)),
             found => found?,
         };
         if snapshot.committing.get().is_none() {
-            self.may_commit(disks, &snapshot)?;
+            self.may_commit(disks, &snapshot, &asked)?;
             if !keeps(Rule::NormalThenOff) {
                 self.end(&snapshot);
             }
@@ -272,27 +294,31 @@ impl Snapshots {
                 let _ = snapshot.committing.set(keep);
             }
         }
-        let keep = match snapshot.committing.get() {
-            Some(&keep) => {
-                for frozen in &snapshot.disks {
-                    frozen.scratch.set_committing(keep).map_err(|e| forward(Failure::io("scratch", &e)))?;
-                }
-                at(Step::CommittingWritten);
-                keep
+        if let Some(&keep) = snapshot.committing.get() {
+            if keep != asked.keep {
+                let how = if keep { "with its name kept" } else { "without its name kept" };
+                let message = format!("snapshot {:?} is being committed {how}; commit it again so", snapshot.name);
+                return Err(Failure::new("snapshot-committing", message));
             }
-            None => keep,
-        };
+            for frozen in &snapshot.disks {
+                frozen.scratch.set_committing(keep).map_err(|e| forward(Failure::io("scratch", &e)))?;
+            }
+            at(Step::CommittingWritten);
+        }
+        snapshot.ending.store(true, SeqCst);
+        let mut gone = None;
         for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
             let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
-            let committed = match backup {
-                Some(Backup { target, audited }) => disk.map.commit_backup(uuid, keep, target, *audited),
-                None => disk.map.commit_checkpoint(uuid, keep),
+            let committed = match &asked.backup {
+                Some(Backup { target, audited }) => disk.map.commit_backup(uuid, asked.keep, target, *audited),
+                None => disk.map.commit_checkpoint(uuid, asked.keep),
             };
             match committed {
-                Ok(()) => {}
-                // Somebody has given it up meanwhile: what it had frozen is dirty, which forgets nothing.
-                Err(Error::NoCheckpoint { .. }) if snapshot.committing.get().is_some() => {}
-                Err(e @ Error::NoCheckpoint { .. }) => return Err(self.dropped(disks, &snapshot, e.into())),
+                // Also of one that another program has committed just now.
+                Ok(()) | Err(Error::NoCheckpoint { .. }) => {
+                    let not_ours = is_ours(disk.map, uuid, &snapshot.name, &asked, true).err();
+                    gone = gone.or(not_ours);
+                }
                 Err(e) if snapshot.committing.get().is_some() => return Err(forward(e.into())),
                 Err(e) => return Err(e.into()),
             }
@@ -301,32 +327,47 @@ impl Snapshots {
         at(Step::Committed);
         self.end(&snapshot);
         remove_files(&snapshot);
+        if let Some(gone) = gone {
+            return Err(gone);
+        }
         let status = snapshot.status();
-        *self.committed() = Some(status.clone());
+        *self.committed() = Some((status.clone(), asked));
         Ok(status)
     }
 
-    /// Whether what the backup has read is right and durable, and all checkpoints are there.
-    fn may_commit(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
+    /// The answer to who asks again for the commit of the last one.
+    fn committed_before(&self, which: Which<'_>, asked: &Asked) -> Option<Result<SnapshotStatus>> {
+        let (last, how) = self.committed().clone().filter(|(last, _)| which.id == Some(&last.id))?;
+        let message =
+            || format!("snapshot {} was committed, but not as it is asked for now: another backup, or name", last.id);
+        Some(if how == *asked { Ok(last) } else { Err(Failure::new("no-snapshot", message())) })
+    }
+
+    /// Whether what the backup has read is right and durable, and all checkpoints are there, or were committed by a try of
+    /// which nobody could tell how it had ended.
+    fn may_commit(&self, disks: &[Source<'_>], snapshot: &Snapshot, asked: &Asked) -> Result<()> {
         for (place, (disk, frozen)) in disks.iter().zip(&snapshot.disks).enumerate() {
             if let Err(e) = frozen.is_whole() {
                 let _ = frozen.break_off(e.to_string(), disk.map);
             }
-            let _ = self.sync(place, disk.map, || frozen.sync_image());
+            let _ = self.sync(place, disk.map, disk.syncs, || disk.image.sync_data());
         }
-        at(Step::ImageSynced);
         self.all_synced()?;
         if let Some(why) = snapshot.why_broken() {
             return Err(Failure::new("snapshot-broken", format!("snapshot {:?} is broken: {why}", snapshot.name)));
         }
         for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
             let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
-            let frozen = disk.map.frozen_set(uuid).map(drop);
-            if let Err(e @ Error::NoCheckpoint { .. }) = frozen {
-                return Err(self.dropped(disks, snapshot, e.into()));
+            match disk.map.frozen_set(uuid) {
+                Err(Error::NoCheckpoint { .. }) => {
+                    let tried = snapshot.ending.load(SeqCst);
+                    let ours = is_ours(disk.map, uuid, &snapshot.name, asked, tried);
+                    ours.map_err(|not_ours| self.dropped(disks, snapshot, not_ours))?;
+                }
+                frozen => drop(frozen?),
             }
-            frozen?;
         }
+        at(Step::ImageSynced);
         Ok(())
     }
 
@@ -355,6 +396,7 @@ impl Snapshots {
         if !keeps(Rule::NormalThenOff) {
             self.end(snapshot);
         }
+        snapshot.ending.store(true, SeqCst);
         for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
             if let Some(uuid) = frozen.checkpoint() {
                 abort_checkpoint(disk.map, uuid)?;
@@ -374,165 +416,57 @@ impl Snapshots {
         at(Step::CopyingOff);
     }
 
-    /// Goes on with the snapshot that a server has left, or drops it. Before any writer comes, and before anything has
-    /// synced the images. Returns what was done about it, for people.
-    pub fn take_over(&self, disks: &[Source<'_>]) -> Result<Option<String>> {
-        let dir = self.dir()?;
-        let outstanding = |disk: &Source<'_>| -> Result<Option<Checkpoint>> {
-            Ok(disk.map.checkpoint()?.filter(|checkpoint| checkpoint.snapshot))
-        };
-        let checkpoints = disks.iter().map(outstanding).collect::<Result<Vec<_>>>()?;
-        let uuids = disks.iter().map(|disk| Ok(disk.map.info()?.uuid)).collect::<Result<Vec<Uuid>>>()?;
-        if let Some(said) = self.go_forward(disks, &checkpoints, &uuids)? {
-            return Ok(Some(said));
-        }
-        let why = match self.found(disks, &checkpoints, &uuids) {
-            Ok(snapshot) => {
-                let said = format!("going on with snapshot {:?}", snapshot.name);
-                self.eras.begin(Some(Arc::new(snapshot)));
-                at(Step::TakenOver);
-                return Ok(Some(said));
-            }
-            Err(why) => why,
-        };
-        let mut dropped = false;
-        for ((disk, checkpoint), uuid) in disks.iter().zip(&checkpoints).zip(&uuids) {
-            if let Some(checkpoint) = checkpoint.as_ref().filter(|_| keeps(Rule::AbortOwn)) {
-                abort_checkpoint(disk.map, checkpoint.uuid)?;
-                dropped = true;
-            }
-            at(Step::Aborted);
-            let paths = paths(dir, *uuid);
-            remove(&paths).map_err(|e| Failure::io(format_args!("{}: remove", paths[0].display()), &e))?;
-        }
-        Ok(dropped.then(|| format!("a snapshot was dropped, and what it had frozen is dirty again: {why}")))
-    }
-
-    /// Ends the commit of several disks that a server has begun; what was done about it, for people.
-    fn go_forward(
-        &self,
-        disks: &[Source<'_>],
-        checkpoints: &[Option<Checkpoint>],
-        uuids: &[Uuid],
-    ) -> Result<Option<String>> {
-        let dir = self.dir()?;
-        let headers: Vec<_> =
-            uuids.iter().map(|uuid| Scratch::open(dir, *uuid).map(|scratch| scratch.header())).collect();
-        let begun = headers.iter().flatten().find(|header| header.state.committing().is_some());
-        let Some(begun) = begun else { return Ok(None) };
-        let (id, keep) = (begun.id, begun.state == State::Keeping);
-        for ((disk, checkpoint), header) in disks.iter().zip(checkpoints).zip(&headers) {
-            let of_it = |header: &&Header| header.id == id;
-            let (Some(header), Some(checkpoint)) = (header.as_ref().filter(of_it), checkpoint) else { continue };
-            if header.checkpoint == checkpoint.uuid && checkpoint.state == CheckpointState::Frozen {
-                disk.map.commit_checkpoint(checkpoint.uuid, keep)?;
-            } else {
-                abort_checkpoint(disk.map, checkpoint.uuid)?;
-            }
-            at(Step::DiskCommitted);
-        }
-        for uuid in uuids {
-            let paths = paths(dir, *uuid);
-            remove(&paths).map_err(|e| Failure::io(format_args!("{}: remove", paths[0].display()), &e))?;
-        }
-        *self.committed() = Some(SnapshotStatus::of_header(begun, disks.len()));
-        Ok(Some(format!("the commit of snapshot {id}, which a server had begun, is complete")))
-    }
-
-    /// Asks the kernel about failed write-back of all files. It tells once: so the headers say first that it is being asked.
-    fn ask(&self, disks: &[Source<'_>], found: &[(Scratch, Header, Uuid)]) -> std::result::Result<(), String> {
-        let failed = |e: io::Error| format!("not everything that was written is there: {e}");
-        for (scratch, _, _) in found {
-            scratch.update(|header| header.state = State::Asking).map_err(failed)?;
-        }
-        at(Step::AskingWritten);
-        // Of an image as any other sync: the kernel tells once, so that all has to be dirty then.
-        for (place, ((scratch, _, _), disk)) in found.iter().zip(disks).enumerate() {
-            self.sync(place, disk.map, || disk.image.sync_data()).and_then(|()| scratch.ask()).map_err(failed)?;
-        }
-        at(Step::Asked);
-        for (scratch, _, _) in found {
-            scratch.update(|header| (header.state, header.left) = (State::Ready, 0)).map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    /// What can be served of what was left; else why not.
-    fn found(
-        &self,
-        disks: &[Source<'_>],
-        checkpoints: &[Option<Checkpoint>],
-        uuids: &[Uuid],
-    ) -> std::result::Result<Snapshot, String> {
-        let dir = self.dir().map_err(|e| e.to_string())?;
-        let mut found = Vec::new();
-        for ((disk, checkpoint), uuid) in disks.iter().zip(checkpoints).zip(uuids) {
-            let checkpoint = checkpoint.as_ref().ok_or("no snapshot is frozen")?;
-            let scratch = Scratch::open(dir, *uuid).ok_or("its files are gone")?;
-            let header = scratch.header();
-            belongs(disk, checkpoint, &header)?;
-            let same = scratch.is_of(disk.image, &header).map_err(|e| e.to_string())?;
-            if !same && keeps(Rule::CompareEvidence) {
-                return Err("the machine was started, or a file system mounted, or a file replaced since".into());
-            }
-            found.push((scratch, header, checkpoint.uuid));
-        }
-        let (id, count) = found.first().map_or((Uuid::NIL, 0), |(_, header, _)| (header.id, header.disks as usize));
-        if found.iter().any(|(_, header, _)| header.id != id) || count != disks.len() {
-            return Err("it was not of the same disks".into());
-        }
-        self.ask(disks, &found)?;
-        let mut frozen = Vec::new();
-        for ((scratch, header, checkpoint), disk) in found.into_iter().zip(disks) {
-            let image = disk.image.try_clone().map_err(|e| e.to_string())?;
-            let disk_of = Frozen::new(scratch, image, disk.map.len(), self.limit);
-            if !disk_of.load().map_err(|e| e.to_string())? {
-                return Err("an entry of its index makes no sense".into());
-            }
-            disk_of.set_checkpoint(checkpoint);
-            know(disk.map, &disk_of, header.whole).map_err(|e| e.to_string())?;
-            frozen.push((disk_of, header));
-        }
-        let header = frozen.first().map(|(_, header)| header.clone()).ok_or("there are no disks")?;
-        Ok(Snapshot {
-            id: header.id,
-            name: header.name,
-            whole: header.whole,
-            app: header.app,
-            created: header.created,
-            disks: frozen.into_iter().map(|(frozen, _)| frozen).collect(),
-            served: AtomicBool::new(true),
-            ended: AtomicBool::new(false),
-            committing: OnceLock::new(),
-        })
-    }
-
-    /// The server stops in good order, and no writer is left: a snapshot stays for the next one.
+    /// The server stops in good order, and no client is left: images are synced, and a snapshot stays for the next server.
     pub fn stop(&self, disks: &[Source<'_>]) -> Result<()> {
         let _control = self.control();
+        if self.scratch.is_none() {
+            return Ok(());
+        }
+        let mut failed = None;
+        for (place, disk) in disks.iter().enumerate() {
+            // What this fails with, the sync before the map is closed is not told any more.
+            if let Err(e) = self.sync(place, disk.map, disk.syncs, || disk.image.sync_data()) {
+                failed.get_or_insert(Failure::io(format_args!("{}: sync its image", disk.map.path().display()), &e));
+            }
+            disk.syncs.stop();
+        }
         // One that is being committed is for the next server to end.
         let going = self.eras.snapshot().filter(|snapshot| snapshot.committing.get().is_none());
-        let Some(snapshot) = going else { return Ok(()) };
-        let mut failed = None;
-        for (place, (disk, frozen)) in disks.iter().zip(&snapshot.disks).enumerate() {
-            // What this fails with, the sync before the map is closed is not told any more.
-            if let Err(e) = self.sync(place, disk.map, || frozen.sync_image()) {
-                failed.get_or_insert(Failure::io(format_args!("{}: sync its image", disk.map.path().display()), &e));
-                continue;
-            }
+        match (going, failed) {
+            (Some(snapshot), None) => self.leave(disks, &snapshot),
+            (Some(snapshot), Some(failure)) => Err(self.dropped(disks, &snapshot, failure)),
+            (None, failed) => failed.map_or(Ok(()), Err),
+        }
+    }
+
+    /// Leaves a snapshot to the next server, or drops one that is not to be had any more.
+    fn leave(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
+        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
             let left = stays(disk.image).and_then(|left| frozen.scratch.update(|header| header.left = left));
             if let Err(e) = left {
                 let _ = frozen.break_off(e.to_string(), disk.map);
             }
         }
-        if let Some(failure) = failed {
-            return Err(self.dropped(disks, &snapshot, failure));
-        }
         if !snapshot.is_served() || snapshot.why_broken().is_some() {
-            self.drop_snapshot(disks, &snapshot)?;
+            self.drop_snapshot(disks, snapshot)?;
         }
         Ok(())
     }
+}
+
+/// Refuses a checkpoint that is gone, if it was not our commit with what was asked for that has ended it. `tried`: there was one.
+pub(super) fn is_ours(map: &DirtyMap, uuid: Uuid, name: &str, asked: &Asked, tried: bool) -> Result<()> {
+    let info = map.info()?;
+    let committed = info.committed.is_some_and(|committed| committed.uuid == uuid);
+    let kept = !asked.keep || info.points.last().is_some_and(|point| point.name == name);
+    let recorded = asked.backup.is_none_or(|backup| info.target == Some(backup.target));
+    let how = match committed {
+        true if tried && kept && recorded => return Ok(()),
+        true => "committed, and what it had frozen is clean now",
+        false => "ended",
+    };
+    let message = format!("{}: the snapshot's checkpoint {uuid} was {how}: by another program", map.path().display());
+    Err(Failure::new("no-checkpoint", message))
 }
 
 /// What a commit that has begun fails with.
@@ -586,33 +520,10 @@ fn freeze(disks: &[Source<'_>], snapshot: &Snapshot, target: Option<&ImageStamp>
 }
 
 /// Tells a disk of a snapshot what its checkpoint has frozen.
-fn know(map: &DirtyMap, frozen: &Frozen, whole: bool) -> dirtymap::Result<()> {
+pub(super) fn know(map: &DirtyMap, frozen: &Frozen, whole: bool) -> dirtymap::Result<()> {
     let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
     let set = map.frozen_set(uuid)?;
     frozen.known(set.extents(0..map.len())?, whole);
-    Ok(())
-}
-
-/// Whether the header is that of the checkpoint, and says READY.
-fn belongs(disk: &Source<'_>, checkpoint: &Checkpoint, header: &Header) -> std::result::Result<(), String> {
-    if checkpoint.state != CheckpointState::Frozen {
-        return Err("it was not frozen yet, or being aborted".into());
-    }
-    if header.checkpoint != checkpoint.uuid && keeps(Rule::CompareUuid) {
-        return Err("its files are of another one".into());
-    }
-    match header.state {
-        State::Ready => {}
-        State::Asking if !keeps(Rule::RefuseAsking) => {}
-        State::Broken => return Err("a copy to scratch had failed".into()),
-        State::Asking => return Err("a server died while it asked whether pages were lost".into()),
-        State::Prepared => return Err("its files were not complete".into()),
-        State::Committing | State::Keeping => return Err("it was being committed".into()),
-    }
-    let block = block_of(disk.map.len(), disk.map.granule_bytes());
-    if (header.block, header.blocks) != (block, disk.map.len().div_ceil(block)) {
-        return Err("it was of another length".into());
-    }
     Ok(())
 }
 
@@ -624,7 +535,7 @@ fn stays(image: &File) -> io::Result<i64> {
     changed(image)
 }
 
-fn abort_checkpoint(map: &DirtyMap, uuid: Uuid) -> Result<()> {
+pub(super) fn abort_checkpoint(map: &DirtyMap, uuid: Uuid) -> Result<()> {
     match map.abort_checkpoint(uuid) {
         Ok(()) | Err(Error::NoCheckpoint { .. }) => Ok(()),
         Err(e) => Err(e.into()),

@@ -3,7 +3,9 @@
 //! docs/snapshot.md has the protocol and its rules; tests/model_snapshot.rs is the model in which they were searched for.
 //!
 //! ```text
-//! live      create, commit, abort, take over
+//! takeover  what a server has left that is dead
+//! live      create, commit, abort
+//! syncs     syncs of images, and which clients were told of one that failed
 //! era       which snapshot a writer copies for
 //! shot      a snapshot: one moment of all disks
 //! frozen    one disk of it: copy, read, done
@@ -20,9 +22,14 @@ mod live;
 mod scratch;
 mod shot;
 mod steps;
+mod syncs;
+mod takeover;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 pub use frozen::Progress;
 pub use live::{Backup, Snapshots, Source, Which, Wish};
 pub use shot::{Snapshot, SnapshotList, SnapshotStatus};
 pub use steps::{Rule, Step, at, keeps};
+pub use syncs::{Client, Syncs};

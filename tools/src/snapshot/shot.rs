@@ -3,8 +3,10 @@
 use super::format::Header;
 use super::frozen::{Frozen, Progress};
 use crate::time::time;
-use dirtymap::Uuid;
+use dirtymap::checkpoint::CheckpointState;
+use dirtymap::{DirtyMap, Uuid};
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, UNIX_EPOCH};
@@ -23,6 +25,8 @@ pub struct Snapshot {
     pub disks: Vec<Frozen>,
     /// It is frozen and may be read.
     pub served: AtomicBool,
+    /// This server has begun to commit it, or to put it back.
+    pub ending: AtomicBool,
     /// Nothing is copied any more.
     pub ended: AtomicBool,
     /// A commit has begun that can only go forward; with whether the name is kept.
@@ -75,6 +79,20 @@ impl SnapshotStatus {
 impl Snapshot {
     pub fn is_served(&self) -> bool {
         self.served.load(SeqCst) && !self.ended.load(SeqCst)
+    }
+
+    /// An error unless a disk's checkpoint is outstanding still. If another program has ended it, others may write the image, and
+    /// nobody copies for them: then nothing may be read any more, but for what was read before.
+    pub fn is_there(&self, place: usize, map: &DirtyMap) -> io::Result<()> {
+        let frozen = &self.disks[place];
+        let outstanding = map.checkpoint()?.filter(|found| found.state == CheckpointState::Frozen);
+        if frozen.checkpoint().is_some_and(|ours| outstanding.is_some_and(|found| found.uuid == ours)) {
+            return Ok(());
+        }
+        if !self.ending.load(SeqCst) {
+            frozen.break_off("another program has ended its checkpoint".into(), map)?;
+        }
+        Err(io::Error::other("the snapshot's checkpoint is not outstanding any more"))
     }
 
     pub fn why_broken(&self) -> Option<String> {

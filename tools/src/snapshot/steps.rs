@@ -46,7 +46,7 @@ pub enum Step {
     ReadyWritten,
     /// The map says FROZEN.
     Frozen,
-    /// The image is synced for a commit.
+    /// The image is synced for a commit, and all checkpoints are there.
     ImageSynced,
     /// COMMITTING is in the headers of all disks.
     CommittingWritten,

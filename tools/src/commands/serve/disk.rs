@@ -9,7 +9,7 @@ use crate::exit::{Failure, Result};
 use crate::files::{Image, storage};
 use crate::map::open::{self, With};
 use crate::map::relation;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Snapshots, Source};
 use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Options, info::Info};
 use dirtymap_nbd::FileBackend;
@@ -58,17 +58,31 @@ impl Disk {
             let what = format_args!("{}: open past the page cache (--direct)", disk.image.display());
             backend = backend.directly().map_err(|e| Failure::io(what, &e))?;
         }
+        let syncs = snapshots.syncs(&map)?;
         Ok(Disk {
             image,
             map_path: disk.map.clone(),
             read_only: args.read_only,
-            tracked: Arc::new(Tracked::new(disk.name.clone(), backend, map, Arc::clone(snapshots), place, output)),
+            tracked: Arc::new(Tracked::new(
+                disk.name.clone(),
+                backend,
+                map,
+                syncs,
+                Arc::clone(snapshots),
+                place,
+                output,
+            )),
         })
     }
 
     /// Of its export.
     pub fn name(&self) -> &str {
         &self.tracked.name
+    }
+
+    /// What snapshots have to know of it.
+    pub fn source(&self) -> Source<'_> {
+        Source { map: &self.tracked.map, image: &self.image.file, syncs: &self.tracked.syncs }
     }
 
     pub fn status(&self, scratch_bytes: u64) -> Result<DiskStatus> {

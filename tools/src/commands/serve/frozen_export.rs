@@ -39,10 +39,11 @@ impl FrozenExport {
 
     /// What was found counts only if the snapshot is there still.
     fn check(&self) -> Result<(), Failure> {
+        let there = self.snapshot.is_there(self.place, &self.disk.map);
         match self.snapshot.why_broken() {
             Some(why) => Err(Failure::new(Errno::Io, format!("the snapshot is broken: {why}"))),
             None if !self.snapshot.is_served() => Err(Failure::new(Errno::Io, "the snapshot has ended")),
-            None => Ok(()),
+            None => Ok(there?),
         }
     }
 }
@@ -67,7 +68,8 @@ impl Backend for FrozenExport {
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
         let frozen = &self.snapshot.disks[self.place];
-        Ok(frozen.read(offset, into, &self.disk.map, &self.snapshot.ended)?)
+        frozen.read(offset, into, &self.disk.map, &self.snapshot.ended)?;
+        self.check()
     }
 
     fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {

@@ -10,6 +10,7 @@ mod frozen_export;
 mod manager;
 mod metrics;
 mod served;
+mod since;
 mod tracked;
 
 use crate::cli::{DiskArg, Serve};
@@ -73,7 +74,7 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
     let open = |(place, disk)| Disk::open(disk, place, &snapshots, args, wait, output);
     let opened = disks.iter().enumerate().map(open).collect::<Result<_>>()?;
     let served = Arc::new(Served::new(opened, args.read_only, snapshots));
-    if let Some(said) = served.take_over()? {
+    for said in served.take_over()? {
         output.note(said);
     }
     let drained = serve(args, &served, passed, output);

@@ -31,12 +31,12 @@ impl Served {
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        self.disks.iter().map(|disk| Source { map: &disk.tracked.map, image: &disk.image.file }).collect()
+        self.disks.iter().map(Disk::source).collect()
     }
 
     /// Goes on with the snapshot of a server that is gone; what was done about it, for people.
-    pub fn take_over(&self) -> Result<Option<String>> {
-        if self.read_only { Ok(None) } else { self.snapshots.take_over(&self.sources()) }
+    pub fn take_over(&self) -> Result<Vec<String>> {
+        if self.read_only { Ok(Vec::new()) } else { self.snapshots.take_over(&self.sources()) }
     }
 
     /// The name of the default export.
@@ -45,6 +45,7 @@ impl Served {
     }
 
     pub fn status(&self) -> Result<Status> {
+        self.snapshots.look(&self.sources());
         let snapshot = self.snapshots.snapshot();
         let scratch = |place: usize| snapshot.as_ref().map_or(0, |snapshot| snapshot.disks[place].used());
         Ok(Status {
@@ -117,6 +118,7 @@ impl Answers for Served {
                 serde_json::to_value(self.snapshots.create(&self.sources(), &wish)?.status())
             }
             Request::SnapshotList {} => {
+                self.snapshots.look(&self.sources());
                 let snapshots = self.snapshots.snapshot().iter().map(|snapshot| snapshot.status()).collect();
                 serde_json::to_value(SnapshotList { snapshots })
             }

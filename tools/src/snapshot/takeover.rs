@@ -1,0 +1,220 @@
+//! What a server has left that is dead: a snapshot to go on with, a commit to end, and a sync of which no client has heard.
+//!
+//! Invariant kept here: a snapshot is served only if every byte of it is known to be as it was frozen; one that is not is aborted.
+
+use super::format::{Header, State, block_of, boot};
+use super::frozen::Frozen;
+use super::live::{Asked, Snapshots, Source, abort_checkpoint, is_ours, know};
+use super::scratch::{Scratch, paths, remove};
+use super::shot::{Snapshot, SnapshotStatus};
+use super::steps::{Rule, Step, at, keeps};
+use super::syncs::Left;
+use crate::exit::{Failure, Result};
+use dirtymap::Uuid;
+use dirtymap::checkpoint::{Checkpoint, CheckpointState};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+impl Snapshots {
+    /// Goes on with the snapshot that a server has left, or drops it. Before any client comes, and before anything has synced
+    /// the images. Returns what was done and found, for people.
+    pub fn take_over(&self, disks: &[Source<'_>]) -> Result<Vec<String>> {
+        let dir = self.dir()?;
+        let outstanding = |disk: &Source<'_>| -> Result<Option<Checkpoint>> {
+            Ok(disk.map.checkpoint()?.filter(|checkpoint| checkpoint.snapshot))
+        };
+        let checkpoints = disks.iter().map(outstanding).collect::<Result<Vec<_>>>()?;
+        let uuids = disks.iter().map(|disk| Ok(disk.map.info()?.uuid)).collect::<Result<Vec<Uuid>>>()?;
+        for (place, (disk, uuid)) in disks.iter().zip(&uuids).enumerate() {
+            // The kernel may have told the one that asked, and tells nobody again.
+            let asked = || Scratch::open(dir, *uuid).is_some_and(|scratch| was_asked(&scratch.header()));
+            if disk.syncs.left() == Some(Left::Failed) || asked() {
+                disk.syncs.fail(|| self.sync_failed(place, disk.map));
+            }
+        }
+        let mut said = Vec::from_iter(self.take_over_snapshot(disks, &checkpoints, &uuids)?);
+        for disk in disks.iter().filter(|disk| disk.syncs.owe_all()) {
+            said.push(format!(
+                "{}: the image may have lost what was written before this server: a sync of it has failed, or nobody heard how one \
+                 ended; the next flush of each client fails, once",
+                disk.map.path().display()
+            ));
+        }
+        Ok(said)
+    }
+
+    fn take_over_snapshot(
+        &self,
+        disks: &[Source<'_>],
+        checkpoints: &[Option<Checkpoint>],
+        uuids: &[Uuid],
+    ) -> Result<Option<String>> {
+        let dir = self.dir()?;
+        if let Some(said) = self.go_forward(disks, checkpoints, uuids)? {
+            return Ok(Some(said));
+        }
+        let why = match self.found(disks, checkpoints, uuids) {
+            Ok(snapshot) => {
+                let said = format!("going on with snapshot {:?}", snapshot.name);
+                self.eras.begin(Some(Arc::new(snapshot)));
+                at(Step::TakenOver);
+                return Ok(Some(said));
+            }
+            Err(why) => why,
+        };
+        let mut dropped = false;
+        for ((disk, checkpoint), uuid) in disks.iter().zip(checkpoints).zip(uuids) {
+            if let Some(checkpoint) = checkpoint.as_ref().filter(|_| keeps(Rule::AbortOwn)) {
+                abort_checkpoint(disk.map, checkpoint.uuid)?;
+                dropped = true;
+            }
+            at(Step::Aborted);
+            remove_left(dir, *uuid)?;
+        }
+        Ok(dropped.then(|| format!("a snapshot was dropped, and what it had frozen is dirty again: {why}")))
+    }
+
+    /// Ends the commit of several disks that a server has begun; what was done about it, for people.
+    fn go_forward(
+        &self,
+        disks: &[Source<'_>],
+        checkpoints: &[Option<Checkpoint>],
+        uuids: &[Uuid],
+    ) -> Result<Option<String>> {
+        let dir = self.dir()?;
+        let headers: Vec<_> =
+            uuids.iter().map(|uuid| Scratch::open(dir, *uuid).map(|scratch| scratch.header())).collect();
+        let begun = headers.iter().flatten().find(|header| header.state.committing().is_some());
+        let Some(begun) = begun else { return Ok(None) };
+        let asked = Asked { keep: begun.state == State::Keeping, backup: None };
+        let mut gone = None;
+        for ((disk, checkpoint), header) in disks.iter().zip(checkpoints).zip(&headers) {
+            let header = header.as_ref().filter(|header| header.id == begun.id);
+            let is_of_it = |found: &Checkpoint| header.is_some_and(|header| header.checkpoint == found.uuid);
+            match checkpoint {
+                Some(found) if is_of_it(found) && found.state == CheckpointState::Frozen => {
+                    disk.map.commit_checkpoint(found.uuid, asked.keep)?;
+                }
+                Some(found) => abort_checkpoint(disk.map, found.uuid)?,
+                None => {}
+            }
+            if let Some(header) = header {
+                gone = gone.or(is_ours(disk.map, header.checkpoint, &header.name, &asked, true).err());
+            }
+            at(Step::DiskCommitted);
+        }
+        uuids.iter().try_for_each(|uuid| remove_left(dir, *uuid))?;
+        let said = format!("the commit of snapshot {}, which a server had begun, is complete", begun.id);
+        if let Some(gone) = gone {
+            return Ok(Some(format!("{said}, but for this: {gone}")));
+        }
+        *self.committed() = Some((SnapshotStatus::of_header(begun, disks.len()), asked));
+        Ok(Some(said))
+    }
+
+    /// Asks the kernel about failed write-back of all files. It tells once: so the headers say first that it is being asked.
+    fn ask(&self, disks: &[Source<'_>], found: &[(Scratch, Header, Uuid)]) -> std::result::Result<(), String> {
+        let failed = |e: io::Error| format!("not everything that was written is there: {e}");
+        for (scratch, _, _) in found {
+            scratch.update(|header| header.state = State::Asking).map_err(failed)?;
+        }
+        at(Step::AskingWritten);
+        // Of an image as any other sync: the kernel tells once, so that all has to be dirty then.
+        for (place, ((scratch, _, _), disk)) in found.iter().zip(disks).enumerate() {
+            self.sync(place, disk.map, disk.syncs, || disk.image.sync_data())
+                .and_then(|()| scratch.ask())
+                .map_err(failed)?;
+        }
+        at(Step::Asked);
+        for (scratch, _, _) in found {
+            scratch.update(|header| (header.state, header.left) = (State::Ready, 0)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// What can be served of what was left; else why not.
+    fn found(
+        &self,
+        disks: &[Source<'_>],
+        checkpoints: &[Option<Checkpoint>],
+        uuids: &[Uuid],
+    ) -> std::result::Result<Snapshot, String> {
+        let dir = self.dir().map_err(|e| e.to_string())?;
+        let mut found = Vec::new();
+        for ((disk, checkpoint), uuid) in disks.iter().zip(checkpoints).zip(uuids) {
+            let checkpoint = checkpoint.as_ref().ok_or("no snapshot is frozen")?;
+            let scratch = Scratch::open(dir, *uuid).ok_or("its files are gone")?;
+            let header = scratch.header();
+            belongs(disk, checkpoint, &header)?;
+            let same = scratch.is_of(disk.image, &header).map_err(|e| e.to_string())?;
+            if !same && keeps(Rule::CompareEvidence) {
+                return Err("the machine was started, or a file system mounted, or a file replaced since".into());
+            }
+            found.push((scratch, header, checkpoint.uuid));
+        }
+        let (id, count) = found.first().map_or((Uuid::NIL, 0), |(_, header, _)| (header.id, header.disks as usize));
+        if found.iter().any(|(_, header, _)| header.id != id) || count != disks.len() {
+            return Err("it was not of the same disks".into());
+        }
+        self.all_synced().map_err(|e| e.message)?;
+        self.ask(disks, &found)?;
+        let mut frozen = Vec::new();
+        for ((scratch, header, checkpoint), disk) in found.into_iter().zip(disks) {
+            let image = disk.image.try_clone().map_err(|e| e.to_string())?;
+            let disk_of = Frozen::new(scratch, image, disk.map.len(), self.limit);
+            if !disk_of.load().map_err(|e| e.to_string())? {
+                return Err("an entry of its index makes no sense".into());
+            }
+            disk_of.set_checkpoint(checkpoint);
+            know(disk.map, &disk_of, header.whole).map_err(|e| e.to_string())?;
+            frozen.push((disk_of, header));
+        }
+        let header = frozen.first().map(|(_, header)| header.clone()).ok_or("there are no disks")?;
+        Ok(Snapshot {
+            id: header.id,
+            name: header.name,
+            whole: header.whole,
+            app: header.app,
+            created: header.created,
+            disks: frozen.into_iter().map(|(frozen, _)| frozen).collect(),
+            served: true.into(),
+            ending: false.into(),
+            ended: false.into(),
+            committing: OnceLock::new(),
+        })
+    }
+}
+
+/// Whether the header is that of the checkpoint, and says READY.
+fn belongs(disk: &Source<'_>, checkpoint: &Checkpoint, header: &Header) -> std::result::Result<(), String> {
+    if checkpoint.state != CheckpointState::Frozen {
+        return Err("it was not frozen yet, or being aborted".into());
+    }
+    if header.checkpoint != checkpoint.uuid && keeps(Rule::CompareUuid) {
+        return Err("its files are of another one".into());
+    }
+    match header.state {
+        State::Ready => {}
+        State::Asking if !keeps(Rule::RefuseAsking) => {}
+        State::Broken => return Err("a copy to scratch had failed".into()),
+        State::Asking => return Err("a server died while it asked whether pages were lost".into()),
+        State::Prepared => return Err("its files were not complete".into()),
+        State::Committing | State::Keeping => return Err("it was being committed".into()),
+    }
+    let block = block_of(disk.map.len(), disk.map.granule_bytes());
+    if (header.block, header.blocks) != (block, disk.map.len().div_ceil(block)) {
+        return Err("it was of another length".into());
+    }
+    Ok(())
+}
+
+/// Whether a server has died while it asked the kernel for write-back that failed, in this boot.
+fn was_asked(header: &Header) -> bool {
+    header.state == State::Asking && header.boot == boot() && keeps(Rule::RefuseAsking)
+}
+
+fn remove_left(dir: &Path, map: Uuid) -> Result<()> {
+    let paths = paths(dir, map);
+    remove(&paths).map_err(|e| Failure::io(format_args!("{}: remove", paths[0].display()), &e))
+}
