@@ -104,6 +104,8 @@ pub use map::{BeginWrite, CloseError, DirtyMap, OwnedWriteGuard};
 pub use options::{Access, IntentBound, Options};
 pub use progress::{Progress, Step};
 pub use query::{ReadMap, WriteMap};
+#[doc(hidden)]
+pub use sys::os::with_descriptor;
 pub use uuid::Uuid;
 
 /// What walks through the dirt of a map: iterators, and a cursor that borrows nothing.

@@ -8,7 +8,9 @@ use super::in_flight::InFlight;
 use super::round::Keep;
 use crate::error::{Error, InUse, Result};
 use crate::file::locks::locked;
+use crate::sys::signals::without_signals;
 use crate::sys::{Lock, fork};
+use std::cell::Cell;
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -22,6 +24,12 @@ const FLUSHER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shortest time between two flushes of the thread: setters must get a chance.
 const SHORTEST: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// The address of the orders that this thread carries out. Plain, since the standard library's handle of a thread is gone at
+    /// its end, where a program may still close maps.
+    static CARRIES_OUT: Cell<usize> = const { Cell::new(0) };
+}
 
 /// The thread of a map, once there is one.
 pub(crate) struct Background {
@@ -85,7 +93,7 @@ impl Background {
         if thread.is_none() {
             let (orders, core, every) = (self.orders.clone(), Arc::downgrade(core), self.every);
             let named = std::thread::Builder::new().name("dirtymap".into());
-            *thread = Some(named.spawn(move || orders.carry_out(&core, every))?);
+            *thread = Some(without_signals(|| named.spawn(move || orders.carry_out(&core, every)))?);
         }
         Ok(())
     }
@@ -110,9 +118,16 @@ impl Background {
 }
 
 impl Orders {
+    /// What tells these orders from those of other maps.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     fn carry_out(&self, core: &Weak<Core>, every: Option<Duration>) {
-        let pause = every.map(|every| every.max(SHORTEST));
-        let mut due = pause.map(|pause| Instant::now() + pause);
+        CARRIES_OUT.set(self.address());
+        // A time that is too far to be told never comes.
+        let next = || every.and_then(|every| Instant::now().checked_add(every.max(SHORTEST)));
+        let mut due = next();
         loop {
             let requests = {
                 let idle = |state: &mut State| !state.stop && state.requests.is_empty();
@@ -139,7 +154,7 @@ impl Orders {
                     let lock = core.lock_within(FLUSHER_PATIENCE.min(core.lock_timeout));
                     _ = lock.and_then(|mut lock| lock.flush_to(Keep::Hot, None));
                 });
-                due = pause.map(|pause| Instant::now() + pause);
+                due = next();
             }
         }
     }
@@ -210,7 +225,7 @@ impl Drop for Background {
         }
         lock(&self.orders.state).stop = true;
         self.orders.changed.notify_all();
-        if thread.thread().id() == std::thread::current().id() {
+        if CARRIES_OUT.get() == self.orders.address() {
             return; // A task that it has woken has dropped the map: it touches nothing of it any more.
         }
         // It does not panic; and if it did, there would be nothing left to do.

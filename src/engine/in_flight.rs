@@ -110,7 +110,8 @@ impl Core {
     #[inline]
     fn begun_here(&self) -> Arc<()> {
         let key = self.id;
-        BEGUN.with_borrow_mut(|all| {
+        let begun = BEGUN.try_with(|all| {
+            let mut all = all.borrow_mut();
             if let Some((_, begun)) = all.iter().find(|(map, _)| *map == key) {
                 return begun.clone();
             }
@@ -119,7 +120,9 @@ impl Core {
             let begun = Arc::new(());
             all.push((key, begun.clone()));
             begun
-        })
+        });
+        // A thread that ends has no place for it any more: a freeze there would wait for a write of its own.
+        begun.unwrap_or_default()
     }
 
     /// Marks what a data write is about to touch, and registers the write.
@@ -148,7 +151,7 @@ impl Core {
     /// A freeze by a thread that is inside a bracket would wait for itself.
     pub(super) fn not_in_own_bracket(&self) -> Result<()> {
         // The thread's own, and the one asked with.
-        if Arc::strong_count(&self.begun_here()) == 2 {
+        if Arc::strong_count(&self.begun_here()) <= 2 {
             return Ok(());
         }
         Err(self.file().refused(Refusal::WithinWrite))

@@ -20,6 +20,7 @@ pub(crate) mod os;
 mod permit;
 #[cfg(test)]
 pub(crate) mod refuse;
+pub(crate) mod signals;
 pub(crate) mod storage;
 
 pub(crate) use file::FileDisk;

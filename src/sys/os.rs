@@ -4,7 +4,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,6 +46,20 @@ pub(crate) fn open(path: &Path, write: bool) -> io::Result<File> {
 /// Opens whatever is at `path` for reading, and never waits for the other end of a FIFO.
 pub(crate) fn open_unblocked(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC).open(path)
+}
+
+/// Runs something with the file of a descriptor that the program has open and keeps open meanwhile: it is not closed by this. For
+/// bindings to languages whose files are numbers; opening the file anew, and closing that, would let go of the `fcntl` locks
+/// that the process has on it.
+#[doc(hidden)]
+pub fn with_descriptor<R>(fd: RawFd, f: impl FnOnce(&File) -> R) -> io::Result<R> {
+    // SAFETY: asks about a number, whatever it is.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and so not negative; and it stays the program's.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
+    Ok(f(&file))
 }
 
 /// Whether something is at `path`, be it only a dangling link.
