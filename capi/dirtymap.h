@@ -14,11 +14,11 @@
  *     if (dirtymap_close(map) != 0)
  *         errx(1, "%s", dirtymap_error_message());
  *
- * A tracker makes the map with dirtymap_create(), all dirty (dirtymap_options_dirty()), and opens it afterwards;
- * DIRTYMAP_E_NOT_FOUND says that there is none yet. It calls dirtymap_begin_write() before each write and
- * dirtymap_end_write() after it. A plain dirtymap_set() instead is right only where no freeze can begin before
- * the write has ended. With dirtymap_options_image() the map finds out what was written without it. Then close
- * with dirtymap_close_with_image().
+ * A tracker makes the map with dirtymap_create(), all dirty (dirtymap_options_dirty()), and opens it
+ * afterwards; DIRTYMAP_E_NOT_FOUND says that there is none yet. It calls dirtymap_begin_write() before each
+ * write and dirtymap_end_write() after it. A plain dirtymap_set() instead is right only where no freeze can
+ * begin before the write has ended. With dirtymap_options_image() the map finds out what was written without
+ * it. Then close with dirtymap_close_with_image().
  *
  * A backup, also while others write; a process of its own opens the map as they do, with DIRTYMAP_SHARED:
  *
@@ -49,10 +49,11 @@
  * where that is said. Paths are any bytes; labels and names are UTF-8.
  *
  * Threads. A map in a file may be used by any number of threads at once, but for what is marked "alone": no
- * other call with the same handle may run meanwhile. A map in memory (dirtymap_new, and whatever is a copy)
- * is like any variable: many may read it, or one may change it. A set (dirtymap_frozen, dirtymap_since)
- * never changes, and may outlive its map. Queues and reports: see there. Other processes may share a map: DIRTYMAP_SHARED. What is
- * below of writes under way, checkpoints, backups and of what is known of a map is of maps in files.
+ * other call with the same handle may run meanwhile. A map in memory (dirtymap_new, and whatever is a copy) is
+ * like any variable: many may read it, or one may change it. A set (dirtymap_frozen, dirtymap_since) never
+ * changes, and may outlive its map. Queues and reports: see there. Other processes may share a map:
+ * DIRTYMAP_SHARED. What is below of writes under way, checkpoints, backups and of what is known of a map is of
+ * maps in files.
  *
  * Forks. A child must not use a map in a file that it has inherited, or a queue: every call returns
  * DIRTYMAP_E_UNUSABLE. dirtymap_free() only frees memory there, dirtymap_queue_free() forgets the queue and
@@ -62,18 +63,20 @@
  * What may wait. For a device sync: whatever makes, opens, changes or closes a map in a file, but for
  * dirtymap_queue_begin(). For other processes: what takes a lock that they hold, as long as the options say.
  * For writes: a freeze. For the clock, 25 milliseconds as a rule and 2.5 seconds at most, until the times of a
- * file that was just written can tell a later write: what looks at an image or a target
- * (dirtymap_options_image(), dirtymap_close_with_image(), dirtymap_begin_backup(), dirtymap_commit_backup(),
- * dirtymap_complete_backup(), dirtymap_bind_image(), dirtymap_compare()). For a thread of the map, if it has
- * one: closing, and whichever call frees the map at last, which may be dirtymap_queue_free() or
- * dirtymap_end_write().
+ * file that was just written can tell a later write: what looks at an image or a target (making and opening a
+ * map by options with dirtymap_options_image(); dirtymap_close_with_image(), dirtymap_begin_backup(),
+ * dirtymap_commit_backup(), dirtymap_complete_backup(), dirtymap_bind_image(), dirtymap_compare()). For a
+ * thread of the map, if it has one: closing, and whichever call frees the map at last, which may be
+ * dirtymap_queue_free() or dirtymap_end_write().
  *
  * What runs on its own: nothing. No thread, unless a flush interval is asked for or a queue has something to
- * wait for; no signal handler and no atexit. A call that a signal interrupts goes on.
+ * wait for, and then one that takes no signals; no signal handler and no atexit. A call that a signal
+ * interrupts goes on.
  *
  * A bug in the library that would end the process becomes DIRTYMAP_E_PANIC instead. The handle is of no use
  * afterwards (DIRTYMAP_E_POISONED) but to be freed; nothing that was acknowledged is lost, and the map can be
- * opened again.
+ * opened again. Memory by the length of a map that cannot be had is DIRTYMAP_E_OUT_OF_MEMORY; a lack of a few
+ * MiB aborts the process.
  */
 #ifndef DIRTYMAP_H
 #define DIRTYMAP_H
@@ -121,8 +124,8 @@ struct dirtymap_range {
     uint64_t count;
 };
 
-/* A place in a map: plain data without pointers, for the stack. It may be copied and thrown away. It begins with
- * dirtymap_cursor_init(), or as zeros, which are at the end; no other bytes are a cursor. */
+/* A place in a map: plain data without pointers, for the stack. It may be copied and thrown away. It begins
+ * with dirtymap_cursor_init(), or as zeros, which are at the end; no other bytes are a cursor. */
 typedef struct dirtymap_cursor {
     uint64_t opaque[8];
 } dirtymap_cursor_t;
@@ -254,10 +257,10 @@ DIRTYMAP_CHECKED int dirtymap_options_dirty(dirtymap_options_t *options, bool di
 /* Why a new map may say more than was written, as a sum of bits (docs/c.md): nothing by default. For creating. */
 DIRTYMAP_CHECKED int dirtymap_options_added_dirt(dirtymap_options_t *options, uint32_t reasons);
 
-/* The image that the map belongs to, by an open descriptor. A new map records it. Opening compares it: if it
- * is another one, or was changed since the map was closed, everything becomes dirty (dirtymap_recovery() says
- * so). Of those who share a map, the first that has the image compares its times, and later ones all else: the
- * others write to it. */
+/* The image that the map belongs to, by a descriptor that has to be open whenever the options are used: it is
+ * looked at then, each time. A new map records it. Opening compares it: if it is another one, or was changed
+ * since the map was closed, everything becomes dirty (dirtymap_recovery() says so). Of those who share a map,
+ * the first that has the image compares its times, and later ones all else: the others write to it. */
 DIRTYMAP_CHECKED int dirtymap_options_image(dirtymap_options_t *options, int fd);
 
 /* Has a new map the owner, group and mode of this file, as far as that is allowed; by default only the owner
@@ -271,8 +274,8 @@ DIRTYMAP_CHECKED int dirtymap_options_access(dirtymap_options_t *options, uint32
  * 32 GiB. */
 DIRTYMAP_CHECKED int dirtymap_options_armed_bound(dirtymap_options_t *options, uint64_t items);
 
-/* How many items of what the last checkpoint has frozen stay armed. DIRTYMAP_NONE, the default: up to four times
- * what was frozen. 0: none. */
+/* How many items of what the last checkpoint has frozen stay armed. DIRTYMAP_NONE, the default: up to four
+ * times what was frozen. 0: none. */
 DIRTYMAP_CHECKED int dirtymap_options_intent_bound(dirtymap_options_t *options, uint64_t items);
 
 /* How often a thread of the map flushes it. 0, the default: there is no thread, and the caller flushes now and
@@ -336,15 +339,15 @@ DIRTYMAP_CHECKED int dirtymap_close(dirtymap_t *map);
 
 /* The same, and records the image as it is now, by a descriptor, for a map that belongs to an image: after the
  * last tracked write, and after fsync if it is to match after a power cut. Only if the map was opened with the
- * image (dirtymap_options_image()) and nothing has written that untracked since: no later open would notice.
- * A plain close keeps what was recorded before. After tracked writes, or where the image was found changed, every
+ * image (dirtymap_options_image()) and nothing has written that untracked since: no later open would notice. A
+ * plain close keeps what was recorded before. After tracked writes, or where the image was found changed, every
  * later open finds it changed, and all is dirty; after a recovery no times are recorded, and the next open does
  * not notice untracked writes. Alone. */
 DIRTYMAP_CHECKED int dirtymap_close_with_image(dirtymap_t *map, int image);
 
 /* Frees a handle without closing the map, which loses nothing: the next open recovers it. As long as a write of
- * it has not ended, or a queue is not freed, only the handle is gone: the file stays locked, a thread of the map
- * goes on, and the progress function may still be called. NULL is nothing. Alone. */
+ * it has not ended, or a queue is not freed, only the handle is gone: the file stays locked, a thread of the
+ * map goes on, and the progress function may still be called. NULL is nothing. Alone. */
 void dirtymap_free(dirtymap_t *map);
 
 /* A copy in memory of any map. */
@@ -371,7 +374,8 @@ DIRTYMAP_CHECKED int dirtymap_truncate(dirtymap_t *map, uint64_t len);
  * Costs one memory load where everything is marked and flushed, and a device sync where a region turns hot. */
 DIRTYMAP_CHECKED int dirtymap_set(dirtymap_t *map, uint64_t start, uint64_t count, uint64_t *changed);
 
-/* The same for n ranges, which cost one sync together. For data writes beside a backup: dirtymap_begin_writes(). */
+/* The same for n ranges, which cost one sync together. For data writes beside a backup:
+ * dirtymap_begin_writes(). */
 DIRTYMAP_CHECKED int dirtymap_set_ranges(dirtymap_t *map, const struct dirtymap_range *ranges, size_t n,
                                          uint64_t *changed);
 
@@ -554,8 +558,8 @@ DIRTYMAP_CHECKED int dirtymap_serialization_align(const dirtymap_t *map, uint64_
 DIRTYMAP_CHECKED int dirtymap_serialized_size(const dirtymap_t *map, uint64_t start, uint64_t count,
                                               uint64_t *size);
 
-/* Writes a chunk to a buffer of exactly that size, the same on every system. With DIRTYMAP_E_UNUSABLE what is in
- * the buffer does not count. */
+/* Writes a chunk to a buffer of exactly that size, the same on every system. With DIRTYMAP_E_UNUSABLE what is
+ * in the buffer does not count. */
 DIRTYMAP_CHECKED int dirtymap_serialize_part(const dirtymap_t *map, uint64_t start, uint64_t count,
                                              void *buffer, size_t size);
 
@@ -615,16 +619,16 @@ DIRTYMAP_CHECKED int dirtymap_changes_clear(dirtymap_t *map, uint64_t start, uin
  * checkpoint already; DIRTYMAP_E_BUSY if writes do not end in time (dirtymap_options_freeze_timeout()). */
 DIRTYMAP_CHECKED int dirtymap_freeze(dirtymap_t *map, const char *name, dirtymap_uuid_t *checkpoint);
 
-/* Called by dirtymap_freeze_snapshot(), in its thread, when the writes that had begun before have ended and nothing
- * is frozen yet. It marks by dirtymap_set() what was copied meanwhile, and may call other functions of this
- * library as well. Anything but 0 ends the freeze with DIRTYMAP_E_INTERRUPTED, and nothing is lost. It must return,
- * and not by longjmp or an exception. */
+/* Called by dirtymap_freeze_snapshot(), in its thread, when the writes that had begun before have ended and
+ * nothing is frozen yet. It marks by dirtymap_set() what was copied meanwhile, and may call other functions of
+ * this library as well; of this handle not those that want it alone. Anything but 0 ends the freeze with
+ * DIRTYMAP_E_INTERRUPTED, and nothing is lost. It must return, and not by longjmp or an exception. */
 typedef int (*dirtymap_settle_fn)(const dirtymap_uuid_t *checkpoint, void *opaque);
 
-/* As dirtymap_freeze(), for a program that copies old data before each of its writes, from before this call on, so
- * that the image can be read as it was frozen: a snapshot. settle may be NULL. Nobody else may have the map open for
- * writing (DIRTYMAP_E_LOCKED), nor open it until the checkpoint is over (DIRTYMAP_E_OUTSTANDING), but with
- * dirtymap_options_beside_snapshot(). If the copies are lost, as by a power cut, abort the checkpoint. */
+/* As dirtymap_freeze(), for a program that copies old data before each of its writes, from before this call on,
+ * so that the image can be read as it was frozen: a snapshot. settle may be NULL. Nobody else may have the map
+ * open for writing (DIRTYMAP_E_LOCKED), nor open it until the checkpoint is over (DIRTYMAP_E_OUTSTANDING), but
+ * with dirtymap_options_beside_snapshot(). If the copies are lost, as by a power cut, abort the checkpoint. */
 DIRTYMAP_CHECKED int dirtymap_freeze_snapshot(dirtymap_t *map, const char *name, dirtymap_settle_fn settle,
                                               void *opaque, dirtymap_uuid_t *checkpoint);
 
@@ -750,11 +754,12 @@ enum dirtymap_comparison {
 
 /* Whether an open file is one that the map has recorded (enum dirtymap_recorded), as an enum
  * dirtymap_comparison. DIRTYMAP_BEGUN is never DIRTYMAP_SAME: DIRTYMAP_UNPROVEN is the same file with the size
- * that it had when the backup began, and writes since are not noticed; with another size it is DIRTYMAP_CHANGED.
- * A file that is DIRTYMAP_TARGET is DIRTYMAP_CHANGED after a backup that was killed while it wrote to it. When the
- * checkpoint of that is aborted, and until something is committed or reset, the target of a backup in the order
- * above lacks only what is dirty, if nothing else wrote to it. Nothing proves that: compare what is clean with the
- * image, or mark everything, as the order above does: after a backup that was killed it copies everything. */
+ * that it had when the backup began, and writes since are not noticed; with another size it is
+ * DIRTYMAP_CHANGED. A file that is DIRTYMAP_TARGET is DIRTYMAP_CHANGED after a backup that was killed while it
+ * wrote to it. When the checkpoint of that is aborted, and until something is committed or reset, the target of
+ * a backup in the order above lacks only what is dirty, if nothing else wrote to it. Nothing proves that:
+ * compare what is clean with the image, or mark everything, as the order above does: after a backup that was
+ * killed it copies everything. */
 DIRTYMAP_CHECKED int dirtymap_compare(const dirtymap_t *map, uint32_t recorded, int fd, uint32_t *comparison);
 
 /* ------------------------------------------------------------------------------ what is known of a map */
@@ -932,7 +937,8 @@ struct dirtymap_event {
     const char *text; /* its fields, as in: path=/var/lib/disk.map len=1073741824 */
 };
 
-/* Told of events, from any thread, with locks of the map held: it must not call this library, and must return. */
+/* Told of events, from any thread, with locks of the map held: it must not call this library, and must return.
+ * */
 typedef void (*dirtymap_event_fn)(const struct dirtymap_event *event, void *opaque);
 
 /* Has a function told of the events of all maps of the process, up to a level. NULL, or DIRTYMAP_SILENT:

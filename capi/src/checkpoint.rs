@@ -56,7 +56,9 @@ extern "C" fn dirtymap_freeze_snapshot(
             false => Ok(()),
             true => Err(Error::Interrupted { step: Step::Freezing }),
         };
-        checkpoint.put(map.file()?.freeze_snapshot(name.optional("name")?, settled)?.uuid.0);
+        // Has a part of its own in the map, which the callback then cannot close, cut or free.
+        let map = map.file()?.clone();
+        checkpoint.put(map.freeze_snapshot(name.optional("name")?, settled)?.uuid.0);
         Ok(())
     })
 }

@@ -10,8 +10,8 @@ use dirtymap::DirtyMap;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::fs::File;
-use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::FromRawFd;
+use std::io;
+use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -376,15 +376,17 @@ impl Text {
     }
 }
 
-/// Runs something with the file of a descriptor, which stays the caller's.
+/// Runs something with the file of a descriptor, which stays the caller's, and stays open for the time of the call.
 pub(crate) fn with_file<R>(fd: c_int, f: impl FnOnce(&File) -> R) -> Result<R> {
     if fd < 0 {
         return Err(Failure::Argument("a descriptor is not negative"));
     }
-    // SAFETY: not negative. It is not closed by this, and the caller keeps it open for the time of the call; one that is not
-    // open is an error of the first system call.
-    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
-    Ok(f(&file))
+    dirtymap::with_descriptor(fd, f).map_err(not_seen(fd))
+}
+
+/// The error of a descriptor whose file could not be looked at.
+pub(crate) fn not_seen(fd: c_int) -> impl FnOnce(io::Error) -> Failure {
+    move |source| dirtymap::Error::Io { op: "look at", path: format!("descriptor {fd}").into(), source }.into()
 }
 
 /// A function of the caller's and what it wants to be called with.
@@ -469,6 +471,16 @@ impl<T> OneWriter<T> {
         self.0.into_inner()
     }
 }
+
+/// What the header lets threads share, and what it lets one thread have after another.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    const fn passed_on<T: Send>() {}
+    shared::<(DirtyMap, dirtymap::Bitmap, dirtymap::checkpoint::PointSet, crate::options::Options, crate::queue::Queue)>(
+    );
+    passed_on::<(dirtymap::serialize::Loading, dirtymap::serialize::MapLoading, dirtymap::OwnedWriteGuard)>();
+    passed_on::<(dirtymap::NewFile, crate::fsck::Told)>();
+};
 
 /// `dirtymap_write_t`: eight words that the caller keeps, with a guard of the library in them.
 #[repr(C)]

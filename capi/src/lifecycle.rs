@@ -5,8 +5,8 @@
 use crate::failure::{Failure, Result};
 use crate::ffi::{Const, Map, New, NewMap, Opaque, Text, call, first_call};
 use crate::handle::{Handle, Kind};
-use crate::options::{given, stamp};
-use dirtymap::{Bitmap, CloseError, DirtyMap, NewFile, Options};
+use crate::options::{Options, given, stamp};
+use dirtymap::{Bitmap, CloseError, DirtyMap, NewFile};
 use std::ffi::c_int;
 
 #[unsafe(no_mangle)]

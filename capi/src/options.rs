@@ -3,32 +3,45 @@
 //! Invariant kept here: nothing of ours runs unless it is asked for: options of C begin without a thread.
 
 use crate::failure::{Failure, Result};
-use crate::ffi::{Callback, Const, Flag, New, Opaque, ProgressFn, Text, call, first_call, with_file};
+use crate::ffi::{Callback, Const, Flag, New, Opaque, ProgressFn, Text, call, first_call, not_seen, with_file};
 use crate::layout::Progress;
 use dirtymap::format::Reasons;
-use dirtymap::{Access, Durability, ImageStamp, IntentBound, Options, Step};
+use dirtymap::{Access, Durability, ImageStamp, IntentBound, Step};
 use std::ffi::{c_int, c_void};
-use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::Duration;
+
+/// `dirtymap_options_t`.
+#[derive(Clone)]
+pub(crate) struct Options {
+    options: dirtymap::Options,
+    /// The image, by the caller's descriptor. It is looked at when a map is made or opened: options may be used again.
+    image: Option<c_int>,
+}
 
 type Handle = Opaque<Options>;
 
 /// Those of C, before anything is asked for.
-pub(crate) fn defaults() -> Options {
-    Options::new().flush_interval(None)
+pub(crate) fn defaults() -> dirtymap::Options {
+    dirtymap::Options::new().flush_interval(None)
 }
 
-/// Those that were given; null is the defaults.
-pub(crate) fn given(options: Const<Handle>) -> Result<Options> {
-    if options.is_null() { Ok(defaults()) } else { Ok(options.get("options")?.clone()) }
+/// Those that were given, with the image as it is now; null is the defaults.
+pub(crate) fn given(options: Const<Handle>) -> Result<dirtymap::Options> {
+    if options.is_null() {
+        return Ok(defaults());
+    }
+    let Options { options, image } = options.get("options")?.clone();
+    Ok(match image {
+        Some(image) => options.image(stamp(image)?),
+        None => options,
+    })
 }
 
 /// Has the options be others.
-fn with(options: Handle, change: impl FnOnce(Options) -> Result<Options>) -> c_int {
+fn with(options: Handle, change: impl FnOnce(dirtymap::Options) -> Result<dirtymap::Options>) -> c_int {
     call(|| {
-        let options = options.get_mut("options")?;
+        let options = &mut options.get_mut("options")?.options;
         *options = change(options.clone())?;
         Ok(())
     })
@@ -36,17 +49,13 @@ fn with(options: Handle, change: impl FnOnce(Options) -> Result<Options>) -> c_i
 
 /// The stamp of a file that the caller has open.
 pub(crate) fn stamp(fd: c_int) -> Result<ImageStamp> {
-    let failed = |source: io::Error| -> Failure {
-        let path = PathBuf::from(format!("descriptor {fd}"));
-        dirtymap::Error::Io { op: "look at the image", path, source }.into()
-    };
-    with_file(fd, ImageStamp::of)?.map_err(failed)
+    with_file(fd, ImageStamp::of)?.map_err(not_seen(fd))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_options_new(options: New<Options>) -> c_int {
     first_call(|| {
-        options.wanted("the place for options")?.put_box(defaults());
+        options.wanted("the place for options")?.put_box(Options { options: defaults(), image: None });
         Ok(())
     })
 }
@@ -90,7 +99,10 @@ extern "C" fn dirtymap_options_added_dirt(options: Handle, reasons: u32) -> c_in
 
 #[unsafe(no_mangle)]
 extern "C" fn dirtymap_options_image(options: Handle, fd: c_int) -> c_int {
-    with(options, |options| Ok(options.image(stamp(fd)?)))
+    call(|| {
+        let options = options.get_mut("options")?;
+        with_file(fd, |_| options.image = Some(fd))
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -2,6 +2,7 @@
 #include "check.h"
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -163,6 +164,75 @@ static void a_call_that_a_signal_interrupts_goes_on(void) {
     CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
 }
 
+/* A program that waits for a signal blocks it in all its threads; those of a map are not its own. */
+static void signals_are_not_taken_by_a_thread_of_a_map(void) {
+    dirtymap_options_t *options;
+    dirtymap_queue_t *queue;
+    dirtymap_t *flushed, *queued = created(in(dir, "queued"), GIB);
+    dirtymap_write_t write;
+    const struct dirtymap_range cold = {0, 1};
+    sigset_t blocked;
+    int signal;
+    OK(dirtymap_options_new(&options));
+    OK(dirtymap_options_flush_interval(options, 30000));
+    OK(dirtymap_create(in(dir, "flushed"), GIB, options, &flushed));
+    dirtymap_options_free(options);
+    OK(dirtymap_queue_new(queued, &queue));
+    int code = dirtymap_queue_begin(queue, &cold, 1, 7, &write);
+    CHECK(code == 0 || code == DIRTYMAP_AGAIN);
+    CHECK(sigemptyset(&blocked) == 0 && sigaddset(&blocked, SIGTERM) == 0);
+    CHECK(sigprocmask(SIG_BLOCK, &blocked, NULL) == 0);
+    CHECK(kill(getpid(), SIGTERM) == 0);
+    CHECK(sigwait(&blocked, &signal) == 0 && signal == SIGTERM);
+    CHECK(sigprocmask(SIG_UNBLOCK, &blocked, NULL) == 0);
+    CHECK(dirtymap_end_write(&write) == (code == 0 ? DIRTYMAP_OK : DIRTYMAP_E_NO_WRITE));
+    dirtymap_queue_free(queue);
+    OK(dirtymap_close(queued));
+    OK(dirtymap_close(flushed));
+}
+
+static pthread_key_t last;
+
+/* Also where a thread has nothing of its own left, not even what a message is kept in. */
+static void use_all(void *path) {
+    dirtymap_options_t *options;
+    dirtymap_t *map;
+    dirtymap_queue_t *queue;
+    dirtymap_write_t write;
+    dirtymap_uuid_t uuid;
+    const struct dirtymap_range range = {MIB, 1};
+    OK(dirtymap_options_new(&options));
+    OK(dirtymap_options_flush_interval(options, 10));
+    OK(dirtymap_create(path, GIB, options, &map));
+    dirtymap_options_free(options);
+    OK(dirtymap_begin_write(map, 0, 1, &write));
+    OK(dirtymap_end_write(&write));
+    CHECK(dirtymap_set(map, GIB, 1, NULL) == DIRTYMAP_E_OUT_OF_RANGE && dirtymap_error_message() != NULL);
+    OK(dirtymap_queue_new(map, &queue));
+    if (dirtymap_queue_begin(queue, &range, 1, 7, &write) == 0)
+        OK(dirtymap_end_write(&write));
+    dirtymap_queue_free(queue);
+    OK(dirtymap_freeze(map, NULL, &uuid));
+    OK(dirtymap_commit(map, &uuid, false));
+    OK(dirtymap_close(map));
+}
+
+static void *end_with(void *path) {
+    /* What this leaves to the thread is taken away before its last function runs. */
+    use_all((void *)in(dir, "before the end"));
+    CHECK(pthread_setspecific(last, path) == 0);
+    return NULL;
+}
+
+static void a_thread_may_use_maps_until_its_end(void) {
+    pthread_t thread;
+    char path[512];
+    snprintf(path, sizeof path, "%s/at the end", dir);
+    CHECK(pthread_key_create(&last, use_all) == 0);
+    CHECK(pthread_create(&thread, NULL, end_with, path) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 struct heard {
     int opened, closed, flushed;
     char text[256];
@@ -262,6 +332,8 @@ int main(int argc, char **argv) {
     an_error_writes_no_answer();
     a_forked_child_opens_its_own();
     a_call_that_a_signal_interrupts_goes_on();
+    signals_are_not_taken_by_a_thread_of_a_map();
+    a_thread_may_use_maps_until_its_end();
     events();
     return 0;
 }

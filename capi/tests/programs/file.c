@@ -96,10 +96,9 @@ static void options(void) {
     OK(dirtymap_inspect(in(dir, "optioned"), &info, sizeof info));
     CHECK(info.state == DIRTYMAP_CLEAN);
 
-    /* The image is not as it was: everything is dirty, and the map says why. */
+    /* The image is not as it was: everything is dirty, and the map says why. Also by options that were used before. */
     CHECK(pwrite(image, "untracked", 9, 0) == 9);
     OK(dirtymap_options_access(options, DIRTYMAP_EXCLUSIVE));
-    OK(dirtymap_options_image(options, image));
     OK(dirtymap_options_progress(options, NULL, NULL));
     OK(dirtymap_open(in(dir, "optioned"), options, &map));
     struct dirtymap_recovery recovery;
@@ -210,6 +209,25 @@ static int settle(const dirtymap_uuid_t *checkpoint, void *opaque) {
     return settled->answer;
 }
 
+/* Tries what must not happen to the map of the call that it is called by. */
+static int meddle(const dirtymap_uuid_t *checkpoint, void *opaque) {
+    struct settled *settled = opaque;
+    dirtymap_uuid_t uuid;
+    dirtymap_write_t write;
+    FAILS(dirtymap_close(settled->map), DIRTYMAP_E_IN_USE);
+    FAILS(dirtymap_truncate(settled->map, MIB), DIRTYMAP_E_IN_USE);
+    FAILS(dirtymap_load_begin(settled->map), DIRTYMAP_E_IN_USE);
+    FAILS(dirtymap_freeze(settled->map, NULL, &uuid), DIRTYMAP_E_OUTSTANDING);
+    FAILS(dirtymap_freeze_snapshot(settled->map, NULL, meddle, opaque, &uuid), DIRTYMAP_E_OUTSTANDING);
+    FAILS(dirtymap_commit(settled->map, checkpoint, false), DIRTYMAP_E_NO_CHECKPOINT);
+    OK(dirtymap_begin_write(settled->map, 5 * MIB, 1, &write));
+    OK(dirtymap_end_write(&write));
+    OK(dirtymap_flush(settled->map));
+    if (settled->answer)
+        OK(dirtymap_abort(settled->map, checkpoint));
+    return 0;
+}
+
 static void a_snapshot(void) {
     const char *path = in(dir, "snapshot");
     dirtymap_options_t *options;
@@ -226,7 +244,14 @@ static void a_snapshot(void) {
     OK(dirtymap_checkpoint(map, &checkpoint, sizeof checkpoint));
     CHECK(checkpoint.state == DIRTYMAP_NO_CHECKPOINT && counted(map) == 2);
     OK(dirtymap_reset(map, MIB, 64 * KIB, NULL));
+    uint64_t dirty = counted(map);
+    FAILS(dirtymap_freeze_snapshot(map, NULL, meddle, &settled, &uuid), DIRTYMAP_E_NO_CHECKPOINT);
+    CHECK(counted(map) == dirty + 1);
     settled.answer = 0;
+    OK(dirtymap_freeze_snapshot(map, NULL, meddle, &settled, &uuid));
+    OK(dirtymap_abort(map, &uuid));
+    CHECK(counted(map) == dirty + 1);
+    OK(dirtymap_reset(map, 5 * MIB, 64 * KIB, NULL));
     OK(dirtymap_freeze_snapshot(map, NULL, settle, &settled, &uuid));
     CHECK(settled.calls == 2 && memcmp(&settled.uuid, &uuid, sizeof uuid) == 0);
     OK(dirtymap_checkpoint(map, &checkpoint, sizeof checkpoint));
