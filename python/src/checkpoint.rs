@@ -4,11 +4,15 @@
 //! program never forgets dirt.
 
 use crate::arguments::stamp;
+use crate::call::call;
 use crate::error::Result;
 use crate::map::{DirtySet, Map, new_set, over};
 use dirtymap::OwnedWriteGuard;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, PyVisit};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 /// What a freeze has put aside: the work list of a backup. Leaving its block without a commit aborts it: what was frozen is dirty as
@@ -17,20 +21,12 @@ use std::sync::{Mutex, PoisonError};
 pub struct Checkpoint {
     map: Py<Map>,
     found: dirtymap::checkpoint::Checkpoint,
-    over: Mutex<bool>,
+    over: AtomicBool,
 }
 
 impl Checkpoint {
     pub(crate) fn new(map: Py<Map>, found: dirtymap::checkpoint::Checkpoint) -> Checkpoint {
-        Checkpoint { map, found, over: Mutex::new(false) }
-    }
-
-    fn is_over(&self) -> bool {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn end(&self) {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        Checkpoint { map, found, over: AtomicBool::new(false) }
     }
 }
 
@@ -56,7 +52,7 @@ impl Checkpoint {
 
     /// What it has frozen.
     fn frozen(&self, py: Python<'_>) -> Result<Py<DirtySet>> {
-        let set = py.detach(|| Ok::<_, crate::error::Failure>(self.map.get().file()?.frozen_set(self.found.uuid)?))?;
+        let set = call(py, || Ok(self.map.get().file()?.frozen_set(self.found.uuid)?))?;
         Ok(new_set(py, set)?)
     }
 
@@ -65,26 +61,24 @@ impl Checkpoint {
     #[pyo3(signature = (*, keep=false, target=None, audited=0))]
     fn commit(&self, py: Python<'_>, keep: bool, target: Option<Bound<'_, PyAny>>, audited: u64) -> Result<()> {
         let target = target.map(|target| stamp(py, &target)).transpose()?;
-        let done = py.detach(|| {
+        call(py, || {
             let map = self.map.get().file()?;
             match target {
                 Some(target) => map.commit_backup(self.found.uuid, keep, &target, audited)?,
                 None => map.commit_checkpoint(self.found.uuid, keep)?,
             }
-            self.end();
+            self.over.store(true, Relaxed);
             Ok(())
-        });
-        self.map.get().told(done)
+        })
     }
 
     /// The backup has failed: what was frozen is dirty as before.
     fn abort(&self, py: Python<'_>) -> Result<()> {
-        let done = py.detach(|| {
+        call(py, || {
             self.map.get().file()?.abort_checkpoint(self.found.uuid)?;
-            self.end();
+            self.over.store(true, Relaxed);
             Ok(())
-        });
-        self.map.get().told(done)
+        })
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -92,11 +86,15 @@ impl Checkpoint {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) -> Result<bool> {
-        if !self.is_over() {
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> Result<bool> {
+        if !self.over.load(Relaxed) {
             self.abort(py)?;
         }
         Ok(false)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        visit.call(&self.map)
     }
 
     fn __repr__(&self) -> String {
@@ -122,22 +120,25 @@ impl Write {
 impl Write {
     fn __enter__(slf: Bound<'_, Self>) -> Result<Py<Write>> {
         let write = slf.get();
-        let map = write.map.get();
-        let done = slf.py().detach(|| {
+        call(slf.py(), || {
             let mut guard = write.guard.lock().unwrap_or_else(PoisonError::into_inner);
             if guard.is_some() {
                 return Err(over("beginning of this write").into());
             }
-            *guard = Some(map.file()?.begin_writes_owned(&write.ranges)?);
+            *guard = Some(write.map.get().file()?.begin_writes_owned(&write.ranges)?);
             Ok(())
-        });
-        map.told(done)?;
+        })?;
         Ok(slf.unbind())
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, pyo3::types::PyTuple>) -> bool {
-        drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> bool {
+        // Another thread may be beginning it.
+        py.detach(|| drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take()));
         false
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        visit.call(&self.map)
     }
 }

@@ -3,58 +3,64 @@
 //! Invariant kept here: after an error of a close the map is open as before.
 
 use crate::arguments::{as_ranges, stamp, uuid};
+use crate::call::{call, call_back, wait};
 use crate::checkpoint::{Checkpoint, Write};
 use crate::error::{Failure, Result};
 use crate::info::{of_counted, of_info, of_points, of_recovery, of_stats};
-use crate::map::{DirtySet, Kind, Map, new_set};
-use crate::options::{Given, New, Raised, seconds};
+use crate::map::{DirtySet, Kind, Map, Place, new_set};
+use crate::options::{Given, New, Told, seconds};
 use dirtymap::{Comparison, ImageStamp, Options, Step, Uuid};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// A map in a file: which parts of a disk image were written, surviving any crash. Threads may share it, and processes that open it
 /// with access="shared"; a forked child opens its own.
 #[pyclass(frozen, extends = Map, module = "dirtymap")]
 pub struct DirtyMap;
 
-fn new(py: Python<'_>, map: dirtymap::DirtyMap, raised: Raised) -> PyResult<Py<DirtyMap>> {
-    let kind = Kind::File(Mutex::new(Some(Arc::new(map))), raised);
-    Py::new(py, PyClassInitializer::from(Map { kind }).add_subclass(DirtyMap))
+fn new(py: Python<'_>, map: dirtymap::DirtyMap, told: Told) -> Result<Py<DirtyMap>> {
+    let kind = Kind::File(Mutex::new(Place::new(map)), told);
+    Ok(Py::new(py, PyClassInitializer::from(Map { kind }).add_subclass(DirtyMap))?)
 }
 
-/// Makes or opens a map; what a progress function has raised meanwhile counts more than the error that came of it.
-fn opened(
-    py: Python<'_>,
-    raised: Raised,
-    open: impl FnOnce() -> dirtymap::Result<dirtymap::DirtyMap> + Send,
-) -> Result<Py<DirtyMap>> {
-    match py.detach(open) {
-        Ok(map) => Ok(new(py, map, raised)?),
-        Err(error) => Err(raised.take().map_or(error.into(), Failure::from)),
+/// How long an open waits before it looks for signals.
+const MOMENT: Duration = Duration::from_millis(200);
+
+/// Opens a map, waiting for those who have it; a signal ends the wait.
+fn open(py: Python<'_>, options: &Options, path: &Path, wait: Duration) -> Result<dirtymap::DirtyMap> {
+    let end = Instant::now().checked_add(wait);
+    loop {
+        let left = end.map_or(MOMENT, |end| end.saturating_duration_since(Instant::now()).min(MOMENT));
+        match call(py, || Ok(options.clone().wait(left).open(path)?)) {
+            Err(Failure::Library { kind: "locked", .. }) if left == MOMENT => py.check_signals()?,
+            done => return done,
+        }
     }
 }
 
 /// Closes the map and has none then; if that fails, it is there as before.
 fn close(map: &Map, now: Option<&ImageStamp>) -> Result<()> {
-    let Kind::File(place, _) = &map.kind else { return Ok(()) };
-    let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(held) = place.take() else { return Ok(()) };
-    let alone = Arc::try_unwrap(held).map_err(|held| {
-        *place = Some(held);
-        Failure::InUse
-    })?;
-    let closed = match now {
-        Some(now) => alone.close_with_image(now),
-        None => alone.close(),
-    };
-    closed.map_err(|failed| {
-        let failure = Failure::from(failed.error());
-        *place = Some(Arc::new(failed.into_map()));
-        failure
-    })
+    let closed = map.alone(|map| {
+        let closed = match now {
+            Some(now) => map.close_with_image(now),
+            None => map.close(),
+        };
+        match closed {
+            Ok(()) => (Place::Closed, Ok(())),
+            Err(failed) => {
+                let why = Failure::from(failed.error());
+                (Place::new(failed.into_map()), Err(why))
+            }
+        }
+    });
+    match closed {
+        Err(Failure::Closed) => Ok(()),
+        other => other,
+    }
 }
 
 impl DirtyMap {
@@ -64,7 +70,17 @@ impl DirtyMap {
         f: impl FnOnce(&dirtymap::DirtyMap) -> dirtymap::Result<R> + Send,
     ) -> Result<R> {
         let map = slf.as_super().get();
-        map.told(slf.py().detach(|| Ok(f(&*map.file()?)?)))
+        call(slf.py(), || Ok(f(&*map.file()?)?))
+    }
+
+    /// Freezes it, waiting for writes.
+    fn frozen(
+        slf: &Bound<'_, Self>,
+        f: impl FnOnce(&dirtymap::DirtyMap) -> dirtymap::Result<dirtymap::checkpoint::Checkpoint> + Send,
+    ) -> Result<Checkpoint> {
+        let map = slf.as_super().get();
+        let frozen = wait(slf.py(), || Ok(f(&*map.file()?)?))?;
+        Ok(Checkpoint::new(slf.as_super().clone().unbind(), frozen))
     }
 }
 
@@ -108,9 +124,9 @@ impl DirtyMap {
             writes_outlive,
             progress,
         };
-        let (options, raised) = given.options(py)?;
-        let options = New { granule, label, durability, dirty, added_dirt, like }.add_to(options)?;
-        opened(py, raised, || options.create(path, length))
+        let (options, told) = given.options(py)?;
+        let options = New { granule, label, durability, dirty, added_dirt, like }.add_to(py, options)?;
+        new(py, call(py, || Ok(options.create(path, length)?))?, told)
     }
 
     /// Opens the map in a file, after recovering it if need be. wait: seconds for those who have it. beside_snapshot: also while a
@@ -145,9 +161,9 @@ impl DirtyMap {
             writes_outlive,
             progress,
         };
-        let (options, raised) = given.options(py)?;
-        let options: Options = options.wait(seconds(wait)?).beside_snapshot(beside_snapshot);
-        opened(py, raised, || options.open(path))
+        let (options, told) = given.options(py)?;
+        let options = options.beside_snapshot(beside_snapshot);
+        new(py, self::open(py, &options, &path, seconds(wait)?)?, told)
     }
 
     /// Flushes the map and leaves its file clean; image: the image that it belongs to, as it is now, after fsync, of a map that was
@@ -156,13 +172,18 @@ impl DirtyMap {
     fn close(slf: &Bound<'_, Self>, image: Option<Bound<'_, PyAny>>) -> Result<()> {
         let now = image.map(|image| stamp(slf.py(), &image)).transpose()?;
         let map = slf.as_super().get();
-        map.told(slf.py().detach(|| close(map, now.as_ref())))
+        call(slf.py(), || close(map, now.as_ref()))
     }
 
     /// Whether it was closed.
     #[getter]
-    fn closed(slf: &Bound<'_, Self>) -> bool {
-        slf.as_super().get().file().is_err()
+    fn closed(slf: &Bound<'_, Self>) -> Result<bool> {
+        match DirtyMap::ask(slf, |_| Ok(false)) {
+            Err(Failure::Closed) => Ok(true),
+            // Another thread is closing it.
+            Err(Failure::InUse) => Ok(false),
+            other => other,
+        }
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -173,7 +194,7 @@ impl DirtyMap {
     #[pyo3(signature = (*exception))]
     fn __exit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> Result<bool> {
         let map = slf.as_super().get();
-        let closed = map.told(slf.py().detach(|| close(map, None)));
+        let closed = call(slf.py(), || close(map, None));
         if exception.get_item(0).is_ok_and(|kind| kind.is_none()) {
             closed?;
         }
@@ -204,8 +225,7 @@ impl DirtyMap {
     /// Moves what is dirty to a checkpoint, and waits for the writes that had begun: then a backup may read the image, after fsync.
     #[pyo3(signature = (name=None))]
     fn freeze(slf: &Bound<'_, Self>, name: Option<String>) -> Result<Checkpoint> {
-        let frozen = DirtyMap::ask(slf, |map| map.freeze(name.as_deref()))?;
-        Ok(Checkpoint::new(slf.as_super().clone().unbind(), frozen))
+        DirtyMap::frozen(slf, |map| map.freeze(name.as_deref()))
     }
 
     /// As freeze(), for a program that copies old data before each of its writes, from before this call on, so that the image can be
@@ -213,17 +233,11 @@ impl DirtyMap {
     /// marks by set() what was copied meanwhile; what it raises ends the freeze. Nobody else may have the map open for writing.
     #[pyo3(signature = (settle, name=None))]
     fn freeze_snapshot(slf: &Bound<'_, Self>, settle: Py<PyAny>, name: Option<String>) -> Result<Checkpoint> {
-        let mut raised = None;
-        let settle = |uuid: Uuid| {
-            raised = Python::attach(|py| settle.call1(py, (uuid.to_string(),)).err());
-            if raised.is_some() { Err(dirtymap::Error::Interrupted { step: Step::Freezing }) } else { Ok(()) }
+        let settled = |uuid: Uuid| {
+            let settled = call_back(false, |py| settle.call1(py, (uuid.to_string(),)));
+            settled.map(drop).ok_or(dirtymap::Error::Interrupted { step: Step::Freezing })
         };
-        let done = DirtyMap::ask(slf, |map| map.freeze_snapshot(name.as_deref(), settle));
-        // Not in place of something worse: that the checkpoint is outstanding.
-        if let (Err(Failure::Library { kind: "interrupted", .. }), Some(raised)) = (&done, raised) {
-            return Err(raised.into());
-        }
-        Ok(Checkpoint::new(slf.as_super().clone().unbind(), done?))
+        DirtyMap::frozen(slf, |map| map.freeze_snapshot(name.as_deref(), settled))
     }
 
     /// Raises what freeze() with this name would raise at once.

@@ -1,5 +1,6 @@
 //! Checking, repairing, and taking that back.
 
+use crate::call::{call, call_back};
 use crate::error::Result;
 use crate::info::{dict, of_info};
 use crate::options::seconds;
@@ -35,16 +36,15 @@ fn telling<R: Send>(
     told: Option<Py<PyAny>>,
     work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> dirtymap::Result<R> + Send,
 ) -> Result<R> {
-    let (done, raised) = py.detach(|| {
-        let mut raised = None;
-        let mut tell = |passed, total| {
-            if let (Some(told), None) = (&told, &raised) {
-                raised = Python::attach(|py| told.call1(py, (passed, total))).err();
-            }
-        };
-        (work(&mut tell), raised)
-    });
-    raised.map_or_else(|| Ok(done?), |raised| Err(raised.into()))
+    let mut told = told;
+    let mut tell = |passed, total| {
+        if let Some(function) = &told
+            && call_back(true, |py| function.call1(py, (passed, total))).is_none()
+        {
+            told = None;
+        }
+    };
+    call(py, || Ok(work(&mut tell)?))
 }
 
 /// Checks the file of a map without changing it. after_power_loss: what would be true of it if the power went now. progress is told
@@ -111,5 +111,5 @@ pub fn repair(
 #[pyo3(signature = (path, undo, *, wait=0.0))]
 pub fn undo_repair(py: Python<'_>, path: PathBuf, undo: PathBuf, wait: f64) -> Result<u64> {
     let wait = seconds(wait)?;
-    Ok(py.detach(|| fsck::undo_repair(path, undo, wait))?.bytes)
+    call(py, || Ok(fsck::undo_repair(path, undo, wait)?.bytes))
 }

@@ -1,5 +1,6 @@
 //! What is known of a map, as dictionaries.
 
+use crate::call::call;
 use crate::error::Result;
 use dirtymap::Durability;
 use dirtymap::checkpoint::{CountedPoint, NamedPoint};
@@ -133,5 +134,5 @@ pub(crate) fn of_counted<'py>(py: Python<'py>, points: &[CountedPoint]) -> Resul
 /// What is in the file of a map, which may be open elsewhere.
 #[pyfunction]
 pub fn inspect(py: Python<'_>, path: PathBuf) -> Result<Bound<'_, PyDict>> {
-    of_info(py, &py.detach(|| info::inspect(path))?)
+    of_info(py, &call(py, || Ok(info::inspect(path)?))?)
 }

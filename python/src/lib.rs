@@ -4,6 +4,7 @@
 //! is held.
 
 mod arguments;
+mod call;
 mod checkpoint;
 mod error;
 mod file;

@@ -3,22 +3,39 @@
 //! Invariant kept here: locks are taken without the interpreter's lock, and those of two maps in the order of their addresses.
 
 use crate::arguments::{Key, as_ranges, clamped};
+use crate::call::call;
 use crate::error::{Failure, Result};
-use crate::options::Raised;
+use crate::options::Told;
 use dirtymap::checkpoint::PointSet;
 use dirtymap::iter::Cursor;
 use dirtymap::{Bitmap, DirtyMap, Error, Geometry, ReadMap, WriteMap};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyMemoryView};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use pyo3::{PyTraverseError, PyVisit};
+use std::mem::replace;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What a map is.
 pub(crate) enum Kind {
-    /// In a file; none once it was closed.
-    File(Mutex<Option<Arc<DirtyMap>>>, Raised),
+    /// In a file.
+    File(Mutex<Place>, Told),
     Memory(RwLock<Bitmap>),
     Set(Arc<PointSet>),
+}
+
+/// Where the map in a file is. Its lock is not held while anything is done with the map: a fork would leave it locked in the child.
+pub(crate) enum Place {
+    Open(Arc<DirtyMap>),
+    /// With a thread that closes it or changes its length.
+    Taken,
+    Closed,
+}
+
+impl Place {
+    pub(crate) fn new(map: DirtyMap) -> Place {
+        Place::Open(Arc::new(map))
+    }
 }
 
 /// A map: reading, changing and combining it, whatever kind it is.
@@ -107,10 +124,40 @@ macro_rules! combine {
 }
 
 impl Map {
-    pub(crate) fn file(&self) -> Result<Arc<DirtyMap>> {
+    fn place(&self) -> Result<MutexGuard<'_, Place>> {
         match &self.kind {
-            Kind::File(map, _) => map.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Failure::Closed),
+            Kind::File(place, _) => Ok(place.lock().unwrap_or_else(PoisonError::into_inner)),
             _ => Err(PyTypeError::new_err("it is not a map in a file").into()),
+        }
+    }
+
+    pub(crate) fn file(&self) -> Result<Arc<DirtyMap>> {
+        match &*self.place()? {
+            Place::Open(map) => Ok(map.clone()),
+            Place::Taken => Err(Failure::InUse),
+            Place::Closed => Err(Failure::Closed),
+        }
+    }
+
+    /// Does something with the map in the file that nobody else uses, and says what is left of it.
+    pub(crate) fn alone<R>(&self, f: impl FnOnce(DirtyMap) -> (Place, Result<R>)) -> Result<R> {
+        let mut place = self.place()?;
+        let taken = match replace(&mut *place, Place::Taken) {
+            Place::Open(map) => Arc::try_unwrap(map).map_err(|map| (Place::Open(map), Failure::InUse)),
+            Place::Taken => Err((Place::Taken, Failure::InUse)),
+            Place::Closed => Err((Place::Closed, Failure::Closed)),
+        };
+        match taken {
+            Ok(map) => {
+                drop(place);
+                let (left, done) = f(map);
+                *self.place()? = left;
+                done
+            }
+            Err((as_it_was, why)) => {
+                *place = as_it_was;
+                Err(why)
+            }
         }
     }
 
@@ -124,7 +171,7 @@ impl Map {
 
     /// Asks it something without the interpreter's lock.
     fn ask<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&dyn ReadMap) -> dirtymap::Result<R> + Send) -> Result<R> {
-        py.detach(|| {
+        call(py, || {
             let held = self.held()?;
             held.verified()?;
             let answer = f(held.get())?;
@@ -139,24 +186,15 @@ impl Map {
         file: impl FnOnce(&mut &DirtyMap) -> dirtymap::Result<R> + Send,
         memory: impl FnOnce(&mut Bitmap) -> dirtymap::Result<R> + Send,
     ) -> Result<R> {
-        let done = py.detach(|| match &self.kind {
+        call(py, || match &self.kind {
             Kind::File(..) => Ok(file(&mut &*self.file()?)?),
             Kind::Memory(map) => Ok(memory(&mut write_lock(map))?),
             Kind::Set(_) => Err(Error::ReadOnly.into()),
-        });
-        self.told(done)
-    }
-
-    /// What a progress function has raised takes the place of the error that came of it.
-    pub(crate) fn told<R>(&self, done: Result<R>) -> Result<R> {
-        let (Kind::File(_, raised), Err(Failure::Library { kind: "interrupted", .. })) = (&self.kind, &done) else {
-            return done;
-        };
-        raised.take().map_or(done, |raised| Err(raised.into()))
+        })
     }
 
     pub(crate) fn shape(&self, py: Python<'_>) -> Result<Geometry> {
-        py.detach(|| Ok(shape(self.held()?.get())))
+        call(py, || Ok(shape(self.held()?.get())))
     }
 
     fn len(&self, py: Python<'_>) -> Result<u64> {
@@ -175,7 +213,7 @@ impl Map {
         file: impl FnOnce(&DirtyMap, &Held<'_>) -> dirtymap::Result<R> + Send,
         memory: impl FnOnce(&mut Bitmap, &Held<'_>) -> dirtymap::Result<R> + Send,
     ) -> Result<R> {
-        let done = py.detach(|| match &self.kind {
+        call(py, || match &self.kind {
             Kind::File(..) => Ok(file(&*self.file()?, &other.held()?)?),
             Kind::Memory(map) => {
                 // Two threads that take the same two maps in different orders would wait for each other.
@@ -188,8 +226,7 @@ impl Map {
                 }
             }
             Kind::Set(_) => Err(Error::ReadOnly.into()),
-        });
-        self.told(done)
+        })
     }
 
     /// Asks about this one and another one.
@@ -199,7 +236,7 @@ impl Map {
         other: &Map,
         f: impl FnOnce(&Held<'_>, &Held<'_>) -> dirtymap::Result<R> + Send,
     ) -> Result<R> {
-        py.detach(|| {
+        call(py, || {
             let (here, there);
             if std::ptr::from_ref(self) < std::ptr::from_ref(other) {
                 here = self.held()?;
@@ -218,7 +255,7 @@ impl Map {
 
     /// A copy in memory.
     pub(crate) fn copied(&self, py: Python<'_>) -> Result<Bitmap> {
-        py.detach(|| Ok(with!(&self.held()?, map => Bitmap::copy_of(map)?)))
+        call(py, || Ok(with!(&self.held()?, map => Bitmap::copy_of(map)?)))
     }
 
     /// All dirty extents of a range.
@@ -268,6 +305,14 @@ impl Map {
         if dirty { self.set(py, start, stop) } else { self.reset(py, start, stop) }.map(drop)
     }
 
+    /// Refused: it would compare an item with extents, and never find it.
+    fn __contains__(&self, _item: &Bound<'_, PyAny>) -> Result<bool> {
+        Err(PyTypeError::new_err(
+            "map[item] says whether an item is dirty, map.any(start, stop) whether any of a range is",
+        )
+        .into())
+    }
+
     /// The dirty extents of the whole map, as (start, stop).
     fn __iter__(slf: Bound<'_, Self>) -> Extents {
         Extents { map: slf.unbind(), cursor: Mutex::new(Cursor::new(0..u64::MAX)) }
@@ -315,16 +360,14 @@ impl Map {
 
     /// Changes the length. New granules are clean; bits past the end are forgotten.
     fn truncate(&self, py: Python<'_>, len: u64) -> Result<()> {
-        let done = py.detach(|| match &self.kind {
-            Kind::File(map, _) => {
-                let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
-                let map = map.as_mut().ok_or(Failure::Closed)?;
-                Ok(Arc::get_mut(map).ok_or(Failure::InUse)?.truncate(len)?)
-            }
+        call(py, || match &self.kind {
+            Kind::File(..) => self.alone(|mut map| {
+                let done = map.truncate(len).map_err(Failure::from);
+                (Place::new(map), done)
+            }),
             Kind::Memory(map) => Ok(write_lock(map).truncate(len).map(drop)?),
             Kind::Set(_) => Err(Error::ReadOnly.into()),
-        });
-        self.told(done)
+        })
     }
 
     /// How many granules of a range are dirty.
@@ -398,7 +441,7 @@ impl Map {
 
     /// SHA-256 of the bits.
     fn sha256<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>> {
-        let hash = py.detach(|| {
+        let hash = call(py, || {
             let held = self.held()?;
             held.verified()?;
             // Of a map in a file, that of what is dirty here, without an outstanding checkpoint.
@@ -417,13 +460,13 @@ impl Map {
     /// A range as bytes, whole words of 64 granules: what load() takes.
     #[pyo3(signature = (start=0, stop=None))]
     fn serialize<'py>(&self, py: Python<'py>, start: u64, stop: Option<u64>) -> Result<Bound<'py, PyBytes>> {
-        let bytes = self.ask(py, |map| {
+        let (range, size) = self.ask(py, |map| {
             let range = start..stop.unwrap_or(map.geometry().len());
-            let mut bytes = vec![0; map.serialized_size(range.clone())? as usize];
-            map.serialize_part(range, &mut bytes)?;
-            Ok(bytes)
+            map.serialized_size(range.clone()).map(|size| (range, size))
         })?;
-        Ok(PyBytes::new(py, &bytes))
+        // Python's memory, of which a lack is an exception.
+        let fill = |bytes: &mut [u8]| Ok(self.ask(py, |map| map.serialize_part(range, bytes))?);
+        Ok(PyBytes::new_with(py, size as usize, fill)?)
     }
 
     /// Replaces a range by bytes of serialize(); how many granules changed.
@@ -471,7 +514,7 @@ impl Map {
     /// A copy of this map with what is dirty in another map of the same length.
     fn union(&self, py: Python<'_>, other: &Map) -> Result<Py<crate::memory::Bitmap>> {
         let mut made = self.copied(py)?;
-        py.detach(|| with!(&other.held()?, other => made.merge(other)).map_err(Failure::from))?;
+        call(py, || with!(&other.held()?, other => Ok(made.merge(other)?)))?;
         Ok(crate::memory::new(py, made)?)
     }
 
@@ -544,6 +587,19 @@ impl Map {
         Ok(taken.map(|taken| crate::memory::new(py, taken)).transpose()?)
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        match &self.kind {
+            Kind::File(_, told) => told.traverse(visit),
+            Kind::Memory(_) | Kind::Set(_) => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        if let Kind::File(_, told) = &self.kind {
+            told.clear();
+        }
+    }
+
     fn __repr__(slf: Bound<'_, Self>) -> Result<String> {
         let name = slf.get_type().name()?;
         let shape = match slf.get().shape(slf.py()) {
@@ -564,6 +620,10 @@ pub struct Extents {
 
 #[pymethods]
 impl Extents {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        visit.call(&self.map)
+    }
+
     fn __iter__(slf: Py<Self>) -> Py<Self> {
         slf
     }

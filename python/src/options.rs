@@ -1,29 +1,57 @@
 //! How to create and open a map.
 
-use crate::arguments::{opened, stamp};
+use crate::arguments::{like, stamp};
+use crate::call::{call_back, sees_signals};
 use crate::error::Result;
 use dirtymap::format::Reasons;
-use dirtymap::{Access, Durability, IntentBound, Options};
+use dirtymap::{Access, Durability, IntentBound, Options, Progress, Step};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use std::collections::HashMap;
+use pyo3::{PyTraverseError, PyVisit};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{ThreadId, current};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What the progress function of a map has raised, for the call that it ended: the one of its thread.
+/// The progress function of a map, which its object shows to the garbage collector: it may know the map itself.
 #[derive(Clone, Default)]
-pub(crate) struct Raised(Arc<Mutex<HashMap<ThreadId, PyErr>>>);
+pub(crate) struct Told(Arc<Mutex<Option<Py<PyAny>>>>);
 
-impl Raised {
-    fn put(&self, error: PyErr) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(current().id(), error);
+impl Told {
+    fn new(function: Option<Py<PyAny>>) -> Told {
+        Told(Arc::new(Mutex::new(function)))
     }
 
-    /// What was raised in this thread, which is forgotten then.
-    pub(crate) fn take(&self) -> Option<PyErr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&current().id())
+    pub(crate) fn traverse(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        // Who has the lock uses the function, which is no garbage then.
+        self.0.try_lock().map_or(Ok(()), |function| visit.call(&*function))
+    }
+
+    pub(crate) fn clear(&self) {
+        // Dropped without the lock: what that calls may come back here.
+        let function = self.lock().take();
+        drop(function);
+    }
+
+    /// What the library is to ask. Anything true, an exception or a signal ends the work; without a function, a signal ends a wait.
+    fn asked(&self, now: Progress) -> ControlFlow<()> {
+        let waits = now.step == Step::Waiting;
+        if !sees_signals().is_some_and(|sees_signals| waits && sees_signals || self.lock().is_some()) {
+            return ControlFlow::Continue(());
+        }
+        // While it waits it holds no lock.
+        let stops = call_back(!waits, |py| {
+            py.check_signals()?;
+            let function = self.lock().as_ref().map(|function| function.clone_ref(py));
+            let told =
+                |function: Py<PyAny>| function.bind(py).call1((now.step.name(), now.done, now.total))?.is_truthy();
+            function.map_or(Ok(false), told)
+        });
+        if stops == Some(false) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    /// Nobody waits for anything with this lock.
+    fn lock(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,9 +90,8 @@ pub(crate) fn seconds(seconds: f64) -> Result<Duration> {
 }
 
 impl Given<'_> {
-    /// The options, and where an exception of the progress function is found.
-    pub(crate) fn options(self, py: Python<'_>) -> Result<(Options, Raised)> {
-        let raised = Raised::default();
+    /// The options, and who is told.
+    pub(crate) fn options(self, py: Python<'_>) -> Result<(Options, Told)> {
         let access = match self.access {
             "exclusive" => Access::Exclusive,
             "shared" => Access::Shared,
@@ -89,33 +116,14 @@ impl Given<'_> {
             Some(0) => options = options.intent_bound(IntentBound::None),
             Some(items) => options = options.intent_bound(IntentBound::Items(items)),
         }
-        if let Some(told) = self.progress {
-            options = options.progress(teller(told, raised.clone()));
-        }
-        Ok((options, raised))
-    }
-}
-
-/// Calls a function of Python's; anything true, an exception or a signal ends the work.
-fn teller(told: Py<PyAny>, raised: Raised) -> impl Fn(dirtymap::Progress) -> ControlFlow<()> + Send + Sync {
-    move |now| {
-        let stop = Python::attach(|py| {
-            py.check_signals()?;
-            told.bind(py).call1((now.step.name(), now.done, now.total))?.is_truthy()
-        });
-        match stop {
-            Ok(false) => ControlFlow::Continue(()),
-            Ok(true) => ControlFlow::Break(()),
-            Err(error) => {
-                raised.put(error);
-                ControlFlow::Break(())
-            }
-        }
+        let told = Told::new(self.progress);
+        let asked = told.clone();
+        Ok((options.progress(move |now| asked.asked(now)), told))
     }
 }
 
 impl New<'_> {
-    pub(crate) fn add_to(self, options: Options) -> Result<Options> {
+    pub(crate) fn add_to(self, py: Python<'_>, options: Options) -> Result<Options> {
         let durability = match self.durability {
             "power-loss" => Durability::PowerLoss,
             "process" => Durability::Process,
@@ -124,7 +132,7 @@ impl New<'_> {
         let options = options.granule_bytes(self.granule)?.label(self.label).durability(durability).dirty(self.dirty);
         let options = options.added_dirt(Reasons(self.added_dirt));
         Ok(match &self.like {
-            Some(file) => options.like(&opened(file)?),
+            Some(file) => like(py, options, file)?,
             None => options,
         })
     }

@@ -29,8 +29,17 @@ def test_slices_are_ranges() -> None:
         map[0:100:2]
     with pytest.raises(IndexError):
         map[-1001]
-    with pytest.raises(Error):
-        map[1000]
+    for behind in (1000, 1 << 64, 1 << 200):
+        with pytest.raises(Error):
+            map[behind]
+        assert map[900:behind] == [(960, 1000)] and map[behind:] == []
+        with pytest.raises(Error):
+            map[0 : behind + 1] = True
+    with pytest.raises(IndexError):
+        map[-1 << 200]
+    # An item is none of its extents.
+    with pytest.raises(TypeError, match="map.any"):
+        960 in map
 
 
 def test_setting_and_resetting_say_how_many_granules_changed() -> None:

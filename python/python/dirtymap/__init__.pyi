@@ -1,7 +1,7 @@
 import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeAlias, TypedDict, final, overload
+from typing import Literal, NoReturn, Protocol, Self, TypeAlias, TypedDict, final, overload
 
 from typing_extensions import disjoint_base
 
@@ -146,6 +146,7 @@ class Map:
     def dirty_len(self) -> int: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Extents: ...
+    def __contains__(self, item: object, /) -> NoReturn: ...
     @overload
     def __getitem__(self, key: int, /) -> bool: ...
     @overload
