@@ -507,13 +507,21 @@ fn snapshots_of_others_are_left_alone_and_empty_ones_are_ended() {
 }
 
 #[test]
-fn a_commit_that_makes_no_sense_commits_nothing() {
+fn a_backup_that_makes_no_sense_is_neither_begun_nor_committed() {
     let place = Place::new();
     let _server = place.start(&[]).expect("a server");
     write(&place, 2, 2);
-    place.snapshot(&["create"]).exits(0);
     let zeros = "0".repeat(256);
-    for (export, target, kind) in [("x", &*zeros, "no-export"), ("", &*zeros, "usage"), ("", "12", "usage")] {
+    let senseless = [("x", &*zeros, "no-export"), ("", &*zeros, "usage"), ("", "12", "usage")];
+    for (export, target, kind) in senseless {
+        let backup = format!(r#"{{"export":"{export}","target":"{target}"}}"#);
+        let answer =
+            Control::connect(&place.control()).ask(&format!(r#"{{"request":"snapshot-create","backup":{backup}}}"#));
+        assert_eq!(answer["error"]["kind"], kind, "{answer}");
+    }
+    assert_eq!(place.outstanding(), None);
+    place.snapshot(&["create"]).exits(0);
+    for (export, target, kind) in senseless {
         let backup = format!(r#"{{"export":"{export}","target":"{target}","audited":0}}"#);
         let line = format!(r#"{{"request":"snapshot-commit","keep":false,"backup":{backup}}}"#);
         let answer = Control::connect(&place.control()).ask(&line);

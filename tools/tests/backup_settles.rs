@@ -11,6 +11,7 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// Kills the backup as soon as everything is frozen, and before it has begun to write.
 const DIE: [&str; 2] = ["--post-hook", "kill -KILL $PPID"];
@@ -148,6 +149,33 @@ fn a_server_that_does_not_answer_is_told_of_and_waited_for_until_a_signal() {
 }
 
 #[test]
+fn a_snapshot_that_comes_too_late_for_its_backup_makes_way_for_that_of_the_next() {
+    for (which, named) in [(0, true), (0, false), (1, true), (1, false)] {
+        let place = Place::new();
+        let hold = place.dir.path("hold");
+        let _server = place.start(&[("HOLD_AT", format!("CopyingOn@{}", hold.display()))]).expect("a server");
+        write(&place, 3, 3);
+        let (words, set) = targets(&place)[which].clone();
+        let wanted = |name| {
+            let name: &[&str] = if named { &["--name", name] } else { &[] };
+            command(&place, &words.iter().map(String::as_str).chain(name.iter().copied()).collect::<Vec<_>>())
+        };
+        let mut killed = wanted("day-1").spawn().expect("run dirtymap");
+        until("the server", || hold.exists().then_some(()));
+        killed.kill().and_then(|()| killed.wait()).expect("kill");
+        // Nothing is frozen yet, so that the next one finds nothing to settle.
+        assert_eq!(place.outstanding(), None);
+        let next = Waiting::start(wanted("day-2"), &place.dir, "make a snapshot", &hold);
+        fs::remove_file(&hold).expect("remove");
+        Ran::from(next.child.wait_with_output().expect("wait")).exits(0);
+        let backup = content(&place, set);
+        assert!(backup == fs::read(place.image()).expect("read"));
+        nothing_is_left(&place, &backup);
+        assert_eq!(place.snapshot(&["list"]).exits(0).json()["snapshots"], json!([]));
+    }
+}
+
+#[test]
 fn a_commit_that_was_not_waited_for_and_is_never_done_is_settled() {
     let place = Place::new();
     let server = place.start(&[]).expect("a server");
@@ -171,6 +199,13 @@ fn a_commit_that_was_not_waited_for_and_is_never_done_is_settled() {
     assert_eq!(points(&place.map()), ["day-0", "day-2"]);
 }
 
+fn snapshot_create(place: &Place, more: &[&str]) -> Command {
+    let mut command = common::dirtymap();
+    command.args(["--output", "json", "snapshot", "create", "--server"]).arg(place.control()).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 /// Something has stopped the guest for it.
 #[test]
 fn between_hooks_a_server_has_no_longer_than_they_have() {
@@ -182,11 +217,14 @@ fn between_hooks_a_server_has_no_longer_than_they_have() {
         let say = |word: &str| format!("echo {word} >> {}", log.display());
         let (pre, post) = (say("freeze"), say("thaw"));
         let hooks = ["--pre-hook", &pre, "--post-hook", &post, "--hook-limit", "1"];
-        let ran = match by_hand {
-            false => mirror(&place, &hooks),
-            true => place.snapshot(&[&["create"], &hooks[..]].concat()),
+        let to = target(&place);
+        let mut command = match by_hand {
+            false => command(&place, &[&[to.to_str().expect("text")], &hooks[..]].concat()),
+            true => snapshot_create(&place, &hooks),
         };
-        let ran = ran.exits(8).says("has not answered in 1 s");
+        let mut child = command.spawn().expect("run dirtymap");
+        until("its end", || child.try_wait().expect("look"));
+        let ran = Ran::from(child.wait_with_output().expect("wait")).exits(8).says("has not answered in 1 s");
         assert!(ran.out.contains("no-answer"), "{}", ran.out);
         assert!(hold.exists(), "the server is not held any more");
         assert_eq!(fs::read_to_string(&log).expect("read"), "freeze\nthaw\n");
@@ -205,10 +243,7 @@ fn the_snapshot_commands_end_their_wait_with_a_signal() {
     let place = Place::new();
     let hold = place.dir.path("hold");
     let _server = place.start(&[("HOLD_AT", format!("Frozen@{}", hold.display()))]).expect("a server");
-    let mut create = common::dirtymap();
-    create.args(["snapshot", "create", "--server"]).arg(place.control());
-    create.stdin(Stdio::null()).stdout(Stdio::piped());
-    let ran = Waiting::start(create, &place.dir, "make a snapshot", &hold).interrupt(&hold);
+    let ran = Waiting::start(snapshot_create(&place, &[]), &place.dir, "make a snapshot", &hold).interrupt(&hold);
     ran.exits(32).says("it may do it yet").says("snapshot list");
 }
 
@@ -278,4 +313,64 @@ fn what_the_server_serves_is_no_target_by_any_name() {
     // What has its name by now is not what it serves.
     back_up(&place, &[place.image().to_str().expect("text"), "--force"]).exits(0);
     assert!(fs::read(place.image()).expect("read") == old);
+}
+
+/// Backups that are killed; `DIRTYMAP_BACKUP_KILLS` has more of them.
+fn rounds() -> u64 {
+    std::env::var("DIRTYMAP_BACKUP_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6)
+}
+
+#[test]
+fn wherever_a_backup_is_killed_the_next_one_settles_it() {
+    for which in 0..2 {
+        let place = Place::new();
+        let server = place.start(&[]).expect("a server");
+        let (words, set) = targets(&place)[which].clone();
+        let keep = if set { "--keep" } else { "--keep-last" };
+        let named = |name: &str| {
+            let line = words.iter().map(String::as_str).chain(["--name", name, keep, "2"]);
+            command(&place, &line.collect::<Vec<_>>())
+        };
+        for round in 0..rounds() {
+            write(&place, round % 12, round);
+            let mut killed = named(&format!("killed-{round}")).spawn().expect("run dirtymap");
+            // Somewhere: each takes another time, and none has to come as far.
+            std::thread::sleep(Duration::from_micros(round * 7919 % 60_000));
+            let _ = killed.kill();
+            killed.wait().expect("wait");
+            write(&place, (round + 5) % 12, round + 1000);
+            Ran::from(named(&format!("done-{round}")).output().expect("run dirtymap")).exits(0);
+            if place.outstanding().is_some() {
+                // The server came to what the killed one had asked for when all of this was over.
+                Ran::from(named(&format!("late-{round}")).output().expect("run dirtymap")).exits(0);
+            }
+            let backup = content(&place, set);
+            assert!(backup == fs::read(place.image()).expect("read"), "round {round}");
+            nothing_is_left(&place, &backup);
+        }
+        assert!(server.stop());
+    }
+}
+
+#[test]
+fn so_it_does_of_the_image() {
+    let set = Set::of_image(SIZE);
+    let named = |name: &str| {
+        let mut command = common::dirtymap();
+        command.arg("backup").args([&set.image, &set.target]).arg("--map").arg(&set.map);
+        command.args(["--name", name, "--keep-last", "2"]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    for round in 0..rounds() {
+        set.write(round % 12 * GRANULE, &pattern(4096, round));
+        let mut killed = named(&format!("killed-{round}")).spawn().expect("run dirtymap");
+        std::thread::sleep(Duration::from_micros(round * 7919 % 60_000));
+        let _ = killed.kill();
+        killed.wait().expect("wait");
+        set.write((round + 5) % 12 * GRANULE, &pattern(4096, round + 1000));
+        Ran::from(named(&format!("done-{round}")).output().expect("run dirtymap")).exits(0);
+        assert!(fs::read(&set.target).expect("read") == fs::read(&set.image).expect("read"), "round {round}");
+        assert_eq!(inspect(&set.map).expect("inspect").checkpoint, None);
+    }
 }

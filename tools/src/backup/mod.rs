@@ -31,9 +31,11 @@ use crate::exit::{Exit, Failure, Result};
 use crate::files::Content;
 use crate::terminal::output::Output;
 use crate::terminal::pass::{Pass, Rate};
+use crate::terminal::signals;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
-use dirtymap::{DirtyMap, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
+use dirtymap::{DirtyMap, Error, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
+use dirtymap_cli::set_json;
 use source::{Frozen, Meanwhile, Source, Wish};
 use std::iter;
 use std::ops::Range;
@@ -108,34 +110,29 @@ impl Job<'_> {
         {
             map.since_set(name)?; // Says what points there are.
         }
-        let outstanding = map.checkpoint()?;
         if args.how.frozen {
-            return match outstanding {
+            return match map.checkpoint()? {
                 Some(Checkpoint { state: CheckpointState::Frozen, target: None, .. }) => Ok(()),
                 _ => Err(Failure::new("no-checkpoint", format!("{path}: no checkpoint is frozen for it; {RECIPE}"))),
             };
-        }
-        if let Some(stale) = outstanding {
-            // One that names a target is a backup's, and no other one goes by this map now.
-            if stale.target.is_none() && !target.has_left(&stale) {
-                let name = stale.name.map_or("without a name".into(), |name| format!("named {name:?}"));
-                let advice = match stale.snapshot {
-                    true => "it is a live snapshot's of the server: end that (dirtymap snapshot abort)".into(),
-                    false => format!(
-                        "if a backup that was killed has left it, put it back (dirtymap checkpoint abort {path}); if it was \
-                         frozen for a snapshot, back that up with --frozen"
-                    ),
-                };
-                let message = format!("{path}: checkpoint {} {name} is {}; {advice}", stale.uuid, stale.state.name());
-                return Err(Failure::new("checkpoint-outstanding", message));
-            }
-            self.source.abort(map, &stale)?;
         }
         if args.how.name.as_deref() == Some(UNNAMED) {
             let why = format!("{UNNAMED:?} is what a backup without a name is called; choose another name");
             return Err(Failure::new("refused", format!("{path}: {why}")));
         }
-        Ok(map.can_freeze(Some(target.point()))?)
+        loop {
+            if let Some(stale) = map.checkpoint()? {
+                if !left_by_any(&stale) && !target.has_left(&stale) {
+                    return Err(outstanding(map, &stale));
+                }
+                self.source.abort(map, &stale)?;
+            }
+            match map.can_freeze(Some(target.point())) {
+                // A server has just come to what a backup that was killed had asked for.
+                Err(Error::Outstanding { .. }) => signals::check(INTERRUPTED)?,
+                can => return Ok(can?),
+            }
+        }
     }
 
     /// Freezes what is dirty, and gives what is to be copied.
@@ -236,6 +233,27 @@ impl Job<'_> {
         );
         Err(Failure { kind: "audit-missed".into(), message, exit: Exit::Damage })
     }
+}
+
+/// Whether a checkpoint was left by a backup that was killed, whatever its target: one that names a target is a backup's, and no
+/// other one goes by the map that finds it. But a member of a set may be complete, which only its set can tell.
+fn left_by_any(stale: &Checkpoint) -> bool {
+    stale.target.is_some() && stale.name.as_deref().and_then(set_json::point_of).is_none()
+}
+
+/// The refusal of a checkpoint that is not to be ended here.
+fn outstanding(map: &DirtyMap, found: &Checkpoint) -> Failure {
+    let (path, name) = (map.path().display(), found.name.as_ref());
+    let name = name.map_or("without a name".into(), |name| format!("named {name:?}"));
+    let advice = match found.snapshot {
+        true => "it is a live snapshot's of the server: end that (dirtymap snapshot abort)".into(),
+        false => format!(
+            "if a backup that was killed has left it, put it back (dirtymap checkpoint abort {path}); if it was frozen for a \
+             snapshot, back that up with --frozen"
+        ),
+    };
+    let message = format!("{path}: checkpoint {} {name} is {}; {advice}", found.uuid, found.state.name());
+    Failure::new("checkpoint-outstanding", message)
 }
 
 /// So much is verified, and then the source told that it is done with.

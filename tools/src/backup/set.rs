@@ -262,9 +262,9 @@ impl Target for SetTarget<'_> {
         &self.point
     }
 
-    /// A member that is complete must be told from one that is not, which only its set can.
     fn stamp(&self) -> Option<ImageStamp> {
-        None
+        // Without one, its own next backup knows what it has left by the name all the same.
+        self.new.as_ref().and_then(|new| ImageStamp::glance(new.file()).ok())
     }
 
     fn has_left(&self, stale: &Checkpoint) -> bool {

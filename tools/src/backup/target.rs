@@ -38,10 +38,9 @@ pub trait Target {
     fn settle(&mut self, job: &Job<'_>) -> Result<Option<Outcome>>;
     /// The name to freeze with.
     fn point(&self) -> &str;
-    /// What it is now, for the checkpoint to name it; `None` where the name to freeze with tells whose it is. Asked when it is
-    /// prepared.
+    /// What it is now, for the checkpoint to name it. Asked when it is prepared.
     fn stamp(&self) -> Option<ImageStamp>;
-    /// Whether a checkpoint that is outstanding, and names no target, was left by a backup to this one that was killed.
+    /// Whether a checkpoint that is outstanding was left by a backup to this target that was killed, by its name.
     fn has_left(&self, _stale: &Checkpoint) -> bool {
         false
     }

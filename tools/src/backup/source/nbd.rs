@@ -111,13 +111,22 @@ impl<'a> NbdSource<'a> {
         target: Option<&ImageStamp>,
         whole: bool,
     ) -> Result<Checkpoint> {
-        // Whoever has it open for writing keeps the server from freezing.
         let before = known(map)?;
-        let (read_only, _) = open::for_reading(&self.map(), self.wait, self.output.without_notes())?;
-        std::mem::replace(map, read_only).close()?;
         let app = self.args.how.consistency == Some(Consistency::App);
         let backup = target.map(|target| Intended { export: self.disk.export.clone(), target: Stamp::new(target) });
-        let made = self.create(map, &Request::SnapshotCreate { name: Some(point.into()), whole, app, backup })?;
+        let request = Request::SnapshotCreate { name: Some(point.into()), whole, app, backup };
+        let made = loop {
+            // Whoever has it open for writing keeps the server from freezing.
+            let (read_only, _) = open::for_reading(&self.map(), self.wait, self.output.without_notes())?;
+            std::mem::replace(map, read_only).close()?;
+            match self.create(&request) {
+                Err(failure) if failure.kind == "snapshot-exists" => {
+                    self.take_back(map, before)?;
+                    self.end_left(map, failure)?;
+                }
+                made => break made?,
+            }
+        };
         let found = signals::check(INTERRUPTED).and_then(|()| self.find(map, before, point, &made.id, whole));
         found.map_err(|failure| match self.end(&made.id) {
             Ok(()) => failure,
@@ -129,9 +138,8 @@ impl<'a> NbdSource<'a> {
         })
     }
 
-    /// Asks for a snapshot, as long as programs have the map open for writing that the user would wait for. One that is there and
-    /// has no checkpoint any more is ended: some other program has committed that, or put it back.
-    fn create(&self, map: &DirtyMap, request: &Request) -> Result<SnapshotStatus> {
+    /// Asks for a snapshot, as long as programs have the map open for writing that the user would wait for.
+    fn create(&self, request: &Request) -> Result<SnapshotStatus> {
         let until = Instant::now() + self.wait;
         loop {
             let failure = match self.server()?.within(self.args.how.hooks.limit()).ask(request) {
@@ -147,24 +155,35 @@ impl<'a> NbdSource<'a> {
                     signals::check(INTERRUPTED)?;
                     std::thread::sleep(LOOK);
                 }
-                "snapshot-exists" => {
-                    let there: SnapshotList = self.server()?.ask(&Request::SnapshotList {})?;
-                    let empty = there.snapshots.first().filter(|_| map.checkpoint().is_ok_and(|found| found.is_none()));
-                    self.end(&empty.ok_or(failure)?.id)?;
-                }
                 _ => return Err(failure),
             }
         }
     }
 
-    /// The snapshot's checkpoint in the map, and its export.
-    fn find(&mut self, map: &mut DirtyMap, before: Known, point: &str, id: &str, whole: bool) -> Result<Checkpoint> {
+    /// Opens the map again that was let go of, if no other backup went by it meanwhile, or does now.
+    fn take_back(&self, map: &mut DirtyMap, before: Known) -> Result<()> {
         *map = self.claim(self.output.without_notes(), |_| Ok(()))?;
         map.claim_backup()?;
         if known(map)? != before {
             let message = format!("{}: another backup went by it just now; start this one again", map.path().display());
             return Err(Failure::new("busy", message));
         }
+        Ok(())
+    }
+
+    /// Ends a snapshot that was not there before: of a backup that was killed while the server made it. Any other one is left
+    /// alone, for which there is `failure`; and without its checkpoint the server makes the next one in its place.
+    fn end_left(&self, map: &DirtyMap, failure: Failure) -> Result<()> {
+        match map.checkpoint()? {
+            Some(left) if left.target.is_none() => Err(failure),
+            Some(left) => self.abort(map, &left),
+            None => Ok(()),
+        }
+    }
+
+    /// The snapshot's checkpoint in the map, and its export.
+    fn find(&mut self, map: &mut DirtyMap, before: Known, point: &str, id: &str, whole: bool) -> Result<Checkpoint> {
+        self.take_back(map, before)?;
         let outstanding = map.checkpoint()?;
         let is_it = |found: &Checkpoint| {
             found.snapshot && found.state == CheckpointState::Frozen && found.name.as_deref() == Some(point)
