@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{FORMS, Form, KIB, MIB, Probe, Session, client, pattern};
+use common::{FORMS, Form, KIB, MIB, Probe, Session, chunks, client, pattern, raw_of};
 use dirtymap_nbd::client::{Client, Error};
 use dirtymap_nbd::codec::values::{chunk, command, flag};
-use dirtymap_nbd::codec::{BlockSizes, Extent, InfoRequest, Mode, OptionHeader, ReplyHeader, Request};
+use dirtymap_nbd::codec::{BlockSizes, Extent, Mode, Request};
 use dirtymap_nbd::{Backend, End, Errno, Failure, Limits};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 const SIZE: usize = MIB;
@@ -164,63 +164,9 @@ fn read_sends_holes_as_holes() {
     }
 }
 
-/// The chunks of one answer, as type and length of the payload.
-fn chunks(stream: &mut UnixStream, mode: Mode) -> Vec<(u16, u64)> {
-    let mut chunks = Vec::new();
-    loop {
-        let mut header = vec![0; if mode == Mode::Extended { 32 } else { 20 }];
-        stream.read_exact(&mut header).expect("a header");
-        let Ok(ReplyHeader::Chunk { flags, kind, length, offset, .. }) = ReplyHeader::parse(&header, mode) else {
-            panic!("no chunk: {header:x?}");
-        };
-        assert_eq!(offset, if mode == Mode::Extended { 4096 } else { 0 });
-        let mut payload = vec![0; length as usize];
-        stream.read_exact(&mut payload).expect("a payload");
-        chunks.push((kind, length));
-        if flags & chunk::DONE != 0 {
-            return chunks;
-        }
-    }
-}
-
 /// A stream in transmission, with the first 64 KiB written.
 fn raw(form: Form) -> (UnixStream, Mode, Session) {
     raw_of(SIZE, form)
-}
-
-fn raw_of(size: usize, form: Form) -> (UnixStream, Mode, Session) {
-    let (mut stream, session) = common::session(Probe::new(size), Limits::default());
-    session.probe.memory.write(0, &pattern(0, 64 * KIB), false).expect("write");
-    let go = InfoRequest { name: String::new(), wanted: vec![] }.encode();
-    let (option, mode) = if form == Form::Extended { (11, Mode::Extended) } else { (8, Mode::Structured) };
-    let mut bytes = 3u32.to_be_bytes().to_vec();
-    bytes.extend(OptionHeader { option, length: 0 }.encode());
-    bytes.extend(OptionHeader { option: 7, length: go.len() as u32 }.encode());
-    bytes.extend(go);
-    stream.write_all(&bytes).expect("write");
-    // Greeting, acknowledgement, size, block sizes, acknowledgement.
-    stream.read_exact(&mut [0; 18 + 20 + 32 + 34 + 20]).expect("read");
-    (stream, mode, session)
-}
-
-#[test]
-fn a_read_has_no_more_holes_than_its_limit() {
-    for form in [Form::Structured, Form::Extended] {
-        let (mut stream, mode, session) = raw_of(4 * MIB, form);
-        for at in (68 * KIB as u64..4 * MIB as u64).step_by(8192) {
-            session.probe.memory.write(at, &[7; 4096], false).expect("write");
-        }
-        let request = Request { flags: 0, command: command::READ, cookie: 1, offset: 4096, length: 3 * MIB as u64 };
-        stream.write_all(&request.encode(mode).expect("encode")).expect("write");
-        let chunks = chunks(&mut stream, mode);
-        let count = |wanted: u16| chunks.iter().filter(|(kind, _)| *kind == wanted).count();
-        assert_eq!((count(chunk::OFFSET_HOLE), count(chunk::OFFSET_DATA)), (128, 129), "{form:?}");
-    }
-    let (mut client, session) = client(Probe::new(4 * MIB), Form::Extended);
-    for at in (0..4 * MIB as u64).step_by(8192) {
-        session.probe.memory.write(at, &[7; 4096], false).expect("write");
-    }
-    assert!(client.read(0, 4 * MIB as u32, 0).expect("read") == session.probe.memory.bytes());
 }
 
 #[test]
@@ -339,64 +285,6 @@ fn block_status_by_context() {
         assert_eq!(states[1].1, [extent(58, 1)]);
         session.probe.calls();
     }
-}
-
-/// An export whose second context is told when it is let go, and fails then.
-struct Slow(Probe);
-
-impl Backend for Slow {
-    fn size(&self) -> u64 {
-        SIZE as u64
-    }
-
-    fn features(&self) -> dirtymap_nbd::Features {
-        self.0.features
-    }
-
-    fn contexts(&self) -> Vec<String> {
-        ["x-test:first", "x-test:second"].map(String::from).into()
-    }
-
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
-        self.0.read(offset, into)
-    }
-
-    fn block_status(
-        &self,
-        context: usize,
-        _: u64,
-        length: u64,
-        extents: &mut dirtymap_nbd::Extents,
-    ) -> Result<(), Failure> {
-        extents.push(length, 1);
-        if context == 0 { Ok(()) } else { self.0.read(0, &mut [0]).and(Err(Failure::new(Errno::Io, "it fails"))) }
-    }
-}
-
-/// So that there is one list at a time, however many contexts a client has chosen.
-#[test]
-fn each_context_is_told_before_the_next_is_asked_for() {
-    let (mut stream, theirs) = UnixStream::pair().expect("a pair");
-    let slow = std::sync::Arc::new(Slow(Probe::new(SIZE)));
-    slow.0.gate.close(0);
-    let exports = dirtymap_nbd::FixedExports::new().with("", std::sync::Arc::clone(&slow) as _);
-    let _server = std::thread::spawn(move || dirtymap_nbd::serve(&theirs, &exports, Limits::default()));
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a limit");
-    let mut negotiation =
-        dirtymap_nbd::client::Negotiation::start(Box::new(stream.try_clone().expect("clone"))).expect("greet");
-    negotiation.structured_reply().expect("form");
-    negotiation.set_meta_context("", &["x-test:first".into(), "x-test:second".into()]).expect("contexts");
-    let mut client = negotiation.go("").expect("go");
-    client.submit(command::BLOCK_STATUS, 0, 0, 4096, &[]).expect("submit");
-    let mut first = [0; 20 + 12];
-    stream.read_exact(&mut first).expect("what the first context is");
-    slow.0.gate.open();
-    // An error, which is the last.
-    assert_eq!(chunks(&mut stream, Mode::Structured).len(), 1);
-    client.submit(command::BLOCK_STATUS, 0, 0, 4096, &[]).expect("submit");
-    assert_eq!(client.receive().expect("an answer").done.expect_err("it fails").errno, Errno::Io);
-    client.submit(command::READ, 0, 0, 4096, &[]).expect("submit");
-    assert!(client.receive().expect("the session goes on").done.is_ok());
 }
 
 #[test]

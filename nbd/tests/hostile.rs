@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{Form, KIB, MIB, Probe, client, pattern, session};
+use common::{Form, KIB, MIB, Probe, chunks, client, pattern, raw_of, session};
 use dirtymap_nbd::client::Negotiation;
-use dirtymap_nbd::codec::values::{command, option};
+use dirtymap_nbd::codec::values::{chunk, command, option};
 use dirtymap_nbd::codec::{InfoRequest, MetaRequest, Mode, OptionHeader, Request};
-use dirtymap_nbd::{Backend, End, Extents, Failure, Features, FixedExports, Limits, SessionError, serve};
+use dirtymap_nbd::{Backend, End, Errno, Extents, Failure, Features, FixedExports, Limits, SessionError, serve};
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -383,4 +383,75 @@ fn finished(answers: &[u8], mode: Mode) -> usize {
         }
     }
     done
+}
+
+#[test]
+fn a_read_has_no_more_holes_than_its_limit() {
+    for form in [Form::Structured, Form::Extended] {
+        let (mut stream, mode, session) = raw_of(4 * MIB, form);
+        for at in (68 * KIB as u64..4 * MIB as u64).step_by(8192) {
+            session.probe.memory.write(at, &[7; 4096], false).expect("write");
+        }
+        let request = Request { flags: 0, command: command::READ, cookie: 1, offset: 4096, length: 3 * MIB as u64 };
+        stream.write_all(&request.encode(mode).expect("encode")).expect("write");
+        let chunks = chunks(&mut stream, mode);
+        let count = |wanted: u16| chunks.iter().filter(|(kind, _)| *kind == wanted).count();
+        assert_eq!((count(chunk::OFFSET_HOLE), count(chunk::OFFSET_DATA)), (128, 129), "{form:?}");
+    }
+    let (mut client, session) = client(Probe::new(4 * MIB), Form::Extended);
+    for at in (0..4 * MIB as u64).step_by(8192) {
+        session.probe.memory.write(at, &[7; 4096], false).expect("write");
+    }
+    assert!(client.read(0, 4 * MIB as u32, 0).expect("read") == session.probe.memory.bytes());
+}
+
+/// An export whose second context is told when it is let go, and fails then.
+struct Slow(Probe);
+
+impl Backend for Slow {
+    fn size(&self) -> u64 {
+        SIZE as u64
+    }
+
+    fn features(&self) -> Features {
+        self.0.features
+    }
+
+    fn contexts(&self) -> Vec<String> {
+        ["x-test:first", "x-test:second"].map(String::from).into()
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
+        self.0.read(offset, into)
+    }
+
+    fn block_status(&self, context: usize, _: u64, length: u64, extents: &mut Extents) -> Result<(), Failure> {
+        extents.push(length, 1);
+        if context == 0 { Ok(()) } else { self.0.read(0, &mut [0]).and(Err(Failure::new(Errno::Io, "it fails"))) }
+    }
+}
+
+/// So that there is one list at a time, however many contexts a client has chosen.
+#[test]
+fn each_context_is_told_before_the_next_is_asked_for() {
+    let (mut stream, theirs) = UnixStream::pair().expect("a pair");
+    let slow = Arc::new(Slow(Probe::new(SIZE)));
+    slow.0.gate.close(0);
+    let exports = FixedExports::new().with("", Arc::clone(&slow) as _);
+    let _server = std::thread::spawn(move || serve(&theirs, &exports, Limits::default()));
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a limit");
+    let mut negotiation = Negotiation::start(Box::new(stream.try_clone().expect("clone"))).expect("greet");
+    negotiation.structured_reply().expect("form");
+    negotiation.set_meta_context("", &["x-test:first".into(), "x-test:second".into()]).expect("contexts");
+    let mut client = negotiation.go("").expect("go");
+    client.submit(command::BLOCK_STATUS, 0, 0, 4096, &[]).expect("submit");
+    let mut first = [0; 20 + 12];
+    stream.read_exact(&mut first).expect("what the first context is");
+    slow.0.gate.open();
+    // An error, which is the last.
+    assert_eq!(chunks(&mut stream, Mode::Structured).len(), 1);
+    client.submit(command::BLOCK_STATUS, 0, 0, 4096, &[]).expect("submit");
+    assert_eq!(client.receive().expect("an answer").done.expect_err("it fails").errno, Errno::Io);
+    client.submit(command::READ, 0, 0, 4096, &[]).expect("submit");
+    assert!(client.receive().expect("the session goes on").done.is_ok());
 }

@@ -2,10 +2,12 @@
 #![allow(dead_code)]
 
 use dirtymap_nbd::client::{Client, Negotiation};
-use dirtymap_nbd::codec::BlockSizes;
+use dirtymap_nbd::codec::values::chunk;
+use dirtymap_nbd::codec::{BlockSizes, InfoRequest, Mode, OptionHeader, ReplyHeader};
 use dirtymap_nbd::{
     Backend, End, Extents, Failure, Features, FixedExports, Limits, MemoryBackend, SessionError, Zeroes, serve,
 };
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
@@ -204,4 +206,39 @@ pub fn client(probe: Probe, form: Form) -> (Client, Session) {
 /// Bytes that tell where they are.
 pub fn pattern(from: usize, length: usize) -> Vec<u8> {
     (from..from + length).map(|at| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0] | 1).collect()
+}
+
+/// The chunks of one answer, as type and length of the payload.
+pub fn chunks(stream: &mut UnixStream, mode: Mode) -> Vec<(u16, u64)> {
+    let mut chunks = Vec::new();
+    loop {
+        let mut header = vec![0; if mode == Mode::Extended { 32 } else { 20 }];
+        stream.read_exact(&mut header).expect("a header");
+        let Ok(ReplyHeader::Chunk { flags, kind, length, offset, .. }) = ReplyHeader::parse(&header, mode) else {
+            panic!("no chunk: {header:x?}");
+        };
+        assert_eq!(offset, if mode == Mode::Extended { 4096 } else { 0 });
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).expect("a payload");
+        chunks.push((kind, length));
+        if flags & chunk::DONE != 0 {
+            return chunks;
+        }
+    }
+}
+
+/// A stream in transmission of so many bytes, the first 64 KiB written.
+pub fn raw_of(size: usize, form: Form) -> (UnixStream, Mode, Session) {
+    let (mut stream, session) = session(Probe::new(size), Limits::default());
+    session.probe.memory.write(0, &pattern(0, 64 * KIB), false).expect("write");
+    let go = InfoRequest { name: String::new(), wanted: vec![] }.encode();
+    let (option, mode) = if form == Form::Extended { (11, Mode::Extended) } else { (8, Mode::Structured) };
+    let mut bytes = 3u32.to_be_bytes().to_vec();
+    bytes.extend(OptionHeader { option, length: 0 }.encode());
+    bytes.extend(OptionHeader { option: 7, length: go.len() as u32 }.encode());
+    bytes.extend(go);
+    stream.write_all(&bytes).expect("write");
+    // Greeting, acknowledgement, size, block sizes, acknowledgement.
+    stream.read_exact(&mut [0; 18 + 20 + 32 + 34 + 20]).expect("read");
+    (stream, mode, session)
 }
