@@ -208,7 +208,22 @@ impl Request {
     /// Gives the write up: from here on nothing of it is in flight, or it ends as soon as it has begun.
     pub(crate) fn cancel(&self) {
         let cancelled = Outcome { cancelled: true, ..Outcome::default() };
-        drop(std::mem::replace(&mut *lock(&self.outcome), cancelled));
+        let before = std::mem::replace(&mut *lock(&self.outcome), cancelled);
+        // Not with the lock: what a waker is dropped with is the program's.
+        drop(before);
+    }
+
+    /// For a test that does what a thread may be at: with its lock.
+    #[cfg(test)]
+    pub(crate) fn while_locked<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _lock = lock(&self.outcome);
+        f()
+    }
+
+    /// Whether no thread has its lock.
+    #[cfg(test)]
+    pub(crate) fn is_free(&self) -> bool {
+        self.outcome.try_lock().is_ok()
     }
 }
 

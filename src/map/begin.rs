@@ -182,7 +182,9 @@ impl BeginWrite {
 
 impl Drop for BeginWrite {
     fn drop(&mut self) {
-        if let State::Waiting(request) = &self.state {
+        let State::Waiting(request) = &self.state else { return };
+        // In a forked child it is the parent's, whose thread may have had its lock.
+        if self.map.readable().is_ok() {
             request.cancel();
         }
     }
@@ -198,6 +200,7 @@ impl fmt::Debug for BeginWrite {
 mod tests {
     use super::*;
     use crate::options::Options;
+    use crate::sys::fork;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::sync::{Mutex, mpsc};
     use std::task::Wake;
@@ -339,6 +342,57 @@ mod tests {
             let map = options.open(dir.path().join("map")).unwrap();
             assert!(map.recovery().unclean && map.get(0).unwrap());
         }
+    }
+
+    /// Has a look when it is dropped.
+    struct Looks(mpsc::Sender<bool>, Mutex<Option<Arc<Request>>>);
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            let request = self.1.get_mut().unwrap().take().unwrap();
+            self.0.send(request.is_free()).unwrap();
+        }
+    }
+
+    fn request(begin: &BeginWrite) -> Arc<Request> {
+        let State::Waiting(request) = &begin.state else { panic!("it does not wait") };
+        request.clone()
+    }
+
+    /// A program may do anything there, also wait for a thread that polls the same task.
+    #[test]
+    fn no_waker_is_dropped_with_a_lock() {
+        let (_dir, map) = new_map();
+        let lock = map.engine().lock().unwrap();
+        let (tell, told) = mpsc::channel();
+        for polled in [true, false] {
+            let mut begin = map.begin_writes_async(&[FIRST]);
+            let looks = Arc::new(Looks(tell.clone(), Mutex::new(None)));
+            assert!(poll(&mut begin, &looks.clone().into()).is_pending());
+            *looks.1.lock().unwrap() = Some(request(&begin));
+            drop(looks);
+            if polled {
+                assert!(poll(&mut begin, &woken().1).is_pending());
+            }
+            drop(begin);
+            assert!(told.recv().unwrap());
+        }
+        drop(lock);
+    }
+
+    #[test]
+    fn a_forked_child_drops_a_beginning_that_a_thread_of_its_parent_was_at() {
+        let (_dir, map) = new_map();
+        let lock = map.engine().lock().unwrap();
+        let mut begin = map.begin_writes_async(&[FIRST]);
+        assert!(poll(&mut begin, &woken().1).is_pending());
+        let (request, mut begin) = (request(&begin), Some(begin));
+        assert!(request.while_locked(|| fork::ends_in_child(|| drop(begin.take()))));
+        drop(lock);
     }
 
     struct Panics;

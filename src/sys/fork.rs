@@ -71,6 +71,26 @@ fn wiped_on_fork() -> io::Result<&'static AtomicU64> {
     Ok(unsafe { &*p.cast() })
 }
 
+/// Whether something ends in a forked child, and without a panic.
+#[cfg(test)]
+pub(crate) fn ends_in_child(child: impl FnOnce()) -> bool {
+    // SAFETY: the child takes no lock that another thread may have had, or a signal ends it after some time. It ends without
+    // returning into the test harness.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        // SAFETY: this process is the child.
+        unsafe { libc::alarm(20) };
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(i32::from(ended.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: status is a valid place for the result.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    status == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,18 +99,7 @@ mod tests {
     fn a_forked_child_sees_that_it_is_one() {
         let parent = generation().unwrap();
         assert!(parent.is_current());
-        // SAFETY: the child only loads atomics and exits without running anything else.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0);
-        if pid == 0 {
-            let code = if parent.is_current() { 1 } else { 0 };
-            // SAFETY: ends the child at once.
-            unsafe { libc::_exit(code) };
-        }
-        let mut status = 0;
-        // SAFETY: status is a valid place for the result.
-        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-        assert_eq!(status, 0, "the child took itself for its parent");
+        assert!(ends_in_child(|| assert!(!parent.is_current())), "the child took itself for its parent");
         assert!(parent.is_current());
     }
 }
