@@ -252,6 +252,9 @@ pub fn copies(copies: &[Result<Header, HeaderProblem>; COPIES], choice: &HeaderS
     })
 }
 
+/// What a point can be.
+const ROLES: [PointRole; 4] = [PointRole::Outstanding, PointRole::Snapshot, PointRole::Kept, PointRole::Intent];
+
 /// The word for the role of a point.
 pub fn role(role: PointRole) -> &'static str {
     match role {

@@ -1,7 +1,7 @@
 //! Reading the text form: line by line, and nothing is handed out before all in front of it was found right.
 
 use super::line::{Cursor, MAX_LINE};
-use super::{Area, DURABILITIES, FIELDS, Kind, MAGIC, NEEDED, NO_DUMP, VERSION, json};
+use super::{Area, DURABILITIES, FIELDS, Kind, MAGIC, NEEDED, NO_DUMP, ROLES, VERSION, json, role};
 use dirtymap::Geometry;
 use dirtymap::format::{COPIES, Durability, MAX_LABEL, MAX_LIST, MAX_POINTS};
 use std::fmt;
@@ -373,7 +373,7 @@ fn stamp(at: &mut Cursor<'_>) -> Result<bool, Error> {
 fn point(at: &mut Cursor<'_>) -> Result<(), Error> {
     at.uuid()?;
     at.time()?;
-    at.one_of(&["outstanding", "kept", "intent"])?;
+    at.one_of(&ROLES.map(role))?;
     for most in [u64::MAX, u64::MAX, u64::MAX, u32::MAX.into()] {
         at.number(most)?;
     }

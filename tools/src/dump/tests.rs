@@ -99,6 +99,11 @@ fn what_is_written_is_read_whatever_the_pieces() {
     for size in [1, 2, 7, 64, 4096, usize::MAX] {
         assert_eq!(parse_in(text.as_bytes(), size), Ok((head.clone(), areas.clone())), "{size}");
     }
+    for role in [PointRole::Outstanding, PointRole::Snapshot, PointRole::Intent] {
+        let mut header = header.clone();
+        header.points[0].role = role;
+        assert!(parse(&written(&header, &areas)).is_ok(), "{role:?}");
+    }
     let plain = Header::new(Uuid([1; 16]), Geometry::new(0, 63).unwrap(), Durability::PowerLoss);
     let (head, none) = parse(&written(&plain, &[])).unwrap();
     assert!(!head.had_image && none.is_empty() && head.durability == Durability::PowerLoss);
