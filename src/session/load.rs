@@ -91,7 +91,7 @@ pub(super) fn load(
     let mut filling = Filling { header: &header, view: &view, watcher, allocate, extents: Stretches::default() };
     let Bottom { granules, good, failed, mut whole, stray, unlisted } = filling.read(file, trusted)?;
     let intent = IntentSet::read(file, &header)?;
-    let covered = intent.as_ref().map(|intent| filling.cover(file, intent)).transpose()?.unwrap_or_default();
+    let covered = intent.as_ref().map(|intent| filling.cover(file, intent, &whole)).transpose()?.unwrap_or_default();
     let written = unlisted.iter().flat_map(|run| covered.pages.within(run.range())).map(|run| run.count).sum::<u64>();
     recovery.damaged_pages = stray + unlisted.words() - written;
     recovery.interrupted_pages = failed.words() - recovery.damaged_pages;
@@ -217,13 +217,16 @@ impl Filling<'_, '_> {
         Ok(Bottom { granules, good, failed: failed.runs(), whole: whole.runs(), stray, unlisted: unlisted.runs() })
     }
 
-    /// Adds what the intent covers.
-    fn cover(&mut self, file: MapFile<'_>, intent: &IntentSet) -> Result<Covered> {
+    /// Adds what the intent covers beside words that are wholly dirty.
+    fn cover(&mut self, file: MapFile<'_>, intent: &IntentSet, known: &WordRanges) -> Result<Covered> {
         let geometry = &self.header.geometry;
         let (mut pages, mut words, mut whole) = (Stretches::default(), Stretches::default(), Stretches::default());
         intent.pages(|index, page| {
             pages.add(index..index + 1);
             let all = format::page_words(geometry, index);
+            if known.contains(all.start) {
+                return Ok(()); // Whole pages are.
+            }
             if self.allocate.is_none() && is_full(geometry, index, page) {
                 whole.add(all.clone());
                 words.add(all);

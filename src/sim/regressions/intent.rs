@@ -132,6 +132,18 @@ fn a_reader_keeps_full_pages_of_an_intent_as_runs() {
     assert_eq!((loaded.view.live()[0].load(SeqCst), loaded.whole.contains(0)), (0, true));
 }
 
+/// What it covers of a page that is known to be full is no dirt for want of knowledge.
+#[test]
+fn a_reader_of_a_full_page_asks_no_intent() {
+    let (disk, core) = map_that_expects(64);
+    core.set_bits(0..PAGE_BITS).unwrap();
+    core.flush().unwrap();
+    drop(core);
+    let loaded = after_a_cut(&disk);
+    assert_eq!((loaded.view.live()[1].load(SeqCst), loaded.whole.contains(1)), (0, true));
+    assert_eq!(both(&loaded).certain_word(1), u64::MAX);
+}
+
 /// Nothing is armed by it, and it ends.
 #[test]
 pub(crate) fn an_intent_that_cannot_be_read_does_not_outlive_an_opening() {
