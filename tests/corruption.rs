@@ -411,6 +411,10 @@ fn one(dir: &Path, seed: u64, maps: &[Vec<Original>], tally: &mut Tally) -> Resu
     let points = before.iter().flat_map(|map| map.points().unwrap()).map(|point| point.name);
     let since: Vec<_> = points.map(|name| (before.as_ref().map(|map| bits_since(map, &name)), name)).collect();
 
+    // Recovery.
+    opened(&path, &bytes, before.as_ref().map(bits_of).as_ref()).map_err(say)?;
+    fs::write(&path, &bytes).unwrap();
+
     // Repair.
     let plan = plan_repair(&path, |_, _| {});
     let done = repair(&path, Some(&undo), Duration::ZERO, |_, _| {});
@@ -467,6 +471,31 @@ fn one(dir: &Path, seed: u64, maps: &[Vec<Original>], tally: &mut Tally) -> Resu
         }
     } else if undo.exists() {
         return Err(say("nothing was done, and an undo file was made".into()));
+    }
+    Ok(())
+}
+
+/// Who opens the file for writing finds what a reader has found; and so do readers, when that one has crashed or has closed it.
+fn opened(path: &Path, bytes: &[u8], before: Option<&Bits>) -> Result<(), String> {
+    for closes in [false, true] {
+        fs::write(path, bytes).unwrap();
+        let map = match (Options::new().flush_interval(None).open(path), before) {
+            (Ok(map), Some(before)) if bits_of(&map) == *before => map,
+            (Ok(map), before) => return Err(format!("opened, it has {:?}, and read {before:?}", bits_of(&map))),
+            (Err(_), None) | (Err(dirtymap::Error::Unsupported { .. }), _) => return Ok(()),
+            (Err(e), Some(_)) => return Err(format!("it can be read, and not be opened: {e}")),
+        };
+        let found = bits_of(&map);
+        if closes {
+            map.close().map_err(|e| format!("closed: {e}"))?;
+        } else {
+            drop(map);
+        }
+        let left = bits_of(&read(path).ok_or("nobody can read it afterwards")?);
+        // What the intent of a map covers that was closed counts when that is open.
+        if missing(&found, &left).is_some() || closes && left != found {
+            return Err(format!("closed {closes}: {left:?} is left of {found:?}"));
+        }
     }
     Ok(())
 }

@@ -132,6 +132,11 @@ impl SimDisk {
         self.bytes.lock().unwrap().bad.push(sector);
     }
 
+    /// It can be read again.
+    pub(crate) fn heal(&self, sector: usize) {
+        self.bytes.lock().unwrap().bad.retain(|bad| *bad != sector);
+    }
+
     /// Whether a durable write has failed since the last [`forgive`](Self::forgive).
     pub(crate) fn failed(&self) -> bool {
         self.bytes.lock().unwrap().failed
@@ -168,7 +173,7 @@ impl SimDisk {
         let disk = SimDisk::with_cache(b.device.clone(), cache, Vec::new());
         let mut new = disk.bytes.lock().unwrap();
         (new.boot, new.file, new.write_back_failed) = (b.boot, b.file, b.write_back_failed);
-        new.allocated = b.allocated.clone();
+        (new.allocated, new.bad) = (b.allocated.clone(), b.bad.clone());
         drop(new);
         disk
     }

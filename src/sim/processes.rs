@@ -4,6 +4,8 @@
 //! [`SyncPoint`]; then the others go on. What is asked of them is what is asked of one: nothing owed is missing, in the
 //! running map after every operation, after the power goes in any write, and after the last one has closed the map.
 
+mod beside;
+
 use crate::engine::point_set::{Dirt, UnionView};
 use crate::error::Holder;
 use crate::format::Durability;
@@ -233,27 +235,6 @@ impl Session {
         Ok(())
     }
 
-    /// Another process sets something inside every durable write of this one: bits of words that are armed, since this one
-    /// has the lock that it would wait for.
-    fn meddle(&mut self, process: usize, truth: &Truth) {
-        let other = self.cores.iter().enumerate().find_map(|(i, core)| core.as_ref().filter(|_| i != process));
-        let Some(other) = other.map(Arc::downgrade) else { return };
-        let (truth, mut rng) = (truth.clone(), Rng(self.disk.writes() as u64));
-        self.disk.interlope(Some(Box::new(move || {
-            let Some(other) = other.upgrade() else { return };
-            let len = other.geometry().bits();
-            for _ in 0..4 {
-                let i = if rng.below(2) == 0 { rng.below(300) } else { rng.below(len) };
-                if i >= len {
-                    continue;
-                }
-                if flag(other.view().armed(), i) || flag(other.view().durable(), i) {
-                    testing::unvisited(|| truth.set(i..i + 1, &other));
-                }
-            }
-        })));
-    }
-
     fn turn(&mut self, process: usize, turn: &Turn, truth: &Truth) -> Verdict {
         let Some(core) = self.core(process, truth)? else { return Ok(()) };
         let alone = self.cores.iter().flatten().count() == 1;
@@ -275,6 +256,7 @@ impl Session {
             })));
         }
         self.meddle(process, truth);
+        self.want(process);
         let disk = self.disk.clone();
         let mine = truth.with(|b| b.mine.clone());
         let done = catch_unwind(AssertUnwindSafe(|| match (op, last) {
@@ -372,7 +354,10 @@ fn session(
         if disk.dead() {
             break;
         }
+        let failing = session.fails_in(turn);
+        failing.inspect(|&sector| disk.spoil(sector));
         session.turn(*process, turn, &truth).map_err(|e| format!("turn {i}, process {process}, {turn:?}: {e}"))?;
+        failing.inspect(|&sector| disk.heal(sector));
     }
     Ok((End { disk, truth }, session.trusted))
 }
