@@ -9,7 +9,7 @@ use super::round::{Keep, covered, those};
 use crate::error::Result;
 use crate::format::Durability;
 use crate::format::{Header, MAX_LIST, SLOTS, WordRanges};
-use crate::geometry::{PAGE_WORDS, words_of};
+use crate::geometry::{PAGE_WORDS, mask_in, words_of};
 use crate::hierarchy::{Shared, WordsMut};
 use crate::progress::Step;
 use crate::shm::runtime;
@@ -78,14 +78,22 @@ impl Core {
         }
         let mut changed = 0;
         for some in ranges.chunks(ANNOUNCED) {
-            self.announcing(&self.cold(some), || {
-                for bits in some {
+            for (i, bits) in some.iter().enumerate() {
+                // Again, where what was armed with the first has left the list since.
+                let announced = if i == 0 || self.is_cold(bits) { self.cold(&some[i..]) } else { Vec::new() };
+                self.announcing(&announced, || {
                     changed += self.set_bits(bits.clone())?;
-                }
-                Ok(())
-            })?;
+                    Ok(())
+                })?;
+            }
         }
         Ok(changed)
+    }
+
+    /// Whether the first word that has some of these bits not set and durable has to be armed for them.
+    fn is_cold(&self, bits: &Range<u64>) -> bool {
+        let first = self.first_not_durable(bits.clone());
+        first.is_some_and(|w| !self.view.armed()[w as usize].load(SeqCst) & mask_in(w, bits) != 0)
     }
 
     /// The words of some ranges from the first on that has bits which are not set and durable.
@@ -294,23 +302,35 @@ impl Core {
     /// writer that goes through the map in order; within the bound.
     fn select(&self, header: &Header, (wanted, ahead): (&Range<u64>, u64), bound: u64) -> WordRanges {
         let words = self.geometry().words();
-        let mut waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        waiting.extend(self.wanted_by_others());
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.durability == Durability::Process {
             // Everything is listed: arming only means that the space is allocated.
+            waiting.clear();
             let chunks = wanted.start / CHUNK_WORDS..wanted.end.div_ceil(CHUNK_WORDS);
             return WordRanges::one(chunks.start * CHUNK_WORDS..(chunks.end * CHUNK_WORDS).min(words));
         }
         let own = wanted.start..wanted.end.min(words);
         let room = bound.max(own.end - own.start);
-        let mut add = WordRanges::one(own.clone());
-        for range in waiting.iter().filter(|r| *r != wanted) {
-            let mut more = add.clone();
-            more.union(&WordRanges::one(range.clone()));
-            if more.words() <= room && more.encoded_len() <= MAX_LIST / 4 && !header.runs.contains(range.start) {
-                add = more;
-            }
+        let fits = |words: &WordRanges| words.words() <= room && words.encoded_len() <= MAX_LIST / 4;
+        // Also once more the caller's own, and what is listed.
+        let new = |range: &Range<u64>| *range != *wanted && !header.runs.contains(range.start);
+        let others = self.wanted_by_others().into_iter().filter(new);
+        let mut add: WordRanges = others.chain([own.clone()]).collect();
+        if !fits(&add) {
+            add = WordRanges::one(own.clone());
         }
+        waiting.retain(new);
+        let mut some = waiting.len();
+        add = loop {
+            let all: WordRanges = waiting[..some].iter().cloned().chain(add.iter().map(|run| run.range())).collect();
+            if some == 0 || fits(&all) {
+                break all;
+            }
+            some /= 2;
+        };
+        // What has no room waits for whoever arms next, as nothing else says that it is wanted; but for what has none at all.
+        let done = some.max(1).min(waiting.len());
+        waiting.drain(..done);
         if ahead > 0 && add.words() + ahead <= room {
             add.union(&WordRanges::one(own.end..(own.end + ahead).min(words)));
         }
@@ -431,6 +451,43 @@ mod tests {
         }
         let arms = map.stats().arms;
         assert!(arms < (1 << 12) / 128 + 8, "{arms} arms");
+    }
+
+    #[test]
+    fn what_finds_no_room_in_a_commit_is_armed_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 48).unwrap();
+        let core = map.engine();
+        let waits = |i: u64| i * 8000..i * 8000 + 1;
+        core.waiting.lock().unwrap().extend((1..8192).map(waits));
+        map.set(0..1).unwrap();
+        let left = core.waiting.lock().unwrap().len();
+        assert!((1..8000).contains(&left), "{left}");
+        let last = waits(8191).start * WORD;
+        map.set(last..last + 1).unwrap();
+        assert!(core.waiting.lock().unwrap().is_empty());
+        assert_eq!(map.stats().arms, 2);
+        assert!((0..8192).all(|i| core.view.armed()[waits(i).start as usize].load(SeqCst) != 0));
+    }
+
+    #[test]
+    fn what_has_left_the_list_before_it_was_set_is_armed_together_again() {
+        use crate::testing::{SyncPoint, visit};
+        let dir = tempfile::tempdir().unwrap();
+        let map = Options::new().flush_interval(None).create(dir.path().join("map"), 1 << 40).unwrap();
+        let core = map.engine().clone();
+        let mut first = true;
+        visit(Some(Box::new(move |at| {
+            if at == SyncPoint::SeenArmed && std::mem::take(&mut first) {
+                core.flush().unwrap();
+            }
+        })));
+        let scattered: Vec<_> = (0..128).map(|i| i << 32..(i << 32) + 1).collect();
+        let set = map.set_ranges(&scattered);
+        visit(None);
+        assert_eq!(set.unwrap(), 128);
+        // All of them, the one that was being set, and the others.
+        assert_eq!(map.stats().arms, 3);
     }
 
     #[test]
