@@ -30,6 +30,8 @@ pub struct Set {
     pub members: Vec<Member>,
     /// The member that is being made, or that a killed backup has left.
     pub begun: Option<Begun>,
+    /// The full member of which a file is being written, beside the name that it will have, or that a backup has left that was stopped: the next one goes on with it.
+    pub part: Option<String>,
     /// The member whose file is being replaced by one that rests on no other, or that a killed prune has left.
     pub merging: Option<Merging>,
     /// Files that belong to no member any more, and are removed next.
@@ -232,6 +234,11 @@ pub fn merged_name(file: &str) -> String {
     format!("{file}.merged")
 }
 
+/// The name of the file of a member that is being written, if others can go on with it.
+pub fn part_name(file: &str) -> String {
+    format!("{file}.part")
+}
+
 /// The name that the point of a member has in a map unless another was given; `again`: how many have it already, of other copies of
 /// the set.
 pub fn point_name(file: &str, id: &str, again: usize) -> String {
@@ -251,7 +258,7 @@ pub fn point_of(name: &str) -> Option<(String, &str)> {
 impl Set {
     /// A set without members.
     pub fn new(id: String) -> Set {
-        Set { format: FORMAT, id, members: Vec::new(), begun: None, merging: None, leftover: Vec::new() }
+        Set { format: FORMAT, id, members: Vec::new(), begun: None, part: None, merging: None, leftover: Vec::new() }
     }
 
     /// Takes bytes apart.
@@ -289,6 +296,7 @@ impl Set {
             before = Some(member);
         }
         let files = self.begun.iter().map(|begun| &begun.file);
+        let files = files.chain(&self.part);
         let files = files.chain(self.merging.iter().map(|merging| &merging.file)).chain(&self.leftover);
         for file in files {
             expect(number(file).is_some(), &|| format!("found a file {file:?}, expected a number and .qcow2"))?;
@@ -400,7 +408,8 @@ mod tests {
         let begun = Begun { file: file_name(7), point: None, map: "map".into(), content: None };
         let merging = Merging { file: file_name(2), data: 1, content: member(2, None).content };
         let leftover = vec![file_name(4)];
-        Set { members, begun: Some(begun), merging: Some(merging), leftover, ..Set::new("0123abcd".into()) }
+        let part = Some(file_name(7));
+        Set { members, begun: Some(begun), part, merging: Some(merging), leftover, ..Set::new("0123abcd".into()) }
     }
 
     #[test]
@@ -420,7 +429,7 @@ mod tests {
     /// A set of one member, of which nothing but the name of its file can be wrong.
     fn alone(set: &mut Set, file: &str) {
         set.members.truncate(1);
-        (set.begun, set.merging, set.leftover) = (None, None, Vec::new());
+        (set.begun, set.part, set.merging, set.leftover) = (None, None, None, Vec::new());
         set.members[0].file = file.into();
     }
 
@@ -442,7 +451,7 @@ mod tests {
         alone(&mut good, "0001.qcow2");
         assert_eq!(Set::parse(&good.to_bytes()), Ok(good));
         type Change = fn(&mut Set);
-        let bad: [(&str, Change); 21] = [
+        let bad: [(&str, Change); 22] = [
             ("format", |set| set.format = 2),
             ("id", |set| set.id = "../../..".into()),
             ("a path", |set| alone(set, "../0001.qcow2")),
@@ -462,6 +471,7 @@ mod tests {
             ("two names", |set| set.members[2].name = Some("monday".into())),
             ("a name that is a number", |set| set.members[2].name = Some("0001".into())),
             ("leftover outside", |set| set.leftover[0] = "../image.raw".into()),
+            ("a part outside", |set| set.part = Some("../image.raw".into())),
             ("leftover is a member", |set| set.leftover[0] = file_name(1)),
             ("merging none", |set| set.merging.as_mut().expect("some").file = file_name(9)),
         ];

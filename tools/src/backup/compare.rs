@@ -63,7 +63,8 @@ pub fn compare(
     pass: &Pass,
     equal: &mut Equal,
 ) -> Result<Option<u64>> {
-    let mut buffers = (vec![0; files::PIECE as usize], vec![0; files::PIECE as usize]);
+    let room = files::PIECE.min(range.end.saturating_sub(range.start)) as usize;
+    let mut buffers = (vec![0; room], vec![0; room]);
     let mut at = range.start;
     while at < range.end {
         pass.check()?;

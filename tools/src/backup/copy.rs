@@ -4,7 +4,7 @@
 
 use super::ahead::{Ahead, Piece};
 use crate::exit::Result;
-use crate::files::{Content, Image, is_zero};
+use crate::files::{Content, Image, WriteBehind, is_zero};
 use crate::terminal::pass::Pass;
 use std::ops::Range;
 
@@ -15,6 +15,8 @@ pub struct Copied {
     pub data: u64,
     /// Bytes of data that the target had already, where it keeps that apart.
     pub equal: u64,
+    /// Bytes of data that a backup that was stopped had written to it, and that were found to be right.
+    pub kept: u64,
     /// Bytes that are holes of the image, or zeros of one whose holes do not count; zeros in the target now.
     pub holes: u64,
 }
@@ -27,7 +29,7 @@ pub fn copy(
     blank: bool,
     pass: &Pass,
 ) -> Result<Copied> {
-    let mut copied = Copied::default();
+    let (mut copied, mut behind) = (Copied::default(), WriteBehind::default());
     let ahead = Ahead { source: image, len, whole: len, unit: 1, pass };
     ahead.read(areas, |piece| {
         let hole = match piece {
@@ -36,7 +38,9 @@ pub fn copy(
             Piece::Data(offset, bytes) if !image.knows_holes() && is_zero(bytes) => offset..offset + bytes.len() as u64,
             Piece::Data(offset, bytes) => {
                 copied.data += bytes.len() as u64;
-                return target.write(bytes, offset);
+                target.write(bytes, offset)?;
+                behind.wrote(&target.file, offset, bytes.len() as u64);
+                return Ok(());
             }
         };
         copied.holes += hole.end - hole.start;

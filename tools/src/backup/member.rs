@@ -9,10 +9,13 @@
 use super::ahead::{Ahead, Piece};
 use super::copy::Copied;
 use crate::exit::{Failure, Result};
-use crate::files::{Content, PIECE, durable, is_zero};
+use crate::files::{Content, PIECE, WriteBehind, durable, is_zero};
+use crate::sets::{Stored, failed, step};
 use crate::terminal::pass::Pass;
-use dirtymap_cli::qcow2::data::{Shape, Writer};
+use dirtymap_cli::qcow2;
+use dirtymap_cli::qcow2::data::{Disk, Extent, Left, Shape, Writer};
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -28,8 +31,12 @@ pub struct MemberWriter {
     len: u64,
     /// Up to here everything is decided.
     done: u64,
-    /// For what is below a piece.
+    /// For what is below a piece, or was there before.
     buffer: Vec<u8>,
+    /// What a backup that was stopped has left in the file.
+    left: Option<Disk<Stored>>,
+    /// What of that was found to be right since it was synced.
+    kept: Vec<Kept>,
     /// Bytes of clusters that are in the file, and that read as zeros by it.
     pub data: u64,
     pub zeros: u64,
@@ -47,29 +54,85 @@ enum Fate {
     Equal,
 }
 
+/// Bytes of the source from `range.start` on, which are in the file from `place` on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub range: Range<u64>,
+    pub place: u64,
+}
+
+/// Most of those that are remembered, so that memory is bounded; what is beyond is read back as if it were new.
+const MOST_KEPT: usize = 1 << 16;
+
+/// How the disk in a file is laid out. `path`: what it will be called.
+fn shape(path: &Path, len: u64, cluster_bits: u32, backing: Option<&str>) -> Result<Shape> {
+    let shape = Shape::new(len, cluster_bits, backing.map(str::as_bytes));
+    shape.map_err(|e| failed(&path.display().to_string(), &e))
+}
+
+fn put(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+    let what = || format!("{}: write {} bytes at {offset}", path.display(), bytes.len());
+    file.write_all_at(bytes, offset).map_err(|e| Failure::io(what(), &e))
+}
+
 impl MemberWriter {
     /// Begins a file for a disk of `len` bytes. `path`: what it will be called.
     pub fn new(file: &File, path: &Path, len: u64, cluster_bits: u32, backing: Option<&str>) -> Result<MemberWriter> {
-        let shape = Shape::new(len, cluster_bits, backing.map(str::as_bytes));
-        let shape = shape.map_err(|e| crate::sets::failed(&path.display().to_string(), &e))?;
-        let failed = |what: &str, e: &std::io::Error| Failure::io(format_args!("{}: {what}", path.display()), e);
-        let file = file.try_clone().map_err(|e| failed("open", &e))?;
-        let out = file.try_clone().map_err(|e| failed("open", &e))?;
-        let name = path.to_path_buf();
-        let write: Write = Box::new(move |bytes, offset| {
-            let what = || format!("{}: write {} bytes at {offset}", name.display(), bytes.len());
-            out.write_all_at(bytes, offset).map_err(|e| Failure::io(what(), &e))
-        });
-        let room = PIECE.max(shape.cluster()) as usize;
+        let shape = shape(path, len, cluster_bits, backing)?;
+        MemberWriter::of(file, path, len, |write| Ok(Writer::new(shape, write)))
+    }
+
+    /// The same for a file that rests upon none, and of which one that was stopped may have written a part: where that stores
+    /// something it stays, and is written only where it is not what the source has.
+    pub fn go_on(file: &File, path: &Path, len: u64, cluster_bits: u32) -> Result<MemberWriter> {
+        let io = |e: &io::Error| Failure::io(path.display(), e);
+        let shape = shape(path, len, cluster_bits, None)?;
+        let stored = Stored::again(file, path)?;
+        if stored.bytes == 0 {
+            return MemberWriter::new(file, path, len, cluster_bits, None);
+        }
+        // What is read of it from here on counts as read back.
+        durable::bytes(file).map_err(|e| io(&e))?;
+        forget(file);
+        let left = match Disk::unfinished(stored, &shape).and_then(|disk| Left::of(&disk, &shape)) {
+            Err(e @ qcow2::Error::Io { .. }) => return Err(failed(&path.display().to_string(), &e)),
+            found => found.ok().flatten(),
+        };
+        let Some(left) = left else {
+            file.set_len(0).map_err(|e| io(&e))?;
+            return MemberWriter::new(file, path, len, cluster_bits, None);
+        };
+        file.set_len(left.bytes(&shape)).map_err(|e| io(&e))?;
+        let writer = MemberWriter::of(file, path, len, |write| Writer::go_on(shape.clone(), write, &left))?;
+        let disk = Disk::unfinished(Stored::again(file, path)?, &shape);
+        let disk = disk.map_err(|e| failed(&path.display().to_string(), &e))?;
+        Ok(MemberWriter { left: Some(disk), ..writer })
+    }
+
+    fn of(
+        file: &File,
+        path: &Path,
+        len: u64,
+        writer: impl FnOnce(Write) -> Result<Writer<Write>>,
+    ) -> Result<MemberWriter> {
+        let clone = || file.try_clone().map_err(|e| Failure::io(format_args!("{}: open", path.display()), &e));
+        let (file, out, name, mut behind) = (clone()?, clone()?, path.to_path_buf(), WriteBehind::default());
+        let writer = writer(Box::new(move |bytes, offset| {
+            put(&out, &name, bytes, offset)?;
+            behind.wrote(&out, offset, bytes.len() as u64);
+            Ok(())
+        }))?;
         Ok(MemberWriter {
-            writer: Writer::new(shape, write),
             file,
             path: path.into(),
             len,
             done: 0,
-            buffer: vec![0; room],
+            buffer: vec![0; PIECE.max(writer.shape().cluster()) as usize],
+            left: None,
+            kept: Vec::new(),
             data: 0,
             zeros: 0,
+            writer,
         })
     }
 
@@ -101,7 +164,9 @@ impl MemberWriter {
             }
             Piece::Data(offset, bytes) => {
                 self.done = (offset + bytes.len() as u64).min(self.len);
-                self.piece(bytes, offset, below, equal, &mut copied)
+                self.piece(bytes, offset, below, equal, &mut copied)?;
+                step("piece");
+                Ok(())
             }
         })?;
         Ok(copied)
@@ -111,6 +176,7 @@ impl MemberWriter {
     fn hole(&mut self, below: Option<&dyn Content>, area: Range<u64>, copied: &mut Copied) -> Result<()> {
         let cluster = self.cluster();
         copied.holes += area.end - area.start;
+        self.still_stored(&area)?;
         let Some(below) = below else { return Ok(()) };
         let mut at = area.start;
         while let Some(data) = below.next_data(at..area.end)? {
@@ -124,6 +190,90 @@ impl MemberWriter {
 
     /// A piece that was read, from the start of a cluster on, with the zeros behind the source's end.
     fn piece(
+        &mut self,
+        bytes: &[u8],
+        offset: u64,
+        below: Option<&dyn Content>,
+        equal: bool,
+        copied: &mut Copied,
+    ) -> Result<()> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (found, end) = self.left_at(offset + at as u64..offset + bytes.len() as u64)?;
+            let end = (end - offset) as usize;
+            let (part, from) = (&bytes[at..end], offset + at as u64);
+            match found {
+                Extent::Data(place) => self.stored_before(part, from, place, copied)?,
+                _ => self.new_piece(part, from, below, equal, copied)?,
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// What a backup that was stopped has stored for the start of a range, and up to where that is so.
+    fn left_at(&self, range: Range<u64>) -> Result<(Extent, u64)> {
+        let Some(left) = &self.left else { return Ok((Extent::Absent, range.end)) };
+        left.extent(range).map_err(|e| failed(&self.path.display().to_string(), &e))
+    }
+
+    /// A part of a piece for which the file has room at `place`: what is there may be right.
+    fn stored_before(&mut self, bytes: &[u8], offset: u64, place: u64, copied: &mut Copied) -> Result<()> {
+        let cluster = self.cluster() as usize;
+        let old = &mut self.buffer[..bytes.len()];
+        let read = self.file.read_exact_at(old, place);
+        read.map_err(|e| Failure::io(format_args!("{}: read", self.path.display()), &e))?;
+        let is_right: Vec<bool> = bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| new == old).collect();
+        for (is_right, part) in runs(&is_right, cluster, bytes.len()) {
+            let (from, there) = (offset + part.start as u64, place + part.start as u64);
+            let range = from..(offset + part.end as u64).min(self.len);
+            if is_right {
+                copied.kept += range.end - range.start;
+                self.keep(range, there);
+            } else {
+                put(&self.file, &self.path, &bytes[part], there)?;
+                copied.data += range.end - range.start;
+            }
+        }
+        self.data += (is_right.len() * cluster) as u64;
+        self.writer.placed(offset / cluster as u64, is_right.len() as u64, place)
+    }
+
+    fn keep(&mut self, range: Range<u64>, place: u64) {
+        match self.kept.last_mut() {
+            Some(last) if last.range.end == range.start && last.place + (range.start - last.range.start) == place => {
+                last.range.end = range.end;
+            }
+            _ => {
+                if self.kept.len() < MOST_KEPT {
+                    self.kept.push(Kept { range, place });
+                }
+            }
+        }
+    }
+
+    /// What was stored by a backup that was stopped is stored still, also where the source has nothing by now: or clusters of the
+    /// file would belong to nothing.
+    fn still_stored(&mut self, area: &Range<u64>) -> Result<()> {
+        if self.left.is_none() {
+            return Ok(());
+        }
+        let end = if area.end == self.len { self.writer.shape().len() } else { area.end };
+        let zeros = vec![0; self.buffer.len()];
+        let mut at = area.start;
+        while at < end {
+            let (found, mut until) = self.left_at(at..end)?;
+            if let Extent::Data(place) = found {
+                until = until.min(at + zeros.len() as u64);
+                self.stored_before(&zeros[..(until - at) as usize], at, place, &mut Copied::default())?;
+            }
+            at = until;
+        }
+        Ok(())
+    }
+
+    /// A piece for which the file has nothing yet.
+    fn new_piece(
         &mut self,
         bytes: &[u8],
         offset: u64,
@@ -150,27 +300,24 @@ impl MemberWriter {
         };
         let fates: Vec<Fate> =
             bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| fate(new, old)).collect();
-        let mut index = 0;
-        for run in fates.chunk_by(|a, b| a == b) {
-            let stored = index * cluster..((index + run.len()) * cluster).min(bytes.len());
+        for (fate, stored) in runs(&fates, cluster, bytes.len()) {
             let range = stored.start..stored.end.min(length);
-            let first = offset / cluster as u64 + index as u64;
-            let clusters = (run.len() * cluster) as u64;
-            match run[0] {
+            let (first, count) = ((offset as usize + stored.start) / cluster, stored.len().div_ceil(cluster));
+            let clusters = (count * cluster) as u64;
+            match fate {
                 Fate::Stored => {
-                    self.writer.data(first, &bytes[stored])?;
+                    self.writer.data(first as u64, &bytes[stored])?;
                     self.data += clusters;
                     copied.data += range.len() as u64;
                 }
                 Fate::Zeros => {
-                    self.writer.zeros(first, run.len() as u64)?;
+                    self.writer.zeros(first as u64, count as u64)?;
                     self.zeros += clusters;
                     copied.holes += range.len() as u64;
                 }
                 Fate::Hole => copied.holes += range.len() as u64,
                 Fate::Equal => copied.equal += range.len() as u64,
             }
-            index += run.len();
         }
         Ok(())
     }
@@ -196,14 +343,35 @@ impl MemberWriter {
         self.writer.data(cluster, &bytes)
     }
 
+    /// Nothing follows for now: has it be gone on with.
+    pub fn stop(self) -> Result<()> {
+        self.writer.stop()
+    }
+
     /// Writes the tables, and makes everything durable. From here on it is read from the device. `below`: what the file rests upon.
-    pub fn finish(mut self, below: Option<&dyn Content>) -> Result<()> {
+    /// What was in the file before, has been read back, and was as the source has it.
+    pub fn finish(mut self, below: Option<&dyn Content>) -> Result<Vec<Kept>> {
         self.zero_tail(below)?;
-        let failed = |what: &str, e: &std::io::Error| Failure::io(format_args!("{}: {what}", self.path.display()), e);
+        let failed = |what: &str, e: &io::Error| Failure::io(format_args!("{}: {what}", self.path.display()), e);
         let length = self.writer.finish()?;
         self.file.set_len(length).map_err(|e| failed("set its size", &e))?;
         durable::bytes(&self.file).map_err(|e| failed("sync", &e))?;
-        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
-        Ok(())
+        forget(&self.file);
+        Ok(self.kept)
     }
+}
+
+/// Has it be read from the device from here on. Best effort.
+fn forget(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
+/// Neighbouring clusters of one kind, and where they are in a piece of `len` bytes.
+fn runs<T: Copy + PartialEq>(kinds: &[T], cluster: usize, len: usize) -> impl Iterator<Item = (T, Range<usize>)> {
+    let mut next = 0;
+    kinds.chunk_by(PartialEq::eq).map(move |run| {
+        let start = next;
+        next = (start + run.len() * cluster).min(len);
+        (run[0], start..next)
+    })
 }

@@ -230,7 +230,9 @@ impl Target for Mirror<'_> {
         outcome.dropped = self.drop_oldest(job);
     }
 
-    fn abandon(&mut self) {}
+    fn abandon(&mut self) -> bool {
+        false
+    }
 
     fn describe(&self) -> Described {
         Described { target: self.path.display().to_string(), full: self.plan.is_full(), new: self.plan == Plan::New }

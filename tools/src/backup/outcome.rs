@@ -40,8 +40,9 @@ pub struct Outcome {
     pub granules_audited: u64,
     /// Of the dirty bytes, those that recovery may have added when this backup opened the map.
     pub bytes_recovered: u64,
-    /// How long copying took, without waiting for the disk, and reading back.
+    /// How long copying took, without waiting for the disk, doing that, and reading back.
     pub copy_milliseconds: u64,
+    pub sync_milliseconds: u64,
     pub verify_milliseconds: u64,
     /// Whether the image was changed while it was copied.
     pub image_changed: bool,
@@ -70,6 +71,8 @@ pub struct MemberOutcome {
     pub bytes: u64,
     /// Bytes that were dirty, and are not in it because the one below has the same.
     pub bytes_equal: u64,
+    /// Bytes that a backup that was stopped had written already, and that were found to be right.
+    pub bytes_kept: u64,
     /// It had been complete before, and this run only told the map.
     pub settled: bool,
     /// Numbers of the members that were pruned, the oldest first.
@@ -100,6 +103,7 @@ impl Outcome {
             granules_audited: 0,
             bytes_recovered: 0,
             copy_milliseconds: 0,
+            sync_milliseconds: 0,
             verify_milliseconds: 0,
             image_changed: false,
             one_moment: None,
@@ -130,6 +134,10 @@ impl Outcome {
         if let Some(member) = o.member.as_ref().filter(|member| member.bytes_equal > 0) {
             let equal = member.bytes_equal;
             say!(out, "equal    {equal:>12} bytes ({}), written and as before", h(equal))?;
+        }
+        if let Some(member) = o.member.as_ref().filter(|member| member.bytes_kept > 0) {
+            let kept = member.bytes_kept;
+            say!(out, "kept     {kept:>12} bytes ({}), of a backup that was stopped, and equal", h(kept))?;
         }
         say!(out, "skipped  {:>12} bytes ({}), clean", o.bytes_skipped, h(o.bytes_skipped))?;
         say!(out, "verified {:>12} bytes ({}), read back and equal", o.bytes_verified, h(o.bytes_verified))?;

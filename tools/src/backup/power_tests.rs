@@ -20,7 +20,7 @@ type Bytes = Rc<Vec<u8>>;
 
 /// What there is after a power cut: the folder's files, unless the folder is lost, and the map.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct State {
+pub struct State {
     folder: Option<BTreeMap<String, Bytes>>,
     map: Bytes,
 }
@@ -130,7 +130,7 @@ impl Disk {
 }
 
 /// All states that cuts during `work` can leave, those at its end, and how many syncs there were.
-fn cuts(world: &World, left_out: Option<usize>, work: impl FnOnce()) -> (HashSet<State>, HashSet<State>, usize) {
+pub fn cuts(world: &World, left_out: Option<usize>, work: impl FnOnce()) -> (HashSet<State>, HashSet<State>, usize) {
     let disk = Rc::new(RefCell::new(Disk::new(world, left_out)));
     let (at_sync, at_step) = (disk.clone(), disk.clone());
     AT_SYNC.set(Some(Box::new(move |synced| at_sync.borrow_mut().sync(&synced))));
@@ -145,7 +145,7 @@ fn cuts(world: &World, left_out: Option<usize>, work: impl FnOnce()) -> (HashSet
 }
 
 /// Puts a state beside the world.
-fn after(world: &World, state: &State) -> World {
+pub fn after(world: &World, state: &State) -> World {
     let base = world.place();
     let (map, set) = (base.join("map"), base.join("set"));
     fs::write(&map, &**state.map).expect("write");

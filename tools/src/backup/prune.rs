@@ -8,7 +8,7 @@ use super::compare::{Equal, compare};
 use super::member::MemberWriter;
 use crate::exit::{Failure, Result};
 use crate::files::{durable, permit_like};
-use crate::sets::{Folder, Layered, Stored, damaged, failed, hash, seen, step};
+use crate::sets::{Folder, Hashing, Layered, Stored, damaged, failed, seen, step};
 use crate::terminal::pass::Pass;
 use dirtymap::NewFile;
 use dirtymap_cli::qcow2::data::Disk;
@@ -72,15 +72,16 @@ fn merge(folder: &mut Folder, index: usize) -> Result<u64> {
     writer.copy(&old, None, areas, false, &Pass::new("merging", disk, STOPPED))?;
     let data = writer.data;
     writer.finish(None)?;
-    let merged = Layered::written(new.file(), &path, None, member.size)?;
+    let (stored, hashing) = Hashing::of(Stored::again(new.file(), &path)?, &path, STOPPED)?;
+    let merged = Layered::written(stored, &path, None, member.size)?;
     step("merge written");
     let found = compare(&old, &merged, 0..disk, &Pass::new("verifying", disk, STOPPED), &mut Equal::default())?;
     if let Some(offset) = found {
         let (name, number) = (path.display(), member.number());
         return Err(damaged(format!("{name} differs from member {number} at {offset}; nothing was pruned")));
     }
-    let stored = Stored::again(new.file(), &path)?;
-    let sha256 = hash(&stored, &path, &Pass::new("hashing", stored.bytes, STOPPED))?;
+    drop(merged);
+    let (stored, sha256) = (Stored::again(new.file(), &path)?, hashing.finish()?);
     durable::publish(new, &path)?;
     step("merge named");
     let content = Recorded { bytes: stored.bytes, sha256, seen: seen(&stored.file).map_err(|e| io(&e))? };

@@ -7,7 +7,7 @@
 //! - the map keeps the point of the newest member, and drops those of the others after that one is committed.
 
 use super::copy::Copied;
-use super::member::MemberWriter;
+use super::member::{Kept, MemberWriter};
 use super::outcome::MemberOutcome;
 use super::prune;
 use super::source::Source;
@@ -15,17 +15,17 @@ use super::target::{Base, Described, Target};
 use super::{INTERRUPTED, Job, Outcome, Wanted, Work, keeps};
 use crate::cli::Consistency as Told;
 use crate::exit::{Failure, Result};
-use crate::files::{self, Content, durable, permit_like};
-use crate::sets::{Folder, Layered, Stored, hash, seen, step};
+use crate::files::{self, Content};
+use crate::sets::{Folder, Hashing, Layered, Stored, Unfinished, seen, step};
 use crate::terminal::pass::Pass;
 use crate::time::{self, time};
 use dirtymap::format::CheckpointState;
-use dirtymap::{DirtyMap, ImageStamp, NewFile, checkpoint::Checkpoint, checkpoint::NamedPoint, info::Info};
+use dirtymap::{DirtyMap, ImageStamp, checkpoint::Checkpoint, checkpoint::NamedPoint, info::Info};
 use dirtymap_cli::set_json::{self, Begun, Consistency, Content as Recorded, Member};
 use dirtymap_cli::shown::shown;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 /// log2 of the bytes of a cluster: those of a granule, but no fewer than a sector of most disks and no more than QEMU's default.
@@ -43,13 +43,16 @@ pub struct SetTarget<'a> {
     why_full: Option<String>,
     /// What it rests upon; with itself, once it is complete.
     disk: Option<Layered>,
-    new: Option<NewFile>,
+    new: Option<Unfinished>,
     writer: Option<MemberWriter>,
     /// The SHA-256 of the file, as it is being computed.
-    sha256: Option<JoinHandle<Result<String>>>,
+    hashing: Option<Hashing>,
     /// Bytes that are stored, and that are zeros by an entry.
     stored: (u64, u64),
     equal: u64,
+    /// Bytes of what a backup has left that was stopped, and where they are in the image.
+    kept: u64,
+    proved: Vec<Range<u64>>,
     /// `set.json` names this backup as begun.
     begun: bool,
     published: bool,
@@ -78,9 +81,11 @@ impl<'a> SetTarget<'a> {
             disk: None,
             new: None,
             writer: None,
-            sha256: None,
+            hashing: None,
             stored: (0, 0),
             equal: 0,
+            kept: 0,
+            proved: Vec::new(),
             begun: false,
             published: false,
         })
@@ -202,6 +207,7 @@ impl<'a> SetTarget<'a> {
             group: member.group.clone(),
             bytes: member.content.bytes,
             bytes_equal: self.equal,
+            bytes_kept: self.kept,
             settled,
             pruned: Vec::new(),
         }
@@ -283,10 +289,7 @@ impl Target for SetTarget<'_> {
                 Base::Everything
             }
         };
-        let path = self.path();
-        let new = NewFile::beside(&path)?;
-        permit_like(new.file(), job.source.like()).map_err(|e| Failure::io(path.display(), &e))?;
-        self.new = Some(new);
+        self.new = Some(self.folder.begin_member(&self.file, base == Base::Everything, job.source.like())?);
         let point = (!self.args.how.frozen).then(|| self.point.clone());
         self.folder.set.begun =
             Some(Begun { file: self.file.clone(), point, map: info.uuid.to_string(), content: None });
@@ -311,7 +314,10 @@ impl Target for SetTarget<'_> {
         let bits = cluster_bits(&job.map);
         let below = self.folder.set.members.last().filter(|_| self.disk.is_some());
         let below = below.map(|member| member.file.as_str());
-        self.writer = Some(MemberWriter::new(new.file(), &self.path(), work.len, bits, below)?);
+        self.writer = Some(match below {
+            None => MemberWriter::go_on(new.file(), &self.path(), work.len, bits)?,
+            below => MemberWriter::new(new.file(), &self.path(), work.len, bits, below)?,
+        });
         Ok(())
     }
 
@@ -325,7 +331,7 @@ impl Target for SetTarget<'_> {
         let Some(writer) = &mut self.writer else { return Err(out_of_order()) };
         let below = self.disk.as_ref().map(|disk| disk as &dyn Content);
         let copied = writer.copy(job.source.content(), below, areas, self.args.how.store_equal, pass)?;
-        self.equal += copied.equal;
+        (self.equal, self.kept) = (copied.equal, copied.kept);
         Ok(copied)
     }
 
@@ -333,21 +339,28 @@ impl Target for SetTarget<'_> {
         let (Some(writer), Some(new)) = (self.writer.take(), &self.new) else { return Err(out_of_order()) };
         let (path, len) = (self.path(), writer.len());
         self.stored = (writer.data, writer.zeros);
-        writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content))?;
+        let kept = writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content))?;
         step("written");
         // While it is read back anyway.
-        let stored = Stored::again(new.file(), &path)?;
-        let hashing = Builder::new().name("hash".into()).spawn({
-            let path = path.clone();
-            move || hash(&stored, &path, &Pass::silent(INTERRUPTED))
-        });
-        self.sha256 = Some(hashing.map_err(|e| Failure::io("start a thread", &e))?);
-        self.disk = Some(Layered::written(new.file(), &path, self.disk.take(), len)?);
+        let (stored, hashing) = Hashing::of(Stored::again(new.file(), &path)?, &path, INTERRUPTED)?;
+        self.hashing = Some(hashing);
+        let disk = Layered::written(stored, &path, self.disk.take(), len)?;
+        // What was compared is what the disk has there, by the tables as they are on the device.
+        for Kept { range, place } in kept {
+            if disk.has_at(&range, place)? {
+                self.proved.push(range);
+            }
+        }
+        self.disk = Some(disk);
         Ok(())
     }
 
     fn content(&self) -> Result<&dyn Content> {
         self.disk.as_ref().map(|disk| disk as &dyn Content).ok_or_else(out_of_order)
+    }
+
+    fn proved(&self) -> &[Range<u64>] {
+        &self.proved
     }
 
     fn to_audit(&self) -> bool {
@@ -357,16 +370,16 @@ impl Target for SetTarget<'_> {
     fn publish(&mut self, job: &Job<'_>, work: &Work, outcome: &mut Outcome) -> Result<ImageStamp> {
         let path = self.path();
         let io = |e: &std::io::Error| Failure::io(path.display(), e);
-        let new = self.new.take().ok_or_else(out_of_order)?;
-        let stored = Stored::again(new.file(), &path)?;
-        let hashed = self.sha256.take().ok_or_else(out_of_order)?.join();
-        let sha256 = hashed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let unnamed = seen(new.file()).map_err(|e| io(&e))?;
+        let stored = Stored::again(self.new.as_ref().ok_or_else(out_of_order)?.file(), &path)?;
+        // Nothing more is read of it.
+        self.disk = None;
+        let sha256 = self.hashing.take().ok_or_else(out_of_order)?.finish()?;
+        let unnamed = seen(&stored.file).map_err(|e| io(&e))?;
         if let Some(begun) = &mut self.folder.set.begun {
             begun.content = Some(Recorded { bytes: stored.bytes, sha256: sha256.clone(), seen: unnamed });
         }
         self.folder.save()?;
-        durable::publish(new, &path)?;
+        self.new.take().ok_or_else(out_of_order)?.publish(&path)?;
         step("named");
         // Waits until a later write would change what is seen of it.
         let stamp = ImageStamp::of(&stored.file).map_err(|e| io(&e))?;
@@ -403,7 +416,7 @@ impl Target for SetTarget<'_> {
         outcome.full = member.backing.is_none();
         outcome.member = Some(self.outcome(&member, false));
         let before = self.folder.set.clone();
-        self.folder.set.begun = None;
+        (self.folder.set.begun, self.folder.set.part) = (None, None);
         self.folder.set.members.push(member);
         if let Err(failure) = self.folder.save() {
             self.folder.set = before;
@@ -435,12 +448,19 @@ impl Target for SetTarget<'_> {
         }
     }
 
-    fn abandon(&mut self) {
+    fn abandon(&mut self) -> bool {
         // What an earlier one has left, the map has to settle as well: that is for the next backup.
-        if std::mem::take(&mut self.begun) {
-            self.new = None;
-            let _ = self.folder.settle();
+        if !std::mem::take(&mut self.begun) {
+            return false;
         }
+        let _ = self.writer.take().map(MemberWriter::stop);
+        let filled = |file: &File| file.metadata().is_ok_and(|m| m.len() > 0);
+        let stays = matches!(&self.new.take(), Some(Unfinished::Part(file, _)) if filled(file));
+        if !stays {
+            let _ = self.folder.remove_part();
+        }
+        let _ = self.folder.settle();
+        stays
     }
 
     fn describe(&self) -> Described {

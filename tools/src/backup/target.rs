@@ -64,6 +64,10 @@ pub trait Target {
     fn complete(&mut self) -> Result<()>;
     /// What it holds, to be read back.
     fn content(&self) -> Result<&dyn Content>;
+    /// What was read back, and compared with the source, before all of it was complete. It ascends.
+    fn proved(&self) -> &[Range<u64>] {
+        &[]
+    }
     /// Whether some of what was not copied is to be compared.
     fn to_audit(&self) -> bool;
     /// It is verified: makes it a backup that can be relied upon. What the map is to know of it.
@@ -72,8 +76,8 @@ pub trait Target {
     fn is_published(&self) -> bool;
     /// The checkpoint is committed. Best effort: the backup is complete.
     fn committed(&mut self, job: &Job<'_>, outcome: &mut Outcome);
-    /// The backup has failed. Best effort: the next one settles what is left.
-    fn abandon(&mut self);
+    /// The backup has failed. Best effort: the next one settles what is left. Whether that goes on with what was copied.
+    fn abandon(&mut self) -> bool;
     /// What the outcome says of it.
     fn describe(&self) -> Described;
 }

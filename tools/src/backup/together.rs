@@ -209,10 +209,10 @@ impl<'a> Running<'a> {
         }
         // First: by what the target has begun, the next backup knows what to put back.
         match source.abort(map, checkpoint) {
-            Ok(()) => {
-                self.target.abandon();
-                failure.and("no bit was reset, so the next backup copies all that this one should have")
-            }
+            Ok(()) => match self.target.abandon() {
+                false => failure.and("no bit was reset, so the next backup copies all that this one should have"),
+                true => failure.and("no bit was reset, and the next backup goes on with what this one has written"),
+            },
             Err(e) if e.kind == "checkpoint-gone" => failure.and(e),
             Err(e) => failure.and(format_args!("what was frozen could not be put back ({e}), which the next does")),
         }

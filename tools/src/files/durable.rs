@@ -5,7 +5,9 @@
 use super::image::directory_of;
 use crate::exit::{Failure, Result};
 use dirtymap::NewFile;
-use std::fs::File;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -24,6 +26,17 @@ pub fn publish(new: NewFile, path: &Path) -> Result<()> {
     new.publish()?;
     before(Synced::Names(directory_of(path)));
     Ok(())
+}
+
+/// Gives a file another name in its directory, which nothing may have, durably.
+pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    let renamed = match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(from, to).and_then(|()| fs::remove_file(from)),
+        renamed => renamed.map_err(io::Error::from),
+    };
+    renamed.map_err(|e| Failure::io(format_args!("{}: rename", from.display()), &e))?;
+    name_of(to)
 }
 
 /// Makes the entry of `path` in its directory durable.

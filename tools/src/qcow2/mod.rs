@@ -29,6 +29,13 @@ pub trait ReadAt {
     /// # Errors
     /// What the system said, also when there is less.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The same, of bytes of the disk in the file, and not of a table.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    fn read_data(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_at(buffer, offset)
+    }
 }
 
 impl ReadAt for &[u8] {

@@ -1,5 +1,6 @@
 //! Members as files that are open, and the disk that a chain of them is.
 
+use super::hashing::Follower;
 use crate::exit::{Failure, Result};
 use crate::files::Content;
 use dirtymap_cli::qcow2::data::{Chain, Disk};
@@ -16,6 +17,8 @@ use std::path::Path;
 pub struct Stored {
     pub file: File,
     pub bytes: u64,
+    /// Who is to get what is read of its data.
+    pub(super) follower: Option<Follower>,
 }
 
 impl Stored {
@@ -41,7 +44,7 @@ impl Stored {
     /// Of a file that is open; `None` if it is no regular one.
     pub fn of(file: File) -> io::Result<Option<Stored>> {
         let m = file.metadata()?;
-        Ok(m.is_file().then(|| Stored { bytes: m.len(), file }))
+        Ok(m.is_file().then(|| Stored { bytes: m.len(), file, follower: None }))
     }
 }
 
@@ -52,6 +55,14 @@ impl ReadAt for Stored {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_data(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_at(buffer, offset)?;
+        if let Some(follower) = &self.follower {
+            follower.took(buffer, offset);
+        }
+        Ok(())
     }
 }
 
@@ -73,9 +84,9 @@ impl Layered {
     }
 
     /// A file that has just been written for a disk of `len` bytes, on top of what it rests upon. `path`: what it will be called.
-    pub fn written(file: &File, path: &Path, below: Option<Layered>, len: u64) -> Result<Layered> {
+    pub fn written(stored: Stored, path: &Path, below: Option<Layered>, len: u64) -> Result<Layered> {
         let name = path.display().to_string();
-        let disk = Disk::open(Stored::again(file, path)?).map_err(|e| failed(&name, &e))?;
+        let disk = Disk::open(stored).map_err(|e| failed(&name, &e))?;
         let Some(below) = below else { return Layered::new(vec![disk], len, name) };
         let chain = below.chain.with(disk).map_err(|e| failed(&name, &e))?;
         Ok(Layered { chain, len, name })
@@ -84,6 +95,20 @@ impl Layered {
     /// The file of the member itself.
     pub fn file(&self) -> Option<&File> {
         self.chain.top().map(|top| &top.file)
+    }
+
+    /// Whether the bytes of a range are in the file of the member itself, from `place` on.
+    pub fn has_at(&self, range: &Range<u64>, place: u64) -> Result<bool> {
+        let top = self.chain.height() - 1;
+        let mut at = range.start;
+        while at < range.end {
+            let (found, end) = self.chain.extent(at..range.end).map_err(|e| failed(&self.name, &e))?;
+            if found != Some((top, place + (at - range.start))) {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
     }
 
     /// Bytes of the disk in the file: whole sectors.

@@ -9,12 +9,16 @@
 
 mod chain;
 mod find;
+mod hashing;
+mod part;
 mod proof;
 mod settle;
 
 pub use chain::{Layered, Stored, failed};
 pub use find::{Asked, find};
-pub use proof::{hash, seen, verify_file};
+pub use hashing::Hashing;
+pub use part::Unfinished;
+pub use proof::{seen, verify_file};
 
 use crate::exit::{Failure, Result};
 use crate::files::{durable, permit_like};
@@ -110,7 +114,7 @@ impl Folder {
         saved.map_err(|e| io(&e))
     }
 
-    /// The name of the next member's file: a number that no member had and under which there is nothing.
+    /// The name of the next member's file: a number that no member had and under which there is nothing but what a backup has left.
     pub fn next_file(&self) -> Result<String> {
         let last = self.set.members.last().and_then(|member| set_json::number(&member.file)).unwrap_or(0);
         let mut free = (last.saturating_add(1)..u32::MAX).map(set_json::file_name);
@@ -119,7 +123,8 @@ impl Folder {
             let message = format!("{} has as many members as a set can have; prune it", self.path.display());
             return Err(Failure::new("refused", message));
         }
-        free.find(vacant).ok_or_else(|| Failure::new("refused", "no number is left for another member"))
+        free.find(|file| vacant(file) && self.may_begin(file))
+            .ok_or_else(|| Failure::new("refused", "no number is left for another member"))
     }
 }
 

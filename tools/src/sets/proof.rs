@@ -4,18 +4,17 @@
 //! that nothing has written to it since it was complete; otherwise by all of its bytes.
 
 use super::chain::{Layered, Stored, failed};
+use super::hashing::hash;
 use super::{Folder, damaged};
 use crate::exit::{Failure, Result};
-use crate::files::PIECE;
 use crate::terminal::pass::Pass;
 use crate::terminal::signals;
 use crate::time;
 use dirtymap_cli::qcow2::data::{Counted, Disk, Shape, check};
 use dirtymap_cli::set_json::{Content, Member, Seen};
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// What a command that only reads says when it is stopped.
@@ -26,23 +25,6 @@ pub fn seen(file: &File) -> io::Result<Seen> {
     let m = file.metadata()?;
     let (modified, changed) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
     Ok(Seen { inode: m.ino(), modified, changed, boot: time::boot() })
-}
-
-/// The SHA-256 of all bytes of a file.
-pub fn hash(stored: &Stored, path: &Path, pass: &Pass) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; PIECE as usize];
-    let mut at = 0;
-    while at < stored.bytes {
-        pass.check()?;
-        let piece = &mut buffer[..(stored.bytes - at).min(PIECE) as usize];
-        let read = stored.file.read_exact_at(piece, at);
-        read.map_err(|e| Failure::io(format_args!("{}: read", path.display()), &e))?;
-        hash.update(&*piece);
-        at += piece.len() as u64;
-        pass.inc(piece.len() as u64);
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Whether a file is what it was: by the system, or else by its bytes; or with `read`, by its bytes in any case. What the system says

@@ -17,7 +17,7 @@ use std::io;
 use std::path::Path;
 
 impl Folder {
-    /// Settles all of it. What the map knows of a backup is for the caller to settle before.
+    /// Settles all of it, but for what the next backup can go on with. What the map knows of a backup is for the caller to settle before.
     pub fn settle(&mut self) -> Result<()> {
         self.settle_files()?;
         if self.set.begun.take().is_some() {
@@ -108,6 +108,7 @@ impl Folder {
     pub fn is_unsettled(&self) -> bool {
         let merged = |file: &str| self.at(&set_json::merged_name(file)).symlink_metadata().is_ok();
         self.set.begun.is_some()
+            || self.set.part.is_some()
             || self.set.merging.is_some()
             || !self.set.leftover.is_empty()
             || self.set.members.iter().any(|member| merged(&member.file))

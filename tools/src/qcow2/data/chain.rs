@@ -35,6 +35,11 @@ impl<S: ReadAt> Chain<S> {
         self.disks.last().map_or(0, Disk::size)
     }
 
+    /// How many files there are.
+    pub fn height(&self) -> usize {
+        self.disks.len()
+    }
+
     /// What the highest file is read from.
     pub fn top(&self) -> Option<&S> {
         self.disks.last().map(|disk| &disk.source)

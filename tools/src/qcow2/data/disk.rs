@@ -6,6 +6,7 @@
 use super::super::parse::{aligned, check_features, read, span};
 use super::super::spec::{self, header};
 use super::super::{Error, ReadAt, Result, be32, be64};
+use super::write::Shape;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -100,6 +101,23 @@ impl<S: ReadAt> Disk<S> {
             l1: table("L1 table", header::L1_OFFSET, entries * spec::TABLE_ENTRY)?,
             refcount_table: table("refcount table", header::REFCOUNT_TABLE_OFFSET, table_clusters << cluster_bits)?,
             backing: backing(&source, &fixed, cluster)?,
+            batches: Mutex::default(),
+            source,
+        })
+    }
+
+    /// A file whose [`Writer`](super::Writer) was stopped: as far as it says what is on the disk, which has this shape. A header is
+    /// neither there nor needed.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a file without an L1 table.
+    pub fn unfinished(source: S, shape: &Shape) -> Result<Disk<S>> {
+        Ok(Disk {
+            cluster_bits: shape.cluster().ilog2(),
+            size: shape.len(),
+            l1: inside(&source, "L1 table", shape.l1())?,
+            refcount_table: 0..0,
+            backing: None,
             batches: Mutex::default(),
             source,
         })
@@ -210,10 +228,10 @@ impl<S: ReadAt> Disk<S> {
         found.ok_or_else(|| Error::corrupt(place, format!("no entry {index}"), "one"))
     }
 
-    /// Reads bytes of the file.
+    /// Reads bytes of the disk in the file.
     pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         let bytes = buffer.len();
-        self.source.read_at(buffer, offset).map_err(|source| Error::Io { bytes, offset, source })
+        self.source.read_data(buffer, offset).map_err(|source| Error::Io { bytes, offset, source })
     }
 }
 

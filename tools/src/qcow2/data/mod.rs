@@ -10,7 +10,7 @@ mod disk;
 mod write;
 
 pub use chain::Chain;
-pub use dense::{Counted, check};
+pub use dense::{Counted, Left, check};
 pub use disk::{Disk, Extent};
 pub use write::{Shape, Writer};
 

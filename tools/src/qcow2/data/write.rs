@@ -2,11 +2,14 @@
 //!
 //! Invariants kept here: clusters are taken one after the other and each once, so that every refcount is 1 and none is missing;
 //! the header is written last. Clusters in order: header, L1 table; for each part of the disk that one L2 table maps, its data
-//! and then that table; refcount table, refcount blocks. [`check`](super::check) relies on that order.
+//! and then that table; refcount table, refcount blocks. What is gone on with keeps its clusters, and what they lack follows
+//! behind all of them in the same order. [`check`](super::check) relies on that.
 
 use super::super::spec::{self, header};
 use super::super::write::{Fixed, l1_entries, put};
-use super::super::{Error, Result};
+use super::super::{Error, Result, be64};
+use super::dense::Left;
+use std::ops::Range;
 
 /// The format that the header says a backing file has.
 const BACKING_FORMAT: &[u8] = b"qcow2";
@@ -64,6 +67,12 @@ impl Shape {
     /// Entries of the L1 table: one at least, as a table of none would be a cluster without a reference.
     pub(super) fn l1_entries(&self) -> u64 {
         l1_entries(self.len, self.cluster_bits).max(1)
+    }
+
+    /// Where the L1 table is in the file.
+    pub(super) fn l1(&self) -> Range<u64> {
+        let start = L1_TABLE * self.cluster();
+        start..start + self.l1_entries() * spec::TABLE_ENTRY
     }
 
     /// Entries of an L2 table.
@@ -141,6 +150,21 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
         Writer { next: shape.first(), at: 0, l1, l2, l2_index: 0, l2_used: false, shape, write }
     }
 
+    /// Goes on with a file whose writer was stopped, from behind what that one has left. All that is [there](super::Disk::unfinished)
+    /// still has to be [given](Self::placed) again, in its turn.
+    ///
+    /// # Errors
+    /// What `write` returned.
+    pub fn go_on(shape: Shape, write: W, left: &Left) -> std::result::Result<Writer<W>, E> {
+        let mut writer = Writer { next: left.next, ..Writer::new(shape, write) };
+        for (at, table) in (0..).step_by(spec::TABLE_ENTRY as usize).zip(&left.tables) {
+            let entry = if *table == 0 { 0 } else { table | spec::MAPPING_COPIED };
+            put(&mut writer.l1, at, &entry.to_be_bytes());
+        }
+        (writer.write)(&writer.l1, writer.shape.l1().start)?;
+        Ok(writer)
+    }
+
     /// What it is like.
     pub fn shape(&self) -> &Shape {
         &self.shape
@@ -168,6 +192,21 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
             self.next += n;
             (cluster, bytes) = (cluster + n, later);
         }
+        Ok(())
+    }
+
+    /// The data of `count` clusters from number `cluster` of the disk on is at `offset` of the file, where the writer that was
+    /// stopped has put it.
+    ///
+    /// # Errors
+    /// What `write` returned.
+    ///
+    /// # Panics
+    /// As [`data`](Self::data), or if one L2 table does not map all of them.
+    pub fn placed(&mut self, cluster: u64, count: u64, offset: u64) -> std::result::Result<(), E> {
+        assert!(cluster % self.shape.l2_entries() + count <= self.shape.l2_entries(), "more than one table's clusters");
+        self.turn_to(cluster, count)?;
+        (0..count).for_each(|i| self.map(cluster + i, (offset + i * self.shape.cluster()) | spec::MAPPING_COPIED));
         Ok(())
     }
 
@@ -207,18 +246,37 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
         self.l2_used = true;
     }
 
-    /// Writes the L2 table behind what it maps.
+    /// Where the L2 table is that is being filled, if it was written by one that was stopped; else 0.
+    fn known(&self) -> u64 {
+        be64(&self.l1, (self.l2_index * spec::TABLE_ENTRY) as usize) & spec::MAPPING_OFFSET
+    }
+
+    /// Writes the L2 table behind what it maps, and says at once where it is: that is what can be gone on with.
     fn put_l2(&mut self) -> std::result::Result<(), E> {
         if !self.l2_used {
             return Ok(());
         }
-        let offset = self.next * self.shape.cluster();
+        let known = self.known();
+        let offset = if known == 0 { self.next * self.shape.cluster() } else { known };
         (self.write)(&self.l2, offset)?;
-        put(&mut self.l1, (self.l2_index * spec::TABLE_ENTRY) as usize, &(offset | spec::MAPPING_COPIED).to_be_bytes());
+        if known == 0 {
+            let (at, entry) = (self.l2_index * spec::TABLE_ENTRY, (offset | spec::MAPPING_COPIED).to_be_bytes());
+            put(&mut self.l1, at as usize, &entry);
+            (self.write)(&entry, self.shape.l1().start + at)?;
+            self.next += 1;
+        }
         self.l2.fill(0);
         self.l2_used = false;
-        self.next += 1;
         Ok(())
+    }
+
+    /// Nothing follows for now: has what was given so far be found by who goes on.
+    ///
+    /// # Errors
+    /// What `write` returned.
+    pub fn stop(mut self) -> std::result::Result<(), E> {
+        // A table that is there already knows of more than was given again so far.
+        if self.known() == 0 { self.put_l2() } else { Ok(()) }
     }
 
     /// Writes the tables, and the header last. Returns the length that the file must be given.
@@ -239,7 +297,7 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
             (self.write)(&1u16.to_be_bytes().repeat(count as usize), offset)?;
         }
         (self.write)(&entries, self.next * cluster)?;
-        (self.write)(&self.l1, L1_TABLE * cluster)?;
+        (self.write)(&self.l1, self.shape.l1().start)?;
         (self.write)(&self.shape.header(self.next, table), 0)?;
         Ok(total * cluster)
     }
