@@ -141,15 +141,18 @@ pub fn written(rows: &[Written]) -> String {
 
 /// A table of its own: backups to a set, beside other ways to copy and check the same.
 pub fn backed_up(rows: &[BackedUp]) -> String {
-    let Some(first) = rows.first() else { return String::new() };
+    if rows.is_empty() {
+        return String::new();
+    }
     let mut out =
-        format!("| backup to a set, on {} | of | beside | that takes | our speed | target |\n", first.file_system);
-    out += "| --- | --- | --- | --- | --- | --- |\n";
-    for BackedUp { what, state, beside, seconds, speed, least, .. } in rows {
-        let target = least.map_or(String::new(), |least| {
-            format!("at least {least:.2}: {}", if *speed >= least { "met" } else { "**missed**" })
+        String::from("| backup to a set | on | of it | beside, or its parts | that takes | our speed | target |\n");
+    out += "| --- | --- | --- | --- | --- | --- | --- |\n";
+    for BackedUp { what, state, file_system, beside, seconds, speed, least } in rows {
+        let target = least.zip(*speed).map_or(String::new(), |(least, speed)| {
+            format!("at least {least:.2}: {}", if speed >= least { "met" } else { "**missed**" })
         });
-        let _ = writeln!(out, "| {what} | {state} | {beside} | {seconds:.2} s | {speed:.2} × | {target} |");
+        let speed = speed.map_or(String::new(), |speed| format!("{speed:.2} ×"));
+        let _ = writeln!(out, "| {state} | {file_system} | {what} | {beside} | {seconds:.2} s | {speed} | {target} |");
     }
     out
 }
@@ -248,8 +251,9 @@ pub fn json(found: &Found) -> String {
     }
     for BackedUp { what, state, file_system, beside, seconds, speed, least } in backed_up {
         let least = least.map_or("null".into(), |least| least.to_string());
+        let speed = speed.map_or("null".into(), |speed| format!("{speed:.4}"));
         lines.push(format!(
-            r#"  {{"operation": "backup to a set: {what}", "state": "{state}", "file_system": "{file_system}", "beside": "{beside}", "its_seconds": {seconds:.3}, "speed_is_times": {speed:.4}, "at_least": {least}}}"#
+            r#"  {{"operation": "backup to a set: {what}", "state": "{state}", "file_system": "{file_system}", "beside": "{beside}", "its_seconds": {seconds:.3}, "speed_is_times": {speed}, "at_least": {least}}}"#
         ));
     }
     for Panel { title, x, unit, lines: of } in panels {

@@ -1,7 +1,8 @@
 //! Backups to a set by the command, beside what copies and checks the same bytes without it.
 //!
 //! Invariant kept here: by turns and by the wall clock, as both wait for a disk; each starts with the image in memory and from nothing on the
-//! disk. What a contender does beside copying is in its name: the command always syncs, reads back, compares and hashes.
+//! disk. What a contender does beside copying is in its name: the command always syncs, reads back, compares and hashes. A contender's
+//! parts are of one run of all of it.
 
 use super::Scale;
 use super::latency;
@@ -19,10 +20,11 @@ pub struct BackedUp {
     pub what: &'static str,
     pub state: String,
     pub file_system: String,
-    /// What it is compared with, its seconds, and its time as a multiple of the command's: medians.
-    pub beside: &'static str,
+    /// What it is compared with, its seconds, and its time as a multiple of the command's: medians. Or what it takes of the command's
+    /// time, by parts.
+    pub beside: String,
     pub seconds: f64,
-    pub speed: f64,
+    pub speed: Option<f64>,
     /// The least that the latter should be.
     pub least: Option<f64>,
 }
@@ -51,60 +53,93 @@ pub fn rows(scale: &Scale, dir: &Path) -> Vec<BackedUp> {
         return Vec::new();
     }
     let (mib, rounds) = if scale.rounds < 11 { (64, 3) } else { (1024, 11) };
-    let place = Place { dirtymap, dir, len: mib << 20 };
+    let memory = Path::new("/dev/shm");
+    let in_memory = memory.is_dir().then(|| tempfile::tempdir_in(memory).expect("a place for files"));
+    let mut rows = Vec::new();
+    for dir in std::iter::once(dir).chain(in_memory.as_ref().map(tempfile::TempDir::path)) {
+        rows.extend(on(&Place { dirtymap: dirtymap.clone(), dir, len: mib << 20 }, rounds));
+    }
+    rows
+}
+
+/// The rows of one file system.
+fn on<'a>(place: &Place<'a>, rounds: usize) -> Vec<BackedUp> {
     place.make_image();
-    eprintln!("{NAME}: full");
-    let full = by_turns(rounds, &place, &[Place::full, Place::convert, Place::convert_and_compare]);
-    eprintln!("{NAME}: incremental");
-    let incremental = by_turns(rounds, &place, &[Place::incremental, Place::copy, Place::copy_and_compare]);
-    let file_system = latency::file_system(dir);
-    let row = |what, state: String, (beside, least), turns: &[Vec<Turn>], which: usize, part: fn(&Turn) -> Duration| {
-        let ours = |turn: &Vec<Turn>| part(&turn[0]).as_secs_f64();
-        let theirs = |turn: &Vec<Turn>| turn[which].all.as_secs_f64();
-        BackedUp {
-            what,
-            state,
-            file_system: file_system.clone(),
-            beside,
-            seconds: median(turns.iter().map(theirs).collect()),
-            speed: median(turns.iter().map(|turn| theirs(turn) / ours(turn)).collect()),
-            least,
-        }
-    };
+    let mib = place.len >> 20;
     let image = format!("{mib} MiB, half of it data");
     let eighth = format!("{} MiB in granules all over it", mib / 16);
-    let copied = ("qemu-img convert, which neither syncs nor reads back", Some(0.9));
-    let plain = ("plain reads and writes, neither synced nor read back", Some(0.9));
-    vec![
-        row("full, its copying alone", image.clone(), copied, &full, 1, |turn| turn.copied),
-        row("full", image.clone(), (copied.0, None), &full, 1, |turn| turn.all),
-        row("full", image, ("qemu-img convert, sync, qemu-img compare", Some(0.9)), &full, 2, |turn| turn.all),
-        row("incremental, its copying alone", eighth.clone(), plain, &incremental, 1, |turn| turn.copied),
-        row("incremental", eighth.clone(), (plain.0, None), &incremental, 1, |turn| turn.all),
-        row("incremental", eighth, ("the same, synced and compared", Some(0.9)), &incremental, 2, |turn| turn.all),
-    ]
+    let of = |what, state: String, contenders: [Run<'a>; 2], beside: [&str; 3]| {
+        eprintln!("{NAME}: {what}");
+        let turns = by_turns(rounds, place, &contenders);
+        let row = |what, beside: String, seconds: f64, speed, least| {
+            let file_system = latency::file_system(place.dir);
+            BackedUp { what, state: state.clone(), file_system, beside, seconds, speed, least }
+        };
+        let middle = |of: &dyn Fn(&[Turn; 2]) -> f64| median(turns.iter().map(of).collect());
+        // Up to which of its parts.
+        let up_to = |turn: &Turn, parts: usize| turn.parts[..parts].iter().sum::<Duration>().as_secs_f64();
+        let against = |what, beside: &str, part: usize, ours: usize, least| {
+            let seconds = middle(&|turns| up_to(&turns[1], part));
+            let speed = middle(&|turns| up_to(&turns[1], part) / up_to(&turns[0], ours));
+            row(what, beside.into(), seconds, Some(speed), least)
+        };
+        let share = |part: usize| middle(&|turns| turns[0].parts[part].as_secs_f64() / up_to(&turns[0], 4)) * 100.0;
+        let parts = format!(
+            "copying {:.0} %, waiting for the disk {:.0} %, reading back, comparing and hashing {:.0} %, all else {:.0} %",
+            share(0),
+            share(1),
+            share(2),
+            share(3)
+        );
+        vec![
+            against("its copying alone", beside[0], 1, 1, Some(0.9)),
+            against("all of it", beside[0], 1, 4, None),
+            against("all of it", beside[1], 2, 4, None),
+            against("all of it", beside[2], 3, 4, Some(0.9)),
+            row("all of it", parts, middle(&|turns| up_to(&turns[0], 4)), None, None),
+        ]
+    };
+    let full = of(
+        "full",
+        format!("full: {image}"),
+        [Place::full, Place::convert],
+        ["qemu-img convert", "qemu-img convert, sync", "qemu-img convert, sync, qemu-img compare"],
+    );
+    let incremental = of(
+        "incremental",
+        format!("incremental: {eighth}"),
+        [Place::incremental, Place::copy],
+        ["plain reads and writes", "the same, synced", "the same, synced and compared"],
+    );
+    full.into_iter().chain(incremental).collect()
 }
 
-/// How long something took, and how long of that it copied.
+/// How long the parts of something took: copying, waiting for the disk, comparing, and what else there is.
 struct Turn {
-    all: Duration,
-    copied: Duration,
+    parts: [Duration; 4],
 }
 
-/// Each contender in each round, each round from another one on.
-fn by_turns<'a>(rounds: usize, place: &Place<'a>, contenders: &[fn(&Place<'a>, &[u64]) -> Turn]) -> Vec<Vec<Turn>> {
+type Run<'a> = fn(&Place<'a>, &[u64]) -> Turn;
+
+/// Both contenders in each round, each round from the other one on.
+fn by_turns<'a>(rounds: usize, place: &Place<'a>, contenders: &[Run<'a>; 2]) -> Vec<[Turn; 2]> {
     let mut turns = Vec::new();
     for round in 0..=rounds {
         let changed = place.change(round as u64);
-        let mut turn: Vec<Option<Turn>> = contenders.iter().map(|_| None).collect();
-        for i in 0..contenders.len() {
-            let i = (i + round) % contenders.len();
+        let run = |which: usize| {
             place.begin();
-            turn[i] = Some(contenders[i](place, &changed));
-        }
+            contenders[which](place, &changed)
+        };
+        let turn = if round % 2 == 0 {
+            let ours = run(0);
+            [ours, run(1)]
+        } else {
+            let other = run(1);
+            [run(0), other]
+        };
         // The first one warms up.
         if round > 0 {
-            turns.push(turn.into_iter().flatten().collect());
+            turns.push(turn);
         }
     }
     turns
@@ -179,9 +214,13 @@ impl Place<'_> {
         let all = begun.elapsed();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         let told = String::from_utf8(ran.stdout).expect("text");
-        let number = told.split_once("\"copy_milliseconds\": ").map(|(_, rest)| rest.split([',', '\n']).next());
-        let milliseconds = number.flatten().and_then(|number| number.parse().ok()).expect("how long it copied");
-        Turn { all, copied: Duration::from_millis(milliseconds) }
+        let part = |name: &str| {
+            let rest = told.split_once(&format!("\"{name}_milliseconds\": ")).map(|(_, rest)| rest);
+            let number = rest.and_then(|rest| rest.split([',', '\n']).next()).and_then(|number| number.parse().ok());
+            Duration::from_millis(number.expect("how long it took"))
+        };
+        let [copied, synced, verified] = ["copy", "sync", "verify"].map(part);
+        Turn { parts: [copied, synced, verified, all.saturating_sub(copied + synced + verified)] }
     }
 
     fn full(&self, _: &[u64]) -> Turn {
@@ -212,44 +251,40 @@ impl Place<'_> {
     }
 
     fn convert(&self, _: &[u64]) -> Turn {
-        let all = self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", "image", "out.qcow2"]);
-        Turn { all, copied: all }
+        let copied = self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", "image", "out.qcow2"]);
+        let synced = self.sync("out.qcow2");
+        let compared = self.qemu_img(&["compare", "-f", "raw", "-F", "qcow2", "image", "out.qcow2"]);
+        Turn { parts: [copied, synced, compared, Duration::ZERO] }
     }
 
-    fn convert_and_compare(&self, changed: &[u64]) -> Turn {
-        let (begun, copied) = (Instant::now(), self.convert(changed).all);
-        let out = File::open(self.at("out.qcow2")).expect("open");
+    /// Has a file be on the device, and read from there.
+    fn sync(&self, name: &str) -> Duration {
+        let begun = Instant::now();
+        let out = File::open(self.at(name)).expect("open");
         out.sync_all().expect("sync");
         let _ = rustix::fs::fadvise(&out, 0, None, rustix::fs::Advice::DontNeed);
-        self.qemu_img(&["compare", "-f", "raw", "-F", "qcow2", "image", "out.qcow2"]);
-        Turn { all: begun.elapsed(), copied }
+        begun.elapsed()
     }
 
     /// Copies what was changed to the same places of another file.
     fn copy(&self, changed: &[u64]) -> Turn {
-        let (image, begun) = (File::open(self.at("image")).expect("open"), Instant::now());
+        let begun = Instant::now();
+        let image = File::open(self.at("image")).expect("open");
         let out = File::options().read(true).write(true).create_new(true).open(self.at("out")).expect("a file");
-        let mut buffer = vec![0; GRANULE as usize];
-        for at in changed {
-            image.read_exact_at(&mut buffer, *at).expect("read");
-            out.write_all_at(&buffer, *at).expect("write");
-        }
-        let all = begun.elapsed();
-        Turn { all, copied: all }
-    }
-
-    fn copy_and_compare(&self, changed: &[u64]) -> Turn {
-        let (begun, copied) = (Instant::now(), self.copy(changed).all);
-        let [image, out] = ["image", "out"].map(|name| File::open(self.at(name)).expect("open"));
-        out.sync_all().expect("sync");
-        let _ = rustix::fs::fadvise(&out, 0, None, rustix::fs::Advice::DontNeed);
         let mut buffers = [vec![0; GRANULE as usize], vec![0; GRANULE as usize]];
+        for at in changed {
+            image.read_exact_at(&mut buffers[0], *at).expect("read");
+            out.write_all_at(&buffers[0], *at).expect("write");
+        }
+        let copied = begun.elapsed();
+        let synced = self.sync("out");
+        let begun = Instant::now();
         for at in changed {
             image.read_exact_at(&mut buffers[0], *at).expect("read");
             out.read_exact_at(&mut buffers[1], *at).expect("read");
             assert!(buffers[0] == buffers[1], "they differ at {at}");
         }
-        Turn { all: begun.elapsed(), copied }
+        Turn { parts: [copied, synced, begun.elapsed(), Duration::ZERO] }
     }
 }
 
