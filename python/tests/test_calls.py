@@ -5,6 +5,7 @@ import fcntl
 import gc
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +20,12 @@ GIB = 1 << 30
 MIB = 1 << 20
 # So many items, each with a bit, take more than one step to flush.
 MANY = 9 << 26
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> None:
+    """Ctrl-C interrupts, also where the tests run in the background, and it was ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
