@@ -102,7 +102,8 @@ fn a_mirror_backup_overwrites_no_file_of_a_set() {
     let (link, outside) = (set.dir.path("link"), set.dir.path("outside"));
     std::os::unix::fs::symlink(set.member(1), &link).expect("link");
     let member = fs::read(set.member(1)).expect("read");
-    for target in [set.member(1), set.member(2), set.folder().join("set.json"), link] {
+    let unfinished = [".part", ".merged"].map(|end| set.folder().join(format!("0002.qcow2{end}")));
+    for target in [set.member(1), set.member(2), set.folder().join("set.json"), link].into_iter().chain(unfinished) {
         for more in ["--audit=0", "--force", "--full"] {
             dm!("backup", set.image, target, "--map", set.map, more).exits(8).says("backup set");
         }

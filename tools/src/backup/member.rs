@@ -12,7 +12,6 @@ use crate::exit::{Failure, Result};
 use crate::files::{Content, PIECE, WriteBehind, durable, is_zero};
 use crate::sets::{Stored, failed, step};
 use crate::terminal::pass::Pass;
-use dirtymap_cli::qcow2;
 use dirtymap_cli::qcow2::data::{Disk, Extent, Left, Shape, Writer};
 use std::fs::File;
 use std::io;
@@ -35,8 +34,6 @@ pub struct MemberWriter {
     buffer: Vec<u8>,
     /// What a backup that was stopped has left in the file.
     left: Option<Disk<Stored>>,
-    /// What of that was found to be right since it was synced.
-    kept: Vec<Kept>,
     /// Bytes of clusters that are in the file, and that read as zeros by it.
     pub data: u64,
     pub zeros: u64,
@@ -53,16 +50,6 @@ enum Fate {
     /// What is below has the same.
     Equal,
 }
-
-/// Bytes of the source from `range.start` on, which are in the file from `place` on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    pub range: Range<u64>,
-    pub place: u64,
-}
-
-/// Most of those that are remembered, so that memory is bounded; what is beyond is read back as if it were new.
-const MOST_KEPT: usize = 1 << 16;
 
 /// How the disk in a file is laid out. `path`: what it will be called.
 fn shape(path: &Path, len: u64, cluster_bits: u32, backing: Option<&str>) -> Result<Shape> {
@@ -94,10 +81,8 @@ impl MemberWriter {
         // What is read of it from here on counts as read back.
         durable::bytes(file).map_err(|e| io(&e))?;
         forget(file);
-        let left = match Disk::unfinished(stored, &shape).and_then(|disk| Left::of(&disk, &shape)) {
-            Err(e @ qcow2::Error::Io { .. }) => return Err(failed(&path.display().to_string(), &e)),
-            found => found.ok().flatten(),
-        };
+        // What cannot be read is of no use either.
+        let left = Disk::unfinished(stored, &shape).and_then(|disk| Left::of(&disk, &shape)).ok().flatten();
         let Some(left) = left else {
             file.set_len(0).map_err(|e| io(&e))?;
             return MemberWriter::new(file, path, len, cluster_bits, None);
@@ -129,7 +114,6 @@ impl MemberWriter {
             done: 0,
             buffer: vec![0; PIECE.max(writer.shape().cluster()) as usize],
             left: None,
-            kept: Vec::new(),
             data: 0,
             zeros: 0,
             writer,
@@ -221,15 +205,15 @@ impl MemberWriter {
     fn stored_before(&mut self, bytes: &[u8], offset: u64, place: u64, copied: &mut Copied) -> Result<()> {
         let cluster = self.cluster() as usize;
         let old = &mut self.buffer[..bytes.len()];
-        let read = self.file.read_exact_at(old, place);
-        read.map_err(|e| Failure::io(format_args!("{}: read", self.path.display()), &e))?;
-        let is_right: Vec<bool> = bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| new == old).collect();
+        // What cannot be read is written anew.
+        let is_read = self.file.read_exact_at(old, place).is_ok();
+        let is_right: Vec<bool> =
+            bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| is_read && new == old).collect();
         for (is_right, part) in runs(&is_right, cluster, bytes.len()) {
             let (from, there) = (offset + part.start as u64, place + part.start as u64);
             let range = from..(offset + part.end as u64).min(self.len);
             if is_right {
                 copied.kept += range.end - range.start;
-                self.keep(range, there);
             } else {
                 put(&self.file, &self.path, &bytes[part], there)?;
                 copied.data += range.end - range.start;
@@ -239,19 +223,6 @@ impl MemberWriter {
         self.writer.placed(offset / cluster as u64, is_right.len() as u64, place)
     }
 
-    fn keep(&mut self, range: Range<u64>, place: u64) {
-        match self.kept.last_mut() {
-            Some(last) if last.range.end == range.start && last.place + (range.start - last.range.start) == place => {
-                last.range.end = range.end;
-            }
-            _ => {
-                if self.kept.len() < MOST_KEPT {
-                    self.kept.push(Kept { range, place });
-                }
-            }
-        }
-    }
-
     /// What was stored by a backup that was stopped is stored still, also where the source has nothing by now: or clusters of the
     /// file would belong to nothing.
     fn still_stored(&mut self, area: &Range<u64>) -> Result<()> {
@@ -259,11 +230,11 @@ impl MemberWriter {
             return Ok(());
         }
         let end = if area.end == self.len { self.writer.shape().len() } else { area.end };
-        let zeros = vec![0; self.buffer.len()];
-        let mut at = area.start;
+        let (mut zeros, mut at) = (Vec::new(), area.start);
         while at < end {
             let (found, mut until) = self.left_at(at..end)?;
             if let Extent::Data(place) = found {
+                zeros.resize(self.buffer.len(), 0);
                 until = until.min(at + zeros.len() as u64);
                 self.stored_before(&zeros[..(until - at) as usize], at, place, &mut Copied::default())?;
             }
@@ -343,21 +314,30 @@ impl MemberWriter {
         self.writer.data(cluster, &bytes)
     }
 
-    /// Nothing follows for now: has it be gone on with.
-    pub fn stop(self) -> Result<()> {
+    /// Nothing follows for now: has it be gone on with. What the table at hand knew of before, it goes on knowing.
+    pub fn stop(mut self) -> Result<()> {
+        let cluster = self.cluster();
+        let rest = self.writer.rest();
+        let (mut at, end) = (rest.start * cluster, (rest.end * cluster).min(self.writer.shape().len()));
+        while at < end {
+            let (found, until) = self.left_at(at..end)?;
+            if let Extent::Data(place) = found {
+                self.writer.placed(at / cluster, (until - at).div_ceil(cluster), place)?;
+            }
+            at = until;
+        }
         self.writer.stop()
     }
 
     /// Writes the tables, and makes everything durable. From here on it is read from the device. `below`: what the file rests upon.
-    /// What was in the file before, has been read back, and was as the source has it.
-    pub fn finish(mut self, below: Option<&dyn Content>) -> Result<Vec<Kept>> {
+    pub fn finish(mut self, below: Option<&dyn Content>) -> Result<()> {
         self.zero_tail(below)?;
         let failed = |what: &str, e: &io::Error| Failure::io(format_args!("{}: {what}", self.path.display()), e);
         let length = self.writer.finish()?;
         self.file.set_len(length).map_err(|e| failed("set its size", &e))?;
         durable::bytes(&self.file).map_err(|e| failed("sync", &e))?;
         forget(&self.file);
-        Ok(self.kept)
+        Ok(())
     }
 }
 

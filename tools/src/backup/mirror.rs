@@ -70,7 +70,8 @@ impl<'a> Mirror<'a> {
 fn outside_of_sets(path: &Path) -> Result<()> {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let Some(name) = real.file_name().and_then(OsStr::to_str) else { return Ok(()) };
-    let member = set_json::number(name.trim_end_matches(".merged")).is_some() || name == sets::FILE;
+    let unfinished = name.strip_suffix(".merged").or_else(|| name.strip_suffix(".part"));
+    let member = set_json::number(unfinished.unwrap_or(name)).is_some() || name == sets::FILE;
     if !member || real.with_file_name(sets::FILE).symlink_metadata().is_err() {
         return Ok(());
     }

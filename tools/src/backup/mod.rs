@@ -203,18 +203,13 @@ impl Job<'_> {
         let pass = self.pass("verifying", work.bytes);
         let (mut equal, pair) = (Equal::default(), self.pair(target.content()?, info));
         let step = STEP.max(self.map.granule_bytes());
-        let proved = target.proved();
         let found = work.extents().flat_map(|area| steps(area, step)).find_map(|area| {
-            let mut left = others(area.clone(), proved);
-            let differs = left.find_map(|range| pair.differs(range, &pass, &mut equal).transpose());
+            let differs = pair.differs(area.clone(), &pass, &mut equal).transpose();
             if differs.is_none() {
                 self.source.done(area);
             }
             differs
         });
-        let proved = proved.iter().map(|range| range.end - range.start).sum::<u64>();
-        equal.read += proved;
-        pass.inc(proved);
         let found = found.transpose();
         drop(pass);
         (outcome.bytes_verified, outcome.bytes_verified_holes) = (equal.read, equal.holes);
@@ -275,23 +270,6 @@ fn steps(range: Range<u64>, step: u64) -> impl Iterator<Item = Range<u64>> {
         let next = at..(at / step + 1).saturating_mul(step).min(range.end);
         at = next.end;
         (!next.is_empty()).then_some(next)
-    })
-}
-
-/// What of a range is in none of others, which ascend.
-fn others(range: Range<u64>, others: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
-    let first = others.partition_point(|other| other.end <= range.start);
-    let (mut at, mut others) = (range.start, others[first..].iter());
-    iter::from_fn(move || {
-        while at < range.end {
-            let (start, next) = others.next().map_or((range.end, range.end), |other| (other.start, other.end));
-            let found = at..start.min(range.end);
-            at = next.max(at);
-            if !found.is_empty() {
-                return Some(found);
-            }
-        }
-        None
     })
 }
 

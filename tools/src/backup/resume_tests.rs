@@ -1,9 +1,9 @@
 //! Full backups that are stopped, and those that go on with what they have written: each member is the image as it was, whatever was there
 //! before, and what can be kept is.
 
+use super::Outcome;
 use super::power_tests::{after, cuts};
 use super::set_tests::World;
-use super::{Outcome, others};
 use crate::files::PIECE;
 use crate::rng::Rng;
 use crate::sets::{AT_STEP, Folder, Stored, verify_file};
@@ -246,40 +246,82 @@ fn somebody_else_s_file_is_not_gone_on_with() {
     assert_eq!(fs::read(world.part()).expect("read"), b"somebody's");
 }
 
-/// What was compared while it was copied counts only if it is what the disk has there.
-#[test]
-fn what_was_kept_is_looked_for_by_the_tables_of_the_finished_file() {
-    let world = World::to_stop();
-    world.stop_after(&world, 5);
-    let part = world.part();
+/// Does something to the file that was written, and before it has its name, while a backup goes on with what is there.
+fn spoilt(world: &World, mut spoil: impl FnMut() + 'static) -> String {
     AT_STEP.set(Some(Box::new(move |step| {
         if step == "written" {
+            spoil();
+        }
+    })));
+    let failed = world.back_up(&world.args(&world.image())).expect_err("it is not what was written");
+    AT_STEP.set(None);
+    let folder = Folder::open(&world.set, Duration::ZERO).unwrap_or_else(|e| panic!("{e}"));
+    assert!(folder.set.members.is_empty());
+    let map = DirtyMap::open(&world.map).expect("open");
+    assert!(map.checkpoint().expect("a header").is_none() && map.dirty_len() == SIZE);
+    failed.kind.to_string()
+}
+
+/// What was kept was compared before the rest was copied: it is read back at the end as everything is.
+#[test]
+fn what_was_kept_and_changes_before_the_end_is_found() {
+    for entries in [false, true] {
+        let world = World::to_stop();
+        world.stop_after(&world, 5);
+        let part = world.part();
+        let kind = spoilt(&world, move || {
             let file = File::options().read(true).write(true).open(&part).expect("open");
             let mut entry = [0; 8];
             file.read_exact_at(&mut entry, CLUSTER).expect("read");
             let table = u64::from_be_bytes(entry) << 1 >> 1;
             let mut two = [0; 16];
             file.read_exact_at(&mut two, table).expect("read");
-            two.rotate_left(8);
-            file.write_all_at(&two, table).expect("write");
-        }
-    })));
-    let failed = world.back_up(&world.args(&world.image())).expect_err("two clusters were exchanged");
-    AT_STEP.set(None);
-    assert_eq!(failed.kind, "verify-failed");
-    let map = DirtyMap::open(&world.map).expect("open");
-    assert!(map.checkpoint().expect("a header").is_none() && map.dirty_len() == SIZE);
-    drop(map);
-    world.go_on(&world);
+            if entries {
+                two.rotate_left(8);
+                return file.write_all_at(&two, table).expect("write");
+            }
+            let first = u64::from_be_bytes(*two.first_chunk().expect("8")) << 1 >> 1;
+            file.write_all_at(b"other data", first).expect("write");
+        });
+        assert_eq!(kind, "verify-failed");
+        world.go_on(&world);
+    }
 }
 
 #[test]
-#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
-fn what_is_proved_is_left_out_and_nothing_else() {
-    let left = |range, proved: &[Range<u64>]| others(range, proved).collect::<Vec<_>>();
-    let proved = [3..5, 5..6, 10..20];
-    assert_eq!(left(0..30, &proved), [0..3, 6..10, 20..30]);
-    assert_eq!(left(4..11, &proved), [6..10]);
-    assert_eq!((left(12..20, &proved), left(7..8, &proved), left(19..21, &proved)), (vec![], vec![7..8], vec![20..21]));
-    assert_eq!((left(0..3, &proved), left(0..9, &[]), left(5..5, &[])), (vec![0..3], vec![0..9], vec![]));
+fn another_file_by_the_name_of_the_part_is_no_member() {
+    let world = World::to_stop();
+    world.stop_after(&world, 5);
+    let (part, other) = (world.part(), world.set.join("other"));
+    let kind = spoilt(&world, move || {
+        fs::copy(&part, &other).expect("copy");
+        fs::rename(&other, &part).expect("rename");
+    });
+    assert_eq!(kind, "set-changed");
+    world.go_on(&world);
+}
+
+/// The table at hand is written by each that is stopped: it goes on naming what those before had put behind that place.
+#[test]
+fn one_that_is_stopped_earlier_than_the_last_keeps_what_that_had() {
+    for pieces in 0..=5 {
+        let world = World::to_stop();
+        world.stop_after(&world, 5);
+        for _ in 0..3 {
+            world.stop_after(&world, pieces);
+        }
+        assert_eq!(world.go_on(&world).0, world.data_in(0..5 * PIECE), "{pieces} pieces");
+    }
+}
+
+/// As tools do that copy a folder by links.
+#[test]
+fn a_part_with_another_name_is_left_to_that() {
+    let world = World::to_stop();
+    world.stop_after(&world, 5);
+    let other = world.set.parent().expect("a directory").join("other");
+    fs::hard_link(world.part(), &other).expect("link");
+    let then = fs::read(&other).expect("read");
+    assert_eq!(world.go_on(&world).0, 0);
+    assert!(fs::read(&other).expect("read") == then && !world.part().exists());
 }

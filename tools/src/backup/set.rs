@@ -7,7 +7,7 @@
 //! - the map keeps the point of the newest member, and drops those of the others after that one is committed.
 
 use super::copy::Copied;
-use super::member::{Kept, MemberWriter};
+use super::member::MemberWriter;
 use super::outcome::MemberOutcome;
 use super::prune;
 use super::source::Source;
@@ -52,7 +52,6 @@ pub struct SetTarget<'a> {
     equal: u64,
     /// Bytes of what a backup has left that was stopped, and where they are in the image.
     kept: u64,
-    proved: Vec<Range<u64>>,
     /// `set.json` names this backup as begun.
     begun: bool,
     published: bool,
@@ -85,7 +84,6 @@ impl<'a> SetTarget<'a> {
             stored: (0, 0),
             equal: 0,
             kept: 0,
-            proved: Vec::new(),
             begun: false,
             published: false,
         })
@@ -339,28 +337,18 @@ impl Target for SetTarget<'_> {
         let (Some(writer), Some(new)) = (self.writer.take(), &self.new) else { return Err(out_of_order()) };
         let (path, len) = (self.path(), writer.len());
         self.stored = (writer.data, writer.zeros);
-        let kept = writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content))?;
+        writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content))?;
         step("written");
         // While it is read back anyway.
         let (stored, hashing) = Hashing::of(Stored::again(new.file(), &path)?, &path, INTERRUPTED)?;
         self.hashing = Some(hashing);
         let disk = Layered::written(stored, &path, self.disk.take(), len)?;
-        // What was compared is what the disk has there, by the tables as they are on the device.
-        for Kept { range, place } in kept {
-            if disk.has_at(&range, place)? {
-                self.proved.push(range);
-            }
-        }
         self.disk = Some(disk);
         Ok(())
     }
 
     fn content(&self) -> Result<&dyn Content> {
         self.disk.as_ref().map(|disk| disk as &dyn Content).ok_or_else(out_of_order)
-    }
-
-    fn proved(&self) -> &[Range<u64>] {
-        &self.proved
     }
 
     fn to_audit(&self) -> bool {
@@ -453,9 +441,10 @@ impl Target for SetTarget<'_> {
         if !std::mem::take(&mut self.begun) {
             return false;
         }
-        let _ = self.writer.take().map(MemberWriter::stop);
+        // Where even a table finds no room, nothing could be gone on with, and the room is for others.
+        let stopped = self.writer.take().is_none_or(|writer| writer.stop().is_ok());
         let filled = |file: &File| file.metadata().is_ok_and(|m| m.len() > 0);
-        let stays = matches!(&self.new.take(), Some(Unfinished::Part(file, _)) if filled(file));
+        let stays = matches!(&self.new.take(), Some(Unfinished::Part(file, _)) if stopped && filled(file));
         if !stays {
             let _ = self.folder.remove_part();
         }

@@ -64,10 +64,6 @@ pub trait Target {
     fn complete(&mut self) -> Result<()>;
     /// What it holds, to be read back.
     fn content(&self) -> Result<&dyn Content>;
-    /// What was read back, and compared with the source, before all of it was complete. It ascends.
-    fn proved(&self) -> &[Range<u64>] {
-        &[]
-    }
     /// Whether some of what was not copied is to be compared.
     fn to_audit(&self) -> bool;
     /// It is verified: makes it a backup that can be relied upon. What the map is to know of it.

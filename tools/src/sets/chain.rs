@@ -97,20 +97,6 @@ impl Layered {
         self.chain.top().map(|top| &top.file)
     }
 
-    /// Whether the bytes of a range are in the file of the member itself, from `place` on.
-    pub fn has_at(&self, range: &Range<u64>, place: u64) -> Result<bool> {
-        let top = self.chain.height() - 1;
-        let mut at = range.start;
-        while at < range.end {
-            let (found, end) = self.chain.extent(at..range.end).map_err(|e| failed(&self.name, &e))?;
-            if found != Some((top, place + (at - range.start))) {
-                return Ok(false);
-            }
-            at = end;
-        }
-        Ok(true)
-    }
-
     /// Bytes of the disk in the file: whole sectors.
     pub fn disk(&self) -> u64 {
         self.chain.size()

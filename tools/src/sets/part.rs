@@ -36,16 +36,37 @@ impl Unfinished {
     pub fn publish(self, path: &Path) -> Result<()> {
         match self {
             Unfinished::Nameless(new) => durable::publish(new, path),
-            Unfinished::Part(_, part) => durable::rename_new(&part, path),
+            Unfinished::Part(file, part) => {
+                is_at(&file, &part)?;
+                durable::rename_new(&part, path)?;
+                // What was put in its place in between.
+                is_at(&file, path)
+            }
         }
     }
+}
+
+/// Whether a file is what has this name: another program may have given that to something else.
+fn is_at(file: &File, path: &Path) -> Result<()> {
+    let io = |e: io::Error| Failure::io(path.display(), &e);
+    let (ours, named) = (file.metadata().map_err(io)?, path.symlink_metadata().map_err(io)?);
+    if (ours.dev(), ours.ino()) == (named.dev(), named.ino()) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is another file than the one that was written: something else renames or copies files of the set; the next \
+         backup makes the member anew",
+        path.display()
+    );
+    Err(Failure::new("set-changed", message))
 }
 
 impl Folder {
     /// The file for the next member, which is to be at `file`. `full`: one to go on with. `like`: for whose users. What an earlier
     /// backup has left is gone on with, or removed. `set.json` is for the caller to save, before he writes the file.
     pub fn begin_member(&mut self, file: &str, full: bool, like: Option<&File>) -> Result<Unfinished> {
-        if !full || self.set.part.as_ref().is_some_and(|part| part != file) {
+        let goes_on = full && self.set.part.as_ref().is_none_or(|part| part == file) && self.is_own(file);
+        if !goes_on {
             self.remove_part()?;
         }
         let path = self.at(&if full { part_name(file) } else { file.into() });
@@ -62,13 +83,23 @@ impl Folder {
         Ok(new)
     }
 
+    /// Whether what is at the name of a member's part is a backup's.
+    fn is_left(&self, file: &str) -> bool {
+        // One that was killed before `set.json` said so has written nothing yet.
+        let told = |length| self.set.part.as_deref() == Some(file) || length == 0;
+        self.at(&part_name(file)).symlink_metadata().is_ok_and(|m| m.is_file() && told(m.len()))
+    }
+
+    /// Whether it has no other name, as that of a copy of the set which is made by links.
+    fn is_own(&self, file: &str) -> bool {
+        self.at(&part_name(file)).symlink_metadata().is_ok_and(|m| m.nlink() == 1)
+    }
+
     /// What is at the name of a member's part, if a backup has left it.
     fn open_part(&self, file: &str) -> Result<Option<File>> {
         let path = self.at(&part_name(file));
-        match path.symlink_metadata() {
-            // One that was killed before `set.json` said so has written nothing yet.
-            Ok(m) if m.is_file() && m.nlink() == 1 && (self.set.part.as_deref() == Some(file) || m.len() == 0) => {}
-            _ => return Ok(None),
+        if !self.is_left(file) || !self.is_own(file) {
+            return Ok(None);
         }
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
         let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path);
@@ -77,13 +108,13 @@ impl Folder {
 
     /// Whether there is nothing at the name of a member's part but what a backup has left.
     pub(super) fn may_begin(&self, file: &str) -> bool {
-        self.at(&part_name(file)).symlink_metadata().is_err() || matches!(self.open_part(file), Ok(Some(_)))
+        self.at(&part_name(file)).symlink_metadata().is_err() || self.is_left(file)
     }
 
     /// Removes what a backup has left that was stopped. `set.json` says so when it is saved next.
     pub fn remove_part(&mut self) -> Result<()> {
         let Some(file) = self.set.part.clone() else { return Ok(()) };
-        if self.open_part(&file)?.is_some() {
+        if self.is_left(&file) {
             settle::remove(&self.at(&part_name(&file)))?;
         }
         self.set.part = None;

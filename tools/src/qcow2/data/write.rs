@@ -270,13 +270,19 @@ impl<E, W: FnMut(&[u8], u64) -> std::result::Result<(), E>> Writer<W> {
         Ok(())
     }
 
-    /// Nothing follows for now: has what was given so far be found by who goes on.
+    /// The clusters of the table that is being filled of which nothing was said yet.
+    pub fn rest(&self) -> Range<u64> {
+        let end = ((self.l2_index + 1) * self.shape.l2_entries()).min(self.shape.len().div_ceil(self.shape.cluster()));
+        self.at..end.max(self.at)
+    }
+
+    /// Nothing follows for now: has what was given so far be found by who goes on. Of a table that is there already, all that it
+    /// knew of is to be given before.
     ///
     /// # Errors
     /// What `write` returned.
     pub fn stop(mut self) -> std::result::Result<(), E> {
-        // A table that is there already knows of more than was given again so far.
-        if self.known() == 0 { self.put_l2() } else { Ok(()) }
+        self.put_l2()
     }
 
     /// Writes the tables, and the header last. Returns the length that the file must be given.
