@@ -6,6 +6,7 @@ mod common;
 
 use common::serving::{DIRTY, Server, dirty, dirty_by};
 use common::{Dir, GRANULE, MIB, areas};
+use dirtymap::info::{FileState, inspect};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -54,6 +55,32 @@ fn a_disk_that_does_not_fit_keeps_all_from_being_served_and_touched() {
     }
     dm!("check", map).exits(0);
     serve(&[disk("a", &image, &map)]).exits(0);
+}
+
+/// Left open, a map would not know of what is written before it is opened again.
+#[test]
+fn a_server_that_fails_at_its_start_closes_the_maps_that_it_has_opened() {
+    let dir = Dir::new();
+    let (image, map) = (dir.image("disk.raw", SIZE), dir.path("disk.map"));
+    dm!("create", map, "--image", image).exits(0);
+    dm!("reset", map, "--all").exits(0);
+    let serve = |more: &[&str]| {
+        let words = ["serve", image.to_str().expect("text"), "--map", map.to_str().expect("text"), "--run", "true"];
+        common::run(words.into_iter().chain(more.iter().copied()))
+    };
+    let state = || inspect(&map).expect("inspect").state;
+    let [control, nowhere] = ["control", "nowhere"].map(|name| dir.path(name).display().to_string());
+    serve(&["--control", &control, "--scratch", &nowhere]).exits(8).says("no such folder");
+    // What is told of failed syncs cannot be read.
+    let failed = dir.path(&format!("dirtymap-{}.failed", inspect(&map).expect("inspect").uuid));
+    fs::create_dir(&failed).expect("make");
+    serve(&[]).exits(8);
+    assert_eq!(state(), FileState::Clean);
+    fs::remove_dir(&failed).expect("remove");
+    // A second disk that is not there.
+    serve(&["--disk", &format!("b={},map={}", dir.path("b").display(), dir.path("b.map").display())]).exits(8);
+    assert_eq!(state(), FileState::Clean);
+    serve(&[]).exits(0);
 }
 
 /// `since:NAME` is what was written after the name was kept, whatever is frozen, kept and dropped meanwhile.

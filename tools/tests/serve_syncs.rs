@@ -59,8 +59,8 @@ fn each_client_hears_of_a_write_back_that_failed_also_of_the_next_server() {
     fill(&mut writes);
     hears_once(&mut writes);
     hears_once(&mut other);
-    // One that comes to the same server has nothing to lose.
-    assert!(is_durable(server.client().flush()));
+    // One that comes to the same server may have been here.
+    hears_once(&mut server.client());
     server.kill();
     // The kernel has told all that it knows, and the clients of the next server cannot be told apart.
     let server = start();

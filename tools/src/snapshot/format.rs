@@ -191,6 +191,9 @@ fn u64_of(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
 }
 
+/// More blocks than that are too many for memory: of a map with short granules, or of an image of hundreds of TiB.
+pub const TOO_MANY: u64 = 1 << 28;
+
 /// The length of a block: as short as the number of blocks allows, for a write has all that it touches copied.
 pub fn block_of(size: u64, granule: u64) -> u64 {
     size.div_ceil(MAX_BLOCKS).next_power_of_two().clamp(MIN_BLOCK, MAX_BLOCK).min(granule)

@@ -209,7 +209,6 @@ impl Frozen {
 
     /// Copies some blocks of a group.
     fn copy_run(&self, run: Range<usize>) -> io::Result<()> {
-        self.take_room(run.len() as u64 * self.block)?;
         let bytes = self.bytes(run.clone());
         BUFFER.with_borrow_mut(|buffer| {
             if !keeps(Rule::DataThenEntry) {
@@ -222,6 +221,9 @@ impl Frozen {
             let blocks = buffer.chunks(self.block as usize);
             let kind = |block| if is_zero(block) { Kind::Zeros } else { Kind::Copied };
             let entries: Vec<_> = blocks.map(|block| (kind(block), crc32fast::hash(block))).collect();
+            // Zeros need none.
+            let copied = entries.iter().filter(|(kind, _)| *kind == Kind::Copied).count() as u64;
+            self.take_room(copied * self.block)?;
             for data in Self::runs(0..run.len(), |i| entries[i].0 == Kind::Copied) {
                 let data = self.bytes(run.start + data.start..run.start + data.end);
                 let from = (data.start - bytes.start) as usize;
@@ -232,13 +234,15 @@ impl Frozen {
             at(Step::EntryWritten);
             for (b, (kind, _)) in run.zip(entries) {
                 self.states[b].fetch_or(kind as u8, SeqCst);
-                self.used.fetch_sub(if kind == Kind::Zeros { self.block } else { 0 }, SeqCst);
             }
             Ok(())
         })
     }
 
     fn take_room(&self, bytes: u64) -> io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let used = self.used.fetch_add(bytes, SeqCst) + bytes;
         if self.limit.is_some_and(|limit| used > limit) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "scratch has reached its limit"));
@@ -458,11 +462,12 @@ impl Frozen {
 
     /// Bytes of scratch.
     pub fn used(&self) -> u64 {
-        self.used.load(SeqCst)
+        // What was kept was given back when it broke.
+        if self.is_broken() { 0 } else { self.used.load(SeqCst) }
     }
 
     pub fn progress(&self) -> Progress {
-        let [frozen_bytes, done_bytes, scratch_bytes] = [&self.frozen, &self.done, &self.used].map(|n| n.load(SeqCst));
-        Progress { frozen_bytes, done_bytes, scratch_bytes }
+        let [frozen_bytes, done_bytes] = [&self.frozen, &self.done].map(|n| n.load(SeqCst));
+        Progress { frozen_bytes, done_bytes, scratch_bytes: self.used() }
     }
 }

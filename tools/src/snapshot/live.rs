@@ -4,7 +4,7 @@
 //! succeeds is one that this server has made, with what was asked for.
 
 use super::era::{Entered, Eras};
-use super::format::{Header, Identity, MAX_NAME, State, block_of, boot, changed};
+use super::format::{Header, Identity, MAX_NAME, State, TOO_MANY, block_of, boot, changed};
 use super::frozen::Frozen;
 use super::scratch::Scratch;
 use super::shot::{Snapshot, SnapshotStatus};
@@ -189,7 +189,10 @@ impl Snapshots {
         self.all_synced()?;
         self.look(disks);
         if let Some(old) = self.eras.snapshot() {
-            if old.is_served() && old.why_broken().is_none() {
+            // Nothing is being ended just now: without its checkpoint it is nothing, whatever an end had come to that failed.
+            let mut places = disks.iter().enumerate();
+            let is_there = places.all(|(place, disk)| old.is_there(place, disk.map).is_ok());
+            if old.is_served() && old.why_broken().is_none() && is_there {
                 let message = format!("snapshot {:?} is there; commit or abort it first", old.name);
                 return Err(Failure::new("snapshot-exists", message));
             }
@@ -224,6 +227,14 @@ impl Snapshots {
         let make = |disk: &Source<'_>| -> Result<Frozen> {
             let size = disk.map.len();
             let block = block_of(size, disk.map.granule_bytes());
+            if size.div_ceil(block) > TOO_MANY {
+                let message = format!(
+                    "{}: has granules of {} bytes, too short for a snapshot of {size} bytes; make a map with longer ones (--granule)",
+                    disk.map.path().display(),
+                    disk.map.granule_bytes()
+                );
+                return Err(Failure::new("unsupported", message));
+            }
             let header = Header {
                 state: State::Prepared,
                 whole: wish.whole,

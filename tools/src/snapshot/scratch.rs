@@ -205,6 +205,7 @@ impl Scratch {
     pub fn remove(&self) -> io::Result<()> {
         let removed = remove(&self.paths);
         let _ = self.data.set_len(0);
+        let _ = self.index.set_len(0);
         removed
     }
 

@@ -38,15 +38,15 @@ pub struct Syncs {
 #[derive(Default)]
 struct State {
     begun: u64,
-    /// All that have failed are owed to whoever comes: each client may have known an earlier server.
-    inherited: bool,
     /// Those that run, by their numbers.
     running: BTreeSet<u64>,
     /// How many have failed, that of an earlier server included.
     failed: u64,
-    /// Of them, those that a client who comes now need not be told: one that was told has gone on.
-    known: u64,
-    /// A client that had written has gone without a word of the last one.
+    /// How many of them some client was told.
+    told: u64,
+    /// A client that had written has gone.
+    away: bool,
+    /// One had gone without a word of the last one that failed.
     untold: bool,
 }
 
@@ -137,51 +137,52 @@ impl Syncs {
     pub fn fail(&self, then: impl FnOnce()) {
         self.write(Left::Failed);
         then();
-        self.state().failed += 1;
+        let mut state = self.state();
+        state.failed += 1;
+        state.untold |= state.away;
     }
 
     /// Best effort: it is for a kill before the clients were told.
     fn write(&self, left: Left) {
         let bytes = [&boot()[..], &[left as u8]].concat();
-        let write = |path| opening().write(true).create(true).open(path)?.write_all_at(&bytes, 0);
+        let write = |path| {
+            let file = opening().write(true).create(true).open(path)?;
+            file.write_all_at(&bytes, 0)?;
+            file.set_len(bytes.len() as u64)
+        };
         let _: Option<io::Result<()>> = self.record.as_ref().map(write);
     }
 
-    /// The server has taken over: what has failed by now, every client is told that comes, as long as this server lives. It may
-    /// have known an earlier one. Whether there is anything to tell.
-    pub fn owe_all(&self) -> bool {
-        let mut state = self.state();
-        state.inherited = state.failed > 0;
-        state.inherited
+    /// Whether there is anything to tell.
+    pub fn owes(&self) -> bool {
+        self.state().failed > 0
     }
 
-    /// A client that comes.
+    /// A client that comes: it may be one that has lost its connection, and an answer with it. So it is told of all that have
+    /// failed, as long as this server lives.
     pub fn client(&self) -> Client {
-        let state = self.state();
-        Client { failed: if state.inherited { 0 } else { state.known }.into(), wrote: false.into() }
+        Client { failed: 0.into(), wrote: false.into() }
     }
 
     /// Whether a client, of which a sync has ended, was told of all that have failed. From now on it is.
     pub fn tell(&self, client: &Client) -> bool {
         let mut state = self.state();
-        let knew = client.failed.swap(state.failed, SeqCst) == state.failed;
-        if knew {
-            // It asks again: so the answer has come.
-            state.known = state.failed;
-        }
-        knew
+        state.told = state.failed;
+        client.failed.swap(state.failed, SeqCst) == state.failed
     }
 
     /// A client goes.
     pub fn leaves(&self, client: &Client) {
         let mut state = self.state();
-        state.untold |= client.wrote.load(SeqCst) && client.failed.load(SeqCst) < state.failed;
+        let wrote = client.wrote.load(SeqCst);
+        state.away |= wrote;
+        state.untold |= wrote && client.failed.load(SeqCst) < state.failed;
     }
 
     /// The server stops in good order, and all clients have gone: what one of them was not told, the next server has to.
     pub fn stop(&self) {
         let state = self.state();
-        match (&self.record, state.known == state.failed && !state.untold) {
+        match (&self.record, state.told == state.failed && !state.untold) {
             (Some(record), true) => drop(std::fs::remove_file(record)),
             _ => self.write(Left::Untold),
         }
@@ -210,13 +211,14 @@ mod tests {
         assert!(!hears(&syncs, &second, GOOD) && hears(&syncs, &second, GOOD));
         // One that no client has asked for.
         assert!(syncs.run(BAD, || ()).is_err());
-        // Whoever comes now may be one that was here and has lost its connection, until one is known to have heard.
+        // Whoever comes now may be one that was here and has lost its connection.
         let come = syncs.client();
         assert!(!hears(&syncs, &come, GOOD));
         let lost = syncs.client();
         assert!(!hears(&syncs, &lost, GOOD), "the answer may not have come");
         assert!(hears(&syncs, &come, GOOD));
-        assert!(hears(&syncs, &syncs.client(), GOOD));
+        let later = syncs.client();
+        assert!(!hears(&syncs, &later, GOOD) && hears(&syncs, &later, GOOD));
         assert!(!hears(&syncs, &idle, GOOD) && !hears(&syncs, &first, GOOD) && !hears(&syncs, &second, GOOD));
     }
 
@@ -250,7 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let start = || {
             let syncs = Syncs::new(dir.path(), Uuid::NIL).expect("read");
-            (syncs.owe_all(), syncs)
+            (syncs.owes(), syncs)
         };
         let files = || dir.path().read_dir().expect("list").count();
         let (owes, syncs) = start();
@@ -279,6 +281,32 @@ mod tests {
         syncs.leaves(&syncs.client());
         syncs.stop();
         assert!(!start().0 && files() == 0);
+    }
+
+    /// It does not know that what it had written is gone, and may come back to the next server.
+    #[test]
+    fn a_client_that_was_away_when_a_sync_failed_is_told_by_this_server_and_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let syncs = Syncs::new(dir.path(), Uuid::NIL).expect("read");
+        let [writer, other] = [(); 2].map(|()| syncs.client());
+        writer.writes();
+        syncs.leaves(&writer);
+        assert!(!hears(&syncs, &other, BAD) && hears(&syncs, &other, GOOD));
+        let back = syncs.client();
+        assert!(!hears(&syncs, &back, GOOD) && hears(&syncs, &back, GOOD));
+        syncs.stop();
+        let next = Syncs::new(dir.path(), Uuid::NIL).expect("read");
+        assert!(next.owes() && !hears(&next, &next.client(), GOOD));
+    }
+
+    /// Its second request may have been on its way before the answer to the first one, which it never got.
+    #[test]
+    fn one_that_has_asked_twice_and_lost_its_connection_is_told_again() {
+        let syncs = Syncs::default();
+        let client = syncs.client();
+        assert!(!hears(&syncs, &client, BAD) && hears(&syncs, &client, GOOD));
+        syncs.leaves(&client);
+        assert!(!hears(&syncs, &syncs.client(), GOOD));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Snapshots {
             }
         }
         let mut said = Vec::from_iter(self.take_over_snapshot(disks, &checkpoints, &uuids)?);
-        for disk in disks.iter().filter(|disk| disk.syncs.owe_all()) {
+        for disk in disks.iter().filter(|disk| disk.syncs.owes()) {
             said.push(format!(
                 "{}: the image may have lost what was written before this server: a sync of it has failed, or nobody heard how one \
                  ended; the next flush of each client fails, once",

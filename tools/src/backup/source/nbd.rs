@@ -115,6 +115,7 @@ impl<'a> NbdSource<'a> {
         let app = self.args.how.consistency == Some(Consistency::App);
         let backup = target.map(|target| Intended { export: self.disk.export.clone(), target: Stamp::new(target) });
         let request = Request::SnapshotCreate { name: Some(point.into()), whole, app, backup };
+        let mut ended = false;
         let made = loop {
             // Whoever has it open for writing keeps the server from freezing.
             let (read_only, _) = open::for_reading(&self.map(), self.wait, self.output.without_notes())?;
@@ -122,7 +123,8 @@ impl<'a> NbdSource<'a> {
             match self.create(&request) {
                 Err(failure) if failure.kind == "snapshot-exists" => {
                     self.take_back(map, before)?;
-                    self.end_left(map, failure)?;
+                    self.end_left(map, failure, ended)?;
+                    ended = true;
                 }
                 made => break made?,
             }
@@ -173,10 +175,12 @@ impl<'a> NbdSource<'a> {
 
     /// Ends a snapshot that was not there before: of a backup that was killed while the server made it. Any other one is left
     /// alone, for which there is `failure`; and without its checkpoint the server makes the next one in its place.
-    fn end_left(&self, map: &DirtyMap, failure: Failure) -> Result<()> {
+    /// That is asked for once.
+    fn end_left(&self, map: &DirtyMap, failure: Failure, ended: bool) -> Result<()> {
         match map.checkpoint()? {
             Some(left) if left.target.is_none() => Err(failure),
             Some(left) => self.abort(map, &left),
+            None if ended => Err(failure),
             None => Ok(()),
         }
     }
@@ -257,6 +261,13 @@ fn another(uri: &str, control: &Path) -> Failure {
 /// Whether a checkpoint is the last one that was committed.
 fn is_committed(map: &DirtyMap, checkpoint: &Checkpoint) -> Result<bool> {
     Ok(map.last_committed()?.is_some_and(|committed| committed.uuid == checkpoint.uuid))
+}
+
+/// Whether it was committed by the backup to this target: any program may commit it.
+fn is_recorded(map: &DirtyMap, checkpoint: &Checkpoint, keep: bool, target: &ImageStamp) -> Result<bool> {
+    let (committed, info) = (is_committed(map, checkpoint)?, map.info()?);
+    let kept = !keep || info.points.last().is_some_and(|point| Some(&point.name) == checkpoint.name.as_ref());
+    Ok(committed && kept && info.target.is_some_and(|found| found.equals(target)))
 }
 
 /// Whether all that was written since a point is dirty, so that what is frozen next has it.
@@ -394,7 +405,7 @@ impl Source for NbdSource<'_> {
                 Err(failure) => failure,
             };
             // The answer may have been lost, and not the commit.
-            if is_committed(map, checkpoint)? {
+            if is_recorded(map, checkpoint, keep, target)? {
                 return Ok(());
             }
             if failure.kind == "interrupted" {

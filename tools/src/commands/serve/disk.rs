@@ -51,14 +51,23 @@ impl Disk {
         if args.create && !disk.map.exists() {
             create(&image, disk, args)?;
         }
-        let map = open_map(disk, args, &image, wait, output)?;
         let backend = image.file.try_clone().and_then(|file| FileBackend::from_file(file, !args.read_only));
         let mut backend = backend.map_err(|e| Failure::io(disk.image.display(), &e))?;
         if args.direct {
             let what = format_args!("{}: open past the page cache (--direct)", disk.image.display());
             backend = backend.directly().map_err(|e| Failure::io(what, &e))?;
         }
-        let syncs = snapshots.syncs(&map)?;
+        let map = open_map(disk, args, &image, wait, output)?;
+        let syncs = match snapshots.syncs(&map) {
+            Ok(syncs) => syncs,
+            Err(failure) => {
+                // Left open, it would not know of what is written before it is opened again.
+                return Err(match close(map, &image, args.read_only) {
+                    Ok(()) => failure,
+                    Err(worse) => failure.and(worse),
+                });
+            }
+        };
         Ok(Disk {
             image,
             map_path: disk.map.clone(),
@@ -111,13 +120,13 @@ impl Disk {
             dirty_bytes: map.dirty_len(),
         };
         open::cost(&map, output);
-        if self.read_only {
-            map.close()?
-        } else {
-            open::close_with(map, &self.image)?
-        }
+        close(map, &self.image, self.read_only)?;
         Ok(answer)
     }
+}
+
+fn close(map: DirtyMap, image: &Image, read_only: bool) -> Result<()> {
+    if read_only { Ok(map.close()?) } else { open::close_with(map, image) }
 }
 
 /// A path for programs that were started elsewhere.

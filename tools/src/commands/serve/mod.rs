@@ -68,16 +68,25 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
             return Err(Failure::usage(format!("the name {:?} is given twice", disk.name)));
         }
     }
+    if let Some(dir) = args.scratch.as_deref().filter(|dir| !dir.is_dir()) {
+        let message = format!("--scratch {}: there is no such folder; make it, or give another one", dir.display());
+        return Err(Failure::new("not-found", message));
+    }
     let roles = disks.iter().flat_map(|disk| [("image", &*disk.image), ("map", &*disk.map)]);
     files::distinct(&roles.collect::<Vec<_>>())?;
     let snapshots = Arc::new(snapshots(args, &disks));
-    let open = |(place, disk)| Disk::open(disk, place, &snapshots, args, wait, output);
-    let opened = disks.iter().enumerate().map(open).collect::<Result<_>>()?;
-    let served = Arc::new(Served::new(opened, args.read_only, snapshots));
-    for said in served.take_over()? {
-        output.note(said);
+    let (mut opened, mut failed) = (Vec::new(), None);
+    for (place, disk) in disks.iter().enumerate() {
+        match Disk::open(disk, place, &snapshots, args, wait, output) {
+            Ok(disk) => opened.push(disk),
+            Err(failure) => {
+                failed = Some(failure);
+                break;
+            }
+        }
     }
-    let drained = serve(args, &served, passed, output);
+    let served = Arc::new(Served::new(opened, args.read_only, snapshots));
+    let drained = failed.map_or_else(|| begin(args, &served, passed, output), Err);
     // No thread of the server is left that could have it.
     let served = Arc::into_inner(served).ok_or_else(|| Failure::new("internal", "an export is still in use"))?;
     // Also after a failure.
@@ -94,6 +103,14 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
         say!(out, "stopped; now {} are dirty", size::human(dirty))
     })?;
     Ok(Exit::Fine)
+}
+
+/// Takes over, and serves.
+fn begin(args: &Serve, served: &Arc<Served>, passed: Vec<Socket>, output: Output) -> Result<dirtymap_nbd::Drained> {
+    for said in served.take_over()? {
+        output.note(said);
+    }
+    serve(args, served, passed, output)
 }
 
 /// Snapshots have their files beside the first map, unless it is said where.
