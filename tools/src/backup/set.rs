@@ -50,7 +50,7 @@ pub struct SetTarget<'a> {
     /// Bytes that are stored, and that are zeros by an entry.
     stored: (u64, u64),
     equal: u64,
-    /// Bytes of what a backup has left that was stopped, and where they are in the image.
+    /// Bytes that were kept of what a backup has left that was stopped.
     kept: u64,
     /// `set.json` names this backup as begun.
     begun: bool,
@@ -342,8 +342,7 @@ impl Target for SetTarget<'_> {
         // While it is read back anyway.
         let (stored, hashing) = Hashing::of(Stored::again(new.file(), &path)?, &path, INTERRUPTED)?;
         self.hashing = Some(hashing);
-        let disk = Layered::written(stored, &path, self.disk.take(), len)?;
-        self.disk = Some(disk);
+        self.disk = Some(Layered::written(stored, &path, self.disk.take(), len)?);
         Ok(())
     }
 

@@ -132,10 +132,14 @@ impl Frozen {
         bytes.end - bytes.start
     }
 
+    /// How many blocks have one lock.
+    fn group(&self) -> usize {
+        (GROUP / self.block).max(1) as usize
+    }
+
     /// Blocks, by those that have one lock.
     fn groups(&self, blocks: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-        let group = (GROUP / self.block).max(1) as usize;
-        let mut rest = blocks;
+        let (group, mut rest) = (self.group(), blocks);
         std::iter::from_fn(move || {
             let first = rest.start;
             rest.start = (first / group + 1).saturating_mul(group).min(rest.end);
@@ -145,8 +149,7 @@ impl Frozen {
 
     /// The lock of the group that a block is in.
     fn lock(&self, b: usize) -> MutexGuard<'_, ()> {
-        let group = b as u64 / (GROUP / self.block).max(1);
-        self.locks[group as usize % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.locks[b / self.group() % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The longest run of blocks from the first one on that are alike, and what they are.

@@ -12,7 +12,7 @@ use super::steps::{Rule, Step, at, keeps};
 use super::syncs::Syncs;
 use super::trust;
 use crate::exit::{Failure, Result};
-use dirtymap::{DirtyMap, Error, ImageStamp, ReadMap, Uuid};
+use dirtymap::{DirtyMap, Error, ImageStamp, ReadMap, Uuid, info::Info};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -465,14 +465,22 @@ impl Snapshots {
     }
 }
 
+/// Whether a checkpoint is the last one that was committed, and as it was to be: with its name kept, and by the backup to a target.
+/// Any program may commit it otherwise.
+pub fn is_committed_as(info: &Info, uuid: Uuid, name: Option<&str>, keep: bool, target: Option<&ImageStamp>) -> bool {
+    let committed = info.committed.as_ref().is_some_and(|committed| committed.uuid == uuid);
+    let kept = !keep || info.points.last().is_some_and(|point| Some(&*point.name) == name);
+    committed && kept && target.is_none_or(|target| info.target == Some(*target))
+}
+
 /// Refuses a checkpoint that is gone, if it was not our commit with what was asked for that has ended it. `tried`: there was one.
 pub(super) fn is_ours(map: &DirtyMap, uuid: Uuid, name: &str, asked: &Asked, tried: bool) -> Result<()> {
     let info = map.info()?;
-    let committed = info.committed.is_some_and(|committed| committed.uuid == uuid);
-    let kept = !asked.keep || info.points.last().is_some_and(|point| point.name == name);
-    let recorded = asked.backup.is_none_or(|backup| info.target == Some(backup.target));
-    let how = match committed {
-        true if tried && kept && recorded => return Ok(()),
+    let target = asked.backup.map(|backup| backup.target);
+    if tried && is_committed_as(&info, uuid, Some(name), asked.keep, target.as_ref()) {
+        return Ok(());
+    }
+    let how = match info.committed.is_some_and(|committed| committed.uuid == uuid) {
         true => "committed, and what it had frozen is clean now",
         false => "ended",
     };

@@ -29,7 +29,7 @@ mod tests;
 mod trust;
 
 pub use frozen::Progress;
-pub use live::{Backup, Snapshots, Source, Which, Wish};
+pub use live::{Backup, Snapshots, Source, Which, Wish, is_committed_as};
 pub use shot::{Snapshot, SnapshotList, SnapshotStatus};
 pub use steps::{Rule, Step, at, keeps};
 pub use syncs::{Client, Syncs};

@@ -15,7 +15,7 @@ use crate::control::{Client, Completed, DiskStatus, Intended, Request, Stamp, St
 use crate::exit::{Failure, Result};
 use crate::files::{self, Content, Image, storage};
 use crate::map::open::{self, With};
-use crate::snapshot::{SnapshotList, SnapshotStatus};
+use crate::snapshot::{SnapshotList, SnapshotStatus, is_committed_as};
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use dirtymap::checkpoint::{Checkpoint, CheckpointState};
@@ -263,13 +263,6 @@ fn is_committed(map: &DirtyMap, checkpoint: &Checkpoint) -> Result<bool> {
     Ok(map.last_committed()?.is_some_and(|committed| committed.uuid == checkpoint.uuid))
 }
 
-/// Whether it was committed by the backup to this target: any program may commit it.
-fn is_recorded(map: &DirtyMap, checkpoint: &Checkpoint, keep: bool, target: &ImageStamp) -> Result<bool> {
-    let (committed, info) = (is_committed(map, checkpoint)?, map.info()?);
-    let kept = !keep || info.points.last().is_some_and(|point| Some(&point.name) == checkpoint.name.as_ref());
-    Ok(committed && kept && info.target.is_some_and(|found| found.equals(target)))
-}
-
 /// Whether all that was written since a point is dirty, so that what is frozen next has it.
 fn is_dirty_since(map: &DirtyMap, point: &str) -> Result<bool> {
     let (since, dirty) = (map.since_set(point)?, map.dirty_set()?);
@@ -405,7 +398,7 @@ impl Source for NbdSource<'_> {
                 Err(failure) => failure,
             };
             // The answer may have been lost, and not the commit.
-            if is_recorded(map, checkpoint, keep, target)? {
+            if is_committed_as(&map.info()?, checkpoint.uuid, checkpoint.name.as_deref(), keep, Some(target)) {
                 return Ok(());
             }
             if failure.kind == "interrupted" {
