@@ -811,3 +811,35 @@ fn a_snapshot_has_the_map_without_other_writers_and_a_writer_has_it_without_a_sn
     knows.close().unwrap();
     shared.open(&path).unwrap().close().unwrap();
 }
+
+/// So whoever knows what the header says need not read it again while the number is the same.
+#[test]
+fn each_commit_of_whichever_process_has_another_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, map) = new(dir.path());
+    map.close().unwrap();
+    let shared = options().access(Access::Shared);
+    let (one, other) = (shared.clone().open(&path).unwrap(), shared.open(&path).unwrap());
+    let reader = options().read_only(true).open(&path).unwrap();
+    let mut last = 0;
+    let mut commits = || {
+        let all = [&one, &other, &reader].map(|map| map.sequence().unwrap());
+        assert_eq!(all, [one.info().unwrap().sequence; 3]);
+        std::mem::replace(&mut last, all[0]) != all[0]
+    };
+    assert!(commits());
+    one.set(granule(1)).unwrap();
+    assert!(commits());
+    // It is armed already.
+    other.set(granule(1)).unwrap();
+    assert!(!commits());
+    let frozen = other.freeze(None).unwrap();
+    assert!(commits() && reader.checkpoint().unwrap().is_some() && !commits());
+    one.abort_checkpoint(frozen.uuid).unwrap();
+    assert!(commits() && reader.checkpoint().unwrap().is_none() && !commits());
+    one.close().unwrap();
+    other.close().unwrap();
+    assert_eq!(reader.sequence(), None, "those who had it open are gone");
+    let loaded = options().read_only(true).open(&path).unwrap();
+    assert_eq!(loaded.sequence(), Some(inspect(&path).unwrap().sequence));
+}

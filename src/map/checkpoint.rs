@@ -5,10 +5,12 @@ use crate::bitmap::Bitmap;
 use crate::engine::checkpoint::Wanted;
 use crate::engine::point_set::PointSet;
 use crate::error::{Error, Result};
+use crate::file::headers::LastDurable;
 use crate::file::points::{Checkpoint, Committed, committed, no_checkpoint, of_header};
 use crate::format::{CheckpointState, Header, PointRole, Stamp, Uuid};
 use crate::image_stamp::ImageStamp;
 use crate::query::{ReadMap, Search};
+use crate::shm::runtime;
 use std::sync::Arc;
 
 impl Wanted<'_> {
@@ -166,6 +168,35 @@ impl DirtyMap {
     /// As [`info`](Self::info).
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
         Ok(of_header(&self.header()?))
+    }
+
+    /// The number of the newest commit to the file, by whichever process; none while one is under way, and where
+    /// [`verify_session`](Self::verify_session) fails. As long as it stays the same, so does what is read from the header:
+    /// [`checkpoint`](Self::checkpoint), the points, what [`info`](Self::info) says but for the bits. For who asks often: this
+    /// costs two looks into memory, and those read the file.
+    ///
+    /// ```
+    /// # use dirtymap::Options;
+    /// # let dir = tempfile::tempdir()?;
+    /// let map = Options::new().create(dir.path().join("map"), 1 << 30)?;
+    /// let before = map.sequence();
+    /// assert!(before.is_some() && map.checkpoint()?.is_none() && map.sequence() == before); // there was none at that number
+    /// map.freeze(None)?;
+    /// assert_ne!(map.sequence(), before);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn sequence(&self) -> Option<u64> {
+        let found = match &self.inner {
+            Inner::Loaded(loaded) => Some(loaded.header.sequence),
+            Inner::Live(_) | Inner::Watching(_) => {
+                // In this order: one that is begun now is not the last that was durable later.
+                let begun = self.view().runtime_word(runtime::ATTEMPTED);
+                let durable = LastDurable::unpack(self.view().runtime_word(runtime::PUBLISHED)).sequence;
+                (begun == durable).then_some(begun)
+            }
+        };
+        // The words of a session that is over are zeros.
+        self.readable().ok().and(found)
     }
 
     /// The last checkpoint that was committed.

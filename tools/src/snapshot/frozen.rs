@@ -57,6 +57,8 @@ pub struct Frozen {
     /// Why nothing may be read any more. Only once that is in the file.
     why: OnceLock<String>,
     checkpoint: OnceLock<Uuid>,
+    /// The map's newest commit when that was found to be outstanding last.
+    there_at: AtomicU64,
     /// Data of the image that was found last. What is punched out of it later was copied before, and is looked for there.
     data: Mutex<Range<u64>>,
 }
@@ -79,7 +81,25 @@ impl Frozen {
         let states = (0..size.div_ceil(block)).map(|_| AtomicU8::new(0)).collect();
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
         let (used, copied, frozen, done, why, checkpoint, data) = Default::default();
-        Frozen { scratch, image, size, block, states, locks, limit, used, copied, frozen, done, why, checkpoint, data }
+        // No commit has this number.
+        let there_at = AtomicU64::new(u64::MAX);
+        Frozen {
+            scratch,
+            image,
+            size,
+            block,
+            states,
+            locks,
+            limit,
+            used,
+            copied,
+            frozen,
+            done,
+            why,
+            checkpoint,
+            there_at,
+            data,
+        }
     }
 
     /// Takes the entries of the index for what is known. `false` if one of them makes no sense.
@@ -101,6 +121,16 @@ impl Frozen {
         let _ = self.checkpoint.set(uuid);
     }
 
+    /// Whether the checkpoint was outstanding as of this commit of the map.
+    pub fn was_there_at(&self, commit: u64) -> bool {
+        self.there_at.load(SeqCst) == commit
+    }
+
+    /// It is.
+    pub fn is_there_at(&self, commit: u64) {
+        self.there_at.store(commit, SeqCst);
+    }
+
     /// From here on only what is frozen is copied, and with `whole` all.
     pub fn known(&self, frozen: impl Iterator<Item = Range<u64>>, whole: bool) {
         for extent in frozen {
@@ -112,10 +142,19 @@ impl Frozen {
             }
         }
         if !whole {
-            for state in self.states.iter().filter(|state| state.load(SeqCst) & DIRTY == 0) {
-                state.fetch_or(UNWANTED, SeqCst);
+            for b in (0..self.states.len()).filter(|b| self.states[*b].load(SeqCst) & DIRTY == 0) {
+                let before = self.states[b].fetch_or(UNWANTED, SeqCst);
+                if before & (COPY | DONE) == COPIED {
+                    self.give_back(b);
+                }
             }
         }
+    }
+
+    /// Nobody wants a block that was copied before that was known. Of the two who come to know both, the later one does this.
+    fn give_back(&self, b: usize) {
+        self.scratch.free(b as u64 * self.block, self.block);
+        self.used.fetch_sub(self.block, SeqCst);
     }
 
     /// The blocks that a range touches.
@@ -236,7 +275,10 @@ impl Frozen {
             self.scratch.write_entries(run.start as u64, &entries)?;
             at(Step::EntryWritten);
             for (b, (kind, _)) in run.zip(entries) {
-                self.states[b].fetch_or(kind as u8, SeqCst);
+                let before = self.states[b].fetch_or(kind as u8, SeqCst);
+                if before & UNWANTED != 0 && kind == Kind::Copied {
+                    self.give_back(b);
+                }
             }
             Ok(())
         })

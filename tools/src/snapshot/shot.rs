@@ -85,8 +85,16 @@ impl Snapshot {
     /// nobody copies for them: then nothing may be read any more, but for what was read before.
     pub fn is_there(&self, place: usize, map: &DirtyMap) -> io::Result<()> {
         let frozen = &self.disks[place];
+        let newest = map.sequence();
+        if newest.is_some_and(|newest| frozen.was_there_at(newest)) {
+            return Ok(());
+        }
         let outstanding = map.checkpoint()?.filter(|found| found.state == CheckpointState::Frozen);
         if frozen.checkpoint().is_some_and(|ours| outstanding.is_some_and(|found| found.uuid == ours)) {
+            // Unless a commit came in between, of which the header may not have been read.
+            if let Some(newest) = newest.filter(|newest| map.sequence() == Some(*newest)) {
+                frozen.is_there_at(newest);
+            }
             return Ok(());
         }
         if !self.ending.load(SeqCst) {
