@@ -4,7 +4,7 @@
 //! succeeds is one that this server has made, with what was asked for.
 
 use super::era::{Entered, Eras};
-use super::format::{Header, Identity, MAX_NAME, State, TOO_MANY, block_of, boot, changed};
+use super::format::{Header, Identity, MAX_NAME, State, boot, changed};
 use super::frozen::Frozen;
 use super::scratch::Scratch;
 use super::shot::{Snapshot, SnapshotStatus};
@@ -226,15 +226,7 @@ impl Snapshots {
         let (id, created) = (random_uuid().map_err(failed)?, now());
         let make = |disk: &Source<'_>| -> Result<Frozen> {
             let size = disk.map.len();
-            let block = block_of(size, disk.map.granule_bytes());
-            if size.div_ceil(block) > TOO_MANY {
-                let message = format!(
-                    "{}: has granules of {} bytes, too short for a snapshot of {size} bytes; make a map with longer ones (--granule)",
-                    disk.map.path().display(),
-                    disk.map.granule_bytes()
-                );
-                return Err(Failure::new("unsupported", message));
-            }
+            let (block, blocks) = trust::blocks(disk.map)?;
             let header = Header {
                 state: State::Prepared,
                 whole: wish.whole,
@@ -243,7 +235,7 @@ impl Snapshots {
                 map: disk.map.info()?.uuid,
                 checkpoint: Uuid::NIL,
                 block,
-                blocks: size.div_ceil(block),
+                blocks,
                 disks: disks.len() as u32,
                 created,
                 boot: boot(),
@@ -300,21 +292,9 @@ impl Snapshots {
             if !keeps(Rule::NormalThenOff) {
                 self.end(&snapshot);
             }
-            if disks.len() > 1 && keeps(Rule::CommitAll) {
-                // From here on only forward: what one map has forgotten, none of the others may have back.
-                let _ = snapshot.committing.set(keep);
-            }
         }
-        if let Some(&keep) = snapshot.committing.get() {
-            if keep != asked.keep {
-                let how = if keep { "with its name kept" } else { "without its name kept" };
-                let message = format!("snapshot {:?} is being committed {how}; commit it again so", snapshot.name);
-                return Err(Failure::new("snapshot-committing", message));
-            }
-            for frozen in &snapshot.disks {
-                frozen.scratch.set_committing(keep).map_err(|e| forward(Failure::io("scratch", &e)))?;
-            }
-            at(Step::CommittingWritten);
+        if disks.len() > 1 && keeps(Rule::CommitAll) || snapshot.committing.get().is_some() {
+            only_forward(&snapshot, asked.keep)?;
         }
         snapshot.ending.store(true, SeqCst);
         let mut gone = None;
@@ -486,6 +466,31 @@ pub(super) fn is_ours(map: &DirtyMap, uuid: Uuid, name: &str, asked: &Asked, tri
     };
     let message = format!("{}: the snapshot's checkpoint {uuid} was {how}: by another program", map.path().display());
     Err(Failure::new("no-checkpoint", message))
+}
+
+/// Has the commit of several disks be written down for every server that comes. From the first header on it goes only forward: what
+/// one map has forgotten, none of the others may have back.
+fn only_forward(snapshot: &Snapshot, keep: bool) -> Result<()> {
+    if let Some(begun) = snapshot.committing.get().filter(|begun| **begun != keep) {
+        let how = if *begun { "with its name kept" } else { "without its name kept" };
+        let message = format!("snapshot {:?} is being committed {how}; commit it again so", snapshot.name);
+        return Err(Failure::new("snapshot-committing", message));
+    }
+    for frozen in &snapshot.disks {
+        let written = frozen.scratch.set_committing(keep);
+        if frozen.scratch.header().state.committing().is_some() {
+            let _ = snapshot.committing.set(keep);
+        }
+        written.map_err(|e| {
+            let failure = Failure::io("scratch: write down that the snapshot is being committed", &e);
+            match snapshot.committing.get() {
+                Some(_) => forward(failure),
+                None => failure.and("nothing was committed: commit it again, or abort it"),
+            }
+        })?;
+    }
+    at(Step::CommittingWritten);
+    Ok(())
 }
 
 /// What a commit that has begun fails with.

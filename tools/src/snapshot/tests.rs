@@ -1,10 +1,13 @@
-//! What servers leave to the next one, and what is told as a commit: with an image that cannot be synced, and with other programs.
+//! What servers leave to the next one, and what is told as a commit: with an image that cannot be synced, and with other programs;
+//! and what a snapshot takes.
 
 use super::format::State;
 use super::live::{Backup, Snapshots, Source, Which, Wish};
 use super::syncs::{Client, Syncs};
 use dirtymap::{DirtyMap, ImageStamp, Options};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering::SeqCst;
 use tempfile::TempDir;
 
 const SIZE: u64 = 1 << 20;
@@ -19,8 +22,12 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::of(&vec![7; SIZE as usize])
+    }
+
+    fn of(content: &[u8]) -> World {
         let dir = tempfile::tempdir().expect("a directory");
-        std::fs::write(dir.path().join("image"), vec![7; SIZE as usize]).expect("write");
+        std::fs::write(dir.path().join("image"), content).expect("write");
         let map = Options::new().create(dir.path().join("map"), SIZE).expect("create");
         let image = File::open(dir.path().join("image")).expect("open");
         World { dir, map, image }
@@ -32,7 +39,11 @@ impl World {
     }
 
     fn server(&self) -> Server<'_> {
-        let snapshots = Snapshots::new(self.dir.path().to_path_buf(), None);
+        self.server_with(None)
+    }
+
+    fn server_with(&self, limit: Option<u64>) -> Server<'_> {
+        let snapshots = Snapshots::new(self.dir.path().to_path_buf(), limit);
         let syncs = snapshots.syncs(&self.map).unwrap_or_else(|e| panic!("{e}"));
         Server { world: self, snapshots, syncs }
     }
@@ -182,5 +193,70 @@ fn the_commit_of_another_program_is_not_told_as_ours() {
         let failure = server.snapshots.commit(&server.disks(), Which::default(), false, backup).expect_err("not ours");
         assert!(failure.kind == "no-checkpoint" && failure.message.contains("another program"), "{failure}");
         assert!(server.snapshots.snapshot().is_none());
+    }
+}
+
+#[test]
+fn a_snapshot_without_its_checkpoint_makes_way_for_the_next_also_if_its_end_had_failed() {
+    let world = World::new();
+    let server = world.server();
+    for failed in [false, true] {
+        let made = server.create();
+        // An end that could not be written to the map.
+        made.ending.store(failed, SeqCst);
+        world.map.abort_checkpoint(made.disks[0].checkpoint().expect("frozen")).expect("put back");
+        let next = server.create();
+        assert_ne!(made.id, next.id);
+        server.snapshots.abort(&server.disks(), Which::default()).map(drop).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn zeros_take_no_room_of_scratch() {
+    let mut content = vec![0; SIZE as usize];
+    content[3 * 65536..4 * 65536].fill(7);
+    let world = World::of(&content);
+    // What the data needs, and nothing beside.
+    let server = world.server_with(Some(65536));
+    world.map.set(0..SIZE).expect("set");
+    let made = server.create();
+    server.snapshots.enter().copy(0, 0..SIZE, &world.map).expect("copied");
+    assert_eq!((made.why_broken(), made.disks[0].used()), (None, 65536));
+    let data = world.dir.path().join(format!("dirtymap-{}.data", world.map.info().expect("known").uuid));
+    assert_eq!(data.metadata().expect("look").blocks() * 512, 65536);
+    let mut read = vec![1; SIZE as usize];
+    made.disks[0].read(0, &mut read, &world.map, &made.ended).expect("read");
+    assert!(read == content);
+}
+
+/// As a client has it that is connected to the snapshot's export.
+#[test]
+fn files_that_are_open_elsewhere_take_no_room_when_a_snapshot_has_ended() {
+    let world = World::new();
+    let server = world.server();
+    world.map.set(0..SIZE).expect("set");
+    server.create();
+    server.snapshots.enter().copy(0, 0..SIZE, &world.map).expect("copied");
+    let uuid = world.map.info().expect("known").uuid;
+    let open = |kind| File::open(world.dir.path().join(format!("dirtymap-{uuid}.{kind}"))).expect("open");
+    let files = ["index", "data"].map(open);
+    let room = || files.each_ref().map(|file| file.metadata().expect("look").blocks());
+    assert!(room().iter().all(|blocks| *blocks > 0));
+    server.snapshots.abort(&server.disks(), Which::default()).map(drop).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(room(), [0; 2]);
+}
+
+#[test]
+fn a_disk_of_too_many_blocks_is_refused_and_told_why() {
+    // Just more than 2^28 blocks: short ones, of an image of 128 GiB; and the longest ones, of 256 TiB.
+    for (granularity, size, why) in [(9, 1 << 37, "longer ones (--granule)"), (30, 1 << 48, "are too many")] {
+        let world = World::new();
+        let path = world.dir.path().join("large");
+        let map = Options::new().granularity(granularity).create(path, size + 1).expect("create");
+        let server = World { map, ..world };
+        let server = server.server();
+        let refused = server.snapshots.create(&server.disks(), &NOW).map(drop).expect_err("too many");
+        assert!(refused.kind == "unsupported" && refused.message.contains(why), "{refused}");
+        assert!(server.world.map.checkpoint().expect("known").is_none());
     }
 }
