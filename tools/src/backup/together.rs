@@ -147,8 +147,8 @@ impl<'a> Running<'a> {
 
     /// Claims, settles, and looks at what is there; that may be all that there is to do.
     fn start(&mut self) -> Result<()> {
+        self.job.source.claim(&self.job.map)?;
         let (job, target) = (&self.job, &mut *self.target);
-        job.map.claim_backup()?;
         if let Some(outcome) = target.settle(job)? {
             (self.outcome, self.committed) = (Some(outcome), true);
             return Ok(());

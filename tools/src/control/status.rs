@@ -1,4 +1,7 @@
 //! What a server says of itself: the answer to `status`; docs/cli.md describes the fields.
+//!
+//! Invariant kept here: client and server may be of two versions, so what is not known is passed over, and what came later has a
+//! default.
 
 use crate::files::storage::Layer;
 use dirtymap::DirtyMap;
@@ -24,6 +27,7 @@ pub struct DiskStatus {
     pub export: String,
     pub image: String,
     /// What the image is, and what it lies on.
+    #[serde(default)]
     pub storage: Vec<Layer>,
     pub map: String,
     /// Identity of the map.

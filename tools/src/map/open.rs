@@ -81,6 +81,20 @@ pub fn for_writing_of(
     Ok((map, stamp.get()))
 }
 
+/// What opening a map for writing would be refused for at once. Whether another program has it open, which may change what was
+/// asked about.
+pub fn may_open(path: &Path, with: With, acceptable: &dyn Fn(&Info) -> Result<()>) -> Result<bool> {
+    let info = inspect(path)?;
+    let in_use = info.state == FileState::Open;
+    if with == With::NoSnapshot {
+        no_snapshot(&info, path)?;
+    }
+    if !in_use {
+        acceptable(&info)?;
+    }
+    Ok(in_use)
+}
+
 fn opened(
     path: &Path,
     with: With,
@@ -90,14 +104,7 @@ fn opened(
     options: impl Fn() -> Result<Options>,
 ) -> Result<DirtyMap> {
     let deadline = Instant::now() + wait;
-    let info = inspect(path)?;
-    let in_use = info.state == FileState::Open;
-    if with == With::NoSnapshot {
-        no_snapshot(&info, path)?;
-    }
-    if !in_use {
-        acceptable(&info)?;
-    }
+    let in_use = may_open(path, with, &acceptable)?;
     let since = Instant::now();
     // Why it cannot be shared.
     let refusal = Cell::new(None);

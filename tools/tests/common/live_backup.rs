@@ -5,7 +5,7 @@ use super::{GRANULE, Ran, dirtymap, pattern, run};
 use dirtymap::info::inspect;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 pub fn uri(place: &Place) -> String {
@@ -14,8 +14,13 @@ pub fn uri(place: &Place) -> String {
 
 /// A backup by the server of a place.
 pub fn command(place: &Place, more: &[&str]) -> Command {
+    command_by(place, &place.control(), more)
+}
+
+/// The same, by another control socket.
+pub fn command_by(place: &Place, control: &Path, more: &[&str]) -> Command {
     let mut command = dirtymap();
-    command.args(["--output", "json", "backup", &uri(place)]).arg("--control").arg(place.control()).args(more);
+    command.args(["--output", "json", "backup", &uri(place)]).arg("--control").arg(control).args(more);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each story uses a part of it")]
 
+pub mod between;
 pub mod documented;
 pub mod live;
 pub mod live_backup;

@@ -37,8 +37,6 @@ impl<'a> FileSource<'a> {
     pub fn open(args: &'a Wanted) -> Result<FileSource<'a>> {
         let image = Image::open(&args.image, false)?;
         files::distinct(&[("image", &args.image), ("map", &args.map)])?;
-        // Before the stamp is taken: writing back what was written through a mapping may change the time.
-        image.sync()?;
         let stamp = image.stamp;
         Ok(FileSource { args, image, stamp, before: Cell::new(None) })
     }
@@ -87,6 +85,10 @@ impl Source for FileSource<'_> {
         acceptable: &dyn Fn(&Info) -> Result<()>,
     ) -> Result<DirtyMap> {
         let fits = |info: &Info| self.acceptable(info).and_then(|()| acceptable(info));
+        // Of write-back that has failed the kernel tells once, and that may be for a server to hear: what is refused asks nothing.
+        open::may_open(&self.args.map, With::NoSnapshot, &fits)?;
+        // Before the stamp is taken: writing back what was written through a mapping may change the time.
+        self.image.sync()?;
         if self.args.how.frozen {
             // A snapshot is not the image that the map belongs to, and tells nothing of that.
             return open::for_writing(&self.args.map, With::NoSnapshot, wait, output, fits);

@@ -66,6 +66,10 @@ pub trait Source {
         output: Output,
         acceptable: &dyn Fn(&Info) -> Result<()>,
     ) -> Result<DirtyMap>;
+    /// Claims the map, until this is dropped: one backup at a time goes by it.
+    fn claim(&mut self, map: &DirtyMap) -> Result<()> {
+        Ok(map.claim_backup()?)
+    }
     /// Makes what was written so far durable, so that less is left to do while it is frozen; says what is not known of it.
     fn prepare(&self, output: Output) -> Result<()>;
     /// Freezes what is dirty, and says what is to be copied. If it fails, nothing is frozen, nor will be, unless it

@@ -3,8 +3,8 @@
 //! Invariants kept here:
 //! - what is copied is read from the snapshot that this backup has had made, by its identity, whichever server has it by then;
 //! - only the server commits, since only it knows whether the snapshot was whole, and the image durable;
-//! - no other program has the map open for writing while the snapshot is made: so this one lets go of it for that moment, and goes
-//!   on only if no other backup has gone by the map then. What was frozen would lack what that has copied elsewhere.
+//! - no other program has the map open for writing while the snapshot is made: so this one lets go of it for that moment, but not of
+//!   its claim, and goes on only if nothing was committed then. What was frozen would lack what that has copied elsewhere.
 
 use super::export::Export;
 use super::{Frozen, Meanwhile, Source, Wish};
@@ -14,6 +14,7 @@ use crate::cli::Consistency;
 use crate::control::{Client, Completed, DiskStatus, Intended, Request, Stamp, Status};
 use crate::exit::{Failure, Result};
 use crate::files::{self, Content, Image, storage};
+use crate::map::claim::Claim;
 use crate::map::open::{self, With};
 use crate::snapshot::{SnapshotList, SnapshotStatus, is_committed_as};
 use crate::terminal::output::Output;
@@ -36,6 +37,8 @@ pub struct NbdSource<'a> {
     control: &'a Path,
     /// What the server says of the disk.
     disk: DiskStatus,
+    /// Of the map, also while that is closed.
+    claim: Option<Claim>,
     wait: Duration,
     output: Output,
     /// The disk as it is.
@@ -79,7 +82,18 @@ impl<'a> NbdSource<'a> {
         let disk = disk_of(&status, &uri.export, control)?;
         let now = Uri { export: disk.export.clone(), ..uri.clone() };
         let now = Export::open(now, text.into(), disk.size, patience, output)?;
-        Ok(NbdSource { args, uri, control, disk, wait, output, now, shot: None, unanswered: Cell::new(false) })
+        Ok(NbdSource {
+            args,
+            uri,
+            control,
+            disk,
+            claim: None,
+            wait,
+            output,
+            now,
+            shot: None,
+            unanswered: Cell::new(false),
+        })
     }
 
     fn map(&self) -> PathBuf {
@@ -90,8 +104,8 @@ impl<'a> NbdSource<'a> {
         Ok(Client::connect(self.control)?.telling(self.output))
     }
 
-    /// Opens the map beside the server, and claims it.
-    fn claim(&self, output: Output, acceptable: impl Fn(&Info) -> Result<()>) -> Result<DirtyMap> {
+    /// Opens the map beside the server.
+    fn open_beside(&self, output: Output, acceptable: impl Fn(&Info) -> Result<()>) -> Result<DirtyMap> {
         let same = |info: &Info| match info.uuid.to_string() == self.disk.uuid {
             true => acceptable(info),
             false => {
@@ -162,10 +176,9 @@ impl<'a> NbdSource<'a> {
         }
     }
 
-    /// Opens the map again that was let go of, if no other backup went by it meanwhile, or does now.
+    /// Opens the map again that was let go of, if nothing was committed meanwhile.
     fn take_back(&self, map: &mut DirtyMap, before: Known) -> Result<()> {
-        *map = self.claim(self.output.without_notes(), |_| Ok(()))?;
-        map.claim_backup()?;
+        *map = self.open_beside(self.output.without_notes(), |_| Ok(()))?;
         if known(map)? != before {
             let message = format!("{}: another backup went by it just now; start this one again", map.path().display());
             return Err(Failure::new("busy", message));
@@ -308,11 +321,21 @@ impl Source for NbdSource<'_> {
     fn apart(&self, target: &Path, found: Option<&Image>) -> Result<()> {
         files::distinct(&[("map", &self.map()), ("target", target)])?;
         let Some(found) = found else { return Ok(()) };
-        storage::apart(Path::new(&self.disk.image), &self.disk.storage, found)
+        let image = Path::new(&self.disk.image);
+        if self.disk.storage.is_empty() {
+            // An older server does not say.
+            return storage::apart(image, &storage::layers(&Image::open(image, false)?)?, found);
+        }
+        storage::apart(image, &self.disk.storage, found)
     }
 
     fn open_map(&mut self, _: Duration, output: Output, acceptable: &dyn Fn(&Info) -> Result<()>) -> Result<DirtyMap> {
-        self.claim(output, acceptable)
+        self.open_beside(output, acceptable)
+    }
+
+    fn claim(&mut self, map: &DirtyMap) -> Result<()> {
+        self.claim = Some(Claim::of(map)?);
+        Ok(())
     }
 
     fn prepare(&self, _: Output) -> Result<()> {
