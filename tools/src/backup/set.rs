@@ -55,6 +55,8 @@ pub struct SetTarget<'a> {
     /// `set.json` names this backup as begun.
     begun: bool,
     published: bool,
+    /// The set's disk has no room.
+    full: bool,
 }
 
 impl<'a> SetTarget<'a> {
@@ -86,6 +88,7 @@ impl<'a> SetTarget<'a> {
             kept: 0,
             begun: false,
             published: false,
+            full: false,
         })
     }
 
@@ -287,12 +290,13 @@ impl Target for SetTarget<'_> {
                 Base::Everything
             }
         };
-        self.new = Some(self.folder.begin_member(&self.file, base == Base::Everything, job.source.like())?);
+        let new = self.folder.begin_member(&self.file, base == Base::Everything, job.source.like());
+        self.new = Some(told(&mut self.full, new)?);
         let point = (!self.args.how.frozen).then(|| self.point.clone());
         self.folder.set.begun =
             Some(Begun { file: self.file.clone(), point, map: info.uuid.to_string(), content: None });
         self.begun = true;
-        self.folder.save()?;
+        told(&mut self.full, self.folder.save())?;
         step("begun");
         Ok(base)
     }
@@ -328,7 +332,8 @@ impl Target for SetTarget<'_> {
     ) -> Result<Copied> {
         let Some(writer) = &mut self.writer else { return Err(out_of_order()) };
         let below = self.disk.as_ref().map(|disk| disk as &dyn Content);
-        let copied = writer.copy(job.source.content(), below, areas, self.args.how.store_equal, pass)?;
+        let copied = writer.copy(job.source.content(), below, areas, self.args.how.store_equal, pass);
+        let copied = told(&mut self.full, copied)?;
         (self.equal, self.kept) = (copied.equal, copied.kept);
         Ok(copied)
     }
@@ -337,7 +342,8 @@ impl Target for SetTarget<'_> {
         let (Some(writer), Some(new)) = (self.writer.take(), &self.new) else { return Err(out_of_order()) };
         let (path, len) = (self.path(), writer.len());
         self.stored = (writer.data, writer.zeros);
-        writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content))?;
+        let finished = writer.finish(self.disk.as_ref().map(|disk| disk as &dyn Content));
+        told(&mut self.full, finished)?;
         step("written");
         // While it is read back anyway.
         let (stored, hashing) = Hashing::of(Stored::again(new.file(), &path)?, &path, INTERRUPTED)?;
@@ -365,8 +371,9 @@ impl Target for SetTarget<'_> {
         if let Some(begun) = &mut self.folder.set.begun {
             begun.content = Some(Recorded { bytes: stored.bytes, sha256: sha256.clone(), seen: unnamed });
         }
-        self.folder.save()?;
-        self.new.take().ok_or_else(out_of_order)?.publish(&path)?;
+        told(&mut self.full, self.folder.save())?;
+        let named = self.new.take().ok_or_else(out_of_order)?.publish(&path);
+        told(&mut self.full, named)?;
         step("named");
         // Waits until a later write would change what is seen of it.
         let stamp = ImageStamp::of(&stored.file).map_err(|e| io(&e))?;
@@ -407,7 +414,7 @@ impl Target for SetTarget<'_> {
         self.folder.set.members.push(member);
         if let Err(failure) = self.folder.save() {
             self.folder.set = before;
-            return Err(failure);
+            return told(&mut self.full, Err(failure));
         }
         self.published = true;
         step("listed");
@@ -440,8 +447,8 @@ impl Target for SetTarget<'_> {
         if !std::mem::take(&mut self.begun) {
             return false;
         }
-        // Where even a table finds no room, nothing could be gone on with, and the room is for others.
-        let stopped = self.writer.take().is_none_or(|writer| writer.stop().is_ok());
+        // Where there is no room, nothing is kept to go on with: others may need it, and `set.json` does.
+        let stopped = self.writer.take().is_none_or(|writer| writer.stop().is_ok()) && !self.full;
         let filled = |file: &File| file.metadata().is_ok_and(|m| m.len() > 0);
         let stays = matches!(&self.new.take(), Some(Unfinished::Part(file, _)) if stopped && filled(file));
         if !stays {
@@ -470,6 +477,17 @@ impl SetTarget<'_> {
             && usable(name).is_ok()
             && !self.folder.set.members.iter().any(|member| member.is_called(name))
     }
+}
+
+/// Remembers of what has failed whether it was for want of room.
+fn told<T>(full: &mut bool, done: Result<T>) -> Result<T> {
+    done.map_err(|failure| match &*failure.kind {
+        "no-space" => {
+            *full = true;
+            failure.and("make room there, or give another folder, and start the backup again")
+        }
+        _ => failure,
+    })
 }
 
 /// log2 of the bytes of a cluster, for a member that a map goes with.

@@ -85,6 +85,8 @@ struct Info<'a> {
     bytes: u64,
     /// A backup or a prune was killed; the next command that changes the set settles it.
     unsettled: bool,
+    /// Bytes of what a full backup has left that was stopped.
+    unfinished_bytes: Option<u64>,
     members: Vec<InfoMember<'a>>,
 }
 
@@ -110,6 +112,7 @@ fn info(args: &SetFolder, wait: Duration, output: Output) -> Result<Exit> {
         id: &folder.set.id,
         bytes: folder.set.members.iter().map(member).fold(0, u64::saturating_add),
         unsettled: folder.is_unsettled(),
+        unfinished_bytes: folder.unfinished(),
         members: folder.set.members.iter().map(|member| of(&folder, member)).collect(),
     };
     output.answer(&answer, told)?;
@@ -133,9 +136,7 @@ fn of<'a>(folder: &Folder, member: &'a Member) -> InfoMember<'a> {
 fn told(out: &mut dyn Write, a: &Info<'_>) -> io::Result<()> {
     let (members, bytes) = (size::count(a.members.len() as u64, "member"), size::human(a.bytes));
     say!(out, "{}: {members} in {bytes}, set {}", shown(&a.set), a.id)?;
-    if a.unsettled {
-        say!(out, "a backup or a prune was ended; the next one settles what it has left")?;
-    }
+    left(out, a.unsettled, a.unfinished_bytes)?;
     for InfoMember { listed: m, image, map, hooks, .. } in &a.members {
         line(out, m)?;
         let (disk, data, zeros) = (size::human(m.size), size::human(m.bytes_data), size::human(m.bytes_zeros));
@@ -148,6 +149,15 @@ fn told(out: &mut dyn Write, a: &Info<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// What is not a member's.
+fn left(out: &mut dyn Write, unsettled: bool, unfinished: Option<u64>) -> io::Result<()> {
+    if unsettled {
+        say!(out, "a backup or a prune was ended; the next one settles what it has left")?;
+    }
+    let Some(bytes) = unfinished else { return Ok(()) };
+    say!(out, "a full backup was stopped, and has left {}; the next full one goes on with it", size::human(bytes))
+}
+
 /// What `verify` found.
 #[derive(Serialize)]
 struct Verified {
@@ -157,6 +167,7 @@ struct Verified {
     /// Bytes that were read for that.
     bytes: u64,
     unsettled: bool,
+    unfinished_bytes: Option<u64>,
     findings: Vec<Finding>,
     against: Option<Against>,
 }
@@ -186,6 +197,7 @@ fn verify(args: &SetVerify, wait: Duration, output: Output) -> Result<Exit> {
         members: 0,
         bytes: 0,
         unsettled: folder.is_unsettled(),
+        unfinished_bytes: folder.unfinished(),
         findings: Vec::new(),
         against: None,
     };
@@ -260,9 +272,7 @@ fn found(out: &mut dyn Write, a: &Verified) -> io::Result<()> {
         say!(out, "damage   {number}: {}; cannot be restored: {}", shown(found), spoils.join(", "))?;
     }
     say!(out, "verified {members} in {bytes}: each is as it was when it was complete")?;
-    if a.unsettled {
-        say!(out, "a backup or a prune was ended; the next one settles what it has left")?;
-    }
+    left(out, a.unsettled, a.unfinished_bytes)?;
     let Some(Against { image, number, differs_at, .. }) = &a.against else { return Ok(()) };
     match differs_at {
         None => say!(out, "member {number} is what {} is now", shown(image)),
@@ -317,6 +327,7 @@ mod tests {
             members: 0,
             bytes: 0,
             unsettled: false,
+            unfinished_bytes: None,
             findings: Vec::new(),
             against: None,
         };

@@ -111,7 +111,11 @@ impl Folder {
             disk_fails(true)?;
             durable::names(&self.directory, &self.path)
         });
-        saved.map_err(|e| io(&e))
+        saved.map_err(|e| {
+            // On a disk that is full even this takes room.
+            let _ = settle::remove(&temporary);
+            io(&e)
+        })
     }
 
     /// The name of the next member's file: a number that no member had and under which there is nothing but what a backup has left.

@@ -90,6 +90,12 @@ impl Folder {
         self.at(&part_name(file)).symlink_metadata().is_ok_and(|m| m.is_file() && told(m.len()))
     }
 
+    /// Bytes of what a full backup has left that was stopped, for the next one to go on with.
+    pub fn unfinished(&self) -> Option<u64> {
+        let file = self.set.part.as_ref().filter(|file| self.is_left(file))?;
+        self.at(&part_name(file)).symlink_metadata().ok().map(|m| m.len())
+    }
+
     /// Whether it has no other name, as that of a copy of the set which is made by links.
     fn is_own(&self, file: &str) -> bool {
         self.at(&part_name(file)).symlink_metadata().is_ok_and(|m| m.nlink() == 1)

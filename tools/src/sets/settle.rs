@@ -104,11 +104,10 @@ impl Folder {
         })
     }
 
-    /// Whether a command was killed while it changed the set.
+    /// Whether a command was killed while it changed the set. A full backup that was only stopped has left nothing to be settled.
     pub fn is_unsettled(&self) -> bool {
         let merged = |file: &str| self.at(&set_json::merged_name(file)).symlink_metadata().is_ok();
         self.set.begun.is_some()
-            || self.set.part.as_ref().is_some_and(|file| self.at(&set_json::part_name(file)).symlink_metadata().is_ok())
             || self.set.merging.is_some()
             || !self.set.leftover.is_empty()
             || self.set.members.iter().any(|member| merged(&member.file))
