@@ -17,6 +17,8 @@ struct State {
     /// Bytes of all buffers, those in use and those that wait.
     total: usize,
     waiting: Vec<Vec<u8>>,
+    /// Requests that wait for a buffer. Waking nobody is a system call as well, which each request would pay for.
+    requests: usize,
 }
 
 /// A buffer of a request; goes back when it is dropped.
@@ -69,7 +71,9 @@ impl Memory {
                 state = self.state();
                 continue;
             }
+            state.requests += 1;
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.requests -= 1;
         };
         Buffer { memory: self, bytes, length }
     }
@@ -78,8 +82,13 @@ impl Memory {
 impl Drop for Buffer<'_> {
     fn drop(&mut self) {
         if !self.bytes.is_empty() {
-            self.memory.state().waiting.push(std::mem::take(&mut self.bytes));
-            self.memory.freed.notify_one();
+            let mut state = self.memory.state();
+            state.waiting.push(std::mem::take(&mut self.bytes));
+            let wake = state.requests > 0;
+            drop(state);
+            if wake {
+                self.memory.freed.notify_one();
+            }
         }
     }
 }
