@@ -1,6 +1,6 @@
 //! Reading ahead of whoever writes elsewhere: one thread reads a source, and another takes what was read.
 //!
-//! Invariants kept here: pieces ascend, and are all of the areas, rounded to whole units, each once; no more than a few pieces are in memory;
+//! Invariants kept here: pieces ascend, and are all of the areas, rounded to whole units, each once; no more than a few loads are in memory;
 //! a failure of either side, or a signal, ends both.
 
 use crate::exit::{Failure, Result};
@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread;
 
-/// Pieces that are in memory at once.
-const PIECES: usize = 4;
+/// Loads that are in memory at once, of up to a piece.
+const LOADS: usize = 4;
 /// Areas that are handed over at once.
 const AREAS: usize = 4096;
 
@@ -38,8 +38,16 @@ pub struct Ahead<'a> {
 /// Whether the other side is there still.
 type GoesOn = bool;
 
-/// A buffer, and how much of it is filled.
-type Filled = (Vec<u8>, usize);
+/// What is handed over at once: small pieces together, since to wake the other side takes as long as to read one of them.
+struct Load {
+    pieces: Vec<Piece<Range<usize>>>,
+    /// The bytes of those that are data.
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+/// Pieces that are handed over at once, at most.
+const TOGETHER: usize = 256;
 
 impl Ahead<'_> {
     /// Has `take` get everything in `areas`, which ascend.
@@ -56,38 +64,42 @@ impl Ahead<'_> {
                 return Ok(());
             }
             thread::scope(|scope| -> Result<()> {
-                let (read, taken) = sync_channel(PIECES);
-                let (give, buffers) = channel();
+                let (read, taken) = sync_channel(LOADS);
+                let (give, empty) = channel();
                 let room = (self.room() + self.whole - self.len) as usize;
-                (0..PIECES).try_for_each(|_| give.send(vec![0; room])).unwrap_or_default();
+                let load = || Load { pieces: Vec::new(), buffer: vec![0; room], filled: 0 };
+                (0..LOADS).try_for_each(|_| give.send(load())).unwrap_or_default();
+                let mut reading = Reading { ahead: self, load: None, read, empty };
                 let reader = move || {
-                    // Without one who takes it, nobody asks what failed.
-                    let ended = some.into_iter().try_for_each(|area| match self.area(area, &read, &buffers) {
+                    let ended = some.into_iter().try_for_each(|area| match reading.area(area) {
                         Ok(true) => Ok(()),
                         Ok(false) => Err(None),
                         Err(failure) => Err(Some(failure)),
                     });
+                    // What was read before it failed is there. Without one who takes it, nobody asks what failed.
+                    reading.hand_over();
                     if let Err(Some(failure)) = ended {
-                        let _ = read.send(Err(failure));
+                        let _ = reading.read.send(Err(failure));
                     }
                 };
                 let reader = thread::Builder::new().name("reader".into()).spawn_scoped(scope, reader);
                 reader.map_err(|e| Failure::io("start a thread", &e))?;
-                for piece in taken {
-                    self.pass.check()?;
-                    match piece? {
-                        Piece::Hole(range) => {
-                            let bytes = range.end - range.start;
-                            take(Piece::Hole(range))?;
-                            self.pass.inc(bytes);
-                        }
-                        Piece::Data(offset, (buffer, length)) => {
-                            take(Piece::Data(offset, &buffer[..length]))?;
-                            self.pass.inc(length as u64);
-                            // It may have read everything.
-                            let _ = give.send(buffer);
-                        }
+                for load in taken {
+                    let mut load = load?;
+                    for piece in load.pieces.drain(..) {
+                        self.pass.check()?;
+                        let (piece, bytes) = match piece {
+                            Piece::Hole(range) => (Piece::Hole(range.clone()), range.end - range.start),
+                            Piece::Data(offset, part) => {
+                                (Piece::Data(offset, &load.buffer[part.clone()]), part.len() as u64)
+                            }
+                        };
+                        take(piece)?;
+                        self.pass.inc(bytes);
                     }
+                    load.filled = 0;
+                    // It may have read everything.
+                    let _ = give.send(load);
                 }
                 Ok(())
             })?;
@@ -106,40 +118,74 @@ impl Ahead<'_> {
         *done = end.max(*done);
         (start < end).then_some(start..end)
     }
+}
 
+/// The side that reads.
+struct Reading<'a> {
+    ahead: &'a Ahead<'a>,
+    /// What was read, and is not handed over yet.
+    load: Option<Load>,
+    read: SyncSender<Result<Load>>,
+    empty: Receiver<Load>,
+}
+
+impl Reading<'_> {
     /// Reads an area.
-    fn area(
-        &self,
-        area: Range<u64>,
-        read: &SyncSender<Result<Piece<Filled>>>,
-        buffers: &Receiver<Vec<u8>>,
-    ) -> Result<GoesOn> {
+    fn area(&mut self, area: Range<u64>) -> Result<GoesOn> {
+        let (source, unit, room) = (self.ahead.source, self.ahead.unit, self.ahead.room());
         let mut at = area.start;
         while at < area.end {
-            self.pass.check()?;
-            let data = self.source.next_data(at..area.end)?.unwrap_or(area.end..area.end);
+            self.ahead.pass.check()?;
+            let data = source.next_data(at..area.end)?.unwrap_or(area.end..area.end);
             // Of a unit that has some of both, all is read.
-            let start = (data.start / self.unit * self.unit).max(at);
-            let end = data.end.div_ceil(self.unit).saturating_mul(self.unit).min(area.end);
-            if start > at && read.send(Ok(Piece::Hole(at..start))).is_err() {
-                return Ok(false);
+            let start = (data.start / unit * unit).max(at);
+            let end = data.end.div_ceil(unit).saturating_mul(unit).min(area.end);
+            if start > at {
+                let Some(load) = self.load(0) else { return Ok(false) };
+                load.pieces.push(Piece::Hole(at..start));
             }
             at = start;
             while at < end {
-                let piece = at..((at / self.room() + 1) * self.room()).min(end);
-                let length = (piece.end - piece.start) as usize;
-                self.pass.read(piece.end - piece.start)?;
-                let Ok(mut buffer) = buffers.recv() else { return Ok(false) };
-                self.source.read(&mut buffer[..length], piece.start)?;
-                let padding = if piece.end == self.len { (self.whole - self.len) as usize } else { 0 };
-                buffer[length..length + padding].fill(0);
-                if read.send(Ok(Piece::Data(piece.start, (buffer, length + padding)))).is_err() {
+                let piece = at..((at / room + 1) * room).min(end);
+                if !self.piece(piece.clone())? {
                     return Ok(false);
                 }
                 at = piece.end;
             }
         }
         Ok(true)
+    }
+
+    /// Reads a piece.
+    fn piece(&mut self, piece: Range<u64>) -> Result<GoesOn> {
+        let Ahead { source, len, whole, pass, .. } = *self.ahead;
+        let length = (piece.end - piece.start) as usize;
+        let padding = if piece.end == len { (whole - len) as usize } else { 0 };
+        pass.read(piece.end - piece.start)?;
+        let Some(load) = self.load(length + padding) else { return Ok(false) };
+        let part = load.filled..load.filled + length + padding;
+        let (bytes, zeros) = load.buffer[part.clone()].split_at_mut(length);
+        source.read(bytes, piece.start)?;
+        zeros.fill(0);
+        load.filled = part.end;
+        load.pieces.push(Piece::Data(piece.start, part));
+        Ok(true)
+    }
+
+    /// One that has room for so many bytes and one more piece; `None` if the other side is gone.
+    fn load(&mut self, length: usize) -> Option<&mut Load> {
+        let full = |load: &Load| load.buffer.len() - load.filled < length || load.pieces.len() == TOGETHER;
+        if self.load.as_ref().is_some_and(full) && !self.hand_over() {
+            return None;
+        }
+        if self.load.is_none() {
+            self.load = Some(self.empty.recv().ok()?);
+        }
+        self.load.as_mut()
+    }
+
+    fn hand_over(&mut self) -> GoesOn {
+        self.load.take().is_none_or(|load| self.read.send(Ok(load)).is_ok())
     }
 }
 
@@ -261,6 +307,6 @@ mod tests {
         assert_eq!((failed.expect_err("it cannot be written").message.as_str(), taken), ("it cannot be written", 3));
         // Of what is read ahead there is a bound.
         let read = source.read.load(SeqCst);
-        assert!((3 * PIECE..=(3 + PIECES as u64) * PIECE).contains(&read), "{read}");
+        assert!((3 * PIECE..=(3 + LOADS as u64) * PIECE).contains(&read), "{read}");
     }
 }

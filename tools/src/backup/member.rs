@@ -39,6 +39,9 @@ pub struct MemberWriter {
     pub zeros: u64,
 }
 
+/// Bytes of a cluster that are compared with what is below before the others are read.
+const START: usize = 4096;
+
 /// What becomes of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -255,22 +258,15 @@ impl MemberWriter {
         let cluster = self.cluster() as usize;
         // What is counted is the source's.
         let length = bytes.len().min((self.len - offset) as usize);
-        let old = &mut self.buffer[..bytes.len()];
+        // Where it has nothing, no cluster is asked about.
         let below = match below {
-            Some(below) if below.next_data(offset..offset + bytes.len() as u64)?.is_some() => {
-                below.read(old, offset)?;
-                true
-            }
-            _ => false,
+            Some(below) if below.next_data(offset..offset + bytes.len() as u64)?.is_some() => Some(below),
+            _ => None,
         };
-        let fate = |new: &[u8], old: &[u8]| match (is_zero(new), below) {
-            (true, true) if !is_zero(old) => Fate::Zeros,
-            (true, _) => Fate::Hole,
-            (false, true) if !equal && new == old => Fate::Equal,
-            (false, _) => Fate::Stored,
-        };
-        let fates: Vec<Fate> =
-            bytes.chunks(cluster).zip(old.chunks(cluster)).map(|(new, old)| fate(new, old)).collect();
+        let mut fates = Vec::with_capacity(bytes.len().div_ceil(cluster));
+        for (i, new) in bytes.chunks(cluster).enumerate() {
+            fates.push(self.fate(new, offset + (i * cluster) as u64, below, equal)?);
+        }
         for (fate, stored) in runs(&fates, cluster, bytes.len()) {
             let range = stored.start..stored.end.min(length);
             let (first, count) = ((offset as usize + stored.start) / cluster, stored.len().div_ceil(cluster));
@@ -291,6 +287,29 @@ impl MemberWriter {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of a cluster of a piece. Of what is below no more is read than is needed to tell.
+    fn fate(&mut self, new: &[u8], offset: u64, below: Option<&dyn Content>, equal: bool) -> Result<Fate> {
+        let is_zero_here = is_zero(new);
+        let Some(below) = below else { return Ok(if is_zero_here { Fate::Hole } else { Fate::Stored }) };
+        let old = &mut self.buffer[..new.len()];
+        if is_zero_here {
+            below.read(old, offset)?;
+            return Ok(if is_zero(old) { Fate::Hole } else { Fate::Zeros });
+        }
+        if equal {
+            return Ok(Fate::Stored);
+        }
+        // Most of what was written is different from its start on.
+        let start = new.len().min(START);
+        for part in [0..start, start..new.len()] {
+            below.read(&mut old[part.clone()], offset + part.start as u64)?;
+            if new[part.clone()] != old[part] {
+                return Ok(Fate::Stored);
+            }
+        }
+        Ok(Fate::Equal)
     }
 
     /// Makes zeros of what the disk has behind the source's end, where the last cluster was not taken over: it is what is below,

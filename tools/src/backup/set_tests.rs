@@ -301,6 +301,20 @@ pub fn spoil(at: &'static str, path: PathBuf, offset: u64) {
 }
 
 #[test]
+fn of_a_cluster_that_begins_as_before_each_byte_counts() {
+    let world = World::small();
+    world.keep(|_| ());
+    let same = fs::read(world.image()).expect("read");
+    world.write(0, &same[..GRANULE as usize]);
+    assert_eq!(world.keep(|_| ()).member.expect("a member").bytes_equal, GRANULE);
+    for at in [4095, 4096, GRANULE - 1, 4 * GRANULE + 776] {
+        world.write(at, &[0xee]);
+        assert_eq!(world.keep(|_| ()).member.expect("a member").bytes_equal, 0, "{at}");
+    }
+    assert_eq!(world.check_members(), 6);
+}
+
+#[test]
 fn what_does_not_read_back_as_it_was_copied_is_no_member() {
     let world = World::new();
     world.keep(|_| ());
