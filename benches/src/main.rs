@@ -4,8 +4,10 @@
 //!     cargo run --release -- --quick smaller maps, fewer rounds: a minute, to see that it works
 //!
 //! `--filter TEXT` runs only rows whose names contain it. `--out DIR` also writes performance.json,
-//! performance.svg and scale.svg there, and the tables into performance.md if there is one. `--dir DIR` says where the files of timed rows are made; without it they are made in memory, and
-//! those of which the latency is looked at on a disk.
+//! performance.svg and scale.svg there, and the tables into performance.md if there is one; with a
+//! filter, other rows stay as they are there, and so do the charts and the first table. `--dir DIR`
+//! says where the files of timed rows are made; without it they are made in memory, and those of
+//! which the latency is looked at on a disk.
 
 mod chart;
 mod harness;
@@ -79,11 +81,20 @@ fn main() -> ExitCode {
     print!("{}", printed.map(|(_, table)| table.as_str()).collect::<Vec<_>>().join("\n"));
     if let Some(out) = out {
         let write = |name: &str, text: String| std::fs::write(out.join(name), text).expect("write a result");
-        write("performance.json", report::json(&found));
-        write("performance.svg", chart::ratios(&found.measured));
-        write("scale.svg", chart::panels(&found.panels));
-        if let Ok(old) = std::fs::read_to_string(out.join("performance.md")) {
-            write("performance.md", report::with_tables(old, &tables));
+        let old = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_default();
+        let mut tables = &tables[..];
+        let mut rows = report::json(&found);
+        if scale.filter.is_empty() {
+            write("performance.svg", chart::ratios(&found.measured));
+            write("scale.svg", chart::panels(&found.panels));
+        } else {
+            // The charts and the first table are of everything.
+            tables = &tables[1..];
+            rows = report::with_old(&rows, &old("performance.json"));
+        }
+        write("performance.json", rows);
+        if out.join("performance.md").is_file() {
+            write("performance.md", report::with_tables(old("performance.md"), tables));
         }
     }
     ExitCode::SUCCESS

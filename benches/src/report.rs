@@ -170,6 +170,20 @@ pub fn with_tables(mut text: String, tables: &[(&str, String)]) -> String {
     text
 }
 
+/// The rows of a run as JSON, after those of an older one that it has not run again.
+pub fn with_old(new: &str, old: &str) -> String {
+    let of = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.starts_with("  {")).map(|line| line.trim_end_matches(',').into()).collect()
+    };
+    // A row begins with its name.
+    let name = |line: &str| line.split("\", \"").next().map(str::to_owned);
+    let new = of(new);
+    let mut lines = of(old);
+    lines.retain(|line| new.iter().all(|other| name(other) != name(line)));
+    lines.extend(new);
+    format!("[\n{}\n]\n", lines.join(",\n"))
+}
+
 /// Everything that one run has found.
 #[derive(Default)]
 pub struct Found {
