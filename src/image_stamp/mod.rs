@@ -1,7 +1,8 @@
 //! What proves that a disk image or a backup target is the one that was recorded, unchanged, and how sure that is.
 //!
 //! Invariant kept here: [`Comparison::Same`] is said only when everything that was recorded is equal, and no write since
-//! can have left all of it equal. What cannot be proved is [`Comparison::Unproven`]. docs/design.md, "Identity of images and targets".
+//! can have left all of it equal, but for those that docs/design.md names. What cannot be proved is [`Comparison::Unproven`].
+//! docs/design.md, "Identity of images and targets".
 
 pub(crate) mod settle;
 
@@ -18,8 +19,10 @@ use std::time::SystemTime;
 /// What the system says of a disk image at one moment: what it is, and when it was last changed.
 ///
 /// Of a regular file: size, inode, time of birth, the file system's identity, modification and change time. Two that are equal, and
-/// were taken in one boot of the machine, prove that nothing was written in between. Of a block device: size, and what identifies it
-/// (serial number, UUID, backing file); writes to it leave no trace, so nothing proves that there were none.
+/// were taken in one boot of the machine, prove that nothing was written in between, unless the clock was set back, or a program
+/// has written by a mapping that the system has not written back yet (a sync of the image first rules that out). Of a block
+/// device: size, and what identifies it (serial number, UUID, backing file); writes to it leave no trace, so nothing proves that
+/// there were none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageStamp(pub(crate) Stamp);
 
