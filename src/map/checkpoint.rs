@@ -252,3 +252,23 @@ impl DirtyMap {
         found.filter(|_| is(&now)).ok_or_else(|| none(&now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    /// The header may say the one or the other, and be read in between.
+    #[test]
+    fn no_number_is_told_while_a_commit_is_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let map = Options::new().create(dir.path().join("map"), 1 << 20).unwrap();
+        let before = map.sequence();
+        assert!(before.is_some());
+        map.engine().view().runtime()[runtime::ATTEMPTED].fetch_add(1, SeqCst);
+        assert_eq!(map.sequence(), None);
+        map.set(0..1).unwrap();
+        assert!(map.sequence() > before);
+    }
+}
