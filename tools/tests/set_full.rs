@@ -150,6 +150,23 @@ fn a_later_backup_that_finds_no_room_leaves_the_members_and_the_next_is_no_full_
     assert_eq!(set.files().len(), 2);
 }
 
+/// It has taken the room itself, and what would be said in `set.json` about it finds none.
+#[test]
+fn what_a_kill_has_left_gives_way_when_there_is_no_room() {
+    let set = Set::of_image(SIZE);
+    let Some(_unmount) = small_disk(&set) else { return };
+    set.to_set(&["--post-hook", "kill -KILL $PPID"]).exits(-1);
+    let part = set.folder().join("0001.qcow2.part");
+    assert!(part.exists() && set.verify().exits(2).json()["unsettled"] == true);
+    fs::write(&part, vec![1; MIB as usize]).expect("as a kill leaves it later");
+    set.leave(0);
+    assert_eq!(set.try_to_set(), None);
+    assert_eq!(set.files(), ["set.json"]);
+    set.keep(1, &[]);
+    assert_eq!(set.files(), ["0001.qcow2", "set.json"]);
+    dm!("set", "verify", set.folder(), "--against", set.image).exits(0);
+}
+
 /// Where it is not the disk that is full, what was written can be gone on with, and is no damage.
 #[test]
 fn a_full_backup_whose_file_may_not_grow_is_gone_on_with() {

@@ -250,7 +250,7 @@ impl Target for SetTarget<'_> {
         {
             job.source.abort(&job.map, &left)?;
         }
-        self.folder.settle()?;
+        told(&mut self.full, self.folder.settle())?;
         self.drop_points(job);
         self.file = self.folder.next_file()?;
         self.choose_point(&job.map.points()?);
@@ -443,8 +443,11 @@ impl Target for SetTarget<'_> {
     }
 
     fn abandon(&mut self) -> bool {
-        // What an earlier one has left, the map has to settle as well: that is for the next backup.
+        // What an earlier one has left, the map has to settle as well: that is for the next backup. But for room.
         if !std::mem::take(&mut self.begun) {
+            if self.full {
+                let _ = self.folder.remove_part();
+            }
             return false;
         }
         // Where there is no room, nothing is kept to go on with: others may need it, and `set.json` does.
