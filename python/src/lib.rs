@@ -9,6 +9,7 @@ mod checkpoint;
 mod error;
 mod file;
 mod fsck;
+mod held;
 mod info;
 mod map;
 mod memory;

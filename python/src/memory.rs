@@ -1,7 +1,8 @@
 //! `Bitmap`: a map in memory.
 
 use crate::error::Result;
-use crate::map::{Kind, Map};
+use crate::held::Kind;
+use crate::map::Map;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::sync::RwLock;
