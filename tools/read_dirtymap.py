@@ -353,7 +353,7 @@ POINT_TARGET_AT = 128
 
 class Problem(Exception):
     """Why a copy is not valid. `kind` is one of blank, not-a-dirtymap, newer-version, checksum, newer-feature,
-    impossible; `newer` is the copy, as far as it is known, if it is a newer program's for certain."""
+    impossible; `newer` is the copy, as far as it is known, if it is a newer program's."""
 
     def __init__(self, kind, text, newer=None):
         super().__init__(text)
@@ -567,13 +567,12 @@ def parse(raw):
         if not any(raw[:FIXED_BYTES]):
             raise Problem("blank", "blank")
         raise Problem("not-a-dirtymap", "not a dirtymap")
-    if header.format_version > VERSION:  # 2
-        certain = header.used_ok() and header.crc_ok()
-        raise Problem("newer-version", f"format version {header.format_version}", header if certain else None)
-    if not header.used_ok() or not header.crc_ok():  # 3, 4
+    if not header.used_ok() or not header.crc_ok():  # 2, 3
         raise Problem("checksum", "checksum does not match")
-    if header.format_version == 0:  # 5
+    if header.format_version == 0:  # 4
         raise impossible("format_version", "0")
+    if header.format_version > VERSION:  # 5
+        raise Problem("newer-version", f"format version {header.format_version}", header)
     if header.incompatible & ~KNOWN_INCOMPATIBLE:  # 6
         raise Problem("newer-feature", f"incompatible features {header.incompatible:#x}", header)
     if header.uuid == NIL:  # 7
@@ -666,7 +665,6 @@ def no_header(problems):
     kinds = [problem.kind for problem in problems]
     texts = ", ".join(f"copy {i}: {problem}" for i, problem in enumerate(problems))
     for telling, kind in (
-        ("newer-version", "unsupported"),
         ("impossible", "corrupt"),
         ("checksum", "corrupt"),
     ):

@@ -68,23 +68,12 @@ impl<'a> Checked<'a> {
             }
             return fail(ProblemClass::NotDirtymap, h::MAGIC, &magic.escape_ascii(), &expected);
         }
-        let version = u32_at(bytes, h::FORMAT_VERSION.offset);
-        // Magic, version, used, uuid, sequence and checksum are where they are in all versions.
+        // Magic, version, used, uuid, sequence and checksum are where they are in all versions, so that what fails here is rot.
         let used = u32_at(bytes, h::USED.offset) as usize;
         let expected = format_args!("{FIXED_BYTES} to {COPY_BYTES}");
         let crc = u32_at(bytes, h::CRC.offset);
         let covered = if used >= FIXED_BYTES { bytes.get(..used) } else { None };
         let actual = covered.map(|all| crc32(&[&all[..h::CRC.offset], &[0; h::CRC.size], &all[h::CRC.end()..]]));
-        let uuid = Uuid(array_at(bytes, h::UUID.offset));
-        let sequence = u64_at(bytes, h::SEQUENCE.offset);
-        let identity = (actual == Some(crc)).then_some((uuid, sequence));
-        let known = |problem: HeaderProblem| HeaderProblem { identity, ..problem };
-        if version < VERSION && identity.is_some() {
-            return Err(known(invalid(h::FORMAT_VERSION, version, VERSION)));
-        }
-        if version > VERSION {
-            return fail(ProblemClass::Version, h::FORMAT_VERSION, &version, &VERSION).map_err(known);
-        }
         match actual {
             None => return fail(ProblemClass::Checksum, h::USED, &used, &expected),
             Some(actual) if step!(CheckHeaderCrc => actual != crc) => {
@@ -96,6 +85,16 @@ impl<'a> Checked<'a> {
                 );
             }
             Some(_) => {}
+        }
+        let uuid = Uuid(array_at(bytes, h::UUID.offset));
+        let sequence = u64_at(bytes, h::SEQUENCE.offset);
+        let known = |problem: HeaderProblem| HeaderProblem { identity: Some((uuid, sequence)), ..problem };
+        let version = u32_at(bytes, h::FORMAT_VERSION.offset);
+        if version < VERSION {
+            return Err(known(invalid(h::FORMAT_VERSION, version, VERSION)));
+        }
+        if version > VERSION {
+            return fail(ProblemClass::Version, h::FORMAT_VERSION, &version, &VERSION).map_err(known);
         }
         let unknown = u64_at(bytes, h::INCOMPATIBLE.offset) & !KNOWN_INCOMPATIBLE;
         if unknown != 0 {

@@ -16,8 +16,7 @@ pub enum ProblemClass {
     NotDirtymap,
     /// The checksum does not hold: torn, rotten, or cut short.
     Checksum,
-    /// Another version of the format. Certain if [`HeaderProblem::identity`] is there; else the copy may as well
-    /// be rotten, or of a version that breaks with everything.
+    /// A newer version of the format, whose checksum holds.
     Version,
     /// A feature that must not be ignored and is not known.
     Feature,
@@ -43,9 +42,9 @@ pub struct HeaderProblem {
 }
 
 impl HeaderProblem {
-    /// Whether the copy was certainly written by a newer version, so that what it says may not be passed over.
+    /// Whether the copy was written by a newer version, so that what it says may not be passed over.
     pub fn is_newer(&self) -> bool {
-        matches!(self.class, ProblemClass::Version | ProblemClass::Feature) && self.identity.is_some()
+        matches!(self.class, ProblemClass::Version | ProblemClass::Feature)
     }
 }
 

@@ -191,6 +191,26 @@ fn newer_version() {
 }
 
 #[test]
+fn a_version_that_is_damaged_is_damage_and_no_newer_version() {
+    let dir = Dir::new();
+    let map = dir.map("m", LEN, &[]);
+    let mut bytes = fs::read(&map).expect("read");
+    for copy in 0..4 {
+        bytes[copy_offset(copy) as usize + fields::header::FORMAT_VERSION.offset + 1] ^= 4;
+    }
+    fs::write(&map, &bytes).expect("write");
+    all_refuse(&dir, &map, "corrupt", "make a new map");
+    // Of one copy it is a finding, which a repair mends.
+    let map = dir.map("n", LEN, &[]);
+    let mut bytes = fs::read(&map).expect("read");
+    bytes[fields::header::FORMAT_VERSION.offset] = 2;
+    fs::write(&map, &bytes).expect("write");
+    assert!(dm!("check", map).exits(4).out.contains("dirtymap repair"));
+    dm!("repair", map).exits(1);
+    dm!("check", map).exits(0);
+}
+
+#[test]
 fn unknown_feature_bits_of_three_kinds() {
     let dir = Dir::new();
     let with = |field: dirtymap::format::fields::Field| {
