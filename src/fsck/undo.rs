@@ -40,7 +40,7 @@ pub(crate) fn save(file: MapFile<'_>, to: &Path, kept: &Kept<'_>) -> Result<()> 
 /// Puts back what the undo file `from` keeps.
 pub(crate) fn put_back(file: MapFile<'_>, from: &Path) -> Result<UndoReport> {
     let kept = os::open(from, false);
-    let kept = kept.map_err(|source| Error::Io { op: "open", path: from.to_path_buf(), source })?;
+    let kept = kept.map_err(|source| Error::Io { op: "open the undo file", path: from.to_path_buf(), source })?;
     put_back_from(file, &mut BufReader::with_capacity(1 << 16, kept), from)
 }
 

@@ -87,15 +87,43 @@ impl Failure {
             K::AlreadyExists => "exists",
             _ => "io",
         };
-        Failure::new(kind, format!("{what}: {e}"))
+        Failure::new(kind, format!("{what}: {e}")).advised()
     }
 
-    /// What the system said when a file was opened; a link that leads nowhere is called that.
+    /// What to do about what the system refuses, whatever it was.
+    fn advised(self) -> Failure {
+        match &*self.kind {
+            "permission" => self.and("run it as a user who may, or give this one permission"),
+            "no-space" => self.and("free some space there, and start it again"),
+            _ => self,
+        }
+    }
+
+    /// What the system said when a file was opened.
     pub fn open(path: &Path, e: &std::io::Error) -> Failure {
-        let failure = Failure::io(format_args!("{}: open", path.display()), e);
-        match leads_nowhere(path) {
-            Some(message) if failure.kind == "not-found" => Failure { message, ..failure },
-            _ => failure,
+        Failure::at(path, "open", e)
+    }
+
+    /// What the system said when something was done with a name, and what to look at next.
+    pub fn at(path: &Path, what: &str, e: &std::io::Error) -> Failure {
+        let failure = Failure::io(format_args!("{}: {what}", path.display()), e);
+        if failure.kind == "not-found" { failure.of_nothing(path) } else { failure }
+    }
+
+    /// The failure of a name behind which nothing is: which part of it is there. A link that leads nowhere is called that.
+    pub fn of_nothing(self, path: &Path) -> Failure {
+        if let Some(message) = leads_nowhere(path) {
+            return Failure { message, ..self };
+        }
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let folder = whole.parent().unwrap_or(&whole);
+        match whole.ancestors().skip(1).find(|above| above.exists()) {
+            Some(there) if there != folder => {
+                let (folder, there) = (folder.display(), there.display());
+                self.and(format_args!("look at the name: there is no folder {folder}, of which only {there} is there"))
+            }
+            _ => self
+                .and(format_args!("look at the name: the folder {} has nothing that is called so", folder.display())),
         }
     }
 
@@ -191,12 +219,19 @@ impl From<Error> for Failure {
                     time(*begun).as_deref().unwrap_or("at a time not known")
                 )
             }
-            Error::Exists { path } | Error::Io { path, .. } if matches!(e.kind(), "exists" | "not-found") => {
-                leads_nowhere(path).unwrap_or_else(|| e.to_string())
-            }
+            Error::Exists { path } => leads_nowhere(path).unwrap_or_else(|| e.to_string()),
             _ => e.to_string(),
         };
         let exit = if matches!(e, Error::Interrupted { .. }) { Exit::Interrupted } else { Exit::Operational };
-        Failure { kind: e.kind().into(), message, exit }
+        let failure = Failure { kind: e.kind().into(), message, exit };
+        match &e {
+            Error::Io { op, path, .. } if failure.kind == "not-found" => {
+                let is_map = *op == "open" && leads_nowhere(path).is_none();
+                let failure = failure.of_nothing(path);
+                let make = format!("a map is made by `dirtymap create {} --image IMAGE`", path.display());
+                if is_map { failure.and(make) } else { failure }
+            }
+            _ => failure.advised(),
+        }
     }
 }

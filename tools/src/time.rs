@@ -38,7 +38,12 @@ fn boot_by(path: &str) -> Option<String> {
 
 /// A time as people write it: RFC 3339, in whatever zone.
 pub fn parse(text: &str) -> Result<SystemTime, String> {
-    let found = text.parse::<jiff::Timestamp>().map_err(|e| format!("{e}; expected a time as 2026-11-29T10:00:00Z"))?;
+    let found = text.parse::<jiff::Timestamp>().map_err(|_| {
+        format!(
+            "{text:?} is no time: give date, time of day and zone, as 2026-11-29T10:00:00Z (UTC, as lists of members have it) \
+             or 2026-11-29T11:00:00+01:00"
+        )
+    })?;
     Ok(found.into())
 }
 

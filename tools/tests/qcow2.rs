@@ -321,7 +321,7 @@ fn the_commands_of_the_documentation_work() {
     let mut sh = Command::new("sh");
     sh.args(["-euxc", &script]).current_dir(dir.path("")).env("PATH", path.expect("a path")).stdin(Stdio::null());
     common::Ran::from(sh.output().expect("run sh")).exits(0);
-    assert_eq!(our_hash(&dir.path("disk.map")), qemu_hash(&dir.path("other.qcow2"), "tuesday"));
+    assert_eq!(our_hash(&dir.path("qemu.map")), qemu_hash(&dir.path("other.qcow2"), "tuesday"));
 }
 
 #[test]

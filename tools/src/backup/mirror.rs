@@ -89,7 +89,7 @@ fn no_container(args: &Wanted, source: &dyn Source, target: &Image) -> Result<()
     let format = target.container().filter(|_| !copy && !args.how.force && source.container().is_none());
     let Some(format) = format else { return Ok(()) };
     let message = format!(
-        "{}: is a {format} image, by its first bytes, perhaps a member of a backup set, and no copy of {}; give another \
+        "{}: is {format}, by its first bytes, perhaps a member of a backup set, and no copy of {}; give another \
          target, or overwrite it with a full copy (--force)",
         target.path.display(),
         source.name()
@@ -161,7 +161,10 @@ impl Target for Mirror<'_> {
         let Some(offset) = found.transpose()? else { return Ok(bytes) };
         let why = match &self.args.how.since {
             Some(since) => format!("{since:?}: {name} was not complete then, or something else has changed it"),
-            None => format!("the last backup: something else has changed {name}, or the image without telling the map"),
+            None => format!(
+                "the last backup: something else has changed {name}, or the image without telling the map, or a checkpoint was \
+                 committed that had been copied elsewhere"
+            ),
         };
         let message = format!(
             "{name} differs from the image at {offset}, which by the map was not written since {why}; {name} was not \
@@ -236,6 +239,7 @@ impl Target for Mirror<'_> {
     }
 
     fn describe(&self) -> Described {
-        Described { target: self.path.display().to_string(), full: self.plan.is_full(), new: self.plan == Plan::New }
+        let (target, new) = (self.path.display().to_string(), self.plan == Plan::New);
+        Described { target, why_full: self.plan.why_full(self.args).map(Into::into), new }
     }
 }

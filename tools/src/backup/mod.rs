@@ -34,6 +34,7 @@ use crate::files::Content;
 use crate::terminal::output::Output;
 use crate::terminal::pass::{Pass, Rate};
 use crate::terminal::signals;
+use crate::time::time;
 use compare::{Equal, Pair};
 use dirtymap::format::CheckpointState;
 use dirtymap::{DirtyMap, Error, ReadMap, checkpoint::Checkpoint, info::Info, iter::Cursor};
@@ -127,7 +128,7 @@ impl Job<'_> {
                 if !left_by_any(&stale) && !target.has_left(&stale) {
                     return Err(outstanding(map, &stale));
                 }
-                self.source.abort(map, &stale)?;
+                self.give_up(&stale)?;
             }
             match map.can_freeze(Some(target.point())) {
                 // A server has just come to what a backup that was killed had asked for.
@@ -135,6 +136,18 @@ impl Job<'_> {
                 can => return Ok(can?),
             }
         }
+    }
+
+    /// Puts back what a backup has frozen that was ended before it was complete.
+    fn give_up(&self, stale: &Checkpoint) -> Result<()> {
+        self.source.abort(&self.map, stale)?;
+        let what = if stale.snapshot { "live snapshot" } else { "checkpoint" };
+        let name = stale.name.as_ref().map_or(String::new(), |name| format!(" {name:?}"));
+        let since = time(stale.time).map_or(String::new(), |time| format!(", of {time},"));
+        self.output.note(format_args!(
+            "a backup that was not completed has left the {what}{name}{since} which is given up: what it had frozen is dirty again"
+        ));
+        Ok(())
     }
 
     /// Freezes what is dirty, and gives what is to be copied.

@@ -19,6 +19,8 @@ pub struct Outcome {
     pub map: String,
     pub size: u64,
     pub full: bool,
+    /// Why it is.
+    pub why_full: Option<String>,
     pub new_target: bool,
     /// The work list was a checkpoint that was frozen before.
     pub frozen: bool,
@@ -73,6 +75,9 @@ pub struct MemberOutcome {
     pub bytes_equal: u64,
     /// Bytes that a backup that was stopped had written already, and that were found to be right.
     pub bytes_kept: u64,
+    /// There was one.
+    #[serde(skip)]
+    pub goes_on: bool,
     /// It had been complete before, and this run only told the map.
     pub settled: bool,
     /// Numbers of the members that were pruned, the oldest first.
@@ -82,15 +87,17 @@ pub struct MemberOutcome {
 impl Outcome {
     /// A backup that has done nothing yet. `bytes`: what it will copy.
     pub(super) fn new(job: &Job<'_>, size: u64, bytes: u64, described: Described) -> Outcome {
-        let Described { target, full, new } = described;
+        let Described { target, why_full, new } = described;
         let args = job.args;
+        let why_full = why_full.or_else(|| (bytes == size && size > 0).then(|| "everything is dirty".into()));
         Outcome {
             disk: args.disk.clone(),
             image: job.source.name(),
             target,
             map: job.map.path().display().to_string(),
             size,
-            full: full || (bytes == size && size > 0),
+            full: why_full.is_some(),
+            why_full,
             new_target: new,
             frozen: args.how.frozen,
             areas: 0,
@@ -123,7 +130,7 @@ impl Outcome {
         let kind = if o.full { "full" } else { "incremental" };
         let h = size::human;
         say!(out, "{kind} backup of {} to {} is complete and verified", shown(&o.image), shown(&o.target))?;
-        if let Some(why) = o.member.as_ref().and_then(|member| member.why_full.as_ref()) {
+        if let Some(why) = &o.why_full {
             say!(out, "full because {}", shown(why))?;
         }
         let areas = size::count(o.areas, "area");
@@ -135,7 +142,7 @@ impl Outcome {
             let equal = member.bytes_equal;
             say!(out, "equal    {equal:>12} bytes ({}), written and as before", h(equal))?;
         }
-        if let Some(member) = o.member.as_ref().filter(|member| member.bytes_kept > 0) {
+        if let Some(member) = o.member.as_ref().filter(|member| member.goes_on) {
             let kept = member.bytes_kept;
             say!(out, "kept     {kept:>12} bytes ({}), of a backup that was stopped, and equal", h(kept))?;
         }

@@ -30,6 +30,17 @@ impl Plan {
     pub fn is_full(self) -> bool {
         !matches!(self, Plan::Incremental { .. })
     }
+
+    /// Why everything is copied, if it is.
+    pub fn why_full(self, args: &Wanted) -> Option<&'static str> {
+        match self {
+            Plan::Incremental { .. } => None,
+            Plan::New => Some("the target is new, or empty"),
+            Plan::Full if args.how.full => Some("it was asked for (--full)"),
+            Plan::Full if args.how.force => Some("it was asked for (--force)"),
+            Plan::Full => Some("the last backup to this target was not completed"),
+        }
+    }
 }
 
 /// Decides, or refuses. `size`: that of the image.
@@ -74,8 +85,9 @@ pub fn plan(args: &Wanted, path: &Path, info: &Info, target: Option<&Image>, siz
     let give = if went_to_a_set(info) { "that is a member of a set; give" } else { "give that backup, or" };
     let message = format!(
         "{name} is not the backup that this map last wrote ({why}), so copying what is dirty would not make it one; \
-         {give} a new file; or bring {name} up to date since the name that it was complete with (--since \
-         NAME); or overwrite it with a full copy (--force)"
+         {}{give} a new file; or bring {name} up to date since the name that it was complete with (--since \
+         NAME); or overwrite it with a full copy (--force)",
+        args.same_server()
     );
     Err(Failure::new("wrong-target", message))
 }

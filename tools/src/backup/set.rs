@@ -50,7 +50,8 @@ pub struct SetTarget<'a> {
     /// Bytes that are stored, and that are zeros by an entry.
     stored: (u64, u64),
     equal: u64,
-    /// Bytes that were kept of what a backup has left that was stopped.
+    /// A backup that was stopped has left something in the file; and bytes that were kept of it.
+    goes_on: bool,
     kept: u64,
     /// `set.json` names this backup as begun.
     begun: bool,
@@ -85,6 +86,7 @@ impl<'a> SetTarget<'a> {
             hashing: None,
             stored: (0, 0),
             equal: 0,
+            goes_on: false,
             kept: 0,
             begun: false,
             published: false,
@@ -209,6 +211,7 @@ impl<'a> SetTarget<'a> {
             bytes: member.content.bytes,
             bytes_equal: self.equal,
             bytes_kept: self.kept,
+            goes_on: self.goes_on,
             settled,
             pruned: Vec::new(),
         }
@@ -248,7 +251,7 @@ impl Target for SetTarget<'_> {
             && begun.map == job.map.info()?.uuid.to_string()
             && let Some(left) = job.map.checkpoint()?.filter(|left| begun.point.is_some() && left.name == begun.point)
         {
-            job.source.abort(&job.map, &left)?;
+            job.give_up(&left)?;
         }
         told(&mut self.full, self.folder.settle())?;
         self.drop_points(job);
@@ -258,7 +261,10 @@ impl Target for SetTarget<'_> {
         let Some(newest) = newest else { return Ok(None) };
         let described = Described {
             target: self.folder.at(&newest.file).display().to_string(),
-            full: newest.backing.is_none(),
+            why_full: newest
+                .backing
+                .is_none()
+                .then(|| newest.why_full.clone().unwrap_or_else(|| "it was merged".into())),
             new: true,
         };
         let outcome = Outcome::new(job, newest.size, 0, described);
@@ -313,6 +319,7 @@ impl Target for SetTarget<'_> {
 
     fn begin(&mut self, job: &Job<'_>, work: &Work) -> Result<()> {
         let Some(new) = &self.new else { return Err(out_of_order()) };
+        self.goes_on = new.file().metadata().is_ok_and(|m| m.len() > 0);
         let bits = cluster_bits(&job.map);
         let below = self.folder.set.members.last().filter(|_| self.disk.is_some());
         let below = below.map(|member| member.file.as_str());
@@ -407,7 +414,7 @@ impl Target for SetTarget<'_> {
                 .map(|name| set_json::Point { name, bytes: content.bytes }),
             content,
         };
-        outcome.full = member.backing.is_none();
+        (outcome.full, outcome.why_full) = (member.backing.is_none(), member.why_full.clone());
         outcome.member = Some(self.outcome(&member, false));
         let before = self.folder.set.clone();
         (self.folder.set.begun, self.folder.set.part) = (None, None);
@@ -462,7 +469,7 @@ impl Target for SetTarget<'_> {
     }
 
     fn describe(&self) -> Described {
-        Described { target: self.path().display().to_string(), full: self.why_full.is_some(), new: true }
+        Described { target: self.path().display().to_string(), why_full: self.why_full.clone(), new: true }
     }
 }
 

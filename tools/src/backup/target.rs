@@ -23,8 +23,8 @@ pub enum Base {
 #[derive(Clone, Debug)]
 pub struct Described {
     pub target: String,
-    /// Whether everything is copied to it.
-    pub full: bool,
+    /// Why everything is copied to it; `None` if it is not.
+    pub why_full: Option<String>,
     /// Whether it was not there before.
     pub new: bool,
 }

@@ -16,6 +16,7 @@ use crate::terminal::output::Output;
 use crate::terminal::pass::Rate;
 use dirtymap::info::Info;
 use dirtymap_cli::set_json::Hooks;
+use dirtymap_cli::shown::shown;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +35,16 @@ pub struct Wanted {
     pub target: Option<PathBuf>,
     pub set: Option<PathBuf>,
     pub how: BackupHow,
+}
+
+impl Wanted {
+    /// What to look at first where the map does not know the target: that of an export is told by the control socket alone.
+    pub fn same_server(&self) -> String {
+        self.control.as_ref().map_or_else(String::new, |control| {
+            let (control, export) = (control.display(), shown(&self.image));
+            format!("is {control} the control socket of the server of {export}? if not, give that one (--control); if it is, ")
+        })
+    }
 }
 
 /// Makes a backup.

@@ -207,8 +207,13 @@ fn told(args: &Check, report: &Report, exit: Exit) -> (&'static str, String) {
         Exit::Fine => ("no errors", "nothing to do".into()),
         Exit::Unclean => (
             "not closed cleanly, as after a crash; no dirt is missing, some may have been added",
-            "nothing to do: the next command that writes recovers the map, and the next backup copies a little more"
-                .into(),
+            format!(
+                "nothing to do: the next command that writes recovers the map, and the next backup copies what is dirty{}",
+                match report.info.recovery.added_items() {
+                    0 => String::new(),
+                    added => format!(", of which up to {} are so only for the crash", size::count(added, "byte")),
+                }
+            ),
         ),
         _ if all_dirty => {
             ("damage: everything counts as dirty", format!("{full_backup}, and look for what damages the disk"))

@@ -11,7 +11,7 @@ use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::text::{fold, say};
 use crate::time::time;
-use dirtymap::checkpoint::CountedPoint;
+use dirtymap::checkpoint::{CheckpointState, CountedPoint};
 use dirtymap::info::{Info, inspect};
 use dirtymap::{DirtyMap, Options};
 use dirtymap_cli::shown::shown;
@@ -25,6 +25,10 @@ struct Item {
     name: Option<String>,
     uuid: String,
     time: Option<String>,
+    /// It is a live snapshot's, which its server ends.
+    snapshot: bool,
+    /// It is a backup's.
+    backup: bool,
 }
 
 /// The last checkpoint that was committed.
@@ -104,6 +108,8 @@ fn outstanding(map: &DirtyMap) -> Result<Option<Item>> {
         name: c.name,
         uuid: c.uuid.to_string(),
         time: time(c.time),
+        snapshot: c.snapshot,
+        backup: c.target.is_some(),
     };
     Ok(map.checkpoint()?.map(item))
 }
@@ -201,9 +207,31 @@ fn status(args: &File, wait: Duration, output: Output) -> Result<Exit> {
         });
         let last = a.committed.as_ref().map_or("none".into(), |c| format!("committed {}, {}", c.uuid, when(&c.time)));
         fold(out, "outstanding  ", &outstanding)?;
+        if let Some(item) = &a.outstanding {
+            fold(out, "             ", &whose(item, &shown(&args.file).to_string()))?;
+        }
         fold(out, "last         ", &last)
     })?;
     Ok(exit)
+}
+
+/// Whose the outstanding checkpoint is, and who ends it.
+fn whose(item: &Item, file: &str) -> String {
+    if item.state != CheckpointState::Frozen.name() {
+        return "the next command that writes the map puts it back".into();
+    }
+    let by = if item.backup { "; a backup under way ends it, and if that was killed, the next one" } else { "" };
+    match item.snapshot {
+        true => format!(
+            "a live snapshot's: its server ends it (dirtymap snapshot commit, or abort){by}; if the server is gone for good: \
+             dirtymap checkpoint abort {file}"
+        ),
+        false if item.backup => "a backup's: if it was killed, the next one puts back what was frozen".into(),
+        false => format!(
+            "dirtymap checkpoint commit {file} if all that it froze was copied, or dirtymap backup --frozen does both; else \
+             dirtymap checkpoint abort {file}"
+        ),
+    }
 }
 
 fn list(args: &File, wait: Duration, output: Output) -> Result<Exit> {

@@ -232,9 +232,11 @@ fn verdict(a: &Answer) -> String {
     let more = match a.verdict {
         "exact" => "just what was set",
         "superset" if a.not_kept_up => {
-            "dirt was added, and what was not recorded may be missing; a full backup ends that"
+            "more may be dirty than was set, and what was not recorded may be missing; a full backup ends that"
         }
-        "superset" => "nothing is missing, but dirt was added; a completed backup or `reset --all` ends that",
+        "superset" => {
+            "nothing is missing, and more may be dirty than was set; a completed backup or `reset --all` ends that"
+        }
         _ => "what fails counts as dirty; run `dirtymap check`",
     };
     let reason = a.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::files::{self, Content, Image, is_zero, publish};
 use crate::map::open::{self, With};
 use crate::map::relation;
-use crate::sets::{Asked, Folder, Layered, find, step};
+use crate::sets::{self, Asked, Folder, Layered, find, step};
 use crate::size;
 use crate::terminal::output::Output;
 use crate::terminal::pass::Pass;
@@ -67,8 +67,14 @@ pub fn run(args: &Restore, wait: Duration, output: Output) -> Result<Exit> {
         return Err(Failure::usage("a member and --until both say what to restore; give one of them"));
     }
     let device = args.out.metadata().is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
+    if args.out.join(sets::FILE).exists() {
+        let (set, out) = (args.out.display(), args.from.display());
+        let message = format!("{set}: is a backup set, which comes first: dirtymap restore {set} OUT, not {out}");
+        return Err(Failure::new("exists", message));
+    }
     if args.map.is_none() && !device {
-        publish::vacant(&args.out)?;
+        publish::vacant(&args.out)
+            .map_err(|e| e.and("or, for the image that a map tracks, give that as well (--map FILE)"))?;
     }
     if device && args.map.is_none() && !args.force {
         let message = format!("{}: is a block device; to overwrite it, say so (--force)", args.out.display());

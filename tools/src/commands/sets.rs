@@ -5,7 +5,7 @@
 use crate::backup::compare::{Equal, compare};
 use crate::backup::prune;
 use crate::cli::{SetAction, SetFolder, SetPrune, SetVerify};
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{Exit, Result};
 use crate::files::{Content, Image};
 use crate::sets::{Folder, Stored, verify_file};
 use crate::size;
@@ -64,6 +64,12 @@ fn list(args: &SetFolder, wait: Duration, output: Output) -> Result<Exit> {
     let folder = Folder::open(&args.folder, wait)?;
     let members: Vec<Listed<'_>> = folder.set.members.iter().map(Listed::of).collect();
     output.answer(&members, |out, members| members.iter().try_for_each(|member| line(out, member)))?;
+    if members.is_empty() {
+        output.note(folder.no_member().message);
+    }
+    if let Some(bytes) = folder.unfinished() {
+        output.note(stopped(bytes));
+    }
     Ok(Exit::Fine)
 }
 
@@ -155,7 +161,15 @@ fn left(out: &mut dyn Write, unsettled: bool, unfinished: Option<u64>) -> io::Re
         say!(out, "a backup or a prune was ended; the next one settles what it has left")?;
     }
     let Some(bytes) = unfinished else { return Ok(()) };
-    say!(out, "a full backup was stopped, and has left {}; the next full one goes on with it", size::human(bytes))
+    say!(out, "{}", stopped(bytes))
+}
+
+/// What a full backup has left.
+fn stopped(bytes: u64) -> String {
+    format!(
+        "a full backup was stopped, and has left {}, of which nothing can be restored; the next full one goes on with it",
+        size::human(bytes)
+    )
 }
 
 /// What `verify` found.
@@ -248,7 +262,7 @@ fn every_member(folder: &mut Folder, verified: &mut Verified) -> Result<()> {
 fn against(folder: &Folder, path: &std::path::Path) -> Result<Against> {
     let image = Image::open(path, false)?;
     let Some(last) = folder.set.members.len().checked_sub(1) else {
-        return Err(Failure::new("no-member", format!("{}: the set has no member yet", folder.path.display())));
+        return Err(folder.no_member());
     };
     let member = &folder.set.members[last];
     let disk = folder.prove(last, false)?;
@@ -271,7 +285,18 @@ fn found(out: &mut dyn Write, a: &Verified) -> io::Result<()> {
     for Finding { number, found, spoils } in &a.findings {
         say!(out, "damage   {number}: {}; cannot be restored: {}", shown(found), spoils.join(", "))?;
     }
-    say!(out, "verified {members} in {bytes}: each is as it was when it was complete")?;
+    match (a.members, a.findings.len()) {
+        (0, 0) => say!(out, "nothing to verify: the set has no member yet")?,
+        (0, _) => say!(out, "no member is as it was when it was complete")?,
+        (_, 0) => say!(out, "verified {members} in {bytes}: each is as it was when it was complete")?,
+        (_, damaged) => {
+            let all = a.members + damaged as u64;
+            say!(
+                out,
+                "verified {members} of {all} in {bytes}: the others are not as they were when they were complete"
+            )?;
+        }
+    }
     left(out, a.unsettled, a.unfinished_bytes)?;
     let Some(Against { image, number, differs_at, .. }) = &a.against else { return Ok(()) };
     match differs_at {

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: after [`Listener::stop`] no thread of it is left.
 
-use super::{LONGEST_REQUEST, Request};
+use super::{LONGEST_REQUEST, Request, is_socket};
 use crate::exit::{ErrorAnswer, Failure, Result};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -52,10 +52,22 @@ struct Connection {
     thread: JoinHandle<()>,
 }
 
+/// The failure of a socket that cannot be had.
+pub fn cannot_listen(path: &Path, e: &io::Error) -> Failure {
+    let failure = Failure::at(path, "listen", e);
+    match e.kind() {
+        io::ErrorKind::AddrInUse if is_socket(path) => {
+            failure.and("another server listens there: end that one, or give another name")
+        }
+        io::ErrorKind::AddrInUse => failure.and("a file has that name, which is no socket: give another name"),
+        _ => failure,
+    }
+}
+
 impl Listener {
     /// Listens on a new socket. One that nobody listens on any more is replaced.
     pub fn new(path: &Path, answers: Arc<dyn Answers>) -> Result<Listener> {
-        let failed = |e: io::Error| Failure::io(format_args!("{}: listen", path.display()), &e);
+        let failed = |e: io::Error| cannot_listen(path, &e);
         let socket = Arc::new(dirtymap_nbd::bind_unix(path).map_err(failed)?);
         let open = Arc::new(Mutex::new(Open::default()));
         let (listens, kept) = (Arc::clone(&socket), Arc::clone(&open));

@@ -6,7 +6,7 @@
 mod listener;
 mod status;
 
-pub use listener::{Answers, Listener};
+pub use listener::{Answers, Listener, cannot_listen};
 pub use status::{DiskStatus, Latency, RequestStatus, Requests, Status};
 
 use crate::exit::{ErrorAnswer, Failure, Result};
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -125,10 +126,18 @@ const LONGEST_REQUEST: u64 = 64 << 10;
 /// Longest line of an answer that is believed.
 const LONGEST_ANSWER: u64 = 16 << 20;
 
+/// How a server greets NBD clients.
+const NBD: &[u8] = b"NBDMAGIC";
+
 /// How often a wait for an answer looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 /// A wait that takes longer is told of.
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// Whether a name is that of a socket, whoever listens.
+pub fn is_socket(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.file_type().is_socket())
+}
 
 /// A connection to a server. A wait for it ends with a signal.
 pub struct Client {
@@ -148,7 +157,17 @@ impl Client {
     pub fn connect(socket: &Path) -> Result<Client> {
         let name = socket.display().to_string();
         let failed = |e: io::Error| Failure::io(format_args!("{name}: connect"), &e);
-        let stream = UnixStream::connect(socket).map_err(failed)?;
+        let stream = UnixStream::connect(socket).map_err(|e| {
+            let advice = match e.kind() {
+                io::ErrorKind::NotFound => "no control socket is there; give that of the server, or start it",
+                io::ErrorKind::ConnectionRefused if is_socket(socket) => {
+                    "the server has ended, and left its control socket; start it again"
+                }
+                io::ErrorKind::ConnectionRefused => "that is no socket; give the control socket of the server",
+                _ => return failed(e),
+            };
+            failed(e).and(format_args!("{advice} (dirtymap serve ... --control {name})"))
+        })?;
         stream.set_read_timeout(Some(LOOK)).map_err(failed)?;
         Ok(Client { stream: BufReader::new(stream), socket: name, limit: None, output: None, after_signals: false })
     }
@@ -170,10 +189,11 @@ impl Client {
 
     /// Asks, and waits for the answer as long as it takes, or as the limit is.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
-        let failed = |e: io::Error| Failure::new("no-answer", format!("{}: ask: {e}", self.socket));
-        let mut line = serde_json::to_string(request).map_err(|e| failed(e.into()))?;
+        let mut line = serde_json::to_string(request).map_err(|e| self.ended(&[], Some(e.into())))?;
         line.push('\n');
-        self.stream.get_mut().write_all(line.as_bytes()).map_err(failed)?;
+        if let Err(e) = self.stream.get_mut().write_all(line.as_bytes()) {
+            return Err(self.ended(&[], Some(e)));
+        }
         let answer = self.answer(request.what())?;
         let strange = |e| Failure::new("no-answer", format!("{}: the answer makes no sense: {e}", self.socket));
         let value: Value = serde_json::from_slice(&answer).map_err(strange)?;
@@ -183,6 +203,21 @@ impl Client {
         serde_json::from_value(value).map_err(strange)
     }
 
+    /// Why there is no more than this of an answer.
+    fn ended(&self, answer: &[u8], e: Option<io::Error>) -> Failure {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        let why = match e {
+            _ if answer.starts_with(NBD) => {
+                "is the socket for NBD clients; give the control socket of the server (dirtymap \
+                                             serve ... --control PATH)"
+                    .into()
+            }
+            Some(e) if ![BrokenPipe, ConnectionReset].contains(&e.kind()) => format!("ask: {e}"),
+            _ => "the server has ended, or closed the connection".to_string(),
+        };
+        Failure::new("no-answer", format!("{}: {why}", self.socket))
+    }
+
     /// The line that answers.
     fn answer(&mut self, what: &str) -> Result<Vec<u8>> {
         let (begun, mut answer) = (Instant::now(), Vec::new());
@@ -190,12 +225,8 @@ impl Client {
             let left = LONGEST_ANSWER.saturating_sub(answer.len() as u64);
             match (&mut self.stream).take(left).read_until(b'\n', &mut answer) {
                 Ok(_) if answer.last() == Some(&b'\n') => return Ok(answer),
-                Ok(_) => {
-                    let message = format!("{}: the server went away without an answer", self.socket);
-                    return Err(Failure::new("no-answer", message));
-                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(Failure::new("no-answer", format!("{}: ask: {e}", self.socket))),
+                end => return Err(self.ended(&answer, end.err())),
             }
             if signals::requested() && !self.after_signals {
                 let message = format!("interrupted; {}: the server, which is to {what}, has not answered", self.socket);

@@ -5,6 +5,7 @@
 
 use crate::exit::{self, Failure, Result};
 use dirtymap::ImageStamp;
+use dirtymap::format::MAGIC;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -16,18 +17,22 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Bytes that are read or written at once.
 pub const PIECE: u64 = 1 << 20;
 
-/// Where files start that hold a disk in another order than its own, and what they are.
-const CONTAINERS: [(usize, &[u8], &str); 10] = [
-    (0, b"QFI\xfb", "qcow2"),
-    (0, b"QED\0", "QED"),
-    (0, b"KDMV", "VMDK"),
-    (0, b"COWD", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
-    (0, b"vhdxfile", "VHDX"),
-    (0, b"conectix", "VHD"),
-    (0, b"WithoutFreeSpace", "Parallels"),
-    (0, b"WithouFreSpacExt", "Parallels"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
+/// What a map is called among those below.
+const MAP: &str = "a map of dirtymap";
+
+/// Where files start that hold no disk, or one in another order than its own, and what they are.
+const CONTAINERS: [(usize, &[u8], &str); 11] = [
+    (0, &MAGIC, MAP),
+    (0, b"QFI\xfb", "a qcow2 image"),
+    (0, b"QED\0", "a QED image"),
+    (0, b"KDMV", "a VMDK image"),
+    (0, b"COWD", "a VMDK image"),
+    (0, b"# Disk DescriptorFile", "a VMDK image"),
+    (0, b"vhdxfile", "a VHDX image"),
+    (0, b"conectix", "a VHD image"),
+    (0, b"WithoutFreeSpace", "a Parallels image"),
+    (0, b"WithouFreSpacExt", "a Parallels image"),
+    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
 ];
 
 /// A regular file or block device that is open.
@@ -48,13 +53,23 @@ impl Image {
     /// Opens an image that exists.
     pub fn open(path: &Path, write: bool) -> Result<Image> {
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(write)
-            .custom_flags(flags)
-            .open(path)
-            .map_err(|e| Failure::open(path, &e))?;
+        let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path).map_err(|e| match path
+            .metadata()
+        {
+            Ok(found) if found.file_type().is_socket() => Image::of_kind(path),
+            _ => Failure::open(path, &e),
+        })?;
         Image::of(file, path)
+    }
+
+    /// The failure of what is no file of bytes.
+    fn of_kind(path: &Path) -> Failure {
+        let message = format!(
+            "{}: neither a regular file nor a block device; what a server serves at a socket is given as \
+             nbd+unix:///?socket=PATH, with --control",
+            path.display()
+        );
+        Failure::new("not-an-image", message)
     }
 
     /// Takes the stamp of an open file.
@@ -64,8 +79,7 @@ impl Image {
             return Err(Failure::new("is-a-directory", format!("{}: is a directory, no image", path.display())));
         }
         if !kind.is_file() && !kind.is_block_device() {
-            let message = format!("{}: neither a regular file nor a block device", path.display());
-            return Err(Failure::new("not-an-image", message));
+            return Err(Image::of_kind(path));
         }
         let stamp = ImageStamp::glance(&file).map_err(|e| Failure::io(path.display(), &e))?;
         // A wrong no only costs reading.
@@ -103,7 +117,7 @@ impl Image {
     pub fn create(path: &Path, like: Option<&File>) -> Result<Image> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
         let made = file.and_then(|file| permit_like(&file, like).map(|()| file));
-        Image::of(made.map_err(|e| Failure::io(format_args!("{}: create", path.display()), &e))?, path)
+        Image::of(made.map_err(|e| Failure::at(path, "create", &e))?, path)
     }
 
     /// The same, as it is now.
@@ -136,8 +150,12 @@ impl Image {
     /// Refuses a file in which the bytes of a disk are not where the disk has them.
     pub fn is_raw(&self) -> Result<()> {
         let Some(format) = self.container() else { return Ok(()) };
+        if format == MAP {
+            let message = format!("{}: is a map, and no image; give the image that it is of", self.path.display());
+            return Err(Failure::new("not-raw", message));
+        }
         let message = format!(
-            "{}: is a {format} image, by its first bytes: its bytes are not where the disk has them, so a map of the disk does \
+            "{}: is {format}, by its first bytes: its bytes are not where the disk has them, so a map of the disk does \
              not fit it; give a raw image or a block device (qemu-nbd makes one of it), or take the bytes of the file as they \
              are (--raw)",
             self.path.display()

@@ -257,7 +257,9 @@ fn notes(r: &Recovery, mended: bool) -> Vec<String> {
         let added = match r.cache_trusted {
             Some(true) => "no dirt was added, the page cache is as the writer left it".to_string(),
             Some(false) => "the page cache cannot be trusted, so everything counts as dirty".to_string(),
-            None if r.added_items() == 0 => "no dirt was added, as nothing was armed".into(),
+            None if r.added_items() == 0 => {
+                "nothing was armed, so that only what was reset last may be dirty again".into()
+            }
             None => {
                 let intent = match r.intent_items {
                     0 => String::new(),

@@ -24,12 +24,19 @@ impl Asked {
     }
 }
 
+impl Folder {
+    /// The failure of who wants a member of a set that has none.
+    pub fn no_member(&self) -> Failure {
+        Failure::new("no-member", format!("{}: the set has no member yet; a backup makes one", self.path.display()))
+    }
+}
+
 /// The index of the member that is asked for: by its name or number, by a time, or the newest.
 pub fn find(folder: &Folder, member: Option<&str>, until: Option<&str>) -> Result<usize> {
     let members = &folder.set.members;
     let path = folder.path.display();
     let Some(last) = members.len().checked_sub(1) else {
-        return Err(Failure::new("no-member", format!("{path}: the set has no member yet")));
+        return Err(folder.no_member());
     };
     if let Some(member) = member {
         let found = members.iter().position(|there| there.is_called(member));
@@ -39,11 +46,14 @@ pub fn find(folder: &Folder, member: Option<&str>, until: Option<&str>) -> Resul
         });
     }
     let Some(until) = until else { return Ok(last) };
-    let until = time::parse(until).map_err(Failure::usage)?;
+    let until = time::parse(until).map_err(|e| Failure::usage(format!("--until: {e}")))?;
     // Up to the first younger one: where a clock was put back, what was made later is of a later state whatever it says.
     let old = |member: &&Member| time::parse(&member.time).is_ok_and(|time| time <= until);
     members.iter().take_while(old).count().checked_sub(1).ok_or_else(|| {
-        let message = format!("{path}: no member is that old; the oldest is of {}", members[0].time);
+        let message = format!(
+            "{path}: no member is that old; the oldest is of {}: give that time or a later one",
+            members[0].time
+        );
         Failure::new("no-member", message)
     })
 }

@@ -59,19 +59,16 @@ impl Folder {
     }
 
     fn open_locked(path: &Path, operation: FlockOperation, wait: Duration) -> Result<Folder> {
-        let directory = File::open(path).map_err(|e| Failure::open(path, &e))?;
+        let directory = open_directory(path)?;
         lock(&directory, path, operation, wait)?;
-        let set = read(path)?.ok_or_else(|| {
-            let message = format!("{}: is no backup set: there is no {FILE} in it", path.display());
-            Failure::new("not-a-set", message)
-        })?;
+        let set = read(path)?.ok_or_else(|| no_set(path))?;
         Ok(Folder { path: path.into(), set, directory })
     }
 
     /// The same, of a set that may not be there yet: then it has no member, and nothing is written.
     pub fn open_or_new(path: &Path, wait: Duration) -> Result<Folder> {
         make_folder(path)?;
-        let directory = File::open(path).map_err(|e| Failure::open(path, &e))?;
+        let directory = open_directory(path)?;
         lock(&directory, path, FlockOperation::NonBlockingLockExclusive, wait)?;
         let set = match read(path)? {
             Some(set) => set,
@@ -132,12 +129,37 @@ impl Folder {
     }
 }
 
+/// Opens the folder of a set; what is none is not waited for.
+fn open_directory(path: &Path) -> Result<File> {
+    let flags = (OFlags::DIRECTORY | OFlags::NONBLOCK).bits() as i32;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotADirectory if path.exists() => {
+            let message = format!("{}: is no folder, and so no backup set; give the folder of one", path.display());
+            Failure::new("not-a-set", message)
+        }
+        _ => Failure::open(path, &e),
+    })
+}
+
+/// The failure of a folder that is no set. Those of several disks are in one that is none itself.
+fn no_set(path: &Path) -> Failure {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut sets: Vec<String> =
+        entries.filter(|path| path.join(FILE).exists()).map(|path| path.display().to_string()).collect();
+    sets.sort();
+    let next = match &sets[..] {
+        [] => "give the folder that backups went to (dirtymap backup --set)".into(),
+        sets => format!("each disk has a set of its own in it: {}", sets.join(", ")),
+    };
+    Failure::new("not-a-set", format!("{}: is no backup set: there is no {FILE} in it; {next}", path.display()))
+}
+
 /// Makes a folder, if there is none.
 pub fn make_folder(path: &Path) -> Result<()> {
     let made = fs::create_dir(path);
     let there = matches!(&made, Err(e) if e.kind() == io::ErrorKind::AlreadyExists);
     if !there {
-        made.map_err(|e| Failure::io(format_args!("{}: make the folder", path.display()), &e))?;
+        made.map_err(|e| Failure::at(path, "make the folder", &e))?;
     }
     match durable::name_of(path) {
         // Whoever made it may have been killed before. What is in the directory above may be for others.

@@ -7,6 +7,8 @@ use super::format::{Entry, Kind};
 use super::scratch::Scratch;
 use super::steps::{Rule, Step, at, keeps};
 use crate::files::is_zero;
+use crate::size;
+use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Uuid};
 use rustix::fs::SeekFrom;
 use std::cell::RefCell;
@@ -48,6 +50,7 @@ pub struct Frozen {
     states: Vec<AtomicU8>,
     locks: Vec<Mutex<()>>,
     limit: Option<u64>,
+    log: Option<Output>,
     /// Bytes of scratch; and all that were ever copied.
     used: AtomicU64,
     copied: AtomicU64,
@@ -80,7 +83,7 @@ impl Frozen {
         let block = scratch.header().block;
         let states = (0..size.div_ceil(block)).map(|_| AtomicU8::new(0)).collect();
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let (used, copied, frozen, done, why, checkpoint, data) = Default::default();
+        let (used, copied, frozen, done, why, checkpoint, data, log) = Default::default();
         // No commit has this number.
         let there_at = AtomicU64::new(u64::MAX);
         Frozen {
@@ -91,6 +94,7 @@ impl Frozen {
             states,
             locks,
             limit,
+            log,
             used,
             copied,
             frozen,
@@ -100,6 +104,11 @@ impl Frozen {
             there_at,
             data,
         }
+    }
+
+    /// The same, which says why nothing may be read any more.
+    pub fn telling(self, log: Option<Output>) -> Frozen {
+        Frozen { log, ..self }
     }
 
     /// Takes the entries of the index for what is known. `false` if one of them makes no sense.
@@ -241,7 +250,8 @@ impl Frozen {
             }
             for run in needed {
                 if let Err(e) = self.copy_run(run) {
-                    self.break_off(format!("a copy to scratch failed: {e}"), map)?;
+                    let dir = self.scratch.dir().display();
+                    self.break_off(format!("a copy to scratch in {dir} failed: {e}"), map)?;
                     break;
                 }
             }
@@ -289,13 +299,21 @@ impl Frozen {
             return Ok(());
         }
         let used = self.used.fetch_add(bytes, SeqCst) + bytes;
-        if self.limit.is_some_and(|limit| used > limit) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "scratch has reached its limit"));
+        if let Some(limit) = self.limit.filter(|limit| used > *limit) {
+            let (has, limit) = (size::human(used - bytes), size::human(limit));
+            let message = format!("it has {has}, and may have {limit}: start the server with a larger --scratch-limit");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         }
         let copied = self.copied.fetch_add(bytes, SeqCst);
         let looks = copied == 0 || copied / LOOK_AT_ROOM != (copied + bytes) / LOOK_AT_ROOM;
-        if looks && self.scratch.room()? < 2 * LOOK_AT_ROOM {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "the file system of scratch is nearly full"));
+        let room = if looks { self.scratch.room()? } else { u64::MAX };
+        if room < 2 * LOOK_AT_ROOM {
+            let (has, room) = (size::human(used - bytes), size::human(room));
+            let message = format!(
+                "it has {has}, and its file system only {room} more for it: free some there, or start the server with --scratch \
+                 in another one"
+            );
+            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         }
         Ok(())
     }
@@ -311,15 +329,30 @@ impl Frozen {
             // Nothing says READY yet, and nothing will.
             None => Ok(()),
         })?;
-        let _ = self.why.set(why);
+        self.broken(why);
         Ok(())
     }
 
     /// The same for want of room: what scratch has is free then.
     pub fn give_room(&self) -> io::Result<()> {
         self.scratch.set_broken()?;
-        let _ = self.why.set("the image had no room left".into());
+        let dir = self.scratch.dir().display();
+        self.broken(format!(
+            "the image had no room left, and got that of scratch in {dir}; free some, or start the server with --scratch elsewhere"
+        ));
         Ok(())
+    }
+
+    /// That is in the file.
+    fn broken(&self, why: String) {
+        if self.why.set(why).is_ok()
+            && let (Some(log), Some(why)) = (self.log, self.why.get())
+        {
+            let name = self.scratch.header().name;
+            log.note(format_args!(
+                "snapshot {name:?} is broken: {why}; the guest's writes go on, reads of the snapshot fail"
+            ));
+        }
     }
 
     /// Marks in the map what has been copied so far.

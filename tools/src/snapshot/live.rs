@@ -12,6 +12,8 @@ use super::steps::{Rule, Step, at, keeps};
 use super::syncs::Syncs;
 use super::trust;
 use crate::exit::{Failure, Result};
+use crate::size;
+use crate::terminal::output::Output;
 use dirtymap::{DirtyMap, Error, ImageStamp, ReadMap, Uuid, info::Info};
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,6 +31,8 @@ pub struct Snapshots {
     /// Where scratch is; none is made without it.
     scratch: Option<PathBuf>,
     pub(super) limit: Option<u64>,
+    /// Where it is said what becomes of them.
+    pub(super) log: Option<Output>,
     /// One is made or ended at a time.
     control: Mutex<()>,
     /// A sync has failed.
@@ -104,6 +108,11 @@ impl Snapshots {
     /// Of a server whose scratch is in this directory, and has at most so many bytes for each disk.
     pub fn new(scratch: PathBuf, limit: Option<u64>) -> Snapshots {
         Snapshots { scratch: Some(scratch), limit, ..Snapshots::default() }
+    }
+
+    /// The same, which says what becomes of them.
+    pub fn telling(self, log: Output) -> Snapshots {
+        Snapshots { log: Some(log), ..self }
     }
 
     /// Enters the era that is: after the write was registered and marked.
@@ -216,6 +225,8 @@ impl Snapshots {
             return Err(self.dropped(disks, &snapshot, failure));
         }
         snapshot.served.store(true, SeqCst);
+        let frozen = snapshot.disks.iter().map(|disk| disk.progress().frozen_bytes).sum();
+        snapshot.say(self.log, format_args!("made; {} are to be copied", size::human(frozen)));
         Ok(snapshot)
     }
 
@@ -248,7 +259,7 @@ impl Snapshots {
             let scratch = Scratch::create(dir, disk.image, header).map_err(failed)?;
             scratch.is_trusted()?;
             let image = disk.image.try_clone().map_err(failed)?;
-            Ok(Frozen::new(scratch, image, size, self.limit))
+            Ok(Frozen::new(scratch, image, size, self.limit).telling(self.log))
         };
         Ok(Snapshot {
             id,
@@ -266,9 +277,10 @@ impl Snapshots {
 
     fn which(&self, which: Which<'_>) -> Result<Arc<Snapshot>> {
         let found = self.snapshot().filter(|snapshot| which.is(&snapshot.name, &snapshot.id.to_string()));
-        found.ok_or_else(|| match which.id.or(which.name) {
-            Some(which) => Failure::new("no-snapshot", format!("there is no snapshot {which:?}")),
-            None => Failure::new("no-snapshot", "there is no snapshot"),
+        let there = || self.snapshot().map_or("none".into(), |there| format!("{:?}, {}", there.name, there.id));
+        found.ok_or_else(|| {
+            let which = which.id.or(which.name).map_or(String::new(), |which| format!(" {which:?}"));
+            Failure::new("no-snapshot", format!("the server has no snapshot{which}; what it has: {}", there()))
         })
     }
 
@@ -321,6 +333,7 @@ impl Snapshots {
         if let Some(gone) = gone {
             return Err(gone);
         }
+        snapshot.say(self.log, "committed; what it had frozen is backed up");
         let status = snapshot.status();
         *self.committed() = Some((status.clone(), asked));
         Ok(status)
@@ -364,6 +377,7 @@ impl Snapshots {
 
     /// Gives a snapshot up for what has failed.
     fn dropped(&self, disks: &[Source<'_>], snapshot: &Snapshot, failure: Failure) -> Failure {
+        snapshot.say(self.log, &failure);
         match self.drop_snapshot(disks, snapshot) {
             Ok(()) => failure,
             Err(worse) => failure.and(worse),
@@ -396,6 +410,7 @@ impl Snapshots {
         at(Step::Aborted);
         self.end(snapshot);
         remove_files(snapshot);
+        snapshot.say(self.log, "given up; what it had frozen is dirty again");
         Ok(())
     }
 

@@ -160,6 +160,11 @@ impl Scratch {
         Ok(())
     }
 
+    /// The folder that they are in.
+    pub fn dir(&self) -> &Path {
+        self.paths[0].parent().unwrap_or(&self.paths[0])
+    }
+
     /// Gives space back.
     pub fn free(&self, offset: u64, length: u64) {
         // Where that is impossible, it is given back at the end.

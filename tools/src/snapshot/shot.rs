@@ -2,6 +2,7 @@
 
 use super::format::Header;
 use super::frozen::{Frozen, Progress};
+use crate::terminal::output::Output;
 use crate::time::time;
 use dirtymap::checkpoint::CheckpointState;
 use dirtymap::{DirtyMap, Uuid};
@@ -101,6 +102,13 @@ impl Snapshot {
             frozen.break_off("another program has ended its checkpoint".into(), map)?;
         }
         Err(io::Error::other("the snapshot's checkpoint is not outstanding any more"))
+    }
+
+    /// Says what becomes of it.
+    pub fn say(&self, log: Option<Output>, what: impl std::fmt::Display) {
+        if let Some(log) = log {
+            log.note(format_args!("snapshot {:?}, {}: {what}", self.name, self.id));
+        }
     }
 
     pub fn why_broken(&self) -> Option<String> {

@@ -162,7 +162,7 @@ impl Snapshots {
         let mut frozen = Vec::new();
         for ((scratch, header, checkpoint), disk) in found.into_iter().zip(disks) {
             let image = disk.image.try_clone().map_err(|e| e.to_string())?;
-            let disk_of = Frozen::new(scratch, image, disk.map.len(), self.limit);
+            let disk_of = Frozen::new(scratch, image, disk.map.len(), self.limit).telling(self.log);
             if !disk_of.load().map_err(|e| e.to_string())? {
                 return Err("an entry of its index makes no sense".into());
             }

@@ -80,7 +80,8 @@ impl Export {
         let mut export = Export::later(uri, name, size, patience, output);
         let name = &export.name;
         let client = export.connect().map_err(|e| match e {
-            Error::Io(e) => Failure::io(format_args!("{name}: connect"), &e),
+            Error::Io(e) => Failure::io(format_args!("{name}: connect"), &e)
+                .and("the server that the control socket is of answers: give an export of that one"),
             Error::Refused { .. } => Failure::new("no-export", format!("{name}: {e}")),
             e => Failure::new("io", format!("{name}: {e}")),
         })?;

@@ -76,9 +76,8 @@ impl<'a> NbdSource<'a> {
         let text = args.image.to_str().unwrap_or_default();
         let uri: Uri = text.parse().map_err(|e| Failure::usage(format!("{}: {e}", shown(&args.image))))?;
         let patience = args.how.patience();
-        let advice = || format!("is a server there that was started with --control {}?", control.display());
-        let mut server = Client::connect(control).map_err(|e| e.and(advice()))?.within(Some(patience)).telling(output);
-        let status: Status = server.ask(&Request::Status {}).map_err(|e| e.and(advice()))?;
+        let mut server = Client::connect(control)?.within(Some(patience)).telling(output);
+        let status: Status = server.ask(&Request::Status {})?;
         let disk = disk_of(&status, &uri.export, control)?;
         let now = Uri { export: disk.export.clone(), ..uri.clone() };
         let now = Export::open(now, text.into(), disk.size, patience, output)?;

@@ -47,7 +47,7 @@ pub struct PidFile(PathBuf);
 impl PidFile {
     /// Writes it. One that is left over is replaced, whole at every moment.
     pub fn write(path: &Path) -> Result<PidFile> {
-        let failed = |e: std::io::Error| Failure::io(format_args!("{}: write", path.display()), &e);
+        let failed = |e: std::io::Error| Failure::at(path, "write", &e);
         let mut name = path.as_os_str().to_owned();
         name.push(".new");
         std::fs::write(&name, format!("{}\n", std::process::id())).map_err(failed)?;

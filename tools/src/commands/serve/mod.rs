@@ -14,7 +14,7 @@ mod since;
 mod tracked;
 
 use crate::cli::{DiskArg, Serve};
-use crate::control::Listener;
+use crate::control::{Listener, cannot_listen};
 use crate::exit::{Exit, Failure, Result};
 use crate::files;
 use crate::size;
@@ -74,7 +74,7 @@ pub fn run(args: &Serve, wait: Duration, output: Output) -> Result<Exit> {
     }
     let roles = disks.iter().flat_map(|disk| [("image", &*disk.image), ("map", &*disk.map)]);
     files::distinct(&roles.collect::<Vec<_>>())?;
-    let snapshots = Arc::new(snapshots(args, &disks));
+    let snapshots = Arc::new(snapshots(args, &disks).telling(output));
     let (mut opened, mut failed) = (Vec::new(), None);
     for (place, disk) in disks.iter().enumerate() {
         match Disk::open(disk, place, &snapshots, args, wait, output) {
@@ -154,11 +154,13 @@ struct Listening {
 
 fn listen(args: &Serve, name: &str, server: &mut Server, passed: Vec<Socket>) -> Result<Listening> {
     let mut uris = Vec::new();
-    let unix_failed = |path: &Path, e: io::Error| Failure::io(format_args!("{}: listen", path.display()), &e);
+    let unix_failed = |path: &Path, e: io::Error| cannot_listen(path, &e);
     let tcp_failed = |e: io::Error| {
         let advice = "a unix socket and ssh keep others out; --allow-plain-tcp lets them in";
-        let failure = Failure::io("listen on TCP", &e);
-        if e.kind() == io::ErrorKind::PermissionDenied { failure.and(advice) } else { failure }
+        match e.kind() {
+            io::ErrorKind::PermissionDenied => Failure::new("permission", format!("listen on TCP: {e}; {advice}")),
+            _ => Failure::io("listen on TCP", &e),
+        }
     };
     let tcp_uri = |at: std::net::SocketAddr| {
         Uri { address: Address::Tcp(at.ip().to_string(), at.port()), export: name.into() }.to_string()

@@ -18,14 +18,12 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(20);
 
 pub fn run(args: &Watch, wait: Duration, output: Output) -> Result<Exit> {
-    let mut source = Source::open(&args.place, wait, output)?;
     let moves = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
     let whole_screen = moves && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
-    let shown = if whole_screen && !output.is_json() && args.count.is_none() {
-        screen::show(&mut source, args.interval())
-    } else {
-        lines(&mut source, args, output)
-    };
+    let picture = whole_screen && !output.is_json() && args.count.is_none();
+    // A note would be in the middle of the picture.
+    let mut source = Source::open(&args.place, wait, if picture { output.without_notes() } else { output })?;
+    let shown = if picture { screen::show(&mut source, args.interval()) } else { lines(&mut source, args, output) };
     match shown {
         // A look that a signal has ended.
         Err(failure) if failure.exit != Exit::Interrupted => Err(failure),

@@ -2,13 +2,12 @@
 //!
 //! Invariant kept here: a map is not kept open between two looks: whoever wants it alone may have it.
 
-use crate::control::{Client, DiskStatus, Latency, Request, RequestStatus, Status};
+use crate::control::{Client, DiskStatus, Latency, Request, RequestStatus, Status, is_socket};
 use crate::exit::Result;
 use crate::map::open;
 use crate::terminal::output::Output;
 use dirtymap_cli::shown::shown;
 use serde::Serialize;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,8 +61,8 @@ enum Place {
 impl Source {
     /// A map, or the control socket of a server.
     pub fn open(path: &Path, wait: Duration, output: Output) -> Result<Source> {
-        let place = if path.metadata().is_ok_and(|found| found.file_type().is_socket()) {
-            Place::Server(Client::connect(path)?)
+        let place = if is_socket(path) {
+            Place::Server(Client::connect(path)?.telling(output))
         } else {
             Place::Map { path: path.to_path_buf(), wait, output }
         };
