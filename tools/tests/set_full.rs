@@ -137,17 +137,35 @@ fn a_later_backup_that_finds_no_room_leaves_the_members_and_the_next_is_no_full_
         assert_eq!(set.verify().exits(0).json()["unsettled"], false);
     }
     assert!(members > 15, "{members}");
-    // A prune writes a file as well.
-    set.make_room();
-    set.leave(100 * KIB);
-    let prune = || dm!("set", "prune", set.folder(), "--keep", "1", "--output", "json");
-    assert!(prune().exits(8).out.contains("no-space"));
-    set.assert_members(members as usize + 1);
-    set.assert_restores(members);
-    set.make_room();
-    prune().exits(0);
-    dm!("set", "verify", set.folder(), "--against", set.image).exits(0);
-    assert_eq!(set.files().len(), 2);
+}
+
+/// It writes a file of its own, and then `set.json`.
+#[test]
+fn a_prune_that_finds_no_room_leaves_the_set_as_it_was() {
+    let set = Set::of_image(SIZE);
+    let Some(_unmount) = small_disk(&set) else { return };
+    for number in 1..4 {
+        set.write(u64::from(number) * GRANULE, &pattern(3000, number.into()));
+        set.keep(number, &[]);
+    }
+    let files = set.files();
+    let mut failed = 0;
+    for room in (0..).step_by(4 * KIB as usize) {
+        set.leave(room);
+        let ran = dm!("set", "prune", set.folder(), "--keep", "2", "--output", "json");
+        set.make_room();
+        if ran.code == 0 {
+            break;
+        }
+        assert!(ran.exits(8).out.contains("no-space"));
+        failed += 1;
+        assert_eq!(set.files(), files, "room of {room}");
+        assert_eq!(set.verify().exits(0).json()["members"], 3, "room of {room}");
+    }
+    assert!(failed > 100, "{failed}");
+    assert_eq!(set.files(), ["0002.qcow2", "0003.qcow2", "set.json"]);
+    set.assert_restores(2);
+    set.assert_restores(3);
 }
 
 /// It has taken the room itself, and what would be said in `set.json` about it finds none.

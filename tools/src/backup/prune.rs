@@ -13,6 +13,7 @@ use crate::terminal::pass::Pass;
 use dirtymap::NewFile;
 use dirtymap_cli::qcow2::data::Disk;
 use dirtymap_cli::set_json::{Content as Recorded, Merging, merged_name};
+use std::fs;
 use std::io;
 
 /// What a prune that is stopped has done.
@@ -86,7 +87,11 @@ fn merge(folder: &mut Folder, index: usize) -> Result<u64> {
     step("merge named");
     let content = Recorded { bytes: stored.bytes, sha256, seen: seen(&stored.file).map_err(|e| io(&e))? };
     folder.set.merging = Some(Merging { file: member.file, data, content });
-    folder.save()?;
+    if let Err(failure) = folder.save() {
+        // It takes no one's place: whatever `set.json` says by now, all members stay as they are without it.
+        let _ = fs::remove_file(&path);
+        return Err(failure);
+    }
     step("merge listed");
     Ok(data)
 }
