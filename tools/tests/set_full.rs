@@ -78,9 +78,10 @@ impl Set {
     }
 }
 
-/// Room for nothing, for pages one by one, and then for more and more of a member.
-fn rooms() -> impl Iterator<Item = u64> {
-    (0..12).map(|n| n * 4 * KIB).chain((1..40).map(|n| n * 40 * KIB))
+/// Room for a few pages, for more and more of a member's data, and page by page for that and what follows.
+fn rooms(data: u64) -> impl Iterator<Item = u64> {
+    let pages = |from: u64| (from..).step_by(4 * KIB as usize);
+    pages(0).take(12).chain((0..data).step_by(40 * KIB as usize)).chain(pages(data))
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn a_first_backup_that_finds_no_room_leaves_none_of_it_and_the_next_begins_anew(
     let Some(_unmount) = small_disk(&set) else { return };
     let map = fs::read(&set.map).expect("read");
     let mut failed = 0;
-    for room in rooms() {
+    for room in rooms(SIZE.next_multiple_of(4 * KIB)) {
         set.leave(room);
         let done = set.try_to_set();
         set.make_room();
@@ -121,7 +122,7 @@ fn a_later_backup_that_finds_no_room_leaves_the_members_and_the_next_is_no_full_
     let Some(_unmount) = small_disk(&set) else { return };
     set.keep(1, &[]);
     let mut members = 1;
-    for room in rooms() {
+    for room in rooms(2 * GRANULE) {
         set.write(u64::from(members) % 4 * GRANULE, &pattern(GRANULE + 1, members.into()));
         set.leave(room);
         let files = set.files();
