@@ -102,6 +102,7 @@ const OTHERWISE: &[(&str, By, By)] = &[
     ("position", SAME, No("an extent says where it ends")),
     ("publish", SAME, No("create_unpublished has no counterpart")),
     ("read_only", Name("dirtymap_options_access"), Name("access")),
+    ("sequence", Name("dirtymap_info"), SAME),
     ("serialize_part", SAME, Name("serialize")),
     ("serialized_size", SAME, Name("serialize")),
     ("set_to_union", SAME, Name("union")),
