@@ -4,8 +4,8 @@ mod common;
 
 use common::live::{GRANULES, Place, SIZE, takes_over, until};
 use common::live_backup::{Held, back_up, command, content, mirror, nothing_is_left, target, targets, uri, write};
-use common::serving::{Control, Server};
-use common::{Dir, GRANULE, Ran, areas, pattern, run};
+use common::serving::Control;
+use common::{GRANULE, Ran, areas, pattern, run};
 use dirtymap::format::GATE_LOCK;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_WRLCK, SEEK_SET, flock};
@@ -476,25 +476,6 @@ fn a_member_that_was_complete_when_its_backup_was_killed_is_committed_or_rested_
 }
 
 #[test]
-fn a_server_of_several_disks_is_refused_as_its_snapshots_are_of_all() {
-    let dir = Dir::new();
-    for name in ["a", "b"] {
-        let (image, map) = (dir.image(&format!("{name}.raw"), SIZE), dir.path(&format!("{name}.map")));
-        dm!("create", map, "--image", image).exits(0);
-    }
-    let disk = |name: &str| format!("{name}={0}.raw,map={0}.map", dir.path(name).display());
-    let control = dir.path("control");
-    let line =
-        ["--disk".into(), disk("a"), "--disk".into(), disk("b"), "--control".into(), control.display().to_string()];
-    let server = Server::of(&dir, line);
-    let ran = dm!("--output", "json", "backup", server.uri_of("a"), dir.path("t"), "--control", control).exits(8);
-    assert!(ran.out.contains("several-disks"), "{}", ran.out);
-    assert!(!dir.path("t").exists());
-    assert_eq!(areas(&dir.path("b.map")), vec![0..SIZE]);
-    server.stop().exits(0);
-}
-
-#[test]
 fn snapshots_of_others_are_left_alone_and_empty_ones_are_ended() {
     let place = Place::new();
     let _server = place.start(&[]).expect("a server");
@@ -518,9 +499,9 @@ fn a_backup_that_makes_no_sense_is_neither_begun_nor_committed() {
     let zeros = "0".repeat(256);
     let senseless = [("x", &*zeros, "no-export"), ("", &*zeros, "usage"), ("", "12", "usage")];
     for (export, target, kind) in senseless {
-        let backup = format!(r#"{{"export":"{export}","target":"{target}"}}"#);
+        let backup = format!(r#"{{"export":"{export}","name":"x","target":"{target}"}}"#);
         let answer =
-            Control::connect(&place.control()).ask(&format!(r#"{{"request":"snapshot-create","backup":{backup}}}"#));
+            Control::connect(&place.control()).ask(&format!(r#"{{"request":"snapshot-create","backups":[{backup}]}}"#));
         assert_eq!(answer["error"]["kind"], kind, "{answer}");
     }
     assert_eq!(place.outstanding(), None);

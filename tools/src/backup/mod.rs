@@ -150,9 +150,14 @@ impl Job<'_> {
         Ok(())
     }
 
+    fn wish<'t>(&self, target: &'t dyn Target, base: &Base) -> Wish<'t> {
+        let (point, all) = (target.point(), target.reads_all(&self.map));
+        Wish { point, target: target.stamp(), base: base.clone(), all }
+    }
+
     /// Freezes what is dirty, and gives what is to be copied.
-    fn freeze(&mut self, target: &dyn Target, base: Base) -> Result<Work> {
-        let wish = Wish { point: target.point(), target: target.stamp(), base, all: target.reads_all(&self.map) };
+    fn freeze(&mut self, target: &dyn Target, base: &Base) -> Result<Work> {
+        let wish = self.wish(target, base);
         let Frozen { checkpoint, bits } = self.source.freeze(&mut self.map, wish)?;
         let len = self.map.len();
         let bytes = bits.as_ref().map_or(len, |bits| bits.dirty_len());

@@ -5,19 +5,21 @@
 
 use super::mirror::Mirror;
 use super::set::SetTarget;
-use super::source::{FileSource, NbdSource, Source};
+use super::source::{FileSource, NbdSource, Server, Source};
 use super::target::{Base, Target};
 use super::{Job, Outcome, Work};
 use crate::cli::BackupHow;
 use crate::exit::{Failure, Result};
 use crate::hooks::{self, Ran};
 use crate::map::open;
+use crate::sets;
 use crate::terminal::output::Output;
 use crate::terminal::pass::Rate;
 use dirtymap::info::Info;
 use dirtymap_cli::set_json::Hooks;
 use dirtymap_cli::shown::shown;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What is to be backed up, where to, and how.
@@ -59,8 +61,10 @@ pub fn back_up_all(wanted: &[Wanted], wait: Duration, output: Output) -> Result<
     let mut running: Vec<Running<'_>> = Vec::new();
     // All of them together.
     let rate = wanted.first().and_then(|wanted| wanted.how.rate).map(Rate::new);
-    let done = wanted.iter().try_for_each(|wanted| {
-        running.push(Running::open(wanted, wait, output, rate.clone()).map_err(|e| of_disk(wanted, e))?);
+    // All sources first: where one is refused, no target is made.
+    let sources = sources(wanted, wait, output)?;
+    let done = wanted.iter().zip(sources).try_for_each(|(wanted, source)| {
+        running.push(Running::open(wanted, source, wait, output, rate.clone()).map_err(|e| of_disk(wanted, e))?);
         Ok(())
     });
     let done = done.and_then(|()| together(&mut running));
@@ -74,6 +78,18 @@ pub fn back_up_all(wanted: &[Wanted], wait: Duration, output: Output) -> Result<
         }
     }
     failed.map_or(Ok(outcomes), Err)
+}
+
+/// Opens what is backed up: images, or exports of one server.
+fn sources<'a>(wanted: &'a [Wanted], wait: Duration, output: Output) -> Result<Vec<Box<dyn Source + 'a>>> {
+    let server = Server::of(wanted, wait, output).map(Rc::new);
+    let open = |wanted: &'a Wanted| -> Result<Box<dyn Source + 'a>> {
+        Ok(match &server {
+            Some(server) => Box::new(NbdSource::open(wanted, Rc::clone(server), wait, output)?),
+            None => Box::new(FileSource::open(wanted)?),
+        })
+    };
+    wanted.iter().map(|wanted| open(wanted).map_err(|e| of_disk(wanted, e))).collect()
 }
 
 /// Freezes all, copies all, and then commits all. Who fails gives up the others.
@@ -100,7 +116,7 @@ fn together(running: &mut [Running<'_>]) -> Result<()> {
 fn freeze(running: &mut [Running<'_>]) -> Result<()> {
     let Some(first) = running.iter().find(|one| one.base.is_some()) else { return Ok(()) };
     let (args, output) = (first.job.args, first.job.output);
-    let Ran { result, after, record } = hooks::around(&args.how.hooks, || each(running, |one| one.freeze()));
+    let Ran { result, after, record } = hooks::around(&args.how.hooks, || freeze_together(running));
     let any = record.pre.is_some() || record.post.is_some();
     running.iter_mut().for_each(|one| one.hooks = any.then_some(record));
     match (result, after) {
@@ -115,8 +131,29 @@ fn freeze(running: &mut [Running<'_>]) -> Result<()> {
     }
 }
 
+/// Freezes all. A server freezes its disks at once, when all of them have been let go of.
+fn freeze_together(running: &mut [Running<'_>]) -> Result<()> {
+    let mut again = false;
+    loop {
+        each(running, |one| one.let_go())?;
+        let failure = match each(running, |one| one.freeze()) {
+            Err(failure) if failure.kind == "snapshot-exists" => failure,
+            done => return done,
+        };
+        let mut ended = false;
+        each(running, |one| {
+            ended |= one.job.source.make_way(&mut one.job.map)?;
+            Ok(())
+        })?;
+        if again && !ended {
+            return Err(failure);
+        }
+        again = true;
+    }
+}
+
 /// Does one step for all.
-fn each(running: &mut [Running<'_>], step: fn(&mut Running<'_>) -> Result<()>) -> Result<()> {
+fn each(running: &mut [Running<'_>], mut step: impl FnMut(&mut Running<'_>) -> Result<()>) -> Result<()> {
     running.iter_mut().try_for_each(|one| step(one).map_err(|e| of_disk(one.job.args, e)))
 }
 
@@ -140,14 +177,21 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn open(args: &'a Wanted, wait: Duration, output: Output, rate: Option<Rate>) -> Result<Running<'a>> {
-        let mut source: Box<dyn Source + 'a> = match &args.control {
-            Some(control) => Box::new(NbdSource::open(args, control, wait, output)?),
-            None => Box::new(FileSource::open(args)?),
-        };
+    fn open(
+        args: &'a Wanted,
+        mut source: Box<dyn Source + 'a>,
+        wait: Duration,
+        output: Output,
+        rate: Option<Rate>,
+    ) -> Result<Running<'a>> {
         let target: Box<dyn Target + 'a> = match (&args.target, &args.set) {
             (Some(path), _) => Box::new(Mirror::open(args, path, &*source)?),
-            (None, Some(folder)) => Box::new(SetTarget::open(args, folder, &*source, wait)?),
+            (None, Some(folder)) => {
+                if let Some(folder) = folder.parent().filter(|_| args.disk.is_some()) {
+                    sets::make_folder(folder)?;
+                }
+                Box::new(SetTarget::open(args, folder, &*source, wait)?)
+            }
             (None, None) => return Err(Failure::usage("give a TARGET, or a folder for a set (--set DIR)")),
         };
         let size = source.size();
@@ -171,9 +215,16 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    fn let_go(&mut self) -> Result<()> {
+        let Some((base, _)) = &self.base else { return Ok(()) };
+        let wish = self.job.wish(&*self.target, base);
+        self.job.source.let_go(&mut self.job.map, &wish)
+    }
+
     fn freeze(&mut self) -> Result<()> {
-        let Some((base, info)) = self.base.take() else { return Ok(()) };
-        self.work = Some((self.job.freeze(&*self.target, base)?, info));
+        let Some((base, _)) = &self.base else { return Ok(()) };
+        let work = self.job.freeze(&*self.target, base)?;
+        self.work = self.base.take().map(|(_, info)| (work, info));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use super::args::{DiskArg, disk, file};
 use crate::size;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Args, Debug)]
@@ -117,13 +117,47 @@ pub struct Backup {
     #[arg(value_parser = file(), long, value_name = "FILE")]
     pub map: Option<PathBuf>,
     /// The control socket of the export's server
-    #[arg(value_parser = file(), long, value_name = "PATH", conflicts_with_all = ["disk", "frozen", "raw"])]
+    #[arg(value_parser = file(), long, value_name = "PATH", conflicts_with_all = ["frozen", "raw"])]
     pub control: Option<PathBuf>,
-    /// Back up several images at once, each to the set DIR/NAME: all are frozen before any is copied. Once for each
-    #[arg(long, value_name = "NAME=IMAGE,map=FILE", value_parser = disk, conflicts_with_all = ["image", "target", "map"], requires = "set")]
-    pub disk: Vec<DiskArg>,
+    /// Back up several images at once, each to the set DIR/NAME: all are frozen before any is copied. Once for each. Of a server
+    /// with several disks, all of its exports at one moment, each as NAME=nbd+unix:///EXPORT?socket=PATH (--control)
+    #[arg(long, value_name = "NAME=IMAGE,map=FILE", value_parser = backup_disk, conflicts_with_all = ["image", "target", "map"], requires = "set")]
+    pub disk: Vec<BackupDisk>,
     #[command(flatten)]
     pub how: BackupHow,
+}
+
+/// One of several that are backed up at once.
+#[derive(Clone, Debug)]
+pub struct BackupDisk {
+    /// Of its set.
+    pub name: String,
+    pub image: PathBuf,
+    /// An export has none, as its server has it.
+    pub map: Option<PathBuf>,
+}
+
+/// Reads `NAME=IMAGE,map=FILE` or `NAME=URI`.
+fn backup_disk(text: &str) -> Result<BackupDisk, String> {
+    match text.split_once('=') {
+        Some((_, uri)) if is_uri(Path::new(uri)) && uri.contains(",map=") => {
+            Err("the server of an export has its map: leave ,map= out".into())
+        }
+        Some((name, uri)) if is_uri(Path::new(uri)) => {
+            Ok(BackupDisk { name: name.into(), image: uri.into(), map: None })
+        }
+        _ => {
+            let DiskArg { name, image, map } =
+                disk(text).map_err(|e| format!("{e}, or NAME=nbd+unix:///EXPORT?socket=PATH"))?;
+            Ok(BackupDisk { name, image, map: Some(map) })
+        }
+    }
+}
+
+/// Whether an export is meant. A file of such a name is given as `./nbd:...`.
+pub fn is_uri(image: &Path) -> bool {
+    let image = image.to_string_lossy();
+    image.split_once("://").is_some_and(|(scheme, _)| ["nbd", "nbds", "nbd+unix", "nbds+unix"].contains(&scheme))
 }
 
 /// How a backup is made, whatever of and whereto.

@@ -39,7 +39,7 @@ fn create(args: &CreateSnapshot, output: Output) -> Result<Exit> {
         name: args.name.clone(),
         whole: args.whole,
         app: args.consistency == Consistency::App,
-        backup: None,
+        backups: Vec::new(),
     };
     let ask = || ask::<SnapshotStatus>(&args.served.server, &request, args.hooks.limit(), output);
     let ran = hooks::around(&args.hooks, ask);
@@ -88,7 +88,7 @@ fn commit(args: &CommitSnapshot, output: Output) -> Result<Exit> {
 }
 
 fn abort(args: &EndSnapshot, output: Output) -> Result<Exit> {
-    let request = Request::SnapshotAbort { name: args.name.clone(), id: args.id.clone() };
+    let request = Request::SnapshotAbort { name: args.name.clone(), id: args.id.clone(), export: None };
     let ended: SnapshotStatus = ask(&args.served.server, &request, None, output)?;
     output.answer(&ended, |out, ended| {
         say!(out, "aborted; snapshot {:?} is gone, what it had frozen is dirty", ended.name)

@@ -37,9 +37,9 @@ pub enum Request {
         /// Programs in the guest were made ready for it.
         #[serde(default)]
         app: bool,
-        /// The backup that it is made for.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        backup: Option<Intended>,
+        /// The backups that it is made for: none, or one of each disk.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        backups: Vec<Intended>,
     },
     /// The snapshots that are there, as a list.
     SnapshotList {},
@@ -51,12 +51,18 @@ pub enum Request {
         /// Keep the name in the maps.
         #[serde(default)]
         keep: bool,
-        /// The backup, for the map to know it.
+        /// The backup, for the map to know it. Of several disks that of one, and it is committed alone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         backup: Option<Completed>,
     },
     /// Gives it up: what was frozen is dirty again.
-    SnapshotAbort { name: Option<String>, id: Option<String> },
+    SnapshotAbort {
+        name: Option<String>,
+        id: Option<String>,
+        /// Only this disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        export: Option<String>,
+    },
 }
 
 impl Request {
@@ -79,7 +85,12 @@ impl Request {
 pub struct Intended {
     /// The disk's.
     pub export: String,
-    pub target: Stamp,
+    /// What its checkpoint is called.
+    pub name: String,
+    /// All of it can be read, not only what is dirty.
+    #[serde(default)]
+    pub whole: bool,
+    pub target: Option<Stamp>,
 }
 
 /// A backup of a disk that is complete, which its map records in the moment of the commit.

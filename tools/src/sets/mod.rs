@@ -237,8 +237,23 @@ thread_local! {
     pub static AT_STEP: std::cell::RefCell<AtStep> = const { std::cell::RefCell::new(None) };
 }
 
-/// A place at which a kill leaves something to settle. Tests look at what is there.
+/// A place at which a kill leaves something to settle. Tests look at what is there; of a build with debug assertions the process
+/// kills itself at the N-th that it comes to, with `DIRTYMAP_TEST_KILL_SET_AT=N`.
 pub fn step(_name: &'static str) {
+    #[cfg(debug_assertions)]
+    {
+        use std::sync::{LazyLock, atomic};
+        static KILL_AT: LazyLock<Option<u64>> =
+            LazyLock::new(|| std::env::var("DIRTYMAP_TEST_KILL_SET_AT").ok()?.parse().ok());
+        static STEPS: atomic::AtomicU64 = atomic::AtomicU64::new(0);
+        if KILL_AT.is_some_and(|at| STEPS.fetch_add(1, atomic::Ordering::SeqCst) + 1 == at) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            // It takes effect before anything else is done.
+            loop {
+                std::thread::park();
+            }
+        }
+    }
     #[cfg(test)]
     AT_STEP.with_borrow_mut(|at| {
         if let Some(at) = at {

@@ -170,10 +170,10 @@ mod tests {
     fn an_era_keeps_no_snapshot_but_its_own() {
         let eras = Eras::default();
         let shot = || {
-            let (name, served, ending, ended) = ("now".into(), true.into(), false.into(), false.into());
+            let (name, served) = ("now".into(), true.into());
             let committing = std::sync::OnceLock::new();
-            let (id, whole, app, created, disks) = Default::default();
-            Arc::new(Snapshot { id, name, whole, app, created, disks, served, ending, ended, committing })
+            let (id, whole, app, created, each, disks) = Default::default();
+            Arc::new(Snapshot { id, name, whole, app, created, each, disks, served, committing })
         };
         let first = shot();
         let ended = Arc::downgrade(&first);

@@ -74,6 +74,8 @@ pub struct Header {
     pub whole: bool,
     /// The caller says that programs in the guest were ready for it.
     pub app: bool,
+    /// Each disk is ended by itself: one without its checkpoint has been, and the others stay.
+    pub each: bool,
     /// The snapshot; the same for all disks that are in it.
     pub id: Uuid,
     pub map: Uuid,
@@ -92,6 +94,7 @@ pub struct Header {
     pub index: Identity,
     /// When the image was changed last, as a server in good order left it, in nanoseconds since 1970; 0 while one runs.
     pub left: i64,
+    /// Of the checkpoint; that of the first disk is the snapshot's.
     pub name: String,
 }
 
@@ -115,6 +118,7 @@ impl Header {
             out.extend(word.to_le_bytes());
         }
         out.extend(self.disks.to_le_bytes());
+        out.extend(u32::from(self.each).to_le_bytes());
         out.extend((self.name.len() as u32).to_le_bytes());
         out.extend(self.name.as_bytes());
         out.resize(HEADER - 4, 0);
@@ -155,7 +159,7 @@ impl Header {
             birth: u64_of(take(8)) as i64,
         });
         let [block, blocks, created, left] = [(); 4].map(|()| u64_of(take(8)));
-        let (disks, length) = (u32_of(take(4)), u32_of(take(4)) as usize);
+        let (disks, each, length) = (u32_of(take(4)), u32_of(take(4)) != 0, u32_of(take(4)) as usize);
         if length > MAX_NAME {
             return None;
         }
@@ -166,6 +170,7 @@ impl Header {
             state,
             whole,
             app,
+            each,
             id,
             map,
             checkpoint,
@@ -300,6 +305,7 @@ mod tests {
             state: State::Asking,
             whole: true,
             app: false,
+            each: true,
             id: Uuid([1; 16]),
             map: Uuid([2; 16]),
             checkpoint: Uuid([3; 16]),

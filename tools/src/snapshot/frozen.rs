@@ -3,7 +3,7 @@
 //! Invariant kept here: the old bytes of a block are in scratch, then in the index, then the image changes. What a reader
 //! gets was there at one moment at which the block was neither done nor copied elsewhere, and nothing was missing.
 
-use super::format::{Entry, Kind};
+use super::format::{Entry, Header, Kind};
 use super::scratch::Scratch;
 use super::steps::{Rule, Step, at, keeps};
 use crate::files::is_zero;
@@ -44,6 +44,10 @@ thread_local! {
 /// One disk of a snapshot.
 pub struct Frozen {
     pub scratch: Scratch,
+    /// Of its checkpoint.
+    pub name: String,
+    /// Everything is copied, not only what is frozen.
+    pub whole: bool,
     image: File,
     size: u64,
     block: u64,
@@ -62,12 +66,16 @@ pub struct Frozen {
     checkpoint: OnceLock<Uuid>,
     /// The map's newest commit when that was found to be outstanding last.
     there_at: AtomicU64,
+    /// This server has begun to commit it, or to put it back.
+    ending: AtomicBool,
+    /// Nothing is copied or read any more.
+    ended: AtomicBool,
     /// Data of the image that was found last. What is punched out of it later was copied before, and is looked for there.
     data: Mutex<Range<u64>>,
 }
 
 /// How far the backup of a disk is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// Bytes that are dirty in the checkpoint.
     pub frozen_bytes: u64,
@@ -75,19 +83,23 @@ pub struct Progress {
     pub done_bytes: u64,
     /// Bytes of scratch.
     pub scratch_bytes: u64,
+    /// Its identity, as long as it is outstanding.
+    pub checkpoint: Option<String>,
 }
 
 impl Frozen {
     /// A disk that everything is copied of.
     pub fn new(scratch: Scratch, image: File, size: u64, limit: Option<u64>) -> Frozen {
-        let block = scratch.header().block;
+        let Header { block, name, whole, .. } = scratch.header();
         let states = (0..size.div_ceil(block)).map(|_| AtomicU8::new(0)).collect();
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let (used, copied, frozen, done, why, checkpoint, data, log) = Default::default();
+        let (used, copied, frozen, done, why, checkpoint, ending, ended, data, log) = Default::default();
         // No commit has this number.
         let there_at = AtomicU64::new(u64::MAX);
         Frozen {
             scratch,
+            name,
+            whole,
             image,
             size,
             block,
@@ -102,6 +114,8 @@ impl Frozen {
             why,
             checkpoint,
             there_at,
+            ending,
+            ended,
             data,
         }
     }
@@ -140,8 +154,27 @@ impl Frozen {
         self.there_at.store(commit, SeqCst);
     }
 
-    /// From here on only what is frozen is copied, and with `whole` all.
-    pub fn known(&self, frozen: impl Iterator<Item = Range<u64>>, whole: bool) {
+    /// This server commits it, or puts it back, from here on.
+    pub fn begin_end(&self) {
+        self.ending.store(true, SeqCst);
+    }
+
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(SeqCst)
+    }
+
+    /// Its checkpoint is gone: nothing is copied or read any more.
+    pub fn end(&self) {
+        self.begin_end();
+        self.ended.store(true, SeqCst);
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(SeqCst)
+    }
+
+    /// From here on only what is frozen is copied, or all that was asked for.
+    pub fn known(&self, frozen: impl Iterator<Item = Range<u64>>) {
         for extent in frozen {
             for b in self.blocks(&extent) {
                 let before = self.states[b].fetch_or(DIRTY, SeqCst);
@@ -150,7 +183,7 @@ impl Frozen {
                 self.done.fetch_add(if before & DONE != 0 { bytes } else { 0 }, SeqCst);
             }
         }
-        if !whole {
+        if !self.whole {
             for b in (0..self.states.len()).filter(|b| self.states[*b].load(SeqCst) & DIRTY == 0) {
                 let before = self.states[b].fetch_or(UNWANTED, SeqCst);
                 if before & (COPY | DONE) == COPIED {
@@ -364,14 +397,14 @@ impl Frozen {
     }
 
     /// Where the old bytes of a block are, unless they cannot be read any more.
-    fn readable(&self, b: usize, ended: &AtomicBool) -> io::Result<u8> {
+    fn readable(&self, b: usize) -> io::Result<u8> {
         let state = self.states[b].load(SeqCst);
         let refused = |why: &str| Err(io::Error::other(why.to_string()));
         if let Some(why) = self.why_broken() {
             return refused(&format!("the snapshot is broken: {why}"));
         }
         match state {
-            _ if ended.load(SeqCst) => refused("the snapshot has ended"),
+            _ if self.is_ended() => refused("the snapshot has ended"),
             _ if state & DONE != 0 => refused("the backup has said that it is done with this range"),
             _ if state & UNWANTED != 0 => refused("only what was dirty can be read from this snapshot"),
             _ => Ok(state & COPY),
@@ -379,12 +412,12 @@ impl Frozen {
     }
 
     /// Reads as it was frozen.
-    pub fn read(&self, offset: u64, into: &mut [u8], map: &DirtyMap, ended: &AtomicBool) -> io::Result<()> {
+    pub fn read(&self, offset: u64, into: &mut [u8], map: &DirtyMap) -> io::Result<()> {
         let end = offset + into.len() as u64;
         let mut rest = self.blocks(&(offset..end));
         while !rest.is_empty() {
-            let source = self.readable(rest.start, ended)?;
-            let alike = |b| self.readable(b, ended).is_ok_and(|other| other == source);
+            let source = self.readable(rest.start)?;
+            let alike = |b| self.readable(b).is_ok_and(|other| other == source);
             let (run, _) = Self::run(rest.clone(), alike).unwrap_or((rest.clone(), true));
             at(Step::Looked);
             let bytes = self.bytes(run.clone());
@@ -540,12 +573,13 @@ impl Frozen {
 
     /// Bytes of scratch.
     pub fn used(&self) -> u64 {
-        // What was kept was given back when it broke.
-        if self.is_broken() { 0 } else { self.used.load(SeqCst) }
+        // What was kept was given back when it broke, or ended.
+        if self.is_broken() || self.is_ended() { 0 } else { self.used.load(SeqCst) }
     }
 
     pub fn progress(&self) -> Progress {
         let [frozen_bytes, done_bytes] = [&self.frozen, &self.done].map(|n| n.load(SeqCst));
-        Progress { frozen_bytes, done_bytes, scratch_bytes: self.used() }
+        let checkpoint = self.checkpoint().filter(|_| !self.is_ended()).map(|uuid| uuid.to_string());
+        Progress { frozen_bytes, done_bytes, scratch_bytes: self.used(), checkpoint }
     }
 }

@@ -3,25 +3,26 @@
 //! Invariant kept here: copying is on before a freeze looks at anything, and off after the map has said NORMAL. A commit that
 //! succeeds is one that this server has made, with what was asked for.
 
+use super::asked::{Asked, Backup, Committed, Intent, Which, Wish, check_name, is_ours};
 use super::era::{Entered, Eras};
-use super::format::{Header, Identity, MAX_NAME, State, boot, changed};
+use super::format::{Header, Identity, State, boot, changed};
 use super::frozen::Frozen;
 use super::scratch::Scratch;
-use super::shot::{Snapshot, SnapshotStatus};
+use super::shot::{Snapshot, SnapshotStatus, Source};
 use super::steps::{Rule, Step, at, keeps};
 use super::syncs::Syncs;
 use super::trust;
 use crate::exit::{Failure, Result};
 use crate::size;
 use crate::terminal::output::Output;
-use dirtymap::{DirtyMap, Error, ImageStamp, ReadMap, Uuid, info::Info};
+use dirtymap::{DirtyMap, Error, ReadMap, Uuid};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// The snapshots of a server, of which there is one at a time.
@@ -37,54 +38,8 @@ pub struct Snapshots {
     control: Mutex<()>,
     /// A sync has failed.
     sync_failed: AtomicBool,
-    /// The last one that was committed, and how, for a caller that did not get the answer.
-    committed: Mutex<Option<(SnapshotStatus, Asked)>>,
-}
-
-/// A disk of the server.
-pub struct Source<'a> {
-    pub map: &'a DirtyMap,
-    pub image: &'a File,
-    pub syncs: &'a Syncs,
-}
-
-/// What is asked for.
-#[derive(Debug)]
-pub struct Wish<'a> {
-    pub name: &'a str,
-    /// Everything is copied, not only what is dirty.
-    pub whole: bool,
-    pub app: bool,
-    /// The target of the backup that it is made for.
-    pub target: Option<ImageStamp>,
-}
-
-/// A backup of a snapshot of one disk, as its map records it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backup {
-    pub target: ImageStamp,
-    /// Clean granules that were compared in disk and target, and were equal.
-    pub audited: u64,
-}
-
-/// What a commit is to do: keep the name in the maps, and record a backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub keep: bool,
-    pub backup: Option<Backup>,
-}
-
-/// Which snapshot is meant: of all that is given both must be right.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Which<'a> {
-    pub name: Option<&'a str>,
-    pub id: Option<&'a str>,
-}
-
-impl Which<'_> {
-    fn is(&self, name: &str, id: &str) -> bool {
-        self.name.is_none_or(|wanted| wanted == name) && self.id.is_none_or(|wanted| wanted == id)
-    }
+    /// The last one of which a disk was committed, and how each was, for a caller that did not get the answer.
+    committed: Mutex<Option<Committed>>,
 }
 
 /// A writer, until this is dropped.
@@ -94,7 +49,7 @@ impl Writer {
     /// Before a disk is written: copies what the snapshot needs. The write's own range is registered and marked before.
     pub fn copy(&self, disk: usize, range: Range<u64>, map: &DirtyMap) -> io::Result<()> {
         match &self.0.snapshot {
-            Some(snapshot) if !snapshot.ended.load(SeqCst) => {
+            Some(snapshot) if !snapshot.disks[disk].is_ended() => {
                 snapshot.disks[disk].copy(range, map, || self.0.wait_for_older())?;
             }
             _ => {}
@@ -167,7 +122,7 @@ impl Snapshots {
     /// now: also if that was done for another one, or the snapshot is gone that the write has entered.
     pub fn give_room(&self, writer: &Writer) -> bool {
         let Some(snapshot) = self.eras.snapshot() else { return writer.0.snapshot.is_some() };
-        let room = |frozen: &Frozen| frozen.is_broken() || frozen.give_room().is_ok();
+        let room = |frozen: &Frozen| frozen.is_ended() || frozen.is_broken() || frozen.give_room().is_ok();
         // That of all, also if one has none to give.
         snapshot.disks.iter().filter(|frozen| !room(frozen)).count() == 0
     }
@@ -176,14 +131,21 @@ impl Snapshots {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn committed(&self) -> MutexGuard<'_, Option<(SnapshotStatus, Asked)>> {
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    /// These disks of a snapshot are committed.
+    pub(super) fn remember(&self, status: SnapshotStatus, places: Range<usize>, asked: Asked) {
+        let mut last = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let how = match last.take().filter(|last| last.status.id == status.id) {
+            Some(last) => last.how,
+            None => vec![None; status.disks.len()],
+        };
+        let how = (0..).zip(how).map(|(place, how)| if places.contains(&place) { Some(asked) } else { how });
+        *last = Some(Committed { how: how.collect(), status });
     }
 
     /// Looks whether the snapshot has its checkpoints still; without them it is broken.
     pub fn look(&self, disks: &[Source<'_>]) {
         if let Some(snapshot) = self.snapshot() {
-            (0..).zip(disks).for_each(|(place, disk)| drop(snapshot.is_there(place, disk.map)));
+            snapshot.left(disks, &snapshot.all()).for_each(|(place, disk, _)| drop(snapshot.is_there(place, disk.map)));
         }
     }
 
@@ -194,21 +156,20 @@ impl Snapshots {
     /// Makes a snapshot of all disks at one moment.
     pub fn create(&self, disks: &[Source<'_>], wish: &Wish<'_>) -> Result<Arc<Snapshot>> {
         let _control = self.control();
-        check_name(wish.name)?;
+        (0..disks.len()).try_for_each(|place| check_name(wish.of(place).name))?;
         self.all_synced()?;
         self.look(disks);
         if let Some(old) = self.eras.snapshot() {
             // Nothing is being ended just now: without its checkpoint it is nothing, whatever an end had come to that failed.
-            let mut places = disks.iter().enumerate();
-            let is_there = places.all(|(place, disk)| old.is_there(place, disk.map).is_ok());
+            let is_there = old.left(disks, &old.all()).all(|(place, disk, _)| old.is_there(place, disk.map).is_ok());
             if old.is_served() && old.why_broken().is_none() && is_there {
                 let message = format!("snapshot {:?} is there; commit or abort it first", old.name);
                 return Err(Failure::new("snapshot-exists", message));
             }
-            self.drop_snapshot(disks, &old)?;
+            self.drop_snapshot(disks, &old, &old.all())?;
         }
-        for disk in disks {
-            disk.map.can_freeze(Some(wish.name))?;
+        for (place, disk) in disks.iter().enumerate() {
+            disk.map.can_freeze(Some(wish.of(place).name))?;
             trust::image(disk.image)?;
         }
         let snapshot = Arc::new(self.prepare(disks, wish)?);
@@ -217,12 +178,12 @@ impl Snapshots {
             self.eras.begin(Some(Arc::clone(&snapshot)));
         }
         at(Step::CopyingOn);
-        let frozen = freeze(disks, &snapshot, wish.target.as_ref());
+        let frozen = freeze(disks, &snapshot, wish);
         if !copy_first {
             self.eras.begin(Some(Arc::clone(&snapshot)));
         }
         if let Err(failure) = frozen {
-            return Err(self.dropped(disks, &snapshot, failure));
+            return Err(self.dropped(disks, &snapshot, &snapshot.all(), failure));
         }
         snapshot.served.store(true, SeqCst);
         let frozen = snapshot.disks.iter().map(|disk| disk.progress().frozen_bytes).sum();
@@ -235,13 +196,16 @@ impl Snapshots {
         let dir = self.dir()?;
         let failed = |e: io::Error| Failure::io(format_args!("{}: make files for the snapshot", dir.display()), &e);
         let (id, created) = (random_uuid().map_err(failed)?, now());
-        let make = |disk: &Source<'_>| -> Result<Frozen> {
+        let each = disks.len() > 1 && !wish.backups.is_empty();
+        let make = |(place, disk): (usize, &Source<'_>)| -> Result<Frozen> {
+            let Intent { name, whole, .. } = wish.of(place);
             let size = disk.map.len();
             let (block, blocks) = trust::blocks(disk.map)?;
             let header = Header {
                 state: State::Prepared,
-                whole: wish.whole,
+                whole,
                 app: wish.app,
+                each,
                 id,
                 map: disk.map.info()?.uuid,
                 checkpoint: Uuid::NIL,
@@ -254,33 +218,30 @@ impl Snapshots {
                 data: Identity::default(),
                 index: Identity::default(),
                 left: 0,
-                name: wish.name.into(),
+                name: name.into(),
             };
             let scratch = Scratch::create(dir, disk.image, header).map_err(failed)?;
             scratch.is_trusted()?;
             let image = disk.image.try_clone().map_err(failed)?;
             Ok(Frozen::new(scratch, image, size, self.limit).telling(self.log))
         };
-        Ok(Snapshot {
-            id,
-            name: wish.name.into(),
-            whole: wish.whole,
-            app: wish.app,
-            created,
-            disks: disks.iter().map(make).collect::<Result<_>>()?,
-            served: AtomicBool::new(false),
-            ending: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            committing: OnceLock::new(),
-        })
+        let frozen = disks.iter().enumerate().map(make).collect::<Result<_>>()?;
+        Snapshot::new(frozen, false).ok_or_else(|| Failure::new("read-only", "the server has no disks"))
     }
 
-    fn which(&self, which: Which<'_>) -> Result<Arc<Snapshot>> {
+    /// The snapshot that is meant, if some of the disks that are meant are left in it.
+    fn which(&self, which: Which<'_>) -> Result<(Arc<Snapshot>, Range<usize>)> {
         let found = self.snapshot().filter(|snapshot| which.is(&snapshot.name, &snapshot.id.to_string()));
+        let found = found.and_then(|snapshot| {
+            let places = which.places(snapshot.disks.len());
+            let left = snapshot.disks.get(places.clone())?.iter().any(|frozen| !frozen.is_ended());
+            left.then_some((snapshot, places))
+        });
         let there = || self.snapshot().map_or("none".into(), |there| format!("{:?}, {}", there.name, there.id));
         found.ok_or_else(|| {
+            let of = if which.place.is_some() { " of this disk" } else { "" };
             let which = which.id.or(which.name).map_or(String::new(), |which| format!(" {which:?}"));
-            Failure::new("no-snapshot", format!("the server has no snapshot{which}; what it has: {}", there()))
+            Failure::new("no-snapshot", format!("the server has no snapshot{which}{of}; what it has: {}", there()))
         })
     }
 
@@ -295,22 +256,24 @@ impl Snapshots {
     ) -> Result<SnapshotStatus> {
         let _control = self.control();
         let asked = Asked { keep, backup: backup.copied() };
-        let snapshot = match self.which(which) {
+        let (snapshot, places) = match self.which(which) {
             Err(none) => return self.committed_before(which, &asked).unwrap_or(Err(none)),
             found => found?,
         };
+        snapshot.ends_by(which.place)?;
+        let left: Vec<_> = snapshot.left(disks, &places).collect();
         if snapshot.committing.get().is_none() {
-            self.may_commit(disks, &snapshot, &asked)?;
+            self.may_commit(disks, &snapshot, &places, &asked)?;
             if !keeps(Rule::NormalThenOff) {
-                self.end(&snapshot);
+                self.end(&snapshot, &places);
             }
         }
-        if disks.len() > 1 && keeps(Rule::CommitAll) || snapshot.committing.get().is_some() {
+        if places.len() > 1 && keeps(Rule::CommitAll) || snapshot.committing.get().is_some() {
             only_forward(&snapshot, asked.keep)?;
         }
-        snapshot.ending.store(true, SeqCst);
         let mut gone = None;
-        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+        for (_, disk, frozen) in left {
+            frozen.begin_end();
             let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
             let committed = match &asked.backup {
                 Some(Backup { target, audited }) => disk.map.commit_backup(uuid, asked.keep, target, *audited),
@@ -319,7 +282,7 @@ impl Snapshots {
             match committed {
                 // Also of one that another program has committed just now.
                 Ok(()) | Err(Error::NoCheckpoint { .. }) => {
-                    let not_ours = is_ours(disk.map, uuid, &snapshot.name, &asked, true).err();
+                    let not_ours = is_ours(disk.map, uuid, &frozen.name, &asked, true).err();
                     gone = gone.or(not_ours);
                 }
                 Err(e) if snapshot.committing.get().is_some() => return Err(forward(e.into())),
@@ -328,45 +291,50 @@ impl Snapshots {
             at(Step::DiskCommitted);
         }
         at(Step::Committed);
-        self.end(&snapshot);
-        remove_files(&snapshot);
+        self.end(&snapshot, &places);
+        remove_files(&snapshot, &places);
         if let Some(gone) = gone {
             return Err(gone);
         }
-        snapshot.say(self.log, "committed; what it had frozen is backed up");
+        let of = snapshot.part(&places);
+        snapshot.say(self.log, format_args!("committed{of}; what it had frozen is backed up"));
         let status = snapshot.status();
-        *self.committed() = Some((status.clone(), asked));
+        self.remember(status.clone(), places, asked);
         Ok(status)
     }
 
-    /// The answer to who asks again for the commit of the last one.
+    /// The answer to who asks again for a commit of the last one.
     fn committed_before(&self, which: Which<'_>, asked: &Asked) -> Option<Result<SnapshotStatus>> {
-        let (last, how) = self.committed().clone().filter(|(last, _)| which.id == Some(&last.id))?;
-        let message =
-            || format!("snapshot {} was committed, but not as it is asked for now: another backup, or name", last.id);
-        Some(if how == *asked { Ok(last) } else { Err(Failure::new("no-snapshot", message())) })
+        let last = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.as_ref().filter(|last| which.id == Some(&last.status.id))?;
+        Some(last.again(which.places(last.how.len()), asked))
     }
 
     /// Whether what the backup has read is right and durable, and all checkpoints are there, or were committed by a try of
     /// which nobody could tell how it had ended.
-    fn may_commit(&self, disks: &[Source<'_>], snapshot: &Snapshot, asked: &Asked) -> Result<()> {
-        for (place, (disk, frozen)) in disks.iter().zip(&snapshot.disks).enumerate() {
+    fn may_commit(
+        &self,
+        disks: &[Source<'_>],
+        snapshot: &Snapshot,
+        places: &Range<usize>,
+        asked: &Asked,
+    ) -> Result<()> {
+        for (place, disk, frozen) in snapshot.left(disks, places) {
             if let Err(e) = frozen.is_whole() {
                 let _ = frozen.break_off(e.to_string(), disk.map);
             }
             let _ = self.sync(place, disk.map, disk.syncs, || disk.image.sync_data());
         }
         self.all_synced()?;
-        if let Some(why) = snapshot.why_broken() {
+        if let Some(why) = snapshot.left(disks, places).find_map(|(_, _, frozen)| frozen.why_broken()) {
             return Err(Failure::new("snapshot-broken", format!("snapshot {:?} is broken: {why}", snapshot.name)));
         }
-        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+        for (_, disk, frozen) in snapshot.left(disks, places) {
             let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
             match disk.map.frozen_set(uuid) {
                 Err(Error::NoCheckpoint { .. }) => {
-                    let tried = snapshot.ending.load(SeqCst);
-                    let ours = is_ours(disk.map, uuid, &snapshot.name, asked, tried);
-                    ours.map_err(|not_ours| self.dropped(disks, snapshot, not_ours))?;
+                    let ours = is_ours(disk.map, uuid, &frozen.name, asked, frozen.is_ending());
+                    ours.map_err(|not_ours| self.dropped(disks, snapshot, places, not_ours))?;
                 }
                 frozen => drop(frozen?),
             }
@@ -375,50 +343,57 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Gives a snapshot up for what has failed.
-    fn dropped(&self, disks: &[Source<'_>], snapshot: &Snapshot, failure: Failure) -> Failure {
+    /// Gives disks of a snapshot up for what has failed.
+    fn dropped(&self, disks: &[Source<'_>], snapshot: &Snapshot, places: &Range<usize>, failure: Failure) -> Failure {
         snapshot.say(self.log, &failure);
-        match self.drop_snapshot(disks, snapshot) {
+        match self.drop_snapshot(disks, snapshot, places) {
             Ok(()) => failure,
             Err(worse) => failure.and(worse),
         }
     }
 
-    /// Gives a snapshot up: what was frozen is dirty again.
+    /// Gives a snapshot up, or disks of it: what was frozen is dirty again.
     pub fn abort(&self, disks: &[Source<'_>], which: Which<'_>) -> Result<Arc<Snapshot>> {
         let _control = self.control();
-        let snapshot = self.which(which)?;
-        self.drop_snapshot(disks, &snapshot)?;
+        let (snapshot, places) = self.which(which)?;
+        if which.place.is_some() {
+            snapshot.ends_by(which.place)?;
+        }
+        self.drop_snapshot(disks, &snapshot, &places)?;
         Ok(snapshot)
     }
 
-    fn drop_snapshot(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
+    fn drop_snapshot(&self, disks: &[Source<'_>], snapshot: &Snapshot, places: &Range<usize>) -> Result<()> {
         if snapshot.committing.get().is_some() {
             let message =
                 format!("snapshot {:?} is being committed, and some disks may be; commit it again", snapshot.name);
             return Err(Failure::new("snapshot-committing", message));
         }
+        let left: Vec<_> = snapshot.left(disks, places).collect();
         if !keeps(Rule::NormalThenOff) {
-            self.end(snapshot);
+            self.end(snapshot, places);
         }
-        snapshot.ending.store(true, SeqCst);
-        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+        for (_, disk, frozen) in left {
+            frozen.begin_end();
             if let Some(uuid) = frozen.checkpoint() {
                 abort_checkpoint(disk.map, uuid)?;
             }
         }
         at(Step::Aborted);
-        self.end(snapshot);
-        remove_files(snapshot);
-        snapshot.say(self.log, "given up; what it had frozen is dirty again");
+        self.end(snapshot, places);
+        remove_files(snapshot, places);
+        let of = snapshot.part(places);
+        snapshot.say(self.log, format_args!("given up{of}; what it had frozen is dirty again"));
         Ok(())
     }
 
-    /// Nothing is copied any more.
-    fn end(&self, snapshot: &Snapshot) {
+    /// Nothing is copied any more of these disks.
+    fn end(&self, snapshot: &Snapshot, places: &Range<usize>) {
         // Readers first: after that writers may write what was not copied.
-        snapshot.ended.store(true, SeqCst);
-        self.eras.begin(None);
+        snapshot.disks[places.clone()].iter().for_each(Frozen::end);
+        if snapshot.is_over() {
+            self.eras.begin(None);
+        }
         at(Step::CopyingOff);
     }
 
@@ -440,47 +415,24 @@ impl Snapshots {
         let going = self.eras.snapshot().filter(|snapshot| snapshot.committing.get().is_none());
         match (going, failed) {
             (Some(snapshot), None) => self.leave(disks, &snapshot),
-            (Some(snapshot), Some(failure)) => Err(self.dropped(disks, &snapshot, failure)),
+            (Some(snapshot), Some(failure)) => Err(self.dropped(disks, &snapshot, &snapshot.all(), failure)),
             (None, failed) => failed.map_or(Ok(()), Err),
         }
     }
 
     /// Leaves a snapshot to the next server, or drops one that is not to be had any more.
     fn leave(&self, disks: &[Source<'_>], snapshot: &Snapshot) -> Result<()> {
-        for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+        for (_, disk, frozen) in snapshot.left(disks, &snapshot.all()) {
             let left = stays(disk.image).and_then(|left| frozen.scratch.update(|header| header.left = left));
             if let Err(e) = left {
                 let _ = frozen.break_off(e.to_string(), disk.map);
             }
         }
         if !snapshot.is_served() || snapshot.why_broken().is_some() {
-            self.drop_snapshot(disks, snapshot)?;
+            self.drop_snapshot(disks, snapshot, &snapshot.all())?;
         }
         Ok(())
     }
-}
-
-/// Whether a checkpoint is the last one that was committed, and as it was to be: with its name kept, and by the backup to a target.
-/// Any program may commit it otherwise.
-pub fn is_committed_as(info: &Info, uuid: Uuid, name: Option<&str>, keep: bool, target: Option<&ImageStamp>) -> bool {
-    let committed = info.committed.as_ref().is_some_and(|committed| committed.uuid == uuid);
-    let kept = !keep || info.points.last().is_some_and(|point| Some(&*point.name) == name);
-    committed && kept && target.is_none_or(|target| info.target == Some(*target))
-}
-
-/// Refuses a checkpoint that is gone, if it was not our commit with what was asked for that has ended it. `tried`: there was one.
-pub(super) fn is_ours(map: &DirtyMap, uuid: Uuid, name: &str, asked: &Asked, tried: bool) -> Result<()> {
-    let info = map.info()?;
-    let target = asked.backup.map(|backup| backup.target);
-    if tried && is_committed_as(&info, uuid, Some(name), asked.keep, target.as_ref()) {
-        return Ok(());
-    }
-    let how = match info.committed.is_some_and(|committed| committed.uuid == uuid) {
-        true => "committed, and what it had frozen is clean now",
-        false => "ended",
-    };
-    let message = format!("{}: the snapshot's checkpoint {uuid} was {how}: by another program", map.path().display());
-    Err(Failure::new("no-checkpoint", message))
 }
 
 /// Has the commit of several disks be written down for every server that comes. From the first header on it goes only forward: what
@@ -513,17 +465,9 @@ fn forward(failure: Failure) -> Failure {
     failure.and("the commit has begun, and some disks may be committed: commit it again, it cannot be aborted any more")
 }
 
-fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() || name.len() > MAX_NAME || name.contains(['@', '/']) || name.chars().any(char::is_control) {
-        let message = format!("{name:?} is no name for a snapshot: 1 to {MAX_NAME} bytes without '@' and '/'");
-        return Err(Failure::new("bad-name", message));
-    }
-    Ok(())
-}
-
 /// Freezes all maps; copying is on.
-fn freeze(disks: &[Source<'_>], snapshot: &Snapshot, target: Option<&ImageStamp>) -> Result<()> {
-    for (disk, frozen) in disks.iter().zip(&snapshot.disks) {
+fn freeze(disks: &[Source<'_>], snapshot: &Snapshot, wish: &Wish<'_>) -> Result<()> {
+    for (place, disk, frozen) in snapshot.left(disks, &snapshot.all()) {
         let ready = |uuid: Uuid| {
             let path = disk.map.path().to_path_buf();
             let broken = || io::Error::other(frozen.why_broken().unwrap_or_default());
@@ -545,12 +489,13 @@ fn freeze(disks: &[Source<'_>], snapshot: &Snapshot, target: Option<&ImageStamp>
             at(Step::MarkedAgain);
             if keeps(Rule::ReadyThenFrozen) { ready(uuid) } else { Ok(()) }
         };
-        let checkpoint = disk.map.freeze_snapshot_for(Some(&snapshot.name), target, settle)?;
+        let target = wish.of(place).target;
+        let checkpoint = disk.map.freeze_snapshot_for(Some(&frozen.name), target.as_ref(), settle)?;
         at(Step::Frozen);
         if !keeps(Rule::ReadyThenFrozen) {
             ready(checkpoint.uuid)?;
         }
-        know(disk.map, frozen, snapshot.whole)?;
+        know(disk.map, frozen)?;
     }
     match snapshot.why_broken() {
         Some(why) => Err(Failure::new("snapshot-broken", format!("the snapshot could not be made: {why}"))),
@@ -559,10 +504,10 @@ fn freeze(disks: &[Source<'_>], snapshot: &Snapshot, target: Option<&ImageStamp>
 }
 
 /// Tells a disk of a snapshot what its checkpoint has frozen.
-pub(super) fn know(map: &DirtyMap, frozen: &Frozen, whole: bool) -> dirtymap::Result<()> {
+pub(super) fn know(map: &DirtyMap, frozen: &Frozen) -> dirtymap::Result<()> {
     let uuid = frozen.checkpoint().unwrap_or(Uuid::NIL);
     let set = map.frozen_set(uuid)?;
-    frozen.known(set.extents(0..map.len())?, whole);
+    frozen.known(set.extents(0..map.len())?);
     Ok(())
 }
 
@@ -581,10 +526,13 @@ pub(super) fn abort_checkpoint(map: &DirtyMap, uuid: Uuid) -> Result<()> {
     }
 }
 
-/// Without the files nothing is missing; the next snapshot replaces them.
-fn remove_files(snapshot: &Snapshot) {
-    for frozen in &snapshot.disks {
-        let _ = frozen.scratch.remove();
+/// Without the files nothing is missing; the next snapshot replaces them. As long as disks are left, the others have an index, which
+/// tells the next server what it is of.
+fn remove_files(snapshot: &Snapshot, places: &Range<usize>) {
+    if snapshot.is_over() {
+        snapshot.disks.iter().for_each(|frozen| _ = frozen.scratch.remove());
+    } else {
+        snapshot.disks[places.clone()].iter().for_each(|frozen| frozen.scratch.empty());
     }
 }
 

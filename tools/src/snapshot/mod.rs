@@ -5,9 +5,10 @@
 //! ```text
 //! takeover  what a server has left that is dead
 //! live      create, commit, abort
-//! syncs     syncs of images, and which clients were told of one that failed
+//! asked     what is asked for, and which snapshot and disk is meant
 //! era       which snapshot a writer copies for
 //! shot      a snapshot: one moment of all disks
+//! syncs     syncs of images, and which clients were told of one that failed
 //! frozen    one disk of it: copy, read, done
 //! scratch   its two files
 //! format    their bytes
@@ -15,6 +16,7 @@
 //! trust     where this works
 //! ```
 
+mod asked;
 mod era;
 mod format;
 mod frozen;
@@ -28,8 +30,9 @@ mod takeover;
 mod tests;
 mod trust;
 
+pub use asked::{Backup, Intent, Which, Wish, is_committed_as};
 pub use frozen::Progress;
-pub use live::{Backup, Snapshots, Source, Which, Wish, is_committed_as};
-pub use shot::{Snapshot, SnapshotList, SnapshotStatus};
+pub use live::Snapshots;
+pub use shot::{Snapshot, SnapshotList, SnapshotStatus, Source};
 pub use steps::{Rule, Step, at, keeps};
 pub use syncs::{Client, Syncs};

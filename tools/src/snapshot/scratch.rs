@@ -206,6 +206,11 @@ impl Scratch {
         super::trust::scratch(&self.data)
     }
 
+    /// Gives the space of the data back: its disk has ended, and others are left.
+    pub fn empty(&self) {
+        let _ = self.data.set_len(0);
+    }
+
     /// Removes the files, and gives their space back although a client may still have them.
     pub fn remove(&self) -> io::Result<()> {
         let removed = remove(&self.paths);

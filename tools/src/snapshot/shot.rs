@@ -2,12 +2,16 @@
 
 use super::format::Header;
 use super::frozen::{Frozen, Progress};
+use super::syncs::Syncs;
+use crate::exit::{Failure, Result};
 use crate::terminal::output::Output;
 use crate::time::time;
 use dirtymap::checkpoint::CheckpointState;
 use dirtymap::{DirtyMap, Uuid};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, UNIX_EPOCH};
@@ -22,16 +26,21 @@ pub struct Snapshot {
     pub app: bool,
     /// Seconds since 1970.
     pub created: i64,
+    /// Each disk is ended by itself, and not all of them at once: it is of a backup of several.
+    pub each: bool,
     /// In the order of the server's.
     pub disks: Vec<Frozen>,
     /// It is frozen and may be read.
     pub served: AtomicBool,
-    /// This server has begun to commit it, or to put it back.
-    pub ending: AtomicBool,
-    /// Nothing is copied any more.
-    pub ended: AtomicBool,
     /// A commit has begun that can only go forward; with whether the name is kept.
     pub committing: OnceLock<bool>,
+}
+
+/// A disk of the server.
+pub struct Source<'a> {
+    pub map: &'a DirtyMap,
+    pub image: &'a File,
+    pub syncs: &'a Syncs,
 }
 
 /// What is said of a snapshot.
@@ -78,8 +87,57 @@ impl SnapshotStatus {
 }
 
 impl Snapshot {
+    /// Of these disks, of which there is one at least. `served`: it is frozen.
+    pub fn new(disks: Vec<Frozen>, served: bool) -> Option<Snapshot> {
+        let Header { id, name, app, created, each, .. } = disks.first()?.scratch.header();
+        let whole = disks.iter().all(|frozen| frozen.whole);
+        Some(Snapshot {
+            id,
+            name,
+            whole,
+            app,
+            created,
+            each,
+            disks,
+            served: served.into(),
+            committing: OnceLock::new(),
+        })
+    }
+
+    /// All of its disks, those that have ended as well.
+    pub fn all(&self) -> Range<usize> {
+        0..self.disks.len()
+    }
+
+    /// Those of these disks that have not ended, with what the server has of them.
+    pub fn left<'a>(
+        &'a self,
+        disks: &'a [Source<'a>],
+        places: &Range<usize>,
+    ) -> impl Iterator<Item = (usize, &'a Source<'a>, &'a Frozen)> {
+        let of_place = disks.iter().zip(&self.disks).enumerate().skip(places.start).take(places.len());
+        of_place.filter(|(_, (_, frozen))| !frozen.is_ended()).map(|(place, (disk, frozen))| (place, disk, frozen))
+    }
+
+    /// Whether no disk is left in it.
+    pub fn is_over(&self) -> bool {
+        self.disks.iter().all(Frozen::is_ended)
+    }
+
     pub fn is_served(&self) -> bool {
-        self.served.load(SeqCst) && !self.ended.load(SeqCst)
+        self.served.load(SeqCst) && !self.is_over()
+    }
+
+    /// Refuses to end one disk of those that end together, and to end those together that end one by one.
+    pub fn ends_by(&self, place: Option<usize>) -> Result<()> {
+        let message = match place {
+            _ if self.disks.len() < 2 || self.each == place.is_some() => return Ok(()),
+            Some(_) => "is of all disks of the server together: no backup of one can stand for the others",
+            None => {
+                "is of a backup of several disks, which commits each when that is complete: leave it to the backup, or abort it"
+            }
+        };
+        Err(Failure::new("several-disks", format!("snapshot {:?} {message}", self.name)))
     }
 
     /// An error unless a disk's checkpoint is outstanding still. If another program has ended it, others may write the image, and
@@ -98,10 +156,15 @@ impl Snapshot {
             }
             return Ok(());
         }
-        if !self.ending.load(SeqCst) {
+        if !frozen.is_ending() {
             frozen.break_off("another program has ended its checkpoint".into(), map)?;
         }
         Err(io::Error::other("the snapshot's checkpoint is not outstanding any more"))
+    }
+
+    /// What is said beside, if less than all of it ends.
+    pub fn part(&self, places: &Range<usize>) -> &'static str {
+        if places.len() < self.disks.len() { ", for one of its disks" } else { "" }
     }
 
     /// Says what becomes of it.
@@ -112,7 +175,7 @@ impl Snapshot {
     }
 
     pub fn why_broken(&self) -> Option<String> {
-        self.disks.iter().find_map(Frozen::why_broken)
+        self.disks.iter().filter(|frozen| !frozen.is_ended()).find_map(Frozen::why_broken)
     }
 
     pub fn status(&self) -> SnapshotStatus {

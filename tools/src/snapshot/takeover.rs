@@ -2,11 +2,12 @@
 //!
 //! Invariant kept here: a snapshot is served only if every byte of it is known to be as it was frozen; one that is not is aborted.
 
+use super::asked::{Asked, is_ours};
 use super::format::{Header, State, block_of, boot};
 use super::frozen::Frozen;
-use super::live::{Asked, Snapshots, Source, abort_checkpoint, is_ours, know};
+use super::live::{Snapshots, abort_checkpoint, know};
 use super::scratch::{Scratch, paths, remove};
-use super::shot::{Snapshot, SnapshotStatus};
+use super::shot::{Snapshot, SnapshotStatus, Source};
 use super::steps::{Rule, Step, at, keeps};
 use super::syncs::Left;
 use crate::exit::{Failure, Result};
@@ -14,7 +15,7 @@ use dirtymap::Uuid;
 use dirtymap::checkpoint::{Checkpoint, CheckpointState};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 impl Snapshots {
     /// Goes on with the snapshot that a server has left, or drops it. Before any client comes, and before anything has synced
@@ -109,25 +110,27 @@ impl Snapshots {
         if let Some(gone) = gone {
             return Ok(Some(format!("{said}, but for this: {gone}")));
         }
-        *self.committed() = Some((SnapshotStatus::of_header(begun, disks.len()), asked));
+        self.remember(SnapshotStatus::of_header(begun, disks.len()), 0..disks.len(), asked);
         Ok(Some(said))
     }
 
     /// Asks the kernel about failed write-back of all files. It tells once: so the headers say first that it is being asked.
-    fn ask(&self, disks: &[Source<'_>], found: &[(Scratch, Header, Uuid)]) -> std::result::Result<(), String> {
+    fn ask(&self, disks: &[Source<'_>], found: &[Found]) -> std::result::Result<(), String> {
         let failed = |e: io::Error| format!("not everything that was written is there: {e}");
-        for (scratch, _, _) in found {
+        let left = || found.iter().enumerate().filter(|(_, found)| found.checkpoint.is_some());
+        for (_, Found { scratch, .. }) in left() {
             scratch.update(|header| header.state = State::Asking).map_err(failed)?;
         }
         at(Step::AskingWritten);
         // Of an image as any other sync: the kernel tells once, so that all has to be dirty then.
-        for (place, ((scratch, _, _), disk)) in found.iter().zip(disks).enumerate() {
+        for (place, Found { scratch, .. }) in left() {
+            let disk = &disks[place];
             self.sync(place, disk.map, disk.syncs, || disk.image.sync_data())
                 .and_then(|()| scratch.ask())
                 .map_err(failed)?;
         }
         at(Step::Asked);
-        for (scratch, _, _) in found {
+        for (_, Found { scratch, .. }) in left() {
             scratch.update(|header| (header.state, header.left) = (State::Ready, 0)).map_err(failed)?;
         }
         Ok(())
@@ -141,48 +144,65 @@ impl Snapshots {
         uuids: &[Uuid],
     ) -> std::result::Result<Snapshot, String> {
         let dir = self.dir().map_err(|e| e.to_string())?;
-        let mut found = Vec::new();
-        for ((disk, checkpoint), uuid) in disks.iter().zip(checkpoints).zip(uuids) {
-            let checkpoint = checkpoint.as_ref().ok_or("no snapshot is frozen")?;
-            let scratch = Scratch::open(dir, *uuid).ok_or("its files are gone")?;
-            let header = scratch.header();
-            belongs(disk, checkpoint, &header)?;
-            let same = scratch.is_of(disk.image, &header).map_err(|e| e.to_string())?;
-            if !same && keeps(Rule::CompareEvidence) {
-                return Err("the machine was started, or a file system mounted, or a file replaced since".into());
-            }
-            found.push((scratch, header, checkpoint.uuid));
-        }
-        let (id, count) = found.first().map_or((Uuid::NIL, 0), |(_, header, _)| (header.id, header.disks as usize));
-        if found.iter().any(|(_, header, _)| header.id != id) || count != disks.len() {
+        let places = disks.iter().zip(checkpoints).zip(uuids);
+        let found = places.map(|((disk, checkpoint), uuid)| Found::of(disk, checkpoint.as_ref(), dir, *uuid));
+        let found = found.collect::<std::result::Result<Vec<_>, String>>()?;
+        let id = found.first().map(|found| found.header.id);
+        if found.iter().any(|found| Some(found.header.id) != id || found.header.disks as usize != disks.len()) {
             return Err("it was not of the same disks".into());
         }
         self.all_synced().map_err(|e| e.message)?;
         self.ask(disks, &found)?;
-        let mut frozen = Vec::new();
-        for ((scratch, header, checkpoint), disk) in found.into_iter().zip(disks) {
+        let frozen = found.into_iter().zip(disks).map(|(found, disk)| {
             let image = disk.image.try_clone().map_err(|e| e.to_string())?;
-            let disk_of = Frozen::new(scratch, image, disk.map.len(), self.limit).telling(self.log);
-            if !disk_of.load().map_err(|e| e.to_string())? {
+            let frozen = Frozen::new(found.scratch, image, disk.map.len(), self.limit).telling(self.log);
+            let Some(checkpoint) = found.checkpoint else {
+                frozen.end();
+                return Ok(frozen);
+            };
+            if !frozen.load().map_err(|e| e.to_string())? {
                 return Err("an entry of its index makes no sense".into());
             }
-            disk_of.set_checkpoint(checkpoint);
-            know(disk.map, &disk_of, header.whole).map_err(|e| e.to_string())?;
-            frozen.push((disk_of, header));
+            frozen.set_checkpoint(checkpoint);
+            know(disk.map, &frozen).map_err(|e| e.to_string())?;
+            Ok(frozen)
+        });
+        let frozen = frozen.collect::<std::result::Result<_, String>>()?;
+        Snapshot::new(frozen, true).filter(|snapshot| !snapshot.is_over()).ok_or_else(|| "no snapshot is frozen".into())
+    }
+}
+
+/// What a server has left of a disk of its snapshot.
+struct Found {
+    scratch: Scratch,
+    header: Header,
+    /// `None`: the disk was ended by itself.
+    checkpoint: Option<Uuid>,
+}
+
+impl Found {
+    /// What is there, if it may be gone on with.
+    fn of(
+        disk: &Source<'_>,
+        checkpoint: Option<&Checkpoint>,
+        dir: &Path,
+        map: Uuid,
+    ) -> std::result::Result<Found, String> {
+        let scratch = Scratch::open(dir, map);
+        let header = scratch.as_ref().map(Scratch::header);
+        let Some(checkpoint) = checkpoint else {
+            // It was ready, and whoever has ended it: the others go by what is known of them.
+            let ended = scratch.zip(header).filter(|(_, header)| header.each && header.checkpoint != Uuid::NIL);
+            let (scratch, header) = ended.ok_or("no snapshot is frozen")?;
+            return Ok(Found { scratch, header, checkpoint: None });
+        };
+        let (scratch, header) = scratch.zip(header).ok_or("its files are gone")?;
+        belongs(disk, checkpoint, &header)?;
+        let same = scratch.is_of(disk.image, &header).map_err(|e| e.to_string())?;
+        if !same && keeps(Rule::CompareEvidence) {
+            return Err("the machine was started, or a file system mounted, or a file replaced since".into());
         }
-        let header = frozen.first().map(|(_, header)| header.clone()).ok_or("there are no disks")?;
-        Ok(Snapshot {
-            id: header.id,
-            name: header.name,
-            whole: header.whole,
-            app: header.app,
-            created: header.created,
-            disks: frozen.into_iter().map(|(frozen, _)| frozen).collect(),
-            served: true.into(),
-            ending: false.into(),
-            ended: false.into(),
-            committing: OnceLock::new(),
-        })
+        Ok(Found { scratch, header, checkpoint: Some(checkpoint.uuid) })
     }
 }
 

@@ -1,17 +1,18 @@
 //! What servers leave to the next one, and what is told as a commit: with an image that cannot be synced, and with other programs;
 //! and what a snapshot takes.
 
+use super::asked::{Backup, Which, Wish};
 use super::format::State;
-use super::live::{Backup, Snapshots, Source, Which, Wish};
+use super::live::Snapshots;
+use super::shot::Source;
 use super::syncs::{Client, Syncs};
 use dirtymap::{DirtyMap, ImageStamp, Options};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::Ordering::SeqCst;
 use tempfile::TempDir;
 
 const SIZE: u64 = 1 << 20;
-const NOW: Wish<'static> = Wish { name: "now", whole: false, app: false, target: None };
+const NOW: Wish<'static> = Wish { name: "now", whole: false, app: false, backups: &[] };
 
 /// A disk, and where its server has scratch.
 struct World {
@@ -159,7 +160,7 @@ fn a_commit_that_is_asked_for_again_is_told_only_if_it_is_the_same() {
     let [one, other] = ["one", "other"].map(|name| Backup { target: world.stamp(name), audited: 3 });
     let id = server.create().id.to_string();
     let commit = |keep, backup| {
-        let which = Which { id: Some(&id), name: None };
+        let which = Which { id: Some(&id), ..Which::default() };
         server.snapshots.commit(&server.disks(), which, keep, backup).map(|status| status.id).map_err(|e| e.kind)
     };
     assert_eq!(commit(false, Some(&one)), Ok(id.clone()));
@@ -203,7 +204,9 @@ fn a_snapshot_without_its_checkpoint_makes_way_for_the_next_also_if_its_end_had_
     for failed in [false, true] {
         let made = server.create();
         // An end that could not be written to the map.
-        made.ending.store(failed, SeqCst);
+        if failed {
+            made.disks[0].begin_end();
+        }
         world.map.abort_checkpoint(made.disks[0].checkpoint().expect("frozen")).expect("put back");
         let next = server.create();
         assert_ne!(made.id, next.id);
@@ -225,7 +228,7 @@ fn zeros_take_no_room_of_scratch() {
     let data = world.dir.path().join(format!("dirtymap-{}.data", world.map.info().expect("known").uuid));
     assert_eq!(data.metadata().expect("look").blocks() * 512, 65536);
     let mut read = vec![1; SIZE as usize];
-    made.disks[0].read(0, &mut read, &world.map, &made.ended).expect("read");
+    made.disks[0].read(0, &mut read, &world.map).expect("read");
     assert!(read == content);
 }
 

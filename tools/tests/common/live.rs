@@ -74,6 +74,10 @@ impl Server {
         self.child.id()
     }
 
+    pub fn is_dead(&mut self) -> bool {
+        self.child.try_wait().expect("look").is_some()
+    }
+
     pub fn kill(mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");

@@ -3,9 +3,11 @@
 mod export;
 mod file;
 mod nbd;
+mod server;
 
 pub use file::FileSource;
 pub use nbd::NbdSource;
+pub use server::Server;
 
 use super::target::Base;
 use crate::exit::Result;
@@ -72,6 +74,14 @@ pub trait Source {
     }
     /// Makes what was written so far durable, so that less is left to do while it is frozen; says what is not known of it.
     fn prepare(&self, output: Output) -> Result<()>;
+    /// It is going to be frozen as is wished, with all others of the backup: lets go of what would keep them from that.
+    fn let_go(&mut self, _map: &mut DirtyMap, _wish: &Wish<'_>) -> Result<()> {
+        Ok(())
+    }
+    /// A snapshot was there already (`snapshot-exists`): ends what a backup that was killed has of it here. Whether there was such.
+    fn make_way(&mut self, _map: &mut DirtyMap) -> Result<bool> {
+        Ok(false)
+    }
     /// Freezes what is dirty, and says what is to be copied. If it fails, nothing is frozen, nor will be, unless it
     /// [is unanswered](Source::is_unanswered).
     fn freeze(&mut self, map: &mut DirtyMap, wish: Wish<'_>) -> Result<Frozen>;

@@ -7,16 +7,16 @@
 //!   its claim, and goes on only if nothing was committed then. What was frozen would lack what that has copied elsewhere.
 
 use super::export::Export;
+use super::server::{LOOK, Server};
 use super::{Frozen, Meanwhile, Source, Wish};
 use crate::backup::target::Base;
 use crate::backup::{INTERRUPTED, Wanted};
-use crate::cli::Consistency;
-use crate::control::{Client, Completed, DiskStatus, Intended, Request, Stamp, Status};
+use crate::control::{Completed, DiskStatus, Intended, Request, Stamp};
 use crate::exit::{Failure, Result};
 use crate::files::{self, Content, Image, storage};
 use crate::map::claim::Claim;
 use crate::map::open::{self, With};
-use crate::snapshot::{SnapshotList, SnapshotStatus, is_committed_as};
+use crate::snapshot::{SnapshotStatus, is_committed_as};
 use crate::terminal::output::Output;
 use crate::terminal::signals;
 use dirtymap::checkpoint::{Checkpoint, CheckpointState};
@@ -27,6 +27,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 pub struct NbdSource<'a> {
     args: &'a Wanted,
     uri: Uri,
-    control: &'a Path,
+    server: Rc<Server<'a>>,
     /// What the server says of the disk.
     disk: DiskStatus,
     /// Of the map, also while that is closed.
@@ -43,13 +44,15 @@ pub struct NbdSource<'a> {
     output: Output,
     /// The disk as it is.
     now: Export,
+    /// What the map knew when it was let go of, and whether all of the disk is to be read.
+    intended: Option<(Known, bool)>,
     /// As it was frozen.
     shot: Option<Shot>,
-    /// The server was asked for something that it may do yet.
+    /// The server was asked for a commit that it may do yet.
     unanswered: Cell<bool>,
 }
 
-/// The snapshot that was made for this backup.
+/// The disk in the snapshot that was made for this backup.
 struct Shot {
     id: String,
     export: Export,
@@ -65,42 +68,20 @@ fn known(map: &DirtyMap) -> Result<Known> {
     Ok((info.committed.map(|committed| committed.uuid), info.target, info.begun))
 }
 
-/// How often a server that is gone is looked for.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long a server may take to give a snapshot up, before that is done without it.
-const GIVE_UP: Duration = Duration::from_secs(10);
-
 impl<'a> NbdSource<'a> {
     /// Asks the server what it has, and connects to the export.
-    pub fn open(args: &'a Wanted, control: &'a Path, wait: Duration, output: Output) -> Result<NbdSource<'a>> {
+    pub fn open(args: &'a Wanted, server: Rc<Server<'a>>, wait: Duration, output: Output) -> Result<NbdSource<'a>> {
         let text = args.image.to_str().unwrap_or_default();
         let uri: Uri = text.parse().map_err(|e| Failure::usage(format!("{}: {e}", shown(&args.image))))?;
-        let patience = args.how.patience();
-        let mut server = Client::connect(control)?.within(Some(patience)).telling(output);
-        let status: Status = server.ask(&Request::Status {})?;
-        let disk = disk_of(&status, &uri.export, control)?;
+        let disk = server.disk(&uri.export)?;
         let now = Uri { export: disk.export.clone(), ..uri.clone() };
-        let now = Export::open(now, text.into(), disk.size, patience, output)?;
-        Ok(NbdSource {
-            args,
-            uri,
-            control,
-            disk,
-            claim: None,
-            wait,
-            output,
-            now,
-            shot: None,
-            unanswered: Cell::new(false),
-        })
+        let now = Export::open(now, text.into(), disk.size, args.how.patience(), output)?;
+        let (claim, intended, shot, unanswered) = Default::default();
+        Ok(NbdSource { args, uri, server, disk, claim, wait, output, now, intended, shot, unanswered })
     }
 
     fn map(&self) -> PathBuf {
         self.disk.map.clone().into()
-    }
-
-    fn server(&self) -> Result<Client> {
-        Ok(Client::connect(self.control)?.telling(self.output))
     }
 
     /// Opens the map beside the server.
@@ -108,7 +89,7 @@ impl<'a> NbdSource<'a> {
         let same = |info: &Info| match info.uuid.to_string() == self.disk.uuid {
             true => acceptable(info),
             false => {
-                let (map, control) = (&self.disk.map, self.control.display());
+                let (map, control) = (&self.disk.map, self.server.control.display());
                 let message = format!("{}: is not the map that the server at {control} has there", shown(map));
                 Err(Failure::new("wrong-server", message))
             }
@@ -116,90 +97,24 @@ impl<'a> NbdSource<'a> {
         open::for_writing(&self.map(), With::Anybody, self.wait, output, same)
     }
 
-    /// Has the snapshot made, and connects to it.
-    fn make(
-        &mut self,
-        map: &mut DirtyMap,
-        point: &str,
-        target: Option<&ImageStamp>,
-        whole: bool,
-    ) -> Result<Checkpoint> {
-        let before = known(map)?;
-        let app = self.args.how.consistency == Some(Consistency::App);
-        let backup = target.map(|target| Intended { export: self.disk.export.clone(), target: Stamp::new(target) });
-        let request = Request::SnapshotCreate { name: Some(point.into()), whole, app, backup };
-        let mut ended = false;
-        let made = loop {
-            // Whoever has it open for writing keeps the server from freezing.
-            let (read_only, _) = open::for_reading(&self.map(), self.wait, self.output.without_notes())?;
-            std::mem::replace(map, read_only).close()?;
-            match self.create(&request) {
-                Err(failure) if failure.kind == "snapshot-exists" => {
-                    self.take_back(map, before)?;
-                    self.end_left(map, failure, ended)?;
-                    ended = true;
-                }
-                made => break made?,
-            }
-        };
-        let found = signals::check(INTERRUPTED).and_then(|()| self.find(map, before, point, &made.id, whole));
-        found.map_err(|failure| match self.end(&made.id) {
-            Ok(()) => failure,
-            Err(e) if e.kind == "no-snapshot" => failure,
-            Err(e) => {
-                self.unanswered.set(true);
-                failure.and(format_args!("the snapshot may still be there ({e}), the next backup ends it"))
-            }
-        })
-    }
-
-    /// Asks for a snapshot, as long as programs have the map open for writing that the user would wait for.
-    fn create(&self, request: &Request) -> Result<SnapshotStatus> {
-        let until = Instant::now() + self.wait;
-        loop {
-            let failure = match self.server()?.within(self.args.how.hooks.limit()).ask(request) {
-                Err(failure) => failure,
-                made => return made,
-            };
-            match &*failure.kind {
-                "interrupted" | "no-answer" => {
-                    self.unanswered.set(true);
-                    return Err(failure.and("nothing is lost: if it makes the snapshot, the next backup ends that"));
-                }
-                "locked" if Instant::now() < until => {
-                    signals::check(INTERRUPTED)?;
-                    std::thread::sleep(LOOK);
-                }
-                _ => return Err(failure),
-            }
-        }
-    }
-
     /// Opens the map again that was let go of, if nothing was committed meanwhile.
-    fn take_back(&self, map: &mut DirtyMap, before: Known) -> Result<()> {
+    fn take_back(&self, map: &mut DirtyMap) -> Result<()> {
         *map = self.open_beside(self.output.without_notes(), |_| Ok(()))?;
-        if known(map)? != before {
+        if Some(known(map)?) != self.intended.map(|(before, _)| before) {
             let message = format!("{}: another backup went by it just now; start this one again", map.path().display());
             return Err(Failure::new("busy", message));
         }
         Ok(())
     }
 
-    /// Ends a snapshot that was not there before: of a backup that was killed while the server made it. Any other one is left
-    /// alone, for which there is `failure`; and without its checkpoint the server makes the next one in its place.
-    /// That is asked for once.
-    fn end_left(&self, map: &DirtyMap, failure: Failure, ended: bool) -> Result<()> {
-        match map.checkpoint()? {
-            Some(left) if left.target.is_none() => Err(failure),
-            Some(left) => self.abort(map, &left),
-            None if ended => Err(failure),
-            None => Ok(()),
-        }
+    /// The identity of the snapshot that a checkpoint is of: by that a request that is late ends no other one.
+    fn snapshot_of(&self, checkpoint: &Checkpoint) -> Result<String> {
+        self.shot.as_ref().map_or_else(|| self.server.snapshot_of(checkpoint.uuid), |shot| Ok(shot.id.clone()))
     }
 
     /// The snapshot's checkpoint in the map, and its export.
-    fn find(&mut self, map: &mut DirtyMap, before: Known, point: &str, id: &str, whole: bool) -> Result<Checkpoint> {
-        self.take_back(map, before)?;
+    fn find(&mut self, map: &mut DirtyMap, point: &str, id: &str, whole: bool) -> Result<Checkpoint> {
+        self.take_back(map)?;
         let outstanding = map.checkpoint()?;
         let is_it = |found: &Checkpoint| {
             found.snapshot && found.state == CheckpointState::Frozen && found.name.as_deref() == Some(point)
@@ -210,8 +125,8 @@ impl<'a> NbdSource<'a> {
         let patience = self.args.how.patience();
         let export = Export::open_patiently(uri, name, self.disk.size, patience, self.output);
         let export = export.map_err(|e| {
-            match e.kind == "snapshot-gone" && self.there().is_some_and(|there| there.id == id) {
-                true => another(&self.name(), self.control),
+            match e.kind == "snapshot-gone" && matches!(self.server.there(), Ok(Some(there)) if there.id == id) {
+                true => another(&self.name(), self.server.control),
                 false => e,
             }
         })?;
@@ -222,42 +137,6 @@ impl<'a> NbdSource<'a> {
         self.shot = Some(Shot { id: id.into(), export, whole });
         Ok(checkpoint)
     }
-
-    /// The snapshot that the server has.
-    fn there(&self) -> Option<SnapshotStatus> {
-        let there = self.server().and_then(|server| server.after_signals(GIVE_UP).ask(&Request::SnapshotList {}));
-        there.ok().and_then(|SnapshotList { snapshots }| snapshots.into_iter().next())
-    }
-
-    /// Has the server give up a snapshot, also after a signal.
-    fn end(&self, id: &str) -> Result<()> {
-        let request = Request::SnapshotAbort { name: None, id: Some(id.into()) };
-        self.server()?.after_signals(GIVE_UP).ask::<SnapshotStatus>(&request).map(drop)
-    }
-}
-
-/// The disk that an export of a server is. Its snapshots are of all disks, so no other one may be there.
-fn disk_of(status: &Status, export: &str, control: &Path) -> Result<DiskStatus> {
-    let control = control.display();
-    if let Some((disk, _)) = export.rsplit_once('@') {
-        let message = format!("{export:?} is a snapshot; a backup makes one of its own: give the export {disk:?}");
-        return Err(Failure::usage(message));
-    }
-    let found = status.disks.iter().find(|disk| disk.export == export);
-    let found = found.or_else(|| status.disks.first().filter(|_| export.is_empty())).ok_or_else(|| {
-        let names: Vec<String> = status.disks.iter().map(|disk| format!("{:?}", disk.export)).collect();
-        let message = format!("the server at {control} has no export {export:?}; it has {}", names.join(", "));
-        Failure::new("no-export", message)
-    })?;
-    if status.disks.len() > 1 {
-        let message = format!(
-            "the server at {control} has {} disks, and a snapshot is of all of them, so that a backup of one would forget what was \
-             written to the others; serve each disk by a server of its own, or back up their images (--disk)",
-            status.disks.len()
-        );
-        return Err(Failure::new("several-disks", message));
-    }
-    Ok(found.clone())
 }
 
 /// Two sockets of two servers.
@@ -341,14 +220,41 @@ impl Source for NbdSource<'_> {
         Ok(())
     }
 
-    fn freeze(&mut self, map: &mut DirtyMap, wanted: Wish<'_>) -> Result<Frozen> {
-        let Wish { point, target, base, all } = wanted;
-        let whole = match &base {
+    /// Whoever has it open for writing keeps the server from freezing.
+    fn let_go(&mut self, map: &mut DirtyMap, wish: &Wish<'_>) -> Result<()> {
+        let whole = match &wish.base {
             Base::Everything => true,
-            Base::Last => all,
-            Base::Since(since) => all || !is_dirty_since(map, since)?,
+            Base::Last => wish.all,
+            Base::Since(since) => wish.all || !is_dirty_since(map, since)?,
         };
-        let checkpoint = self.make(map, point, target.as_ref(), whole)?;
+        self.intended = Some((known(map)?, whole));
+        let (export, name, target) =
+            (self.disk.export.clone(), wish.point.into(), wish.target.as_ref().map(Stamp::new));
+        self.server.intend(Intended { export, name, whole, target });
+        let (read_only, _) = open::for_reading(&self.map(), self.wait, self.output.without_notes())?;
+        Ok(std::mem::replace(map, read_only).close()?)
+    }
+
+    /// Of one that was not there before: a backup was killed while the server made it. Any other one is left alone. And without its
+    /// checkpoint the server makes the next one in its place.
+    fn make_way(&mut self, map: &mut DirtyMap) -> Result<bool> {
+        self.take_back(map)?;
+        let Some(left) = map.checkpoint()?.filter(|left| left.target.is_some()) else { return Ok(false) };
+        self.abort(map, &left).map(|()| true)
+    }
+
+    fn freeze(&mut self, map: &mut DirtyMap, wish: Wish<'_>) -> Result<Frozen> {
+        let (Wish { point, base, .. }, whole) = (wish, self.intended.is_some_and(|(_, whole)| whole));
+        let made = self.server.snapshot()?;
+        let found = signals::check(INTERRUPTED).and_then(|()| self.find(map, point, &made.id, whole));
+        let checkpoint = found.map_err(|failure| match self.server.end(&made.id, None) {
+            Ok(()) => failure,
+            Err(e) if e.kind == "no-snapshot" => failure,
+            Err(e) => {
+                self.server.unanswered.set(true);
+                failure.and(format_args!("the snapshot may still be there ({e}), the next backup ends it"))
+            }
+        })?;
         let bits = match base {
             Base::Everything => Ok(None),
             Base::Since(since) if whole => map.since_set(&since).map(Some),
@@ -408,14 +314,14 @@ impl Source for NbdSource<'_> {
             // A backup of the image has left it, and was complete.
             return Ok(map.commit_backup(checkpoint.uuid, keep, target, audited)?);
         }
-        // A member that was complete is committed by its name, as the identity of its snapshot is gone.
-        let id = self.shot.as_ref().map(|shot| shot.id.clone());
-        let name = checkpoint.name.clone().filter(|_| id.is_none());
-        let backup = Some(Completed { export: self.disk.export.clone(), target: Stamp::new(target), audited });
-        let request = Request::SnapshotCommit { name, id, keep, backup };
         let until = Instant::now() + self.args.how.patience();
         loop {
-            let failure = match self.server().and_then(|mut server| server.ask::<SnapshotStatus>(&request)) {
+            let backup = Some(Completed { export: self.disk.export.clone(), target: Stamp::new(target), audited });
+            let asked = self.snapshot_of(checkpoint).and_then(|id| {
+                let request = Request::SnapshotCommit { name: None, id: Some(id), keep, backup };
+                self.server.client()?.ask::<SnapshotStatus>(&request)
+            });
+            let failure = match asked {
                 Ok(_) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -439,14 +345,9 @@ impl Source for NbdSource<'_> {
 
     fn abort(&self, map: &DirtyMap, checkpoint: &Checkpoint) -> Result<()> {
         if checkpoint.snapshot {
-            // By its identity: a request that is late must not end another one of that name.
-            let of_name = |there: &SnapshotStatus| Some(&there.name) == checkpoint.name.as_ref();
-            let id = match &self.shot {
-                Some(shot) => Some(shot.id.clone()),
-                None => self.there().filter(of_name).map(|there| there.id),
-            };
-            if let Some(Err(failure)) = id.map(|id| self.end(&id)) {
-                self.output.detail(|| format!("the server did not give the snapshot up: {failure}"));
+            let ended = self.snapshot_of(checkpoint).and_then(|id| self.server.end(&id, Some(&self.disk.export)));
+            if let Err(failure) = ended {
+                self.output.detail(|| format!("the server gives no snapshot up: {failure}"));
             }
         }
         // Without the server as well: where it has no snapshot any more, or is gone.
@@ -461,7 +362,7 @@ impl Source for NbdSource<'_> {
     }
 
     fn is_unanswered(&self) -> bool {
-        self.unanswered.get()
+        self.unanswered.get() || self.server.unanswered.get()
     }
 
     fn close(&self, map: DirtyMap, _: Option<bool>) -> Result<()> {

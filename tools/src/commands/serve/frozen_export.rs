@@ -37,12 +37,16 @@ impl FrozenExport {
         }
     }
 
+    fn disk_has_ended(&self) -> bool {
+        !self.snapshot.is_served() || self.snapshot.disks[self.place].is_ended()
+    }
+
     /// What was found counts only if the snapshot is there still.
     fn check(&self) -> Result<(), Failure> {
         let there = self.snapshot.is_there(self.place, &self.disk.map);
         match self.snapshot.why_broken() {
             Some(why) => Err(Failure::new(Errno::Io, format!("the snapshot is broken: {why}"))),
-            None if !self.snapshot.is_served() => Err(Failure::new(Errno::Io, "the snapshot has ended")),
+            None if self.disk_has_ended() => Err(Failure::new(Errno::Io, "the snapshot has ended")),
             None => Ok(there?),
         }
     }
@@ -68,7 +72,7 @@ impl Backend for FrozenExport {
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
         let frozen = &self.snapshot.disks[self.place];
-        frozen.read(offset, into, &self.disk.map, &self.snapshot.ended)?;
+        frozen.read(offset, into, &self.disk.map)?;
         self.check()
     }
 

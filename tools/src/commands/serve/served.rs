@@ -4,11 +4,10 @@ use super::disk::{Disk, DiskAnswer};
 use super::export::Export;
 use super::frozen_export::FrozenExport;
 use super::metrics;
-use crate::control::{Answers, Completed, Request, Stamp, Status};
+use crate::control::{Answers, Completed, Intended, Request, Stamp, Status};
 use crate::exit::{Failure, Result};
-use crate::snapshot::{Backup, SnapshotList, Snapshots, Source, Which, Wish};
+use crate::snapshot::{Backup, Intent, SnapshotList, Snapshots, Source, Which, Wish};
 use crate::terminal::output::Output;
-use dirtymap::ImageStamp;
 use dirtymap_nbd::{Backend, Exports, Listed};
 use serde_json::Value;
 use std::sync::Arc;
@@ -73,19 +72,31 @@ impl Served {
         let snapshot =
             self.snapshots.snapshot().filter(|snapshot| snapshot.name == of || snapshot.id.to_string() == of)?;
         let place = self.disks.iter().position(|disk| disk.name() == name)?;
+        let _left = snapshot.disks.get(place).filter(|frozen| !frozen.is_ended())?;
         let tracked = Arc::clone(&self.disks[place].tracked);
         Some((export.into(), Arc::new(FrozenExport::new(tracked, snapshot, place))))
     }
 }
 
 impl Served {
-    /// The target of the backup of a disk, if it is the one that there is.
-    fn target(&self, export: &str, target: &Stamp) -> Result<ImageStamp> {
-        match &*self.disks {
-            [disk] if disk.name() == export => target.target(),
-            [_] => Err(Failure::new("no-export", format!("there is no disk {export:?}"))),
-            _ => Err(Failure::new("several-disks", "a backup of one disk cannot stand for those of several")),
+    fn place(&self, export: &str) -> Result<usize> {
+        let found = self.disks.iter().position(|disk| disk.name() == export);
+        found.ok_or_else(|| Failure::new("no-export", format!("there is no disk {export:?}")))
+    }
+
+    /// The backups that a snapshot is made for, in the order of the disks: none, or one of each.
+    fn intents<'a>(&self, backups: &'a [Intended]) -> Result<Vec<Intent<'a>>> {
+        let mut intents = vec![None; if backups.is_empty() { 0 } else { self.disks.len() }];
+        for Intended { export, name, whole, target } in backups {
+            let place = self.place(export)?;
+            let target = target.as_ref().map(Stamp::target).transpose()?;
+            intents[place] = Some(Intent { name, whole: *whole, target });
         }
+        let all = intents.into_iter().collect::<Option<Vec<_>>>().filter(|all| all.len() == backups.len());
+        all.ok_or_else(|| {
+            let message = "a snapshot is of all disks of the server: one backup of each has to be there";
+            Failure::new("several-disks", message)
+        })
     }
 }
 
@@ -94,7 +105,8 @@ impl Exports for Served {
         let disks = self.disks.iter().map(|disk| (disk.name().to_string(), String::new()));
         let snapshot = self.snapshots.snapshot();
         let frozen = snapshot.iter().flat_map(|snapshot| {
-            self.disks.iter().map(|disk| (format!("{}@{}", disk.name(), snapshot.name), "a snapshot".into()))
+            let left = self.disks.iter().zip(&snapshot.disks).filter(|(_, frozen)| !frozen.is_ended());
+            left.map(|(disk, _)| (format!("{}@{}", disk.name(), snapshot.name), "a snapshot".into()))
         });
         disks.chain(frozen).map(|(name, description)| Listed { name, description }).collect()
     }
@@ -112,9 +124,9 @@ impl Answers for Served {
     fn answer(&self, request: Request) -> Result<Value> {
         let value = match request {
             Request::Status {} => serde_json::to_value(self.status()?),
-            Request::SnapshotCreate { name, whole, app, backup } => {
-                let target = backup.map(|backup| self.target(&backup.export, &backup.target)).transpose()?;
-                let wish = Wish { name: name.as_deref().unwrap_or(DEFAULT_NAME), whole, app, target };
+            Request::SnapshotCreate { name, whole, app, backups } => {
+                let backups = self.intents(&backups)?;
+                let wish = Wish { name: name.as_deref().unwrap_or(DEFAULT_NAME), whole, app, backups: &backups };
                 serde_json::to_value(self.snapshots.create(&self.sources(), &wish)?.status())
             }
             Request::SnapshotList {} => {
@@ -123,15 +135,16 @@ impl Answers for Served {
                 serde_json::to_value(SnapshotList { snapshots })
             }
             Request::SnapshotCommit { name, id, keep, backup } => {
-                let which = Which { name: name.as_deref(), id: id.as_deref() };
-                let completed = |Completed { export, target, audited }| {
-                    self.target(&export, &target).map(|target| Backup { target, audited })
-                };
+                let place = backup.as_ref().map(|backup| self.place(&backup.export)).transpose()?;
+                let which = Which { name: name.as_deref(), id: id.as_deref(), place };
+                let completed =
+                    |Completed { target, audited, .. }| target.target().map(|target| Backup { target, audited });
                 let backup = backup.map(completed).transpose()?;
                 serde_json::to_value(self.snapshots.commit(&self.sources(), which, keep, backup.as_ref())?)
             }
-            Request::SnapshotAbort { name, id } => {
-                let which = Which { name: name.as_deref(), id: id.as_deref() };
+            Request::SnapshotAbort { name, id, export } => {
+                let place = export.map(|export| self.place(&export)).transpose()?;
+                let which = Which { name: name.as_deref(), id: id.as_deref(), place };
                 serde_json::to_value(self.snapshots.abort(&self.sources(), which)?.status())
             }
         };

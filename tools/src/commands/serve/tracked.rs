@@ -177,7 +177,7 @@ mod tests {
         (tracked, snapshots)
     }
 
-    const NOW: snapshot::Wish<'static> = snapshot::Wish { name: "now", whole: true, app: false, target: None };
+    const NOW: snapshot::Wish<'static> = snapshot::Wish { name: "now", whole: true, app: false, backups: &[] };
 
     #[test]
     fn a_write_that_finds_no_room_has_that_of_scratch() {

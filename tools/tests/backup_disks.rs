@@ -1,0 +1,548 @@
+//! Several disks of one server in one backup: one moment for all, and each is settled by itself, whoever is killed.
+
+mod common;
+
+use common::live::{GRANULES, Place, SIZE, Server, bytes, takes_over, until};
+use common::serving::Control;
+use common::{GRANULE, Ran, areas, dirtymap, pattern, skipped};
+use dirtymap::info::inspect;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+const DISKS: [&str; 2] = ["a", "b"];
+
+/// Two disks of one server, with a set for each.
+struct Machine {
+    place: Place,
+}
+
+impl Machine {
+    /// Of which there is a backup.
+    fn new() -> Machine {
+        let mut place = Place::new();
+        let (image, map) = (place.dir.path("b.raw"), place.dir.path("b.map"));
+        fs::write(&image, pattern(SIZE, 2)).expect("write");
+        dm!("create", map, "--image", image).exits(0);
+        let second = format!("b={},map={}", image.display(), map.display());
+        place.more = ["--name", "a", "--disk", &second].map(Into::into).into();
+        let machine = Machine { place };
+        let server = machine.start(&[]);
+        assert_eq!(machine.told(&[]).map(|told| told["full"].clone()), [true, true]);
+        assert!(server.stop());
+        machine
+    }
+
+    fn start(&self, variables: &[(&str, String)]) -> Server {
+        self.place.start(variables).expect("a server")
+    }
+
+    /// Starts one that is held the first time at a step, as long as the file is there.
+    fn held_at(&self, step: &str) -> (Server, PathBuf) {
+        let hold = self.place.dir.path("hold");
+        (self.start(&[("HOLD_AT", format!("{step}@{}", hold.display()))]), hold)
+    }
+
+    fn image(&self, disk: &str) -> PathBuf {
+        if disk == "a" { self.place.image() } else { self.place.dir.path("b.raw") }
+    }
+
+    fn map(&self, disk: &str) -> PathBuf {
+        if disk == "a" { self.place.map() } else { self.place.dir.path("b.map") }
+    }
+
+    fn sets(&self) -> PathBuf {
+        self.place.dir.path("sets")
+    }
+
+    fn set(&self, disk: &str) -> PathBuf {
+        self.sets().join(disk)
+    }
+
+    fn write(&self, disk: &str, g: u64, seed: u64) {
+        let mut client = self.place.client(disk).expect("connect");
+        client.write(g * GRANULE, &pattern(bytes(g).len() as u64, seed), 0).expect("write");
+    }
+
+    fn write_both(&self, g: u64, seed: u64) {
+        DISKS.iter().for_each(|disk| self.write(disk, g, seed));
+    }
+
+    fn content(&self) -> [Vec<u8>; 2] {
+        DISKS.map(|disk| fs::read(self.image(disk)).expect("read"))
+    }
+
+    fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.place.dir.path("socket").display())
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = dirtymap();
+        command
+            .args(["--output", "json", "backup", "--control"])
+            .arg(self.place.control())
+            .arg("--set")
+            .arg(self.sets());
+        for disk in DISKS {
+            command.arg("--disk").arg(format!("{disk}={}", self.uri(disk)));
+        }
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn spawn(&self, more: &[&str]) -> Child {
+        self.command(more).spawn().expect("run dirtymap")
+    }
+
+    fn back_up(&self, more: &[&str]) -> Ran {
+        self.command(more).output().expect("run dirtymap").into()
+    }
+
+    /// A backup that is complete, by disk.
+    #[track_caller]
+    fn told(&self, more: &[&str]) -> [Value; 2] {
+        let told = self.back_up(more).exits(0).json();
+        assert_eq!((&told[0]["disk"], &told[1]["disk"], &told[2]), (&"a".into(), &"b".into(), &Value::Null));
+        [told[0].clone(), told[1].clone()]
+    }
+
+    /// The newest member of a disk's set.
+    fn restored(&self, disk: &str) -> Vec<u8> {
+        let out = self.place.dir.path("restored");
+        dm!("restore", self.set(disk), out).exits(0);
+        let restored = fs::read(&out).expect("read");
+        fs::remove_file(out).expect("remove");
+        restored
+    }
+
+    fn members(&self, disk: &str) -> Vec<Value> {
+        let listed = dm!("set", "info", self.set(disk), "--output", "json").exits(0).json();
+        listed["members"].as_array().expect("a list").clone()
+    }
+
+    fn outstanding(&self, disk: &str) -> bool {
+        inspect(self.map(disk)).expect("inspect").checkpoint.is_some()
+    }
+
+    /// What is not in the newest member is dirty, and nothing is frozen.
+    #[track_caller]
+    fn nothing_is_forgotten(&self) {
+        for disk in DISKS {
+            assert!(!self.outstanding(disk), "{disk}: a checkpoint is left");
+            let (image, base) = (fs::read(self.image(disk)).expect("read"), self.restored(disk));
+            let areas = areas(&self.map(disk));
+            let dirty = |g: u64| areas.iter().any(|area| area.contains(&(g * GRANULE)));
+            let forgotten = (0..GRANULES).filter(|&g| image[bytes(g)] != base[bytes(g)] && !dirty(g));
+            assert_eq!(forgotten.collect::<Vec<_>>(), Vec::<u64>::new(), "{disk}: these granules are forgotten");
+        }
+        assert_eq!(self.place.snapshot(&["list"]).exits(0).json()["snapshots"], json!([]));
+    }
+
+    /// The next backup is incremental of both disks, and whole.
+    #[track_caller]
+    fn goes_on(&self) {
+        self.goes_on_with([false, false]);
+    }
+
+    #[track_caller]
+    fn goes_on_with(&self, full: [bool; 2]) {
+        assert_eq!(self.told(&[]).map(|told| told["full"].clone()), full);
+        for (disk, image) in DISKS.iter().zip(self.content()) {
+            assert!(self.restored(disk) == image, "{disk}: the backup is another image");
+            dm!("set", "verify", self.set(disk)).exits(0);
+        }
+        self.nothing_is_forgotten();
+    }
+}
+
+fn finish(child: Child) -> Ran {
+    child.wait_with_output().expect("wait").into()
+}
+
+fn release(hold: &PathBuf) {
+    fs::remove_file(hold).expect("release");
+}
+
+/// Tests that hold or kill need the steps, which only a build with debug assertions has.
+fn has_steps() -> bool {
+    if !cfg!(debug_assertions) {
+        skipped("a build without debug assertions has no steps");
+    }
+    cfg!(debug_assertions)
+}
+
+#[test]
+fn each_disk_has_its_member_and_all_are_of_the_moment_of_one_freeze() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    // The first disk is frozen, and the second is not.
+    let (server, hold) = machine.held_at("Frozen");
+    machine.write("a", 3, 3);
+    machine.write("b", 4, 4);
+    let moment = machine.content();
+    let child = machine.spawn(&["--name", "monday", "--consistency", "app"]);
+    until("the freeze", || hold.exists().then_some(()));
+    machine.write_both(3, 50);
+    machine.write_both(4, 60);
+    release(&hold);
+    let told = finish(child).exits(0).json();
+    for ((disk, moment), told) in DISKS.iter().zip(moment).zip(told.as_array().expect("a list")) {
+        assert!(machine.restored(disk) == moment, "{disk} is of another moment");
+        assert_eq!(
+            (&told["full"], &told["bytes_copied"], &told["one_moment"]),
+            (&json!(false), &json!(GRANULE), &json!(true))
+        );
+        assert_eq!((&told["member"]["name"], &told["member"]["consistency"]), (&json!("monday"), &json!("app")));
+        assert_eq!(told["member"]["group"], machine.members("a")[1]["group"]);
+        assert_eq!(machine.members(disk)[1]["image"], machine.uri(disk));
+        assert_eq!(inspect(machine.map(disk)).expect("inspect").points.len(), 1, "that of the newest member");
+    }
+    machine.nothing_is_forgotten();
+    machine.goes_on();
+    assert!(server.stop());
+    let files = fs::read_dir(machine.place.dir.path("")).expect("list").map(|e| e.expect("an entry").file_name());
+    assert!(files.into_iter().all(|name| !name.to_string_lossy().starts_with("dirtymap-")), "scratch is left");
+}
+
+/// What a kill leaves depends on the step alone.
+#[test]
+fn killed_at_any_step_it_is_settled_by_the_next_one_disk_by_disk() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    let server = machine.start(&[]);
+    let mut told_later = 0;
+    for step in 1.. {
+        machine.write_both(step % GRANULES, step);
+        let moment = machine.content();
+        let before = DISKS.map(|disk| machine.members(disk).len());
+        let ran: Ran = machine
+            .command(&["--keep", "3"])
+            .env("DIRTYMAP_TEST_KILL_SET_AT", step.to_string())
+            .output()
+            .expect("run")
+            .into();
+        if ran.code == 0 {
+            assert!(step > 16, "{step} steps");
+            break;
+        }
+        assert_eq!(ran.code, -1, "step {step}: {}", ran.err);
+        // A member is whole as soon as it is there.
+        for ((disk, moment), before) in DISKS.iter().zip(moment).zip(before) {
+            assert!(machine.members(disk).len() <= before || machine.restored(disk) == moment, "step {step}, {disk}");
+        }
+        machine.write_both((step + 5) % GRANULES, step + 1000);
+        let ran = machine.back_up(&["--keep", "3"]).exits(0);
+        told_later += ran.err.matches("was complete when its backup was ended").count();
+        for (disk, told) in DISKS.iter().zip(ran.json().as_array().expect("a list")) {
+            assert_eq!(told["full"], false, "step {step}, {disk}");
+            assert!(machine.restored(disk) == fs::read(machine.image(disk)).expect("read"), "step {step}, {disk}");
+        }
+        machine.nothing_is_forgotten();
+    }
+    assert_eq!(told_later, 2, "each disk was once a member of which its map did not know yet");
+    assert!(server.stop());
+}
+
+/// One server after the other, each of which dies at the next step of the same backup.
+#[test]
+fn a_server_that_is_killed_at_any_step_has_its_backup_gone_on_with() {
+    if !has_steps() || !takes_over() {
+        return;
+    }
+    let machine = Machine::new();
+    let mut ended = 0;
+    for step in 1.. {
+        let server = machine.start(&[]);
+        machine.write_both(step % GRANULES, step);
+        assert!(server.stop());
+        let moment = machine.content();
+        // Some of the steps are those of its start.
+        let Some(mut server) = machine.place.start(&[("KILL_AT", step.to_string())]) else { continue };
+        let mut child = machine.spawn(&[]);
+        let died = until("an end", || match child.try_wait().expect("look") {
+            // It may be the first to know.
+            Some(status) => Some(!status.success()),
+            None => server.is_dead().then_some(true),
+        });
+        if !died {
+            finish(child).exits(0);
+            assert!(step > 30, "{step} steps");
+            break;
+        }
+        until("its end", || server.is_dead().then_some(()));
+        server = machine.start(&[]);
+        let ran = finish(child);
+        // While the snapshot was made there is none to go on with, and nobody knows whether there will be.
+        assert!(ran.code == 0 || ran.out.contains("no-answer"), "step {step}: {ran:?}");
+        ended += usize::from(ran.code != 0);
+        if ran.code == 0 {
+            for (disk, moment) in DISKS.iter().zip(&moment) {
+                assert!(machine.restored(disk) == *moment, "step {step}, {disk}: of another moment");
+            }
+            machine.nothing_is_forgotten();
+        }
+        machine.write_both((step + 1) % GRANULES, step + 1000);
+        machine.goes_on();
+        assert!(server.stop());
+    }
+    assert!(ended > 0, "none was killed while it made the snapshot");
+}
+
+#[test]
+fn a_disk_that_fails_when_another_is_a_backup_loses_no_bit_and_makes_none_full() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    let (server, hold) = machine.held_at("DiskCommitted");
+    machine.write_both(5, 5);
+    let moment = machine.content();
+    let child = machine.spawn(&[]);
+    until("the commit of the first", || hold.exists().then_some(()));
+    // Somebody else's file has the name that the second member is to have.
+    let name = machine.set("b").join("0002.qcow2");
+    fs::write(&name, b"somebody's").expect("write");
+    release(&hold);
+    let ran = finish(child).exits(8).says("disk \"b\"").says("no bit was reset");
+    assert!(ran.out.contains("exists"), "{}", ran.out);
+    assert!(machine.restored("a") == moment[0], "the first is a backup");
+    assert_eq!((machine.members("a").len(), machine.members("b").len()), (2, 1));
+    let bytes_dirty = DISKS.map(|disk| areas(&machine.map(disk)).iter().map(|area| area.end - area.start).sum::<u64>());
+    assert_eq!(bytes_dirty, [0, GRANULE]);
+    machine.nothing_is_forgotten();
+    fs::remove_file(name).expect("remove");
+    machine.write_both(6, 6);
+    machine.goes_on();
+    assert!(server.stop());
+}
+
+#[test]
+fn before_any_is_a_backup_one_that_fails_gives_up_all() {
+    if !has_steps() {
+        return;
+    }
+    let mut machine = Machine::new();
+    machine.place.more.extend(["--scratch-limit".to_string(), "64K".into()]);
+    let (server, hold) = machine.held_at("Looked");
+    (0..4).for_each(|g| machine.write_both(g, 20 + g));
+    let child = machine.spawn(&[]);
+    until("the first read", || hold.exists().then_some(()));
+    // More than fits in the scratch of one disk.
+    (2..4).for_each(|g| machine.write("b", g, 90 + g));
+    release(&hold);
+    let ran = finish(child).exits(8).says("the snapshot is broken").says("no bit was reset");
+    assert!(ran.out.contains("export-failed"), "{}", ran.out);
+    DISKS.iter().for_each(|disk| assert_eq!(machine.members(disk).len(), 1));
+    machine.nothing_is_forgotten();
+    machine.goes_on();
+    assert!(server.stop());
+}
+
+/// The checkpoint of the second is ended by some other program when it is a member: nothing rests upon that.
+#[test]
+fn what_another_program_does_to_one_disk_is_not_told_of_the_other() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    let (server, hold) = machine.held_at("DiskCommitted");
+    machine.write_both(5, 5);
+    let child = machine.spawn(&[]);
+    until("the commit of the first", || hold.exists().then_some(()));
+    let map = dirtymap::Options::new().access(dirtymap::Access::Shared).beside_snapshot(true).open(machine.map("b"));
+    let map = map.expect("open");
+    let uuid = map.checkpoint().expect("look").expect("a checkpoint").uuid;
+    map.abort_checkpoint(uuid).expect("put back");
+    map.close().expect("close");
+    release(&hold);
+    finish(child).exits(8).says("disk \"b\"").says("another program");
+    machine.nothing_is_forgotten();
+    machine.goes_on_with([false, true]);
+    assert!(server.stop());
+}
+
+#[test]
+fn a_snapshot_that_comes_too_late_makes_way_for_that_of_the_next_backup() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    let (server, hold) = machine.held_at("CopyingOn");
+    machine.write_both(3, 3);
+    let mut killed = machine.spawn(&[]);
+    until("the server", || hold.exists().then_some(()));
+    killed.kill().and_then(|()| killed.wait()).expect("kill");
+    DISKS.iter().for_each(|disk| assert!(!machine.outstanding(disk), "it is frozen already"));
+    let said = machine.place.dir.path("said");
+    let mut next = machine.command(&[]);
+    let next = next.stderr(fs::File::create(&said).expect("create")).spawn().expect("run dirtymap");
+    // It has found nothing to settle, and let go of the maps.
+    let waits = || fs::read_to_string(&said).expect("read").contains("which is to make a snapshot");
+    until("the next one", || waits().then_some(()));
+    release(&hold);
+    let told = finish(next).exits(0).json();
+    assert_eq!((&told[0]["full"], &told[1]["full"]), (&json!(false), &json!(false)));
+    machine.nothing_is_forgotten();
+    machine.goes_on();
+    assert!(server.stop());
+}
+
+#[test]
+fn a_signal_while_a_disk_is_committed_leaves_that_to_the_next_one() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    let (server, hold) = machine.held_at("ImageSynced");
+    machine.write_both(5, 5);
+    let mut child = machine.spawn(&[]);
+    until("the commit of the first", || hold.exists().then_some(()));
+    kill_process(Pid::from_child(&child), Signal::INT).expect("signal");
+    until("its end", || child.try_wait().expect("look"));
+    assert!(hold.exists(), "the server is not held");
+    finish(child).exits(32).says("whole all the same");
+    release(&hold);
+    machine.write_both(6, 6);
+    machine.goes_on();
+    assert_eq!((machine.members("a").len(), machine.members("b").len()), (3, 2));
+    assert!(server.stop());
+}
+
+#[test]
+fn two_at_once_are_one_after_the_other() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    let (server, hold) = machine.held_at("Looked");
+    machine.write_both(5, 5);
+    let child = machine.spawn(&[]);
+    until("the first read", || hold.exists().then_some(()));
+    let elsewhere = machine.place.dir.path("elsewhere");
+    let ran = machine.back_up(&[]).exits(8);
+    assert!(ran.out.contains("locked"), "{}", ran.out);
+    let mut other = dirtymap();
+    other.args(["--output", "json", "backup", "--control"]).arg(machine.place.control()).arg("--set").arg(&elsewhere);
+    // In the other order.
+    for disk in ["b", "a"] {
+        other.arg("--disk").arg(format!("{disk}={}", machine.uri(disk)));
+    }
+    let ran = Ran::from(other.output().expect("run dirtymap")).exits(8);
+    assert!(ran.out.contains("locked"), "{}", ran.out);
+    release(&hold);
+    finish(child).exits(0);
+    machine.nothing_is_forgotten();
+    machine.goes_on();
+    assert!(server.stop());
+}
+
+/// All of them are one moment, so that each has to be in the backup once.
+#[test]
+fn each_disk_of_the_server_is_in_it_once() {
+    let machine = Machine::new();
+    let server = machine.start(&[]);
+    machine.write_both(5, 5);
+    let (sets, control, elsewhere) = (machine.sets(), machine.place.control(), machine.place.dir.path("elsewhere"));
+    let (a, b) = (format!("a={}", machine.uri("a")), format!("b={}", machine.uri("b")));
+    let ran = dm!("--output", "json", "backup", machine.uri("a"), elsewhere, "--control", control).exits(8);
+    assert!(ran.out.contains("several-disks") && ran.out.contains("--disk"), "{}", ran.out);
+    let refused = |disks: &[&str], more: &[&str], code: i32, why: &str| {
+        let mut line = vec!["backup", "--set", elsewhere.to_str().expect("text")];
+        disks.iter().for_each(|disk| line.extend(["--disk", disk]));
+        common::run(line.iter().chain(more)).exits(code).says(why);
+        assert!(!elsewhere.exists(), "{disks:?}: something was made");
+    };
+    let with_control = ["--control", control.to_str().expect("text")];
+    refused(&[&b], &with_control, 8, "give each of its exports");
+    refused(&[&a, &format!("b={}", machine.uri(""))], &with_control, 16, "given twice");
+    refused(&[&a, &format!("b={}", machine.uri("c"))], &with_control, 8, "no export \"c\"");
+    refused(&[&a, "b=b.raw,map=b.map"], &with_control, 16, "exports of one server");
+    refused(&[&a, &b], &[], 16, "--control PATH");
+    refused(&["b=b.raw,map=b.map"], &with_control, 16, "--control goes with an export");
+    refused(&[&a, &format!("{b},map=b.map")], &with_control, 16, "leave ,map= out");
+    // The server refuses it as well, whoever asks.
+    let mut asks = Control::connect(&control);
+    let backup = |disk: &str| format!(r#"{{"export":"{disk}","name":"x","target":null}}"#);
+    for (backups, kind) in [
+        (vec![backup("a")], "several-disks"),
+        (vec![backup("a"), backup("a")], "several-disks"),
+        (vec![backup("a"), backup("b"), backup("b")], "several-disks"),
+        (vec![backup("a"), backup("c")], "no-export"),
+    ] {
+        let answer = asks.ask(&format!(r#"{{"request":"snapshot-create","backups":[{}]}}"#, backups.join(",")));
+        assert_eq!(answer["error"]["kind"], kind, "{answer}");
+    }
+    DISKS.iter().for_each(|disk| assert!(!machine.outstanding(disk), "{disk} was frozen"));
+    assert!(sets.exists());
+    machine.goes_on();
+    assert!(server.stop());
+}
+
+/// The one is of all disks or none, the other disk by disk.
+#[test]
+fn a_snapshot_by_hand_and_that_of_a_backup_end_each_in_its_way() {
+    let machine = Machine::new();
+    let server = machine.start(&[]);
+    let mut asks = Control::connect(&machine.place.control());
+    let zeros = "0".repeat(256);
+    let by_one = |asks: &mut Control, id: &Value| {
+        let commit = format!(
+            r#"{{"request":"snapshot-commit","id":{id},"keep":false,"backup":{{"export":"a","target":"{zeros}","audited":0}}}}"#
+        );
+        let abort = format!(r#"{{"request":"snapshot-abort","id":{id},"export":"a"}}"#);
+        [commit, abort].map(|line| asks.ask(&line)["error"]["kind"].clone())
+    };
+    machine.write_both(5, 5);
+    machine.place.snapshot(&["create"]).exits(0);
+    let id = asks.ask(r#"{"request":"snapshot-list"}"#)["snapshots"][0]["id"].clone();
+    assert_eq!(by_one(&mut asks, &id)[1], "several-disks");
+    DISKS.iter().for_each(|disk| assert!(machine.outstanding(disk)));
+    machine.place.snapshot(&["abort"]).exits(0);
+    let backups = DISKS.map(|disk| format!(r#"{{"export":"{disk}","name":"of {disk}","target":null}}"#)).join(",");
+    let made = asks.ask(&format!(r#"{{"request":"snapshot-create","backups":[{backups}]}}"#));
+    assert_eq!(made["name"], "of a");
+    let named = |disk: &str| inspect(machine.map(disk)).expect("inspect").checkpoint.expect("a checkpoint");
+    for (disk, told) in DISKS.iter().zip(made["disks"].as_array().expect("a list")) {
+        assert_eq!(named(disk).name, Some(format!("of {disk}")));
+        assert_eq!(told["checkpoint"], named(disk).uuid.to_string());
+    }
+    let ran = machine.place.snapshot(&["commit"]).exits(8);
+    assert!(ran.out.contains("several-disks"), "{}", ran.out);
+    DISKS.iter().for_each(|disk| assert!(machine.outstanding(disk)));
+    // One of them, and then what is left of it.
+    let id = &made["id"];
+    let answer = asks.ask(&format!(r#"{{"request":"snapshot-abort","id":{id},"export":"b"}}"#));
+    assert_eq!((&answer["disks"][1]["checkpoint"], &answer["error"]), (&Value::Null, &Value::Null));
+    assert!(machine.outstanding("a") && !machine.outstanding("b"));
+    assert!(machine.place.client("a@of a").is_ok() && machine.place.client("b@of a").is_err());
+    let again = asks.ask(&format!(r#"{{"request":"snapshot-abort","id":{id},"export":"b"}}"#));
+    assert_eq!(again["error"]["kind"], "no-snapshot", "{again}");
+    // What is written is copied for the one, and not for the other, also by the next server.
+    machine.write_both(5, 6);
+    let server = if takes_over() {
+        server.kill();
+        let server = machine.start(&[]);
+        asks = Control::connect(&machine.place.control());
+        server
+    } else {
+        server
+    };
+    machine.write_both(5, 7);
+    let listed = asks.ask(r#"{"request":"snapshot-list"}"#)["snapshots"][0].clone();
+    assert_eq!((&listed["id"], &listed["name"], &listed["broken"]), (id, &json!("of a"), &Value::Null));
+    let kept = |place: usize| listed["disks"][place]["scratch_bytes"].clone();
+    assert_eq!((kept(0), kept(1), &listed["disks"][1]["checkpoint"]), (json!(GRANULE), json!(0), &Value::Null));
+    let read = machine.place.client("a@of a").expect("connect").read(5 * GRANULE, GRANULE as u32, 0).expect("read");
+    assert!(read == pattern(GRANULE, 5), "it is not as it was frozen");
+    assert!(machine.place.client("b@of a").is_err());
+    machine.place.snapshot(&["abort"]).exits(0);
+    machine.nothing_is_forgotten();
+    machine.goes_on();
+    assert!(server.stop());
+}
