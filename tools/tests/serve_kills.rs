@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::serving::Server;
+use common::serving::{Control, Server};
 use common::{Dir, KIB, MIB, Ran, areas, dirtymap, pattern, skipped};
 use dirtymap_nbd::client::{Client, ConnectOptions};
 use std::fs;
@@ -209,12 +209,17 @@ fn qemu_with_a_reconnect_delay_does_not_notice_kills() {
         command.spawn().expect("run qemu-img")
     };
     let (mut killed, mut under_way) = (0, 0);
-    let mut server = Server::start(&dir, &["--control", dir.path("control").to_str().expect("text")]);
+    // One connection to each: a server has not room for many at once.
+    let start = || {
+        let server = Server::start(&dir, &["--control", dir.path("control").to_str().expect("text")]);
+        (server, Control::connect(&dir.path("control")))
+    };
+    let (mut server, mut control) = start();
     let mut running = bench();
     while killed < kills() {
         // When it has written something, and again.
-        let written = || {
-            let status = common::serving::Control::connect(&dir.path("control")).status();
+        let mut written = || {
+            let status = control.status();
             status["disks"][0]["requests"]["write"]["requests"].as_u64().expect("a number")
         };
         let mut ended = running.try_wait().expect("wait").is_some();
@@ -230,7 +235,7 @@ fn qemu_with_a_reconnect_delay_does_not_notice_kills() {
         under_way += u64::from(running.try_wait().expect("wait").is_none());
         killed += 1;
         nothing_is_missing(&image, &backup, &map, &format!("after kill {killed}"));
-        server = Server::start(&dir, &["--control", dir.path("control").to_str().expect("text")]);
+        (server, control) = start();
     }
     Ran::from(running.wait_with_output().expect("wait")).exits(0);
     assert!(under_way > 0, "no kill came while requests were under way");
