@@ -79,15 +79,17 @@ impl Machine {
     }
 
     fn command(&self, more: &[&str]) -> Command {
+        self.command_of(&DISKS.map(|disk| format!("{disk}={}", self.uri(disk))), more)
+    }
+
+    fn command_of(&self, disks: &[String], more: &[&str]) -> Command {
         let mut command = dirtymap();
         command
             .args(["--output", "json", "backup", "--control"])
             .arg(self.place.control())
             .arg("--set")
             .arg(self.sets());
-        for disk in DISKS {
-            command.arg("--disk").arg(format!("{disk}={}", self.uri(disk)));
-        }
+        disks.iter().for_each(|disk| _ = command.arg("--disk").arg(disk));
         command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -237,10 +239,13 @@ fn killed_at_any_step_it_is_settled_by_the_next_one_disk_by_disk() {
             assert!(machine.members(disk).len() <= before || machine.restored(disk) == moment, "step {step}, {disk}");
         }
         machine.write_both((step + 5) % GRANULES, step + 1000);
-        let ran = machine.back_up(&["--keep", "3"]).exits(0);
+        // In the other order: what is put back of one is no business of the other, which may be a member.
+        let others = ["b", "a"].map(|disk| format!("{disk}={}", machine.uri(disk)));
+        let ran = machine.command_of(&others, &["--keep", "3"]).output().expect("run dirtymap");
+        let ran = Ran::from(ran).exits(0);
         told_later += ran.err.matches("was complete when its backup was ended").count();
-        for (disk, told) in DISKS.iter().zip(ran.json().as_array().expect("a list")) {
-            assert_eq!(told["full"], false, "step {step}, {disk}");
+        for (disk, told) in ["b", "a"].iter().zip(ran.json().as_array().expect("a list")) {
+            assert_eq!((&told["disk"], &told["full"]), (&json!(disk), &json!(false)), "step {step}, {disk}");
             assert!(machine.restored(disk) == fs::read(machine.image(disk)).expect("read"), "step {step}, {disk}");
         }
         machine.nothing_is_forgotten();
@@ -424,15 +429,10 @@ fn two_at_once_are_one_after_the_other() {
     machine.write_both(5, 5);
     let child = machine.spawn(&[]);
     until("the first read", || hold.exists().then_some(()));
-    let elsewhere = machine.place.dir.path("elsewhere");
     let ran = machine.back_up(&[]).exits(8);
     assert!(ran.out.contains("locked"), "{}", ran.out);
-    let mut other = dirtymap();
-    other.args(["--output", "json", "backup", "--control"]).arg(machine.place.control()).arg("--set").arg(&elsewhere);
     // In the other order.
-    for disk in ["b", "a"] {
-        other.arg("--disk").arg(format!("{disk}={}", machine.uri(disk)));
-    }
+    let mut other = machine.command_of(&["b", "a"].map(|disk| format!("{disk}={}", machine.uri(disk))), &[]);
     let ran = Ran::from(other.output().expect("run dirtymap")).exits(8);
     assert!(ran.out.contains("locked"), "{}", ran.out);
     release(&hold);
@@ -482,6 +482,20 @@ fn each_disk_of_the_server_is_in_it_once() {
     assert!(sets.exists());
     machine.goes_on();
     assert!(server.stop());
+}
+
+/// That is found when the snapshot is there, and the first disk has found its own.
+#[test]
+fn an_export_of_another_server_ends_the_snapshot_of_all() {
+    let (machine, other) = (Machine::new(), Machine::new());
+    let (server, others) = (machine.start(&[]), other.start(&[]));
+    machine.write_both(5, 5);
+    let disks = [format!("a={}", machine.uri("a")), format!("b={}", other.uri("b"))];
+    let ran = Ran::from(machine.command_of(&disks, &["--force"]).output().expect("run dirtymap")).exits(8);
+    assert!(ran.out.contains("wrong-server") && ran.out.contains("disk \\\"b\\\""), "{}", ran.out);
+    machine.nothing_is_forgotten();
+    machine.goes_on();
+    assert!(server.stop() && others.stop());
 }
 
 /// The one is of all disks or none, the other disk by disk.
