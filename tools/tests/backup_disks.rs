@@ -334,10 +334,11 @@ fn before_any_is_a_backup_one_that_fails_gives_up_all() {
     }
     let mut machine = Machine::new();
     machine.place.more.extend(["--scratch-limit".to_string(), "64K".into()]);
-    let (server, hold) = machine.held_at("Looked");
+    // The first disk is copied and verified, and the second is not begun.
+    let (server, hold) = machine.held_at("DoneWritten");
     (0..4).for_each(|g| machine.write_both(g, 20 + g));
     let child = machine.spawn(&[]);
-    until("the first read", || hold.exists().then_some(()));
+    until("the first disk", || hold.exists().then_some(()));
     // More than fits in the scratch of one disk.
     (2..4).for_each(|g| machine.write("b", g, 90 + g));
     release(&hold);
@@ -484,15 +485,15 @@ fn each_disk_of_the_server_is_in_it_once() {
     assert!(server.stop());
 }
 
-/// That is found when the snapshot is there, and the first disk has found its own.
+/// That is found when the snapshot is there, and the second disk has not looked for its own.
 #[test]
 fn an_export_of_another_server_ends_the_snapshot_of_all() {
     let (machine, other) = (Machine::new(), Machine::new());
     let (server, others) = (machine.start(&[]), other.start(&[]));
     machine.write_both(5, 5);
-    let disks = [format!("a={}", machine.uri("a")), format!("b={}", other.uri("b"))];
+    let disks = [format!("a={}", other.uri("a")), format!("b={}", machine.uri("b"))];
     let ran = Ran::from(machine.command_of(&disks, &["--force"]).output().expect("run dirtymap")).exits(8);
-    assert!(ran.out.contains("wrong-server") && ran.out.contains("disk \\\"b\\\""), "{}", ran.out);
+    assert!(ran.out.contains("wrong-server") && ran.out.contains("disk \\\"a\\\""), "{}", ran.out);
     machine.nothing_is_forgotten();
     machine.goes_on();
     assert!(server.stop() && others.stop());
