@@ -94,7 +94,8 @@ impl Failure {
     fn advised(self) -> Failure {
         match &*self.kind {
             "permission" => self.and("run it as a user who may, or give this one permission"),
-            "no-space" => self.and("free some space there, and start it again"),
+            "no-space" => self.and("make room there, or give another place, and start it again"),
+            "is-a-directory" => self.and("give a file"),
             _ => self,
         }
     }

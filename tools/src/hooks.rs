@@ -29,7 +29,9 @@ pub fn around<T>(hooks: &Hooks, work: impl FnOnce() -> Result<T>) -> Ran<T> {
     let _held = (hooks.pre_hook.is_some() || hooks.post_hook.is_some()).then(signals::hold);
     let run = |command: &Option<String>, which| command.as_ref().map(|command| run(command, which, limit)).unzip();
     let (pre, before) = run(&hooks.pre_hook, "pre-hook");
-    let result = before.unwrap_or(Ok(())).and_then(|()| work());
+    let before =
+        before.unwrap_or(Ok(())).map_err(|failure| failure.and("nothing was frozen; start it again when it works"));
+    let result = before.and_then(|()| work());
     let (post, after) = run(&hooks.post_hook, "post-hook");
     Ran { result, after: after.unwrap_or(Ok(())), record: Record { pre, post } }
 }
@@ -46,9 +48,10 @@ fn run(command: &str, which: &str, limit: Duration) -> (Hook, Result<()>) {
     let (ended, result) = match ended {
         Ok(Some(status)) if status.success() => (HookEnd::Done, Ok(())),
         Ok(Some(status)) => (HookEnd::Failed, failed(format!("the {which} failed: {status}"))),
-        Ok(None) => {
-            (HookEnd::Late, failed(format!("the {which} was ended: it took more than {} seconds", limit.as_secs())))
-        }
+        Ok(None) => (
+            HookEnd::Late,
+            failed(format!("the {which} was ended: it took more than {} seconds (--hook-limit)", limit.as_secs())),
+        ),
         Err(e) => (HookEnd::Failed, Err(Failure::io(format_args!("the {which}"), &e))),
     };
     (Hook { ended, milliseconds }, result)

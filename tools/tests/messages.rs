@@ -114,7 +114,7 @@ fn what_was_given_in_the_place_of_something_else_is_called_what_it_is() {
 }
 
 #[test]
-fn a_time_that_is_none_is_told_how_to_be_given() {
+fn a_time_that_is_none_and_a_hook_that_fails_are_told_with_what_to_do() {
     let set = Set::of_image(MIB);
     set.to_set(&[]).exits(0);
     let out = set.dir.path("new");
@@ -122,6 +122,8 @@ fn a_time_that_is_none_is_told_how_to_be_given() {
         let args = [&"restore" as &dyn AsRef<OsStr>, &set.folder(), &out, &"--until", &until];
         refused(&args, 16, &["--until", &format!("{until:?} is no time"), "2026-11-29T10:00:00Z", "+01:00"]);
     }
+    let hooks = [&"backup" as &dyn AsRef<OsStr>, &set.image, &set.target, &"--map", &set.map, &"--pre-hook", &"false"];
+    refused(&hooks, 8, &["the pre-hook failed: exit status: 1; nothing was frozen"]);
     let old = [&"restore" as &dyn AsRef<OsStr>, &set.folder(), &out, &"--until", &"2001-01-01T00:00:00Z"];
     refused(&old, 8, &["give that time or a later one"]);
 }

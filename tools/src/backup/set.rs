@@ -491,13 +491,7 @@ impl SetTarget<'_> {
 
 /// Remembers of what has failed whether it was for want of room.
 fn told<T>(full: &mut bool, done: Result<T>) -> Result<T> {
-    done.map_err(|failure| match &*failure.kind {
-        "no-space" => {
-            *full = true;
-            failure.and("make room there, or give another folder, and start the backup again")
-        }
-        _ => failure,
-    })
+    done.inspect_err(|failure| *full |= failure.kind == "no-space")
 }
 
 /// log2 of the bytes of a cluster, for a member that a map goes with.
