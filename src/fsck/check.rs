@@ -262,6 +262,23 @@ mod tests {
     use crate::{Access, Options};
 
     #[test]
+    fn a_map_that_is_open_may_be_longer_than_its_header_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let map = Options::new().access(Access::Shared).create(&path, 1 << 30).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let len = file.metadata().unwrap().len();
+        let found = |more: u64| {
+            file.set_len(len + more).unwrap();
+            check(&path, |_, _| ()).unwrap().findings.iter().map(|finding| finding.place.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!((found(65536).len(), found(0).len()), (0, 0));
+        map.close().unwrap();
+        // At rest it is told.
+        assert_eq!(found(65536), ["file length"]);
+    }
+
+    #[test]
     fn those_who_have_a_map_open_can_close_it_while_a_check_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("map");
