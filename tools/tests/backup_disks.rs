@@ -6,6 +6,7 @@ use common::live::{GRANULES, Place, SIZE, Server, bytes, takes_over, until};
 use common::serving::Control;
 use common::{GRANULE, Ran, areas, dirtymap, pattern, skipped};
 use dirtymap::info::inspect;
+use dirtymap::{Access, ImageStamp, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
@@ -126,6 +127,14 @@ impl Machine {
 
     fn outstanding(&self, disk: &str) -> bool {
         inspect(self.map(disk)).expect("inspect").checkpoint.is_some()
+    }
+
+    /// Some other program puts back what is frozen.
+    fn put_back(&self, disk: &str) {
+        let map = Options::new().access(Access::Shared).beside_snapshot(true).open(self.map(disk)).expect("open");
+        let uuid = map.checkpoint().expect("look").expect("a checkpoint").uuid;
+        map.abort_checkpoint(uuid).expect("put back");
+        map.close().expect("close");
     }
 
     /// What is not in the newest member is dirty, and nothing is frozen.
@@ -361,11 +370,7 @@ fn what_another_program_does_to_one_disk_is_not_told_of_the_other() {
     machine.write_both(5, 5);
     let child = machine.spawn(&[]);
     until("the commit of the first", || hold.exists().then_some(()));
-    let map = dirtymap::Options::new().access(dirtymap::Access::Shared).beside_snapshot(true).open(machine.map("b"));
-    let map = map.expect("open");
-    let uuid = map.checkpoint().expect("look").expect("a checkpoint").uuid;
-    map.abort_checkpoint(uuid).expect("put back");
-    map.close().expect("close");
+    machine.put_back("b");
     release(&hold);
     finish(child).exits(8).says("disk \"b\"").says("another program");
     machine.nothing_is_forgotten();
@@ -481,6 +486,37 @@ fn each_disk_of_the_server_is_in_it_once() {
     }
     DISKS.iter().for_each(|disk| assert!(!machine.outstanding(disk), "{disk} was frozen"));
     assert!(sets.exists());
+    machine.goes_on();
+    assert!(server.stop());
+}
+
+#[test]
+fn a_disk_that_is_broken_keeps_no_other_from_being_committed() {
+    let machine = Machine::new();
+    let server = machine.start(&[]);
+    machine.write_both(5, 5);
+    let mut asks = Control::connect(&machine.place.control());
+    let backups = DISKS.map(|disk| format!(r#"{{"export":"{disk}","name":"now","target":null}}"#)).join(",");
+    let made = asks.ask(&format!(r#"{{"request":"snapshot-create","backups":[{backups}]}}"#));
+    machine.put_back("b");
+    let listed = asks.ask(r#"{"request":"snapshot-list"}"#)["snapshots"][0].clone();
+    assert!(listed["broken"].is_string(), "{listed}");
+    let target = machine.place.dir.path("target");
+    fs::write(&target, "").expect("write");
+    let stamp = ImageStamp::of_path(&target).expect("a stamp").to_bytes();
+    let stamp: String = stamp.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut commit = |disk: &str, audited: u64| {
+        let backup = format!(r#"{{"export":"{disk}","target":"{stamp}","audited":{audited}}}"#);
+        let line = format!(r#"{{"request":"snapshot-commit","id":{},"keep":false,"backup":{backup}}}"#, made["id"]);
+        asks.ask(&line)["error"]["kind"].clone()
+    };
+    assert_eq!(commit("b", 1), "snapshot-broken");
+    // It may be asked for twice, and not for another one.
+    assert_eq!([commit("a", 1), commit("a", 1), commit("a", 2)], [Value::Null, Value::Null, json!("no-snapshot")]);
+    let known = inspect(machine.map("a")).expect("inspect");
+    assert!(known.checkpoint.is_none() && known.target.is_some());
+    assert_eq!((areas(&machine.map("a")).len(), areas(&machine.map("b")).len()), (0, 1));
+    machine.place.snapshot(&["abort"]).exits(0);
     machine.goes_on();
     assert!(server.stop());
 }
