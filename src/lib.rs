@@ -100,7 +100,7 @@ pub use file::create::NewFile;
 pub use format::Durability;
 pub use geometry::{Geometry, LEVELS, MAX_BITS, MAX_GRANULARITY, MAX_LEN};
 pub use image_stamp::{Comparison, ImageStamp};
-pub use map::{BeginWrite, CloseError, DirtyMap, OwnedWriteGuard};
+pub use map::{BackupClaim, BeginWrite, CloseError, DirtyMap, OwnedWriteGuard};
 pub use options::{Access, IntentBound, Options};
 pub use progress::{Progress, Step};
 pub use query::{ReadMap, WriteMap};

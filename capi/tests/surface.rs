@@ -108,6 +108,7 @@ const OTHERWISE: &[(&str, By, By)] = &[
     ("set_to_union", SAME, Name("union")),
     ("severity", Name("dirtymap_report_summary"), SAME),
     ("since_set", Name("dirtymap_since"), Name("since")),
+    ("take", No("whoever has a map open claims that"), No("whoever has a map open claims that")),
     ("take_changes", Name("dirtymap_changes_take"), SAME),
     ("take_changes_into", Name("dirtymap_changes_take_into"), No("merge(take_changes()) does it")),
     ("to_bitmap", Name("dirtymap_copy"), Name("copy_of")),

@@ -5,9 +5,49 @@
 
 use super::dirty_map::DirtyMap;
 use crate::engine::backup::{Completed, count_audit};
-use crate::error::Result;
+use crate::error::{InUse, Result};
+use crate::file::locks::locked;
 use crate::format::{Reasons, Stamp, Uuid};
 use crate::image_stamp::{ImageStamp, timeless};
+use crate::map_file::MapFile;
+use crate::session::locks::open_file;
+use crate::sys::{FileDisk, Lock, Storage};
+use std::path::Path;
+
+/// The [claim](DirtyMap::claim_backup) of a backup on the map in a file, for one that does not always have the map open: or that
+/// asks before it opens the map, which keeps others from having it alone. Dropping it gives the claim up.
+///
+/// ```
+/// # use dirtymap::{BackupClaim, Error, Options};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("map");
+/// let map = Options::new().create(&path, 1 << 20)?;
+/// let claim = BackupClaim::take(&path)?;
+/// assert!(matches!(map.claim_backup(), Err(Error::Locked { .. }))); // another one makes a backup
+/// drop(claim);
+/// map.claim_backup()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct BackupClaim {
+    _disk: FileDisk,
+}
+
+impl BackupClaim {
+    /// Claims the map in a file, which is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Locked`](crate::Error::Locked) when another one has claimed it; [`Error::Io`](crate::Error::Io).
+    pub fn take(path: impl AsRef<Path>) -> Result<BackupClaim> {
+        let path = path.as_ref();
+        let disk = open_file(path, true)?;
+        let file = MapFile::new(&disk, path);
+        if disk.try_lock(Lock::Backup).map_err(file.io("take the backup lock"))? {
+            return Ok(BackupClaim { _disk: disk });
+        }
+        Err(locked(file, Lock::Backup, InUse::Backup))
+    }
+}
 
 /// Backups: who makes one claims the map, [freezes](Self::freeze) it, [begins](Self::begin_backup), copies, and
 /// [commits](Self::commit_backup).
@@ -35,7 +75,7 @@ use crate::image_stamp::{ImageStamp, timeless};
 impl DirtyMap {
     /// Claims the map for a backup: of all who share it, one at a time copies what is dirty. It stays claimed until this
     /// map is closed or dropped, or its process dies. Doing it twice is no error. Advice among those who ask: nothing
-    /// else is refused meanwhile.
+    /// else is refused meanwhile. [`BackupClaim`] is the same without a map that is open.
     ///
     /// # Errors
     /// [`Error::Locked`](crate::Error::Locked) when somebody else has claimed it; [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).

@@ -17,6 +17,7 @@ mod read;
 pub(crate) mod resize;
 mod write;
 
+pub use backup::BackupClaim;
 pub use begin::{BeginWrite, OwnedWriteGuard};
 pub use close::CloseError;
 pub use dirty_map::DirtyMap;

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Dir, GRANULE, MIB, Set, areas, loop_device, pattern, skipped, untouched};
-use dirtymap::{ImageStamp, Options};
+use dirtymap::{BackupClaim, ImageStamp, Options};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -35,6 +35,25 @@ impl Set {
     fn assert_equal(&self) {
         assert!(fs::read(&self.image).expect("read") == fs::read(&self.target).expect("read"), "they differ");
     }
+}
+
+/// One at a time goes by a map: who is refused has not opened it, which would keep the other one's server from freezing it.
+#[test]
+fn a_backup_that_finds_another_one_leaves_the_map_alone_or_waits() {
+    let set = Set::backed_up(SIZE);
+    set.write(MIB, b"new");
+    let before = fs::read(&set.map).expect("read");
+    let claim = BackupClaim::take(&set.map).expect("claim");
+    set.back_up(&[]).exits(8).says("another process is making a backup by it").says("--wait");
+    assert!(fs::read(&set.map).expect("read") == before, "the map was opened for writing");
+    let args = [set.image.as_os_str(), set.target.as_os_str(), OsStr::new("--map"), set.map.as_os_str()];
+    let waits = common::dirtymap().arg("backup").args(args).args(["--wait", "100"]).stderr(Stdio::piped()).spawn();
+    let waits = waits.expect("run dirtymap");
+    // Long enough for one that does not wait to end.
+    std::thread::sleep(Duration::from_millis(500));
+    drop(claim);
+    common::Ran::from(waits.wait_with_output().expect("wait")).exits(0);
+    set.assert_equal();
 }
 
 #[test]

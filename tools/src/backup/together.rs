@@ -15,12 +15,13 @@ use crate::map::open;
 use crate::sets;
 use crate::terminal::output::Output;
 use crate::terminal::pass::Rate;
-use dirtymap::info::Info;
+use dirtymap::{BackupClaim, info::Info};
 use dirtymap_cli::set_json::Hooks;
 use dirtymap_cli::shown::shown;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is to be backed up, where to, and how.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +64,7 @@ pub fn back_up_all(wanted: &[Wanted], wait: Duration, output: Output) -> Result<
     let rate = wanted.first().and_then(|wanted| wanted.how.rate).map(Rate::new);
     // All sources first: where one is refused, no target is made.
     let sources = sources(wanted, wait, output)?;
+    let _claims = claims(wanted, &sources, wait)?;
     let done = wanted.iter().zip(sources).try_for_each(|(wanted, source)| {
         running.push(Running::open(wanted, source, wait, output, rate.clone()).map_err(|e| of_disk(wanted, e))?);
         Ok(())
@@ -90,6 +92,23 @@ fn sources<'a>(wanted: &'a [Wanted], wait: Duration, output: Output) -> Result<V
         })
     };
     wanted.iter().map(|wanted| open(wanted).map_err(|e| of_disk(wanted, e))).collect()
+}
+
+/// Claims the maps before any is opened: who has one open for writing keeps a server from freezing it. In one order, so that of two
+/// backups that want the same maps one gets them all.
+fn claims(wanted: &[Wanted], sources: &[Box<dyn Source + '_>], wait: Duration) -> Result<Vec<BackupClaim>> {
+    let deadline = Instant::now() + wait;
+    let file = |map: &Path| map.metadata().map(|m| (m.dev(), m.ino())).ok();
+    let mut maps: Vec<_> = wanted.iter().zip(sources).map(|(wanted, source)| (source.map(), wanted)).collect();
+    maps.sort_by_key(|(map, _)| file(map));
+    // What has one map twice is refused for that.
+    maps.dedup_by_key(|(map, _)| file(map));
+    let claim = |(map, wanted)| {
+        let claimed =
+            open::patiently(deadline.saturating_duration_since(Instant::now()), || Ok(BackupClaim::take(map)));
+        claimed.map_err(|e| of_disk(wanted, e))
+    };
+    maps.into_iter().map(claim).collect()
 }
 
 /// Freezes all, copies all, and then commits all. Who fails gives up the others.
@@ -200,9 +219,8 @@ impl<'a> Running<'a> {
         Ok(Running { job, target, base: None, work: None, outcome: None, hooks: None, committed: false })
     }
 
-    /// Claims, settles, and looks at what is there; that may be all that there is to do.
+    /// Settles, and looks at what is there; that may be all that there is to do.
     fn start(&mut self) -> Result<()> {
-        self.job.source.claim(&self.job.map)?;
         let (job, target) = (&self.job, &mut *self.target);
         if let Some(outcome) = target.settle(job)? {
             (self.outcome, self.committed) = (Some(outcome), true);

@@ -78,6 +78,10 @@ impl Source for FileSource<'_> {
         found.map_or(Ok(()), |found| storage::apart(&self.image.path, &storage::layers(&self.image)?, found))
     }
 
+    fn map(&self) -> &Path {
+        &self.args.map
+    }
+
     fn open_map(
         &mut self,
         wait: Duration,

@@ -61,6 +61,8 @@ pub trait Source {
     fn like(&self) -> Option<&File>;
     /// Refuses a target that is the source itself, or what belongs to it. `found`: what is at that name.
     fn apart(&self, target: &Path, found: Option<&Image>) -> Result<()>;
+    /// The file of its map.
+    fn map(&self) -> &Path;
     /// Opens the map, if what it says fits the source and is `acceptable` to the target.
     fn open_map(
         &mut self,
@@ -68,10 +70,6 @@ pub trait Source {
         output: Output,
         acceptable: &dyn Fn(&Info) -> Result<()>,
     ) -> Result<DirtyMap>;
-    /// Claims the map, until this is dropped: one backup at a time goes by it.
-    fn claim(&mut self, map: &DirtyMap) -> Result<()> {
-        Ok(map.claim_backup()?)
-    }
     /// Makes what was written so far durable, so that less is left to do while it is frozen; says what is not known of it.
     fn prepare(&self, output: Output) -> Result<()>;
     /// It is going to be frozen as is wished, with all others of the backup: lets go of what would keep them from that.

@@ -14,7 +14,6 @@ use crate::backup::{INTERRUPTED, Wanted};
 use crate::control::{Completed, DiskStatus, Intended, Request, Stamp};
 use crate::exit::{Failure, Result};
 use crate::files::{self, Content, Image, storage};
-use crate::map::claim::Claim;
 use crate::map::open::{self, With};
 use crate::snapshot::{SnapshotStatus, is_committed_as};
 use crate::terminal::output::Output;
@@ -26,7 +25,7 @@ use dirtymap_nbd::client::{Address, Uri};
 use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +37,6 @@ pub struct NbdSource<'a> {
     server: Rc<Server<'a>>,
     /// What the server says of the disk.
     disk: DiskStatus,
-    /// Of the map, also while that is closed.
-    claim: Option<Claim>,
     wait: Duration,
     output: Output,
     /// The disk as it is.
@@ -76,12 +73,8 @@ impl<'a> NbdSource<'a> {
         let disk = server.disk(&uri.export)?;
         let now = Uri { export: disk.export.clone(), ..uri.clone() };
         let now = Export::open(now, text.into(), disk.size, args.how.patience(), output)?;
-        let (claim, intended, shot, unanswered) = Default::default();
-        Ok(NbdSource { args, uri, server, disk, claim, wait, output, now, intended, shot, unanswered })
-    }
-
-    fn map(&self) -> PathBuf {
-        self.disk.map.clone().into()
+        let (intended, shot, unanswered) = Default::default();
+        Ok(NbdSource { args, uri, server, disk, wait, output, now, intended, shot, unanswered })
     }
 
     /// Opens the map beside the server.
@@ -94,7 +87,7 @@ impl<'a> NbdSource<'a> {
                 Err(Failure::new("wrong-server", message))
             }
         };
-        open::for_writing(&self.map(), With::Anybody, self.wait, output, same)
+        open::for_writing(self.map(), With::Anybody, self.wait, output, same)
     }
 
     /// Opens the map again that was let go of, if nothing was committed meanwhile.
@@ -197,7 +190,7 @@ impl Source for NbdSource<'_> {
 
     /// By what the server says that its image lies on: by its path here another file may be there, or none that can be looked at.
     fn apart(&self, target: &Path, found: Option<&Image>) -> Result<()> {
-        files::distinct(&[("map", &self.map()), ("target", target)])?;
+        files::distinct(&[("map", self.map()), ("target", target)])?;
         let Some(found) = found else { return Ok(()) };
         let image = Path::new(&self.disk.image);
         if self.disk.storage.is_empty() {
@@ -207,13 +200,12 @@ impl Source for NbdSource<'_> {
         storage::apart(image, &self.disk.storage, found)
     }
 
-    fn open_map(&mut self, _: Duration, output: Output, acceptable: &dyn Fn(&Info) -> Result<()>) -> Result<DirtyMap> {
-        self.open_beside(output, acceptable)
+    fn map(&self) -> &Path {
+        Path::new(&self.disk.map)
     }
 
-    fn claim(&mut self, map: &DirtyMap) -> Result<()> {
-        self.claim = Some(Claim::of(map)?);
-        Ok(())
+    fn open_map(&mut self, _: Duration, output: Output, acceptable: &dyn Fn(&Info) -> Result<()>) -> Result<DirtyMap> {
+        self.open_beside(output, acceptable)
     }
 
     fn prepare(&self, _: Output) -> Result<()> {
@@ -231,7 +223,7 @@ impl Source for NbdSource<'_> {
         let (export, name, target) =
             (self.disk.export.clone(), wish.point.into(), wish.target.as_ref().map(Stamp::new));
         self.server.intend(Intended { export, name, whole, target });
-        let (read_only, _) = open::for_reading(&self.map(), self.wait, self.output.without_notes())?;
+        let (read_only, _) = open::for_reading(self.map(), self.wait, self.output.without_notes())?;
         Ok(std::mem::replace(map, read_only).close()?)
     }
 
