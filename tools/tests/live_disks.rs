@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::live::until;
+use common::live::{Place, takes_over, until};
 use common::serving::{Control, Server};
-use common::{Dir, MIB, skipped};
+use common::{Dir, GRANULE, MIB, pattern, skipped};
 use dirtymap::info::inspect;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
@@ -63,5 +63,67 @@ fn a_commit_of_several_disks_that_cannot_be_begun_can_be_given_up() {
             assert_eq!((info.checkpoint, info.committed.is_some()), (None, !abort));
         }
         server.stop().exits(0);
+    }
+}
+
+/// Two disks whose snapshot is for a backup of each, so that each of them ends by itself.
+fn two_of_a_backup(leave_out: Option<&'static str>) -> Place {
+    let mut place = Place { leave_out, ..Place::new() };
+    let (image, map) = (place.dir.image("b.raw", MIB), place.dir.path("b.map"));
+    dm!("create", map, "--image", image).exits(0);
+    let second = format!("b={},map={}", image.display(), map.display());
+    place.more = ["--name", "a", "--disk", &second].map(Into::into).into();
+    place
+}
+
+const OF_A_BACKUP: &[u8] = br#"{"request":"snapshot-create","backups":[{"export":"a","name":"now","target":null},{"export":"b","name":"now","target":null}]}
+"#;
+
+/// What is wrong with what the next server makes of a snapshot that was being made; `None` if it was made before the kill.
+fn killed_while_it_makes(step: u64, leave_out: Option<&'static str>) -> Option<Result<(), String>> {
+    let place = two_of_a_backup(leave_out);
+    let variables = [("KILL_AT", step.to_string())];
+    // Some of the steps are those of its start.
+    let Some(mut server) = place.start(&variables) else { return Some(Ok(())) };
+    for disk in ["a", "b"] {
+        // It may die of that as well.
+        let written = place.client(disk).map(|mut client| client.write(0, &pattern(GRANULE, step), 0).is_ok());
+        if !written.is_ok_and(|written| written) {
+            return Some(Ok(()));
+        }
+    }
+    if !Control::connect(&place.control()).raw(OF_A_BACKUP).is_empty() {
+        assert!(!server.is_dead());
+        return None;
+    }
+    until("its end", || server.is_dead().then_some(()));
+    let next = place.start(&[]).expect("a server");
+    let listed = Control::connect(&place.control()).ask(r#"{"request":"snapshot-list"}"#)["snapshots"].clone();
+    let outstanding =
+        [place.map(), place.dir.path("b.map")].map(|map| inspect(map).expect("inspect").checkpoint.is_some());
+    let all_or_none = match listed.as_array().expect("a list").as_slice() {
+        [] => outstanding == [false; 2],
+        [there] => {
+            outstanding == [true; 2]
+                && there["disks"].as_array().is_some_and(|all| all.iter().all(|disk| disk["checkpoint"].is_string()))
+        }
+        _ => false,
+    };
+    assert!(next.stop());
+    Some(if all_or_none { Ok(()) } else { Err(format!("step {step}: {listed}, outstanding: {outstanding:?}")) })
+}
+
+/// What was frozen when not all were is no snapshot, whatever a disk without a checkpoint says later.
+#[test]
+fn a_server_that_dies_while_it_makes_a_snapshot_of_several_disks_leaves_one_of_all_or_none() {
+    if !cfg!(debug_assertions) {
+        return skipped("a build without debug assertions has no steps to be killed at");
+    }
+    let all =
+        |leave_out| (1..).map_while(|step| killed_while_it_makes(step, leave_out)).collect::<Result<Vec<()>, String>>();
+    let steps = all(None).unwrap_or_else(|e| panic!("{e}")).len();
+    assert!(steps > 16, "{steps} steps");
+    if takes_over() {
+        println!("without the rule: {}", all(Some("MadeThenEnded")).expect_err("it is needed"));
     }
 }

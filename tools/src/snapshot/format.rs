@@ -25,7 +25,7 @@ const MAX_BLOCKS: u64 = 1 << 26;
 pub const MAX_NAME: usize = 64;
 
 const MAGIC: &[u8; 8] = b"dmapsnap";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How far the files of a snapshot have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub struct Header {
     pub app: bool,
     /// Each disk is ended by itself: one without its checkpoint has been, and the others stay.
     pub each: bool,
+    /// Then: the maps of all of them have said FROZEN.
+    pub made: bool,
     /// The snapshot; the same for all disks that are in it.
     pub id: Uuid,
     pub map: Uuid,
@@ -117,16 +119,16 @@ impl Header {
         for word in [self.block, self.blocks, self.created as u64, self.left as u64] {
             out.extend(word.to_le_bytes());
         }
-        out.extend(self.disks.to_le_bytes());
-        out.extend(u32::from(self.each).to_le_bytes());
-        out.extend((self.name.len() as u32).to_le_bytes());
+        for word in [self.disks, self.each.into(), self.made.into(), self.name.len() as u32] {
+            out.extend(word.to_le_bytes());
+        }
         out.extend(self.name.as_bytes());
         out.resize(HEADER - 4, 0);
         out.extend(crc32fast::hash(&out).to_le_bytes());
         out.try_into().expect("the length of a header")
     }
 
-    /// What these bytes say; `None` if they are no header, or not all of one.
+    /// What these bytes say; `None` if they are no header of this version, or not all of one.
     pub fn parse(bytes: &[u8; HEADER]) -> Option<Header> {
         let (content, crc) = bytes.split_at(HEADER - 4);
         if crc32fast::hash(content).to_le_bytes() != crc {
@@ -159,7 +161,8 @@ impl Header {
             birth: u64_of(take(8)) as i64,
         });
         let [block, blocks, created, left] = [(); 4].map(|()| u64_of(take(8)));
-        let (disks, each, length) = (u32_of(take(4)), u32_of(take(4)) != 0, u32_of(take(4)) as usize);
+        let [disks, each, made, length] = [(); 4].map(|()| u32_of(take(4)));
+        let (each, made, length) = (each != 0, made != 0, length as usize);
         if length > MAX_NAME {
             return None;
         }
@@ -171,6 +174,7 @@ impl Header {
             whole,
             app,
             each,
+            made,
             id,
             map,
             checkpoint,
@@ -186,6 +190,11 @@ impl Header {
             name,
         })
     }
+}
+
+/// Whether these bytes begin as those of a header of another version do.
+pub fn is_of_another_version(bytes: &[u8; HEADER]) -> bool {
+    bytes.starts_with(MAGIC) && u32_of(&bytes[8..12]) != VERSION
 }
 
 fn u32_of(bytes: &[u8]) -> u32 {
@@ -306,6 +315,7 @@ mod tests {
             whole: true,
             app: false,
             each: true,
+            made: true,
             id: Uuid([1; 16]),
             map: Uuid([2; 16]),
             checkpoint: Uuid([3; 16]),
@@ -332,6 +342,10 @@ mod tests {
             assert_eq!(Header::parse(&wrong), None, "byte {at}");
         }
         assert_eq!(Header::parse(&[0; HEADER]), None);
+        assert!(!is_of_another_version(&bytes) && !is_of_another_version(&[0; HEADER]));
+        let mut other = bytes;
+        other[8] += 1;
+        assert!(is_of_another_version(&other));
     }
 
     #[test]

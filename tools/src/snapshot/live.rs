@@ -206,6 +206,7 @@ impl Snapshots {
                 whole,
                 app: wish.app,
                 each,
+                made: false,
                 id,
                 map: disk.map.info()?.uuid,
                 checkpoint: Uuid::NIL,
@@ -497,10 +498,18 @@ fn freeze(disks: &[Source<'_>], snapshot: &Snapshot, wish: &Wish<'_>) -> Result<
         }
         know(disk.map, frozen)?;
     }
-    match snapshot.why_broken() {
-        Some(why) => Err(Failure::new("snapshot-broken", format!("the snapshot could not be made: {why}"))),
-        None => Ok(()),
+    if let Some(why) = snapshot.why_broken() {
+        return Err(Failure::new("snapshot-broken", format!("the snapshot could not be made: {why}")));
     }
+    if snapshot.each {
+        // From here on one of them may be without its checkpoint.
+        for frozen in &snapshot.disks {
+            let written = frozen.scratch.update(|header| header.made = true);
+            written.map_err(|e| Failure::io("scratch: write down that all disks are frozen", &e))?;
+        }
+        at(Step::MadeWritten);
+    }
+    Ok(())
 }
 
 /// Tells a disk of a snapshot what its checkpoint has frozen.

@@ -60,15 +60,24 @@ impl Scratch {
         Ok(Scratch { data, index, paths, id: header.id, header: Mutex::new(header) })
     }
 
-    /// Opens what a server has left; `None` if there is nothing, or nothing that makes sense.
-    pub fn open(dir: &Path, map: Uuid) -> Option<Scratch> {
+    /// Opens what a server has left; else what is there instead.
+    pub fn open(dir: &Path, map: Uuid) -> Result<Scratch, &'static str> {
         let paths = paths(dir, map);
-        let open = |path: &PathBuf| OpenOptions::new().read(true).write(true).open(path).ok();
+        let open = |path: &PathBuf| {
+            OpenOptions::new().read(true).write(true).open(path).map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => "its files are gone",
+                _ => "its files cannot be opened",
+            })
+        };
         let (index, data) = (open(&paths[0])?, open(&paths[1])?);
         let mut bytes = [0; HEADER];
-        index.read_exact_at(&mut bytes, 0).ok()?;
-        let header = Header::parse(&bytes).filter(|header| header.map == map)?;
-        Some(Scratch { data, index, paths, id: header.id, header: Mutex::new(header) })
+        let no_sense = "the header of its index makes no sense";
+        index.read_exact_at(&mut bytes, 0).map_err(|_| no_sense)?;
+        if format::is_of_another_version(&bytes) {
+            return Err("a server of another version of dirtymap has made it");
+        }
+        let header = Header::parse(&bytes).filter(|header| header.map == map).ok_or(no_sense)?;
+        Ok(Scratch { data, index, paths, id: header.id, header: Mutex::new(header) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Header> {

@@ -46,6 +46,8 @@ pub enum Step {
     ReadyWritten,
     /// The map says FROZEN.
     Frozen,
+    /// Of disks that end by themselves: each header says that all maps have said so.
+    MadeWritten,
     /// The image is synced for a commit, and all checkpoints are there.
     ImageSynced,
     /// COMMITTING is in the headers of all disks.
@@ -101,6 +103,8 @@ pub enum Rule {
     CommitAll,
     /// READY is in the header before FROZEN.
     ReadyThenFrozen,
+    /// A disk without its checkpoint has ended by itself only if all were frozen.
+    MadeThenEnded,
     /// A server that takes over serves only with all evidence.
     CompareEvidence,
     /// And only the checkpoint that the header names.

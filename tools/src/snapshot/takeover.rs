@@ -29,7 +29,7 @@ impl Snapshots {
         let uuids = disks.iter().map(|disk| Ok(disk.map.info()?.uuid)).collect::<Result<Vec<Uuid>>>()?;
         for (place, (disk, uuid)) in disks.iter().zip(&uuids).enumerate() {
             // The kernel may have told the one that asked, and tells nobody again.
-            let asked = || Scratch::open(dir, *uuid).is_some_and(|scratch| was_asked(&scratch.header()));
+            let asked = || Scratch::open(dir, *uuid).is_ok_and(|scratch| was_asked(&scratch.header()));
             if disk.syncs.left() == Some(Left::Failed) || asked() {
                 disk.syncs.fail(|| self.sync_failed(place, disk.map));
             }
@@ -73,7 +73,7 @@ impl Snapshots {
             at(Step::Aborted);
             remove_left(dir, *uuid)?;
         }
-        Ok(dropped.then(|| format!("a snapshot was dropped, and what it had frozen is dirty again: {why}")))
+        Ok(dropped.then(|| format!("a snapshot was dropped, and what it still had frozen is dirty again: {why}")))
     }
 
     /// Ends the commit of several disks that a server has begun; what was done about it, for people.
@@ -85,7 +85,7 @@ impl Snapshots {
     ) -> Result<Option<String>> {
         let dir = self.dir()?;
         let headers: Vec<_> =
-            uuids.iter().map(|uuid| Scratch::open(dir, *uuid).map(|scratch| scratch.header())).collect();
+            uuids.iter().map(|uuid| Scratch::open(dir, *uuid).ok().map(|scratch| scratch.header())).collect();
         let begun = headers.iter().flatten().find(|header| header.state.committing().is_some());
         let Some(begun) = begun else { return Ok(None) };
         let asked = Asked { keep: begun.state == State::Keeping, backup: None };
@@ -131,7 +131,9 @@ impl Snapshots {
         }
         at(Step::Asked);
         for (_, Found { scratch, .. }) in left() {
-            scratch.update(|header| (header.state, header.left) = (State::Ready, 0)).map_err(failed)?;
+            // All others are frozen as well, or were.
+            let again = |header: &mut Header| (header.state, header.left, header.made) = (State::Ready, 0, true);
+            scratch.update(again).map_err(failed)?;
         }
         Ok(())
     }
@@ -188,15 +190,18 @@ impl Found {
         dir: &Path,
         map: Uuid,
     ) -> std::result::Result<Found, String> {
-        let scratch = Scratch::open(dir, map);
-        let header = scratch.as_ref().map(Scratch::header);
+        let scratch = Scratch::open(dir, map)?;
+        let header = scratch.header();
         let Some(checkpoint) = checkpoint else {
-            // It was ready, and whoever has ended it: the others go by what is known of them.
-            let ended = scratch.zip(header).filter(|(_, header)| header.each && header.checkpoint != Uuid::NIL);
-            let (scratch, header) = ended.ok_or("no snapshot is frozen")?;
-            return Ok(Found { scratch, header, checkpoint: None });
+            // It was frozen as all were, and whoever has ended it: the others go by what is known of them.
+            let ended = header.each && (header.made || !keeps(Rule::MadeThenEnded));
+            let of_it = ended && header.checkpoint != Uuid::NIL;
+            return if of_it {
+                Ok(Found { scratch, header, checkpoint: None })
+            } else {
+                Err("not all of its disks were frozen".into())
+            };
         };
-        let (scratch, header) = scratch.zip(header).ok_or("its files are gone")?;
         belongs(disk, checkpoint, &header)?;
         let same = scratch.is_of(disk.image, &header).map_err(|e| e.to_string())?;
         if !same && keeps(Rule::CompareEvidence) {

@@ -8,7 +8,7 @@ use super::shot::Source;
 use super::syncs::{Client, Syncs};
 use dirtymap::{DirtyMap, ImageStamp, Options};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use tempfile::TempDir;
 
 const SIZE: u64 = 1 << 20;
@@ -151,6 +151,22 @@ fn a_server_that_died_while_it_asked_counts_as_one_that_was_told() {
     let next = world.server();
     assert!(next.take_over().contains("flush"));
     next.has_lost();
+}
+
+#[test]
+fn what_a_server_of_another_version_has_left_is_dropped_and_told_as_that() {
+    let world = World::new();
+    let made = world.server().create();
+    let index = world.dir.path().join(format!("dirtymap-{}.index", world.map.info().expect("known").uuid));
+    let file = File::options().write(true).open(&index).expect("open");
+    file.write_all_at(&1u32.to_le_bytes(), 8).expect("write");
+    let next = world.server();
+    let said = next.take_over();
+    assert!(said.contains("dropped") && said.contains("another version"), "{said}");
+    assert!(next.snapshots.snapshot().is_none() && !index.exists());
+    // Dirty again is what was frozen, and the next one is made.
+    assert!(world.map.checkpoint().expect("known").is_none() && world.map.dirty_len() > 0);
+    assert_ne!(next.create().id, made.id);
 }
 
 #[test]
