@@ -2,187 +2,15 @@
 
 mod common;
 
-use common::live::{GRANULES, Place, SIZE, Server, bytes, takes_over, until};
-use common::serving::Control;
-use common::{GRANULE, Ran, areas, dirtymap, pattern, skipped};
+use common::live::{GRANULES, takes_over, until};
+use common::machine::{DISKS, Machine, finish, has_steps, release};
+use common::serving::{self, Control};
+use common::{Dir, GRANULE, Ran, areas, pattern};
+use dirtymap::ImageStamp;
 use dirtymap::info::inspect;
-use dirtymap::{Access, ImageStamp, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-const DISKS: [&str; 2] = ["a", "b"];
-
-/// Two disks of one server, with a set for each.
-struct Machine {
-    place: Place,
-}
-
-impl Machine {
-    /// Of which there is a backup.
-    fn new() -> Machine {
-        let mut place = Place::new();
-        let (image, map) = (place.dir.path("b.raw"), place.dir.path("b.map"));
-        fs::write(&image, pattern(SIZE, 2)).expect("write");
-        dm!("create", map, "--image", image).exits(0);
-        let second = format!("b={},map={}", image.display(), map.display());
-        place.more = ["--name", "a", "--disk", &second].map(Into::into).into();
-        let machine = Machine { place };
-        let server = machine.start(&[]);
-        assert_eq!(machine.told(&[]).map(|told| told["full"].clone()), [true, true]);
-        assert!(server.stop());
-        machine
-    }
-
-    fn start(&self, variables: &[(&str, String)]) -> Server {
-        self.place.start(variables).expect("a server")
-    }
-
-    /// Starts one that is held the first time at a step, as long as the file is there.
-    fn held_at(&self, step: &str) -> (Server, PathBuf) {
-        let hold = self.place.dir.path("hold");
-        (self.start(&[("HOLD_AT", format!("{step}@{}", hold.display()))]), hold)
-    }
-
-    fn image(&self, disk: &str) -> PathBuf {
-        if disk == "a" { self.place.image() } else { self.place.dir.path("b.raw") }
-    }
-
-    fn map(&self, disk: &str) -> PathBuf {
-        if disk == "a" { self.place.map() } else { self.place.dir.path("b.map") }
-    }
-
-    fn sets(&self) -> PathBuf {
-        self.place.dir.path("sets")
-    }
-
-    fn set(&self, disk: &str) -> PathBuf {
-        self.sets().join(disk)
-    }
-
-    fn write(&self, disk: &str, g: u64, seed: u64) {
-        let mut client = self.place.client(disk).expect("connect");
-        client.write(g * GRANULE, &pattern(bytes(g).len() as u64, seed), 0).expect("write");
-    }
-
-    fn write_both(&self, g: u64, seed: u64) {
-        DISKS.iter().for_each(|disk| self.write(disk, g, seed));
-    }
-
-    fn content(&self) -> [Vec<u8>; 2] {
-        DISKS.map(|disk| fs::read(self.image(disk)).expect("read"))
-    }
-
-    fn uri(&self, export: &str) -> String {
-        format!("nbd+unix:///{export}?socket={}", self.place.dir.path("socket").display())
-    }
-
-    fn command(&self, more: &[&str]) -> Command {
-        self.command_of(&DISKS.map(|disk| format!("{disk}={}", self.uri(disk))), more)
-    }
-
-    fn command_of(&self, disks: &[String], more: &[&str]) -> Command {
-        let mut command = dirtymap();
-        command
-            .args(["--output", "json", "backup", "--control"])
-            .arg(self.place.control())
-            .arg("--set")
-            .arg(self.sets());
-        disks.iter().for_each(|disk| _ = command.arg("--disk").arg(disk));
-        command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn spawn(&self, more: &[&str]) -> Child {
-        self.command(more).spawn().expect("run dirtymap")
-    }
-
-    fn back_up(&self, more: &[&str]) -> Ran {
-        self.command(more).output().expect("run dirtymap").into()
-    }
-
-    /// A backup that is complete, by disk.
-    #[track_caller]
-    fn told(&self, more: &[&str]) -> [Value; 2] {
-        let told = self.back_up(more).exits(0).json();
-        assert_eq!((&told[0]["disk"], &told[1]["disk"], &told[2]), (&"a".into(), &"b".into(), &Value::Null));
-        [told[0].clone(), told[1].clone()]
-    }
-
-    /// The newest member of a disk's set.
-    fn restored(&self, disk: &str) -> Vec<u8> {
-        let out = self.place.dir.path("restored");
-        dm!("restore", self.set(disk), out).exits(0);
-        let restored = fs::read(&out).expect("read");
-        fs::remove_file(out).expect("remove");
-        restored
-    }
-
-    fn members(&self, disk: &str) -> Vec<Value> {
-        let listed = dm!("set", "info", self.set(disk), "--output", "json").exits(0).json();
-        listed["members"].as_array().expect("a list").clone()
-    }
-
-    fn outstanding(&self, disk: &str) -> bool {
-        inspect(self.map(disk)).expect("inspect").checkpoint.is_some()
-    }
-
-    /// Some other program puts back what is frozen.
-    fn put_back(&self, disk: &str) {
-        let map = Options::new().access(Access::Shared).beside_snapshot(true).open(self.map(disk)).expect("open");
-        let uuid = map.checkpoint().expect("look").expect("a checkpoint").uuid;
-        map.abort_checkpoint(uuid).expect("put back");
-        map.close().expect("close");
-    }
-
-    /// What is not in the newest member is dirty, and nothing is frozen.
-    #[track_caller]
-    fn nothing_is_forgotten(&self) {
-        for disk in DISKS {
-            assert!(!self.outstanding(disk), "{disk}: a checkpoint is left");
-            let (image, base) = (fs::read(self.image(disk)).expect("read"), self.restored(disk));
-            let areas = areas(&self.map(disk));
-            let dirty = |g: u64| areas.iter().any(|area| area.contains(&(g * GRANULE)));
-            let forgotten = (0..GRANULES).filter(|&g| image[bytes(g)] != base[bytes(g)] && !dirty(g));
-            assert_eq!(forgotten.collect::<Vec<_>>(), Vec::<u64>::new(), "{disk}: these granules are forgotten");
-        }
-        assert_eq!(self.place.snapshot(&["list"]).exits(0).json()["snapshots"], json!([]));
-    }
-
-    /// The next backup is incremental of both disks, and whole.
-    #[track_caller]
-    fn goes_on(&self) {
-        self.goes_on_with([false, false]);
-    }
-
-    #[track_caller]
-    fn goes_on_with(&self, full: [bool; 2]) {
-        assert_eq!(self.told(&[]).map(|told| told["full"].clone()), full);
-        for (disk, image) in DISKS.iter().zip(self.content()) {
-            assert!(self.restored(disk) == image, "{disk}: the backup is another image");
-            dm!("set", "verify", self.set(disk)).exits(0);
-        }
-        self.nothing_is_forgotten();
-    }
-}
-
-fn finish(child: Child) -> Ran {
-    child.wait_with_output().expect("wait").into()
-}
-
-fn release(hold: &PathBuf) {
-    fs::remove_file(hold).expect("release");
-}
-
-/// Tests that hold or kill need the steps, which only a build with debug assertions has.
-fn has_steps() -> bool {
-    if !cfg!(debug_assertions) {
-        skipped("a build without debug assertions has no steps");
-    }
-    cfg!(debug_assertions)
-}
 
 #[test]
 fn each_disk_has_its_member_and_all_are_of_the_moment_of_one_freeze() {
@@ -227,7 +55,7 @@ fn killed_at_any_step_it_is_settled_by_the_next_one_disk_by_disk() {
     }
     let machine = Machine::new();
     let server = machine.start(&[]);
-    let mut told_later = 0;
+    let (mut told_later, mut pruning) = (0, 0);
     for step in 1.. {
         machine.write_both(step % GRANULES, step);
         let moment = machine.content();
@@ -243,6 +71,11 @@ fn killed_at_any_step_it_is_settled_by_the_next_one_disk_by_disk() {
             break;
         }
         assert_eq!(ran.code, -1, "step {step}: {}", ran.err);
+        // A merge may take long, and a snapshot costs as long as it is there.
+        if DISKS.iter().any(|disk| machine.is_being_pruned(disk)) {
+            pruning += 1;
+            assert!(!DISKS.iter().any(|disk| machine.outstanding(disk)), "step {step}: a disk is frozen for it");
+        }
         // A member is whole as soon as it is there.
         for ((disk, moment), before) in DISKS.iter().zip(moment).zip(before) {
             assert!(machine.members(disk).len() <= before || machine.restored(disk) == moment, "step {step}, {disk}");
@@ -260,6 +93,7 @@ fn killed_at_any_step_it_is_settled_by_the_next_one_disk_by_disk() {
         machine.nothing_is_forgotten();
     }
     assert_eq!(told_later, 2, "each disk was once a member of which its map did not know yet");
+    assert!(pruning >= 4, "it was killed {pruning} times while a set was pruned");
     assert!(server.stop());
 }
 
@@ -323,7 +157,7 @@ fn a_disk_that_fails_when_another_is_a_backup_loses_no_bit_and_makes_none_full()
     let name = machine.set("b").join("0002.qcow2");
     fs::write(&name, b"somebody's").expect("write");
     release(&hold);
-    let ran = finish(child).exits(8).says("disk \"b\"").says("no bit was reset");
+    let ran = finish(child).exits(8).says("disk \"a\": the backup is complete").says("disk \"b\": no bit was reset");
     assert!(ran.out.contains("exists"), "{}", ran.out);
     assert!(machine.restored("a") == moment[0], "the first is a backup");
     assert_eq!((machine.members("a").len(), machine.members("b").len()), (2, 1));
@@ -351,7 +185,8 @@ fn before_any_is_a_backup_one_that_fails_gives_up_all() {
     // More than fits in the scratch of one disk.
     (2..4).for_each(|g| machine.write("b", g, 90 + g));
     release(&hold);
-    let ran = finish(child).exits(8).says("the snapshot is broken").says("no bit was reset");
+    let ran = finish(child).exits(8).says("the snapshot is broken").says("disks \"a\", \"b\": no bit was reset");
+    assert_eq!(ran.err.matches("no bit was reset").count(), 1, "{}", ran.err);
     assert!(ran.out.contains("export-failed"), "{}", ran.out);
     DISKS.iter().for_each(|disk| assert_eq!(machine.members(disk).len(), 1));
     machine.nothing_is_forgotten();
@@ -372,7 +207,8 @@ fn what_another_program_does_to_one_disk_is_not_told_of_the_other() {
     until("the commit of the first", || hold.exists().then_some(()));
     machine.put_back("b");
     release(&hold);
-    finish(child).exits(8).says("disk \"b\"").says("another program");
+    let ran = finish(child).exits(8).says("another program").says("disk \"a\": the backup is complete");
+    ran.says("disk \"b\": the backup is whole all the same").says("the next one is full");
     machine.nothing_is_forgotten();
     machine.goes_on_with([false, true]);
     assert!(server.stop());
@@ -417,12 +253,66 @@ fn a_signal_while_a_disk_is_committed_leaves_that_to_the_next_one() {
     kill_process(Pid::from_child(&child), Signal::INT).expect("signal");
     until("its end", || child.try_wait().expect("look"));
     assert!(hold.exists(), "the server is not held");
-    finish(child).exits(32).says("whole all the same");
+    let ran = finish(child).exits(32).says("disk \"a\": the backup is whole all the same");
+    ran.says("the next one tells the map of it").says("disk \"b\": no bit was reset");
     release(&hold);
     machine.write_both(6, 6);
     machine.goes_on();
     assert_eq!((machine.members("a").len(), machine.members("b").len()), (3, 2));
     assert!(server.stop());
+}
+
+/// What it hangs with is waited for once, and not for each disk.
+#[test]
+fn a_server_that_hangs_is_waited_for_once_at_the_end() {
+    if !has_steps() {
+        return;
+    }
+    let machine = Machine::new();
+    let (server, hold) = machine.held_at("DoneWritten");
+    machine.write_both(5, 5);
+    let mut child = machine.spawn(&[]);
+    until("the first disk", || hold.exists().then_some(()));
+    let id = Pid::from_raw(server.id() as i32).expect("a process");
+    kill_process(id, Signal::STOP).expect("stop");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("signal");
+    until("its end", || child.try_wait().expect("look"));
+    let ran = finish(child).exits(32).says("disks \"a\", \"b\": no bit was reset");
+    assert_eq!(ran.err.matches("which is to give the snapshot up").count(), 1, "{}", ran.err);
+    kill_process(id, Signal::CONT).expect("continue");
+    release(&hold);
+    // Both were asked for.
+    let there = || machine.place.snapshot(&["list"]).exits(0).json()["snapshots"] != json!([]);
+    until("its end of the snapshot", || (!there()).then_some(()));
+    machine.nothing_is_forgotten();
+    machine.goes_on();
+    assert!(server.stop());
+}
+
+#[test]
+fn a_server_may_have_more_disks_than_connections() {
+    const MANY: usize = 65;
+    let dir = &Dir::new();
+    let control = dir.path("control").display().to_string();
+    let mut line = ["--create", "--control", &control].map(String::from).to_vec();
+    let uri = |n: usize| format!("nbd+unix:///d{n}?socket={}", dir.path("socket").display());
+    let mut backup = ["--output", "json", "backup", "--reconnect=5", "--control", &control].map(String::from).to_vec();
+    backup.extend(["--set".into(), dir.path("sets").display().to_string()]);
+    for n in 0..MANY {
+        let (image, map) = (dir.path(&format!("{n}.raw")), dir.path(&format!("{n}.map")));
+        fs::write(&image, pattern(4096, n as u64)).expect("write");
+        line.extend(["--disk".into(), format!("d{n}={},map={}", image.display(), map.display())]);
+        backup.extend(["--disk".into(), format!("d{n}={}", uri(n))]);
+    }
+    let server = serving::Server::of(dir, &line);
+    // Twice: the second one audits what is clean, by a connection to the disk itself.
+    for full in [true, false] {
+        let told = common::run(&backup).exits(0).json();
+        let told = told.as_array().expect("a list").clone();
+        assert_eq!(told.len(), MANY);
+        assert!(told.iter().all(|told| told["full"] == full));
+    }
+    server.stop();
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub trait Target {
     fn publish(&mut self, job: &Job<'_>, work: &Work, outcome: &mut Outcome) -> Result<ImageStamp>;
     /// Whether it is a backup whatever happens to the map: then the checkpoint must not be put back.
     fn is_published(&self) -> bool;
-    /// The checkpoint is committed. Best effort: the backup is complete.
+    /// The checkpoint is committed, and no other one of the backup is frozen any more. Best effort: the backup is complete.
     fn committed(&mut self, job: &Job<'_>, outcome: &mut Outcome);
     /// The backup has failed. Best effort: the next one settles what is left. Whether that goes on with what was copied.
     fn abandon(&mut self) -> bool;

@@ -1,7 +1,7 @@
 //! From what is wanted to what was done: the order of a backup, of one image or of several at once.
 //!
 //! Invariants kept here: all are frozen before any is copied, and all are copied and verified before any becomes a backup; if one
-//! fails, what was frozen is put back for all that have not become one.
+//! fails, what was frozen is put back for all that have not become one; and nothing is pruned while anything is frozen.
 
 use super::mirror::Mirror;
 use super::set::SetTarget;
@@ -15,6 +15,7 @@ use crate::map::open;
 use crate::sets;
 use crate::terminal::output::Output;
 use crate::terminal::pass::Rate;
+use dirtymap::format::CheckpointState;
 use dirtymap::{BackupClaim, info::Info};
 use dirtymap_cli::set_json::Hooks;
 use dirtymap_cli::shown::shown;
@@ -128,7 +129,10 @@ fn together(running: &mut [Running<'_>]) -> Result<()> {
         }
         each(running, |one| one.commit())
     });
-    done.map_err(|failure| running.iter_mut().fold(failure, |failure, one| one.give_up(failure)))
+    let done = done.map_err(|failure| give_up(running, failure));
+    // A merge takes as long as it takes: nothing is frozen any more.
+    running.iter_mut().for_each(Running::tidy);
+    done
 }
 
 /// Freezes all, between the hooks, if there is anything to freeze.
@@ -174,6 +178,24 @@ fn freeze_together(running: &mut [Running<'_>]) -> Result<()> {
 /// Does one step for all.
 fn each(running: &mut [Running<'_>], mut step: impl FnMut(&mut Running<'_>) -> Result<()>) -> Result<()> {
     running.iter_mut().try_for_each(|one| step(one).map_err(|e| of_disk(one.job.args, e)))
+}
+
+/// This backup, or another one that was to be made with it, has failed: says what becomes of each, and what holds for several once.
+fn give_up(running: &mut [Running<'_>], failure: Failure) -> Failure {
+    let mut said: Vec<(String, Vec<String>)> = Vec::new();
+    for one in running {
+        let Some(what) = one.give_up(&failure) else { continue };
+        let disk = one.job.args.disk.iter().map(|disk| format!("{disk:?}"));
+        match said.iter_mut().find(|(before, _)| *before == what) {
+            Some((_, disks)) => disks.extend(disk),
+            None => said.push((what, disk.collect())),
+        }
+    }
+    said.into_iter().fold(failure, |failure, (what, disks)| match &disks[..] {
+        [] => failure.and(what),
+        [disk] => failure.and(format_args!("disk {disk}: {what}")),
+        disks => failure.and(format_args!("disks {}: {what}", disks.join(", "))),
+    })
 }
 
 /// A failure of one of several says of which.
@@ -261,40 +283,73 @@ impl<'a> Running<'a> {
         let (Some((work, info)), Some(outcome)) = (&self.work, &mut self.outcome) else { return Ok(()) };
         self.job.commit(work, &mut *self.target, info, outcome)?;
         self.committed = true;
-        self.target.committed(&self.job, outcome);
         Ok(())
     }
 
-    /// This backup, or another one that was to be made with it, has failed.
-    fn give_up(&mut self, failure: Failure) -> Failure {
+    /// Drops what is kept no longer, if this has become a backup.
+    fn tidy(&mut self) {
+        if let (true, Some(_), Some(outcome)) = (self.committed, &self.work, &mut self.outcome) {
+            self.target.committed(&self.job, outcome);
+        }
+    }
+
+    /// Puts back what was frozen, if this is no backup yet. What the user is to know of it.
+    fn give_up(&mut self, failure: &Failure) -> Option<String> {
         let Job { args, source, map, .. } = &self.job;
         if self.committed {
-            return failure;
+            return Some("the backup is complete".into());
         }
         if self.target.is_published() {
-            return failure.and("the backup is whole all the same; the next one tells the map of it");
+            return Some(self.untold(failure));
         }
         if source.is_unanswered() {
             // Whatever the server does yet: by what the target has begun, the next backup knows what to do about it.
-            return failure;
+            return None;
         }
         let Some((Work { checkpoint, .. }, _)) = &self.work else {
             self.target.abandon();
-            return failure;
+            return None;
         };
         if args.how.frozen {
             self.target.abandon();
             let uuid = checkpoint.uuid;
-            return failure.and(format_args!("checkpoint {uuid} stays frozen, for another try or `checkpoint abort`"));
+            return Some(format!("checkpoint {uuid} stays frozen, for another try or `checkpoint abort`"));
         }
         // First: by what the target has begun, the next backup knows what to put back.
-        match source.abort(map, checkpoint) {
+        Some(match source.abort(map, checkpoint) {
             Ok(()) => match self.target.abandon() {
-                false => failure.and("no bit was reset, so the next backup copies all that this one should have"),
-                true => failure.and("no bit was reset, and the next backup goes on with what this one has written"),
+                false => "no bit was reset, so the next backup copies all that this one should have".into(),
+                true => "no bit was reset, and the next backup goes on with what this one has written".into(),
             },
-            Err(e) if e.kind == "checkpoint-gone" => failure.and(e),
-            Err(e) => failure.and(format_args!("what was frozen could not be put back ({e}), which the next does")),
+            Err(e) if e.kind == "checkpoint-gone" => e.message,
+            Err(e) => format!("what was frozen could not be put back ({e}), which the next does"),
+        })
+    }
+
+    /// It is a backup, and its map was not told: whether the next one can do that.
+    fn untold(&self, failure: &Failure) -> String {
+        let found = self.job.map.checkpoint();
+        let (is_snapshot, is_left) = match (&self.work, &found) {
+            (Some((Work { checkpoint, .. }, _)), Ok(Some(found))) if found.uuid == checkpoint.uuid => {
+                (checkpoint.snapshot, found.state == CheckpointState::Frozen)
+            }
+            _ => (false, false),
+        };
+        let whole = "the backup is whole all the same";
+        let in_vain = ["snapshot-broken", "no-snapshot"].contains(&&*failure.kind);
+        match found {
+            _ if is_left && !in_vain && is_snapshot => {
+                format!(
+                    "{whole}; the next one tells the map of it if the snapshot is still there then, and is full if not"
+                )
+            }
+            _ if is_left && !in_vain => format!("{whole}; the next one tells the map of it"),
+            Ok(None) if self.job.source.is_unanswered() => whole.into(),
+            Ok(found) if in_vain || found.is_none() => {
+                format!("{whole}, but its map cannot be told of it any more: the next one is full")
+            }
+            // Who knows.
+            _ => whole.into(),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod between;
 pub mod documented;
 pub mod live;
 pub mod live_backup;
+pub mod machine;
 pub mod promises;
 pub mod serving;
 pub mod sets;

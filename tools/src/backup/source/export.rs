@@ -97,6 +97,11 @@ impl Export {
         Ok(export)
     }
 
+    /// Lets go of the connection: of those a server has so many, and the next request makes one anew.
+    pub fn rest(&self) {
+        self.locked().client = None;
+    }
+
     fn later(uri: Uri, name: String, size: u64, patience: Duration, output: Output) -> Export {
         Export { uri, name, size, patience, output, connection: Mutex::default() }
     }

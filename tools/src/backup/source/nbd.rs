@@ -2,6 +2,7 @@
 //!
 //! Invariants kept here:
 //! - what is copied is read from the snapshot that this backup has had made, by its identity, whichever server has it by then;
+//! - no disk has a connection but while it is copied: a server has as many disks as it likes, but not as many connections;
 //! - only the server commits, since only it knows whether the snapshot was whole, and the image durable;
 //! - no other program has the map open for writing while the snapshot is made: so this one lets go of it for that moment, but not of
 //!   its claim, and goes on only if nothing was committed then. What was frozen would lack what that has copied elsewhere.
@@ -66,13 +67,14 @@ fn known(map: &DirtyMap) -> Result<Known> {
 }
 
 impl<'a> NbdSource<'a> {
-    /// Asks the server what it has, and connects to the export.
+    /// Asks the server what it has, and looks whether the export is there.
     pub fn open(args: &'a Wanted, server: Rc<Server<'a>>, wait: Duration, output: Output) -> Result<NbdSource<'a>> {
         let text = args.image.to_str().unwrap_or_default();
         let uri: Uri = text.parse().map_err(|e| Failure::usage(format!("{}: {e}", shown(&args.image))))?;
         let disk = server.disk(&uri.export)?;
         let now = Uri { export: disk.export.clone(), ..uri.clone() };
         let now = Export::open(now, text.into(), disk.size, args.how.patience(), output)?;
+        now.rest();
         let (intended, shot, unanswered) = Default::default();
         Ok(NbdSource { args, uri, server, disk, wait, output, now, intended, shot, unanswered })
     }
@@ -123,6 +125,7 @@ impl<'a> NbdSource<'a> {
                 false => e,
             }
         })?;
+        export.rest();
         let checkpoint = outstanding.filter(is_it).ok_or_else(|| {
             let map = map.path().display();
             Failure::new("no-snapshot", format!("{map}: some other program has ended the snapshot's checkpoint"))
@@ -291,6 +294,8 @@ impl Source for NbdSource<'_> {
 
     /// Whatever was written, it is of the moment at which it was frozen.
     fn look_back(&self, _: &DirtyMap, _: Output) -> Result<Meanwhile> {
+        self.now.rest();
+        self.shot.iter().for_each(|shot| shot.export.rest());
         Ok(Meanwhile { changed: false, one_moment: Some(true) })
     }
 

@@ -36,15 +36,17 @@ pub struct Server<'a> {
     made: RefCell<Option<SnapshotStatus>>,
     /// It was asked for a snapshot, which it may make yet.
     pub unanswered: Cell<bool>,
+    /// It has not answered when it was to give something up.
+    silent: Cell<bool>,
 }
 
 impl<'a> Server<'a> {
     /// That of these backups, if they are of exports.
     pub fn of(wanted: &'a [Wanted], wait: Duration, output: Output) -> Option<Server<'a>> {
         let Wanted { control, how, .. } = wanted.first()?;
-        let (exports, intents, made, unanswered) = Default::default();
+        let (exports, intents, made, unanswered, silent) = Default::default();
         let control = control.as_deref()?;
-        Some(Server { control, how, disks: wanted.len(), wait, output, exports, intents, made, unanswered })
+        Some(Server { control, how, disks: wanted.len(), wait, output, exports, intents, made, unanswered, silent })
     }
 
     pub fn client(&self) -> Result<Client> {
@@ -140,6 +142,10 @@ impl<'a> Server<'a> {
     /// Has the server give up a snapshot, or one disk of it, also after a signal.
     pub fn end(&self, id: &str, export: Option<&str>) -> Result<()> {
         let request = Request::SnapshotAbort { name: None, id: Some(id.into()), export: export.map(Into::into) };
-        self.client()?.after_signals(GIVE_UP).ask::<SnapshotStatus>(&request).map(drop)
+        // One that hangs does so for all of its disks: the others are asked as well, and not waited for.
+        let (begun, limit) = (Instant::now(), if self.silent.get() { Duration::ZERO } else { GIVE_UP });
+        let ended = self.client()?.after_signals(limit).ask::<SnapshotStatus>(&request).map(drop);
+        self.silent.set(ended.is_err() && begun.elapsed() >= limit);
+        ended
     }
 }
