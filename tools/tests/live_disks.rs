@@ -127,3 +127,26 @@ fn a_server_that_dies_while_it_makes_a_snapshot_of_several_disks_leaves_one_of_a
         println!("without the rule: {}", all(Some("MadeThenEnded")).expect_err("it is needed"));
     }
 }
+
+#[test]
+fn an_abort_says_what_was_committed_before_and_the_log_of_which_disk_it_was() {
+    let place = two_of_a_backup(None);
+    let server = place.start(&[]).expect("a server");
+    let mut asks = Control::connect(&place.control());
+    let made = asks.ask(std::str::from_utf8(OF_A_BACKUP).expect("text").trim_end());
+    let target = dirtymap::ImageStamp::of_path(&place.image()).expect("a stamp").to_bytes();
+    let target: String = target.iter().map(|byte| format!("{byte:02x}")).collect();
+    let backup = format!(r#"{{"export":"a","target":"{target}","audited":0}}"#);
+    let committed = asks.ask(&format!(r#"{{"request":"snapshot-commit","id":{},"backup":{backup}}}"#, made["id"]));
+    assert_eq!(
+        (&committed["disks"][0]["committed"], &committed["disks"][1]["committed"]),
+        (&true.into(), &false.into())
+    );
+    let said = dm!("snapshot", "abort", "--server", place.control()).exits(0).out;
+    assert!(said.contains("but for 1 of its 2 disks"), "{said}");
+    let log = place.log();
+    for (disk, what) in [(place.map(), "committed"), (place.dir.path("b.map"), "given up")] {
+        assert!(log.contains(&format!("{what} for {} alone", disk.display())), "{log}");
+    }
+    assert!(server.stop());
+}

@@ -91,7 +91,12 @@ fn abort(args: &EndSnapshot, output: Output) -> Result<Exit> {
     let request = Request::SnapshotAbort { name: args.name.clone(), id: args.id.clone(), export: None };
     let ended: SnapshotStatus = ask(&args.served.server, &request, None, output)?;
     output.answer(&ended, |out, ended| {
-        say!(out, "aborted; snapshot {:?} is gone, what it had frozen is dirty", ended.name)
+        let (all, committed) = (ended.disks.len(), ended.disks.iter().filter(|disk| disk.committed).count());
+        let but = match committed {
+            0 => String::new(),
+            _ => format!(", but for {committed} of its {all} disks, which it was committed for before"),
+        };
+        say!(out, "aborted; snapshot {:?} is gone, what it had frozen is dirty{but}", ended.name)
     })?;
     Ok(Exit::Fine)
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: after [`Listener::stop`] no thread of it is left.
 
-use super::{LONGEST_REQUEST, Request, is_socket};
+use super::{LONGEST_REQUEST, NO_REQUEST, Request, is_socket};
 use crate::exit::{ErrorAnswer, Failure, Result};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -154,9 +154,8 @@ fn serve(stream: &UnixStream, answers: &dyn Answers, busy: &AtomicBool) -> io::R
             writer.until = Instant::now() + PATIENCE;
             return writer.write_all(answer?.as_bytes());
         }
-        let answer = serde_json::from_str(&line)
-            .map_err(|e| Failure::usage(format!("no request: {e}")))
-            .and_then(|request| answers.answer(request));
+        let answer =
+            serde_json::from_str(&line).map_err(|e| no_request(&e)).and_then(|request| answers.answer(request));
         let mut text = match answer {
             Ok(value) => value.to_string(),
             Err(failure) => serde_json::to_string(&ErrorAnswer::from(failure))?,
@@ -166,6 +165,13 @@ fn serve(stream: &UnixStream, answers: &dyn Answers, busy: &AtomicBool) -> io::R
         writer.until = Instant::now() + PATIENCE;
         writer.write_all(text.as_bytes())?;
     }
+}
+
+/// What is said of a line that is none. If it is JSON, who asks may be of another version.
+fn no_request(e: &serde_json::Error) -> Failure {
+    let version = env!("CARGO_PKG_VERSION");
+    let server = if e.is_data() { format!("; this server is dirtymap {version}") } else { String::new() };
+    Failure::usage(format!("{NO_REQUEST}{e}{server}"))
 }
 
 /// A stream whose reads and writes fail when a time is over, however many there are.

@@ -128,10 +128,12 @@ impl Stamp {
                 })
             });
         let stamp = Some(bytes).filter(|_| filled).and_then(|bytes| ImageStamp::from_bytes(&bytes));
-        stamp.ok_or_else(|| Failure::usage("no request: the target of the backup is no stamp"))
+        stamp.ok_or_else(|| Failure::usage(format!("{NO_REQUEST}the target of the backup is no stamp")))
     }
 }
 
+/// With what the answer to a line begins that is no request.
+const NO_REQUEST: &str = "no request: ";
 /// Longest line of a request, in bytes.
 const LONGEST_REQUEST: u64 = 64 << 10;
 /// Longest line of an answer that is believed.
@@ -209,9 +211,23 @@ impl Client {
         let strange = |e| Failure::new("no-answer", format!("{}: the answer makes no sense: {e}", self.socket));
         let value: Value = serde_json::from_slice(&answer).map_err(strange)?;
         if value.get("error").is_some() {
-            return Err(serde_json::from_value::<ErrorAnswer>(value).map_err(strange)?.into());
+            return Err(self.refused(serde_json::from_value::<ErrorAnswer>(value).map_err(strange)?.into()));
         }
         serde_json::from_value(value).map_err(strange)
+    }
+
+    /// What the server has failed with. What this command asks is a request, for a server of its version.
+    fn refused(&self, failure: Failure) -> Failure {
+        if !failure.message.starts_with(NO_REQUEST) {
+            return failure;
+        }
+        let (socket, version) = (&self.socket, env!("CARGO_PKG_VERSION"));
+        let message = format!(
+            "{socket}: the server is of another version of dirtymap than this command, which is {version}, and does not \
+             understand it ({}); stop the server, and start it with this version, or run the command with that of the server",
+            failure.message
+        );
+        Failure::new("other-version", message)
     }
 
     /// Why there is no more than this of an answer.
@@ -262,6 +278,34 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_of_another_version_is_told_as_that() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("control");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("listen");
+        let answers = [
+            (r#"{"kind":"usage","message":"no request: unknown field `backups`","exit":16}"#, "other-version"),
+            (r#"{"kind":"no-snapshot","message":"none is there","exit":8}"#, "no-snapshot"),
+        ];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (error, _) in answers {
+                    let (stream, _) = listener.accept().expect("accept");
+                    let mut line = String::new();
+                    BufReader::new(&stream).read_line(&mut line).expect("a line");
+                    writeln!(&stream, "{{\"error\":{error}}}").expect("answer");
+                }
+            });
+            for (_, kind) in answers {
+                let mut client = Client::connect(&path).unwrap_or_else(|e| panic!("{e}"));
+                let failure = client.ask::<Value>(&Request::SnapshotList {}).expect_err("refused");
+                assert_eq!(failure.kind, kind);
+                let advised = failure.message.contains("start it with this version");
+                assert_eq!(advised, kind == "other-version", "{failure}");
+            }
+        });
+    }
 
     #[test]
     fn the_target_of_a_backup_comes_as_it_was_sent() {

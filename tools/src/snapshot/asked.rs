@@ -80,17 +80,17 @@ pub(super) struct Committed {
 }
 
 impl Committed {
-    /// The answer to who asks again for the commit of these disks.
-    pub fn again(&self, places: Range<usize>, asked: &Asked) -> Result<SnapshotStatus> {
-        let mut how = self.how.get(places).into_iter().flatten();
-        if how.all(|how| how.as_ref() == Some(asked)) {
-            return Ok(self.status.clone());
+    /// The answer to who asks again for the commit of these disks; `None` if one of them was not committed.
+    pub fn again(&self, places: Range<usize>, asked: &Asked) -> Option<Result<SnapshotStatus>> {
+        let how = self.how.get(places)?.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()?;
+        if how.iter().all(|how| *how == asked) {
+            return Some(Ok(self.status.clone()));
         }
         let message = format!(
             "snapshot {} was committed, but not as it is asked for now: another backup, or name, or disk",
             self.status.id
         );
-        Err(Failure::new("no-snapshot", message))
+        Some(Err(Failure::new("no-snapshot", message)))
     }
 }
 

@@ -68,8 +68,9 @@ pub struct Frozen {
     there_at: AtomicU64,
     /// This server has begun to commit it, or to put it back.
     ending: AtomicBool,
-    /// Nothing is copied or read any more.
+    /// Nothing is copied or read any more; and its checkpoint was committed, not put back.
     ended: AtomicBool,
+    committed: AtomicBool,
     /// Data of the image that was found last. What is punched out of it later was copied before, and is looked for there.
     data: Mutex<Range<u64>>,
 }
@@ -85,6 +86,9 @@ pub struct Progress {
     pub scratch_bytes: u64,
     /// Its identity, as long as it is outstanding.
     pub checkpoint: Option<String>,
+    /// It was committed, and not put back.
+    #[serde(default)]
+    pub committed: bool,
 }
 
 impl Frozen {
@@ -93,7 +97,7 @@ impl Frozen {
         let Header { block, name, whole, .. } = scratch.header();
         let states = (0..size.div_ceil(block)).map(|_| AtomicU8::new(0)).collect();
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let (used, copied, frozen, done, why, checkpoint, ending, ended, data, log) = Default::default();
+        let (used, copied, frozen, done, why, checkpoint, ending, ended, committed, data, log) = Default::default();
         // No commit has this number.
         let there_at = AtomicU64::new(u64::MAX);
         Frozen {
@@ -116,6 +120,7 @@ impl Frozen {
             there_at,
             ending,
             ended,
+            committed,
             data,
         }
     }
@@ -164,9 +169,17 @@ impl Frozen {
     }
 
     /// Its checkpoint is gone: nothing is copied or read any more.
-    pub fn end(&self) {
+    pub fn end(&self, committed: bool) {
         self.begin_end();
+        self.committed.store(committed, SeqCst);
         self.ended.store(true, SeqCst);
+    }
+
+    /// Gives the space back that one takes which has ended, while others are left.
+    pub fn empty(&self) {
+        // A copy that is under way would take some again.
+        self.locks.iter().for_each(|lock| drop(lock.lock().unwrap_or_else(PoisonError::into_inner)));
+        self.scratch.empty();
     }
 
     pub fn is_ended(&self) -> bool {
@@ -254,7 +267,7 @@ impl Frozen {
     }
 
     fn needs(&self, b: usize) -> bool {
-        self.states[b].load(SeqCst) & (COPY | DONE | UNWANTED) == 0 && !self.is_broken()
+        self.states[b].load(SeqCst) & (COPY | DONE | UNWANTED) == 0 && !self.is_broken() && !self.is_ended()
     }
 
     pub fn is_broken(&self) -> bool {
@@ -483,7 +496,7 @@ impl Frozen {
         let last = if range.end >= self.size { self.states.len() } else { (range.end / self.block) as usize };
         for group in self.groups(range.start.div_ceil(self.block) as usize..last) {
             let _lock = self.lock(group.start);
-            if self.is_broken() {
+            if self.is_broken() || self.is_ended() {
                 return Ok(());
             }
             for run in Self::runs(group, |b| self.states[b].load(SeqCst) & (DONE | UNWANTED) == 0) {
@@ -580,6 +593,7 @@ impl Frozen {
     pub fn progress(&self) -> Progress {
         let [frozen_bytes, done_bytes] = [&self.frozen, &self.done].map(|n| n.load(SeqCst));
         let checkpoint = self.checkpoint().filter(|_| !self.is_ended()).map(|uuid| uuid.to_string());
-        Progress { frozen_bytes, done_bytes, scratch_bytes: self.used(), checkpoint }
+        let committed = self.is_ended() && self.committed.load(SeqCst);
+        Progress { frozen_bytes, done_bytes, scratch_bytes: self.used(), checkpoint, committed }
     }
 }

@@ -263,10 +263,11 @@ impl Snapshots {
         };
         snapshot.ends_by(which.place)?;
         let left: Vec<_> = snapshot.left(disks, &places).collect();
+        let of = snapshot.part(&left);
         if snapshot.committing.get().is_none() {
             self.may_commit(disks, &snapshot, &places, &asked)?;
             if !keeps(Rule::NormalThenOff) {
-                self.end(&snapshot, &places);
+                self.end(disks, &snapshot, &places);
             }
         }
         if places.len() > 1 && keeps(Rule::CommitAll) || snapshot.committing.get().is_some() {
@@ -292,12 +293,11 @@ impl Snapshots {
             at(Step::DiskCommitted);
         }
         at(Step::Committed);
-        self.end(&snapshot, &places);
+        self.end(disks, &snapshot, &places);
         remove_files(&snapshot, &places);
         if let Some(gone) = gone {
             return Err(gone);
         }
-        let of = snapshot.part(&places);
         snapshot.say(self.log, format_args!("committed{of}; what it had frozen is backed up"));
         let status = snapshot.status();
         self.remember(status.clone(), places, asked);
@@ -308,7 +308,7 @@ impl Snapshots {
     fn committed_before(&self, which: Which<'_>, asked: &Asked) -> Option<Result<SnapshotStatus>> {
         let last = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.as_ref().filter(|last| which.id == Some(&last.status.id))?;
-        Some(last.again(which.places(last.how.len()), asked))
+        last.again(which.places(last.how.len()), asked)
     }
 
     /// Whether what the backup has read is right and durable, and all checkpoints are there, or were committed by a try of
@@ -371,8 +371,9 @@ impl Snapshots {
             return Err(Failure::new("snapshot-committing", message));
         }
         let left: Vec<_> = snapshot.left(disks, places).collect();
+        let of = snapshot.part(&left);
         if !keeps(Rule::NormalThenOff) {
-            self.end(snapshot, places);
+            self.end(disks, snapshot, places);
         }
         for (_, disk, frozen) in left {
             frozen.begin_end();
@@ -381,17 +382,18 @@ impl Snapshots {
             }
         }
         at(Step::Aborted);
-        self.end(snapshot, places);
+        self.end(disks, snapshot, places);
         remove_files(snapshot, places);
-        let of = snapshot.part(places);
         snapshot.say(self.log, format_args!("given up{of}; what it had frozen is dirty again"));
         Ok(())
     }
 
     /// Nothing is copied any more of these disks.
-    fn end(&self, snapshot: &Snapshot, places: &Range<usize>) {
+    fn end(&self, disks: &[Source<'_>], snapshot: &Snapshot, places: &Range<usize>) {
         // Readers first: after that writers may write what was not copied.
-        snapshot.disks[places.clone()].iter().for_each(Frozen::end);
+        for (_, disk, frozen) in snapshot.left(disks, places) {
+            frozen.end(frozen.checkpoint().is_some_and(|uuid| was_committed(disk.map, uuid)));
+        }
         if snapshot.is_over() {
             self.eras.begin(None);
         }
@@ -528,6 +530,11 @@ fn stays(image: &File) -> io::Result<i64> {
     changed(image)
 }
 
+/// Whether the last commit of a map was that of this checkpoint, whoever has made it.
+pub(super) fn was_committed(map: &DirtyMap, uuid: Uuid) -> bool {
+    map.info().is_ok_and(|info| info.committed.is_some_and(|committed| committed.uuid == uuid))
+}
+
 pub(super) fn abort_checkpoint(map: &DirtyMap, uuid: Uuid) -> Result<()> {
     match map.abort_checkpoint(uuid) {
         Ok(()) | Err(Error::NoCheckpoint { .. }) => Ok(()),
@@ -541,7 +548,7 @@ fn remove_files(snapshot: &Snapshot, places: &Range<usize>) {
     if snapshot.is_over() {
         snapshot.disks.iter().for_each(|frozen| _ = frozen.scratch.remove());
     } else {
-        snapshot.disks[places.clone()].iter().for_each(|frozen| frozen.scratch.empty());
+        snapshot.disks[places.clone()].iter().for_each(Frozen::empty);
     }
 }
 

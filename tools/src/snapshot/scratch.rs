@@ -215,9 +215,10 @@ impl Scratch {
         super::trust::scratch(&self.data)
     }
 
-    /// Gives the space of the data back: its disk has ended, and others are left.
+    /// Keeps the header alone: its disk has ended, and others are left.
     pub fn empty(&self) {
         let _ = self.data.set_len(0);
+        let _ = self.index.set_len(HEADER as u64);
     }
 
     /// Removes the files, and gives their space back although a client may still have them.

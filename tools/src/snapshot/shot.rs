@@ -66,10 +66,11 @@ pub struct SnapshotList {
 }
 
 impl SnapshotStatus {
-    /// Of one of which only a header is left.
+    /// Of one that was committed, and of which only a header is left.
     pub fn of_header(header: &Header, disks: usize) -> SnapshotStatus {
         let Header { name, id, created, app, whole, .. } = header;
-        SnapshotStatus { disks: vec![Progress::default(); disks], ..Self::of(name, *id, *created, *app, *whole) }
+        let committed = Progress { committed: true, ..Progress::default() };
+        SnapshotStatus { disks: vec![committed; disks], ..Self::of(name, *id, *created, *app, *whole) }
     }
 
     /// Of no disks.
@@ -162,9 +163,13 @@ impl Snapshot {
         Err(io::Error::other("the snapshot's checkpoint is not outstanding any more"))
     }
 
-    /// What is said beside, if less than all of it ends.
-    pub fn part(&self, places: &Range<usize>) -> &'static str {
-        if places.len() < self.disks.len() { ", for one of its disks" } else { "" }
+    /// What is said of these disks, if they are not all of it.
+    pub fn part(&self, disks: &[(usize, &Source<'_>, &Frozen)]) -> String {
+        if disks.len() == self.disks.len() {
+            return String::new();
+        }
+        let maps: Vec<_> = disks.iter().map(|(_, disk, _)| disk.map.path().display().to_string()).collect();
+        format!(" for {} alone", maps.join(" and "))
     }
 
     /// Says what becomes of it.

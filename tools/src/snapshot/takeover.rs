@@ -5,7 +5,7 @@
 use super::asked::{Asked, is_ours};
 use super::format::{Header, State, block_of, boot};
 use super::frozen::Frozen;
-use super::live::{Snapshots, abort_checkpoint, know};
+use super::live::{Snapshots, abort_checkpoint, know, was_committed};
 use super::scratch::{Scratch, paths, remove};
 use super::shot::{Snapshot, SnapshotStatus, Source};
 use super::steps::{Rule, Step, at, keeps};
@@ -159,7 +159,8 @@ impl Snapshots {
             let image = disk.image.try_clone().map_err(|e| e.to_string())?;
             let frozen = Frozen::new(found.scratch, image, disk.map.len(), self.limit).telling(self.log);
             let Some(checkpoint) = found.checkpoint else {
-                frozen.end();
+                frozen.end(was_committed(disk.map, found.header.checkpoint));
+                frozen.empty();
                 return Ok(frozen);
             };
             if !frozen.load().map_err(|e| e.to_string())? {

@@ -1,7 +1,7 @@
 //! What servers leave to the next one, and what is told as a commit: with an image that cannot be synced, and with other programs;
 //! and what a snapshot takes.
 
-use super::asked::{Backup, Which, Wish};
+use super::asked::{Backup, Intent, Which, Wish};
 use super::format::State;
 use super::live::Snapshots;
 use super::shot::Source;
@@ -185,6 +185,41 @@ fn a_commit_that_is_asked_for_again_is_told_only_if_it_is_the_same() {
         assert_eq!(commit(keep, backup), Err("no-snapshot".into()));
     }
     assert_eq!(world.map.info().expect("known").target, Some(one.target));
+}
+
+#[test]
+fn each_disk_that_ends_by_itself_is_told_of_as_it_has_ended_and_takes_no_room_then() {
+    let [a, b] = [World::new(), World::new()];
+    let snapshots = Snapshots::new(a.dir.path().to_path_buf(), None);
+    let syncs = [&a, &b].map(|world| snapshots.syncs(&world.map).unwrap_or_else(|e| panic!("{e}")));
+    let disks = [(&a, &syncs[0]), (&b, &syncs[1])];
+    let disks = disks.map(|(world, syncs)| Source { map: &world.map, image: &world.image, syncs });
+    let backups = [Intent { name: "now", whole: false, target: None }; 2];
+    disks.iter().for_each(|disk| _ = disk.map.set(0..SIZE).expect("set"));
+    let made = snapshots.create(&disks, &Wish { backups: &backups, ..NOW }).unwrap_or_else(|e| panic!("{e}"));
+    (0..2).for_each(|place| snapshots.enter().copy(place, 0..65536, disks[place].map).expect("copied"));
+    let (id, backup) = (made.id.to_string(), Backup { target: a.stamp("one"), audited: 0 });
+    let commit = |place: usize| {
+        let which = Which { id: Some(&id), place: Some(place), ..Which::default() };
+        snapshots.commit(&disks, which, false, Some(&backup)).map(|status| status.disks[place].committed)
+    };
+    assert!(commit(0).unwrap_or_else(|e| panic!("{e}")));
+    // A writer that came before the end copies nothing any more, and its index is the header alone.
+    made.disks[0].copy(0..SIZE, &a.map, || ()).expect("nothing to do");
+    let length = |world: &World, kind: &str| {
+        let uuid = world.map.info().expect("known").uuid;
+        a.dir.path().join(format!("dirtymap-{uuid}.{kind}")).metadata().expect("look").len()
+    };
+    assert_eq!([length(&a, "data"), length(&a, "index")], [0, 4096]);
+    assert!(length(&b, "data") > 0 && length(&b, "index") > 4096);
+    made.disks[0].done(0..SIZE).expect("nothing to do");
+    let ended = snapshots.abort(&disks, Which::default()).unwrap_or_else(|e| panic!("{e}")).status();
+    assert_eq!(ended.disks.iter().map(|disk| disk.committed).collect::<Vec<_>>(), [true, false]);
+    assert_eq!([a.map.dirty_len(), b.map.dirty_len()], [0, SIZE]);
+    // Who asks again hears of each what has become of it.
+    assert!(commit(0).unwrap_or_else(|e| panic!("{e}")));
+    let failure = commit(1).expect_err("it was given up");
+    assert!(failure.kind == "no-snapshot" && failure.message.contains("no snapshot"), "{failure}");
 }
 
 #[test]
